@@ -1,0 +1,6 @@
+"""The contract between training and serving: what a published model is, on disk.
+
+`training` writes bundles, `serving` reads them, and both know only this package, which imports
+neither torch nor onnxruntime. Open `manifest.py` first (what a bundle states), then
+`repository.py` (how one is published and found) and `verify.py` (how one is proven intact).
+"""

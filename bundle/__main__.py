@@ -1,0 +1,66 @@
+"""`python -m bundle`: look at and verify published bundles. Exit code 0 is good, 1 is not, 2 is misuse."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bundle.errors import BundleError
+from bundle.repository import Bundle, versions
+from bundle.verify import problems
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bundle", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    verify = commands.add_parser("verify", help="re-check every byte of a published version")
+    verify.add_argument("path", type=Path, metavar="models/NAME/VERSION")
+    show = commands.add_parser("show", help="print what a version states about itself")
+    show.add_argument("path", type=Path, metavar="models/NAME/VERSION")
+    lister = commands.add_parser("list", help="list the published versions of a model")
+    lister.add_argument("path", type=Path, metavar="models/NAME")
+    options = parser.parse_args(arguments)
+    try:
+        run = {"verify": _verify, "show": _show, "list": _list}[options.command]
+        return run(options.path)
+    except BundleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _verify(path: Path) -> int:
+    found = problems(path)
+    for problem in found:
+        print(f"error: {problem}", file=sys.stderr)
+    if found:
+        print(f"{path} is NOT intact: {len(found)} problem(s)", file=sys.stderr)
+        return 1
+    bundle = Bundle.open(path)
+    count = len(bundle.manifest.files) + 1
+    print(f"{path} is intact: {count} files, digest {bundle.manifest.digest}")
+    return 0
+
+
+def _show(path: Path) -> int:
+    sys.stdout.write(Bundle.open(path).manifest.to_bytes().decode())
+    return 0
+
+
+def _list(path: Path) -> int:
+    published = versions(path)
+    for version in published:
+        try:
+            manifest = Bundle.open(path / str(version)).manifest
+            print(
+                f"{version}\t{manifest.created}\ttest accuracy {manifest.test.accuracy:.2%}"
+                f"\t{manifest.digest[:12]}"
+            )
+        except BundleError as error:
+            print(f"{version}\tunusable: {error}")
+    if not published:
+        print(f"no version is published in {path}", file=sys.stderr)
+    return 0 if published else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

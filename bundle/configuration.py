@@ -1,0 +1,188 @@
+"""Settings from several places, by one set of names: typed, frozen, and strict about unknown keys.
+
+A settings class is a frozen pydantic model whose fields carry their description. The same field
+`batch_size` is `--batch-size` on the command line, `batch_size` in a YAML file and
+`PREFIX_BATCH_SIZE` in the environment; later layers win over earlier ones. An unknown key is an
+error that names the nearest known one.
+"""
+
+import argparse
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from bundle.errors import ConfigurationError
+
+
+class Settings(BaseModel):
+    """The base of every settings class: frozen, no unknown keys, no NaN, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def _split(value: Any) -> Any:
+    """Read `512,256` (or nothing at all) as a list, so that lists fit in one word everywhere."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _none(value: Any) -> Any:
+    """Read an empty word, `none` or `null` as None, for settings that may be absent."""
+    return None if isinstance(value, str) and value.lower() in ("", "none", "null") else value
+
+
+CommaSeparated = BeforeValidator(_split)
+"""Put in `Annotated[tuple[int, ...], CommaSeparated]`: accepts `512,256` beside a real list."""
+OrNone = BeforeValidator(_none)
+"""Put in `Annotated[int | None, OrNone]`: accepts `none` beside a real None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Values of settings that came from one place."""
+
+    values: Mapping[str, Any]
+    origin: str
+    """Where from, in words; `{name}` and `{NAME}` in it stand for the setting's name."""
+
+    def place_of(self, name: str) -> str:
+        """Say where the value of the setting `name` came from."""
+        option = name.replace("_", "-")
+        return self.origin.format(name=name, NAME=name.upper(), option=option)
+
+
+def build(settings: type[S], layers: Sequence[Layer]) -> S:
+    """Merge the layers, the last one winning, and validate.
+
+    Raises:
+        ConfigurationError: a key is unknown or a value is not allowed; one line for each.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for layer in layers:
+        for name, value in layer.values.items():
+            if name not in settings.model_fields:
+                raise ConfigurationError(
+                    f"unknown setting {layer.place_of(name)}{nearest(name, settings.model_fields)}"
+                )
+            merged[name] = value
+            origin[name] = layer.place_of(name)
+    try:
+        return settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_sentences(error, merged, origin))) from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the known name nearest to `name`, else list what is known."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are: {', '.join(choices)}"
+
+
+def from_environment(
+    settings: type[Settings],
+    environment: Mapping[str, str],
+    prefix: str,
+    reserved: Sequence[str] = (),
+) -> Layer:
+    """Collect the variables that start with `prefix`.
+
+    Args:
+        settings: whose fields the variables name.
+        environment: usually `os.environ`.
+        prefix: with its last underscore, as in `GLYPH_`.
+        reserved: longer prefixes, and whole names, that belong to somebody else.
+
+    Raises:
+        ConfigurationError: a variable with the prefix names no setting.
+    """
+    names = {f"{prefix}{field.upper()}": field for field in settings.model_fields}
+    values = {}
+    for variable, value in environment.items():
+        if not variable.startswith(prefix) or variable.startswith(tuple(reserved)):
+            continue
+        if variable not in names:
+            raise ConfigurationError(f"unknown environment variable {variable}{nearest(variable, names)}")
+        values[names[variable]] = value
+    return Layer(values, f"the environment variable {prefix}{{NAME}}")
+
+
+def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
+    """Give the parser one option for each setting, with its description and default as help."""
+    for name, field in settings.model_fields.items():
+        option = "--" + name.replace("_", "-")
+        text = f"{field.description} (default: {_shown(field.default)})".replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(
+                option,
+                dest=name,
+                default=argparse.SUPPRESS,
+                action=argparse.BooleanOptionalAction,
+                help=text,
+            )
+        else:
+            parser.add_argument(
+                option,
+                dest=name,
+                default=argparse.SUPPRESS,
+                metavar=_metavar(field),
+                help=text,
+            )
+
+
+def from_arguments(settings: type[Settings], namespace: argparse.Namespace) -> Layer:
+    """Collect the options that were given on the command line."""
+    given = {name: value for name, value in vars(namespace).items() if name in settings.model_fields}
+    return Layer(given, "--{option}")
+
+
+def _metavar(field: FieldInfo) -> str:
+    annotation = field.annotation
+    choices = _choices(annotation)
+    if choices:
+        return "{" + ",".join(choices) + "}"
+    if typing.get_origin(annotation) is tuple:
+        return "A,B,..."
+    return {int: "N", float: "X", str: "TEXT"}.get(_plain(annotation), "VALUE")
+
+
+def _plain(annotation: Any) -> Any:
+    """Return the type inside `Annotated[...]` and `... | None`."""
+    if typing.get_origin(annotation) is Annotated:
+        return _plain(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return _plain(next(a for a in typing.get_args(annotation) if a is not type(None)))
+    return annotation
+
+
+def _choices(annotation: Any) -> list[str]:
+    plain = _plain(annotation)
+    return [str(c) for c in typing.get_args(plain)] if typing.get_origin(plain) is typing.Literal else []
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(str(part) for part in default) or "none"
+    return "none" if default is None else str(default)
+
+
+def _sentences(error: ValidationError, merged: Mapping[str, Any], origin: Mapping[str, str]) -> Iterable[str]:
+    for problem in error.errors():
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            yield message
+            continue
+        name = str(problem["loc"][0])
+        place = origin.get(name, f"the setting '{name}'")
+        yield f"{place}: {message[0].lower()}{message[1:]}; it was {merged.get(name)!r}"

@@ -1,0 +1,237 @@
+"""What a bundle states about itself: `manifest.json`, typed, frozen and digested.
+
+The file is canonical: it is exactly `Manifest.to_bytes()`, and its last fact, `digest`, is the
+SHA-256 of the same text without the digest. With the SHA-256 of every other file inside, one
+string identifies the whole bundle, and one changed byte anywhere is noticed.
+"""
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from bundle.errors import InvalidBundleError
+from bundle.files import sha256_bytes
+
+SCHEMA_VERSION = 1
+IMAGE_SIZE = 28
+
+MANIFEST_FILE = "manifest.json"
+ONNX_FILE = "model.onnx"
+TORCHSCRIPT_FILE = "model.pt"
+TORCH_EXPORT_FILE = "model.pt2"
+GOLDEN_FILE = "golden.npz"
+SAMPLE_FILE = "sample.png"
+REPORT_FILE = "report.html"
+CARD_FILE = "MODEL_CARD.md"
+
+FILES = (
+    ONNX_FILE,
+    TORCHSCRIPT_FILE,
+    TORCH_EXPORT_FILE,
+    GOLDEN_FILE,
+    SAMPLE_FILE,
+    REPORT_FILE,
+    CARD_FILE,
+)
+"""Every file of a bundle but the manifest, which lists their SHA-256."""
+
+WHITE_ON_BLACK = "white-on-black"
+BLACK_ON_WHITE = "black-on-white"
+Polarity = Literal["white-on-black", "black-on-white"]
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ClassName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Frozen(BaseModel):
+    """A record that cannot be changed, with no unknown keys and no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputContract(Frozen):
+    """What an image must be: `uint8[28, 28]`, and which end of 0..255 is ink."""
+
+    height: Literal[28] = 28
+    width: Literal[28] = 28
+    dtype: Literal["uint8"] = "uint8"
+    polarity: Polarity
+    """`white-on-black` (ink near 255, paper near 0, as in MNIST) or its inverse."""
+
+
+class Metrics(Frozen):
+    """How well the model does on one part of the data, in nats for the losses."""
+
+    images: Annotated[int, Field(gt=0)]
+    accuracy: Fraction
+    nll: Annotated[float, Field(ge=0)]
+    """Mean negative log-likelihood of the true class, before calibration."""
+    ece: Fraction
+    """Expected calibration error, 15 equal bins, before calibration."""
+    nll_calibrated: Annotated[float, Field(ge=0)]
+    ece_calibrated: Fraction
+
+
+class Parity(Frozen):
+    """How far one exported form is from the trained module, over the whole test set."""
+
+    images: Annotated[int, Field(gt=0)]
+    max_absolute_difference: Annotated[float, Field(ge=0)]
+    """Largest |difference| of a logit."""
+    max_relative_difference: Annotated[float, Field(ge=0)]
+    """Largest |difference| of a logit, divided by max(1, the image's largest |logit|)."""
+    labels_differing: Annotated[int, Field(ge=0)]
+
+
+class Dataset(Frozen):
+    """What the model was trained on, so that it can be found again."""
+
+    name: str
+    sha256: dict[str, Sha256]
+    """SHA-256 of each raw file, or of the one array file."""
+    train: Annotated[int, Field(gt=0)]
+    validation: Annotated[int, Field(gt=0)]
+    test: Annotated[int, Field(gt=0)]
+    split_seed: int
+
+
+class Environment(Frozen):
+    """Where and with what the model was trained."""
+
+    code_revision: str
+    python: str
+    packages: dict[str, str]
+    device: str
+    threads: Annotated[int, Field(gt=0)]
+
+
+class Histogram(Frozen):
+    """Counts over bins; `edges` has one number more than `counts`."""
+
+    edges: tuple[float, ...]
+    counts: tuple[Annotated[int, Field(ge=0)], ...]
+
+    @model_validator(mode="after")
+    def _one_edge_more(self) -> Self:
+        if len(self.edges) != len(self.counts) + 1:
+            raise ValueError("a histogram has one edge more than it has counts")
+        if any(a >= b for a, b in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError("a histogram's edges increase")
+        return self
+
+
+class Reference(Frozen):
+    """What the validation set looked like, for measuring drift against it."""
+
+    mean_ink: Histogram
+    """Mean pixel of an image, 0..255."""
+    border_brightness: Histogram
+    """Mean of an image's 108 border pixels, 0..255."""
+    confidence: Histogram
+    """Calibrated probability of the predicted class."""
+    predicted: tuple[Annotated[int, Field(ge=0)], ...]
+    """Count of predictions by class."""
+
+
+class Golden(Frozen):
+    """How `golden.npz` is to be replayed before a server calls itself ready."""
+
+    images: Annotated[int, Field(gt=0)]
+    tolerance: Annotated[float, Field(gt=0, le=0.01)]
+    """Largest allowed |difference| of a probability."""
+
+
+class Facts(Frozen):
+    """All that the training job knows of a model, before its files are hashed."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    created: str
+    """ISO 8601, UTC."""
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=2)]
+    input: InputContract
+    temperature: Annotated[float, Field(gt=0)]
+    """Calibration: probabilities = softmax(logits / temperature)."""
+    hyperparameters: dict[str, JsonValue]
+    dataset: Dataset
+    environment: Environment
+    validation: Metrics
+    test: Metrics
+    parity: dict[str, Parity]
+    """By exported form: `torchscript`, `torch_export`, `onnx_cpu`, and `onnx_cuda` if there was one."""
+    golden: Golden
+    sample_label: ClassName
+    """The class of `sample.png`."""
+    reference: Reference
+
+    @model_validator(mode="after")
+    def _classes_agree(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("class names are unique")
+        if self.sample_label not in self.classes:
+            raise ValueError("the sample's label is one of the classes")
+        if len(self.reference.predicted) != len(self.classes):
+            raise ValueError("the reference counts predictions of every class")
+        return self
+
+
+class Manifest(Facts):
+    """The facts, the SHA-256 of every file, and the digest that covers all of it."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    files: dict[str, Sha256]
+    digest: Sha256
+
+    @classmethod
+    def seal(cls, facts: Facts, files: dict[str, str]) -> Self:
+        """Return the manifest of `facts` and of the `files`, name to SHA-256."""
+        fields = facts.model_dump() | {"files": files}
+        unsealed = cls.model_validate(fields | {"digest": "0" * 64})
+        return cls.model_validate(fields | {"digest": unsealed.expected_digest()})
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as canonical JSON: UTF-8, sorted keys, two spaces, one last newline."""
+        return _canonical(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Parse `manifest.json` and prove that it is unchanged.
+
+        Raises:
+            InvalidBundleError: it is no JSON, has a newer schema, lacks or adds a field, holds a
+                value out of range, or was changed after it was sealed.
+        """
+        try:
+            document: Any = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise InvalidBundleError(f"{MANIFEST_FILE} is not JSON: {error}") from None
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise InvalidBundleError(
+                f"{MANIFEST_FILE} has schema version {version} and this code reads up to "
+                f"{SCHEMA_VERSION}: upgrade Glyph, or publish with the older one"
+            )
+        try:
+            manifest = cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            raise InvalidBundleError(
+                f"{MANIFEST_FILE}: {where}: {first['msg']} ({error.error_count()} problem(s) in all)"
+            ) from None
+        if manifest.digest != manifest.expected_digest() or manifest.to_bytes() != data:
+            raise InvalidBundleError(
+                f"{MANIFEST_FILE} was changed after it was published: its digest does not match "
+                "its content; restore the file or publish again"
+            )
+        return manifest
+
+    def expected_digest(self) -> str:
+        """Return the SHA-256 of the canonical JSON without the digest itself."""
+        return sha256_bytes(_canonical(self.model_dump(mode="json", exclude={"digest"})))
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", errors="surrogatepass") + b"\n"

@@ -1,0 +1,212 @@
+"""The model repository on disk: `models/<name>/<version>/`, published atomically, never changed.
+
+A version exists when its directory has its final name, an integer. Publishing fills a directory
+whose name starts with a dot, flushes it, and renames it; rename fails on a name that is taken, so
+two publishers never get the same number, without a lock.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundle.errors import BundleError, InvalidBundleError, NoBundleError, PublishError
+from bundle.files import fsync_path, sha256_bytes, sha256_file, write_whole
+from bundle.manifest import FILES, MANIFEST_FILE, Facts, Manifest
+from bundle.triton import config_pbtxt
+
+STAGING_PREFIX = ".staging-"
+STAGING_LEFTOVER_SECONDS = 24 * 3600
+CONFIG_FILE = "config.pbtxt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """One published version: where it is, and its manifest, already proven unchanged."""
+
+    path: Path
+    version: int
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> "Bundle":
+        """Read the manifest of the version directory `path` (`models/<name>/<version>`).
+
+        Raises:
+            NoBundleError: there is no such directory, or its name is not a version.
+            InvalidBundleError: the manifest is missing, unreadable, changed or too new.
+        """
+        path = path.absolute()
+        if not path.is_dir():
+            raise NoBundleError(f"there is no directory {path}")
+        version = _version_of(path.name)
+        if version is None:
+            raise NoBundleError(
+                f"{path} is not a version: give models/NAME/VERSION, where VERSION is an integer"
+            )
+        try:
+            data = (path / MANIFEST_FILE).read_bytes()
+        except OSError as error:
+            raise InvalidBundleError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from None
+        manifest = Manifest.from_bytes(data)
+        if manifest.name != path.parent.name:
+            raise InvalidBundleError(
+                f"the manifest is of model '{manifest.name}', the directory of '{path.parent.name}'"
+            )
+        return cls(path=path, version=version, manifest=manifest)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of the file `name`, proven to be what was published.
+
+        What is hashed is what is returned, so nothing can be swapped in between.
+
+        Raises:
+            InvalidBundleError: the file is missing, unreadable or changed.
+        """
+        try:
+            data = (self.path / name).read_bytes()
+        except OSError as error:
+            raise InvalidBundleError(f"{name} cannot be read: {error.strerror}") from None
+        found, published = sha256_bytes(data), self.manifest.files.get(name)
+        if found != published:
+            raise InvalidBundleError(
+                f"{name} was changed after it was published: its SHA-256 is {found}, "
+                f"the manifest says {published}; restore the file or publish again"
+            )
+        return data
+
+
+def versions(model: Path) -> list[int]:
+    """Return the published versions in `models/<name>`, ascending; none if it does not exist."""
+    try:
+        names = [entry.name for entry in os.scandir(model) if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    return sorted(version for name in names if (version := _version_of(name)) is not None)
+
+
+def resolve(model: Path, version: int | None = None) -> Bundle:
+    """Open one version of `models/<name>`, the newest if none is asked for.
+
+    Raises:
+        NoBundleError: nothing is published there, or not that version.
+        InvalidBundleError: the manifest is missing, unreadable, changed or too new.
+    """
+    published = versions(model)
+    if not published:
+        raise NoBundleError(
+            f"no version is published in {model}: train one with 'python -m training fit', "
+            "or name another place"
+        )
+    if version is not None and version not in published:
+        raise NoBundleError(f"version {version} is not published in {model}: there are {_listing(published)}")
+    return Bundle.open(model / str(published[-1] if version is None else version))
+
+
+@contextmanager
+def staging(models: Path, name: str) -> Iterator[Path]:
+    """Give a directory in which to build a bundle; it is removed unless `publish` took it.
+
+    It lies beside the versions of `name`, on the same file system, under a name that is no
+    version. What a crash left there more than a day ago is cleared away first.
+    """
+    model = models / name
+    try:
+        model.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(model)
+        directory = Path(tempfile.mkdtemp(dir=model, prefix=STAGING_PREFIX))
+    except OSError as error:
+        raise PublishError(f"cannot write in {model}: {error.strerror}") from None
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def publish(directory: Path, facts: Facts) -> Bundle:
+    """Make the staged `directory` the next version of its model, atomically and durably.
+
+    Args:
+        directory: from `staging`, holding every file of `FILES` and nothing else.
+        facts: what the manifest says beside the hashes.
+
+    Raises:
+        PublishError: files are missing or unknown, the class count differs from what the model's
+            versions have, or the disk refused.
+    """
+    model = directory.parent
+    present = {entry.name for entry in directory.iterdir()}
+    if present != set(FILES):
+        raise PublishError(
+            f"a bundle is exactly {', '.join(FILES)}; "
+            f"missing: {sorted(set(FILES) - present)}, unknown: {sorted(present - set(FILES))}"
+        )
+    if facts.name != model.name:
+        raise PublishError(f"the facts are of model '{facts.name}', the place of '{model.name}'")
+    try:
+        _write_config(model, facts)
+        manifest = Manifest.seal(facts, {name: sha256_file(directory / name) for name in FILES})
+        write_whole(directory / MANIFEST_FILE, manifest.to_bytes())
+        for name in (*FILES, MANIFEST_FILE):
+            (directory / name).chmod(0o444)
+            fsync_path(directory / name)
+        directory.chmod(0o755)
+        fsync_path(directory)
+        version = _rename_to_next_version(directory, model)
+        fsync_path(model)
+    except OSError as error:
+        raise PublishError(f"cannot publish in {model}: {error.strerror}") from None
+    return Bundle.open(model / str(version))
+
+
+def _rename_to_next_version(directory: Path, model: Path) -> int:
+    version = max(versions(model), default=0) + 1
+    while True:
+        try:
+            directory.rename(model / str(version))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            version += 1  # another publisher took it between the look and the rename
+        else:
+            return version
+
+
+def _write_config(model: Path, facts: Facts) -> None:
+    """Write Triton's configuration, which all versions share; refuse what would break them."""
+    config = config_pbtxt(facts.name, len(facts.classes)).encode()
+    path = model / CONFIG_FILE
+    if path.exists() and path.read_bytes() == config:
+        return
+    for version in versions(model):
+        try:
+            published = Bundle.open(model / str(version)).manifest
+        except BundleError:
+            continue  # what cannot be read constrains nothing
+        if len(published.classes) != len(facts.classes):
+            raise PublishError(
+                f"version {version} of '{facts.name}' has {len(published.classes)} classes and "
+                f"this model has {len(facts.classes)}: publish it under another name (--name)"
+            )
+    write_whole(path, config)
+
+
+def _clear_leftovers(model: Path) -> None:
+    for path in model.glob(f"{STAGING_PREFIX}*"):
+        if time.time() - path.stat().st_mtime > STAGING_LEFTOVER_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _version_of(name: str) -> int | None:
+    """Return the version that a directory name stands for: a positive integer without leading 0."""
+    return int(name) if name.isascii() and name.isdigit() and name[0] != "0" else None
+
+
+def _listing(published: list[int]) -> str:
+    shown = ", ".join(str(version) for version in published[-10:])
+    return shown if len(published) <= 10 else f"{shown} and {len(published) - 10} older ones"
