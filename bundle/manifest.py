@@ -36,9 +36,9 @@ FILES = (
 )
 """Every file of a bundle but the manifest, which lists their SHA-256."""
 
-WHITE_ON_BLACK = "white-on-black"
-BLACK_ON_WHITE = "black-on-white"
 Polarity = Literal["white-on-black", "black-on-white"]
+WHITE_ON_BLACK: Polarity = "white-on-black"
+BLACK_ON_WHITE: Polarity = "black-on-white"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -179,7 +179,7 @@ class Facts(Frozen):
 class Manifest(Facts):
     """The facts, the SHA-256 of every file, and the digest that covers all of it."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     files: dict[str, Sha256]
     digest: Sha256
 

@@ -1,0 +1,58 @@
+# `make run` and `make test` do all on a fresh machine; `make help` lists the rest.
+# Settings: make run PORT=9000 HOST=0.0.0.0 MODELS=/srv/models FIT="--epochs 5 --dropout 0.3"
+
+HOST ?= 127.0.0.1
+PORT ?= 8080
+MODELS ?= models
+NAME ?= mnist
+FIT ?=
+TEST ?=
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+  && echo $$p && break; done)
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: help run train serve test lint lock clean
+.DELETE_ON_ERROR:
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/installed ## train once, then serve on HOST:PORT
+	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) $(VENV)/bin/python -m serving --check-port
+	@$(VENV)/bin/python -m bundle list $(MODELS)/$(NAME) >/dev/null 2>&1 \
+	  || $(VENV)/bin/python -m training fit --models $(MODELS) --name $(NAME) $(FIT)
+	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
+
+train: $(VENV)/installed ## train and publish the next version
+	$(VENV)/bin/python -m training fit --models $(MODELS) --name $(NAME) $(FIT)
+
+serve: $(VENV)/installed ## serve what is published, training nothing
+	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
+
+test: $(VENV)/installed-development ## lint, check types, run every test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest $(TEST)
+
+lock: $(VENV)/installed-development ## write the locks anew from pyproject.toml
+	lock/compile.sh $(VENV)/bin/uv
+
+clean: ## remove the environment; data and models stay
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/installed: lock/run.txt | $(VENV)/bin/python
+	@echo "installing the locked packages into $(VENV) (PyTorch's CUDA libraries are most of it)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -r lock/run.txt
+	@touch $@
+
+$(VENV)/installed-development: lock/development.txt | $(VENV)/bin/python
+	@echo "installing the locked packages into $(VENV) (PyTorch's CUDA libraries are most of it)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -r lock/development.txt
+	@touch $(VENV)/installed $@

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Writes the locks: each lists every package with its version and hashes, for Python 3.11 to 3.13.
+# The development lock decides the versions; the others are the same versions, fewer packages.
+#   lock/compile.sh path/to/uv [--upgrade]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+uv=$1
+shift
+compile() { # OUTPUT ARGUMENT...
+  local output=$1
+  shift
+  "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package glyph \
+    --custom-compile-command "make lock" --output-file "$output" pyproject.toml "$@"
+}
+compile lock/development.txt --extra development "$@"
+compile lock/run.txt --extra training --extra serving --constraints lock/development.txt
+compile lock/training.txt --extra training --constraints lock/development.txt
+compile lock/serving.txt --extra serving --constraints lock/development.txt

@@ -1,0 +1,38 @@
+"""Every error that the training job raises on purpose: what was wrong, and what to do.
+
+Each class has an exit code of its own, so that whoever started the job can tell them apart without
+reading the log. Codes below 64 are left to the shell and to Python.
+"""
+
+EXIT_MISUSE = 2
+"""A setting is unknown or out of range: it would fail again."""
+
+
+class TrainingError(Exception):
+    """The job cannot go on; the message is a sentence for its user."""
+
+    exit_code = 1
+
+
+class DataError(TrainingError):
+    """The images or labels are missing, unreadable, or not what was asked for."""
+
+    exit_code = 65
+
+
+class ExportError(TrainingError):
+    """The exported model is not proven equal to the trained one: nothing was published."""
+
+    exit_code = 70
+
+
+class DeviceError(TrainingError):
+    """The device that was asked for is not there or does not work."""
+
+    exit_code = 69
+
+
+class UnwritableError(TrainingError):
+    """A directory that must be written cannot be: read-only, full, or somebody else's."""
+
+    exit_code = 73

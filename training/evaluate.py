@@ -1,0 +1,94 @@
+"""How good a model is: accuracy, negative log-likelihood, calibration."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from bundle.manifest import Metrics
+from training.model import Standardisation
+
+BATCH = 5000
+ECE_BINS = 15
+BISECTIONS = 80
+LOG_TEMPERATURE_LIMIT = 4.0
+"""Temperatures are sought between e^-4 and e^4, 0.018 to 55."""
+
+Logits = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, standardise: Standardisation, images: torch.Tensor) -> Logits:
+    """Return the logits `float32[n, classes]` of `uint8[n, 28, 28]`, in evaluation mode.
+
+    The mode the model was in is given back to it.
+    """
+    was_training = model.training
+    model.eval()
+    parts = [model(standardise(batch)).float().cpu() for batch in torch.split(images, BATCH)]
+    model.train(was_training)
+    result: Logits = torch.cat(parts).numpy()
+    return result
+
+
+def log_softmax(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    """Return log softmax(logits / temperature), `float64[n, classes]`, stable for any logits."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    result: npt.NDArray[np.float64] = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return result
+
+
+def negative_log_likelihood(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
+    """Return the mean of -log p(true class), in nats: the cross entropy with one-hot targets."""
+    return float(-log_softmax(logits, temperature)[np.arange(len(labels)), labels].mean())
+
+
+def expected_calibration_error(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
+    """Return the mean |accuracy - confidence| over 15 equal bins of confidence, weighted by count.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+    """
+    probabilities = np.exp(log_softmax(logits, temperature))
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def fit_temperature(logits: Logits, labels: Labels) -> float:
+    """Return the temperature T that minimises the likelihood loss of softmax(logits / T).
+
+    In b = 1/T the loss is convex, with derivative mean(E_p[z] - z_true), so bisection on the sign
+    of the derivative finds the minimum. Source: Guo et al. (2017), section 4.2.
+
+    Args:
+        logits: `float32[n, classes]` of images the model was not trained on.
+        labels: `int64[n]`.
+    """
+    true = logits[np.arange(len(labels)), labels].astype(np.float64)
+
+    def slope(temperature: float) -> float:
+        expected = (np.exp(log_softmax(logits, temperature)) * logits).sum(axis=1)
+        return float((expected - true).mean())
+
+    low, high = -LOG_TEMPERATURE_LIMIT, LOG_TEMPERATURE_LIMIT
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        # The slope in b is positive where b is too large, that is where T is too small.
+        low, high = (middle, high) if slope(float(np.exp(middle))) > 0 else (low, middle)
+    return float(np.exp((low + high) / 2))
+
+
+def metrics(logits: Logits, labels: Labels, temperature: float) -> Metrics:
+    """Return what the manifest says about one part of the data."""
+    return Metrics(
+        images=len(labels),
+        accuracy=float((logits.argmax(axis=1) == labels).mean()),
+        nll=negative_log_likelihood(logits, labels),
+        ece=expected_calibration_error(logits, labels),
+        nll_calibrated=negative_log_likelihood(logits, labels, temperature),
+        ece_calibrated=expected_calibration_error(logits, labels, temperature),
+    )

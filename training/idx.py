@@ -1,0 +1,56 @@
+"""The IDX format of MNIST and its siblings: a magic number, the sizes, then the bytes.
+
+Source: the format's description on the MNIST page by Yann LeCun, Corinna Cortes and
+Christopher J. C. Burges.
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from training.errors import DataError
+
+UINT8 = 0x08
+MAX_ELEMENTS = 1 << 32
+"""Largest array read, in bytes: 5.4 million images of 784 bytes."""
+
+
+def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes, raw or (by its ending) gzip-compressed.
+
+    Args:
+        path: the file.
+        dimensions: how many axes it must have: 3 for images, 1 for labels.
+
+    Returns:
+        `uint8[...]` with `dimensions` axes.
+
+    Raises:
+        DataError: the file cannot be read, has another type or shape, or is too short or too long.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(4 + 4 * dimensions)
+            if len(head) < 4 + 4 * dimensions or head[:2] != b"\0\0":
+                raise DataError(f"{path} is not an IDX file: its first bytes are {head[:4].hex(' ')}")
+            if head[2] != UINT8 or head[3] != dimensions:
+                raise DataError(
+                    f"{path} holds type 0x{head[2]:02x} with {head[3]} axes; "
+                    f"unsigned bytes (0x08) with {dimensions} are needed"
+                )
+            shape = struct.unpack(f">{dimensions}I", head[4:])
+            size = math.prod(shape)
+            if size > MAX_ELEMENTS:
+                raise DataError(f"{path} claims {size} bytes, more than the limit of {MAX_ELEMENTS}")
+            data = file.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    if len(data) != size:
+        missing = "fewer" if len(data) < size else "more"
+        raise DataError(f"{path} claims shape {list(shape)} and holds {missing} bytes than that")
+    return np.frombuffer(bytearray(data), dtype=np.uint8).reshape(shape)  # writable, as torch wants
