@@ -1,0 +1,96 @@
+"""`python -m serving`: check the settings and the port, then become Gunicorn.
+
+Exit codes: 0 ended by a signal, after the requests in flight were answered; 1 the address cannot be
+listened on; 2 a setting is unknown or wrong; 3 a worker could not start; 4 the execution provider
+that was asked for does not work on this machine.
+"""
+
+import argparse
+import errno
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from bundle.configuration import add_options, build, from_arguments
+from bundle.errors import ConfigurationError
+from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
+
+EXIT_ADDRESS = 1
+EXIT_SETTING = 2
+
+_EPILOGUE = """\
+Every option is an environment variable too: --max-body-bytes is GLYPH_MAX_BODY_BYTES. An option wins.
+
+The service answers POST /predict (an image file of 28x28 as the body, or a form of them) and
+GET /livez, /readyz and /healthz. When it is ready it prints a curl line that works as printed.
+
+exit codes:
+  0  ended by SIGTERM or SIGINT, after the requests in flight were answered
+  1  the address cannot be listened on
+  2  a setting is unknown or wrong
+  3  a worker could not start
+  4  the execution provider that was asked for does not work on this machine
+
+examples:
+  python -m serving --model models/mnist --port 9000
+  GLYPH_PROVIDER=cuda python -m serving
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return an exit code if the service cannot be started; if it can, do not return."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving",
+        description="Serve the newest published version of a model over HTTP.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser, ServiceSettings)
+    options = parser.parse_args(arguments)
+    try:
+        layer = from_arguments(ServiceSettings, options)
+        settings = build(ServiceSettings, [environment_layer(os.environ), layer])
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_SETTING
+    if problem := unusable_address(settings.host, settings.port):
+        print(f"error: {problem}", file=sys.stderr)
+        return EXIT_ADDRESS
+    return _become_gunicorn({name: str(value) for name, value in layer.values.items()})
+
+
+def unusable_address(host: str, port: int) -> str | None:
+    """Return why the service cannot listen on an address, and what to do; None if it can.
+
+    Gunicorn would try for five seconds and end with a less helpful line. Someone may still take
+    the port between this look and Gunicorn's; then that line is what is left.
+    """
+    change = "give another one with GLYPH_PORT or --port (make run: PORT=)"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Gunicorn does
+            probe.bind(address)
+    except socket.gaierror as error:
+        return f"the host {host!r} is no address of this machine ({error.strerror}): change GLYPH_HOST"
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"port {port} on {host} is taken by another program: {change}"
+        if error.errno == errno.EACCES:
+            return f"port {port} needs privileges this user lacks: {change}"
+        return f"cannot listen on {host} port {port} ({error.strerror}): change GLYPH_HOST or GLYPH_PORT"
+    return None
+
+
+def _become_gunicorn(options: dict[str, str]) -> NoReturn:
+    """Replace this process, so that signals reach Gunicorn's arbiter without anyone between."""
+    environment = os.environ | {ENVIRONMENT_PREFIX + name.upper(): value for name, value in options.items()}
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:serving.gunicorn_conf"]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, environment)  # noqa: S606  no shell is wanted
+
+
+if __name__ == "__main__":
+    sys.exit(main())

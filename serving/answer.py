@@ -1,0 +1,54 @@
+"""Encode: from probabilities to the JSON that `POST /predict` answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from bundle.repository import Bundle
+from serving.admission import Upload
+from serving.images import Decoded
+
+
+def encode(
+    bundle: Bundle,
+    uploads: Sequence[Upload],
+    images: Sequence[Decoded],
+    probabilities: npt.NDArray[np.float32],
+) -> bytes:
+    """Return the answer, one prediction for each upload, in their order.
+
+        {"model": {"name": "mnist", "version": 1, "digest": "<64 hexadecimal digits>"},
+         "predictions": [
+           {"label": "7",               the most probable class, by its name
+            "index": 7,                 its place among the classes, from 0
+            "probability": 0.998,       its calibrated probability
+            "probabilities": {"0": 0.0001, ..., "9": 0.0003},   in the classes' order, sum 1
+            "warnings": [],             sentences, as of an image that looks inverted
+            "filename": "digit.png"}]}  only where the form gave one
+
+    Args:
+        bundle: what answered.
+        uploads: for their filenames.
+        images: for their warnings.
+        probabilities: `float32[len(uploads), classes]`; written with as many digits as a float32
+            needs to be read back exactly.
+    """
+    manifest = bundle.manifest
+    indices = probabilities.argmax(axis=1).tolist()
+    predictions: list[dict[str, Any]] = []
+    for upload, image, index, row in zip(uploads, images, indices, probabilities, strict=True):
+        prediction = {
+            "label": manifest.classes[index],
+            "index": index,
+            "probability": row[index],
+            "probabilities": dict(zip(manifest.classes, row, strict=True)),
+            "warnings": image.warnings,
+        }
+        if upload.filename is not None:
+            prediction["filename"] = upload.filename
+        predictions.append(prediction)
+    model = {"name": manifest.name, "version": bundle.version, "digest": manifest.digest}
+    return orjson.dumps({"model": model, "predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,133 @@
+"""The Flask application: which paths there are, and how a result or an error becomes a response."""
+
+import logging
+from typing import Any
+
+import orjson
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from serving.errors import (
+    PROBLEM_MEDIA_TYPE,
+    BodyTooLargeError,
+    MalformedBodyError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ProblemError,
+    UnsupportedMediaTypeError,
+)
+from serving.predict import predict
+from serving.settings import ServiceSettings
+from serving.state import ModelState
+
+log = logging.getLogger("glyph.serving")
+
+JSON = "application/json"
+
+
+def create_app(settings: ServiceSettings) -> Flask:
+    """Build the application and load its model, in this process.
+
+    Returns a WSGI application even if there is no model to serve: it is live, not ready, and says
+    why on `/readyz`.
+
+    Raises:
+        ProviderError: the policy is `cuda` and CUDA does not work.
+    """
+    app = Flask("serving", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    state = ModelState.start(settings)
+    app.extensions["glyph"] = state
+
+    @app.post("/predict")
+    def _predict() -> Response:
+        engine = state.engine()
+        body = _body(settings)
+        answer = predict(engine, request.headers.get("Content-Type"), body, max_files=settings.max_files)
+        return Response(answer, mimetype=JSON)
+
+    @app.get("/livez")
+    def _livez() -> Response:
+        """Say that the process answers; restart it if this fails."""
+        return _json({"live": True})
+
+    @app.get("/readyz")
+    @app.get("/healthz")
+    def _readyz() -> Response:
+        """Say whether predictions are answered; send no traffic while this fails."""
+        engine = state.engine()
+        manifest = engine.bundle.manifest
+        model = {"name": manifest.name, "version": engine.bundle.version, "digest": manifest.digest}
+        return _json({"ready": True, "model": model, "provider": engine.provider})
+
+    app.register_error_handler(ProblemError, _problem)
+    app.register_error_handler(HTTPException, _http_problem)
+    app.register_error_handler(Exception, _failure)
+    return app
+
+
+def _body(settings: ServiceSettings) -> bytes:
+    """Return the request's body, whole; never more than the limit is read, chunked or not."""
+    if "Content-Encoding" in request.headers:
+        coding = request.headers["Content-Encoding"][:100]
+        raise UnsupportedMediaTypeError(
+            f"the body has the content coding {coding!r}, which is not undone",
+            remedy="Send the body as it is; images are compressed already.",
+        )
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise BodyTooLargeError(
+            f"the body is larger than {settings.max_body_bytes} bytes",
+            remedy="Send fewer or smaller files in one request, or raise GLYPH_MAX_BODY_BYTES.",
+        ) from None
+    # What a server raises for broken framing is its own class, and another with each server.
+    except Exception as error:
+        log.info("a request's body could not be read: %s", error)
+        raise MalformedBodyError(
+            "the body ended early or its chunks are malformed",
+            remedy="Send as many bytes as Content-Length says, or chunks as in RFC 9112, section 7.1.",
+        ) from error
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(document), mimetype=JSON, headers={"Cache-Control": "no-store"})
+
+
+def _problem(error: ProblemError) -> Response:
+    body = orjson.dumps(error.document())
+    return Response(body, status=error.status, mimetype=PROBLEM_MEDIA_TYPE, headers=error.headers)
+
+
+def _http_problem(error: HTTPException) -> Response:
+    """Map what Flask and Werkzeug raise themselves to our own tree."""
+    if error.code == NotFoundError.status:
+        return _problem(
+            NotFoundError(
+                f"there is nothing at {request.path[:100]}",
+                remedy="POST images to /predict; GET /livez, /readyz or /healthz.",
+            )
+        )
+    if error.code == MethodNotAllowedError.status:
+        problem = MethodNotAllowedError(
+            f"{request.path[:100]} does not answer {request.method[:20]}",
+            remedy="Use one of the methods in the Allow field; images are POSTed.",
+        )
+        problem.headers = {"Allow": ", ".join(sorted(getattr(error, "valid_methods", None) or ()))}
+        return _problem(problem)
+    return _problem(
+        MalformedBodyError(
+            f"the request cannot be understood: {error.name}", remedy="See the API's description."
+        )
+    )
+
+
+def _failure(error: Exception) -> Response:
+    """Answer 500 for what nobody foresaw; the log has it whole, the client learns nothing of it."""
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return _problem(
+        ProblemError(
+            "an unexpected error; it is in the service's log",
+            remedy="Try again; if it stays, tell the operator the time of this answer.",
+        )
+    )

@@ -1,0 +1,31 @@
+"""How many CPUs this process may use, which in a container is fewer than the machine has."""
+
+import math
+import os
+from pathlib import Path
+
+CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+
+
+def usable_cpus() -> int:
+    """Return the CPUs that affinity and the control group's quota leave, rounded up, at least 1."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota(CGROUP_V2, CGROUP_V1)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _quota(v2: Path, v1: Path) -> float | None:
+    """Return the quota in CPUs, None where there is none.
+
+    Source: the kernel's cgroup-v2.rst (`cpu.max`: "$MAX $PERIOD") and scheduler/sched-bwc.rst.
+    """
+    try:
+        if v2.exists():
+            limit, period = v2.read_text().split()
+        else:
+            limit = (v1 / "cpu.cfs_quota_us").read_text().strip()
+            period = (v1 / "cpu.cfs_period_us").read_text().strip()
+        return None if limit in ("max", "-1") else float(limit) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,139 @@
+"""Load a published model and prove it: verified bytes, the provider asked for, the golden answers.
+
+No session exists that has not given the recorded probabilities on the real execution provider.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from bundle.errors import InvalidBundleError
+from bundle.golden import GoldenExamples
+from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, ONNX_FILE, Manifest
+from bundle.repository import Bundle
+from serving import cuda
+from serving.errors import ProviderError
+
+log = logging.getLogger("glyph.serving")
+
+Provider = Literal["cuda", "cpu"]
+PROVIDER_NAMES: dict[str, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+LOG_SEVERITY_FATAL = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """A proven model, ready to answer. Safe to call from several threads at once."""
+
+    bundle: Bundle
+    provider: Provider
+    session: Any
+    """An `onnxruntime.InferenceSession`."""
+
+    def infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the calibrated probabilities, `float32[n, classes]`, of `uint8[n, 28, 28]`."""
+        answer: npt.NDArray[np.float32] = self.session.run(["probabilities"], {"images": images})[0]
+        return answer
+
+
+def choose_provider(policy: str, device_id: int) -> Provider:
+    """Decide the execution provider by policy: `cuda`, `cpu`, or `auto`; `auto` logs its choice.
+
+    Raises:
+        ProviderError: the policy is `cuda`, and CUDA does not work here.
+    """
+    if policy == "cpu":
+        return "cpu"
+    reason = cuda.missing(device_id)
+    if reason is None:
+        log.info("execution provider: CUDA, device %d", device_id)
+        return "cuda"
+    if policy == "cuda":
+        raise ProviderError(f"the CUDA execution provider was asked for and cannot work here: {reason}")
+    log.info("execution provider: CPU (auto, because %s)", reason)
+    return "cpu"
+
+
+def open_engine(bundle: Bundle, provider: Provider, device_id: int) -> Engine:
+    """Verify every file of the bundle, build the session from the verified bytes, replay the golden examples.
+
+    Raises:
+        InvalidBundleError: a file is missing or changed, the graph is not what the contract says,
+            or a golden example is answered wrongly.
+        ProviderError: CUDA works on this machine, but not for this session.
+    """
+    verified = {name: bundle.read(name) for name in {*bundle.manifest.files, ONNX_FILE, GOLDEN_FILE}}
+    session = _session(verified[ONNX_FILE], provider, device_id)
+    _check_signature(session, bundle.manifest)
+    engine = Engine(bundle=bundle, provider=provider, session=session)
+    _replay(engine, GoldenExamples.from_bytes(verified[GOLDEN_FILE], bundle.manifest))
+    return engine
+
+
+def _session(graph: bytes, provider: Provider, device_id: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = LOG_SEVERITY_FATAL  # its errors arrive as exceptions; said once is enough
+    # One request is about 0.1 ms of work: more threads cost more than they bring, and a spinning
+    # thread takes the CPU from the process's own HTTP.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    providers: list[Any] = [PROVIDER_NAMES[provider]]
+    if provider == "cuda":
+        # CUDA alone does not stop the CPU fallback, and CPU beside it is refused with this entry.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # TF32 rounds to 10 bits of mantissa, which the golden tolerance is not made for.
+        providers = [(PROVIDER_NAMES[provider], {"device_id": str(device_id), "use_tf32": "0"})]
+    onnxruntime.set_default_logger_severity(LOG_SEVERITY_FATAL)
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # its classes share no base but Exception
+        text = " ".join(str(error).split())
+        # A graph that only CUDA refuses is the provider's fault, any other the bundle's.
+        if provider == "cpu" or type(error).__name__ in ("InvalidProtobuf", "InvalidGraph"):
+            raise InvalidBundleError(f"{ONNX_FILE} cannot be loaded: {text}") from error
+        raise ProviderError(f"CUDA was found, but the model cannot be loaded on it: {text}") from error
+    if session.get_providers()[0] != PROVIDER_NAMES[provider]:
+        raise ProviderError(
+            f"{PROVIDER_NAMES[provider]} was asked for, the session got {session.get_providers()}"
+        )
+    return session
+
+
+def _check_signature(session: Any, manifest: Manifest) -> None:
+    """Compare the graph's inputs and outputs, names, types and shapes, with the contract's."""
+    expected = {
+        "images": ("tensor(uint8)", [IMAGE_SIZE, IMAGE_SIZE]),
+        "logits": ("tensor(float)", [len(manifest.classes)]),
+        "probabilities": ("tensor(float)", [len(manifest.classes)]),
+    }
+    nodes = [*session.get_inputs(), *session.get_outputs()]
+    found = {node.name: (node.type, list(node.shape[1:])) for node in nodes}
+    if found != expected or len(session.get_inputs()) != 1:
+        raise InvalidBundleError(f"{ONNX_FILE} has the signature {found}, the contract asks for {expected}")
+    if any(isinstance(node.shape[0], int) for node in nodes):
+        raise InvalidBundleError(f"{ONNX_FILE} has a fixed batch axis: export it with a dynamic one")
+
+
+def _replay(engine: Engine, golden: GoldenExamples) -> None:
+    """Ask for the golden examples whole and one by one, and compare both with what is recorded."""
+    tolerance = engine.bundle.manifest.golden.tolerance
+    try:
+        whole = engine.infer(golden.images)
+        single = np.concatenate([engine.infer(image[None]) for image in golden.images])
+    except Exception as error:  # its classes share no base but Exception
+        text = " ".join(str(error).split())
+        if engine.provider == "cuda":
+            raise ProviderError(f"CUDA was found, but the model does not run on it: {text}") from error
+        raise InvalidBundleError(f"{ONNX_FILE} does not run: {text}") from error
+    for answered, how in ((whole, "in one batch"), (single, "one by one")):
+        if problem := golden.mismatch(answered, tolerance):
+            raise InvalidBundleError(
+                f"the golden examples, asked {how} on {PROVIDER_NAMES[engine.provider]}, are not answered as "
+                f"recorded: {problem}"
+            )

@@ -1,0 +1,159 @@
+"""Every error that the service raises on purpose: what was wrong, and what to do.
+
+`ProblemError` and its children become answers: RFC 9457 problem details. `ProviderError` ends the
+service before it has answered anything.
+"""
+
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
+
+
+class ServingError(Exception):
+    """The base of all of them."""
+
+
+class ProviderError(ServingError):
+    """The execution provider that was asked for does not work here; the message says what is missing."""
+
+
+class ProblemError(ServingError):
+    """An answer that is no prediction: an HTTP status, what was wrong, and the remedy."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    kind: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "The service failed"
+
+    def __init__(self, detail: str, *, remedy: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.remedy = remedy
+        self.extensions: dict[str, Any] = {}
+        """More members of the problem document (RFC 9457, section 3.2)."""
+        self.headers: dict[str, str] = {}
+        """HTTP fields that the answer carries beside its content type."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the members of the problem document (RFC 9457, section 3.1) and the remedy."""
+        return {
+            "type": f"urn:glyph:problem:{self.kind}",
+            "title": self.title,
+            "status": int(self.status),
+            "detail": self.detail,
+            "remedy": self.remedy,
+            **self.extensions,
+        }
+
+    def of_upload(self, index: int, filename: str | None) -> None:
+        """Note which of several images was refused: its place in the form, from 0, and its name."""
+        self.extensions = {"upload": index, "filename": filename}
+
+
+class EmptyBodyError(ProblemError):
+    """There is nothing in the request."""
+
+    status = HTTPStatus.BAD_REQUEST
+    kind = "empty-body"
+    title = "The body is empty"
+
+
+class MalformedBodyError(ProblemError):
+    """The body is not what its framing or its form promises."""
+
+    status = HTTPStatus.BAD_REQUEST
+    kind = "malformed-body"
+    title = "The body cannot be read"
+
+
+class NotFoundError(ProblemError):
+    """No such path."""
+
+    status = HTTPStatus.NOT_FOUND
+    kind = "not-found"
+    title = "There is nothing at this path"
+
+
+class MethodNotAllowedError(ProblemError):
+    """The path is there, the method is not."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    kind = "method-not-allowed"
+    title = "This path does not answer this method"
+
+
+class BodyTooLargeError(ProblemError):
+    """More bytes than the service reads."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    kind = "body-too-large"
+    title = "The body is too large"
+
+
+class TooManyFilesError(ProblemError):
+    """More files in one form than the service answers."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    kind = "too-many-files"
+    title = "The form has too many parts"
+
+
+class UnsupportedMediaTypeError(ProblemError):
+    """The media type is none that is read, or not what the bytes are."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    kind = "unsupported-media-type"
+    title = "The media type is not supported"
+
+
+class NotAFileError(ProblemError):
+    """A text field stands where a file should."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    kind = "not-a-file"
+    title = "A form part is not a file"
+
+
+class NoFileError(ProblemError):
+    """The form has no part at all."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    kind = "no-file"
+    title = "The form has no file"
+
+
+class BrokenImageError(ProblemError):
+    """The image is truncated or damaged."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    kind = "broken-image"
+    title = "The image cannot be decoded"
+
+
+class WrongSizeError(ProblemError):
+    """The image is not 28x28."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    kind = "wrong-size"
+    title = "The image has the wrong size"
+
+
+class UnsupportedImageError(ProblemError):
+    """The image is whole, but of a kind that has no one meaning here: several frames, or floats."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    kind = "unsupported-image"
+    title = "This kind of image is not supported"
+
+
+class NotReadyError(ProblemError):
+    """There is no proven model to answer with."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "not-ready"
+    title = "The service is not ready"
+
+    def __init__(self, detail: str, *, remedy: str) -> None:
+        super().__init__(detail, remedy=remedy)
+        self.headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}

@@ -1,0 +1,78 @@
+"""Gunicorn's configuration, from our settings: `gunicorn -c python:serving.gunicorn_conf`.
+
+Every name here that Gunicorn knows is one of its settings.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from serving.announcement import announcement
+from serving.cpus import usable_cpus
+from serving.cuda import missing_device_by_child
+from serving.settings import ServiceSettings, load_settings
+
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  memory, so that a busy disk cannot make a heartbeat late
+
+
+def _workers(settings: ServiceSettings) -> int:
+    """One process for each CPU; one where a GPU does the work, of which each would hold a copy."""
+    if settings.workers is not None:
+        return settings.workers
+    on_gpu = settings.provider == "cuda" or (
+        settings.provider == "auto" and missing_device_by_child(settings.device_id) is None
+    )
+    return 1 if on_gpu else usable_cpus()
+
+
+_settings = load_settings()
+_level = _settings.log_level.upper()
+
+wsgi_app = "serving.wsgi:application()"
+bind = (
+    f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
+)
+proc_name = "glyph"
+
+worker_class = "gthread"  # it keeps connections alive; the sync worker does not
+workers = _workers(_settings)
+threads = _settings.threads
+preload_app = False  # CUDA does not survive a fork: each worker builds its own session
+timeout = _settings.timeout_seconds
+graceful_timeout = _settings.graceful_timeout_seconds
+keepalive = _settings.keepalive_seconds
+
+control_socket_disable = True  # nobody asked for a second way in, and a root file system may be read-only
+if Path(_SHARED_MEMORY).is_dir() and os.access(_SHARED_MEMORY, os.W_OK):
+    worker_tmp_dir = _SHARED_MEMORY
+
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+
+accesslog = "-" if _settings.access_log else None
+_loggers = {"gunicorn.error": "stderr", "gunicorn.access": "stdout", "glyph": "stderr"}
+logconfig_dict: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "root": {"level": "WARNING", "handlers": ["stderr"]},
+    "loggers": {
+        name: {"level": _level, "handlers": [stream], "propagate": False} for name, stream in _loggers.items()
+    },
+    "handlers": {
+        stream: {"class": "logging.StreamHandler", "formatter": "line", "stream": f"ext://sys.{stream}"}
+        for stream in ("stdout", "stderr")
+    },
+    "formatters": {
+        "line": {
+            "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+            "datefmt": "%Y-%m-%dT%H:%M:%S%z",
+        }
+    },
+}
+
+
+def post_worker_init(worker: Any) -> None:
+    """Print how to try the service, once: when the first worker of all has loaded its model."""
+    if worker.age == 1 and (text := announcement(worker.wsgi.extensions["glyph"], _settings)):
+        print(text, flush=True)
