@@ -187,6 +187,8 @@ def inspect_onnx(path: Path) -> None:
             or other inputs and outputs than the contract's.
     """
     model = onnx.load(str(path), load_external_data=False)
+    if any(tensor.external_data for tensor in model.graph.initializer):
+        raise ExportError(f"{path.name} keeps weights in another file")
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -194,8 +196,6 @@ def inspect_onnx(path: Path) -> None:
     operators = {node.op_type for node in model.graph.node}
     if "Dropout" in operators:
         raise ExportError(f"{path.name} has a Dropout node: it was exported in training mode")
-    if any(tensor.external_data for tensor in model.graph.initializer):
-        raise ExportError(f"{path.name} keeps weights in another file")
     for value in (*model.graph.input, *model.graph.output):
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise ExportError(f"{path.name}: the batch axis of '{value.name}' is fixed")
