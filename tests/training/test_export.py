@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ TEMPERATURE = 1.7
 
 @dataclass(frozen=True)
 class Exported:
+    """A network, and where its exported files lie."""
+
     directory: Path
     model: MLP
     standardise: Standardisation
@@ -48,12 +51,13 @@ def copy(exported: Exported, tmp_path: Path) -> Path:
 
 
 def prove(exported: Exported, directory: Path) -> object:
+    """Prove the files of another directory."""
     return export.prove(directory, exported.model, exported.standardise, exported.images)
 
 
-def edit(directory: Path, change: object) -> None:
+def edit(directory: Path, change: Callable[[onnx.ModelProto], None]) -> None:
+    """Change the graph on disk."""
     model = onnx.load(str(directory / "model.onnx"))
-    assert callable(change)
     change(model)
     (directory / "model.onnx").write_bytes(model.SerializeToString())
 

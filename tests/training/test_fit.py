@@ -28,6 +28,7 @@ def blobs(count: int, seed: int) -> Images:
 
 
 def train(directory: Path, **settings: object) -> Fitted:
+    """Fit a small network to the blobs for three epochs."""
     chosen = TrainingSettings.model_validate(
         {"epochs": 3, "hidden": (32, 16), "batch_size": 32, "learning_rate": 3e-3} | settings
     )
@@ -37,6 +38,7 @@ def train(directory: Path, **settings: object) -> Fitted:
 
 
 def weights(fitted: Fitted) -> bytes:
+    """Return every weight and bias as bytes."""
     return b"".join(p.detach().numpy().tobytes() for p in fitted.model.parameters())
 
 
