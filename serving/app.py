@@ -1,5 +1,6 @@
 """The Flask application: which paths there are, and how a result or an error becomes a response."""
 
+import contextlib
 import logging
 from typing import Any
 
@@ -23,6 +24,7 @@ from serving.state import ModelState
 log = logging.getLogger("glyph.serving")
 
 JSON = "application/json"
+MAX_DISCARDED_BYTES = 64 << 20
 
 
 def create_app(settings: ServiceSettings) -> Flask:
@@ -66,6 +68,22 @@ def create_app(settings: ServiceSettings) -> Flask:
     return app
 
 
+def _discard_body() -> None:
+    """Read what is left of a refused request's body and forget it, up to a bound.
+
+    Gunicorn closes a connection on which much is unread, and the reset that follows takes the
+    answer from a client that is still sending. Beyond the bound that is the lesser evil.
+    """
+    if not request.environ.get("wsgi.input_terminated"):
+        return  # such a server's stream has no end, and reading on would wait for ever
+    if (request.content_length or 0) > MAX_DISCARDED_BYTES:
+        return
+    stream, left = request.environ["wsgi.input"], MAX_DISCARDED_BYTES
+    with contextlib.suppress(Exception):  # a body that was broken already stays broken
+        while left > 0 and (chunk := stream.read(min(left, 1 << 16))):
+            left -= len(chunk)
+
+
 def _body(settings: ServiceSettings) -> bytes:
     """Return the request's body, whole; never more than the limit is read, chunked or not."""
     if "Content-Encoding" in request.headers:
@@ -95,6 +113,7 @@ def _json(document: dict[str, Any]) -> Response:
 
 
 def _problem(error: ProblemError) -> Response:
+    _discard_body()
     body = orjson.dumps(error.document())
     return Response(body, status=error.status, mimetype=PROBLEM_MEDIA_TYPE, headers=error.headers)
 

@@ -3,9 +3,12 @@
 Every name here that Gunicorn knows is one of its settings.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
+
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # it ships no types
 
 from serving.announcement import announcement
 from serving.cpus import usable_cpus
@@ -26,7 +29,6 @@ def _workers(settings: ServiceSettings) -> int:
 
 
 _settings = load_settings()
-_level = _settings.log_level.upper()
 
 wsgi_app = "serving.wsgi:application()"
 bind = (
@@ -50,26 +52,15 @@ limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
 
+loglevel = _settings.log_level
 accesslog = "-" if _settings.access_log else None
-_loggers = {"gunicorn.error": "stderr", "gunicorn.access": "stdout", "glyph": "stderr"}
-logconfig_dict: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "root": {"level": "WARNING", "handlers": ["stderr"]},
-    "loggers": {
-        name: {"level": _level, "handlers": [stream], "propagate": False} for name, stream in _loggers.items()
-    },
-    "handlers": {
-        stream: {"class": "logging.StreamHandler", "formatter": "line", "stream": f"ext://sys.{stream}"}
-        for stream in ("stdout", "stderr")
-    },
-    "formatters": {
-        "line": {
-            "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
-            "datefmt": "%Y-%m-%dT%H:%M:%S%z",
-        }
-    },
-}
+# Our own lines look as Gunicorn's do. Its `logconfig_dict` is not used, because it switches the
+# access log on, whatever `accesslog` says. The workers inherit the handler through the fork.
+_log = logging.getLogger("glyph")
+_log.setLevel(_settings.log_level.upper())
+_log.propagate = False
+_log.handlers = [logging.StreamHandler()]
+_log.handlers[0].setFormatter(logging.Formatter(Logger.error_fmt, Logger.datefmt))
 
 
 def post_worker_init(worker: Any) -> None:

@@ -1,0 +1,37 @@
+"""Fixtures: one bundle that no test changes, and one service that serves it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bundle.repository import Bundle
+from tests.serving.models import Linear, a_digit, a_linear, publish_synthetic
+from tests.serving.processes import Service, running
+
+
+@pytest.fixture(scope="session")
+def linear() -> Linear:
+    """Return what the served graph computes, in NumPy."""
+    return a_linear()
+
+
+@pytest.fixture
+def digit() -> npt.NDArray[np.uint8]:
+    """Return an image that no other test has changed."""
+    return a_digit()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a published bundle that no test changes."""
+    return publish_synthetic(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Return one ready service that many tests ask."""
+    directory = tmp_path_factory.mktemp("service")
+    with running(directory, until="/readyz", model=bundle.path.parent) as started:
+        yield started

@@ -1,0 +1,153 @@
+"""A small published bundle without torch and without training, and image files to ask it about."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from bundle.golden import GoldenExamples
+from bundle.manifest import (
+    FILES,
+    GOLDEN_FILE,
+    ONNX_FILE,
+    SAMPLE_FILE,
+    Dataset,
+    Environment,
+    Facts,
+    Golden,
+    Histogram,
+    InputContract,
+    Metrics,
+    Parity,
+    Reference,
+)
+from bundle.repository import Bundle, publish, staging
+
+CLASSES = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A softmax regression: what the synthetic graph computes, computed by NumPy."""
+
+    weights: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+
+    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return `float32[n, classes]`, computed in float64."""
+        logits = images.reshape(len(images), -1).astype(np.float64) @ self.weights + self.bias
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def graph(self, batch: str | int = "batch", classes: int = len(CLASSES)) -> bytes:
+        """Return the same as an ONNX graph with the contract's signature."""
+        nodes = [
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["floats"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ]
+        images = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, 28, 28])
+        outputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, classes])
+            for name in ("logits", "probabilities")
+        ]
+        tensors = [
+            numpy_helper.from_array(self.weights, "weights"),
+            numpy_helper.from_array(self.bias, "bias"),
+        ]
+        graph = helper.make_graph(nodes, "linear", [images], outputs, tensors)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        onnx.checker.check_model(model)
+        serialized: bytes = model.SerializeToString()
+        return serialized
+
+
+def png(pixels: npt.NDArray[np.uint8], **options: Any) -> bytes:
+    """Return pixels as a PNG file."""
+    return encoded(Image.fromarray(pixels), "PNG", **options)
+
+
+def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    """Return an image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=file_format, **options)
+    return buffer.getvalue()
+
+
+def facts(linear: Linear, sample: npt.NDArray[np.uint8], *, polarity: str, golden: int) -> Facts:
+    """Return facts as a training job would state them, with made-up measurements."""
+    metrics = Metrics(images=10, accuracy=0.5, nll=1, ece=0.1, nll_calibrated=1, ece_calibrated=0.1)
+    histogram = Histogram(edges=(0, 128, 256), counts=(5, 5))
+    label = CLASSES[int(linear.probabilities(sample[None])[0].argmax())]
+    return Facts(
+        name="synthetic",
+        created="2026-11-22T00:00:00Z",
+        classes=CLASSES,
+        input=InputContract(polarity=polarity),
+        temperature=1,
+        hyperparameters={},
+        dataset=Dataset(name="none", sha256={}, train=1, validation=1, test=1, split_seed=0),
+        environment=Environment(code_revision="none", python="3", packages={}, device="cpu", threads=1),
+        validation=metrics,
+        test=metrics,
+        parity={
+            "onnx_cpu": Parity(
+                images=1, max_absolute_difference=0, max_relative_difference=0, labels_differing=0
+            )
+        },
+        golden=Golden(images=golden, tolerance=1e-4),
+        sample_label=label,
+        reference=Reference(
+            mean_ink=histogram,
+            border_brightness=histogram,
+            confidence=histogram,
+            predicted=(1,) * len(CLASSES),
+        ),
+    )
+
+
+def a_linear() -> Linear:
+    """Return a model with random weights, seeded."""
+    random = np.random.default_rng(7)
+    weights = random.normal(0, 0.002, (784, len(CLASSES))).astype(np.float32)
+    return Linear(weights, random.normal(0, 0.1, len(CLASSES)).astype(np.float32))
+
+
+def a_digit() -> npt.NDArray[np.uint8]:
+    """Return an image like MNIST's: light ink in the middle of dark paper."""
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[6:22, 6:22] = np.random.default_rng(3).integers(1, 256, (16, 16), dtype=np.uint8)
+    return pixels
+
+
+def publish_synthetic(
+    models: Path,
+    *,
+    polarity: str = "white-on-black",
+    graph: bytes | None = None,
+    golden_shift: float = 0,
+) -> Bundle:
+    """Publish a bundle under a directory of models, sound unless an argument says otherwise."""
+    linear, digit = a_linear(), a_digit()
+    images = np.random.default_rng(11).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+    probabilities = linear.probabilities(images)
+    # The rows still sum to 1: what one class gets, another loses.
+    probabilities[:, 0] += golden_shift
+    probabilities[:, 1] -= golden_shift
+    golden = GoldenExamples(images=images, probabilities=probabilities)
+    contents = dict.fromkeys(FILES, b"a placeholder") | {
+        ONNX_FILE: graph or linear.graph(),
+        GOLDEN_FILE: golden.to_bytes(),
+        SAMPLE_FILE: png(digit),
+    }
+    with staging(models, "synthetic") as directory:
+        for name, content in contents.items():
+            (directory / name).write_bytes(content)
+        return publish(directory, facts(linear, digit, polarity=polarity, golden=len(images)))

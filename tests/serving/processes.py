@@ -1,0 +1,147 @@
+"""Real services: `python -m serving` as a process, asked over HTTP and ended by SIGTERM."""
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
+PNG = "image/png"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the body, parsed."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service: its process, where it listens, and where its output goes."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    output: Path
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        chunked: bool = False,
+        **headers: str,
+    ) -> Answer:
+        """Send one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+        with contextlib.closing(connection):
+            fields = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body=body, headers=fields, encode_chunked=chunked)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+
+    def post(self, body: Any, content_type: str | None = PNG, *, chunked: bool = False) -> Answer:
+        """Post a body to `/predict`."""
+        headers = {} if content_type is None else {"Content_Type": content_type}
+        if chunked:
+            headers["Transfer_Encoding"] = "chunked"
+        return self.ask("POST", "/predict", body, chunked=chunked, **headers)
+
+    def log(self) -> str:
+        """Return what the service has printed so far, on both streams."""
+        return self.output.read_text()
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """Return this process's environment without its Glyph settings, and with those given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GLYPH_")}
+    return kept | {f"GLYPH_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def serving_command(*arguments: str) -> list[str]:
+    """Return the command line of `python -m serving`."""
+    return [sys.executable, "-m", "serving", *arguments]
+
+
+@contextlib.contextmanager
+def running(directory: Path, *, until: str = "/livez", **settings: object) -> Iterator[Service]:
+    """Start the service, wait until `until` answers 200, and at the end see SIGTERM end it well."""
+    port = free_port()
+    values = {"provider": "cpu", "workers": 1, "port": port} | settings
+    output = directory / f"service-{port}.log"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            serving_command(), env=environment(**values), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
+        )
+    service = Service(process, port, output)
+    try:
+        _await(service, until)
+        yield service
+        process.terminate()
+        assert process.wait(START_SECONDS) == 0, service.log()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _await(service: Service, path: str) -> None:
+    """Ask until the answer is 200; the pause is between tries to connect, not for a result."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert service.process.poll() is None, service.log()
+        with contextlib.suppress(OSError):
+            if service.ask("GET", path).status == 200:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"{path} never answered 200:\n{service.log()}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a form."""
+
+    data: bytes
+    name: str = "image"
+    filename: str | None = "digit.png"
+    content_type: str | None = PNG
+
+
+def form(*parts: Part, boundary: str = "frontier") -> tuple[bytes, str]:
+    """Return a multipart/form-data body as RFC 7578 writes it, and its content type."""
+    body = b""
+    for part in parts:
+        body += f'--{boundary}\r\nContent-Disposition: form-data; name="{part.name}"'.encode()
+        if part.filename is not None:
+            body += f'; filename="{part.filename}"'.encode()
+        if part.content_type is not None:
+            body += f"\r\nContent-Type: {part.content_type}".encode()
+        body += b"\r\n\r\n" + part.data + b"\r\n"
+    return body + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"

@@ -1,0 +1,156 @@
+"""Admission: which files are in a body, and what is said of a body that is not right."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.admission import CHUNK_BYTES, MAX_PART_HEADER_BYTES, Upload, admit
+from serving.errors import (
+    EmptyBodyError,
+    MalformedBodyError,
+    NoFileError,
+    NotAFileError,
+    ProblemError,
+    TooManyFilesError,
+    UnsupportedMediaTypeError,
+)
+from tests.serving.processes import Part, form
+
+
+def admitted(*parts: Part, max_files: int = 256) -> list[Upload]:
+    """Admit a form of these parts."""
+    body, content_type = form(*parts)
+    return admit(content_type, body, max_files=max_files)
+
+
+def test_a_raw_image_is_one_upload_of_its_declared_type() -> None:
+    """Parameters and case of the content type do not matter, and common misnomers are known."""
+    for declared in ("image/jpeg", "IMAGE/JPEG; q=1", "image/jpg"):
+        (upload,) = admit(declared, b"data", max_files=1)
+        assert upload == Upload(filename=None, media_type="image/jpeg", data=b"data")
+
+
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=6))
+def test_every_file_of_a_form_comes_back_in_order_and_bit_for_bit(contents: list[bytes]) -> None:
+    """Whatever the bytes, also line breaks and dashes, a form gives back what was put in."""
+    parts = [Part(data, filename=f"{index}.png") for index, data in enumerate(contents)]
+    uploads = admitted(*parts)
+    assert [upload.data for upload in uploads] == contents
+    assert [upload.filename for upload in uploads] == [part.filename for part in parts]
+
+
+@pytest.mark.parametrize("size", [CHUNK_BYTES - 200, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+def test_files_across_the_decoders_chunks_stay_whole(size: int) -> None:
+    """A file larger than one chunk, full of line breaks, and the file behind it are exact."""
+    data = (b"\r\n--front\r\n-" * size)[:size]
+    assert [upload.data for upload in admitted(Part(data), Part(b"next"))] == [data, b"next"]
+
+
+@pytest.mark.parametrize("content_type", [None, "application/octet-stream"])
+def test_a_part_that_declares_nothing_is_left_to_its_content(content_type: str | None) -> None:
+    """Clients that do not know the type say octet-stream or nothing."""
+    assert admitted(Part(b"data", content_type=content_type))[0].media_type is None
+
+
+def test_an_empty_body_is_refused_whatever_its_type() -> None:
+    """There is nothing to admit."""
+    for content_type in (None, "image/png", "multipart/form-data; boundary=x"):
+        with pytest.raises(EmptyBodyError):
+            admit(content_type, b"", max_files=1)
+
+
+def test_curls_default_type_is_refused_with_the_header_to_add() -> None:
+    """The remedy is the option as it must be typed, for the type that the bytes have."""
+    with pytest.raises(UnsupportedMediaTypeError, match="curl sends unless") as caught:
+        admit("application/x-www-form-urlencoded", b"GIF89a...", max_files=1)
+    assert "-H 'Content-Type: image/gif'" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/pdf", "image/svg+xml", "x" * 5000])
+def test_other_types_are_refused_with_the_list_of_those_that_are_read(content_type: str | None) -> None:
+    """The remedy names what is supported, and a long type is not repeated whole."""
+    with pytest.raises(UnsupportedMediaTypeError) as caught:
+        admit(content_type, b"data", max_files=1)
+    assert "image/webp" in caught.value.remedy
+    assert len(caught.value.detail) < 300
+
+
+def test_a_part_of_an_unsupported_type_is_refused_by_its_place() -> None:
+    """The refusal says which of the files it was."""
+    with pytest.raises(UnsupportedMediaTypeError) as caught:
+        admitted(Part(b"a"), Part(b"b", filename="notes.txt", content_type="text/plain"))
+    assert caught.value.document()["upload"] == 1
+    assert caught.value.document()["filename"] == "notes.txt"
+
+
+def test_a_text_field_in_place_of_a_file_is_refused_by_its_name() -> None:
+    """The refusal names the field, and the remedy shows how a file is sent."""
+    with pytest.raises(NotAFileError, match="'picture'") as caught:
+        admitted(Part(b"digit.png", name="picture", filename=None, content_type=None))
+    assert "@" in caught.value.remedy
+
+
+def test_a_form_without_parts_is_refused() -> None:
+    """A form that is well formed and empty has no file."""
+    with pytest.raises(NoFileError):
+        admitted()
+
+
+def test_as_many_files_as_allowed_are_admitted_and_not_one_more() -> None:
+    """The limit is exact."""
+    assert len(admitted(*[Part(b"x")] * 3, max_files=3)) == 3
+    with pytest.raises(TooManyFilesError, match="more than 3"):
+        admitted(*[Part(b"x")] * 4, max_files=3)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"--x\r\n"),
+        ("multipart/form-data; boundary=" + "x" * 71, b"--x\r\n"),
+        ("multipart/form-data; boundary=x", b"no boundary at all"),
+        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="i"'),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Type: image/png\r\n\r\ndata\r\n--x--\r\n"),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="i"; filename="f"\r\n\r\ncut',
+        ),
+    ],
+)
+def test_a_malformed_form_is_refused(content_type: str, body: bytes) -> None:
+    """No boundary, an absurd one, another one, cut headers, no disposition, no end."""
+    with pytest.raises(MalformedBodyError):
+        admit(content_type, body, max_files=1)
+
+
+def test_part_headers_cannot_grow_without_bound() -> None:
+    """Megabytes of headers are refused long before they are all parsed."""
+    body = b"--x\r\n" + b"a: b\r\n" * (1 << 18)
+    with pytest.raises(MalformedBodyError, match=str(MAX_PART_HEADER_BYTES)):
+        admit("multipart/form-data; boundary=x", body, max_files=1)
+
+
+PIECES = [
+    *(b"--x", b"--", b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b" ", b":", b"data", b"\xff", b'"'),
+    *(b"Content-Disposition: form-data", b'; name="i"', b'; filename="f"', b"; filename*=utf-8''%ff"),
+    *(b"Content-Type: image/png", b"\r\n--x\r\n", b"\r\n--x--\r\n"),
+]
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from(PIECES),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_any_body_gives_uploads_or_a_refusal(pieces: list[bytes]) -> None:
+    """However the pieces of a form are jumbled, admission answers or refuses."""
+    try:
+        uploads = admit("multipart/form-data; boundary=x", b"".join(pieces), max_files=4)
+    except ProblemError as error:
+        refusal = error
+    else:
+        assert uploads
+        return
+    assert 400 <= refusal.status < 500
