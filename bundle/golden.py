@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,19 @@ import numpy.typing as npt
 
 from bundle.errors import InvalidBundleError
 from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, Manifest
+
+UNREADABLE = (
+    ValueError,
+    KeyError,
+    OSError,
+    EOFError,
+    TypeError,  # a single array is no archive, and no context manager
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What `numpy.load` and `zipfile` raise for bytes that are no npz."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +52,7 @@ class GoldenExamples:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 images: npt.NDArray[Any] = archive["images"]
                 probabilities: npt.NDArray[Any] = archive["probabilities"]
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise InvalidBundleError(f"{GOLDEN_FILE} cannot be read: {error}") from None
         count, classes = manifest.golden.images, len(manifest.classes)
         for name, array, shape, dtype in (

@@ -42,7 +42,7 @@ class Bundle:
             InvalidBundleError: the manifest is missing, unreadable, changed or too new.
         """
         path = path.absolute()
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
             raise NoBundleError(f"there is no directory {path}")
         version = _version_of(path.name)
         if version is None:
@@ -82,11 +82,18 @@ class Bundle:
 
 
 def versions(model: Path) -> list[int]:
-    """Return the published versions in `models/<name>`, ascending; none if it does not exist."""
+    """Return the published versions in `models/<name>`, ascending; none if it does not exist.
+
+    Raises:
+        NoBundleError: the directory is there and cannot be read.
+    """
     try:
-        names = [entry.name for entry in os.scandir(model) if entry.is_dir()]
-    except FileNotFoundError:
+        with os.scandir(model) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise NoBundleError(f"{model} cannot be read: {error.strerror}") from None
     return sorted(version for name in names if (version := _version_of(name)) is not None)
 
 
@@ -159,6 +166,7 @@ def publish(directory: Path, facts: Facts) -> Bundle:
         fsync_path(directory)
         version = _rename_to_next_version(directory, model)
         fsync_path(model)
+        fsync_path(model.parent)  # the model's own name may be new, too
     except OSError as error:
         raise PublishError(f"cannot publish in {model}: {error.strerror}") from None
     return Bundle.open(model / str(version))
@@ -197,9 +205,16 @@ def _write_config(model: Path, facts: Facts) -> None:
 
 
 def _clear_leftovers(model: Path) -> None:
-    for path in model.glob(f"{STAGING_PREFIX}*"):
-        if time.time() - path.stat().st_mtime > STAGING_LEFTOVER_SECONDS:
+    for path in (*model.glob(f"{STAGING_PREFIX}*"), *model.glob(f".{CONFIG_FILE}.*")):
+        try:
+            if time.time() - path.lstat().st_mtime <= STAGING_LEFTOVER_SECONDS:
+                continue
+        except FileNotFoundError:
+            continue  # its publisher finished meanwhile
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _version_of(name: str) -> int | None:
