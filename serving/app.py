@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from serving.errors import (
     PROBLEM_MEDIA_TYPE,
@@ -92,20 +92,40 @@ def _body(settings: ServiceSettings) -> bytes:
             f"the body has the content coding {coding!r}, which is not undone",
             remedy="Send the body as it is; images are compressed already.",
         )
-    try:
-        return request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise BodyTooLargeError(
-            f"the body is larger than {settings.max_body_bytes} bytes",
-            remedy="Send fewer or smaller files in one request, or raise GLYPH_MAX_BODY_BYTES.",
-        ) from None
-    # What a server raises for broken framing is its own class, and another with each server.
-    except Exception as error:
-        log.info("a request's body could not be read: %s", error)
-        raise MalformedBodyError(
-            "the body ended early or its chunks are malformed",
-            remedy="Send as many bytes as Content-Length says, or chunks as in RFC 9112, section 7.1.",
-        ) from error
+    limit, announced = settings.max_body_bytes, request.content_length
+    if announced is None or announced <= limit:
+        try:
+            body = _read(limit + 1)
+        # What a server raises for broken framing is its own class, and another with each server.
+        except Exception as error:
+            log.info("a request's body could not be read: %s", error)
+            raise MalformedBodyError(
+                "the body ended early or its chunks are malformed",
+                remedy="Send as many bytes as Content-Length says, or chunks as in RFC 9112, section 7.1.",
+            ) from error
+        if len(body) <= limit:
+            return body
+    raise BodyTooLargeError(
+        f"the body is larger than {limit} bytes",
+        remedy="Send fewer or smaller files in one request, or raise GLYPH_MAX_BODY_BYTES.",
+    )
+
+
+def _read(most: int) -> bytes:
+    """Read the body, `most` bytes at most.
+
+    Not by `request.get_data()`: it cuts a chunked body at MAX_CONTENT_LENGTH and says nothing.
+    """
+    if not request.environ.get("wsgi.input_terminated"):
+        return request.get_data(cache=False)  # such a server has no chunked bodies, so the length is known
+    stream, pieces = request.environ["wsgi.input"], []
+    while most > 0 and (piece := stream.read(most)):
+        pieces.append(piece)
+        most -= len(piece)
+    body = b"".join(pieces)
+    if request.content_length is not None and len(body) < request.content_length:
+        raise EOFError("the client closed the connection")
+    return body
 
 
 def _json(document: dict[str, Any]) -> Response:

@@ -10,7 +10,6 @@ from typing import Any
 
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # it ships no types
 
-from serving.announcement import announcement
 from serving.cpus import usable_cpus
 from serving.cuda import missing_device_by_child
 from serving.settings import ServiceSettings, load_settings
@@ -54,16 +53,26 @@ limit_request_field_size = 8190
 
 loglevel = _settings.log_level
 accesslog = "-" if _settings.access_log else None
-# Our own lines look as Gunicorn's do. Its `logconfig_dict` is not used, because it switches the
-# access log on, whatever `accesslog` says. The workers inherit the handler through the fork.
-_log = logging.getLogger("glyph")
-_log.setLevel(_settings.log_level.upper())
-_log.propagate = False
-_log.handlers = [logging.StreamHandler()]
-_log.handlers[0].setFormatter(logging.Formatter(Logger.error_fmt, Logger.datefmt))
+
+
+def post_fork(_server: Any, _worker: Any) -> None:
+    """Make the service's own log lines look as Gunicorn's do.
+
+    Not by Gunicorn's `logconfig_dict`, which switches the access log on, whatever `accesslog` says.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(Logger.error_fmt, Logger.datefmt))
+    log = logging.getLogger("glyph")
+    log.handlers = [handler]
+    log.setLevel(_settings.log_level.upper())
+    log.propagate = False
 
 
 def post_worker_init(worker: Any) -> None:
     """Print how to try the service, once: when the first worker of all has loaded its model."""
+    # Imported here because it imports ONNX Runtime, which the arbiter must never do: a worker that is
+    # forked after that import can hang when it ends (seen with 1.31), and Gunicorn waits for it.
+    from serving.announcement import announcement
+
     if worker.age == 1 and (text := announcement(worker.wsgi.extensions["glyph"], _settings)):
         print(text, flush=True)

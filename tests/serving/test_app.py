@@ -1,0 +1,188 @@
+"""The application's parts that need no process: settings, CPUs, failures, what is imported."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+
+from bundle.configuration import ConfigurationError
+from bundle.repository import Bundle
+from serving import app as application
+from serving import cpus, gunicorn_conf, wsgi
+from serving.announcement import announcement, base_url
+from serving.app import create_app
+from serving.settings import ServiceSettings, load_settings
+from serving.state import ModelState
+from tests.serving.models import a_digit, png
+from tests.serving.processes import PNG, ROOT, environment
+
+
+def test_settings_come_from_their_variables_and_leave_others_alone() -> None:
+    """`GLYPH_*` is read, the training job's and the scorer's variables are theirs."""
+    settings = load_settings(
+        {
+            "GLYPH_PORT": "9000",
+            "GLYPH_WORKERS": "none",
+            "GLYPH_TRAIN_EPOCHS": "3",
+            "GLYPH_SCORE_X": "1",
+            "HOME": "/",
+        }
+    )
+    assert (settings.port, settings.workers, settings.host) == (9000, None, "127.0.0.1")
+
+
+def test_an_unknown_variable_is_an_error_that_names_the_nearest() -> None:
+    """A typing error never becomes a default."""
+    with pytest.raises(ConfigurationError, match=r"GLYPH_PROT.*did you mean 'GLYPH_PORT'"):
+        load_settings({"GLYPH_PROT": "9000"})
+
+
+def test_every_setting_is_described() -> None:
+    """`--help` and the reference are made of the descriptions."""
+    assert all(field.description for field in ServiceSettings.model_fields.values())
+
+
+def test_a_failure_nobody_foresaw_is_500_in_the_log_and_not_in_the_answer(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The operator gets the traceback, the client a problem document without secrets."""
+
+    def fail(*_: object, **__: object) -> bytes:
+        raise RuntimeError("a secret of the inside")
+
+    client = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu")).test_client()
+    monkeypatch.setattr(application, "predict", fail)
+    answer = client.post("/predict", data=b"x", content_type=PNG)
+    assert answer.status_code == 500
+    assert answer.mimetype == "application/problem+json"
+    assert b"secret" not in answer.data
+    assert "a secret of the inside" in caplog.text
+
+
+def test_any_wsgi_server_can_run_the_application(bundle: Bundle) -> None:
+    """Without `wsgi.input_terminated`, as plain WSGI has it, bodies and limits work by length."""
+    client = create_app(
+        ServiceSettings(model=bundle.path.parent, provider="cpu", max_body_bytes=2000)
+    ).test_client()
+    assert client.post("/predict", data=png(a_digit()), content_type=PNG).status_code == 200
+    assert client.post("/predict", data=bytes(2001), content_type=PNG).status_code == 413
+    assert client.post("/predict", data=bytes(2000), content_type=PNG).status_code == 415
+
+
+@pytest.mark.parametrize(("size", "status"), [(2000, 415), (2001, 413)])
+def test_the_body_limit_is_exact_for_a_body_without_a_length(bundle: Bundle, size: int, status: int) -> None:
+    """As many bytes as allowed are read, one more is refused, and nothing is cut in silence."""
+    client = create_app(
+        ServiceSettings(model=bundle.path.parent, provider="cpu", max_body_bytes=2000)
+    ).test_client()
+    environ = {"wsgi.input_terminated": True, "wsgi.input": io.BytesIO(bytes(size))}
+    answer = client.post("/predict", environ_overrides=environ, content_type=PNG)
+    assert answer.status_code == status
+
+
+def test_a_body_shorter_than_its_length_is_400(bundle: Bundle) -> None:
+    """A client that closes early is not answered as if it had sent a broken image."""
+    client = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu")).test_client()
+    environ = {"wsgi.input_terminated": True, "wsgi.input": io.BytesIO(b"half"), "CONTENT_LENGTH": "8"}
+    assert client.post("/predict", environ_overrides=environ, content_type=PNG).status_code == 400
+
+
+def test_the_arbiter_understands_the_workers_exit_code() -> None:
+    """Gunicorn halts, and does not start the worker again, on this code alone."""
+    assert wsgi.APP_LOAD_ERROR == Arbiter.APP_LOAD_ERROR
+
+
+def modules_after(code: str) -> set[str]:
+    """Run code in a fresh interpreter and return the names of the modules it imported."""
+    code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout))
+
+
+def test_the_arbiter_never_imports_onnxruntime() -> None:
+    """A worker forked after that import can hang when it ends, and CUDA does not survive a fork."""
+    imported = modules_after("import serving.gunicorn_conf, serving.__main__")
+    assert "serving.settings" in imported
+    assert not imported & {"onnxruntime", "flask", "torch"}
+
+
+def test_the_service_never_imports_torch_or_training() -> None:
+    """The service's image has neither."""
+    imported = modules_after("import serving.wsgi, serving.announcement, serving.gunicorn_conf")
+    assert "onnxruntime" in imported
+    assert not imported & {"torch", "training", "torchvision"}
+
+
+def test_gunicorn_is_configured_as_promised() -> None:
+    """No preload, no control socket, connections kept alive."""
+    assert gunicorn_conf.preload_app is False
+    assert gunicorn_conf.control_socket_disable is True
+    assert gunicorn_conf.worker_class == "gthread"
+
+
+def test_one_worker_where_a_gpu_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default a process for each CPU on CPUs, one on a GPU; what is asked for wins."""
+    monkeypatch.setattr(gunicorn_conf, "usable_cpus", lambda: 5)
+    reason: list[str | None] = ["no driver"]
+    monkeypatch.setattr(gunicorn_conf, "missing_device_by_child", lambda _: reason[0])
+    assert gunicorn_conf._workers(ServiceSettings(provider="cpu")) == 5
+    assert gunicorn_conf._workers(ServiceSettings(provider="auto")) == 5
+    assert gunicorn_conf._workers(ServiceSettings(provider="cuda")) == 1
+    assert gunicorn_conf._workers(ServiceSettings(provider="cuda", workers=3)) == 3
+    reason[0] = None
+    assert gunicorn_conf._workers(ServiceSettings(provider="auto")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus_expected"), [("max 100000", None), ("150000 100000", 1.5), ("nonsense", None)]
+)
+def test_the_control_groups_quota_is_read(tmp_path: Path, text: str, cpus_expected: float | None) -> None:
+    """Version 2 is one file of two words."""
+    (tmp_path / "cpu.max").write_text(text + "\n")
+    assert cpus._quota(tmp_path / "cpu.max", tmp_path) == cpus_expected
+
+
+def test_the_older_control_groups_quota_is_read(tmp_path: Path) -> None:
+    """Version 1 is two files, and -1 is no limit."""
+    (tmp_path / "cpu.cfs_period_us").write_text("100000\n")
+    for limit, expected in (("250000", 2.5), ("-1", None)):
+        (tmp_path / "cpu.cfs_quota_us").write_text(limit + "\n")
+        assert cpus._quota(tmp_path / "absent", tmp_path) == expected
+
+
+def test_a_quota_rounds_up_and_never_beyond_what_affinity_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One and a half CPUs are two processes, a tenth is one."""
+    monkeypatch.setattr(cpus.os, "sched_getaffinity", lambda _: range(8))
+    for quota, expected in ((None, 8), (1.5, 2), (0.1, 1), (64.0, 8)):
+        monkeypatch.setattr(cpus, "_quota", lambda *_, quota=quota: quota)
+        assert cpus.usable_cpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:8080"),
+        ("::", "http://[::1]:8080"),
+        ("127.0.0.1", "http://127.0.0.1:8080"),
+    ],
+)
+def test_the_printed_address_is_one_that_can_be_asked(host: str, url: str) -> None:
+    """Nobody can connect to 'every address'."""
+    assert base_url(ServiceSettings(host=host)) == url
+
+
+def test_the_sample_is_named_relative_to_the_working_directory(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short line is copied more easily."""
+    settings = ServiceSettings(model=bundle.path.parent, provider="cpu")
+    monkeypatch.chdir(bundle.path.parent.parent)
+    text = announcement(ModelState.start(settings), settings)
+    assert text is not None
+    assert " @synthetic/1/sample.png " in text
