@@ -42,7 +42,7 @@ def _verify(path: Path) -> int:
 
 
 def _show(path: Path) -> int:
-    sys.stdout.write(Bundle.open(path).manifest.to_bytes().decode())
+    sys.stdout.buffer.write(Bundle.open(path).manifest.to_bytes())  # as it is, whatever the locale
     return 0
 
 

@@ -15,6 +15,8 @@ from bundle.files import sha256_bytes
 
 SCHEMA_VERSION = 1
 IMAGE_SIZE = 28
+MAX_SHOWN_DEPTH = 6
+"""Parts of a field's place that an error names; hyperparameters can nest deeper."""
 
 MANIFEST_FILE = "manifest.json"
 ONNX_FILE = "model.onnx"
@@ -149,6 +151,8 @@ class Facts(Frozen):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     created: str
     """ISO 8601, UTC."""
+    run_id: str = ""
+    """Of the training run, so that a run restarted after publishing does not publish twice."""
     classes: Annotated[tuple[ClassName, ...], Field(min_length=2)]
     input: InputContract
     temperature: Annotated[float, Field(gt=0)]
@@ -216,7 +220,7 @@ class Manifest(Facts):
             manifest = cls.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            where = ".".join(str(part) for part in first["loc"][:MAX_SHOWN_DEPTH]) or "the document"
             raise InvalidBundleError(
                 f"{MANIFEST_FILE}: {where}: {first['msg']} ({error.error_count()} problem(s) in all)"
             ) from None

@@ -66,13 +66,16 @@ class Bundle:
         What is hashed is what is returned, so nothing can be swapped in between.
 
         Raises:
-            InvalidBundleError: the file is missing, unreadable or changed.
+            InvalidBundleError: the file is missing, unreadable, changed or not in the manifest.
         """
+        published = self.manifest.files.get(name)
+        if published is None:
+            raise InvalidBundleError(f"{name} is not in the manifest: it does not belong to the bundle")
         try:
             data = (self.path / name).read_bytes()
         except OSError as error:
             raise InvalidBundleError(f"{name} cannot be read: {error.strerror}") from None
-        found, published = sha256_bytes(data), self.manifest.files.get(name)
+        found = sha256_bytes(data)
         if found != published:
             raise InvalidBundleError(
                 f"{name} was changed after it was published: its SHA-256 is {found}, "

@@ -1,4 +1,4 @@
-"""Publish while being killed at every step; `python -m tests.bundle.dying_publisher MODELS` prints what is left."""
+"""Publish while being killed at every step: `python -m tests.bundle.dying_publisher MODELS`."""
 
 import json
 import sys

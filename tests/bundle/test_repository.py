@@ -117,13 +117,18 @@ def test_a_publisher_killed_anywhere_leaves_only_whole_versions(tmp_path: Path) 
 def test_a_refused_publication_leaves_nothing(tmp_path: Path, broken: str) -> None:
     """A bundle with a missing or an unknown file, or of another model, is refused and cleared away."""
     facts = some_facts(name="others" if broken == "name" else "shapes")
-    with pytest.raises(PublishError) as refusal, staging(tmp_path, "shapes") as directory:
-        fill(directory)
-        if broken == "missing":
-            (directory / ONNX_FILE).unlink()
-        if broken == "unknown":
-            (directory / "notes.txt").touch()
-        publish(directory, facts)
+
+    def refused() -> None:
+        with staging(tmp_path, "shapes") as directory:
+            fill(directory)
+            if broken == "missing":
+                (directory / ONNX_FILE).unlink()
+            if broken == "unknown":
+                (directory / "notes.txt").touch()
+            publish(directory, facts)
+
+    with pytest.raises(PublishError) as refusal:
+        refused()
     named = {"missing": ONNX_FILE, "unknown": "notes.txt", "name": "others"}[broken]
     assert named in str(refusal.value)
     assert list((tmp_path / "shapes").iterdir()) == []
@@ -136,8 +141,8 @@ def test_a_failing_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     publish_one(tmp_path)
-    with monkeypatch.context() as patched, pytest.raises(PublishError, match="No space left on device"):
-        patched.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PublishError, match="No space left on device"):
         publish_one(tmp_path)
     assert versions(tmp_path / "shapes") == [1]
     assert hidden(tmp_path / "shapes") == []
@@ -145,9 +150,14 @@ def test_a_failing_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_an_exception_while_building_leaves_nothing(tmp_path: Path) -> None:
     """Whatever a builder raises comes through, and its staging directory is gone."""
-    with pytest.raises(KeyboardInterrupt), staging(tmp_path, "shapes") as directory:
-        fill(directory)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with staging(tmp_path, "shapes") as directory:
+            fill(directory)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list((tmp_path / "shapes").iterdir()) == []
 
 
@@ -188,7 +198,9 @@ def test_another_class_count_is_refused_with_the_remedy(tmp_path: Path) -> None:
     assert versions(tmp_path / "shapes") == [1]
     assert hidden(tmp_path / "shapes") == []
     assert (tmp_path / "shapes" / CONFIG_FILE).read_bytes() == before
-    assert publish_one(tmp_path, name="two", classes=CLASSES[:2], reference=two_class_reference()).version == 1
+    assert (
+        publish_one(tmp_path, name="two", classes=CLASSES[:2], reference=two_class_reference()).version == 1
+    )
 
 
 def two_class_reference() -> dict[str, object]:

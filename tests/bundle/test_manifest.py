@@ -1,0 +1,211 @@
+"""The manifest: what is sealed comes back, and nothing else is let in."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from bundle.errors import InvalidBundleError
+from bundle.files import sha256_bytes
+from bundle.manifest import SCHEMA_VERSION, Facts, Manifest
+from tests.bundle.making import some_facts
+
+HASHES = {"model.onnx": "01" * 32, "golden.npz": "fe" * 32}
+SEALED = Manifest.seal(some_facts(), HASHES).to_bytes()
+
+class_names = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+    min_size=2,
+    max_size=12,
+    unique=True,
+)
+finite = st.floats(min_value=0, allow_infinity=False)
+fractions = st.floats(0, 1)
+any_text = st.text(st.characters())  # with lone surrogates, as file names can have them
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | any_text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@st.composite
+def facts(draw: st.DrawFn) -> Facts:
+    """Draw facts with any class names, hyperparameters and numbers that the schema allows."""
+    classes = draw(class_names)
+    metrics = {
+        "images": draw(st.integers(1)),
+        "accuracy": draw(fractions),
+        "nll": draw(finite),
+        "ece": draw(fractions),
+        "nll_calibrated": draw(finite),
+        "ece_calibrated": draw(fractions),
+    }
+    return some_facts(
+        classes=tuple(classes),
+        sample_label=draw(st.sampled_from(classes)),
+        temperature=draw(st.floats(min_value=0, exclude_min=True, allow_infinity=False)),
+        hyperparameters=draw(st.dictionaries(any_text, json_values, max_size=4)),
+        test=metrics,
+        reference=some_facts().reference.model_dump() | {"predicted": (3,) * len(classes)},
+    )
+
+
+def changed(**changes: Any) -> bytes:
+    """Return the sealed document with other values, without sealing it again."""
+    return json.dumps(json.loads(SEALED) | changes).encode()
+
+
+def refused(data: bytes) -> str:
+    """Return the sentence with which the bytes are refused."""
+    with pytest.raises(InvalidBundleError) as refusal:
+        Manifest.from_bytes(data)
+    sentence = str(refusal.value)
+    assert sentence.startswith("manifest.json")
+    return sentence
+
+
+@settings(deadline=None)
+@given(facts())
+def test_what_is_sealed_comes_back(stated: Facts) -> None:
+    """Any facts survive the way to bytes and back, and the bytes are the same again."""
+    sealed = Manifest.seal(stated, HASHES)
+    read = Manifest.from_bytes(sealed.to_bytes())
+    assert read == sealed
+    assert read.to_bytes() == sealed.to_bytes()
+    assert Facts.model_validate(read.model_dump(include=set(Facts.model_fields))) == stated
+    assert read.files == HASHES
+
+
+def test_the_digest_is_that_of_the_text_without_it() -> None:
+    """Whoever has only sha256sum and a JSON library can compute the digest again."""
+    document = json.loads(SEALED)
+    digest = document.pop("digest")
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    assert digest == sha256_bytes(text.encode())
+
+
+def test_every_single_flipped_bit_is_noticed() -> None:
+    """Each byte of the manifest, with each of its bits flipped in turn, is refused."""
+    for position in range(len(SEALED)):
+        for bit in range(8):
+            data = bytearray(SEALED)
+            data[position] ^= 1 << bit
+            refused(bytes(data))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_other_bytes_are_refused(data: st.DataObject) -> None:
+    """A cut, a duplicated or an inserted piece of the manifest is refused."""
+    start = data.draw(st.integers(0, len(SEALED)))
+    end = data.draw(st.integers(start, len(SEALED)))
+    piece = data.draw(st.binary(max_size=20) | st.just(SEALED[start:end] * 2))
+    spoiled = SEALED[:start] + piece + SEALED[end:]
+    if spoiled != SEALED:
+        refused(spoiled)
+
+
+@settings(deadline=None)
+@given(st.binary() | st.text().map(str.encode) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_what_is_no_manifest_is_refused(data: bytes) -> None:
+    """Arbitrary bytes and arbitrary JSON are refused with a sentence, never with another exception."""
+    refused(data)
+
+
+def test_a_newer_schema_is_refused_with_the_remedy() -> None:
+    """A manifest of a later schema names both versions and says to upgrade."""
+    sentence = refused(changed(schema_version=SCHEMA_VERSION + 1))
+    assert f"schema version {SCHEMA_VERSION + 1} " in sentence
+    assert "upgrade Glyph" in sentence
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", 1.5, None, True, [1], 10**400])
+def test_a_schema_version_that_is_none_is_refused(version: object) -> None:
+    """A schema version that is not the integer 1 is refused."""
+    refused(changed(schema_version=version))
+
+
+@pytest.mark.parametrize("depth", [60, 200, 260, 2000, 100_000])
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_deep_nesting_is_refused(depth: int, opening: bytes, closing: bytes) -> None:
+    """Nesting of any depth, alone or as a hyperparameter, is refused in a sentence of sane length."""
+    nested = opening * depth + b"1" + closing * depth
+    refused(nested)
+    hyperparameters = json.dumps(json.loads(SEALED)["hyperparameters"]).encode()
+    plain = json.dumps(json.loads(SEALED)).encode()
+    assert plain.count(hyperparameters) == 1
+    assert len(refused(plain.replace(hyperparameters, b'{"x":' + nested + b"}"))) < 500
+
+
+@pytest.mark.parametrize(
+    "document", [b"[]", b"3", b"null", b'"text"', b"", b"{", b"{}", b"\xff\xfe", b"\x00"]
+)
+def test_what_is_no_object_is_refused(document: bytes) -> None:
+    """JSON that is no object, half of one, an empty one, and no JSON at all are refused."""
+    refused(document)
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+def test_numbers_that_are_none_are_refused(number: bytes) -> None:
+    """NaN and the infinities are refused as a fact and as a hyperparameter."""
+    assert b"1.25" in SEALED
+    assert "temperature" in refused(SEALED.replace(b"1.25", number))
+    assert "hyperparameters" in refused(SEALED.replace(b'"dropout": 0.2', b'"dropout": ' + number))
+
+
+def test_an_unknown_and_a_missing_field_are_named() -> None:
+    """A field too many and a field too few are refused by name, at any level."""
+    assert "surplus" in refused(changed(surplus=1))
+    assert "golden.surplus" in refused(changed(golden={"images": 4, "tolerance": 1e-4, "surplus": 1}))
+    assert "golden.tolerance" in refused(changed(golden={"images": 4}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "../elsewhere"),
+        ("name", "Shapes"),
+        ("name", "shapes\n"),
+        ("name", ""),
+        ("classes", ["one"]),
+        ("classes", ["one", "one"]),
+        ("classes", ["one", ""]),
+        ("classes", ["one", "two", "x" * 201]),
+        ("sample_label", "seven"),
+        ("temperature", 0),
+        ("golden", {"images": 0, "tolerance": 1e-4}),
+        ("golden", {"images": 4, "tolerance": 0.5}),
+        ("files", {"model.onnx": "AB" * 32}),
+        ("input", {"polarity": "white-on-black", "height": 32}),
+        ("input", {"polarity": "grey"}),
+    ],
+)
+def test_values_out_of_range_are_refused(field: str, value: object) -> None:
+    """Each promise of the schema is kept by a reader, not by the writer's good will alone."""
+    sentence = refused(changed(**{field: value}))
+    assert "digest" not in sentence  # the value itself is what is wrong
+
+
+@pytest.mark.parametrize("edges", [(0.0, 1.0), (0.0, 2.0, 1.0), (0.0, 0.0, 1.0)])
+def test_histograms_have_increasing_edges_one_more_than_counts(edges: tuple[float, ...]) -> None:
+    """Edges that do not increase, or are not one more than the counts, are refused."""
+    broken = {"edges": edges, "counts": (1, 2)}
+    with pytest.raises(ValidationError, match="histogram"):
+        some_facts(reference=some_facts().reference.model_dump() | {"confidence": broken})
+
+
+def test_class_names_are_text_that_can_be_written() -> None:
+    """A lone surrogate, which no JSON answer could carry, is refused as a class name from the start."""
+    with pytest.raises(ValidationError, match="unicode"):
+        some_facts(classes=("\ud800", "one", "two"))
+
+
+def test_a_manifest_cannot_be_changed_in_memory() -> None:
+    """A manifest is frozen."""
+    manifest = Manifest.from_bytes(SEALED)
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(manifest, "name", "other")  # noqa: B010 - mypy knows it, too

@@ -1,0 +1,93 @@
+"""Which package may know which: read off every import statement, and off real processes."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ALLOWED = {
+    "bundle": {"bundle", "numpy", "pydantic"},
+    "serving": {
+        "bundle",
+        "serving",
+        "cv2",
+        "flask",
+        "gunicorn",
+        "httptools",
+        "numpy",
+        "onnxruntime",
+        "orjson",
+        "PIL",
+        "prometheus_client",
+        "pyarrow",
+        "pydantic",
+        "uvloop",
+        "werkzeug",
+    },
+    "training": {
+        "bundle",
+        "training",
+        "matplotlib",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "optuna",
+        "PIL",
+        "pydantic",
+        "rich",
+        "torch",
+        "torchvision",
+        "yaml",
+    },
+}
+FORBIDDEN_WHEN_LOADED = {
+    "bundle": {"torch", "onnx", "onnxruntime", "flask", "training", "serving"},
+    "serving": {"torch", "torchvision", "onnx", "training"},
+    "training": {"flask", "gunicorn", "serving"},
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the top-level name of everything that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_bytes(), path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module
+            yield node.module.split(".")[0]
+
+
+def modules(package: str) -> list[str]:
+    """Return the names of a package's modules that are not programs."""
+    return [
+        f"{package}.{path.stem}" for path in sorted((ROOT / package).glob("*.py")) if "__" not in path.stem
+    ]
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_each_package_imports_only_what_it_may(package: str) -> None:
+    """No file imports another layer's package or library, even inside a function."""
+    paths = sorted((ROOT / package).rglob("*.py"))
+    assert len(paths) > 3
+    found = {(path.name, name) for path in paths for name in imported(path)}
+    strangers = {(file, name) for file, name in found if name not in sys.stdlib_module_names}
+    assert {(file, name) for file, name in strangers if name not in ALLOWED[package]} == set()
+
+
+@pytest.mark.parametrize("package", ["bundle", "serving"])
+def test_no_library_brings_a_forbidden_one_along(package: str) -> None:
+    """A process that imported every module of the package has not loaded what it must not know."""
+    names = [name for name in modules(package) if name != "serving.gunicorn_conf"]  # acts when imported
+    program = f"import sys, {', '.join(names)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) & FORBIDDEN_WHEN_LOADED[package] == set()
