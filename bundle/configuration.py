@@ -53,12 +53,14 @@ class Layer:
 
     values: Mapping[str, Any]
     origin: str
-    """Where from, in words; `{name}` and `{NAME}` in it stand for the setting's name."""
+    """Where from, in words; `{name}`, `{NAME}` and `{option}` in it stand for the setting's name."""
 
     def place_of(self, name: str) -> str:
         """Say where the value of the setting `name` came from."""
-        option = name.replace("_", "-")
-        return self.origin.format(name=name, NAME=name.upper(), option=option)
+        place = self.origin  # not str.format: a file's name may hold braces of its own
+        for field, word in (("{name}", name), ("{NAME}", name.upper()), ("{option}", name.replace("_", "-"))):
+            place = place.replace(field, word)
+        return place
 
 
 def build(settings: type[S], layers: Sequence[Layer]) -> S:
@@ -72,8 +74,9 @@ def build(settings: type[S], layers: Sequence[Layer]) -> S:
     for layer in layers:
         for name, value in layer.values.items():
             if name not in settings.model_fields:
+                word = str(name)  # a YAML key can be a number
                 raise ConfigurationError(
-                    f"unknown setting {layer.place_of(name)}{nearest(name, settings.model_fields)}"
+                    f"unknown setting {layer.place_of(word)}{nearest(word, settings.model_fields)}"
                 )
             merged[name] = value
             origin[name] = layer.place_of(name)
@@ -102,15 +105,17 @@ def from_environment(
         settings: whose fields the variables name.
         environment: usually `os.environ`.
         prefix: with its last underscore, as in `GLYPH_`.
-        reserved: longer prefixes, and whole names, that belong to somebody else.
+        reserved: longer prefixes (they end with an underscore), and whole names, that belong to
+            somebody else.
 
     Raises:
         ConfigurationError: a variable with the prefix names no setting.
     """
     names = {f"{prefix}{field.upper()}": field for field in settings.model_fields}
+    others = tuple(name for name in reserved if name.endswith("_"))
     values = {}
     for variable, value in environment.items():
-        if not variable.startswith(prefix) or variable.startswith(tuple(reserved)):
+        if not variable.startswith(prefix) or variable.startswith(others) or variable in reserved:
             continue
         if variable not in names:
             raise ConfigurationError(f"unknown environment variable {variable}{nearest(variable, names)}")
