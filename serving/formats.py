@@ -39,6 +39,7 @@ _IMAGES = (
     (b"MM\x00*", "image/tiff"),
 )
 _STRANGERS = (
+    (b"\x89PNG", "a PNG whose line breaks were changed on the way, as by curl -d (--data-binary keeps them)"),
     (b"%PDF-", "a PDF"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "gzip"),

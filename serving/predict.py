@@ -26,5 +26,6 @@ def _decode(upload: Upload, index: int, engine: Engine) -> Decoded:
     try:
         return decode(upload.data, upload.media_type, engine.bundle.manifest.input.polarity)
     except ProblemError as error:
-        error.of_upload(index, upload.filename)
+        if upload.filename is not None:  # only a form has several
+            error.of_upload(index, upload.filename)
         raise

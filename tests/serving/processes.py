@@ -102,7 +102,7 @@ def running(directory: Path, *, until: str = "/livez", **settings: object) -> It
         )
     service = Service(process, port, output)
     try:
-        _await(service, until)
+        await_ok(service, until)
         yield service
         process.terminate()
         assert process.wait(START_SECONDS) == 0, service.log()
@@ -112,7 +112,7 @@ def running(directory: Path, *, until: str = "/livez", **settings: object) -> It
             process.wait()
 
 
-def _await(service: Service, path: str) -> None:
+def await_ok(service: Service, path: str) -> None:
     """Ask until the answer is 200; the pause is between tries to connect, not for a result."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

@@ -140,6 +140,15 @@ def test_a_pdf_named_png_is_415(service: Service) -> None:
     assert document["filename"] == "digit.png"
 
 
+def test_a_png_sent_by_the_wrong_option_of_curl_is_415_and_told_the_right_one(
+    service: Service, digit: Pixels
+) -> None:
+    """`-d @file` strips line breaks, and a PNG's signature is made to show it."""
+    stripped = png(digit).replace(b"\r", b"").replace(b"\n", b"").replace(b"\0", b"")
+    document = assert_problem(service.post(stripped), 415, "--data-binary")
+    assert "upload" not in document  # a raw body is not one of several
+
+
 def test_a_declared_type_that_contradicts_the_content_is_415(service: Service, digit: Pixels) -> None:
     """The remedy is the type that the content has."""
     data = encoded(Image.fromarray(digit), "BMP")

@@ -1,6 +1,7 @@
 """How the service starts, refuses to start, and stays up without a model."""
 
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from tests.serving.processes import (
     ROOT,
     START_SECONDS,
     Service,
+    await_ok,
     environment,
     free_port,
     running,
@@ -86,6 +88,23 @@ def test_a_missing_model_keeps_the_service_up_and_says_how_to_get_one(tmp_path: 
     """Nothing published is a reason, not a crash."""
     with running(tmp_path, model=tmp_path / "nothing") as service:
         assert_up_but_not_ready(service, "no version is published", "python -m training fit")
+
+
+def test_a_version_published_later_is_served_after_a_hangup(tmp_path: Path) -> None:
+    """The remedy that the refusal gives works: SIGHUP replaces the workers, and they look again."""
+    with running(tmp_path, model=tmp_path / "synthetic") as service:
+        assert service.ask("GET", "/readyz").status == 503
+        publish_synthetic(tmp_path)
+        service.process.send_signal(signal.SIGHUP)
+        await_ok(service, "/readyz")
+        assert service.ask("GET", "/readyz").json()["model"]["version"] == 1
+
+
+def test_control_c_ends_the_service_with_success(bundle: Bundle, tmp_path: Path) -> None:
+    """SIGINT is how a person stops it; that is no failure."""
+    with running(tmp_path, until="/readyz", model=bundle.path.parent) as service:
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(START_SECONDS) == 0
 
 
 def test_a_fixed_batch_axis_is_refused(tmp_path: Path) -> None:
