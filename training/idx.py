@@ -18,6 +18,7 @@ from training.errors import DataError
 UINT8 = 0x08
 MAX_ELEMENTS = 1 << 32
 """Largest array read, in bytes: 5.4 million images of 784 bytes."""
+CHUNK_BYTES = 1 << 20
 
 
 def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
@@ -45,12 +46,16 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
                 )
             shape = struct.unpack(f">{dimensions}I", head[4:])
             size = math.prod(shape)
-            if size > MAX_ELEMENTS:
-                raise DataError(f"{path} claims {size} bytes, more than the limit of {MAX_ELEMENTS}")
-            data = file.read(size + 1)
+            if math.prod(max(1, length) for length in shape) > MAX_ELEMENTS:
+                raise DataError(
+                    f"{path} claims shape {list(shape)}, more than the limit of {MAX_ELEMENTS} bytes"
+                )
+            data = bytearray()  # grows with what is there: what a head claims is not believed
+            while len(data) <= size and (chunk := file.read(CHUNK_BYTES)):
+                data += chunk
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     if len(data) != size:
         missing = "fewer" if len(data) < size else "more"
         raise DataError(f"{path} claims shape {list(shape)} and holds {missing} bytes than that")
-    return np.frombuffer(bytearray(data), dtype=np.uint8).reshape(shape)  # writable, as torch wants
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)  # writable, as torch wants
