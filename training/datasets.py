@@ -1,0 +1,58 @@
+"""`--data`: which data set to train on, and where it lies.
+
+    mnist           the MNIST files, fetched if they are not there
+    idx:DIR         MNIST, Fashion-MNIST, KMNIST or EMNIST files; idx:DIR#emnist-letters chooses (idx_sets.py)
+    folder:DIR      a subfolder of images for each class, or train/ and test/ with those (folder.py)
+    npz:FILE        a NumPy archive (npz.py)
+
+Where a set has no test part, a share of each class is held out as one (holdout.py).
+"""
+
+from pathlib import Path
+
+from training.data import DataSet, load_mnist
+from training.errors import DataError
+from training.folder import load_folder
+from training.holdout import TEST_SHARE
+from training.idx_sets import load_idx
+from training.npz import load_npz
+from training.progress import Progress
+
+FORMS = "mnist, idx:DIR, idx:DIR#SET, folder:DIR or npz:FILE"
+
+
+def load(
+    spec: str,
+    *,
+    mnist_directory: Path,
+    progress: Progress,
+    seed: int = 0,
+    test_share: float = TEST_SHARE,
+) -> DataSet:
+    """Load the data set that `spec` names, its test images unread.
+
+    Args:
+        spec: `mnist`, `idx:DIR`, `idx:DIR#SET`, `folder:DIR` or `npz:FILE`.
+        mnist_directory: where MNIST is, or is to be fetched to.
+        progress: where to say what is held out and left out.
+        seed: of the test set, where it has to be held out. Keep it while other seeds vary, or
+            models will be compared on different test sets.
+        test_share: how much of each class is then held out.
+
+    Raises:
+        DataError: `spec` has another form, or the data is not what it should be.
+    """
+    if spec == "mnist":
+        return load_mnist(mnist_directory, progress)
+    form, colon, path = spec.partition(":")
+    if not colon or not path or "\0" in path:
+        raise DataError(f"{spec!r} names no data set: give {FORMS}")
+    match form:
+        case "idx":
+            return load_idx(path, seed=seed, test_share=test_share, progress=progress)
+        case "folder":
+            return load_folder(Path(path), seed=seed, test_share=test_share, progress=progress)
+        case "npz":
+            return load_npz(Path(path), seed=seed, test_share=test_share, progress=progress)
+        case _:
+            raise DataError(f"{spec!r} names no data set: give {FORMS}")

@@ -1,0 +1,134 @@
+"""Find the IDX files of a data set by their names, and hash them as they are raw."""
+
+import gzip
+import hashlib
+import re
+import struct
+import zlib
+from collections import defaultdict
+from pathlib import Path
+
+from bundle.files import CHUNK_BYTES
+from bundle.manifest import IMAGE_SIZE
+from training.errors import DataError
+from training.known_sets import KNOWN, KnownSet
+
+FILE = re.compile(
+    r"(?:(?P<prefix>.+)-)?(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?P<gz>\.gz)?"
+)
+
+Files = dict[tuple[str, str], Path]
+"""The files of one set, by part and kind: `("train", "images")` and so on."""
+
+
+def find_sets(directory: Path) -> dict[str, Files]:
+    """Return the sets in a directory, by prefix.
+
+    Raises:
+        DataError: it cannot be listed, or has two files for one part of a set.
+    """
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except OSError as error:
+        raise DataError(f"{directory} cannot be listed: {error.strerror}") from None
+    sets: defaultdict[str, Files] = defaultdict(dict)
+    for name in names:  # sorted: the raw file comes before its .gz
+        if not (match := FILE.fullmatch(name)) or name.startswith("."):
+            continue
+        part = "train" if match["part"] == "train" else "test"
+        files = sets[match["prefix"] or ""]
+        there = files.setdefault((part, match["kind"]), directory / name)
+        if there.name not in (name, name.removesuffix(".gz")):
+            raise DataError(f"{directory} has both {there.name} and {name}: leave only one of them there")
+    return dict(sets)
+
+
+def hashes(files: Files, part: str, count: int) -> dict[Path, str]:
+    """Return the SHA-256 of the images and the labels of a part, as they are raw.
+
+    Args:
+        files: of the set.
+        part: `train` or `test`.
+        count: how many images it has.
+
+    Raises:
+        DataError: a file cannot be read, or has another header or size than those of `count` images
+            of 28x28 pixels, or labels.
+    """
+    images, labels = files[(part, "images")], files[(part, "labels")]
+    pixels = IMAGE_SIZE * IMAGE_SIZE
+    return {
+        images: _sha256_raw(images, struct.pack(">4I", 0x803, count, IMAGE_SIZE, IMAGE_SIZE), count * pixels),
+        labels: _sha256_raw(labels, struct.pack(">2I", 0x801, count), count),
+    }
+
+
+def _sha256_raw(path: Path, header: bytes, size: int) -> str:
+    """Return the SHA-256 of an IDX file as it is raw, without keeping what it holds.
+
+    Args:
+        path: the file, raw or `.gz`.
+        header: how it has to begin.
+        size: how many bytes have to follow; no more than one beyond is read.
+
+    Raises:
+        DataError: it cannot be read, or has another header or size.
+    """
+    digest, count, head = hashlib.sha256(), 0, b""
+    size += len(header)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            while count <= size and (chunk := file.read(min(CHUNK_BYTES, size + 1 - count))):
+                head = head or chunk[: len(header)]
+                digest.update(chunk)
+                count += len(chunk)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    if head != header or count != size:
+        raise DataError(
+            f"{path} begins with {head.hex(' ') or 'nothing'} and has {'more than' if count > size else ''} "
+            f"{min(count, size)} bytes; by its labels it should begin with {header.hex(' ')} and have {size}"
+        )
+    return digest.hexdigest()
+
+
+def parse(path: str) -> tuple[Path, str]:
+    """Split `DIR#SET`, unless a directory has that very name."""
+    directory, mark, chosen = path.rpartition("#")
+    return (Path(directory), chosen) if mark and not Path(path).is_dir() else (Path(path), "")
+
+
+def choose(directory: Path, chosen: str) -> tuple[str, Files, KnownSet | None]:
+    """Return the prefix and the files of the one set that is meant, and what is known of it.
+
+    Raises:
+        DataError: none is there, or several are, or a file of it is missing.
+    """
+    sets = find_sets(directory)
+    if not sets:
+        raise DataError(
+            f"{directory} has no IDX files: put train-images-idx3-ubyte and train-labels-idx1-ubyte there, "
+            "raw or as .gz, with or without t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+        )
+    labels = ", ".join(repr(prefix) if prefix else "one without a prefix" for prefix in sorted(sets))
+    known = KNOWN.get(chosen)
+    if chosen in sets:
+        prefix = chosen
+    elif known and not known.prefixed and "" in sets:
+        prefix = ""
+    elif chosen:
+        raise DataError(f"{directory} has no set {chosen!r}; it has {labels}")
+    elif len(sets) > 1:
+        example = max(sets)
+        raise DataError(
+            f"{directory} has several sets, {labels}: choose one, as in idx:{directory}#{example}"
+        )
+    else:
+        (prefix,) = sets
+    files = sets[prefix]
+    for part in dict.fromkeys(["train", *(part for part, _ in files)]):
+        for kind, axes in (("images", 3), ("labels", 1)):
+            if (part, kind) not in files:
+                start = f"{prefix}-{part}" if prefix else part.replace("test", "t10k")
+                raise DataError(f"{directory} lacks {start}-{kind}-idx{axes}-ubyte (or .gz)")
+    return prefix, files, known or KNOWN.get(prefix)

@@ -1,0 +1,121 @@
+"""What is known of MNIST's siblings: class names, orientation, and where the labels begin."""
+
+import hashlib
+import re
+import string
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.errors import DataError
+from training.fetch import MNIST_SHA256
+
+MAX_MAPPING_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownSet:
+    """One published data set."""
+
+    name: str
+    classes: tuple[str, ...]
+    prefixed: bool = False
+    """Whether its files' names begin with its name."""
+    first_label: int = 0
+    """The label of the first class."""
+    transposed: bool = False
+    """Whether its images lie in the file column by column."""
+
+
+def _emnist(split: str, classes: str, first_label: int = 0) -> KnownSet:
+    return KnownSet(
+        name=f"emnist-{split}",
+        classes=tuple(classes),
+        prefixed=True,
+        first_label=first_label,
+        transposed=True,
+    )
+
+
+_MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
+"""Letters whose cases look alike are one class: EMNIST's paper, section II."""
+
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+"""Source: the table of labels in Fashion-MNIST's README."""
+
+KNOWN = {
+    known.name: known
+    for known in (
+        KnownSet(name="mnist", classes=tuple(string.digits)),
+        KnownSet(name="fashion-mnist", classes=_FASHION),
+        # Source: kmnist_classmap.csv; torchvision names them o, ki, su, tsu, na, ha, ma, ya, re, wo.
+        KnownSet(name="kmnist", classes=tuple("おきすつなはまやれを")),
+        _emnist("byclass", string.digits + string.ascii_uppercase + string.ascii_lowercase),
+        _emnist("bymerge", _MERGED),
+        _emnist("balanced", _MERGED),
+        _emnist("letters", string.ascii_uppercase, first_label=1),
+        _emnist("digits", string.digits),
+        _emnist("mnist", string.digits),
+    )
+}
+"""Name to set."""
+
+TRAINING_LABELS_SHA256 = {
+    MNIST_SHA256["train-labels-idx1-ubyte"]: "mnist",
+    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9": "fashion-mnist",
+}
+"""SHA-256 of the raw training labels, which tell the sets apart where the file names do not."""
+KMNIST_LABELS_GZ_MD5 = "e144d726b3acfaa3e44228e80efcd344"
+"""MD5 of KMNIST's training labels as they are published, compressed. Source: torchvision."""
+
+
+def recognised(labels: Path, raw_sha256: str) -> KnownSet | None:
+    """Return the published set that a file of training labels belongs to, None if it is another.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if name := TRAINING_LABELS_SHA256.get(raw_sha256):
+        return KNOWN[name]
+    try:
+        md5 = hashlib.md5(labels.read_bytes(), usedforsecurity=False).hexdigest()
+    except OSError as error:
+        raise DataError(f"{labels} cannot be read: {error.strerror}") from None
+    return KNOWN["kmnist"] if md5 == KMNIST_LABELS_GZ_MD5 else None
+
+
+def read_mapping(path: Path, first_label: int) -> list[str]:
+    """Read EMNIST's mapping file: a label and one or more ASCII codes a line.
+
+    Where a class has two codes, as in EMNIST Letters, the first names it: the upper case.
+
+    Raises:
+        DataError: it cannot be read, or a line is not as above or out of order.
+    """
+    try:
+        with path.open("rb") as file:
+            lines = file.read(MAX_MAPPING_BYTES).decode("ascii", "replace").split("\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    names: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        label = str(first_label + len(names))
+        if fields[0] != label or len(fields) < 2 or not (re.fullmatch(r"\d{1,3}", fields[1], re.ASCII)):
+            raise DataError(
+                f"{path}, line {number}, is {line[:50]!r}; label {label} and an ASCII code is expected"
+            )
+        names.append(chr(int(fields[1])))
+    return names

@@ -1,0 +1,232 @@
+"""`npz:FILE`: a NumPy archive of images and labels, with or without a test set.
+
+Three ways to name the arrays are known: Keras's `x_train, y_train, x_test, y_test`, plain
+`images, labels, test_images, test_labels`, and MedMNIST's `train_images, train_labels,
+test_images, test_labels`. Images are `uint8[n, 28, 28]` or `uint8[n, 784]`, labels integers of
+shape `[n]` or `[n, 1]`; `classes`, if there, is an array of strings.
+
+No pickle is loaded: an array of objects is refused. Each array's size is read from its header,
+compared with what the archive claims and with a limit, before its data is unpacked.
+
+Source of the format: `numpy.lib.format`.
+"""
+
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.files import sha256_file
+from bundle.manifest import IMAGE_SIZE
+from training.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
+from training.data import DataSet, Images
+from training.errors import DataError
+from training.holdout import hold_out_images
+from training.idx import MAX_ELEMENTS
+from training.progress import Progress
+
+NAMINGS = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("images", "labels", "test_images", "test_labels"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+)
+"""Training images, training labels, test images, test labels."""
+CLASSES = "classes"
+PIXELS = IMAGE_SIZE * IMAGE_SIZE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Header:
+    """What an array says of itself before its data."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def load_npz(path: Path, *, seed: int, test_share: float, progress: Progress) -> DataSet:
+    """Read an archive.
+
+    The test images stay unread until `DataSet.test()`: before it only their header is looked at.
+    Their labels are read, to be checked.
+
+    Raises:
+        DataError: it is no archive of the arrays above; the sentence names the array.
+    """
+    names = _names(path)
+    images_name, labels_name, test_images_name, test_labels_name = _naming(path, names)
+    labels = _labels(path, labels_name)
+    classes = _classes(path, names, labels, labels_name)
+    labels = check_range(labels, len(classes), f"{path}: {labels_name}")
+    _check_images(path, images_name, len(labels), labels_name)
+    has_test = test_images_name in names
+    if has_test:
+        check_counts(labels, classes, LEAST_TO_TRAIN, f"{path}: {labels_name}")
+        test_labels = check_range(
+            _labels(path, test_labels_name), len(classes), f"{path}: {test_labels_name}"
+        )
+        _check_images(path, test_images_name, len(test_labels), test_labels_name)
+        if missing := absent(test_labels, classes):
+            progress.say(f"{path}: {test_labels_name} has no {', '.join(missing)}: nothing is known of those")
+    if unused := sorted(names - {images_name, labels_name, test_images_name, test_labels_name, CLASSES}):
+        progress.say(f"{path}: not used: {', '.join(unused)}")
+
+    sha256 = _sha256(path)
+    training = Images(images=_images(path, images_name), labels=labels)
+    if not has_test:
+        training, held_out = hold_out_images(
+            training, classes, share=test_share, seed=seed, where=str(path), progress=progress
+        )
+
+    def read_test() -> Images:
+        if not has_test:
+            return held_out
+        if _sha256(path) != sha256:
+            raise DataError(f"{path} was changed while the model was trained: train again")
+        return Images(images=_images(path, test_images_name), labels=test_labels)
+
+    return DataSet(
+        name=path.stem, classes=classes, sha256={path.name: sha256}, training=training, read_test=read_test
+    )
+
+
+def _names(path: Path) -> set[str]:
+    """Return the names of the arrays."""
+    with _guard(path), zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+    if len(set(members)) != len(members):
+        raise DataError(f"{path} has two arrays of the same name: write it again")
+    return {name.removesuffix(".npy") for name in members}
+
+
+def _naming(path: Path, names: set[str]) -> tuple[str, str, str, str]:
+    """Return the one way of naming that the archive follows."""
+    followed = [naming for naming in NAMINGS if naming[0] in names and naming[1] in names]
+    known = "; ".join(", ".join(naming) for naming in NAMINGS)
+    if len(followed) != 1:
+        what = "mixes ways to name its arrays" if followed else "lacks training images and labels"
+        raise DataError(f"{path} {what}: it has {_list(names)}; known are {known}")
+    naming = followed[0]
+    if (naming[2] in names) != (naming[3] in names):
+        there, lacking = sorted(naming[2:], key=lambda name: name not in names)
+        raise DataError(f"{path} has {there} and lacks {lacking}: add it, or leave both out")
+    return naming
+
+
+def _list(names: set[str]) -> str:
+    shown = [name[:50] for name in sorted(names)[:20]]
+    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "no array"
+
+
+def _labels(path: Path, name: str) -> npt.NDArray[np.integer]:
+    header = _header(path, name)
+    if header.dtype.kind not in "iu":
+        raise DataError(f"{path}: {name} is {header.dtype}; labels are integers, 0 for the first class")
+    if len(header.shape) != 1 and header.shape[1:] != (1,):
+        raise DataError(
+            f"{path}: {name} has shape {list(header.shape)}; one label for each image, [n], is needed"
+        )
+    return _data(path, name).reshape(-1)
+
+
+def _classes(
+    path: Path, names: set[str], labels: npt.NDArray[np.integer], labels_name: str
+) -> tuple[str, ...]:
+    """Return the class names: those of the archive, or else the labels themselves."""
+    if CLASSES in names:
+        header = _header(path, CLASSES)
+        if header.dtype.kind not in "US" or not header.dtype.itemsize or len(header.shape) != 1:
+            raise DataError(
+                f"{path}: {CLASSES} is {header.dtype} of shape {list(header.shape)}; names, as strings "
+                "of shape [classes], are needed"
+            )
+        if header.shape[0] > len(labels):
+            raise DataError(f"{path}: {CLASSES} has {header.shape[0]} names for {len(labels)} images")
+        with _guard(path, CLASSES):
+            data = _data(path, CLASSES)
+            texts = np.char.decode(data, "utf-8") if data.dtype.kind == "S" else data
+            return checked_names(texts.tolist(), f"{path}: {CLASSES}")
+    highest = int(labels.max(initial=0))
+    if highest >= len(labels):
+        raise DataError(
+            f"{path}: {labels_name} has label {highest} and {len(labels)} images: labels count from 0, "
+            "without gaps"
+        )
+    return checked_names([str(label) for label in range(highest + 1)], f"{path}: {labels_name}")
+
+
+def _check_images(path: Path, name: str, labels: int, labels_name: str) -> None:
+    """Check the header of an array of images."""
+    header = _header(path, name)
+    if header.dtype != np.uint8:
+        raise DataError(f"{path}: {name} is {header.dtype}; pixels are uint8, 0 to 255")
+    if header.shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE), (PIXELS,)):
+        raise DataError(f"{path}: {name} has shape {list(header.shape)}; [n, 28, 28] or [n, 784] is needed")
+    if header.shape[0] != labels:
+        raise DataError(f"{path}: {name} has {header.shape[0]} images and {labels_name} {labels} labels")
+
+
+def _images(path: Path, name: str) -> npt.NDArray[np.uint8]:
+    data = _data(path, name).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
+    return np.ascontiguousarray(data, dtype=np.uint8)
+
+
+def _header(path: Path, name: str) -> _Header:
+    """Read an array's header, and check its size."""
+    with _guard(path, name), zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as file:
+            header = _parse_header(file)
+            size = math.prod(header.shape) * header.dtype.itemsize
+            if header.dtype.hasobject:
+                raise DataError(
+                    f"{path}: {name} holds Python objects: no pickle is loaded; save plain numbers"
+                )
+            if size > MAX_ELEMENTS:
+                raise DataError(f"{path}: {name} claims {size} bytes, more than the limit of {MAX_ELEMENTS}")
+            if file.tell() + size != info.file_size:
+                raise DataError(f"{path}: {name} claims shape {list(header.shape)} and has another size")
+    return header
+
+
+def _parse_header(file: IO[bytes]) -> _Header:
+    match np.lib.format.read_magic(file):
+        case (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        case (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        case version:
+            raise ValueError(f"version {version} of the format holds no plain array")
+    if any(axis < 0 for axis in shape):
+        raise ValueError(f"shape {list(shape)} is none")
+    return _Header(shape=shape, dtype=dtype)
+
+
+def _data(path: Path, name: str) -> npt.NDArray[Any]:
+    """Read an array whose header was checked."""
+    with _guard(path, name), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+@contextmanager
+def _guard(path: Path, name: str = "") -> Iterator[None]:
+    """Turn whatever the libraries raise over a broken archive into a sentence that names the array."""
+    try:
+        yield
+    except DataError:
+        raise
+    # zipfile, zlib, lzma and NumPy's header parser raise a dozen types, MemoryError among them.
+    except Exception as error:  # noqa: BLE001
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        where = f"{path}: {name}" if name else str(path)
+        raise DataError(f"{where} cannot be read: {' '.join(reason.split())[:200]}") from None
+
+
+def _sha256(path: Path) -> str:
+    with _guard(path):
+        return sha256_file(path)
