@@ -39,7 +39,7 @@ class Progress:
     def say(self, line: str) -> None:
         """Print one line; in a terminal it scrolls above the bars."""
         if not self._quiet:
-            self._console.print(line, markup=False)
+            self._console.print(line, markup=False, emoji=False)
 
     @contextmanager
     def task(self, name: str, total: int, unit: str = "") -> Iterator[Task]:
