@@ -83,7 +83,7 @@ def build(settings: type[S], layers: Sequence[Layer]) -> S:
     try:
         return settings.model_validate(merged)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_sentences(error, merged, origin))) from None
+        raise ConfigurationError("\n".join(dict.fromkeys(_sentences(error, merged, origin)))) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

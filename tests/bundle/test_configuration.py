@@ -135,11 +135,13 @@ def test_a_list_can_be_a_list() -> None:
     assert build(Oven, [Layer({"shelves": [1, 2, 3]}, "the file")]).shelves == (1, 2, 3)
 
 
-def test_one_wrong_item_of_a_list_names_the_setting() -> None:
-    """`5,x` is refused with the option's name and the whole value."""
-    sentence = refused(parse("--shelves", "5,x"))
+@pytest.mark.parametrize("word", ["5,x", "x,y"])
+def test_wrong_items_of_a_list_are_one_sentence(word: str) -> None:
+    """`5,x`, and `x,y` too, is refused once, with the option's name and the whole value."""
+    sentence = refused(parse("--shelves", word))
     assert sentence.startswith("--shelves: ")
-    assert sentence.endswith("it was '5,x'")
+    assert sentence.endswith(f"it was {word!r}")
+    assert len(sentence.splitlines()) == 1
 
 
 @pytest.mark.parametrize("word", ["none", "None", "NULL", ""])

@@ -1,0 +1,189 @@
+"""The training job's settings and command line: every misuse ends with 2 and a sentence, before any work."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tests.conftest import ROOT
+from training.__main__ import main
+from training.presets import PRESETS
+from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
+
+COMMANDS = ("fit", "data")
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m training` and return how it ended."""
+    return subprocess.run(
+        [sys.executable, "-m", "training", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def is_one_sentence(text: str) -> bool:
+    """Tell whether a program's standard error is one line that says what was wrong."""
+    return len(text.splitlines()) == 1 and text.startswith("error: ") and "Traceback" not in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_every_option_with_its_meaning_and_default(name: str) -> None:
+    """A real process prints each setting's option and description, and how it is named elsewhere."""
+    done = command(name, "--help", COLUMNS="200")
+    assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(done.stdout.split())
+    for field, info in TrainingSettings.model_fields.items():
+        assert f"--{field.replace('_', '-')}" in done.stdout
+        assert info.description
+        assert " ".join(info.description.split()) in text
+    assert f"{ENVIRONMENT_PREFIX}BATCH_SIZE" in text
+    assert all(preset in text for preset in PRESETS)
+
+
+def test_every_default_is_allowed_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every default passes its own limits, and the help says as many defaults as there are settings."""
+    TrainingSettings()
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    assert len(re.findall(r"\(default:", capsys.readouterr().out)) == len(TrainingSettings.model_fields)
+
+
+def test_an_unknown_option_ends_with_2() -> None:
+    """A real process refuses a misspelt option by name, without a traceback."""
+    done = command("fit", "--epoch", "3")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "--epoch" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_variable_ends_with_2_and_a_sentence() -> None:
+    """A real process refuses a misspelt variable and names the nearest."""
+    done = command("fit", GLYPH_TRAIN_EPOCH="3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert is_one_sentence(done.stderr)
+    assert "did you mean 'GLYPH_TRAIN_EPOCHS'?" in done.stderr
+
+
+def test_a_wrong_value_ends_with_2_and_a_sentence() -> None:
+    """A real process refuses a value out of range and says whose it was."""
+    done = command("fit", "--epochs", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert is_one_sentence(done.stderr)
+    assert "--epochs: " in done.stderr
+    assert done.stderr.endswith("it was '0'\n")
+
+
+WRONG = (
+    ("epochs", "-1"),
+    ("epochs", "3.5"),
+    ("epochs", "ten"),
+    ("epochs", ""),
+    ("batch_size", "0"),
+    ("learning_rate", "0"),
+    ("learning_rate", "nan"),
+    ("learning_rate", "inf"),
+    ("dropout", "1"),
+    ("dropout", "-0.1"),
+    ("dropout", "1.5"),
+    ("hidden", "512,0"),
+    ("hidden", "512;256"),
+    ("hidden", "a,b"),
+    ("weight_decay", "-1"),
+    ("validation", "0"),
+    ("seed", "-1"),
+    ("seed", str(2**31)),
+    ("device", "tpu"),
+    ("threads", "-1"),
+    ("name", "../elsewhere"),
+    ("name", "Capital"),
+    ("name", ""),
+    ("name", "x" * 64),
+    ("name", "a/b"),
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(("field", "value"), WRONG)
+def test_each_limit_is_kept(
+    field: str, value: str, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value out of range is refused, as an option and as a variable, with its place and itself."""
+    option = f"--{field.replace('_', '-')}"
+    assert main([name, f"{option}={value}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert is_one_sentence(err)
+    assert err.startswith(f"error: {option}: ")
+    variable = f"{ENVIRONMENT_PREFIX}{field.upper()}"
+    monkeypatch.setenv(variable, value)
+    assert main([name]) == 2
+    assert f"error: the environment variable {variable}: " in capsys.readouterr().err
+
+
+def test_more_layers_than_train_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Sixty-five hidden layers are refused by name."""
+    assert main(["fit", "--hidden", ",".join(["8"] * 65)]) == 2
+    assert "more than 64 layers" in capsys.readouterr().err
+
+
+def test_an_unknown_preset_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt preset is answered with the one that was meant."""
+    assert main(["fit", "--preset", "defualt"]) == 2
+    assert "unknown preset defualt; did you mean 'default'?" in capsys.readouterr().err
+
+
+def test_the_command_line_wins_over_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two wrong values, the command line's is the one that is refused."""
+    monkeypatch.setenv(f"{ENVIRONMENT_PREFIX}EPOCHS", "-7")
+    assert main(["fit", "--epochs", "-8"]) == 2
+    assert "--epochs: " in (err := capsys.readouterr().err)
+    assert "'-8'" in err
+
+
+@pytest.mark.parametrize("arguments", [(), ("train",), ("fit", "surplus"), ("fit", "--epochs")])
+def test_misuse_of_the_command_line_ends_with_2(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No command, an unknown one, a word too many and a missing value are misuse."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code == 2
+    assert "usage: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_allowed(preset: str) -> None:
+    """A preset holds settings that exist, within their limits, and says in its docstring how to run it."""
+    TrainingSettings.model_validate(PRESETS[preset]())
+    assert f"--preset {preset}" in (PRESETS[preset].__doc__ or "")
+
+
+@given(st.text(max_size=70))
+def test_a_model_name_is_one_directory(name: str) -> None:
+    """Whatever name is accepted is a plain directory name, which cannot lead out of the repository."""
+    try:
+        accepted = TrainingSettings(name=name).name
+    except ValidationError:
+        return
+    assert (Path("models") / accepted).parts == ("models", accepted)
+    assert not accepted.startswith(".")
+
+
+def test_settings_survive_the_manifest() -> None:
+    """What the manifest records as hyperparameters builds the same settings again."""
+    chosen = TrainingSettings(hidden=(64,), learning_rate=0.1 + 0.2, models=Path("somewhere/else"))
+    assert TrainingSettings.model_validate(chosen.model_dump(mode="json")) == chosen
+    assert TrainingSettings.model_validate_json(chosen.model_dump_json()) == chosen
