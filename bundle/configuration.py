@@ -30,10 +30,10 @@ S = TypeVar("S", bound=Settings)
 
 
 def _split(value: Any) -> Any:
-    """Read `512,256` (or nothing at all) as a list, so that lists fit in one word everywhere."""
+    """Read `512,256` (or nothing at all) as a list, and one number as a list of one."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
-    return value
+    return [value] if isinstance(value, int | float) else value
 
 
 def _none(value: Any) -> Any:
@@ -42,7 +42,7 @@ def _none(value: Any) -> Any:
 
 
 CommaSeparated = BeforeValidator(_split)
-"""Put in `Annotated[tuple[int, ...], CommaSeparated]`: accepts `512,256` beside a real list."""
+"""Put in `Annotated[tuple[int, ...], CommaSeparated]`: accepts `512,256` and `512` beside a real list."""
 OrNone = BeforeValidator(_none)
 """Put in `Annotated[int | None, OrNone]`: accepts `none` beside a real None."""
 

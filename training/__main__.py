@@ -1,12 +1,16 @@
 """`python -m training`: fetch the data, train a model, publish it.
 
-Exit codes: 0 done; 2 a setting is unknown or out of range; 65 the data; 69 the device; 70 the export
-could not be proven; 73 nothing can be written; 1 any other failure. Nothing is ever half published.
+Exit codes: 0 done; 2 a setting is unknown or out of range; 65 the data; 66 a checkpoint; 69 the device;
+70 the export could not be proven; 73 nothing can be written; 75 stopped by a signal, go on with --resume;
+76 the loss diverged; 1 any other failure. Nothing is ever half published.
 """
 
 import argparse
 import os
 import sys
+from pathlib import Path
+
+import yaml
 
 from bundle.configuration import Layer, add_options, build, from_arguments, from_environment, nearest
 from bundle.errors import ConfigurationError, PublishError
@@ -14,6 +18,8 @@ from training.errors import EXIT_MISUSE, TrainingError, UnwritableError
 from training.presets import PRESETS
 from training.progress import Progress
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
+
+EXIT_KEYBOARD_INTERRUPT = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             from training.job import run
 
-            print(run(settings, progress).path)
+            published = run(settings, progress)
+            if published:
+                print(published.path)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISUSE
@@ -41,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return UnwritableError.exit_code
     except KeyboardInterrupt:
-        print("interrupted: nothing was published", file=sys.stderr)
-        return 130
+        print("interrupted at once: what the last checkpoint holds is kept", file=sys.stderr)
+        return EXIT_KEYBOARD_INTERRUPT
     return 0
 
 
@@ -62,12 +70,27 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}. Each option can also be given in the environment: "
-            f"--batch-size as {ENVIRONMENT_PREFIX}BATCH_SIZE; the command line wins over the environment.",
+            f"--batch-size as {ENVIRONMENT_PREFIX}BATCH_SIZE. The command line wins over the environment, "
+            "that over the file, and that over the preset.",
             allow_abbrev=False,
         )
         command.add_argument("--preset", default="default", metavar="NAME", help=", ".join(PRESETS))
+        command.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings, by name")
         add_options(command, TrainingSettings)
     return parser
+
+
+def _file(path: Path | None) -> Layer:
+    """Read a YAML file of settings; no file has no settings."""
+    if path is None:
+        return Layer({}, "")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ConfigurationError(f"{path} is not a list of 'name: value' lines")
+    return Layer(values, f"{{name}} in {path}")
 
 
 def _settings(options: argparse.Namespace) -> TrainingSettings:
@@ -76,7 +99,8 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
     return build(
         TrainingSettings,
         [
-            Layer(PRESETS[options.preset](), f"the preset '{options.preset}'"),
+            Layer(PRESETS[options.preset](), f"{{name}} of the preset '{options.preset}'"),
+            _file(options.config),
             from_environment(TrainingSettings, os.environ, ENVIRONMENT_PREFIX),
             from_arguments(TrainingSettings, options),
         ],

@@ -1,7 +1,8 @@
 """Every error that the training job raises on purpose: what was wrong, and what to do.
 
 Each class has an exit code of its own, so that whoever started the job can tell them apart without
-reading the log. Codes below 64 are left to the shell and to Python.
+reading the log: a Kubernetes podFailurePolicy, above all, which should not retry what would fail
+again. Where BSD's sysexits.h has a code for the case it is that one.
 """
 
 EXIT_MISUSE = 2
@@ -20,10 +21,10 @@ class DataError(TrainingError):
     exit_code = 65
 
 
-class ExportError(TrainingError):
-    """The exported model is not proven equal to the trained one: nothing was published."""
+class CheckpointError(TrainingError):
+    """A checkpoint cannot be used: corrupt, or made by a run with other settings."""
 
-    exit_code = 70
+    exit_code = 66
 
 
 class DeviceError(TrainingError):
@@ -32,7 +33,25 @@ class DeviceError(TrainingError):
     exit_code = 69
 
 
+class ExportError(TrainingError):
+    """The exported model is not proven equal to the trained one: nothing was published."""
+
+    exit_code = 70
+
+
 class UnwritableError(TrainingError):
     """A directory that must be written cannot be: read-only, full, or somebody else's."""
 
     exit_code = 73
+
+
+class InterruptedRunError(TrainingError):
+    """A signal ended the run; what was done is in a checkpoint, and `--resume` goes on from there."""
+
+    exit_code = 75
+
+
+class DivergedError(TrainingError):
+    """The loss is infinite or NaN: the same settings would do it again."""
+
+    exit_code = 76

@@ -1,5 +1,7 @@
 """How good a model is: accuracy, negative log-likelihood, calibration."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,18 +18,26 @@ LOG_TEMPERATURE_LIMIT = 4.0
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+Poll = Callable[[], None]
 
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, standardise: Standardisation, images: torch.Tensor) -> Logits:
+def logits_of(
+    model: nn.Module, standardise: Standardisation, images: torch.Tensor, poll: Poll = lambda: None
+) -> Logits:
     """Return the logits `float32[n, classes]` of `uint8[n, 28, 28]`, in evaluation mode.
 
-    The mode the model was in is given back to it.
+    The mode the model was in is given back to it. `poll` is called before each batch of 5000, and may raise.
     """
     was_training = model.training
     model.eval()
-    parts = [model(standardise(batch)).float().cpu() for batch in torch.split(images, BATCH)]
-    model.train(was_training)
+    parts = []
+    try:
+        for batch in torch.split(images, BATCH):
+            poll()
+            parts.append(model(standardise(batch)).float().cpu())
+    finally:
+        model.train(was_training)
     result: Logits = torch.cat(parts).numpy()
     return result
 

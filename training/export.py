@@ -5,6 +5,7 @@ TorchScript (libtorch) and torch.export (TorchScript's successor). Nothing is pu
 compared with the trained module over the whole test set.
 """
 
+import copy
 import io
 import logging
 import warnings
@@ -43,26 +44,31 @@ Answer = Callable[[Images], Answers]
 class Served(nn.Module):
     """The trained module as callers use it: raw pixels in, logits and calibrated probabilities out.
 
-    Standardisation is linear, so it is folded into the first layer, in float64:
-    W((x - m) / s) + b = (W / s) x + (b - (m / s) W 1). Pixels 0..255 are exact in float32.
+    What is linear is folded into the linear layer it meets, in float64, so the graph is only matrix
+    products and activations. Standardisation goes into the first layer,
+    W((x - m) / s) + b = (W / s) x + (b - (m / s) W 1), and each batch normalisation, which is affine
+    with its running statistics, into the layer before it. Dropout is the identity and left out.
+    Pixels 0..255 are exact in float32.
 
     Args:
-        model: on the CPU; its other layers are shared, without dropout, which is the identity here.
+        model: the trained module, on the CPU; it stays as it is.
         standardise: what came before the model in training.
         temperature: the calibration's.
     """
 
     def __init__(self, model: nn.Sequential, standardise: Standardisation, temperature: float) -> None:
         super().__init__()
-        first = model[0]
-        if not isinstance(first, nn.Linear):
-            raise ExportError(f"the first layer is {type(first).__name__}; a linear one can be folded")
-        weight, bias = first.weight.detach().double(), first.bias.detach().double()
-        folded = nn.Linear(first.in_features, first.out_features)
-        folded.weight.data = (weight / standardise.deviation).float()
-        folded.bias.data = (bias - weight.sum(1) * (standardise.mean / standardise.deviation)).float()
-        rest = [layer for layer in list(model)[1:] if not isinstance(layer, nn.Dropout)]
-        self.layers = nn.Sequential(folded, *rest)
+        shift = torch.tensor(-standardise.mean / standardise.deviation, dtype=torch.float64)
+        scale = torch.tensor(1 / standardise.deviation, dtype=torch.float64)
+        layers: list[nn.Module] = []
+        for layer in copy.deepcopy(model):
+            if isinstance(layer, nn.Linear):
+                layers.append(_scale_input(layer, scale, shift) if not layers else layer)
+            elif isinstance(layer, nn.BatchNorm1d):
+                layers.append(_fold_batch_norm(layers.pop(), layer))
+            elif not isinstance(layer, nn.Dropout):
+                layers.append(layer)
+        self.layers = nn.Sequential(*layers)
         self.temperature = temperature
         self.eval()
         self.requires_grad_(requires_grad=False)
@@ -71,6 +77,28 @@ class Served(nn.Module):
         """Return logits and probabilities, `float32[batch, classes]`, of `uint8[batch, 28, 28]`."""
         logits = self.layers(images.flatten(1).float())
         return logits, torch.softmax(logits / self.temperature, dim=1)
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight.data, layer.bias.data = weight.float(), bias.float()
+    return layer
+
+
+def _scale_input(layer: nn.Linear, scale: torch.Tensor, shift: torch.Tensor) -> nn.Linear:
+    """Return the layer that gives for x what this one gives for scale * x + shift."""
+    weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
+    return _linear(weight * scale, bias + weight.sum(1) * shift)
+
+
+def _fold_batch_norm(layer: nn.Module, norm: nn.BatchNorm1d) -> nn.Linear:
+    """Return the linear layer that is `layer` and then `norm` with its running statistics."""
+    mean, variance = norm.running_mean, norm.running_var
+    if not isinstance(layer, nn.Linear) or mean is None or variance is None:
+        raise ExportError("batch normalisation that does not follow a linear layer cannot be folded")
+    factor = norm.weight.detach().double() / torch.sqrt(variance.double() + norm.eps)
+    bias = norm.bias.detach().double() + (layer.bias.detach().double() - mean.double()) * factor
+    return _linear(layer.weight.detach().double() * factor[:, None], bias)
 
 
 def export(served: Served, directory: Path) -> None:

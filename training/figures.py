@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from training.evaluate import ECE_BINS, Labels, Logits, log_softmax
-from training.fit import Epoch
+from training.state import Epoch
 
 SHOWN_UNITS = 64
 

@@ -1,36 +1,30 @@
-"""Fit a model: the training step, the epoch, and what is written down after each one."""
+"""Fit a model: the training step, the epoch around it, and the run around that."""
 
 import json
 import time
-from dataclasses import asdict, dataclass
+import uuid
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
 from torch import nn
 
+from training import checkpoint
 from training.data import Resident
-from training.errors import TrainingError
+from training.distributed import AGREE_EVERY_STEPS, World
+from training.errors import DivergedError, InterruptedRunError, UnwritableError
 from training.evaluate import logits_of, negative_log_likelihood
-from training.model import MLP, Standardisation, parameter_groups
+from training.model import MLP, Standardisation, constrain_norms
+from training.optimize import AveragedWeights, Rates, build_optimizers, penalty
+from training.precision import autocast
 from training.progress import Progress, Task
 from training.settings import TrainingSettings
+from training.state import Epoch, TrainingState
+from training.stop import Stop
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Epoch:
-    """What one pass over the training images gave; losses in nats, before calibration."""
-
-    epoch: int
-    train_loss: float
-    """Mean over the epoch's steps, in training mode: with dropout, while the weights move."""
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    learning_rate: float
-    seconds: float
-    images_per_second: float
+METRICS_FILE = "metrics.jsonl"
+GO_ON, SAVE, STOP = range(3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,118 +34,248 @@ class Fitted:
     model: MLP
     standardise: Standardisation
     history: tuple[Epoch, ...]
+    run_id: str
 
 
-def fit(
-    settings: TrainingSettings,
-    train: Resident,
-    validation: Resident,
-    classes: int,
-    metrics_file: Path,
-    progress: Progress,
-) -> Fitted:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What one run works on; all of it stays the same while it trains."""
+
+    settings: TrainingSettings
+    train: Resident
+    """On the device, which is where the training happens."""
+    validation: Resident
+    """On the same device; looked at after each epoch, never trained on."""
+    classes: int
+    data_sha256: dict[str, str]
+    directory: Path
+    """Gets the checkpoints, and one JSON line per epoch (`Epoch`'s fields) in `metrics.jsonl`."""
+    progress: Progress
+    stop: Stop
+    world: World = field(default_factory=World)
+
+    @property
+    def batches(self) -> int:
+        """Steps in an epoch; the last batch may be smaller."""
+        return -(-len(self.train) // self.settings.batch_size)
+
+
+def fit(run: Run) -> Fitted:
     """Train the model that the settings describe.
 
-    The same settings, device and thread count give byte-identical weights.
-
-    Args:
-        settings: the hyperparameters.
-        train: images on the device, which is where the training happens.
-        validation: images on the same device; looked at after each epoch, never trained on.
-        classes: how many there are.
-        metrics_file: gets one JSON line per epoch (`Epoch`'s fields), replacing what was there.
-        progress: shown to whoever waits.
+    The same settings, device, thread and process count give byte-identical weights, however often
+    the run was interrupted and resumed in between.
 
     Raises:
-        TrainingError: the loss became infinite or NaN.
+        DivergedError: the loss became infinite or NaN.
+        InterruptedRunError: a signal came; a checkpoint was written.
+        CheckpointError: `resume` was asked for and the checkpoint is of another run, or corrupt.
+        UnwritableError: a checkpoint or the metrics cannot be written.
     """
-    torch.manual_seed(settings.seed)
-    device = train.images.device
-    standardise = Standardisation.of(train.images)
-    model = MLP(settings.hidden, classes, settings.dropout).to(device)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
+    settings = run.settings
+    state = _begin(run)
+    called = run.world.wrap(state.model)
+    rates = Rates(state.optimizers, settings, run.batches * settings.epochs)
+    while state.epoch < settings.epochs and not _is_patience_over(state):
+        started = time.perf_counter() - state.seconds
+        rates.set(state.step - state.position)
+        rate = float(state.optimizers[0].param_groups[0]["lr"])
+        title = f"epoch {state.epoch + 1} of {settings.epochs}"
+        with run.progress.task(title, len(run.train), "images") as task:
+            task.advance(state.position * settings.batch_size)
+            _train_one_epoch(run, state, called, rates, task, started)
+        seconds = time.perf_counter() - started
+        _end_epoch(run, state, rate, seconds)
+    if state.best is not None:
+        state.judged.load_state_dict(state.best)
+    return Fitted(
+        model=state.judged.eval(),
+        standardise=state.standardise,
+        history=tuple(state.history),
+        run_id=state.run_id,
     )
-    steps = -(-len(train) // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=steps * settings.epochs
+
+
+def _begin(run: Run) -> TrainingState:
+    """Return the state to go on from: a new one, or that of the last checkpoint."""
+    settings, device = run.settings, run.train.images.device
+    torch.manual_seed(settings.seed)  # the weights are the same in every process
+    model = MLP(settings, run.classes).to(device)
+    torch.manual_seed(settings.seed + run.world.rank)  # and the dropout masks are not
+    state = TrainingState(
+        settings=settings,
+        world=run.world,
+        run_id=uuid.uuid4().hex,
+        model=model,
+        standardise=Standardisation.of(run.train.images),
+        optimizers=build_optimizers(model, settings, device=device),
+        average=AveragedWeights(model, settings.ema) if settings.ema else None,
+        total_loss=torch.zeros((), device=device),
+        right=torch.zeros((), device=device),
     )
-    shuffle = torch.Generator().manual_seed(settings.seed)
-    history = []
-    metrics_file.parent.mkdir(parents=True, exist_ok=True)
-    with metrics_file.open("w", encoding="utf-8") as file:
-        for number in range(1, settings.epochs + 1):
-            started = time.perf_counter()
-            rate = float(schedule.get_last_lr()[0])
-            order = torch.randperm(len(train), generator=shuffle).to(device)
-            with progress.task(f"epoch {number} of {settings.epochs}", len(train), "images") as task:
-                loss, accuracy = _train_one_epoch(
-                    model,
-                    standardise,
-                    train,
-                    torch.split(order, settings.batch_size),
-                    optimizer,
-                    schedule,
-                    task,
-                )
-            seconds = time.perf_counter() - started
-            logits = logits_of(model, standardise, validation.images)
-            labels = validation.labels.cpu().numpy()
-            epoch = Epoch(
-                epoch=number,
-                train_loss=loss,
-                train_accuracy=accuracy,
-                validation_loss=negative_log_likelihood(logits, labels),
-                validation_accuracy=float(np.mean(logits.argmax(axis=1) == labels)),
-                learning_rate=rate,
-                seconds=seconds,
-                images_per_second=len(train) / seconds,
-            )
-            history.append(epoch)
-            _write_down(epoch, file, progress)
-    return Fitted(model=model.eval(), standardise=standardise, history=tuple(history))
+    snapshot = checkpoint.load_latest(run.directory, run.progress) if settings.resume else None
+    if snapshot:
+        state.restore(snapshot, run.data_sha256)
+        run.progress.say(f"resumed after {state.epoch} epochs and {state.position} batches")
+    run.world.wait()  # nobody may clear or write before everybody has read
+    if run.world.is_writer:
+        try:
+            run.directory.mkdir(parents=True, exist_ok=True)
+            with (run.directory / METRICS_FILE).open("ab") as file:
+                file.truncate(state.metrics_bytes)
+        except OSError as error:
+            raise UnwritableError(f"cannot write in {run.directory}: {error.strerror}") from None
+        if not snapshot:
+            checkpoint.clear(run.directory)
+    return state
 
 
 def _train_one_epoch(
-    model: nn.Module,
-    standardise: Standardisation,
-    train: Resident,
-    batches: tuple[torch.Tensor, ...],
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    task: Task,
-) -> tuple[float, float]:
-    """Take one step for each batch of indices; return the mean loss and the accuracy on the way.
+    run: Run, state: TrainingState, called: nn.Module, rates: Rates, task: Task, started: float
+) -> None:
+    """Take the epoch's steps, from wherever it was left.
 
     Nothing in the loop waits for the device: the sums stay there until the epoch is over.
     """
-    model.train()
-    total_loss = torch.zeros((), device=train.images.device)
-    right = torch.zeros((), device=train.images.device)
-    for batch in batches:
-        labels = train.labels[batch]
-        logits = model(standardise(train.images[batch]))
-        loss = nn.functional.cross_entropy(logits, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        total_loss += loss.detach() * len(batch)
-        right += (logits.detach().argmax(1) == labels).sum()
+    settings, train = run.settings, run.train
+    order = epoch_order(len(train), settings.seed, state.epoch).to(train.labels.device)
+    state.model.train()
+    saved = time.monotonic()
+    for batch in torch.split(order, settings.batch_size)[state.position :]:
+        rates.set(state.step)
+        train_step(run, state, called, batch)
+        state.position += 1
+        state.step += 1
         task.advance(len(batch))
-    mean = total_loss.item() / len(train)
-    if not np.isfinite(mean):
-        raise TrainingError(
-            "the training loss is not finite any more: lower --learning-rate, and look at the data"
+        wish = _what_all_want(run, state, due=time.monotonic() - saved > settings.checkpoint_seconds)
+        if wish != GO_ON:
+            state.seconds = time.perf_counter() - started
+            _save(run, state)
+            saved = time.monotonic()
+        if wish == STOP:
+            run.stop.check()
+            raise InterruptedRunError("another process was stopped: run it again with --resume to go on")
+
+
+def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.Tensor) -> None:
+    """Move the weights by the gradient of one batch.
+
+    Args:
+        run: what is trained on.
+        state: what moves.
+        called: the model, or the wrapper that averages its gradients over processes.
+        batch: `int64[b]`, indices of the whole batch; each process takes its slice.
+    """
+    settings, train = run.settings, run.train
+    regularisation = penalty(state.model, settings, len(train))
+    for part in run.world.slice(batch).tensor_split(settings.accumulate):
+        labels = train.labels[part]
+        with autocast(settings, train.images.device):
+            logits = called(state.standardise(train.images[part])).float()
+        loss = nn.functional.cross_entropy(
+            logits, labels, label_smoothing=settings.label_smoothing, reduction="sum"
         )
-    return mean, right.item() / len(train)
+        objective = loss * (run.world.size / len(batch))  # processes are averaged
+        if regularisation is not None:
+            objective, regularisation = objective + regularisation, None
+        objective.backward()  # type: ignore[no-untyped-call]
+        state.total_loss += loss.detach()
+        state.right += (logits.detach().argmax(1) == labels).sum()
+    if settings.clip is not None:
+        nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
+    for optimizer in state.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if settings.max_norm is not None:
+        constrain_norms(state.model, settings.max_norm)
+    if state.average:
+        state.average.update(state.model, state.step)
 
 
-def _write_down(epoch: Epoch, file: TextIO, progress: Progress) -> None:
-    file.write(json.dumps(asdict(epoch)) + "\n")
-    file.flush()
-    progress.say(
+def epoch_order(images: int, seed: int, epoch: int) -> torch.Tensor:
+    """Return the order of an epoch's images, `int64[images]`: a permutation made by seed and epoch alone.
+
+    That it needs no generator state is what lets a run resume in the middle of an epoch.
+    """
+    mixed = np.random.SeedSequence((seed, epoch)).generate_state(1, dtype=np.uint64)[0]
+    return torch.randperm(images, generator=torch.Generator().manual_seed(int(mixed) >> 1))
+
+
+def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> None:
+    """Evaluate, write down, remember the best, and save."""
+    settings = run.settings
+    loss, right = (float(run.world.sum(v).item()) / len(run.train) for v in (state.total_loss, state.right))
+    if not np.isfinite(loss):
+        raise _diverged()
+    try:
+        logits = logits_of(state.judged, state.standardise, run.validation.images, run.stop.check)
+    except InterruptedRunError:
+        _save(run, state)
+        raise
+    labels = run.validation.labels.cpu().numpy()
+    epoch = Epoch(
+        epoch=state.epoch + 1,
+        train_loss=loss,
+        train_accuracy=right,
+        validation_loss=negative_log_likelihood(logits, labels),
+        validation_accuracy=float(np.mean(logits.argmax(axis=1) == labels)),
+        learning_rate=rate,
+        seconds=seconds,
+        images_per_second=len(run.train) / seconds,
+    )
+    state.history.append(epoch)
+    if settings.patience:
+        score = epoch.validation_accuracy if settings.monitor == "accuracy" else -epoch.validation_loss
+        state.epochs_since_best += 1
+        if score > state.best_score:
+            state.best_score, state.epochs_since_best = score, 0
+            state.remember_best()
+    state.epoch, state.position, state.seconds = state.epoch + 1, 0, 0.0
+    state.total_loss.zero_()
+    state.right.zero_()
+    _write_down(run, state, epoch)
+    _save(run, state)
+
+
+def _is_patience_over(state: TrainingState) -> bool:
+    return 0 < state.settings.patience <= state.epochs_since_best
+
+
+def _what_all_want(run: Run, state: TrainingState, *, due: bool) -> int:
+    """Return GO_ON, SAVE or STOP, the same in every process: the most that any of them wants."""
+    wish = STOP if run.stop.requested else SAVE if due else GO_ON
+    if run.world.size == 1:
+        return wish
+    if state.step % AGREE_EVERY_STEPS:
+        return GO_ON
+    return run.world.max(wish, run.train.images.device)
+
+
+def _save(run: Run, state: TrainingState) -> None:
+    """Write a checkpoint; never of a loss that is not finite, which no run could go on from."""
+    snapshot = state.snapshot(run.data_sha256)
+    if not torch.isfinite(state.total_loss):
+        raise _diverged()
+    if run.world.is_writer:
+        checkpoint.save(run.directory, state.step, snapshot, run.settings.keep_checkpoints)
+
+
+def _write_down(run: Run, state: TrainingState, epoch: Epoch) -> None:
+    if run.world.is_writer:
+        try:
+            with (run.directory / METRICS_FILE).open("ab") as file:
+                file.write(json.dumps(asdict(epoch)).encode() + b"\n")
+                state.metrics_bytes = file.tell()
+        except OSError as error:
+            raise UnwritableError(f"cannot write in {run.directory}: {error.strerror}") from None
+    run.progress.say(
         f"epoch {epoch.epoch:3d}  train loss {epoch.train_loss:.4f}  "
         f"validation loss {epoch.validation_loss:.4f}  "
         f"validation accuracy {epoch.validation_accuracy:.2%}  {epoch.images_per_second:,.0f} images/s"
+    )
+
+
+def _diverged() -> DivergedError:
+    return DivergedError(
+        "the training loss is not finite any more: lower --learning-rate, give --clip 1, or look at the data"
     )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bundle.errors import BundleError
 from bundle.golden import GoldenExamples
 from bundle.manifest import (
     CARD_FILE,
@@ -18,59 +19,109 @@ from bundle.manifest import (
     Golden,
     InputContract,
 )
-from bundle.repository import Bundle, publish, staging
-from training import evaluate, export, facts, report
+from bundle.repository import Bundle, publish, staging, versions
+from training import checkpoint, distributed, evaluate, export, facts, report
 from training.card import model_card
-from training.data import Images, load_mnist, polarity, split
+from training.data import DataSet, Images, load_mnist, polarity, split
 from training.errors import DeviceError
-from training.fit import fit
+from training.fit import Fitted, Run, fit
 from training.progress import Progress
 from training.settings import TrainingSettings
+from training.stop import Stop, listen
 
 GOLDEN_PER_CLASS = 3
 GOLDEN_TOLERANCE = 1e-4
 
 
-def run(settings: TrainingSettings, progress: Progress) -> Bundle:
-    """Train, prove and publish one model; return what was published.
+def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
+    """Train, prove and publish one model; return what was published, in the process that wrote it.
 
     Raises:
-        TrainingError: the data, the device, the training or the export failed; see `errors.py`.
+        TrainingError: the data, the device, the training or the export failed, or a signal came;
+            see `errors.py`.
         PublishError: the model repository could not be written.
     """
     device = choose_device(settings)
-    data = load_mnist(settings.data_dir, progress)
-    train, validation = split(data.training, settings.validation, settings.seed)
-    progress.say(
-        f"training on {len(train)} images, validating on {len(validation)}, on {device} "
-        f"with {torch.get_num_threads()} threads"
-    )
-    fitted = fit(
-        settings,
-        train.to(device),
-        validation.to(device),
-        len(data.classes),
-        settings.runs / settings.name / "metrics.jsonl",
-        progress,
-    )
+    with listen() as stop, distributed.join(cuda=device.type == "cuda") as world:
+        progress = progress if world.is_writer else Progress(quiet=True)
+        if not world.is_writer:
+            world.wait()  # the writer may be fetching the data
+        data = load_mnist(settings.data_dir, progress)
+        if world.is_writer:
+            world.wait()
+        train, validation = split(data.training, settings.validation, settings.seed)
+        progress.say(
+            f"training on {len(train)} images, validating on {len(validation)}, on {device} "
+            f"with {torch.get_num_threads()} threads"
+        )
+        directory = settings.runs / settings.name
+        fitted = fit(
+            Run(
+                settings=settings,
+                train=train.to(device),
+                validation=validation.to(device),
+                classes=len(data.classes),
+                data_sha256=data.sha256,
+                directory=directory,
+                progress=progress,
+                stop=stop,
+                world=world,
+            )
+        )
+        if not world.is_writer:
+            return None
+        published = find_published(settings, fitted.run_id)
+        if published:
+            progress.say(f"this run was published already, as {published.path}")
+        else:
+            published = _prove_and_publish(settings, data, train, validation, fitted, device, progress, stop)
+        checkpoint.clear(directory)
+        return published
 
-    held_out = validation.to(device)
-    validation_logits = evaluate.logits_of(fitted.model, fitted.standardise, held_out.images)
+
+def find_published(settings: TrainingSettings, run_id: str) -> Bundle | None:
+    """Return the bundle that the run `run_id` published, if it did before it was ended."""
+    model = settings.models / settings.name
+    for version in reversed(versions(model)):
+        try:
+            bundle = Bundle.open(model / str(version))
+        except BundleError:
+            continue
+        if bundle.manifest.run_id == run_id:
+            return bundle
+    return None
+
+
+def _prove_and_publish(
+    settings: TrainingSettings,
+    data: DataSet,
+    train: Images,
+    validation: Images,
+    fitted: Fitted,
+    device: torch.device,
+    progress: Progress,
+    stop: Stop,
+) -> Bundle:
+    """Calibrate, export, prove, test, publish."""
+    model = fitted.model.cpu()
+    held_out = torch.from_numpy(validation.images)
+    validation_logits = evaluate.logits_of(model, fitted.standardise, held_out, stop.check)
     temperature = evaluate.fit_temperature(validation_logits, validation.labels)
-
     with staging(settings.models, settings.name) as directory:
-        model = fitted.model.cpu()
         export.export(export.Served(model, fitted.standardise, temperature), directory)
+        stop.check()
         test = data.test()  # every choice is made: this is the one look at the test set
         parity = export.prove(directory, model, fitted.standardise, test.images)
         progress.say(
             "proven: " + ", ".join(f"{k} {v.max_relative_difference:.1e}" for k, v in parity.items())
         )
-        test_logits = evaluate.logits_of(model, fitted.standardise, torch.from_numpy(test.images))
+        stop.check()
+        test_logits = evaluate.logits_of(model, fitted.standardise, torch.from_numpy(test.images), stop.check)
         golden, sample_label = _golden(test, test_logits, temperature)
         stated = Facts(
             name=settings.name,
             created=facts.now(),
+            run_id=fitted.run_id,
             classes=data.classes,
             input=InputContract(polarity=polarity(data.training.images)),
             temperature=temperature,
@@ -93,10 +144,11 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle:
         )
         (directory / GOLDEN_FILE).write_bytes(golden.to_bytes())
         (directory / SAMPLE_FILE).write_bytes(_png(golden.images[0]))
-        pages = report.Subject(facts=stated, history=fitted.history, test=test, logits=test_logits)
-        weights = next(model.parameters()).detach().numpy()
-        (directory / REPORT_FILE).write_text(report.render(pages, weights), encoding="utf-8")
+        subject = report.Subject(facts=stated, history=fitted.history, test=test, logits=test_logits)
+        weights = model.linear_layers()[0].weight.detach().numpy()
+        (directory / REPORT_FILE).write_text(report.render(subject, weights), encoding="utf-8")
         (directory / CARD_FILE).write_text(model_card(stated), encoding="utf-8")
+        stop.check()
         published = publish(directory, stated)
     progress.say(
         f"published {published.path}: test accuracy {stated.test.accuracy:.2%}, "

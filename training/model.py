@@ -1,11 +1,14 @@
-"""The multilayer perceptron, and the standardisation of pixels that comes before it."""
+"""The multilayer perceptron, as the course lays it out, and the standardisation before it."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from training.settings import ModelSettings
+
 PIXELS = 28 * 28
+LEAKY_SLOPE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +22,7 @@ class Standardisation:
 
     @classmethod
     def of(cls, images: torch.Tensor) -> "Standardisation":
-        """Measure `uint8[n, 28, 28]`, exactly: integer sums, which no order of addition changes."""
+        """Measure `uint8[n, 28, 28]`, exactly: by counts, which no order of addition changes."""
         counts = torch.bincount(images.flatten().cpu(), minlength=256).double()
         values = torch.arange(256, dtype=torch.float64)
         mean = float((counts * values).sum() / counts.sum())
@@ -27,33 +30,90 @@ class Standardisation:
         return cls(mean=mean, deviation=max(variance**0.5, 1.0))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn `uint8[n, 28, 28]` into `float32[n, 784]`."""
-        return images.flatten(1).float().sub_(self.mean).mul_(1 / self.deviation)
+        """Turn `[n, 28, 28]`, uint8 or float of 0..255, into `float32[n, 784]`."""
+        return images.flatten(1).float().sub(self.mean).mul_(1 / self.deviation)
 
 
 class MLP(nn.Sequential):
-    """Linear, ReLU and dropout for each hidden layer, then linear to the logits.
+    """For each hidden layer: linear, batch normalisation, activation, dropout; then linear to the logits.
 
     Takes `float32[n, 784]`, standardised, and gives logits `float32[n, classes]`. The softmax is
     not part of it: cross entropy takes logits, which is exact where probabilities would underflow.
+    Without hidden layers it is softmax regression; with two classes that is logistic regression,
+    whose one weight vector is the difference of the two here.
+
     Dropout is inverted (kept units are divided by 1 - p while training), so that `eval()` needs no
     rescaling. Source: Srivastava et al., "Dropout", JMLR 15 (2014), section 10.
     """
 
-    def __init__(self, hidden: tuple[int, ...], classes: int, dropout: float) -> None:
+    def __init__(self, settings: ModelSettings, classes: int) -> None:
         layers: list[nn.Module] = []
+        if settings.input_dropout:
+            layers.append(nn.Dropout(settings.input_dropout))
         width = PIXELS
-        for units in hidden:
-            layers += [nn.Linear(width, units), nn.ReLU(), nn.Dropout(dropout)]
+        for index, units in enumerate(settings.hidden):
+            layers.append(nn.Linear(width, units))
+            if settings.batch_norm:
+                layers.append(nn.BatchNorm1d(units))
+            layers.append(_activation(settings.activation))
+            if settings.dropout_of(index):
+                layers.append(nn.Dropout(settings.dropout_of(index)))
             width = units
         super().__init__(*layers, nn.Linear(width, classes))
+        if settings.initialisation != "pytorch":
+            _initialise(self, settings)
+
+    def linear_layers(self) -> list[nn.Linear]:
+        """Return the linear layers, first to last."""
+        return [layer for layer in self if isinstance(layer, nn.Linear)]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split the parameters for the optimizer: weights (matrices) decay, biases do not."""
-    weights = [p for p in model.parameters() if p.ndim >= 2]
-    biases = [p for p in model.parameters() if p.ndim < 2]
-    return [
-        {"params": weights, "weight_decay": weight_decay},
-        {"params": biases, "weight_decay": 0.0},
-    ]
+def _activation(name: str) -> nn.Module:
+    choices: dict[str, nn.Module] = {
+        "relu": nn.ReLU(),
+        "leaky_relu": nn.LeakyReLU(LEAKY_SLOPE),
+        "elu": nn.ELU(),
+        "gelu": nn.GELU(),
+        "tanh": nn.Tanh(),
+        "sigmoid": nn.Sigmoid(),
+    }
+    return choices[name]
+
+
+def _initialise(model: MLP, settings: ModelSettings) -> None:
+    """Set weights by the chosen rule and biases to 0; the last layer, which feeds no activation, has gain 1.
+
+    He: normal, variance gain^2 / fan-in (He et al., "Delving Deep into Rectifiers", 2015).
+    Xavier: uniform, variance 2 / (fan-in + fan-out) times gain^2 (Glorot and Bengio, 2010).
+    Orthogonal: Saxe et al., "Exact solutions to the nonlinear dynamics of learning", 2014.
+    """
+    *hidden, last = model.linear_layers()
+    for layer in (*hidden, last):
+        gain = 1.0 if layer is last else _gain(settings.activation)
+        if settings.initialisation == "he":
+            nn.init.normal_(layer.weight, std=gain / layer.in_features**0.5)
+        elif settings.initialisation == "xavier":
+            nn.init.xavier_uniform_(layer.weight, gain=gain)
+        else:
+            nn.init.orthogonal_(layer.weight, gain=gain)
+        nn.init.zeros_(layer.bias)
+
+
+def _gain(activation: str) -> float:
+    """Return the factor that keeps the variance through an activation; ReLU's for its smooth kin."""
+    if activation == "leaky_relu":
+        return nn.init.calculate_gain("leaky_relu", LEAKY_SLOPE)
+    if activation == "tanh":
+        return nn.init.calculate_gain("tanh")
+    return nn.init.calculate_gain("sigmoid" if activation == "sigmoid" else "relu")
+
+
+@torch.no_grad()
+def constrain_norms(model: MLP, limit: float) -> None:
+    """Scale each hidden unit's incoming weights down to the Euclidean norm `limit`, where they exceed it.
+
+    Source: Srivastava et al. (2014), section 5.1.
+    """
+    for layer in model.linear_layers()[:-1]:
+        norms = layer.weight.norm(dim=1, keepdim=True)
+        layer.weight.mul_((limit / norms.clamp_min(1e-12)).clamp_max(1.0))

@@ -11,7 +11,7 @@ def default() -> Mapping[str, Any]:
 
     `python -m training fit --preset default`
     """
-    return {}
+    return {"input_dropout": 0.1}
 
 
 PRESETS: Mapping[str, Preset] = {"default": default}

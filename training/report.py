@@ -18,7 +18,7 @@ from bundle.manifest import Facts, Metrics
 from training import figures
 from training.data import Images
 from training.evaluate import Logits, log_softmax
-from training.fit import Epoch
+from training.state import Epoch
 
 MAX_MISTAKES = 600
 """Misclassified images shown; each takes about 500 bytes of the page."""

@@ -1,7 +1,7 @@
 """Every option of the training job, with its default, its limits and its help.
 
 The same names serve the command line (`--batch-size`), a YAML file (`batch_size`) and the
-environment (`GLYPH_TRAIN_BATCH_SIZE`).
+environment (`GLYPH_TRAIN_BATCH_SIZE`). One class per subject, all of them together at the end.
 """
 
 from pathlib import Path
@@ -9,67 +9,167 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bundle.configuration import CommaSeparated, Settings
+from bundle.configuration import CommaSeparated, OrNone, Settings
 
 ENVIRONMENT_PREFIX = "GLYPH_TRAIN_"
+MAX_HIDDEN_LAYERS = 64
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
+Above0 = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
-class TrainingSettings(Settings):
-    """What one training run is; two runs with equal settings on equal devices give equal weights."""
+class PlaceSettings(Settings):
+    """What to read, and where to write."""
 
-    # What to read, and where to write.
+    data: Annotated[
+        str,
+        Field(description="data set: mnist, idx:DIR, folder:DIR (a subfolder per class) or npz:FILE"),
+    ] = "mnist"
     data_dir: Annotated[Path, Field(description="directory of the MNIST files")] = Path("data/mnist")
     models: Annotated[Path, Field(description="model repository to publish in")] = Path("models")
     name: Annotated[
-        str,
-        Field(
-            pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
-            description="the model's name: it is published as MODELS/NAME/VERSION",
-        ),
+        ModelName, Field(description="the model's name: it is published as MODELS/NAME/VERSION")
     ] = "mnist"
-    runs: Annotated[Path, Field(description="directory for the metrics file of each run")] = Path("runs")
-
+    runs: Annotated[
+        Path, Field(description="where checkpoints and metrics go while a model trains: RUNS/NAME")
+    ] = Path("runs")
     code_revision: Annotated[
         str, Field(description="revision to record where there is no .git; empty asks git")
     ] = ""
-
-    # The split.
     validation: Annotated[Positive, Field(description="images held out of training for validation")] = 5000
+    test_share: Annotated[
+        float, Field(gt=0, lt=1, description="share held out as the test set where the data has none")
+    ] = 1 / 6
     seed: Annotated[
         int, Field(ge=0, lt=2**31, description="seed of the split, the weights, the order and dropout")
     ] = 0
 
-    # The model.
+
+class ModelSettings(Settings):
+    """The multilayer perceptron. No hidden layer at all is softmax regression."""
+
     hidden: Annotated[
         tuple[Positive, ...],
         CommaSeparated,
-        Field(description="widths of the hidden layers, first to last"),
+        Field(description="widths of the hidden layers, first to last; empty is softmax regression"),
     ] = (512, 256)
+    activation: Annotated[
+        Literal["relu", "leaky_relu", "elu", "gelu", "tanh", "sigmoid"],
+        Field(description="what follows each hidden layer"),
+    ] = "relu"
+    initialisation: Annotated[
+        Literal["he", "xavier", "orthogonal", "pytorch"],
+        Field(description="how weights start; biases start at 0, or as PyTorch does with 'pytorch'"),
+    ] = "he"
     dropout: Annotated[
-        Probability, Field(description="probability of dropping a unit after each hidden layer")
-    ] = 0.2
+        tuple[Probability, ...],
+        CommaSeparated,
+        Field(description="probability of dropping a unit: one for all hidden layers, or one for each"),
+    ] = (0.2,)
+    input_dropout: Annotated[Probability, Field(description="probability of dropping a pixel")] = 0.0
+    batch_norm: Annotated[bool, Field(description="batch normalisation before each activation")] = False
+    max_norm: Annotated[
+        Above0 | None,
+        OrNone,
+        Field(description="largest Euclidean norm of a hidden unit's incoming weights"),
+    ] = None
 
-    # Optimization.
+    @model_validator(mode="after")
+    def _layers_agree(self) -> Self:
+        if len(self.hidden) > MAX_HIDDEN_LAYERS:
+            raise ValueError(f"hidden: more than {MAX_HIDDEN_LAYERS} layers do not train without shortcuts")
+        if len(self.dropout) not in (1, len(self.hidden)):
+            raise ValueError(
+                f"dropout: {len(self.dropout)} probabilities for {len(self.hidden)} hidden layers; "
+                "give one for all or one for each"
+            )
+        return self
+
+    def dropout_of(self, layer: int) -> float:
+        """Return the dropout probability after hidden layer `layer`, counted from 0."""
+        return self.dropout[layer if len(self.dropout) > 1 else 0]
+
+
+class OptimizationSettings(Settings):
+    """How the weights are found."""
+
     epochs: Annotated[Positive, Field(description="passes over the training images")] = 20
-    batch_size: Annotated[Positive, Field(description="images in one step")] = 128
-    learning_rate: Annotated[float, Field(gt=0, description="peak of the one-cycle schedule")] = 1e-3
+    batch_size: Annotated[Positive, Field(description="images in one step, over all devices together")] = 128
+    accumulate: Annotated[
+        Positive, Field(description="parts a batch is worked through in, to save memory; same gradient")
+    ] = 1
+    optimizer: Annotated[
+        Literal["sgd", "adam", "adamw", "muon"],
+        Field(description="muon takes the hidden matrices and leaves the rest to adamw"),
+    ] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
+    momentum: Annotated[Probability, Field(description="momentum of sgd and muon")] = 0.9
+    nesterov: Annotated[bool, Field(description="Nesterov's form of sgd's momentum")] = True
+    schedule: Annotated[
+        Literal["constant", "step", "cosine", "one_cycle"],
+        Field(description="how the learning rate goes: step divides it by 10 at 1/2 and at 3/4"),
+    ] = "one_cycle"
+    warmup: Annotated[
+        float, Field(ge=0, lt=1, description="share of all steps in which the learning rate rises")
+    ] = 0.3
     weight_decay: Annotated[
-        NotNegative, Field(description="L2: AdamW's decoupled weight decay, on weights and not biases")
-    ] = 1e-2
+        NotNegative,
+        Field(description="L2 by the optimizer: decoupled with adamw and muon, in the gradient with sgd"),
+    ] = 0.05
+    l2: Annotated[
+        NotNegative,
+        Field(description="L2 as a penalty in the loss: lambda / n * sum of squares, n training images"),
+    ] = 0.0
+    l1: Annotated[
+        NotNegative, Field(description="L1 as a penalty in the loss: lambda / n * sum of magnitudes")
+    ] = 0.0
+    decay_biases: Annotated[bool, Field(description="let L1 and L2 act on biases too")] = False
+    label_smoothing: Annotated[
+        Probability, Field(description="share of each target spread evenly over all classes")
+    ] = 0.0
+    clip: Annotated[
+        Above0 | None, OrNone, Field(description="largest norm of a gradient; longer ones are scaled")
+    ] = None
+    ema: Annotated[Probability, Field(description="decay of the moving average of the weights; 0 is off")] = (
+        0.0
+    )
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field(description="of the matrix products; auto takes bfloat16 where it was measured to be faster"),
+    ] = "float32"
+    patience: Annotated[
+        int, Field(ge=0, description="epochs without improvement until training stops; 0 never stops early")
+    ] = 0
+    monitor: Annotated[
+        Literal["accuracy", "loss"], Field(description="what early stopping watches, on the validation set")
+    ] = "accuracy"
 
-    # The machine.
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate: {self.accumulate} parts of a batch of {self.batch_size} images")
+        return self
+
+
+class MachineSettings(Settings):
+    """Where the job runs, and how it survives being ended."""
+
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
         Field(description="where to train; auto takes CUDA where there is one"),
     ] = "auto"
     threads: Annotated[int, Field(ge=0, description="CPU threads; 0 takes every usable core")] = 0
+    resume: Annotated[
+        bool, Field(description="go on from the last checkpoint in RUNS/NAME, where there is one")
+    ] = False
+    checkpoint_seconds: Annotated[
+        NotNegative, Field(description="most time between two checkpoints; there is one per epoch as well")
+    ] = 60.0
+    keep_checkpoints: Annotated[Positive, Field(description="how many of the last checkpoints are kept")] = 2
 
-    @model_validator(mode="after")
-    def _batch_fits(self) -> Self:
-        if len(self.hidden) > 64:
-            raise ValueError("hidden: more than 64 layers is not a multilayer perceptron that trains")
-        return self
+
+class TrainingSettings(PlaceSettings, ModelSettings, OptimizationSettings, MachineSettings):
+    """What one training run is; two runs with equal settings on equal devices give equal weights."""

@@ -1,4 +1,4 @@
-"""The training loop: the mathematics of its parts, repeatability, and what it writes down."""
+"""The training run: it learns, repeats itself exactly, and writes down what it did."""
 
 import json
 import math
@@ -9,55 +9,35 @@ import pytest
 import torch
 from torch import nn
 
-from training.data import Images, Resident
-from training.errors import TrainingError
-from training.fit import Fitted, fit
-from training.model import MLP, Standardisation, parameter_groups
-from training.progress import Progress
-from training.settings import TrainingSettings
+from tests.training.runs import blobs, small_run, weights
+from training.errors import DivergedError
+from training.fit import Fitted, Run, epoch_order, fit
+from training.model import MLP, Standardisation
 
 
-def blobs(count: int, seed: int) -> Images:
-    """Three classes of noisy images, each bright in another third."""
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, 3, count)
-    images = generator.integers(0, 100, (count, 28, 28), dtype=np.uint8)
-    for index, label in enumerate(labels):
-        images[index, 9 * label : 9 * label + 9] += 100
-    return Images(images=images, labels=labels.astype(np.int64))
-
-
-def train(directory: Path, **settings: object) -> Fitted:
-    """Fit a small network to the blobs for three epochs."""
-    chosen = TrainingSettings.model_validate(
-        {"epochs": 3, "hidden": (32, 16), "batch_size": 32, "learning_rate": 3e-3} | settings
-    )
-    cpu = torch.device("cpu")
-    parts: tuple[Resident, Resident] = blobs(500, 1).to(cpu), blobs(100, 2).to(cpu)
-    return fit(chosen, *parts, 3, directory / "metrics.jsonl", Progress(quiet=True))
-
-
-def weights(fitted: Fitted) -> bytes:
-    """Return every weight and bias as bytes."""
-    return b"".join(p.detach().numpy().tobytes() for p in fitted.model.parameters())
+@torch.inference_mode()
+def validation_loss(run: Run, fitted: Fitted) -> float:
+    """Return torch's own cross entropy of the fitted model on the run's validation images."""
+    logits = fitted.model(fitted.standardise(run.validation.images))
+    return float(nn.functional.cross_entropy(logits, run.validation.labels))
 
 
 def test_it_learns(tmp_path: Path) -> None:
     """Three separable classes are told apart after three epochs."""
-    history = train(tmp_path).history
+    history = fit(small_run(tmp_path)).history
     assert history[-1].validation_accuracy > 0.95
     assert history[-1].validation_loss < history[0].validation_loss
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     """Equal settings give byte-identical weights, another seed others."""
-    assert weights(train(tmp_path, seed=7)) == weights(train(tmp_path, seed=7))
-    assert weights(train(tmp_path, seed=7)) != weights(train(tmp_path, seed=8))
+    assert weights(fit(small_run(tmp_path, seed=7))) == weights(fit(small_run(tmp_path, seed=7)))
+    assert weights(fit(small_run(tmp_path, seed=7))) != weights(fit(small_run(tmp_path, seed=8)))
 
 
 def test_one_json_line_is_written_per_epoch(tmp_path: Path) -> None:
     """The metrics file has the fields of every epoch, in order."""
-    history = train(tmp_path).history
+    history = fit(small_run(tmp_path)).history
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert lines[1]["validation_loss"] == history[1].validation_loss
@@ -66,7 +46,7 @@ def test_one_json_line_is_written_per_epoch(tmp_path: Path) -> None:
 
 def test_the_model_comes_back_in_evaluation_mode(tmp_path: Path) -> None:
     """Two passes over one batch agree, which dropout would prevent."""
-    fitted = train(tmp_path, dropout=0.5)
+    fitted = fit(small_run(tmp_path, dropout=0.5))
     batch = torch.randn(16, 784)
     assert not fitted.model.training
     assert torch.equal(fitted.model(batch), fitted.model(batch))
@@ -74,40 +54,8 @@ def test_the_model_comes_back_in_evaluation_mode(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     """An absurd learning rate ends in a sentence, not in a published model."""
-    with pytest.raises(TrainingError, match="not finite"):
-        train(tmp_path, learning_rate=1e30)
-
-
-def test_the_first_step_is_adamw_by_hand(tmp_path: Path) -> None:
-    """One step from known weights equals Loshchilov and Hutter's algorithm 2, written out in NumPy."""
-    torch.manual_seed(0)
-    model = MLP((), 3, 0.0).double()
-    x, y = torch.randn(8, 784, dtype=torch.float64), torch.arange(8) % 3
-    (linear,) = model
-    assert isinstance(linear, nn.Linear)
-    before_w, before_b = linear.weight.detach().numpy().copy(), linear.bias.detach().numpy().copy()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=0.01)
-    nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    z = x.numpy() @ before_w.T + before_b
-    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    error = (p - np.eye(3)[y.numpy()]) / 8
-    for after, before, gradient, decay in (
-        (linear.weight, before_w, error.T @ x.numpy(), 0.1),
-        (linear.bias, before_b, error.sum(0), 0.0),
-    ):
-        # After one step the corrected moments are g and g^2 themselves.
-        expected = before * (1 - 0.01 * decay) - 0.01 * gradient / (np.abs(gradient) + 1e-8)
-        np.testing.assert_allclose(after.detach().numpy(), expected, rtol=0, atol=1e-9)
-
-
-def test_dropout_keeps_the_expectation() -> None:
-    """Inverted dropout's mean over many masks is the value without dropout."""
-    torch.manual_seed(0)
-    layer = MLP((4,), 2, 0.3)[2]
-    layer.train()
-    mean = layer(torch.ones(200_000, 4)).mean(0)
-    torch.testing.assert_close(mean, torch.ones(4), atol=0.01, rtol=0)
+    with pytest.raises(DivergedError, match="not finite"):
+        fit(small_run(tmp_path, learning_rate=1e30, optimizer="sgd"))
 
 
 def test_standardisation_matches_the_definition() -> None:
@@ -126,3 +74,74 @@ def test_blank_images_do_not_divide_by_zero() -> None:
     """A data set of one gray has deviation 0; standardising it stays finite."""
     images = torch.full((5, 28, 28), 9, dtype=torch.uint8)
     assert torch.isfinite(Standardisation.of(images)(images)).all()
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    """Batches worked through in four parts end at the same weights, up to rounding."""
+    whole = fit(small_run(tmp_path, dropout=0.0, optimizer="sgd", epochs=1))
+    parts = fit(small_run(tmp_path, dropout=0.0, optimizer="sgd", epochs=1, accumulate=4))
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    """With SGD without momentum, one step is at most learning rate times the clipped norm."""
+    run = small_run(
+        tmp_path,
+        clip=0.01,
+        learning_rate=1.0,
+        optimizer="sgd",
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup=0.0,
+        epochs=1,
+        batch_size=500,
+    )
+    torch.manual_seed(run.settings.seed)
+    before = MLP(run.settings, 3)
+    after = fit(run).model
+    moved = [(a - b).square().sum() for a, b in zip(after.parameters(), before.parameters(), strict=True)]
+    assert float(torch.stack(moved).sum().sqrt().detach()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_early_stopping_stops_and_restores_the_best(tmp_path: Path) -> None:
+    """After `patience` epochs without improvement training ends with the best epoch's weights."""
+    run = small_run(tmp_path, epochs=60, patience=3, monitor="loss", learning_rate=0.02, schedule="constant")
+    fitted = fit(run)
+    losses = [epoch.validation_loss for epoch in fitted.history]
+    assert len(losses) < 60
+    assert losses.index(min(losses)) == len(losses) - 1 - 3
+    assert validation_loss(run, fitted) == pytest.approx(min(losses), rel=1e-4, abs=1e-7)
+
+
+def test_the_averaged_weights_are_what_is_judged(tmp_path: Path) -> None:
+    """With a moving average, validation and the result are the average's, not the last weights'."""
+    run = small_run(tmp_path, ema=0.99)
+    fitted = fit(run)
+    assert validation_loss(run, fitted) == pytest.approx(
+        fitted.history[-1].validation_loss, rel=1e-4, abs=1e-7
+    )
+    assert weights(fitted) != weights(fit(small_run(tmp_path)))
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_mixed_precision_learns_too(tmp_path: Path, precision: str) -> None:
+    """In bfloat16 the run ends about where float32 does."""
+    assert fit(small_run(tmp_path, precision=precision)).history[-1].validation_accuracy > 0.95
+
+
+def test_an_epochs_order_is_a_permutation_of_its_own() -> None:
+    """Each image comes once; the order depends on seed and epoch, and on nothing else."""
+    order = epoch_order(1000, 3, 5)
+    assert torch.equal(order.sort().values, torch.arange(1000))
+    assert torch.equal(order, epoch_order(1000, 3, 5))
+    assert not torch.equal(order, epoch_order(1000, 3, 6))
+    assert not torch.equal(order, epoch_order(1000, 4, 5))
+
+
+def test_max_norm_holds_after_training(tmp_path: Path) -> None:
+    """No hidden unit's incoming weights are longer than the limit."""
+    fitted = fit(small_run(tmp_path, max_norm=0.5))
+    first = fitted.model.linear_layers()[0]
+    assert float(first.weight.norm(dim=1).max().detach()) <= 0.5 + 1e-5

@@ -1,0 +1,43 @@
+"""Small training runs for the tests: three classes of noise that can be told apart."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training.data import Images
+from training.fit import Fitted, Run
+from training.progress import Progress
+from training.settings import TrainingSettings
+from training.stop import Stop
+
+
+def blobs(count: int, seed: int) -> Images:
+    """Return noisy images of three classes, each bright in another third."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, count)
+    images = generator.integers(0, 100, (count, 28, 28), dtype=np.uint8)
+    for index, label in enumerate(labels):
+        images[index, 9 * label : 9 * label + 9] += 100
+    return Images(images=images, labels=labels.astype(np.int64))
+
+
+def small_run(directory: Path, stop: Stop | None = None, **settings: object) -> Run:
+    """Return a run of three epochs of a small network, with `settings` changed."""
+    chosen = {"epochs": 3, "hidden": (32, 16), "batch_size": 32, "learning_rate": 3e-3, **settings}
+    cpu = torch.device("cpu")
+    return Run(
+        settings=TrainingSettings.model_validate(chosen),
+        train=blobs(500, 1).to(cpu),
+        validation=blobs(100, 2).to(cpu),
+        classes=3,
+        data_sha256={"blobs": "0" * 64},
+        directory=directory,
+        progress=Progress(quiet=True),
+        stop=stop or Stop(),
+    )
+
+
+def weights(fitted: Fitted) -> bytes:
+    """Return every parameter and buffer as bytes."""
+    return b"".join(value.numpy().tobytes() for value in fitted.model.state_dict().values())

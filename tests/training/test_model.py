@@ -1,0 +1,124 @@
+"""The network's parts, against their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training.model import MLP, constrain_norms
+from training.settings import ModelSettings
+
+
+def mlp(classes: int = 3, **settings: object) -> MLP:
+    """Return a network made from seed 0."""
+    torch.manual_seed(0)
+    return MLP(ModelSettings.model_validate(settings), classes)
+
+
+def test_the_layers_stand_in_the_courses_order() -> None:
+    """Input dropout, then linear, normalisation, activation, dropout for each layer, then linear."""
+    model = mlp(hidden=(5, 4), dropout=(0.1, 0.3), input_dropout=0.2, batch_norm=True, activation="tanh")
+    kinds = [type(layer).__name__ for layer in model]
+    layer = ["Linear", "BatchNorm1d", "Tanh", "Dropout"]
+    assert kinds == ["Dropout", *layer, *layer, "Linear"]
+    assert [m.p for m in model if isinstance(m, nn.Dropout)] == [0.2, 0.1, 0.3]
+
+
+def test_no_hidden_layer_is_softmax_regression() -> None:
+    """Without hidden layers the logits are Wx + b, and nothing else."""
+    model = mlp(hidden=())
+    x = torch.randn(6, 784)
+    (linear,) = model
+    assert isinstance(linear, nn.Linear)
+    torch.testing.assert_close(model(x), x @ linear.weight.T + linear.bias)
+
+
+def test_two_classes_without_hidden_layers_is_logistic_regression() -> None:
+    """Softmax of two logits is the sigmoid of their difference, and the loss is binary cross entropy."""
+    model = mlp(classes=2, hidden=()).double()
+    x = torch.randn(50, 784, dtype=torch.float64)
+    y = (torch.arange(50) % 2).long()
+    logits = model(x)
+    (linear,) = model
+    assert isinstance(linear, nn.Linear)
+    w, b = linear.weight[1] - linear.weight[0], linear.bias[1] - linear.bias[0]
+    torch.testing.assert_close(logits.softmax(1)[:, 1], torch.sigmoid(x @ w + b))
+    torch.testing.assert_close(
+        nn.functional.cross_entropy(logits, y),
+        nn.functional.binary_cross_entropy_with_logits(x @ w + b, y.double()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "definition"),
+    [
+        ("relu", lambda x: np.maximum(x, 0)),
+        ("leaky_relu", lambda x: np.where(x > 0, x, 0.01 * x)),
+        ("elu", lambda x: np.where(x > 0, x, np.expm1(x))),
+        ("gelu", lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))),
+        ("tanh", np.tanh),
+        ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+    ],
+)
+def test_activations_match_their_definitions(name: str, definition: object) -> None:
+    """Each activation's name gives the function of that name."""
+    model = mlp(hidden=(4,), activation=name, dropout=0.0)
+    x = torch.linspace(-4, 4, 41, dtype=torch.float64)
+    assert callable(definition)
+    np.testing.assert_allclose(model[1](x).numpy(), definition(x.numpy()), rtol=1e-9, atol=1e-12)
+
+
+def test_initialisations_have_their_variances() -> None:
+    """He, Xavier and orthogonal weights have the variance, range and products that define them."""
+    he = mlp(hidden=(2000,), initialisation="he").linear_layers()[0].weight
+    assert float(he.detach().var()) == pytest.approx(2 / 784, rel=0.01)
+    xavier = mlp(hidden=(2000,), initialisation="xavier").linear_layers()[0].weight
+    limit = math.sqrt(2) * math.sqrt(6 / (784 + 2000))
+    assert float(xavier.detach().abs().max()) == pytest.approx(limit, rel=0.01)
+    assert float(xavier.detach().var()) == pytest.approx(limit**2 / 3, rel=0.01)
+    orthogonal = mlp(hidden=(300,), dropout=0.0, initialisation="orthogonal").linear_layers()[0].weight
+    torch.testing.assert_close(orthogonal @ orthogonal.T, 2 * torch.eye(300), atol=1e-4, rtol=0)
+
+
+def test_a_deep_he_network_keeps_the_scale_of_its_signal() -> None:
+    """Through ten ReLU layers the signal neither dies nor explodes with He's weights."""
+    model = mlp(hidden=(400,) * 10, dropout=0.0)
+    activations = nn.Sequential(*list(model)[:-1])
+    out = activations(torch.randn(200, 784))
+    assert 0.3 < float(out.detach().square().mean()) < 3
+
+
+def test_dropout_keeps_the_expectation() -> None:
+    """Inverted dropout's mean over many masks is the value without dropout, as the course rescales."""
+    torch.manual_seed(0)
+    layer = mlp(hidden=(4,), dropout=0.3)[2].train()
+    mean = layer(torch.ones(200_000, 4)).mean(0)
+    torch.testing.assert_close(mean, torch.ones(4), atol=0.01, rtol=0)
+    bernoulli = torch.bernoulli(torch.full((200_000, 4), 0.7)) / 0.7
+    torch.testing.assert_close(mean, bernoulli.mean(0), atol=0.02, rtol=0)
+
+
+def test_dropout_is_off_in_evaluation() -> None:
+    """In evaluation mode a network gives the same logits twice; in training mode it does not."""
+    model = mlp(dropout=0.5)
+    x = torch.randn(8, 784)
+    assert not torch.equal(model.train()(x), model(x))
+    assert torch.equal(model.eval()(x), model(x))
+
+
+def test_max_norm_shortens_long_rows_only() -> None:
+    """Rows above the limit end on it with their direction kept; others, and the last layer, stay."""
+    model = mlp(hidden=(3,), dropout=0.0)
+    first, last = model.linear_layers()
+    with torch.no_grad():
+        first.weight[0].fill_(1.0)
+        first.weight[1].fill_(0.01)
+        last.weight.fill_(100.0)
+    before = first.weight.detach().clone()
+    constrain_norms(model, 2.0)
+    torch.testing.assert_close(first.weight[0].norm(), torch.tensor(2.0))
+    torch.testing.assert_close(first.weight[0] / 2.0, before[0] / before[0].norm())
+    assert torch.equal(first.weight[1], before[1])
+    assert torch.equal(last.weight, torch.full_like(last.weight, 100.0))

@@ -1,0 +1,32 @@
+"""Mixed precision: bfloat16 matrix products where they are faster, float32 everywhere else."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from training.settings import TrainingSettings
+
+BFLOAT16_WIDTH = 1024
+"""Hidden width from which bfloat16 is faster on a CPU with AMX; see `python -m bench training`."""
+
+
+def autocast(settings: TrainingSettings, device: torch.device) -> AbstractContextManager[None]:
+    """Return the context for the forward pass.
+
+    The weights, the loss and the optimizer stay in float32; bfloat16 has float32's range, so no
+    loss scaling is needed.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(settings, device))
+
+
+def uses_bfloat16(settings: TrainingSettings, device: torch.device) -> bool:
+    """Tell whether products are taken in bfloat16: by the settings and the device, never by a timing.
+
+    (A choice made by timing would not be the same twice, and so the weights would not be either.)
+    """
+    if settings.precision == "auto":
+        if device.type == "cuda":
+            return bool(torch.cuda.is_bf16_supported())
+        wide = min(settings.hidden, default=0) >= BFLOAT16_WIDTH
+        return wide and torch.cpu.get_capabilities().get("amx_bf16") is True
+    return settings.precision == "bfloat16"

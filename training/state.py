@@ -1,0 +1,158 @@
+"""All that a training run is at one instant, so that a checkpoint of it loses nothing."""
+
+import copy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from training.checkpoint import Snapshot
+from training.distributed import World
+from training.errors import CheckpointError
+from training.model import MLP, Standardisation
+from training.optimize import AveragedWeights
+from training.settings import MachineSettings, PlaceSettings, TrainingSettings
+
+FORMAT = 1
+FREE_TO_CHANGE = frozenset(
+    {*PlaceSettings.model_fields, *MachineSettings.model_fields}
+    - {"data", "validation", "seed", "test_share"}
+)
+"""Settings that a resumed run may change: they do not touch the weights it will end with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """What one pass over the training images gave; losses in nats, before calibration."""
+
+    epoch: int
+    train_loss: float
+    """Mean over the epoch's steps, in training mode: with dropout, while the weights move."""
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    """Of the epoch's first step."""
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingState:
+    """What changes while a model trains."""
+
+    settings: TrainingSettings
+    world: World
+    run_id: str
+    """Names this run, so that a restart after publishing does not publish again."""
+    model: MLP
+    standardise: Standardisation
+    optimizers: list[torch.optim.Optimizer]
+    average: AveragedWeights | None
+    total_loss: torch.Tensor
+    """Sum over this epoch's images so far, on the device."""
+    right: torch.Tensor
+    """How many of them were classified correctly, on the device."""
+    epoch: int = 0
+    """Epochs completed."""
+    position: int = 0
+    """Batches taken in the current epoch."""
+    step: int = 0
+    """Batches taken in all."""
+    seconds: float = 0.0
+    """Time spent in the current epoch."""
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[str, torch.Tensor] | None = None
+    """The weights after the best epoch, where early stopping will want them."""
+    best_score: float = -float("inf")
+    epochs_since_best: int = 0
+    metrics_bytes: int = 0
+    """Length of the metrics file when all of `history` was in it."""
+
+    @property
+    def judged(self) -> MLP:
+        """The model that is evaluated and published: the averaged one, where there is one."""
+        return self.average.model if self.average else self.model  # type: ignore[return-value]
+
+    def snapshot(self, data_sha256: dict[str, str]) -> Snapshot:
+        """Return everything, as tensors and plain values on the CPU; all processes must call it."""
+        device = self.total_loss.device
+        generators = {"cpu": self.world.gather(torch.get_rng_state(), device)}
+        if device.type == "cuda":
+            generators["cuda"] = self.world.gather(torch.cuda.get_rng_state(device), device)
+        return {
+            "format": FORMAT,
+            "settings": self.settings.model_dump(mode="json"),
+            "data_sha256": data_sha256,
+            "world_size": self.world.size,
+            "device": device.type,
+            "run_id": self.run_id,
+            "standardise": asdict(self.standardise),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": self.average.model.state_dict() if self.average else None,
+            "generators": generators,
+            "total_loss": self.total_loss,
+            "right": self.right,
+            "epoch": self.epoch,
+            "position": self.position,
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": self.best,
+            "best_score": self.best_score,
+            "epochs_since_best": self.epochs_since_best,
+            "metrics_bytes": self.metrics_bytes,
+        }
+
+    def restore(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
+        """Become what a snapshot was of.
+
+        Raises:
+            CheckpointError: it is of a run with other settings, data, device or number of processes.
+        """
+        self._refuse_other_runs(snapshot, data_sha256)
+        self.model.load_state_dict(snapshot["model"])
+        for optimizer, state in zip(self.optimizers, snapshot["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        if self.average:
+            self.average.model.load_state_dict(snapshot["average"])
+        torch.set_rng_state(snapshot["generators"]["cpu"][self.world.rank])
+        if "cuda" in snapshot["generators"]:
+            torch.cuda.set_rng_state(snapshot["generators"]["cuda"][self.world.rank], self.total_loss.device)
+        self.standardise = Standardisation(**snapshot["standardise"])
+        self.total_loss.copy_(snapshot["total_loss"])
+        self.right.copy_(snapshot["right"])
+        self.history = [Epoch(**epoch) for epoch in snapshot["history"]]
+        for name in ("run_id", "epoch", "position", "step", "seconds", "best", "best_score"):
+            setattr(self, name, snapshot[name])
+        self.epochs_since_best = snapshot["epochs_since_best"]
+        self.metrics_bytes = snapshot["metrics_bytes"]
+
+    def remember_best(self) -> None:
+        """Keep a copy of the judged model's weights."""
+        self.best = copy.deepcopy(self.judged.state_dict())
+
+    def _refuse_other_runs(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
+        if snapshot.get("format") != FORMAT:
+            raise CheckpointError("the checkpoint was made by another version of Glyph: use --no-resume")
+        mine: dict[str, Any] = self.settings.model_dump(mode="json")
+        theirs = snapshot["settings"]
+        differing = [
+            f"{name} was {theirs.get(name)!r} and is {value!r}"
+            for name, value in mine.items()
+            if name not in FREE_TO_CHANGE and theirs.get(name) != value
+        ]
+        if snapshot["data_sha256"] != data_sha256:
+            differing.append("the data set's files have other SHA-256")
+        if snapshot["world_size"] != self.world.size:
+            differing.append(
+                f"{snapshot['world_size']} processes trained it and now there are {self.world.size}"
+            )
+        if snapshot["device"] != self.total_loss.device.type:
+            differing.append(f"it was on {snapshot['device']} and is on {self.total_loss.device.type}")
+        if differing:
+            raise CheckpointError(
+                f"the checkpoint is of another run ({'; '.join(differing)}): "
+                "set that back, or start afresh with --no-resume"
+            )
