@@ -35,7 +35,7 @@ bind = (
 )
 proc_name = "glyph"
 
-worker_class = "gthread"  # it keeps connections alive; the sync worker does not
+worker_class = "serving.worker.ServingThreadWorker"  # threads: the sync worker keeps no connection alive
 workers = _workers(_settings)
 threads = _settings.threads
 preload_app = False  # CUDA does not survive a fork: each worker builds its own session

@@ -2,9 +2,12 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
@@ -12,7 +15,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from bundle.configuration import ConfigurationError
 from bundle.repository import Bundle
 from serving import app as application
-from serving import cpus, gunicorn_conf, wsgi
+from serving import cpus, gunicorn_conf, worker, wsgi
 from serving.announcement import announcement, base_url
 from serving.app import create_app
 from serving.settings import ServiceSettings, load_settings
@@ -120,10 +123,21 @@ def test_the_service_never_imports_torch_or_training() -> None:
 
 
 def test_gunicorn_is_configured_as_promised() -> None:
-    """No preload, no control socket, connections kept alive."""
+    """No preload, no control socket, the worker with threads."""
     assert gunicorn_conf.preload_app is False
     assert gunicorn_conf.control_socket_disable is True
-    assert gunicorn_conf.worker_class == "gthread"
+    assert gunicorn_conf.worker_class == f"{worker.__name__}.{worker.ServingThreadWorker.__name__}"
+
+
+@pytest.mark.timeout(30)
+def test_a_worker_ends_even_if_the_signal_lands_while_the_pool_is_locked() -> None:
+    """Ctrl-C while a request is being handed to the pool never waits for the pool's lock."""
+    interrupted = worker.ServingThreadWorker.__new__(worker.ServingThreadWorker)
+    interrupted.cfg = SimpleNamespace(worker_int=lambda _: None)
+    with ThreadPoolExecutor(1) as interrupted.tpool:
+        with interrupted.tpool._shutdown_lock, pytest.raises(SystemExit) as ended:
+            interrupted.handle_quit(signal.SIGINT, None)
+    assert ended.value.code == 0
 
 
 def test_one_worker_where_a_gpu_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
