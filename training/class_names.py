@@ -34,17 +34,17 @@ def checked_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     if len(names) < 2:
         found = f"one class, {names[0]!r}" if names else "no class"
         raise DataError(f"{where} has {found}; a classifier needs two or more")
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for name in names:
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            raise DataError(f"{where}: class name {name!r} has control characters or is not UTF-8: rename it")
         try:
             _NAME.validate_python(name)
         except ValidationError as error:
             raise DataError(f"{where}: class name {name[:50]!r}: {error.errors()[0]['msg']}") from None
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-            raise DataError(f"{where}: class name {name!r} has control characters or is not UTF-8: rename it")
-        first = seen.setdefault(unicodedata.normalize("NFC", name), name)
-        if first is not name:
+        if (normal := unicodedata.normalize("NFC", name)) in seen:
             raise DataError(f"{where} names class {name!r} twice: names must differ")
+        seen.add(normal)
     return tuple(names)
 
 
