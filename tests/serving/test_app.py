@@ -134,9 +134,10 @@ def test_a_worker_ends_even_if_the_signal_lands_while_the_pool_is_locked() -> No
     """Ctrl-C while a request is being handed to the pool never waits for the pool's lock."""
     interrupted = worker.ServingThreadWorker.__new__(worker.ServingThreadWorker)
     interrupted.cfg = SimpleNamespace(worker_int=lambda _: None)
-    with ThreadPoolExecutor(1) as interrupted.tpool:
-        with interrupted.tpool._shutdown_lock, pytest.raises(SystemExit) as ended:
-            interrupted.handle_quit(signal.SIGINT, None)
+    interrupted.tpool = ThreadPoolExecutor(1)
+    with interrupted.tpool._shutdown_lock, pytest.raises(SystemExit) as ended:
+        interrupted.handle_quit(signal.SIGINT, None)
+    interrupted.tpool.shutdown()
     assert ended.value.code == 0
 
 
