@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,9 @@ target = sys.argv[sys.argv.index("--pack-destination") + 1]
 shutil.copy(archive, target)
 """
 
+ENDLESS_CHUNKS = 1024
+"""Of 64 KiB: far more than a socket buffers, and little enough for a test that fails."""
+
 Answer = Callable[[http.server.BaseHTTPRequestHandler, str], None]
 
 
@@ -50,6 +54,7 @@ class Mirror:
 
     url: str
     answer: Answer
+    server: http.server.HTTPServer
     asked: list[str] = field(default_factory=list)
 
 
@@ -80,7 +85,6 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     """Serve a mirror, right unless told otherwise, the only one that torchvision knows."""
-    state = Mirror("", right)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -92,9 +96,9 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
             """Say nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state = Mirror(f"http://127.0.0.1:{server.server_port}/mnist/", right, server)
     thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01))
     thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}/mnist/"
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [state.url])
     try:
         yield state
@@ -239,14 +243,16 @@ def bomb(handler: http.server.BaseHTTPRequestHandler, _: str) -> None:
 
 
 def endless(handler: http.server.BaseHTTPRequestHandler, _: str) -> None:
-    """Answer without a length and without an end."""
+    """Answer without a length, with far more than any limit allows."""
     handler.send_response(200)
     handler.end_headers()
     try:
-        while True:
+        for _chunk in range(ENDLESS_CHUNKS):
             handler.wfile.write(bytes(1 << 16))
     except OSError:
         handler.close_connection = True
+    else:
+        handler.server.taken_to_the_end = True  # type: ignore[attr-defined]
 
 
 def no_length(handler: http.server.BaseHTTPRequestHandler, _: str) -> None:
@@ -309,6 +315,24 @@ def test_after_a_bad_answer_and_without_npm_nothing_is_left(
     mirror.answer = answer
     assert mirror.url in failure(tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_download_without_end_is_broken_off(
+    tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the limit the connection is closed; the rest is not taken."""
+    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1 << 20)
+    mirror.answer = endless
+    assert f"more than {1 << 20} bytes came" in failure(tmp_path / "data")
+    mirror.server.server_close()  # waits for the answer to end
+    assert not hasattr(mirror.server, "taken_to_the_end")
+
+
+def test_a_transfer_that_breaks_off_says_how_far_it_came(tmp_path: Path, mirror: Mirror) -> None:
+    """Half a file is told from a wrong one by the bytes that came."""
+    mirror.answer = truncated
+    whole = len(gzip.compress(CONTENT[NAMES[0]]))
+    assert f"{whole // 2} of {whole} bytes came" in failure(tmp_path / "data")
 
 
 def test_what_one_source_gave_is_kept_when_it_stops(tmp_path: Path, mirror: Mirror, npm: Path) -> None:
@@ -376,14 +400,30 @@ def test_a_wrong_file_in_place_is_removed_and_fetched_again(
     assert mirror.asked == [NAMES[0]]
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_wrong_file_in_place_is_removed_even_if_nothing_replaces_it(tmp_path: Path, compress: bool) -> None:
+    """With no source, a wrong file goes all the same: it could be taken for the right one later."""
+    put(tmp_path / "data", NAMES[1:])
+    path = tmp_path / "data" / (f"{NAMES[0]}.gz" if compress else NAMES[0])
+    path.write_bytes(gzip.compress(b"wrong") if compress else b"wrong")
+    assert NAMES[0] in failure(tmp_path / "data")
+    assert sorted(entry.name for entry in (tmp_path / "data").iterdir()) == sorted(NAMES[1:])
+
+
 def test_a_compressed_bomb_in_place_is_removed(
     tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A local `.gz` that inflates beyond the limit is not unpacked further, and goes."""
     monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1 << 20)
     put(tmp_path / "data", NAMES[1:])
-    (tmp_path / "data" / f"{NAMES[0]}.gz").write_bytes(gzip.compress(bytes(100 << 20), 1))
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    (tmp_path / "data" / f"{NAMES[0]}.gz").write_bytes(gzip.compress(bytes(64 << 20), 1))
+    tracemalloc.start()
+    try:
+        fetch.fetch_mnist(tmp_path / "data", QUIET)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
     assert is_complete(tmp_path / "data")
     assert not (tmp_path / "data" / f"{NAMES[0]}.gz").exists()
 

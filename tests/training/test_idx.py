@@ -100,6 +100,22 @@ def test_every_cut_of_a_compressed_file_is_refused(tmp_path: Path) -> None:
             read_idx(tmp_path / "file.gz", 1)
 
 
+def test_every_changed_byte_of_a_compressed_file_is_refused_or_harmless(tmp_path: Path) -> None:
+    """One wrong byte in a `.gz` is a DataError, unless gzip keeps a date or the like there."""
+    content = bytes(range(200)) * 3
+    whole = write(tmp_path, packed((len(content),), content), compress=True).read_bytes()
+    refused = 0
+    for position in range(len(whole)):
+        data = bytearray(whole)
+        data[position] ^= 0x55
+        (tmp_path / "file.gz").write_bytes(data)
+        try:
+            assert read_idx(tmp_path / "file.gz", 1).tobytes() == content
+        except DataError:
+            refused += 1
+    assert refused >= len(whole) - 7  # of the ten bytes of a gzip header
+
+
 def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     """A compressed file whose content does not match its CRC is refused."""
     path = write(tmp_path, packed((40,), bytes(40)), compress=True)
