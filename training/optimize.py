@@ -87,17 +87,19 @@ class Rates:
         self, optimizers: Iterable[torch.optim.Optimizer], settings: OptimizationSettings, total: int
     ) -> None:
         self._optimizers = list(optimizers)
-        self._peaks = [float(group["lr"]) for group in self._groups()]
         self._settings, self._total = settings, total
+        for group in self._groups():
+            group.setdefault("peak_lr", group["lr"])  # in the group, so that a checkpoint keeps it
 
     def set(self, step: int) -> None:
         """Set the rates of step `step`, counted from 0 over all epochs."""
         factor = rate_factor(step, self._total, self._settings)
-        for group, peak in zip(self._groups(), self._peaks, strict=True):
+        for group in self._groups():
+            rate = group["peak_lr"] * factor
             if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(peak * factor)  # a captured graph reads it from the device
+                group["lr"].fill_(rate)  # a captured graph reads it from the device
             else:
-                group["lr"] = peak * factor
+                group["lr"] = rate
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the groups as they are now: loading a state replaces them."""

@@ -73,8 +73,8 @@ def test_penalties_match_the_formula(biases: bool) -> None:
     l1 = penalty(model, settings(l1=2.0, decay_biases=biases), 50)
     assert l2 is not None
     assert l1 is not None
-    assert float(l2) == pytest.approx(3 / 50 * sum((p**2).sum() for p in chosen), rel=1e-12)
-    assert float(l1) == pytest.approx(2 / 50 * sum(np.abs(p).sum() for p in chosen), rel=1e-12)
+    assert l2.item() == pytest.approx(3 / 50 * sum((p**2).sum() for p in chosen), rel=1e-12)
+    assert l1.item() == pytest.approx(2 / 50 * sum(np.abs(p).sum() for p in chosen), rel=1e-12)
     assert penalty(model, settings(), 50) is None
 
 
@@ -164,7 +164,7 @@ def test_every_optimizer_owns_every_parameter_once_and_learns(name: str) -> None
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
 
 
