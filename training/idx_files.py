@@ -17,6 +17,8 @@ FILE = re.compile(
     r"(?:(?P<prefix>.+)-)?(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?P<gz>\.gz)?"
 )
 
+UNNAMED = "one without a prefix (#mnist, #fashion-mnist or #kmnist)"
+
 Files = dict[tuple[str, str], Path]
 """The files of one set, by part and kind: `("train", "images")` and so on."""
 
@@ -110,9 +112,9 @@ def choose(directory: Path, chosen: str) -> tuple[str, Files, KnownSet | None]:
             f"{directory} has no IDX files: put train-images-idx3-ubyte and train-labels-idx1-ubyte there, "
             "raw or as .gz, with or without t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
         )
-    labels = ", ".join(repr(prefix) if prefix else "one without a prefix" for prefix in sorted(sets))
+    labels = ", ".join(repr(prefix) if prefix else UNNAMED for prefix in sorted(sets))
     known = KNOWN.get(chosen)
-    if chosen in sets:
+    if chosen and chosen in sets:
         prefix = chosen
     elif known and not known.prefixed and "" in sets:
         prefix = ""

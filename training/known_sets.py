@@ -113,9 +113,10 @@ def read_mapping(path: Path, first_label: int) -> list[str]:
         if not fields:
             continue
         label = str(first_label + len(names))
-        if fields[0] != label or len(fields) < 2 or not (re.fullmatch(r"\d{1,3}", fields[1], re.ASCII)):
+        code = int(fields[1]) if fields[1:] and re.fullmatch(r"\d{1,3}", fields[1], re.ASCII) else 0
+        if fields[0] != label or not 32 < code < 127:
             raise DataError(
                 f"{path}, line {number}, is {line[:50]!r}; label {label} and an ASCII code is expected"
             )
-        names.append(chr(int(fields[1])))
+        names.append(chr(code))
     return names
