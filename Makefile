@@ -20,7 +20,7 @@ help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 run: $(VENV)/installed ## train once, then serve on HOST:PORT
-	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) $(VENV)/bin/python -m serving --check-port
+	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) $(VENV)/bin/python -m serving --check-address
 	@$(VENV)/bin/python -m bundle list $(MODELS)/$(NAME) >/dev/null 2>&1 \
 	  || $(VENV)/bin/python -m training fit --models $(MODELS) --name $(NAME) $(FIT)
 	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving

@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--check-address", action="store_true", help="only tell whether the address can be listened on"
+    )
     add_options(parser, ServiceSettings)
     options = parser.parse_args(arguments)
     try:
@@ -58,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problem := unusable_address(settings.host, settings.port):
         print(f"error: {problem}", file=sys.stderr)
         return EXIT_ADDRESS
+    if options.check_address:
+        return 0
     return _become_gunicorn({name: str(value) for name, value in layer.values.items()})
 
 
