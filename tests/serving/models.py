@@ -43,7 +43,10 @@ class Linear:
         """Return `float32[n, classes]`, computed in float64."""
         logits = images.reshape(len(images), -1).astype(np.float64) @ self.weights + self.bias
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+        result: npt.NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(
+            "f4"
+        )
+        return result
 
     def graph(self, batch: str | int = "batch", classes: int = len(CLASSES)) -> bytes:
         """Return the same as an ONNX graph with the contract's signature."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
-from bundle.configuration import ConfigurationError
+from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
 from serving import app as application
 from serving import cpus, gunicorn_conf, worker, wsgi
@@ -173,7 +174,7 @@ def test_the_older_control_groups_quota_is_read(tmp_path: Path) -> None:
 
 def test_a_quota_rounds_up_and_never_beyond_what_affinity_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     """One and a half CPUs are two processes, a tenth is one."""
-    monkeypatch.setattr(cpus.os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
     for quota, expected in ((None, 8), (1.5, 2), (0.1, 1), (64.0, 8)):
         monkeypatch.setattr(cpus, "_quota", lambda *_, quota=quota: quota)
         assert cpus.usable_cpus() == expected

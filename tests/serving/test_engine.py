@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from bundle.errors import InvalidBundleError
@@ -44,12 +45,13 @@ def test_the_session_is_built_from_the_bytes_that_were_verified(
 
     monkeypatch.setattr(Bundle, "read", counting)
     given: list[object] = []
-    session = engine.onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        engine.onnxruntime,
-        "InferenceSession",
-        lambda graph, *a, **k: given.append(graph) or session(graph, *a, **k),
-    )
+    session = onnxruntime.InferenceSession
+
+    def noting(graph: bytes, *arguments: Any, **options: Any) -> Any:
+        given.append(graph)
+        return session(graph, *arguments, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noting)
     open_engine(bundle, "cpu", 0)
     assert given == [(bundle.path / ONNX_FILE).read_bytes()]
     assert sorted(reads) == sorted(bundle.manifest.files)
@@ -111,9 +113,9 @@ def test_a_session_that_got_another_provider_is_refused(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the session got is checked, not what it was asked for."""
-    session = engine.onnxruntime.InferenceSession
+    session = onnxruntime.InferenceSession
     monkeypatch.setattr(
-        engine.onnxruntime,
+        onnxruntime,
         "InferenceSession",
         lambda graph, *_, **__: session(graph, providers=["CPUExecutionProvider"]),
     )
@@ -174,7 +176,7 @@ def test_what_the_driver_says_becomes_a_sentence(
 
 def test_an_onnxruntime_without_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence says which package to install."""
-    monkeypatch.setattr(engine.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert "install onnxruntime-gpu" in (cuda.missing_library() or "")
 
 
@@ -184,8 +186,8 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: str) -> None:
         raise OSError("libcudnn.so.9: cannot open shared object file: No such file or directory")
 
-    monkeypatch.setattr(engine.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(engine.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     monkeypatch.setattr(ctypes, "CDLL", absent)
     assert "libcudnn.so.9 is missing" in (cuda.missing_library() or "")
 

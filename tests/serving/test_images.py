@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from bundle.manifest import Polarity
 from serving.errors import (
     BrokenImageError,
     ProblemError,
@@ -26,7 +27,7 @@ from serving.images import decode
 from tests.serving.models import a_digit, encoded, png
 
 Pixels = npt.NDArray[np.uint8]
-WHITE = "white-on-black"
+WHITE: Polarity = "white-on-black"
 LOSSLESS: dict[str, Callable[[Image.Image], bytes]] = {
     "image/png": lambda image: encoded(image, "PNG"),
     "image/bmp": lambda image: encoded(image, "BMP"),
@@ -179,7 +180,7 @@ def test_a_webp_bomb_is_refused_before_its_canvas_is_allocated(monkeypatch: pyte
     def never(*_: Any) -> None:
         pytest.fail("the parser was started")
 
-    monkeypatch.setitem(PARSERS, "image/webp", never)  # type: ignore[arg-type]
+    monkeypatch.setitem(PARSERS, "image/webp", never)
     with pytest.raises(WrongSizeError, match="16383x16383"):
         decode(bomb, "image/webp", WHITE)
 
