@@ -134,6 +134,31 @@ def test_a_refused_publication_leaves_nothing(tmp_path: Path, broken: str) -> No
     assert list((tmp_path / "shapes").iterdir()) == []
 
 
+def test_files_reach_the_disk_before_the_version_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file and their directory are flushed before the rename, the model's directories after it."""
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def watched_fsync(descriptor: int) -> None:
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    def watched_rename(path: Path, target: Path) -> Path:
+        done.append(f"rename {path.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "rename", watched_rename)
+    publish_one(tmp_path / "models")
+    (renamed,) = (index for index, name in enumerate(done) if name.startswith("rename"))
+    before, after = done[:renamed], done[renamed + 1 :]
+    assert {*FILES, MANIFEST_FILE} <= set(before)
+    assert before[-1] == done[renamed].removeprefix("rename ")
+    assert {"shapes", "models"} <= set(after)
+
+
 def test_a_failing_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk becomes a PublishError that says so, and no staging directory stays."""
 

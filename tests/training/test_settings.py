@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,17 @@ from training.presets import PRESETS
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
 
 COMMANDS = ("fit", "data")
+
+
+@pytest.fixture(autouse=True)
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be trained or fetched in this process, should a wrong setting be let through."""
+
+    def refuse(*_: object) -> None:
+        pytest.fail("the job was started")
+
+    monkeypatch.setitem(sys.modules, "training.job", SimpleNamespace(run=refuse))
+    monkeypatch.setitem(sys.modules, "training.fetch", SimpleNamespace(fetch_mnist=refuse))
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
