@@ -1,0 +1,28 @@
+"""`python -m bench NAME [options]`: run one measurement; without a name, list them."""
+
+import sys
+from importlib import import_module
+
+BENCHES = {
+    "augmentation": ("bench.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
+}
+"""Name: the module, whose `main(arguments) -> int` runs it, and one line of help."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named measurement with the rest of the arguments and return its exit code."""
+    if arguments and arguments[0] in BENCHES:
+        run = import_module(BENCHES[arguments[0]][0]).main
+        return int(run(arguments[1:]))
+    width = max(map(len, BENCHES))
+    usage = ["usage: python -m bench NAME [options]", ""]
+    usage += [f"  {name:{width}}  {text}" for name, (_, text) in BENCHES.items()]
+    wanted_help = not arguments or arguments[0] in ("-h", "--help")
+    if not wanted_help:
+        usage.insert(0, f"error: there is no bench '{arguments[0]}'")
+    print("\n".join(usage), file=sys.stdout if wanted_help else sys.stderr)
+    return 0 if wanted_help else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
