@@ -149,7 +149,7 @@ def _parts(root: Path, problems: Problems) -> tuple[Path, Path | None]:
 def _list_part(root: Path, part: Path, problems: Problems, progress: Progress) -> tuple[list[str], Listing]:
     """Return the class names of a part and its files."""
     entries = [entry for entry in _entries(part) if not _hidden(entry.name)]
-    names = sorted(entry.name for entry in entries if _is_folder(entry))
+    names = [entry.name for entry in entries if _is_folder(entry)]
     beside = [entry for entry in entries if not _is_folder(entry)]
     for entry in beside:
         if entry.is_symlink() and (trouble := _trouble(entry)):  # it may have been a class

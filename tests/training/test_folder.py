@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import re
+import struct
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -393,6 +394,17 @@ def test_garbage_in_a_folder_is_a_data_error(tmp_path: Path, start: bytes, rest:
     with contextlib.suppress(DataError):
         read(tmp_path).test()
         pytest.fail("garbage was taken for an image")
+
+
+def test_what_pillow_warns_of_is_damage(tmp_path: Path) -> None:
+    """A tag that makes no sense, which Pillow reads on after a warning, is reported as the service does."""
+    fill(tmp_path, {"a": 3, "b": 3})
+    tag = struct.pack("<HHI", 282, 5, 1)  # horizontal resolution, a fraction, one of them
+    whole = encoded("TIFF", "L", dpi=(72, 72))
+    assert whole.count(tag) == 1
+    (tmp_path / "a" / "odd.tiff").write_bytes(whole.replace(tag, struct.pack("<HHI", 282, 5, 2)))
+    with pytest.raises(DataError, match=r"a/odd.tiff: damaged \(.*tag 282 had too many entries"):
+        read(tmp_path)
 
 
 def test_problems_come_in_the_order_of_the_paths(tmp_path: Path) -> None:

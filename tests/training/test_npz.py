@@ -192,6 +192,13 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path, shape: str, monkeypatch
         read(path)
 
 
+def test_an_array_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An array that holds what it claims, and too much, is refused."""
+    monkeypatch.setattr(npz, "MAX_ELEMENTS", IMAGES.nbytes - 1)
+    with pytest.raises(DataError, match=r"x_train claims 9408 bytes, more than the limit of 9407"):
+        read(save(tmp_path / "set.npz", WHOLE))
+
+
 def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
     """An archive with a name twice does not say which one is meant."""
     path = save(tmp_path / "set.npz", WHOLE)
