@@ -113,6 +113,13 @@ def test_words_repeat_as_often_as_chance_has_it() -> None:
     assert abs(repeated - expected) < 5 * expected**0.5
 
 
+def test_uniform_numbers_are_the_upper_bits() -> None:
+    """The whole range of words maps onto 0 to 1 - 2^-24, in order."""
+    words = np.array([0, 255, 256, 2**31 - 1, 2**31, 2**32 - 1], dtype=np.uint32)
+    numbers = uniform(torch.from_numpy(words.view(np.int32)))
+    assert numbers.tolist() == [0, 0, 2**-24, 0.5 - 2**-24, 0.5, 1 - 2**-24]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_uniform_numbers_are_uniform(seed: int) -> None:
     """Mean, variance and chi-square over 1024 bins are those of [0, 1), together and lane by lane."""

@@ -263,6 +263,12 @@ def test_rectangles_are_distributed_as_in_torchvision() -> None:
     assert ((ours.std(0) / theirs.std(0) - 1).abs() < 0.06).all()
 
 
+def test_the_aspect_is_height_by_width() -> None:
+    """Ratios above 1 give what is taller than wide."""
+    boxes = draw_rectangles(100, (0.1, 0.2), (2, 3))
+    assert (boxes[:, 2] > 1.5 * boxes[:, 3]).all()
+
+
 def test_impossible_rectangles_are_none() -> None:
     """Where no try fits, or chance is against it, nothing is erased."""
     assert not draw_rectangles(50, (1, 1), (1, 1))[:, 2:].any()
