@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from training.augment import Augmentation, Augmenter
+from training.augment import Augmenter
 from training.data import Images, load_mnist
 from training.progress import Progress
+from training.settings import AugmentationSettings
 
-LIMITS = Augmentation(
+LIMITS = AugmentationSettings(
     rotation=15, shear=15, scaling=0.15, elastic_alpha=36, elastic_sigma=5.5, gentle_classes=(1, 7)
 )
 PIL_IMAGES = 512

@@ -9,15 +9,13 @@ convolutional neural networks applied to visual document analysis", ICDAR 2003, 
 """
 
 from enum import IntEnum
-from typing import Annotated, Self
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
 
-from bundle.configuration import CommaSeparated, Settings
 from bundle.errors import ConfigurationError
 from bundle.manifest import IMAGE_SIZE
 from training.noise import Noise, coarse, uniform
+from training.settings import AugmentationSettings
 from training.warp import base_grid, blur, blur_matrix, erase, inverse_affine, rectangles, warp
 
 ERASING_TRIES = 10
@@ -25,67 +23,6 @@ ERASING_TRIES = 10
 
 CPU_CHUNK = 1024
 """Images at a time on a CPU, so that intermediate results stay in the L2 cache."""
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Augmentation(Settings):
-    """What may happen to an image, and how much of it; everything is off by default."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """largest rotation to either side, in degrees"""
-
-    shear: Annotated[float, Field(ge=0, le=60)] = 0.0
-    """largest slant to either side, in degrees"""
-
-    rotate_or_shear: bool = False
-    """rotate or shear an image, at even odds, and never both (as Cireşan 2010)"""
-
-    scaling: Annotated[float, Field(ge=0, le=0.9)] = 0.0
-    """largest change of width, and separately of height, as a fraction: 0.15 is 85% to 115%"""
-
-    translation: Annotated[float, Field(ge=0, le=IMAGE_SIZE)] = 0.0
-    """largest move along each axis, in pixels"""
-
-    elastic_alpha: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """elastic deformation: factor of the blurred noise, in pixels (Simard 2003: 34); 0 turns it off"""
-
-    elastic_sigma: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """elastic deformation: standard deviation of the blur, in pixels (Simard 2003: 4)"""
-
-    erasing: Fraction = 0.0
-    """probability of erasing a rectangle of an image"""
-
-    erasing_area: Annotated[tuple[Fraction, Fraction], CommaSeparated] = (0.02, 0.33)
-    """least and largest share of the image that is erased"""
-
-    erasing_aspect: Annotated[
-        tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], CommaSeparated
-    ] = (0.3, 3.3)
-    """least and largest ratio of height to width of what is erased"""
-
-    gentle_classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], CommaSeparated] = ()
-    """numbers of the classes that are rotated and sheared less (Cireşan 2010: 1 and 7)"""
-
-    gentle_factor: Fraction = 0.5
-    """factor of the limits of rotation and shear for those classes"""
-
-    @model_validator(mode="after")
-    def _limits_agree(self) -> Self:
-        if self.elastic_alpha and not self.elastic_sigma:
-            raise ValueError("elastic_alpha needs an elastic_sigma above 0, such as 4")
-        for name in ("erasing_area", "erasing_aspect"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name}: the least ({low}) is above the largest ({high})")
-        return self
-
-    @property
-    def has_affine(self) -> bool:
-        """Whether images are rotated, sheared, scaled or moved."""
-        return any((self.rotation, self.shear, self.scaling, self.translation))
 
 
 class Lane(IntEnum):
@@ -119,7 +56,7 @@ class Augmenter:
 
     def __init__(
         self,
-        limits: Augmentation,
+        limits: AugmentationSettings,
         *,
         classes: int,
         seed: int,

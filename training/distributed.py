@@ -73,6 +73,15 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    @contextmanager
+    def writer_first(self) -> Iterator[None]:
+        """Let the writer through the block, and then the others."""
+        if not self.is_writer:
+            self.wait()
+        yield
+        if self.is_writer:
+            self.wait()
+
 
 @contextmanager
 def join(*, cuda: bool) -> Iterator[World]:

@@ -4,13 +4,17 @@ import json
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from bundle.manifest import WHITE_ON_BLACK, Polarity
 from training import checkpoint
+from training.augment import Augmenter
+from training.captured import CapturedStep, Step
 from training.data import Resident
 from training.distributed import AGREE_EVERY_STEPS, World
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
@@ -47,6 +51,7 @@ class Run:
     validation: Resident
     """On the same device; looked at after each epoch, never trained on."""
     classes: int
+    polarity: Polarity
     data_sha256: dict[str, str]
     directory: Path
     """Gets the checkpoints, and one JSON line per epoch (`Epoch`'s fields) in `metrics.jsonl`."""
@@ -74,7 +79,9 @@ def fit(run: Run) -> Fitted:
     """
     settings = run.settings
     state = _begin(run)
-    called = run.world.wrap(state.model)
+    step: Step = partial(train_step, run, state, run.world.wrap(state.model))
+    if is_captured(run):
+        step = CapturedStep(step)
     rates = Rates(state.optimizers, settings, run.batches * settings.epochs)
     while state.epoch < settings.epochs and not _is_patience_over(state):
         started = time.perf_counter() - state.seconds
@@ -83,7 +90,7 @@ def fit(run: Run) -> Fitted:
         title = f"epoch {state.epoch + 1} of {settings.epochs}"
         with run.progress.task(title, len(run.train), "images") as task:
             task.advance(state.position * settings.batch_size)
-            _train_one_epoch(run, state, called, rates, task, started)
+            _train_one_epoch(run, state, step, rates, task, started)
         seconds = time.perf_counter() - started
         _end_epoch(run, state, rate, seconds)
     if state.best is not None:
@@ -108,7 +115,15 @@ def _begin(run: Run) -> TrainingState:
         run_id=uuid.uuid4().hex,
         model=model,
         standardise=Standardisation.of(run.train.images),
-        optimizers=build_optimizers(model, settings, device=device),
+        optimizers=build_optimizers(model, settings, captured=is_captured(run)),
+        augment=Augmenter(
+            settings,
+            classes=run.classes,
+            seed=settings.seed,
+            device=device,
+            paper=0 if run.polarity == WHITE_ON_BLACK else 255,
+        ),
+        epoch_index=torch.zeros((), dtype=torch.int64, device=device),
         average=AveragedWeights(model, settings.ema) if settings.ema else None,
         total_loss=torch.zeros((), device=device),
         right=torch.zeros((), device=device),
@@ -131,7 +146,7 @@ def _begin(run: Run) -> TrainingState:
 
 
 def _train_one_epoch(
-    run: Run, state: TrainingState, called: nn.Module, rates: Rates, task: Task, started: float
+    run: Run, state: TrainingState, step: Step, rates: Rates, task: Task, started: float
 ) -> None:
     """Take the epoch's steps, from wherever it was left.
 
@@ -140,10 +155,13 @@ def _train_one_epoch(
     settings, train = run.settings, run.train
     order = epoch_order(len(train), settings.seed, state.epoch).to(train.labels.device)
     state.model.train()
+    state.epoch_index.fill_(state.epoch)
     saved = time.monotonic()
     for batch in torch.split(order, settings.batch_size)[state.position :]:
         rates.set(state.step)
-        train_step(run, state, called, batch)
+        step(batch)
+        if state.average:
+            state.average.update(state.model, state.step)
         state.position += 1
         state.step += 1
         task.advance(len(batch))
@@ -170,8 +188,9 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
     regularisation = penalty(state.model, settings, len(train))
     for part in run.world.slice(batch).tensor_split(settings.accumulate):
         labels = train.labels[part]
+        pixels = state.augment(train.images[part], labels, part, state.epoch_index)
         with autocast(settings, train.images.device):
-            logits = called(state.standardise(train.images[part])).float()
+            logits = called(state.standardise(pixels)).float()
         loss = nn.functional.cross_entropy(
             logits, labels, label_smoothing=settings.label_smoothing, reduction="sum"
         )
@@ -188,8 +207,16 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         optimizer.zero_grad(set_to_none=True)
     if settings.max_norm is not None:
         constrain_norms(state.model, settings.max_norm)
-    if state.average:
-        state.average.update(state.model, state.step)
+
+
+def is_captured(run: Run) -> bool:
+    """Tell whether the step is recorded as a CUDA graph; Muon and several processes cannot be."""
+    return (
+        run.settings.cuda_graphs
+        and run.train.images.device.type == "cuda"
+        and run.settings.optimizer != "muon"
+        and run.world.size == 1
+    )
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> torch.Tensor:

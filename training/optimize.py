@@ -18,33 +18,38 @@ MUON_REST_RATE = 1e-3
 
 
 def build_optimizers(
-    model: MLP, settings: OptimizationSettings, *, device: torch.device
+    model: MLP, settings: OptimizationSettings, *, captured: bool = False
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers that together own every parameter once.
 
     Weight decay acts on matrices, and on biases too with `decay_biases`. Sources: AdamW,
     Loshchilov and Hutter (2019); Muon, Jordan et al. (2024), for hidden matrices only.
+
+    Args:
+        model: whose parameters are to move.
+        settings: how.
+        captured: whether steps are recorded as a CUDA graph, which reads the rate from the device.
     """
     weights = [p for p in model.parameters() if p.ndim >= 2]
     biases = [p for p in model.parameters() if p.ndim < 2]
     decay = settings.weight_decay
     bias_decay = decay if settings.decay_biases else 0.0
-    rate = settings.learning_rate
+    device = model.linear_layers()[0].weight.device
+    rate = torch.tensor(settings.learning_rate, device=device) if captured else settings.learning_rate
     groups = [
         {"params": weights, "weight_decay": decay},
         {"params": biases, "weight_decay": bias_decay},
     ]
-    capturable = device.type == "cuda"
     if settings.optimizer == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         return [torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=nesterov, fused=True)]
     if settings.optimizer == "adam":
-        return [torch.optim.Adam(groups, lr=rate, fused=True, capturable=capturable)]
+        return [torch.optim.Adam(groups, lr=rate, fused=True, capturable=captured)]
     if settings.optimizer == "adamw":
-        return [torch.optim.AdamW(groups, lr=rate, fused=True, capturable=capturable)]
+        return [torch.optim.AdamW(groups, lr=rate, fused=True, capturable=captured)]
     matrices, rest = weights[:-1], weights[-1:]
     groups[0]["params"] = rest
-    adamw = torch.optim.AdamW(groups, lr=MUON_REST_RATE, fused=True, capturable=capturable)
+    adamw = torch.optim.AdamW(groups, lr=MUON_REST_RATE, fused=True, capturable=captured)
     if not matrices:
         return [adamw]
     muon = torch.optim.Muon(matrices, lr=rate, momentum=settings.momentum, weight_decay=decay)
@@ -89,7 +94,7 @@ class Rates:
         self._optimizers = list(optimizers)
         self._settings, self._total = settings, total
         for group in self._groups():
-            group.setdefault("peak_lr", group["lr"])  # in the group, so that a checkpoint keeps it
+            group.setdefault("peak_lr", float(group["lr"]))  # in the group, so that a checkpoint keeps it
 
     def set(self, step: int) -> None:
         """Set the rates of step `step`, counted from 0 over all epochs."""

@@ -4,12 +4,14 @@ The same names serve the command line (`--batch-size`), a YAML file (`batch_size
 environment (`GLYPH_TRAIN_BATCH_SIZE`). One class per subject, all of them together at the end.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from bundle.configuration import CommaSeparated, OrNone, Settings
+from bundle.manifest import IMAGE_SIZE
 
 ENVIRONMENT_PREFIX = "GLYPH_TRAIN_"
 MAX_HIDDEN_LAYERS = 64
@@ -17,8 +19,15 @@ MAX_HIDDEN_LAYERS = 64
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 Above0 = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+def model_name(text: str) -> str:
+    """Return the nearest allowed model name: lower case, and a dash for what is not allowed."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:63]
+    return name or "model"
 
 
 class PlaceSettings(Settings):
@@ -26,25 +35,35 @@ class PlaceSettings(Settings):
 
     data: Annotated[
         str,
-        Field(description="data set: mnist, idx:DIR, folder:DIR (a subfolder per class) or npz:FILE"),
+        Field(description="mnist, idx:DIR, idx:DIR#SET, folder:DIR (a subfolder per class) or npz:FILE"),
     ] = "mnist"
     data_dir: Annotated[Path, Field(description="directory of the MNIST files")] = Path("data/mnist")
     models: Annotated[Path, Field(description="model repository to publish in")] = Path("models")
     name: Annotated[
-        ModelName, Field(description="the model's name: it is published as MODELS/NAME/VERSION")
-    ] = "mnist"
+        ModelName | None,
+        OrNone,
+        Field(description="the model's name, published as MODELS/NAME/VERSION; none is the data set's"),
+    ] = None
     runs: Annotated[
         Path, Field(description="where checkpoints and metrics go while a model trains: RUNS/NAME")
     ] = Path("runs")
     code_revision: Annotated[
         str, Field(description="revision to record where there is no .git; empty asks git")
     ] = ""
-    validation: Annotated[Positive, Field(description="images held out of training for validation")] = 5000
+    validation: Annotated[
+        Positive | None,
+        OrNone,
+        Field(description="images held out of training for validation; none is one in twelve"),
+    ] = None
     test_share: Annotated[
         float, Field(gt=0, lt=1, description="share held out as the test set where the data has none")
     ] = 1 / 6
+    test_seed: Annotated[
+        int, Field(ge=0, lt=2**31, description="seed of that; keep it where runs are compared")
+    ] = 0
     seed: Annotated[
-        int, Field(ge=0, lt=2**31, description="seed of the split, the weights, the order and dropout")
+        int,
+        Field(ge=0, lt=2**31, description="seed of the split, weights, order, dropout and augmentation"),
     ] = 0
 
 
@@ -154,6 +173,65 @@ class OptimizationSettings(Settings):
         return self
 
 
+class AugmentationSettings(Settings):
+    """What may happen to an image, and how much of it; everything is off by default."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """largest rotation to either side, in degrees"""
+
+    shear: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """largest slant to either side, in degrees"""
+
+    rotate_or_shear: bool = False
+    """rotate or shear an image, at even odds, and never both (as Cireşan 2010)"""
+
+    scaling: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    """largest change of width, and separately of height, as a fraction: 0.15 is 85% to 115%"""
+
+    translation: Annotated[float, Field(ge=0, le=IMAGE_SIZE)] = 0.0
+    """largest move along each axis, in pixels"""
+
+    elastic_alpha: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """elastic deformation: factor of the blurred noise, in pixels (Simard 2003: 34); 0 turns it off"""
+
+    elastic_sigma: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """elastic deformation: standard deviation of the blur, in pixels (Simard 2003: 4)"""
+
+    erasing: Fraction = 0.0
+    """probability of erasing a rectangle of an image"""
+
+    erasing_area: Annotated[tuple[Fraction, Fraction], CommaSeparated] = (0.02, 0.33)
+    """least and largest share of the image that is erased"""
+
+    erasing_aspect: Annotated[
+        tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], CommaSeparated
+    ] = (0.3, 3.3)
+    """least and largest ratio of height to width of what is erased"""
+
+    gentle_classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], CommaSeparated] = ()
+    """numbers of the classes that are rotated and sheared less (Cireşan 2010: 1 and 7)"""
+
+    gentle_factor: Fraction = 0.5
+    """factor of the limits of rotation and shear for those classes"""
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        if self.elastic_alpha and not self.elastic_sigma:
+            raise ValueError("elastic_alpha needs an elastic_sigma above 0, such as 4")
+        for name in ("erasing_area", "erasing_aspect"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the least ({low}) is above the largest ({high})")
+        return self
+
+    @property
+    def has_affine(self) -> bool:
+        """Whether images are rotated, sheared, scaled or moved."""
+        return any((self.rotation, self.shear, self.scaling, self.translation))
+
+
 class MachineSettings(Settings):
     """Where the job runs, and how it survives being ended."""
 
@@ -162,6 +240,9 @@ class MachineSettings(Settings):
         Field(description="where to train; auto takes CUDA where there is one"),
     ] = "auto"
     threads: Annotated[int, Field(ge=0, description="CPU threads; 0 takes every usable core")] = 0
+    cuda_graphs: Annotated[
+        bool, Field(description="on CUDA, record the training step once and replay it")
+    ] = True
     resume: Annotated[
         bool, Field(description="go on from the last checkpoint in RUNS/NAME, where there is one")
     ] = False
@@ -171,5 +252,7 @@ class MachineSettings(Settings):
     keep_checkpoints: Annotated[Positive, Field(description="how many of the last checkpoints are kept")] = 2
 
 
-class TrainingSettings(PlaceSettings, ModelSettings, OptimizationSettings, MachineSettings):
+class TrainingSettings(
+    PlaceSettings, ModelSettings, OptimizationSettings, AugmentationSettings, MachineSettings
+):
     """What one training run is; two runs with equal settings on equal devices give equal weights."""

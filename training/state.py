@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from training.augment import Augmenter
 from training.checkpoint import Snapshot
 from training.distributed import World
 from training.errors import CheckpointError
@@ -16,7 +17,7 @@ from training.settings import MachineSettings, PlaceSettings, TrainingSettings
 FORMAT = 1
 FREE_TO_CHANGE = frozenset(
     {*PlaceSettings.model_fields, *MachineSettings.model_fields}
-    - {"data", "validation", "seed", "test_share"}
+    - {"data", "validation", "seed", "test_share", "test_seed"}
 )
 """Settings that a resumed run may change: they do not touch the weights it will end with."""
 
@@ -48,6 +49,9 @@ class TrainingState:
     model: MLP
     standardise: Standardisation
     optimizers: list[torch.optim.Optimizer]
+    augment: Augmenter
+    epoch_index: torch.Tensor
+    """`int64[]` on the device: the current epoch, for augmentation, at an address that stays."""
     average: AveragedWeights | None
     total_loss: torch.Tensor
     """Sum over this epoch's images so far, on the device."""
@@ -115,6 +119,9 @@ class TrainingState:
         self.model.load_state_dict(snapshot["model"])
         for optimizer, state in zip(self.optimizers, snapshot["optimizers"], strict=True):
             optimizer.load_state_dict(state)
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"] = group["lr"].to(self.total_loss.device)
         if self.average:
             self.average.model.load_state_dict(snapshot["average"])
         torch.set_rng_state(snapshot["generators"]["cpu"][self.world.rank])

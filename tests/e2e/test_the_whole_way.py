@@ -36,7 +36,7 @@ def eager(trained: Trained, mnist_directory: Path, tmp_path_factory: pytest.Temp
     """Train the published run's settings again, in this process: eager torch, as independent as can be."""
     settings = TrainingSettings.model_validate(manifest_of(trained).hyperparameters)
     data = load_mnist(mnist_directory, Progress(quiet=True))
-    train, validation = split(data.training, settings.validation, settings.seed)
+    train, validation = split(data.training, 5000, settings.seed)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -47,6 +47,7 @@ def eager(trained: Trained, mnist_directory: Path, tmp_path_factory: pytest.Temp
                 train=train.to(cpu),
                 validation=validation.to(cpu),
                 classes=10,
+                polarity="white-on-black",
                 data_sha256=data.sha256,
                 directory=tmp_path_factory.mktemp("again"),
                 progress=Progress(quiet=True),

@@ -28,6 +28,7 @@ def on_cuda(directory: Path, **settings: object) -> Run:
         train=blobs(500, 1).to(device),
         validation=blobs(100, 2).to(device),
         classes=3,
+        polarity=chosen.polarity,
         data_sha256=chosen.data_sha256,
         directory=directory,
         progress=chosen.progress,

@@ -31,6 +31,7 @@ def small_run(directory: Path, stop: Stop | None = None, **settings: object) -> 
         train=blobs(500, 1).to(cpu),
         validation=blobs(100, 2).to(cpu),
         classes=3,
+        polarity="white-on-black",
         data_sha256={"blobs": "0" * 64},
         directory=directory,
         progress=Progress(quiet=True),

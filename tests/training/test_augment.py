@@ -13,13 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms.v2 import functional as reference
 
 from bundle.errors import ConfigurationError
-from training.augment import CPU_CHUNK, LANES, Augmentation, Augmenter, Lane
+from training.augment import CPU_CHUNK, LANES, Augmenter, Lane
 from training.idx import read_idx
 from training.noise import Noise, coarse, uniform
+from training.settings import AugmentationSettings
 from training.warp import inverse_affine
 
 CPU = torch.device("cpu")
-CIRESAN = Augmentation(
+CIRESAN = AugmentationSettings(
     rotation=15,
     shear=15,
     rotate_or_shear=True,
@@ -31,7 +32,7 @@ CIRESAN = Augmentation(
 EVERYTHING = CIRESAN.model_copy(update={"translation": 2.0, "erasing": 0.5})
 
 
-def augmenter(limits: Augmentation, *, seed: int = 0, paper: int = 0) -> Augmenter:
+def augmenter(limits: AugmentationSettings, *, seed: int = 0, paper: int = 0) -> Augmenter:
     """Return an augmenter for ten classes on the CPU."""
     return Augmenter(limits, classes=10, seed=seed, device=CPU, paper=paper)
 
@@ -60,15 +61,15 @@ def test_off_is_the_identity_and_draws_nothing(monkeypatch: pytest.MonkeyPatch) 
     """Without limits the pixels are the images', bit for bit, as float32, and no noise is made."""
     monkeypatch.delattr(Noise, "keys")
     images, labels, indices = batch(20)
-    out = augmenter(Augmentation(elastic_sigma=5, gentle_classes=(1,)))(images, labels, indices, 3)
+    out = augmenter(AugmentationSettings(elastic_sigma=5, gentle_classes=(1,)))(images, labels, indices, 3)
     assert out.dtype == torch.float32
     assert torch.equal(out, images.float())
 
 
 @pytest.mark.parametrize(
-    "limits", [CIRESAN, EVERYTHING, Augmentation(erasing=1)], ids=["ciresan", "everything", "erasing"]
+    "limits", [CIRESAN, EVERYTHING, AugmentationSettings(erasing=1)], ids=["ciresan", "everything", "erasing"]
 )
-def test_it_is_a_function_of_seed_epoch_and_index(limits: Augmentation) -> None:
+def test_it_is_a_function_of_seed_epoch_and_index(limits: AugmentationSettings) -> None:
     """Equal arguments give equal bits; another seed, epoch or position gives other pixels."""
     images, labels, indices = batch(50)
     first = augmenter(limits, seed=4)(images, labels, indices, 2)
@@ -138,7 +139,7 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
 
 def test_limits_are_reached_and_kept(matrices: list[dict[str, torch.Tensor]]) -> None:
     """Each parameter is uniform between plus and minus its limit, each axis by itself."""
-    limits = Augmentation(rotation=20, shear=10, scaling=0.2, translation=3)
+    limits = AugmentationSettings(rotation=20, shear=10, scaling=0.2, translation=3)
     augmenter(limits)(*batch(1000), 0)
     drawn = matrices[0]
     for values, limit in (
@@ -158,7 +159,9 @@ def test_limits_are_reached_and_kept(matrices: list[dict[str, torch.Tensor]]) ->
 
 def test_gentle_classes_turn_less(matrices: list[dict[str, torch.Tensor]]) -> None:
     """The named classes keep half of the limits of rotation and shear, and all of the others."""
-    limits = Augmentation(rotation=15, shear=12, scaling=0.1, gentle_classes=(1, 7), gentle_factor=0.5)
+    limits = AugmentationSettings(
+        rotation=15, shear=12, scaling=0.1, gentle_classes=(1, 7), gentle_factor=0.5
+    )
     images, labels, indices = batch(1000)
     augmenter(limits)(images, labels, indices, 0)
     gentle, drawn = (labels == 1) | (labels == 7), matrices[0]
@@ -170,7 +173,7 @@ def test_gentle_classes_turn_less(matrices: list[dict[str, torch.Tensor]]) -> No
 
 def test_rotation_or_shear_is_one_of_them(matrices: list[dict[str, torch.Tensor]]) -> None:
     """With `rotate_or_shear` half of the images are rotated, the others sheared, none both."""
-    augmenter(Augmentation(rotation=15, shear=15, rotate_or_shear=True))(*batch(1000), 0)
+    augmenter(AugmentationSettings(rotation=15, shear=15, rotate_or_shear=True))(*batch(1000), 0)
     rotated, sheared = matrices[0]["rotation"] != 0, matrices[0]["shear"] != 0
     assert not (rotated & sheared).any()
     assert (rotated | sheared).float().mean() > 0.99
@@ -180,7 +183,7 @@ def test_rotation_or_shear_is_one_of_them(matrices: list[dict[str, torch.Tensor]
 def test_affine_and_elastic_are_one_sampling() -> None:
     """Each image equals a chain of torchvision's own functions on the coordinates, sampled once."""
     images, labels, indices = batch(5)
-    limits = Augmentation(rotation=30, elastic_alpha=30, elastic_sigma=4)
+    limits = AugmentationSettings(rotation=30, elastic_alpha=30, elastic_sigma=4)
     out = augmenter(limits, seed=9)(images, labels, indices, 1)
     noise = Noise(9, LANES, CPU)
     keys = noise.keys(indices, 1)
@@ -215,7 +218,7 @@ def test_elastic_displacements_have_the_size_of_the_papers(
         return images
 
     monkeypatch.setattr("training.augment.warp", spy)
-    augmenter(Augmentation(elastic_alpha=34, elastic_sigma=3))(*batch(4000), 0)
+    augmenter(AugmentationSettings(elastic_alpha=34, elastic_sigma=3))(*batch(4000), 0)
     centre = torch.cat(seen)[:, :, 12:16, 12:16]
     expected = 34 / (3 * math.sqrt(12 * math.pi))
     assert abs(centre.std() / expected - 1) < 0.05
@@ -229,7 +232,9 @@ def test_elastic_displacements_have_the_size_of_the_papers(
 def test_erasing_has_its_probability() -> None:
     """The share of images that get a hole is the probability that was asked for."""
     images = torch.full((2000, 28, 28), 200, dtype=torch.uint8)
-    out = augmenter(Augmentation(erasing=0.3))(images, torch.zeros(2000).long(), torch.arange(2000), 0)
+    out = augmenter(AugmentationSettings(erasing=0.3))(
+        images, torch.zeros(2000).long(), torch.arange(2000), 0
+    )
     holes = (out == 0).flatten(1).sum(1)
     assert 0.26 < (holes > 0).float().mean() < 0.34
     assert set(out.flatten().tolist()) == {0.0, 200.0}
@@ -257,7 +262,7 @@ def test_ink_is_kept(digits: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) ->
 
 
 limits_of_all_kinds = st.builds(
-    Augmentation,
+    AugmentationSettings,
     rotation=st.floats(0, 180),
     shear=st.floats(0, 60),
     rotate_or_shear=st.booleans(),
@@ -273,7 +278,7 @@ limits_of_all_kinds = st.builds(
 
 @settings(deadline=None)
 @given(limits_of_all_kinds, st.integers(0, 40), st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1))
-def test_any_limits_give_pixels(limits: Augmentation, count: int, seed: int, epoch: int) -> None:
+def test_any_limits_give_pixels(limits: AugmentationSettings, count: int, seed: int, epoch: int) -> None:
     """Whatever the limits, the batch (an empty one too), seed and epoch: finite pixels in 0..255."""
     images, labels, indices = batch(count)
     before = images.clone()
@@ -304,18 +309,18 @@ def test_any_limits_give_pixels(limits: Augmentation, count: int, seed: int, epo
 def test_wrong_limits_are_refused(values: dict[str, object], message: str) -> None:
     """A limit out of range, or unknown, is an error that says which."""
     with pytest.raises(ValidationError, match=message):
-        Augmentation.model_validate(values)
+        AugmentationSettings.model_validate(values)
 
 
 def test_gentle_classes_must_exist() -> None:
     """A class beyond the last one is an error that names both."""
     with pytest.raises(ConfigurationError, match="class 12; there are 10"):
-        augmenter(Augmentation(gentle_classes=(1, 12)))
+        augmenter(AugmentationSettings(gentle_classes=(1, 12)))
 
 
 def test_every_limit_is_described() -> None:
     """The docstrings under the fields reach the help of the command line."""
-    assert all(field.description for field in Augmentation.model_fields.values())
+    assert all(field.description for field in AugmentationSettings.model_fields.values())
 
 
 @pytest.mark.gpu

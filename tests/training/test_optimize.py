@@ -12,8 +12,6 @@ from training.model import MLP
 from training.optimize import AveragedWeights, Rates, build_optimizers, penalty, rate_factor
 from training.settings import ModelSettings, OptimizationSettings
 
-CPU = torch.device("cpu")
-
 
 def settings(**values: object) -> OptimizationSettings:
     """Return optimization settings with `values` changed."""
@@ -55,8 +53,8 @@ def test_the_l2_penalty_equals_sgds_weight_decay_step_for_step() -> None:
     )
     by_optimizer = settings(optimizer="sgd", learning_rate=0.1, weight_decay=decay, decay_biases=True)
     one, two = small_model(), small_model()
-    first = build_optimizers(one, by_penalty, device=CPU)
-    second = build_optimizers(two, by_optimizer, device=CPU)
+    first = build_optimizers(one, by_penalty)
+    second = build_optimizers(two, by_optimizer)
     for number in range(10):
         step(one, first, number, by_penalty)
         step(two, second, number, by_optimizer)
@@ -109,7 +107,7 @@ def test_one_step_of_adamw_by_hand() -> None:
     before = copy.deepcopy(model)
     step(
         model,
-        build_optimizers(model, settings(learning_rate=0.01, weight_decay=0.1), device=CPU),
+        build_optimizers(model, settings(learning_rate=0.01, weight_decay=0.1)),
         0,
         settings(),
     )
@@ -127,7 +125,7 @@ def test_sgd_with_nesterov_momentum_by_hand() -> None:
     """Three steps equal v = m v + g; w -= lr (g + m v), in NumPy."""
     chosen = settings(optimizer="sgd", learning_rate=0.1, momentum=0.8, weight_decay=0)
     model = small_model()
-    optimizers = build_optimizers(model, chosen, device=CPU)
+    optimizers = build_optimizers(model, chosen)
     weights = [p.detach().numpy().copy() for p in model.parameters()]
     velocity = [np.zeros_like(w) for w in weights]
     for number in range(3):
@@ -152,7 +150,7 @@ def test_every_optimizer_owns_every_parameter_once_and_learns(name: str) -> None
     """No parameter is left out or moved twice, and the loss falls."""
     torch.manual_seed(0)
     model = MLP(ModelSettings(hidden=(16, 12), dropout=(0.0,)), 3)
-    optimizers = build_optimizers(model, settings(optimizer=name, learning_rate=0.01), device=CPU)
+    optimizers = build_optimizers(model, settings(optimizer=name, learning_rate=0.01))
     owned = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
     assert sorted(owned) == sorted(id(p) for p in model.parameters())
     x, y = batch(0)
@@ -222,7 +220,7 @@ def test_rates_reach_groups_that_a_loaded_state_replaced() -> None:
     """After load_state_dict, which makes new groups, the schedule still sets the rate."""
     model = small_model()
     chosen = settings(schedule="cosine", warmup=0.0, learning_rate=0.5)
-    optimizers = build_optimizers(model, chosen, device=CPU)
+    optimizers = build_optimizers(model, chosen)
     rates = Rates(optimizers, chosen, 100)
     rates.set(10)
     optimizers[0].load_state_dict(optimizers[0].state_dict())

@@ -1,0 +1,168 @@
+"""From a trained model to a published bundle: calibrate, export, prove, test, publish."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bundle.golden import GoldenExamples
+from bundle.manifest import (
+    CARD_FILE,
+    GOLDEN_FILE,
+    REPORT_FILE,
+    SAMPLE_FILE,
+    Dataset,
+    Facts,
+    Golden,
+    InputContract,
+    Parity,
+)
+from bundle.repository import Bundle, publish, staging
+from training import evaluate, export, facts, report
+from training.card import model_card
+from training.data import DataSet, Images, polarity
+from training.duplicates import duplicates
+from training.fit import Fitted
+from training.progress import Progress
+from training.settings import TrainingSettings
+from training.stop import Stop
+
+GOLDEN_PER_CLASS = 3
+GOLDEN_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A trained model and what it was trained on."""
+
+    settings: TrainingSettings
+    """With the model's name filled in."""
+    data: DataSet
+    train: Images
+    validation: Images
+    fitted: Fitted
+    device: torch.device
+    """Where it was trained."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What was found out about a candidate, on the CPU."""
+
+    temperature: float
+    validation_logits: evaluate.Logits
+    test: Images
+    test_logits: evaluate.Logits
+    parity: dict[str, Parity]
+
+
+def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
+    """Publish the candidate as the next version of its model, if its export can be proven.
+
+    Raises:
+        ExportError: it cannot; nothing was published.
+        InterruptedRunError: a signal came first; nothing was published.
+        PublishError: the model repository could not be written.
+    """
+    settings, data = candidate.settings, candidate.data
+    model, standardise = candidate.fitted.model.cpu(), candidate.fitted.standardise
+    with staging(settings.models, str(settings.name)) as directory:
+        held_out = torch.from_numpy(candidate.validation.images)
+        validation_logits = evaluate.logits_of(model, standardise, held_out, stop.check)
+        temperature = evaluate.fit_temperature(validation_logits, candidate.validation.labels)
+        export.export(export.Served(model, standardise, temperature), directory)
+        stop.check()
+
+        test = data.test()  # every choice is made: this is the one look at the test set
+        parity = export.prove(directory, model, standardise, test.images)
+        stop.check()
+        progress.say(f"{len(test)} test images: {duplicates(data.training, test).sentence()}")
+        measured = Measured(
+            temperature=temperature,
+            validation_logits=validation_logits,
+            test=test,
+            test_logits=evaluate.logits_of(model, standardise, torch.from_numpy(test.images), stop.check),
+            parity=parity,
+        )
+        stated = _write_documents(directory, candidate, measured)
+        stop.check()
+        published = publish(directory, stated)
+    shown = ", ".join(f"{form} {p.max_relative_difference:.1e}" for form, p in parity.items())
+    progress.say(f"proven over {len(test)} images, largest relative differences of a logit: {shown}")
+    progress.say(
+        f"published {published.path}: test accuracy {stated.test.accuracy:.2%}, "
+        f"validation accuracy {stated.validation.accuracy:.2%}"
+    )
+    return published
+
+
+def _write_documents(directory: Path, candidate: Candidate, measured: Measured) -> Facts:
+    """Write all but the exported models and the manifest; return what the manifest is to say."""
+    golden, sample_label = _golden(measured)
+    stated = _facts(candidate, measured, golden, sample_label)
+    (directory / GOLDEN_FILE).write_bytes(golden.to_bytes())
+    (directory / SAMPLE_FILE).write_bytes(_png(golden.images[0]))
+    subject = report.Subject(
+        facts=stated,
+        history=candidate.fitted.history,
+        test=measured.test,
+        logits=measured.test_logits,
+    )
+    weights = candidate.fitted.model.linear_layers()[0].weight.detach().numpy()
+    (directory / REPORT_FILE).write_text(report.render(subject, weights), encoding="utf-8")
+    (directory / CARD_FILE).write_text(model_card(stated), encoding="utf-8")
+    return stated
+
+
+def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sample_label: int) -> Facts:
+    settings, data, temperature = candidate.settings, candidate.data, measured.temperature
+    train, validation, test = candidate.train, candidate.validation, measured.test
+    return Facts(
+        name=str(settings.name),
+        created=facts.now(),
+        run_id=candidate.fitted.run_id,
+        classes=data.classes,
+        input=InputContract(polarity=polarity(train.images)),
+        temperature=temperature,
+        hyperparameters=settings.model_dump(mode="json"),
+        dataset=Dataset(
+            name=data.name,
+            sha256=data.sha256,
+            train=len(train),
+            validation=len(validation),
+            test=len(test),
+            split_seed=settings.seed,
+        ),
+        environment=facts.environment(candidate.device, settings.code_revision),
+        validation=evaluate.metrics(measured.validation_logits, validation.labels, temperature),
+        test=evaluate.metrics(measured.test_logits, test.labels, temperature),
+        parity=measured.parity,
+        golden=Golden(images=len(golden.images), tolerance=GOLDEN_TOLERANCE),
+        sample_label=data.classes[sample_label],
+        reference=facts.reference(validation.images, measured.validation_logits, temperature),
+    )
+
+
+def _golden(measured: Measured) -> tuple[GoldenExamples, int]:
+    """Choose golden examples, the first few test images of each class; return them and the first's class.
+
+    The first one becomes `sample.png`: an image that the model gets right, so that who tries it out
+    is not met by a mistake.
+    """
+    test, logits = measured.test, measured.test_logits
+    right = np.flatnonzero(logits.argmax(axis=1) == test.labels)
+    first = right[:1] if len(right) else np.array([0])
+    members = [np.flatnonzero(test.labels == label)[:GOLDEN_PER_CLASS] for label in range(logits.shape[1])]
+    chosen = np.array(list(dict.fromkeys(np.concatenate([first, *members]).tolist())))
+    probabilities = np.exp(evaluate.log_softmax(logits[chosen], measured.temperature)).astype(np.float32)
+    examples = GoldenExamples(images=test.images[chosen], probabilities=probabilities)
+    return examples, int(test.labels[chosen[0]])
+
+
+def _png(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
