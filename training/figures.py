@@ -1,101 +1,255 @@
-"""The report's pictures, as SVG text without fonts or links to anything outside."""
+"""The report's pictures: SVG text whose colours are the page's, and PNG data URIs; no fonts, no links outside.
 
+Matplotlib draws with stand-in colours, which are replaced by the page's CSS variables: one picture
+serves the light and the dark page. Each is drawn at a phone's width, so that its text stays readable.
+"""
+
+import base64
 import io
+import re
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from PIL import Image
 
 from training.evaluate import ECE_BINS, Labels, Logits, log_softmax
 from training.state import Epoch
 
-SHOWN_UNITS = 64
+SHOWN_UNITS = 128
+"""Units of the first layer whose weights are drawn: about 90 KB."""
+WIDTH, HEIGHT = 4.4, 3.0
+"""Inches; at 72 units an inch and a text of 11 units, 12 pixels on a phone."""
+LOG_FROM = 8.0
+"""Largest over least value from which a curve gets a logarithmic axis: its end would be flat otherwise."""
+
+INK, LINE, TRAINING, VALIDATION, GOOD, BAD = (f"#0a0b{n:02x}" for n in range(6))
+_VARIABLES = {
+    INK: "--ink",
+    LINE: "--line",
+    TRAINING: "--training",
+    VALIDATION: "--validation",
+    GOOD: "--good",
+    BAD: "--bad",
+}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "glyph",
+    "font.size": 11,
+    "font.sans-serif": ["DejaVu Sans"],
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+}
 
 
-def curves(history: Sequence[Epoch]) -> str:
-    """Draw loss and accuracy of training and validation over the epochs, the gap shaded."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    epochs = [epoch.epoch for epoch in history]
-    for axes, name, train, validation in zip(
-        figure.subplots(1, 2),
-        ("loss (nats)", "accuracy"),
-        ([e.train_loss for e in history], [e.train_accuracy for e in history]),
-        ([e.validation_loss for e in history], [e.validation_accuracy for e in history]),
-        strict=True,
-    ):
-        axes.plot(epochs, train, marker=".", label="training, with dropout")
-        axes.plot(epochs, validation, marker=".", label="validation")
-        axes.fill_between(epochs, train, validation, alpha=0.15)
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return _svg(figure)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bins:
+    """A reliability diagram's numbers, one for each of 15 equal bins of confidence."""
 
+    count: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+    """Mean in the bin; 0 where it is empty."""
+    accuracy: npt.NDArray[np.float64]
 
-def confusion(labels: Labels, predicted: npt.NDArray[np.int64], classes: Sequence[str]) -> str:
-    """Draw counts of predicted class (columns) by true class (rows), mistakes in colour."""
-    count = len(classes)
-    matrix = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
-    mistakes = np.where(np.eye(count, dtype=bool), 0, matrix)
-    side = min(9, 2 + 0.45 * count)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(mistakes, cmap="Reds")
-    axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_xticks(range(count), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
-    axes.set_yticks(range(count), classes)
-    if count <= 30:
-        threshold = mistakes.max() * 0.6
-        for row, column in zip(*np.nonzero(matrix), strict=True):
-            bright = mistakes[row, column] > threshold > 0
-            colour = "white" if bright else "black"
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, size=8)
-    return _svg(figure)
-
-
-def reliability(logits: Logits, labels: Labels, temperature: float) -> str:
-    """Draw accuracy against confidence in 15 bins, before and after calibration."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, value, name in zip(
-        figure.subplots(1, 2), (1.0, temperature), ("before calibration", "after calibration"), strict=True
-    ):
-        probabilities = np.exp(log_softmax(logits, value))
+    @classmethod
+    def of(cls, logits: Logits, labels: Labels, temperature: float) -> "Bins":
+        """Sort answers into bins by the probability of the predicted class, as the ECE does."""
+        probabilities = np.exp(log_softmax(logits, temperature))
         confidence = probabilities.max(axis=1)
         right = probabilities.argmax(axis=1) == labels
-        bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-        counts = np.bincount(bins, minlength=ECE_BINS)
-        filled = np.flatnonzero(counts)
-        accuracy = np.bincount(bins, weights=right, minlength=ECE_BINS)[filled] / counts[filled]
-        mean = np.bincount(bins, weights=confidence, minlength=ECE_BINS)[filled] / counts[filled]
-        axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
-        axes.scatter(mean, accuracy, s=10 + 150 * np.sqrt(counts[filled] / len(labels)), alpha=0.7)
-        axes.set(title=name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.04))
-        axes.grid(alpha=0.3)
-    return _svg(figure)
+        index = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+        count = np.bincount(index, minlength=ECE_BINS)
+        some = np.maximum(count, 1)
+        return cls(
+            count=count,
+            confidence=np.bincount(index, weights=confidence, minlength=ECE_BINS) / some,
+            accuracy=np.bincount(index, weights=right, minlength=ECE_BINS) / some,
+        )
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error."""
+        return float((self.count * np.abs(self.accuracy - self.confidence)).sum() / self.count.sum())
+
+
+def curve(
+    name: str,
+    history: Sequence[Epoch],
+    training: Sequence[float],
+    validation: Sequence[float],
+    *,
+    published: int,
+    at_rest: float | None,
+) -> str:
+    """Draw training and validation over the epochs, the gap between them shaded.
+
+    Args:
+        name: of the quantity, with its unit.
+        history: the epochs.
+        training: one value an epoch.
+        validation: likewise.
+        published: number of the epoch whose weights were published.
+        at_rest: the value of the published weights on training images, in evaluation mode.
+    """
+    epochs = [epoch.epoch for epoch in history]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        axes.plot(epochs, training, marker="o", color=TRAINING, label="training, while it learns")
+        axes.plot(epochs, validation, marker="o", color=VALIDATION, label="validation")
+        axes.fill_between(epochs, training, validation, color=VALIDATION, alpha=0.15, linewidth=0)
+        if at_rest is not None:
+            mark: dict[str, Any] = {"marker": "D", "linestyle": "none", "color": TRAINING, "markersize": 7}
+            axes.plot([published], [at_rest], label="training, published weights", fillstyle="none", **mark)
+        if published != epochs[-1]:
+            axes.axvline(published, color=INK, linestyle=":", linewidth=1)
+        values = [*training, *validation, *([] if at_rest is None else [at_rest])]
+        _vertical(axes, values)
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.legend(fontsize=10)
+        said = (
+            f"{name} by epoch: training from {training[0]:.3g} to {training[-1]:.3g}, "
+            f"validation from {validation[0]:.3g} to {validation[-1]:.3g}"
+        )
+        return _svg(figure, said)
+
+
+def learning_rate(history: Sequence[Epoch]) -> str:
+    """Draw the learning rate that each epoch began with."""
+    rates = [epoch.learning_rate for epoch in history]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        axes.plot([epoch.epoch for epoch in history], rates, marker="o", color=TRAINING)
+        axes.set(xlabel="epoch", ylabel="learning rate at its start")
+        axes.set_ylim(bottom=0)
+        return _svg(figure, f"learning rate by epoch: peak {max(rates):.3g}, last {rates[-1]:.3g}")
+
+
+def reliability(bins: Bins, name: str) -> str:
+    """Draw accuracy by confidence, the gap to the diagonal in colour, and how many images are in each bin."""
+    edges = np.linspace(0, 1, ECE_BINS + 1)[:-1]
+    filled = bins.count > 0
+    width = 0.9 / ECE_BINS
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        bars: dict[str, Any] = {"width": width, "align": "edge"}
+        top.bar(edges[filled], bins.accuracy[filled], color=TRAINING, label="accuracy", **bars)
+        gap = bins.confidence[filled] - bins.accuracy[filled]
+        top.bar(
+            edges[filled],
+            gap,
+            bottom=bins.accuracy[filled],
+            color=BAD,
+            alpha=0.45,
+            label="gap to the confidence",
+            **bars,
+        )
+        top.plot([0, 1], [0, 1], linestyle="--", color=INK, linewidth=1)
+        top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        top.set_title(f"{name}: ECE {bins.error:.2%}", fontsize=11)
+        top.legend(fontsize=10, loc="upper left")
+        bottom.bar(edges[filled], bins.count[filled], color=LINE, **bars)
+        bottom.set(xlabel="confidence: probability of the predicted class", ylabel="images")
+        bottom.set_yscale("log")
+        bottom.set_ylim(bottom=0.7)
+        return _svg(figure, f"reliability diagram, {name}: expected calibration error {bins.error:.2%}")
 
 
 def first_layer(weights: npt.NDArray[np.float32]) -> str:
-    """Draw the incoming weights of the units with the largest norms, `float32[units, 784]`, as images."""
-    largest = np.argsort(-np.linalg.norm(weights, axis=1))[:SHOWN_UNITS]
-    columns = 16
-    rows = -(-len(largest) // columns)
-    canvas = np.full((rows * 29 + 1, columns * 29 + 1), np.nan, dtype=np.float32)
-    for position, unit in enumerate(largest):
-        top, left = 1 + 29 * (position // columns), 1 + 29 * (position % columns)
-        canvas[top : top + 28, left : left + 28] = weights[unit].reshape(28, 28) / np.abs(weights[unit]).max()
-    figure = Figure(figsize=(9, 9 * rows / columns), layout="constrained")
+    """Return an `<img>` of units' incoming weights, `float32[units, 784]`, red positive and blue negative.
+
+    More units than are shown are chosen by their norm, largest first; fewer stand in their own order.
+    The weight of a unit's strongest pixel is opaque and a weight of 0 transparent.
+    """
+    norms = np.linalg.norm(weights, axis=1)
+    chosen = np.argsort(-norms, kind="stable")[:SHOWN_UNITS] if len(weights) > SHOWN_UNITS else slice(None)
+    units = weights[chosen]
+    columns = min(16, len(units))
+    rows = -(-len(units) // columns)
+    canvas = np.zeros((rows * 30, columns * 30), dtype=np.float32)
+    for position, unit in enumerate(units):
+        top, left = 1 + 30 * (position // columns), 1 + 30 * (position % columns)
+        largest = max(float(np.abs(unit).max()), 1e-30)
+        canvas[top : top + 28, left : left + 28] = unit.reshape(28, 28) / largest
+    # A palette: 0..31 blue, less and less opaque; 32 nothing; 33..64 red, more and more.
+    levels = np.rint(canvas * 32).astype(np.int16) + 32
+    image = Image.fromarray(levels.astype(np.uint8))
+    image.putpalette([*(32 * [43, 108, 215]), *(33 * [214, 54, 62])])
+    opacity = bytes(min(255, 8 * abs(level - 32)) for level in range(65))
+    kind = "all" if len(units) == len(weights) else f"the {len(units)} strongest"
+    said = f"incoming weights of {kind} of {len(weights)} units as 28x28 images"
+    return f'<img class="weights" alt="{said}" width="{canvas.shape[1]}" src="{png(image, opacity)}">'
+
+
+def png(image: Image.Image, transparency: bytes | None = None) -> str:
+    """Return the image as the data URI of a PNG."""
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {} if transparency is None else {"transparency": transparency}
+    image.save(buffer, format="PNG", optimize=True, **options)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(canvas, cmap="RdBu", vmin=-1, vmax=1)
-    axes.set_axis_off()
-    return _svg(figure)
+    axes.grid()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def _vertical(axes: Axes, values: Sequence[float]) -> None:
+    """Make the vertical axis logarithmic where the values span much."""
+    least, largest = min(values), max(values)
+    if least > 0 and largest / least > LOG_FROM:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _svg(figure: Figure, description: str) -> str:
     """Return the figure as an `<svg>` element; text stays text, which keeps it small and readable."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "glyph"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)  # figure_1, axes_1: the same in every picture
+    picture = f"{zlib.crc32(text.encode()):08x}-"  # and what is referred to is this picture's own
+    text = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{picture}", text)
+    text = re.sub(r"font-family: [^;]*;", "", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r"\s*\n\s*", "\n", text)
+    label = escape(description)
+    return re.sub(
+        r'<svg .*?viewBox="([^"]+)".*?>',
+        rf'<svg role="img" aria-label="{label}" viewBox="\1" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        text,
+        count=1,
+        flags=re.DOTALL,
+    )

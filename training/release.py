@@ -18,13 +18,14 @@ from bundle.manifest import (
     Facts,
     Golden,
     InputContract,
+    Metrics,
     Parity,
 )
 from bundle.repository import Bundle, publish, staging
 from training import evaluate, export, facts, report
 from training.card import model_card
 from training.data import DataSet, Images, polarity
-from training.duplicates import duplicates
+from training.duplicates import Duplicates, duplicates
 from training.fit import Fitted
 from training.progress import Progress
 from training.settings import TrainingSettings
@@ -56,6 +57,9 @@ class Measured:
     validation_logits: evaluate.Logits
     test: Images
     test_logits: evaluate.Logits
+    training: Metrics
+    """Of some training images: the other end of the generalisation gap."""
+    duplicates: Duplicates
     parity: dict[str, Parity]
 
 
@@ -79,12 +83,17 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
         test = data.test()  # every choice is made: this is the one look at the test set
         parity = export.prove(directory, model, standardise, test.images)
         stop.check()
-        progress.say(f"{len(test)} test images: {duplicates(data.training, test).sentence()}")
+        twins = duplicates(data.training, test)
+        progress.say(f"{len(test)} test images: {twins.sentence()}")
+        seen = report.training_sample(candidate.train)
+        seen_logits = evaluate.logits_of(model, standardise, torch.from_numpy(seen.images), stop.check)
         measured = Measured(
             temperature=temperature,
             validation_logits=validation_logits,
             test=test,
             test_logits=evaluate.logits_of(model, standardise, torch.from_numpy(test.images), stop.check),
+            training=evaluate.metrics(seen_logits, seen.labels, temperature),
+            duplicates=twins,
             parity=parity,
         )
         stated = _write_documents(directory, candidate, measured)
@@ -110,6 +119,8 @@ def _write_documents(directory: Path, candidate: Candidate, measured: Measured) 
         history=candidate.fitted.history,
         test=measured.test,
         logits=measured.test_logits,
+        training=measured.training,
+        duplicates=measured.duplicates,
     )
     weights = candidate.fitted.model.linear_layers()[0].weight.detach().numpy()
     (directory / REPORT_FILE).write_text(report.render(subject, weights), encoding="utf-8")

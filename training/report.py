@@ -1,27 +1,37 @@
 """`report.html`: one self-contained page about one training run, without scripts or network.
 
-Pictures are drawn by `figures.py`; this file says what stands where.
+Pictures are drawn by `figures.py`, the frame is `page.py`; this file says what stands where.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from string import Template
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from bundle.manifest import Facts, Metrics
 from training import figures
+from training.advice import Verdict, advise, judge, published_epoch
 from training.data import Images
-from training.evaluate import Logits, log_softmax
+from training.duplicates import Duplicates
+from training.evaluate import ECE_BINS, Labels, Logits
+from training.figures import Bins
+from training.mistakes import mistakes
+from training.page import NOTHING, Html, Section, name, page, scroll, table, text
+from training.settings import TrainingSettings
 from training.state import Epoch
 
-MAX_MISTAKES = 600
-"""Misclassified images shown; each takes about 500 bytes of the page."""
+MAX_BYTES = 2_000_000
+"""Of the page, UTF-8; mail servers and viewers of artifacts refuse much larger ones."""
+MAX_MATRIX_CLASSES = 100
+"""Classes up to which the confusion matrix is drawn: 10,000 cells; beyond, only its largest are listed."""
+MAX_LISTED_CLASSES = 500
+"""Rows of the table of classes."""
+FREQUENT_CONFUSIONS = 10
+DARKEST = 62
+"""Percent of colour behind the largest count of mistakes; more would hide the number."""
+TRAINING_SAMPLE = 10_000
+"""Training images on which the published weights are measured: certain to 0.2 percentage points."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,42 +43,19 @@ class Subject:
     test: Images
     logits: Logits
     """`float32[n, classes]`, the trained model's answers to the test images."""
+    training: Metrics | None = None
+    """Of `training_sample`, by the published weights in evaluation mode: the honest end of the gap."""
+    duplicates: Duplicates | None = None
 
 
-_PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 0 auto; padding: 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #8886; text-align: left; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-figure { margin: 1rem 0; background: #fff; border-radius: .4rem; }
-figure svg { width: 100%; height: auto; }
-.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .6rem; }
-.mistakes figure { margin: 0; background: none; font-size: .75rem; }
-.mistakes img { width: 84px; height: 84px; image-rendering: pixelated; display: block; }
-</style></head><body>
-<h1>$title</h1>
-<p>$summary</p>
-<h2>Figures of merit</h2>$metrics
-<h2>Learning curves</h2><figure>$curves</figure>
-<h2>Confusion matrix of the test set</h2><figure>$confusion</figure>
-<h2>Calibration of the test set</h2>
-<p>Temperature $temperature, fitted on the validation set.</p><figure>$reliability</figure>
-<h2>Weights of the first layer</h2><figure>$weights</figure>
-<h2>Misclassified test images</h2><p>$mistakes_title</p><div class="mistakes">$mistakes</div>
-<h2>Proof of the export</h2>$parity
-<h2>Configuration</h2>$configuration
-<h2>Lineage and environment</h2>$environment
-</body></html>
-""")
+def training_sample(train: Images) -> Images:
+    """Return at most 10,000 training images, evenly spread, to measure the generalisation gap with."""
+    count = min(len(train), TRAINING_SAMPLE)
+    return train.take(np.linspace(0, len(train) - 1, count).astype(np.int64))
 
 
 def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
-    """Return the page.
+    """Return the page, at most 2 MB of UTF-8.
 
     Args:
         subject: what it is about.
@@ -76,99 +63,336 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
     """
     facts = subject.facts
     predicted = subject.logits.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != subject.test.labels)
-    return _PAGE.substitute(
-        title=escape(f"{facts.name}: training report"),
-        summary=escape(
-            f"{facts.test.accuracy:.2%} of {facts.test.images} test images right, "
-            f"{len(wrong)} wrong. Trained {facts.created} on {facts.environment.device}."
-        ),
-        metrics=_metrics(facts),
-        curves=figures.curves(subject.history),
-        confusion=figures.confusion(subject.test.labels, predicted, facts.classes),
-        temperature=f"{facts.temperature:.4f}",
-        reliability=figures.reliability(subject.logits, subject.test.labels, facts.temperature),
-        weights=figures.first_layer(first_layer),
-        mistakes_title=_mistakes_title(len(wrong)),
-        mistakes=_mistakes(subject, wrong),
-        parity=_parity(facts),
-        configuration=_table([(key, value) for key, value in sorted(facts.hyperparameters.items())]),
-        environment=_table(
-            [
-                ("data set", facts.dataset.name),
-                *((f"SHA-256 of {name}", digest) for name, digest in sorted(facts.dataset.sha256.items())),
-                ("code revision", facts.environment.code_revision),
-                ("device", facts.environment.device),
-                ("threads", facts.environment.threads),
-                ("Python", facts.environment.python),
-                *sorted(facts.environment.packages.items()),
-            ]
-        ),
+    wrong = int((predicted != subject.test.labels).sum())
+    title = f"{facts.name}: training report"
+    summary = (
+        f"Trained {facts.created} on {facts.environment.device}. {wrong} of {facts.test.images} test images "
+        f"are misclassified."
     )
+    before = [
+        Section(anchor="merit", title="Figures of merit", body=_merit(facts)),
+        Section(anchor="curves", title="Learning curves and what they advise", body=_curves(subject)),
+        Section(
+            anchor="confusion",
+            title="Confusion matrix",
+            body=_confusion(subject.test.labels, predicted, facts.classes),
+        ),
+        Section(
+            anchor="classes", title="Classes", body=_classes(subject.test.labels, predicted, facts.classes)
+        ),
+        Section(anchor="calibration", title="Calibration", body=_calibration(subject)),
+    ]
+    after = [
+        Section(anchor="weights", title="Weights of the first layer", body=_weights(first_layer, facts)),
+        Section(anchor="parity", title="Proof of the export", body=_parity(facts)),
+        Section(anchor="configuration", title="Configuration", body=_configuration(facts)),
+        Section(anchor="lineage", title="Lineage and environment", body=_lineage(subject)),
+    ]
+
+    def outline(body: str) -> list[Section]:
+        return [*before, Section(anchor="mistakes", title="Misclassified test images", body=body), *after]
+
+    without = len(page(title, summary, outline("")).encode())
+    shown = mistakes(
+        subject.test, subject.logits, facts.temperature, facts.classes, MAX_BYTES - without - 2000
+    )
+    sections = outline(shown.body)
+    return page(title, summary, sections, sheet=shown.sheet, sheet_width=shown.sheet_width)
 
 
-def _metrics(facts: Facts) -> str:
-    def row(name: str, metrics: Metrics) -> Sequence[object]:
+def _merit(facts: Facts) -> str:
+    tiles = {
+        "test accuracy": f"{facts.test.accuracy:.2%}",
+        "test error": f"{1 - facts.test.accuracy:.2%}",
+        "test loss, calibrated": f"{facts.test.nll_calibrated:.4f} nats",
+        "ECE, calibrated": f"{facts.test.ece_calibrated:.2%}",
+        "temperature": f"{facts.temperature:.3f}",
+    }
+    shown = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in tiles.items())
+
+    def row(part: str, metrics: Metrics) -> Sequence[object]:
         return (
-            name,
+            part,
             metrics.images,
             f"{metrics.accuracy:.2%}",
             f"{metrics.nll:.4f}",
             f"{metrics.nll_calibrated:.4f}",
-            f"{metrics.ece:.4f}",
-            f"{metrics.ece_calibrated:.4f}",
+            f"{metrics.ece:.2%}",
+            f"{metrics.ece_calibrated:.2%}",
         )
 
-    head = ("", "images", "accuracy", "NLL (nats)", "calibrated", "ECE", "calibrated")
-    return _table([row("validation", facts.validation), row("test", facts.test)], head)
+    head = ("", "images", "accuracy", "loss (nats)", "calibrated", "ECE", "calibrated")
+    rows = [row("validation", facts.validation), row("test", facts.test)]
+    caption = "The loss is the mean cross entropy -ln p(true class); ECE the expected calibration error."
+    return f"<dl>{shown}</dl>{table(rows, head, caption=caption)}"
+
+
+def _curves(subject: Subject) -> str:
+    history, facts, rest = subject.history, subject.facts, subject.training
+    published = published_epoch(history, facts.hyperparameters)
+    verdict = judge(
+        published, classes=len(facts.classes), validation_images=facts.validation.images, training=rest
+    )
+    first, *more = advise(
+        history,
+        facts.hyperparameters,
+        classes=len(facts.classes),
+        validation_images=facts.validation.images,
+        training=rest,
+        test=facts.test,
+        temperature=facts.temperature,
+    )
+    kind = "advice" if verdict == Verdict.FITS else "advice warn"
+    listed = "".join(f"<li>{text(sentence)}</li>" for sentence in more)
+    advice = f'<div class="{kind}"><p><strong>{text(first)}</strong></p><ul>{listed}</ul></div>'
+    drawn = [
+        figures.curve(
+            "loss (nats)",
+            history,
+            [epoch.train_loss for epoch in history],
+            [epoch.validation_loss for epoch in history],
+            published=published.epoch,
+            at_rest=rest.nll if rest else None,
+        ),
+        figures.curve(
+            "error (% of images wrong)",
+            history,
+            [100 * (1 - epoch.train_accuracy) for epoch in history],
+            [100 * (1 - epoch.validation_accuracy) for epoch in history],
+            published=published.epoch,
+            at_rest=100 * (1 - rest.accuracy) if rest else None,
+        ),
+        figures.learning_rate(history),
+    ]
+    pictures = "".join(f"<figure>{picture}</figure>" for picture in drawn)
+    at_rest = (
+        f" The diamond is the published weights on {rest.images} training images without dropout; its distance "
+        "to the validation curve is the generalisation gap."
+        if rest
+        else ""
+    )
+    note = (
+        '<p class="quiet">The training curve is the mean over an epoch, with dropout and while the weights move, '
+        f"so it can lie above the validation curve; the shaded area is between them.{at_rest}</p>"
+    )
+    rows = [
+        (
+            epoch.epoch,
+            f"{epoch.train_loss:.4f}",
+            f"{epoch.validation_loss:.4f}",
+            f"{epoch.train_accuracy:.2%}",
+            f"{epoch.validation_accuracy:.2%}",
+            f"{epoch.learning_rate:.2e}",
+            f"{epoch.seconds:.1f}",
+            f"{epoch.images_per_second:,.0f}",
+        )
+        for epoch in history
+    ]
+    head = (
+        "epoch",
+        "training loss (nats)",
+        "validation loss",
+        "training accuracy",
+        "validation accuracy",
+        "learning rate",
+        "seconds",
+        "images/s",
+    )
+    numbers = table(rows, head, changed=[index for index, epoch in enumerate(history) if epoch is published])
+    return (
+        f'{advice}<div class="pictures">{pictures}</div>{note}'
+        f"<details><summary>The numbers, epoch by epoch; the published one stressed</summary>{numbers}</details>"
+    )
+
+
+def _confusion(labels: Labels, predicted: npt.NDArray[np.int64], classes: Sequence[str]) -> str:
+    count = len(classes)
+    pairs, counts = np.unique(labels * count + predicted, return_counts=True)
+    found = {divmod(int(pair), count): int(number) for pair, number in zip(pairs, counts, strict=True)}
+    off = sorted((pair for pair in found if pair[0] != pair[1]), key=lambda pair: -found[pair])
+    largest = [
+        (Html(name(classes[t])), Html(name(classes[p])), found[t, p]) for t, p in off[:FREQUENT_CONFUSIONS]
+    ]
+    listed = (
+        table(largest, ("true class", "predicted", "images"), caption="Most frequent confusions")
+        if off
+        else ""
+    )
+    if count > MAX_MATRIX_CLASSES:
+        return f"<p>The matrix of {count} classes is not drawn: it would have {count**2} cells.</p>{listed}"
+    is_short = max(map(len, classes)) <= 3
+    most = found[off[0]] if off else 1
+    heads = "".join(
+        f'<th scope="col">{name(label)}</th>'
+        if is_short
+        else f'<th scope="col" title="{text(label)}"><span class="tall">{name(label, 40)}</span></th>'
+        for label in classes
+    )
+    rows = []
+    for true, label in enumerate(classes):
+        cells = []
+        for guess in range(count):
+            number = found.get((true, guess), 0)
+            if true == guess:
+                cells.append(f'<td class="d">{number}</td>')
+            elif number:
+                shade = DARKEST * (number / most) ** 0.5
+                cells.append(f'<td class="x" style="--s:{shade:.0f}">{number}</td>')
+            else:
+                cells.append("<td></td>")
+        title = "" if is_short else f' title="{text(label)}"'
+        rows.append(f'<tr><th scope="row"{title}>{name(label, 40)}</th>{"".join(cells)}</tr>')
+    matrix = (
+        '<table class="matrix"><caption>Test images by true class (rows) and predicted class (columns); '
+        f"empty is none</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+    return f'<div class="beside">{scroll(matrix, "confusion matrix")}{listed}</div>'
+
+
+def _classes(labels: Labels, predicted: npt.NDArray[np.int64], classes: Sequence[str]) -> str:
+    count = len(classes)
+    true = np.bincount(labels, minlength=count)
+    guessed = np.bincount(predicted, minlength=count)
+    right = np.bincount(labels[labels == predicted], minlength=count)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a class that is never there, or never predicted
+        precision, recall, f1 = right / guessed, right / true, 2 * right / (true + guessed)
+
+    def share(value: float) -> str:
+        return f"{value:.2%}" if np.isfinite(value) else NOTHING
+
+    order = np.argsort(np.nan_to_num(f1, nan=-1.0), kind="stable")[:MAX_LISTED_CLASSES]
+    rows: list[Sequence[object]] = [
+        (
+            Html(name(classes[k])),
+            int(true[k]),
+            int(guessed[k]),
+            share(precision[k]),
+            share(recall[k]),
+            share(f1[k]),
+        )
+        for k in (np.sort(order) if count <= MAX_LISTED_CLASSES else order)
+    ]
+    means = [share(float(np.mean(v[np.isfinite(v)]))) for v in (precision, recall, f1)]
+    rows.append(("mean of the classes", int(true.sum()), int(guessed.sum()), *means))
+    head = ("class", "test images", "predicted", "precision", "recall", "F1")
+    left_out = (
+        f"<p>The {MAX_LISTED_CLASSES} classes of least F1; {count - MAX_LISTED_CLASSES} better ones are left "
+        "out.</p>"
+        if count > MAX_LISTED_CLASSES
+        else ""
+    )
+    note = f'<p class="quiet">{NOTHING} where a class was never predicted, or has no test image.</p>'
+    return left_out + table(rows, head, caption="Per class, on the test set") + note
+
+
+def _calibration(subject: Subject) -> str:
+    facts = subject.facts
+    before = Bins.of(subject.logits, subject.test.labels, 1.0)
+    after = Bins.of(subject.logits, subject.test.labels, facts.temperature)
+    pictures = "".join(
+        f"<figure>{figures.reliability(bins, when)}</figure>"
+        for bins, when in ((before, "before calibration"), (after, "after calibration"))
+    )
+
+    def cells(bins: Bins, index: int) -> tuple[object, ...]:
+        if not bins.count[index]:
+            return (0, NOTHING, NOTHING)
+        return (int(bins.count[index]), f"{bins.confidence[index]:.2%}", f"{bins.accuracy[index]:.2%}")
+
+    rows = [
+        (f"{i / ECE_BINS:.2f} to {(i + 1) / ECE_BINS:.2f}", *cells(before, i), *cells(after, i))
+        for i in range(ECE_BINS)
+    ]
+    head = ("confidence", *("images before", "mean confidence", "accuracy"))
+    numbers = table(rows, (*head, "images after", "mean confidence", "accuracy"))
+    return (
+        f"<p>Test images by the probability of the predicted class. Calibration divides the logits by the "
+        f"temperature {facts.temperature:.4f}, fitted on the validation set; it changes no label. ECE "
+        f"{before.error:.2%} before, {after.error:.2%} after.</p>"
+        f'<div class="pictures">{pictures}</div>'
+        f"<details><summary>The numbers, bin by bin</summary>{numbers}</details>"
+    )
+
+
+def _weights(first_layer: npt.NDArray[np.float32], facts: Facts) -> str:
+    if facts.hyperparameters.get("hidden"):
+        said = "What each unit of the first hidden layer looks for"
+        if len(first_layer) > figures.SHOWN_UNITS:
+            said += f", the {figures.SHOWN_UNITS} with the largest weights of {len(first_layer)}"
+    else:
+        said = "What speaks for each class, in the classes' order"
+    said += ": red pixels for it, blue ones against it, each unit scaled to its own largest weight."
+    if not facts.hyperparameters.get("hidden") and len(first_layer) > figures.SHOWN_UNITS:
+        said = said.replace("in the classes' order", f"the {figures.SHOWN_UNITS} with the largest weights")
+    return f"<p>{said}</p>{scroll(figures.first_layer(first_layer), 'weights of the first layer')}"
 
 
 def _parity(facts: Facts) -> str:
-    head = ("form", "images", "largest logit difference", "relative", "labels differing")
+    head = ("form", "images", "largest logit difference", "relative", "labels that differ")
     rows = [
         (
-            name,
-            p.images,
-            f"{p.max_absolute_difference:.2e}",
-            f"{p.max_relative_difference:.2e}",
-            p.labels_differing,
+            form,
+            parity.images,
+            f"{parity.max_absolute_difference:.1e}",
+            f"{parity.max_relative_difference:.1e}",
+            parity.labels_differing,
         )
-        for name, p in facts.parity.items()
+        for form, parity in facts.parity.items()
     ]
-    return _table(rows, head)
+    return table(rows, head, caption="Each exported form against the trained module, over the whole test set")
 
 
-def _mistakes_title(count: int) -> str:
-    shown = f", the first {MAX_MISTAKES} shown" if count > MAX_MISTAKES else ""
-    return f"{count} in all{shown}: t is the true class, p the predicted one with its probability."
+def _configuration(facts: Facts) -> str:
+    defaults = TrainingSettings().model_dump(mode="json")
+    fields = TrainingSettings.model_fields
+    values = sorted(facts.hyperparameters.items())
+    changed = [key for key, value in values if key in defaults and value != defaults[key]]
+    same = [(key, value) for key, value in values if key not in changed]
 
+    def row(key: str) -> Sequence[object]:
+        default = _shown(defaults[key]) if key in defaults else NOTHING
+        meaning = (fields[key].description or "") if key in fields else ""
+        return (key, _shown(facts.hyperparameters[key]), default, meaning)
 
-def _mistakes(subject: Subject, wrong: npt.NDArray[np.int64]) -> str:
-    classes = subject.facts.classes
-    probabilities = np.exp(log_softmax(subject.logits, subject.facts.temperature))
-    cards = []
-    for index in wrong[:MAX_MISTAKES]:
-        best = np.argsort(-probabilities[index])[:3]
-        target = classes[subject.test.labels[index]]
-        three = ", ".join(f"{classes[k]} {probabilities[index, k]:.0%}" for k in best)
-        cards.append(
-            f'<figure><img alt="test image {index}" src="{_data_uri(subject.test.images[index])}">'
-            f"<figcaption>#{index} t={escape(target)} p={escape(three)}</figcaption></figure>"
+    head = ("setting", "value", "default", "meaning")
+    told = (
+        table(
+            [row(key) for key in changed],
+            head,
+            caption="Changed from the default",
+            changed=range(len(changed)),
         )
-    return "".join(cards)
+        if changed
+        else "<p>Every setting has its default.</p>"
+    )
+    rest = table([(key, _shown(value), row(key)[3]) for key, value in same], ("setting", "value", "meaning"))
+    return f"{told}<details><summary>{len(same)} settings at their default</summary>{rest}</details>"
 
 
-def _data_uri(image: npt.NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
-def _table(rows: Sequence[Sequence[object]], head: Sequence[str] = ()) -> str:
-    def cell(value: object) -> str:
-        number = ' class="number"' if isinstance(value, int | float) else ""
-        return f"<td{number}>{escape(str(value))}</td>"
-
-    heading = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>" if head else ""
-    body = "".join("<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows)
-    return f"<table>{heading}{body}</table>"
+def _lineage(subject: Subject) -> str:
+    facts, dataset, environment = subject.facts, subject.facts.dataset, subject.facts.environment
+    rows: list[Sequence[object]] = [
+        ("run", facts.run_id or NOTHING),
+        ("created", facts.created),
+        ("code revision", environment.code_revision),
+        ("data set", dataset.name),
+        ("images", f"{dataset.train} training, {dataset.validation} validation, {dataset.test} test"),
+        ("seed of the split", str(dataset.split_seed)),
+        *(
+            (f"SHA-256 of {file}", Html(f"<code>{text(digest)}</code>"))
+            for file, digest in sorted(dataset.sha256.items())
+        ),
+        ("ink", facts.input.polarity.replace("-", " ")),
+        ("device", environment.device),
+        ("threads", str(environment.threads)),
+        ("Python", environment.python),
+        *sorted(environment.packages.items()),
+    ]
+    said = f"<p>{text(subject.duplicates.sentence().capitalize())}.</p>" if subject.duplicates else ""
+    return said + table(rows)
