@@ -28,6 +28,8 @@ SHOWN_UNITS = 128
 """Units of the first layer whose weights are drawn: about 90 KB."""
 WIDTH, HEIGHT = 4.4, 3.0
 """Inches; at 72 units an inch and a text of 11 units, 12 pixels on a phone."""
+OPAQUE_FROM = 0.98
+"""Quantile of a unit's magnitudes from which a pixel has full colour; one outlier would pale all others."""
 LOG_FROM = 8.0
 """Largest over least value from which a curve gets a logarithmic axis: its end would be flat otherwise."""
 
@@ -182,7 +184,7 @@ def first_layer(weights: npt.NDArray[np.float32]) -> str:
     """Return an `<img>` of units' incoming weights, `float32[units, 784]`, red positive and blue negative.
 
     More units than are shown are chosen by their norm, largest first; fewer stand in their own order.
-    The weight of a unit's strongest pixel is opaque and a weight of 0 transparent.
+    A unit's strongest 2% of weights are opaque, and a weight of 0 is transparent.
     """
     norms = np.linalg.norm(weights, axis=1)
     chosen = np.argsort(-norms, kind="stable")[:SHOWN_UNITS] if len(weights) > SHOWN_UNITS else slice(None)
@@ -192,8 +194,8 @@ def first_layer(weights: npt.NDArray[np.float32]) -> str:
     canvas = np.zeros((rows * 30, columns * 30), dtype=np.float32)
     for position, unit in enumerate(units):
         top, left = 1 + 30 * (position // columns), 1 + 30 * (position % columns)
-        largest = max(float(np.abs(unit).max()), 1e-30)
-        canvas[top : top + 28, left : left + 28] = unit.reshape(28, 28) / largest
+        strong = max(float(np.quantile(np.abs(unit), OPAQUE_FROM)), 1e-30)
+        canvas[top : top + 28, left : left + 28] = (unit.reshape(28, 28) / strong).clip(-1, 1)
     # A palette: 0..31 blue, less and less opaque; 32 nothing; 33..64 red, more and more.
     levels = np.rint(canvas * 32).astype(np.int16) + 32
     image = Image.fromarray(levels.astype(np.uint8))

@@ -80,7 +80,7 @@ def _card(
     position: int, index: int, target: int, probabilities: npt.NDArray[np.float64], classes: Sequence[str]
 ) -> str:
     best = np.argsort(-probabilities, kind="stable")[:BEST]
-    said = [f"{page.name(classes[k], NAME_LIMIT)} {_share(probabilities[k])}" for k in best]
+    said = [f"{page.name(classes[k], NAME_LIMIT)}: {_share(probabilities[k])}" for k in best]
     answer = "\n".join([f"t = <b>{page.name(classes[target], NAME_LIMIT)}</b>", f"p = {said[0]}", *said[1:]])
     return (
         f'<li><i role="img" aria-label="test image {index}" style="--x:{position % COLUMNS};'

@@ -60,7 +60,11 @@ dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numeric: tabul
   padding: .6rem 1rem; }
 .advice.warn { border-color: var(--validation); }
 .advice ul { margin: .3rem 0 0; padding-left: 1.2rem; }
-.scroll { overflow-x: auto; max-width: 100%; }
+.scroll { overflow-x: auto; max-width: 100%; background: /* a shadow at the edge that hides something */
+  linear-gradient(to right, var(--paper) 30%, transparent) left / 2rem 100% local no-repeat,
+  linear-gradient(to left, var(--paper) 30%, transparent) right / 2rem 100% local no-repeat,
+  linear-gradient(to right, var(--line), transparent) left / .5rem 100% scroll no-repeat,
+  linear-gradient(to left, var(--line), transparent) right / .5rem 100% scroll no-repeat; }
 .scroll:focus-visible, summary:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem; }
 caption { text-align: left; color: var(--quiet); padding: .2rem 0; }
@@ -72,11 +76,11 @@ table.wide td, table.wide th { overflow-wrap: break-word; min-width: 3rem; }
 td code { font-size: .8rem; }
 tr.changed > * { background: color-mix(in srgb, var(--validation) 14%, transparent); }
 .beside { display: flex; flex-wrap: wrap; gap: 0 3rem; align-items: start; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; margin: 1rem 0; }
 figure { margin: 0; }
 svg { width: 100%; max-width: 32rem; height: auto; display: block; font-family: inherit; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
-.weights { max-width: 100%; height: auto; min-width: min(100%, 30rem); image-rendering: pixelated;
+.weights { width: 60rem; max-width: 100%; height: auto; image-rendering: pixelated;
   background: var(--panel); border-radius: .4rem; }
 .matrix { font-size: .8rem; }
 .matrix th, .matrix td { padding: .15rem .3rem; text-align: center; border: 1px solid var(--line);
@@ -98,12 +102,13 @@ svg * { stroke-linejoin: round; stroke-linecap: butt; }
   ${sheet_width}px auto; }
 summary { cursor: pointer; padding: .3rem 0; color: var(--link); }
 @media (max-width: 30rem) { body { padding: .9rem .75rem 3rem; } h1 { font-size: 1.4rem; }
-  .mistakes { grid-template-columns: 1fr 1fr; } th, td { padding-right: .5rem; } }
+  .mistakes { grid-template-columns: 1fr 1fr; } .matrix { font-size: .7rem; }
+  .matrix th, .matrix td { padding: .15rem .1rem; min-width: 1.7rem; } th, td { padding-right: .5rem; } }
 @media print { :root { color-scheme: light; font-size: 11px; --paper: #fff; --panel: #f5f6f8; --ink: #000;
   --quiet: #444; --line: #999; --link: #000; --training: #2868c8; --validation: #c2570c; --good: #1a7f37;
   --bad: #cf2f3b; }
   body { max-width: none; padding: 0; } nav { display: none; } h2, h3 { break-after: avoid; }
-  .scroll { overflow: visible; } figure, tr, .advice, dl > div { break-inside: avoid; }
+  .scroll { overflow: visible; background: none; } figure, tr, .advice, dl > div { break-inside: avoid; }
   details::details-content { content-visibility: visible; height: auto; } summary { list-style: none; }
   .mistakes li { content-visibility: visible; }
   .advice, dl > div, .mistakes li, .matrix td, tr.changed > * { print-color-adjust: exact;

@@ -3,7 +3,7 @@
 Pictures are drawn by `figures.py`, the frame is `page.py`; this file says what stands where.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,21 +110,22 @@ def _merit(facts: Facts) -> str:
     }
     shown = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in tiles.items())
 
-    def row(part: str, metrics: Metrics) -> Sequence[object]:
-        return (
-            part,
-            metrics.images,
-            f"{metrics.accuracy:.2%}",
-            f"{metrics.nll:.4f}",
-            f"{metrics.nll_calibrated:.4f}",
-            f"{metrics.ece:.2%}",
-            f"{metrics.ece_calibrated:.2%}",
-        )
+    def row(title: str, shown: Callable[[Metrics], object]) -> Sequence[object]:
+        return (title, shown(facts.validation), shown(facts.test))
 
-    head = ("", "images", "accuracy", "loss (nats)", "calibrated", "ECE", "calibrated")
-    rows = [row("validation", facts.validation), row("test", facts.test)]
-    caption = "The loss is the mean cross entropy -ln p(true class); ECE the expected calibration error."
-    return f"<dl>{shown}</dl>{table(rows, head, caption=caption)}"
+    rows = [
+        row("images", lambda m: m.images),
+        row("accuracy", lambda m: f"{m.accuracy:.2%}"),
+        row("loss, nats", lambda m: f"{m.nll:.4f}"),
+        row("loss after calibration", lambda m: f"{m.nll_calibrated:.4f}"),
+        row("ECE", lambda m: f"{m.ece:.2%}"),
+        row("ECE after calibration", lambda m: f"{m.ece_calibrated:.2%}"),
+    ]
+    note = (
+        '<p class="quiet">The loss is the cross entropy, the mean of -ln p(true class). The ECE, expected '
+        "calibration error, is how far confidence is from accuracy.</p>"
+    )
+    return f"<dl>{shown}</dl>{table(rows, ('', 'validation', 'test'))}{note}"
 
 
 def _curves(subject: Subject) -> str:
@@ -321,7 +322,7 @@ def _weights(first_layer: npt.NDArray[np.float32], facts: Facts) -> str:
             said += f", the {figures.SHOWN_UNITS} with the largest weights of {len(first_layer)}"
     else:
         said = "What speaks for each class, in the classes' order"
-    said += ": red pixels for it, blue ones against it, each unit scaled to its own largest weight."
+    said += ": red pixels for it, blue ones against it, each unit scaled to its own strongest weights."
     if not facts.hyperparameters.get("hidden") and len(first_layer) > figures.SHOWN_UNITS:
         said = said.replace("in the classes' order", f"the {figures.SHOWN_UNITS} with the largest weights")
     return f"<p>{said}</p>{scroll(figures.first_layer(first_layer), 'weights of the first layer')}"
