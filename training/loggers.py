@@ -1,0 +1,249 @@
+"""Optional logging to TensorBoard (`--tensorboard DIR`) and MLflow (`--mlflow URI`), off by default.
+
+A tracker is a guest of the training: it works in a thread of its own, so that a slow server delays
+no step, and if it fails one line says so and training goes on without it. That its package is
+missing is said before training starts.
+"""
+
+import importlib
+import importlib.util
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from bundle.errors import ConfigurationError
+from bundle.manifest import MANIFEST_FILE, REPORT_FILE, Facts
+from bundle.repository import Bundle
+from training.progress import Progress
+from training.state import Epoch
+
+EXTRA = "tracking"
+CLOSE_SECONDS = 10.0
+"""How long the end of a run waits for a tracker that still has something to send."""
+HTTP_SECONDS = 5
+HTTP_RETRIES = 1
+"""MLflow's own defaults, 120 seconds and 7 retries, would keep a thread busy for minutes."""
+MAX_PARAMETER = 500
+"""Characters of a parameter that every MLflow server takes."""
+REASON_LENGTH = 300
+MLFLOW_EXPERIMENT = "glyph"
+
+
+class Logger(Protocol):
+    """Something that follows a run from outside."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Note what an epoch gave."""
+
+    def published(self, bundle: Bundle) -> None:
+        """Note what was published at the end."""
+
+    def close(self) -> None:
+        """Write out what is left."""
+
+
+class Loggers:
+    """Several loggers as one; none of them, where none is asked for."""
+
+    def __init__(self, *loggers: Logger) -> None:
+        self._loggers = loggers
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Tell each."""
+        for logger in self._loggers:
+            logger.epoch(epoch)
+
+    def published(self, bundle: Bundle) -> None:
+        """Tell each."""
+        for logger in self._loggers:
+            logger.published(bundle)
+
+    def close(self) -> None:
+        """Close each."""
+        for logger in self._loggers:
+            logger.close()
+
+
+def open_loggers(
+    *,
+    tensorboard: Path | None,
+    mlflow: str | None,
+    name: str,
+    hyperparameters: Mapping[str, Any],
+    progress: Progress,
+) -> Loggers:
+    """Return the loggers that are asked for, without having written or sent anything.
+
+    Args:
+        tensorboard: directory of event files; they go into its subdirectory `name`.
+        mlflow: tracking URI.
+        name: the model's.
+        hyperparameters: the settings, as the manifest has them.
+        progress: where a failure is said.
+
+    Raises:
+        ConfigurationError: a package is not installed.
+    """
+    found: list[Logger] = []
+    if tensorboard is not None:
+        _need("tensorboard", "--tensorboard")
+        found.append(
+            Guarded("TensorBoard", lambda: TensorBoard(tensorboard / name, hyperparameters), progress)
+        )
+    if mlflow is not None:
+        _need("mlflow", "--mlflow")
+        found.append(Guarded("MLflow", lambda: MLflow(mlflow, name, hyperparameters), progress))
+    return Loggers(*found)
+
+
+class Guarded:
+    """A logger in a thread of its own, whose failure is one line and its end, and nobody else's."""
+
+    def __init__(self, name: str, begin: Callable[[], Logger], progress: Progress) -> None:
+        """Begin the logger, in its thread, when there is first something to log."""
+        self._name, self._begin, self._progress = name, begin, progress
+        self._waiting: queue.SimpleQueue[Callable[[Logger], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"log to {name}", daemon=True)
+        self._has_begun = False
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Pass it on, and do not wait."""
+        self._put(lambda logger: logger.epoch(epoch))
+
+    def published(self, bundle: Bundle) -> None:
+        """Pass it on, and do not wait."""
+        self._put(lambda logger: logger.published(bundle))
+
+    def close(self) -> None:
+        """Wait for what is left, at most 10 seconds; a second call does nothing."""
+        if not self._has_begun:
+            return
+        self._has_begun = False
+        self._waiting.put(None)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._progress.say(f"{self._name} does not answer: the end of this run is not logged there")
+
+    def _put(self, call: Callable[[Logger], None]) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._thread.start()
+        self._waiting.put(call)
+
+    def _work(self) -> None:
+        try:
+            logger = self._begin()
+            while call := self._waiting.get():
+                call(logger)
+            logger.close()
+        except Exception as error:  # noqa: BLE001  # whatever a tracker raises, training goes on
+            reason = " ".join(str(error).split())[:REASON_LENGTH] or type(error).__name__
+            self._progress.say(f"{self._name} failed, and training goes on without it: {reason}")
+
+
+class TensorBoard:
+    """Event files; an epoch that is logged again, by a resumed run, replaces what followed it."""
+
+    def __init__(self, directory: Path, hyperparameters: Mapping[str, Any]) -> None:
+        self._directory, self._hyperparameters = directory, hyperparameters
+        self._writer: Any = None
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Write the epoch's scalars, at its number."""
+        if self._writer is None:
+            writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+            self._writer = writer(str(self._directory), purge_step=epoch.epoch)
+            rows = [f"| {key} | `{value}` |" for key, value in self._hyperparameters.items()]
+            self._writer.add_text("configuration", "\n".join(["| setting | value |", "|---|---|", *rows]))
+        for tag, value in _epoch_metrics(epoch).items():
+            self._writer.add_scalar(tag.replace("_", "/", 1), value, epoch.epoch)
+        self._writer.flush()
+
+    def published(self, bundle: Bundle) -> None:
+        """Write the bundle's figures of merit, at the number 0 of their own."""
+        if self._writer is not None:
+            for tag, value in _final_metrics(bundle.manifest).items():
+                self._writer.add_scalar(f"published/{tag}", value, 0)
+            self._writer.add_text("bundle", f"`{bundle.path}`, digest `{bundle.manifest.digest}`")
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class MLflow:
+    """One MLflow run: parameters at its start, metrics by epoch, the report and the manifest at its end."""
+
+    def __init__(self, uri: str, name: str, hyperparameters: Mapping[str, Any]) -> None:
+        """Create the run.
+
+        Raises:
+            Exception: the server does not answer, or refuses.
+        """
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(HTTP_SECONDS))
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(HTTP_RETRIES))
+        self._client = importlib.import_module("mlflow").MlflowClient(tracking_uri=uri)
+        entities = importlib.import_module("mlflow.entities")
+        self._metric, parameter = entities.Metric, entities.Param
+        experiment = self._client.get_experiment_by_name(MLFLOW_EXPERIMENT)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(MLFLOW_EXPERIMENT)
+        self._run = self._client.create_run(number, run_name=name).info.run_id
+        self._is_published = False
+        parameters = [parameter(key, str(value)[:MAX_PARAMETER]) for key, value in hyperparameters.items()]
+        self._client.log_batch(self._run, params=parameters)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Log the epoch's metrics, at its number."""
+        self._log(_epoch_metrics(epoch), epoch.epoch)
+
+    def published(self, bundle: Bundle) -> None:
+        """Log the bundle's figures of merit, its name, its report and its manifest."""
+        self._log({f"published_{key}": value for key, value in _final_metrics(bundle.manifest).items()}, 0)
+        for tag in ("digest", "run_id"):
+            self._client.set_tag(self._run, f"glyph.{tag}", getattr(bundle.manifest, tag))
+        self._client.set_tag(self._run, "glyph.bundle", str(bundle.path))
+        for file in (REPORT_FILE, MANIFEST_FILE):
+            self._client.log_artifact(self._run, str(bundle.path / file))
+        self._is_published = True
+
+    def close(self) -> None:
+        """End the run: finished if something was published, else killed."""
+        self._client.set_terminated(self._run, "FINISHED" if self._is_published else "KILLED")
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        time = importlib.import_module("mlflow.utils.time").get_current_time_millis()
+        self._client.log_batch(
+            self._run, metrics=[self._metric(key, value, time, step) for key, value in metrics.items()]
+        )
+
+
+def _need(package: str, option: str) -> None:
+    """Look for a package, before anything is trained."""
+    if importlib.util.find_spec(package) is None:
+        raise ConfigurationError(
+            f"{option} needs the package {package}, which is not installed: pip install 'glyph[{EXTRA}]', "
+            "or train without it"
+        )
+
+
+def _epoch_metrics(epoch: Epoch) -> dict[str, float]:
+    values = asdict(epoch)
+    del values["epoch"]
+    return {key: float(value) for key, value in values.items()}
+
+
+def _final_metrics(facts: Facts) -> dict[str, float]:
+    return {
+        "temperature": facts.temperature,
+        **{
+            f"{part}_{key}": float(value)
+            for part, metrics in (("validation", facts.validation), ("test", facts.test))
+            for key, value in metrics.model_dump().items()
+            if key != "images"
+        },
+    }
