@@ -8,6 +8,7 @@ Exit codes: 0 done; 2 a setting is unknown or out of range; 65 the data; 66 a ch
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -17,9 +18,16 @@ from bundle.errors import ConfigurationError, PublishError
 from training.errors import EXIT_MISUSE, TrainingError, UnwritableError
 from training.presets import PRESETS
 from training.progress import Progress
+from training.search_settings import STUDIES, StudySettings, TuneSettings
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
 
 EXIT_KEYBOARD_INTERRUPT = 130
+COMMANDS: Mapping[str, tuple[str, type[TrainingSettings]]] = {
+    "fit": ("train a model, prove its export, publish it as the next version", TrainingSettings),
+    "data": ("fetch MNIST and check it, and do nothing else", TrainingSettings),
+    "tune": ("search for the settings with the best validation accuracy", TuneSettings),
+    "study": ("train many models that differ in one thing, and report on it", StudySettings),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,12 +35,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     progress = Progress()
     try:
-        settings = _settings(options)
+        layers = _layers(options)
+        settings = build(COMMANDS[options.command][1], layers)
+        given = frozenset(name for layer in layers[1:] for name in layer.values)
         if options.command == "data":
             from training.fetch import fetch_mnist
 
             paths = fetch_mnist(settings.data_dir, progress)
             print("\n".join(str(path) for path in paths.values()))
+        elif isinstance(settings, TuneSettings):
+            from training.tune import search
+
+            print(search(settings, given, progress))
+        elif isinstance(settings, StudySettings):
+            from training.study import study
+
+            print(study(options.studies, settings, given, progress))
         else:
             from training.job import run
 
@@ -62,10 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m training fit --epochs 5 --hidden 256,128 --dropout 0.3",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("fit", "train a model, prove its export, publish it as the next version"),
-        ("data", "fetch MNIST and check it, and do nothing else"),
-    ):
+    for name, (text, kind) in COMMANDS.items():
         command = commands.add_parser(
             name,
             help=text,
@@ -76,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--preset", default="default", metavar="NAME", help=", ".join(PRESETS))
         command.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings, by name")
-        add_options(command, TrainingSettings)
+        add_options(command, kind)
+        if kind is StudySettings:
+            command.add_argument("studies", nargs="+", metavar="NAME", help=f"all, or {', '.join(STUDIES)}")
     return parser
 
 
@@ -93,18 +110,17 @@ def _file(path: Path | None) -> Layer:
     return Layer(values, f"{{name}} in {path}")
 
 
-def _settings(options: argparse.Namespace) -> TrainingSettings:
+def _layers(options: argparse.Namespace) -> list[Layer]:
+    """Collect the settings from everywhere; the first layer is the preset, the others are the user's."""
     if options.preset not in PRESETS:
         raise ConfigurationError(f"unknown preset {options.preset}{nearest(options.preset, PRESETS)}")
-    return build(
-        TrainingSettings,
-        [
-            Layer(PRESETS[options.preset](), f"{{name}} of the preset '{options.preset}'"),
-            _file(options.config),
-            from_environment(TrainingSettings, os.environ, ENVIRONMENT_PREFIX),
-            from_arguments(TrainingSettings, options),
-        ],
-    )
+    kind = COMMANDS[options.command][1]
+    return [
+        Layer(PRESETS[options.preset](), f"{{name}} of the preset '{options.preset}'"),
+        _file(options.config),
+        from_environment(kind, os.environ, ENVIRONMENT_PREFIX),
+        from_arguments(kind, options),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""The best trial of a search, as a YAML file that `fit --config` takes."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from bundle.files import write_whole
+from training.errors import UnwritableError
+
+SETTINGS, IMAGES = "settings", "validation_images"
+"""What a finished trial remembers: all settings that its weights depend on, and what it was judged on."""
+
+
+def find(study: optuna.Study) -> FrozenTrial | None:
+    """Return the finished trial with the best score, the first of equals, or None."""
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(finished, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def sentence(study: optuna.Study, trial: FrozenTrial) -> str:
+    """Say which trial of how many it is, and its score."""
+    states = [t.state for t in study.get_trials(deepcopy=False)]
+    done, pruned = states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED)
+    return (
+        f"trial {trial.number} of the search '{study.study_name}', validation accuracy {trial.value:.4f} "
+        f"on {trial.user_attrs[IMAGES]} images; {done} trials finished and {pruned} pruned"
+    )
+
+
+def write(study: optuna.Study, path: Path) -> FrozenTrial | None:
+    """Write the best trial's settings, whole or not at all; return the trial, or None if there is none.
+
+    Raises:
+        UnwritableError: the file cannot be written.
+    """
+    trial = find(study)
+    if trial is None:
+        return None
+    settings: dict[str, Any] = trial.user_attrs[SETTINGS]
+    text = (
+        f"# Best: {sentence(study, trial)}.\n"
+        "# The test set was not read. Train, test and publish it with\n"
+        f"#   python -m training fit --config {path}\n"
+    ) + yaml.safe_dump(settings, sort_keys=True, default_flow_style=None, width=1000)
+    try:
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, text.encode())
+    except OSError as error:
+        raise UnwritableError(f"the best settings cannot be written to {path}: {error.strerror}") from None
+    return trial

@@ -1,0 +1,97 @@
+"""What every run of a search or a study works on: the data, split and resident, loaded once."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bundle.errors import ConfigurationError
+from training.data import DataSet, Images, Resident, polarity, split
+from training.datasets import load
+from training.fit import Run
+from training.job import VALIDATION_SHARE, choose_device
+from training.progress import Progress
+from training.settings import TrainingSettings
+from training.state import FREE_TO_CHANGE
+from training.stop import Stop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Material:
+    """A data set on a device, split once; the test set is still unread."""
+
+    data: DataSet
+    train: Images
+    validation: Images
+    resident: Resident
+    """`train`, on the device."""
+    held_out: Resident
+    """`validation`, on the device."""
+    device: torch.device
+
+    def run(
+        self,
+        settings: TrainingSettings,
+        directory: Path,
+        stop: Stop,
+        *,
+        train: Resident | None = None,
+    ) -> Run:
+        """Return a run that says nothing and goes on from its last checkpoint; on part of the images, if given."""
+        return Run(
+            settings=settings.model_copy(update={"resume": True}),
+            train=train or self.resident,
+            validation=self.held_out,
+            classes=len(self.data.classes),
+            polarity=polarity(self.train.images),
+            data_sha256=self.data.sha256,
+            directory=directory,
+            progress=Progress(quiet=True),
+            stop=stop,
+        )
+
+
+def prepare(settings: TrainingSettings, progress: Progress) -> Material:
+    """Load and split the data, as `fit` does.
+
+    Raises:
+        ConfigurationError: torchrun started several processes.
+        DeviceError: CUDA was asked for and is not there.
+        DataError: the data is not what it should be.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigurationError(
+            "torchrun is for fit: start tune and study as plain processes (several of tune share one search)"
+        )
+    device = choose_device(settings)
+    data = load(
+        settings.data,
+        mnist_directory=settings.data_dir,
+        progress=progress,
+        seed=settings.test_seed,
+        test_share=settings.test_share,
+    )
+    count = settings.validation or len(data.training) // VALIDATION_SHARE
+    train, validation = split(data.training, count, settings.seed)
+    return Material(
+        data=data,
+        train=train,
+        validation=validation,
+        resident=train.to(device),
+        held_out=validation.to(device),
+        device=device,
+    )
+
+
+def weight_settings(settings: TrainingSettings) -> dict[str, object]:
+    """Return the settings that the weights depend on, as JSON has them."""
+    dumped = settings.model_dump(mode="json")
+    return {name: dumped[name] for name in TrainingSettings.model_fields if name not in FREE_TO_CHANGE}
+
+
+def plain(settings: TrainingSettings) -> TrainingSettings:
+    """Return the settings of `fit` among those of a search or a study."""
+    return TrainingSettings.model_validate(
+        {name: getattr(settings, name) for name in TrainingSettings.model_fields}
+    )

@@ -1,0 +1,200 @@
+"""Where the processes of one search meet: Optuna's journal file, or a database; and the seeded sampler."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from bundle.errors import ConfigurationError
+from training.errors import UnwritableError
+
+LOCK_GRACE_SECONDS = 30
+"""After this long a journal's lock whose owner was killed is taken from it."""
+
+
+class WholeLines(JournalFileBackend):
+    """Optuna's journal file, which a killed writer cannot spoil for the others.
+
+    A process that is killed within a write can leave half a line. Optuna would append the next
+    record to it, and nobody could read the journal from then on. Here the next writer, which
+    holds the lock, cuts the half line off first: nobody has read it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # The symbolic link that Optuna locks with by default never grows old if the path is relative.
+        self._own_lock = JournalFileOpenLock(str(path.absolute()), grace_period=LOCK_GRACE_SECONDS)
+        self._path = path
+        super().__init__(str(path.absolute()), self._own_lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records, durably."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._own_lock.acquire()
+        try:
+            _cut_half_line(self._path)
+            with self._path.open("ab") as file:
+                file.write(lines.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            self._own_lock.release()
+
+
+def _cut_half_line(path: Path) -> None:
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end == 0:
+            return
+        file.seek(end - 1)
+        if file.read() == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def open_storage(spec: str, default: Path) -> BaseStorage:
+    """Open a journal file (its path, or nothing for `default`) or a database (its URL).
+
+    Raises:
+        ConfigurationError: the database's URL, driver or server is not usable.
+        UnwritableError: the journal's directory is not writable.
+    """
+    if "://" in spec:
+        return _database(spec)
+    path = Path(spec) if spec else default
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return JournalStorage(WholeLines(path))
+    except OSError as error:
+        raise UnwritableError(f"the search's journal {path} cannot be written: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigurationError(
+            f"{path} is not a journal of Optuna's: give --storage another file"
+        ) from None
+
+
+def shown(spec: str) -> str:
+    """Return a storage's name without the password that a URL may hold."""
+    head, separator, tail = spec.partition("://")
+    return f"{head}{separator}{tail.rpartition('@')[2]}" if separator else spec
+
+
+def _database(url: str) -> BaseStorage:
+    try:
+        return RDBStorage(url)
+    # SQLAlchemy raises its own tree and its drivers theirs; a missing driver is an ImportError.
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).replace(url, shown(url)).splitlines()[0][:300]
+        raise ConfigurationError(f"the database {shown(url)} cannot be used: {reason}") from None
+
+
+def quiet_optuna() -> None:
+    """Let Optuna say only what went wrong: what is done, the search says itself."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class SeededSampler(BaseSampler):
+    """The tree-structured Parzen estimator, seeded for each trial by (seed, trial number).
+
+    So a search that was ended and gone on with draws what it would have drawn, and processes that
+    share one seed do not draw the same. Source: Bergstra et al., "Algorithms for Hyper-Parameter
+    Optimization", NIPS 2011, as Optuna's `TPESampler`, whose first 10 trials are random.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._number = -1
+        self._sampler = TPESampler(seed=seed)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """As TPESampler."""
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As TPESampler."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As TPESampler."""
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """As TPESampler."""
+        self._sampler.after_trial(study, trial, state, values)
+
+    def _of(self, trial: FrozenTrial) -> TPESampler:
+        if trial.number != self._number:
+            self._number = trial.number
+            mixed = np.random.SeedSequence((self._seed, trial.number)).generate_state(1)[0]
+            self._sampler = TPESampler(seed=int(mixed))
+        return self._sampler
+
+
+def open_study(
+    storage: BaseStorage,
+    name: str,
+    *,
+    seed: int,
+    warm_up_epochs: int,
+    prune: bool,
+    identity: Mapping[str, str],
+) -> optuna.Study:
+    """Open the search `name`, or begin it.
+
+    Pruning is by the median of the trials so far at the same epoch, not by Hyperband: searches here
+    are of tens of trials, and Hyperband splits them over brackets that each want 10 random ones
+    first. The first 5 trials and the first epochs of each (learning rates rise then) are left alone.
+
+    Args:
+        storage: where.
+        name: which.
+        seed: of the sampler.
+        warm_up_epochs: epochs of each trial in which it is not pruned.
+        prune: whether to prune at all.
+        identity: what every trial has in common, in words, by name. A search remembers it.
+
+    Raises:
+        ConfigurationError: the search was begun with another identity.
+    """
+    pruner = (
+        optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warm_up_epochs)
+        if prune
+        else optuna.pruners.NopPruner()
+    )
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction="maximize",
+        load_if_exists=True,
+        sampler=SeededSampler(seed),
+        pruner=pruner,
+    )
+    remembered = study.user_attrs.get("identity")
+    if remembered is None:
+        study.set_user_attr("identity", dict(identity))
+    elif remembered != identity:
+        differing = sorted(k for k in {*remembered, *identity} if remembered.get(k) != identity.get(k))
+        raise ConfigurationError(
+            f"the search '{name}' was begun otherwise: "
+            + "; ".join(f"{k} was {remembered.get(k)} and is {identity.get(k)}" for k in differing)
+            + ": set that back, or give --study another name"
+        )
+    return study

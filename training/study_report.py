@@ -1,0 +1,152 @@
+"""`study.html`: one self-contained page with a figure and a table for each study."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from string import Template
+from typing import Any
+
+from bundle.manifest import Environment
+from training.statistics import Summary, summarise
+from training.studies import Point, Study
+from training.study_figures import Row, figure
+
+Record = Mapping[str, Any]
+
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Studies</title>
+<style>
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+body { max-width: 60rem; margin: 0 auto; padding: 1rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #8886; text-align: left; white-space: nowrap; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+figure { margin: 1rem 0; background: #fff; border-radius: .4rem; overflow-x: auto; }
+figure svg { width: 100%; min-width: 34rem; height: auto; display: block; }
+</style></head><body>
+<h1>Studies</h1>
+<p>$summary</p>
+<p>Values are means over runs that differ in their seed; &plusmn; is the half-width of the 95% interval by
+Student's t. The test set was read once, after all models were trained, and nothing was chosen by it.</p>
+$studies
+<h2>Environment</h2>$environment
+</body></html>
+""")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judged:
+    point: Point
+    records: Sequence[Record]
+    """Those with a finite loss."""
+    diverged: int
+
+
+def render(
+    studies: Sequence[Study], results: Mapping[str, Sequence[Record]], environment: Environment
+) -> str:
+    """Return the page.
+
+    Args:
+        studies: what was done.
+        results: for each study its runs, with the point they belong to (`series`, `label`) and
+            the metrics.
+        environment: what they ran on.
+    """
+    runs = {record["fingerprint"]: record for records in results.values() for record in records}
+    first = next(iter(runs.values()))
+    seconds = sum(record["seconds"] for record in runs.values())
+    return _PAGE.substitute(
+        summary=escape(
+            f"{len(runs)} models, validated on {first['validation_images']} images and tested on "
+            f"{first.get('test_images', 0)}; {seconds:,.0f} s of training in all."
+        ),
+        studies="".join(_section(study, results[study.name]) for study in studies),
+        environment=_table(
+            ("", ""),
+            [
+                ("device", environment.device),
+                ("threads", str(environment.threads)),
+                ("code revision", environment.code_revision),
+                ("Python", environment.python),
+                *sorted(environment.packages.items()),
+            ],
+        ),
+    )
+
+
+def _section(study: Study, records: Sequence[Record]) -> str:
+    judged = [_of(point, records) for point in study.points]
+    rows = [
+        Row(
+            series=each.point.series,
+            x=each.point.x,
+            label=each.point.label,
+            train=_summary(each, "train_accuracy"),
+            validation=_summary(each, "validation_accuracy"),
+            test=_summary(each, "test_accuracy"),
+            tests=[record["test_accuracy"] for record in each.records],
+        )
+        for each in judged
+        if each.records
+    ]
+    drawn = f"<figure>{figure(study, rows)}</figure>" if rows else "<p>Every run diverged.</p>"
+    return f"<h2>{escape(study.title)}</h2><p>{escape(study.text)}</p>{drawn}{_results(study, judged)}"
+
+
+def _of(point: Point, records: Sequence[Record]) -> _Judged:
+    mine = [r for r in records if (r["series"], r["label"]) == (point.series, point.label)]
+    finite = [record for record in mine if not record["diverged"]]
+    return _Judged(point=point, records=finite, diverged=len(mine) - len(finite))
+
+
+def _summary(judged: _Judged, name: str) -> Summary:
+    return summarise([record[name] for record in judged.records])
+
+
+def _results(study: Study, judged: Sequence[_Judged]) -> str:
+    several = len({each.point.series for each in judged}) > 1
+    head: tuple[str, ...] = (
+        "model",
+        study.axis or "settings",
+        "parameters",
+        "n",
+        "training %",
+        "validation %",
+        "test %",
+    )
+    rows = []
+    for each in judged:
+        cells = [each.point.series, each.point.label]
+        if each.records:
+            cells += [f"{each.records[0]['parameters']:,}", str(len(each.records))]
+            cells += [
+                _percent(_summary(each, f"{part}_accuracy")) for part in ("train", "validation", "test")
+            ]
+        else:
+            cells += ["", "0", "", "", ""]
+        rows.append((*cells, f"{each.diverged} diverged" if each.diverged else ""))
+    start = 0 if several else 1
+    if not any(each.diverged for each in judged):
+        rows = [row[:-1] for row in rows]
+    else:
+        head = (*head, "")
+    return _table(head[start:], [row[start:] for row in rows])
+
+
+def _percent(summary: Summary) -> str:
+    if summary.half_width is None:
+        return f"{summary.mean:.2%}".removesuffix("%")
+    return f"{100 * summary.mean:.2f} ± {100 * summary.half_width:.2f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def cell(value: str) -> str:
+        number = ' class="number"' if value[:1].isdigit() and " x " not in value else ""
+        return f"<td{number}>{escape(value)}</td>"
+
+    heading = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>" if any(head) else ""
+    body = "".join("<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows)
+    return f"<table>{heading}{body}</table>"
