@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 BENCHES = {
+    "presets": ("bench.presets", "test error of each preset over seeds, with its time"),
     "augmentation": ("bench.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
 }
 """Name: the module, whose `main(arguments) -> int` runs it, and one line of help."""

@@ -27,7 +27,7 @@ class CapturedStep:
         self._step = step
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: torch.Tensor | None = None
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._taken = 0
 
     def __call__(self, batch: torch.Tensor) -> None:

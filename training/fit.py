@@ -51,7 +51,7 @@ class Run:
     validation: Resident
     """On the same device; looked at after each epoch, never trained on."""
     classes: int
-    polarity: Polarity
+    polarity: Polarity = WHITE_ON_BLACK
     data_sha256: dict[str, str]
     directory: Path
     """Gets the checkpoints, and one JSON line per epoch (`Epoch`'s fields) in `metrics.jsonl`."""

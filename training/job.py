@@ -1,6 +1,5 @@
 """The whole job, top to bottom: data, split, fit, release. What a release takes is in `release.py`."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -8,10 +7,10 @@ import torch
 from bundle.errors import BundleError
 from bundle.repository import Bundle, versions
 from training import checkpoint, distributed
-from training.data import polarity, split
+from training.data import DataSet, Images, polarity, split
 from training.datasets import load
-from training.errors import DeviceError
 from training.fit import Run, fit
+from training.machine import choose_device
 from training.progress import Progress
 from training.release import Candidate, release
 from training.settings import TrainingSettings, model_name
@@ -41,8 +40,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                 test_share=settings.test_share,
             )
         settings = settings.model_copy(update={"name": settings.name or model_name(data.name)})
-        held_out = settings.validation or len(data.training) // VALIDATION_SHARE
-        train, validation = split(data.training, held_out, settings.seed)
+        train, validation = hold_out(data, settings)
         progress.say(
             f"training on {len(train)} images, validating on {len(validation)}, on {device} "
             f"with {torch.get_num_threads()} threads"
@@ -76,6 +74,16 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
         return published
 
 
+def hold_out(data: DataSet, settings: TrainingSettings) -> tuple[Images, Images]:
+    """Return the images to train on and those to validate with.
+
+    Raises:
+        DataError: there are too few to hold any out.
+    """
+    images = data.training
+    return split(images, settings.validation or len(images) // VALIDATION_SHARE, settings.seed)
+
+
 def find_published(model: Path, run_id: str) -> Bundle | None:
     """Return the bundle in `models/<name>` that the run `run_id` published before it was ended, if any."""
     for version in reversed(versions(model)):
@@ -86,23 +94,3 @@ def find_published(model: Path, run_id: str) -> Bundle | None:
         if bundle.manifest.run_id == run_id:
             return bundle
     return None
-
-
-def choose_device(settings: TrainingSettings) -> torch.device:
-    """Return the device to train on, with the process set up to repeat itself exactly there.
-
-    Raises:
-        DeviceError: CUDA was asked for and is not there.
-    """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not cuda:
-        raise DeviceError(
-            "--device cuda was asked for and torch finds no CUDA device: look at nvidia-smi and at the "
-            "driver, or train with --device cpu"
-        )
-    # cuBLAS picks its workspace by this; without it its sums may differ from run to run.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(mode=True)
-    return torch.device("cuda" if cuda and settings.device != "cpu" else "cpu")

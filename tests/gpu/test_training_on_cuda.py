@@ -9,7 +9,8 @@ import torch
 from bundle.manifest import Manifest
 from tests.training.runs import blobs, small_run, weights
 from training.fit import Fitted, Run, fit
-from training.job import choose_device, run
+from training.job import run
+from training.machine import choose_device
 from training.progress import Progress
 from training.settings import TrainingSettings
 
