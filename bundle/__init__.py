@@ -3,4 +3,5 @@
 `training` writes bundles, `serving` reads them, and both know only this package, which imports
 neither torch nor onnxruntime. Open `manifest.py` first (what a bundle states), then
 `repository.py` (how one is published and found) and `verify.py` (how one is proven intact).
+`images.py` is the other half of the contract: what a file's pixels are, for whoever reads one.
 """

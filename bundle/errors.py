@@ -1,5 +1,7 @@
 """Every error that this package raises on purpose: what was wrong, and what to do."""
 
+from enum import StrEnum
+
 
 class BundleError(Exception):
     """A bundle, or a model repository, is not what the contract says."""
@@ -19,3 +21,26 @@ class PublishError(BundleError):
 
 class ConfigurationError(Exception):
     """A setting is unknown, missing or out of range; the message names it and where it came from."""
+
+
+class ImageFault(StrEnum):
+    """What keeps a file from being an image for the model; the values are words to count files by."""
+
+    EMPTY = "empty file"
+    FORMAT = "not a PNG, JPEG, GIF, BMP, WebP or TIFF image"
+    SIZE = "not 28x28"
+    ANIMATED = "several frames"
+    RANGE = "pixels of 32 bits, without a known range"
+    DAMAGED = "damaged"
+
+
+class ImageError(Exception):
+    """A file is no image that the model takes; the message is a sentence about this file."""
+
+    def __init__(self, kind: ImageFault, detail: str, *, found: str = "") -> None:
+        super().__init__(detail)
+        self.kind = kind
+        """The same for all files with this trouble, to count and to decide by."""
+        self.detail = detail
+        self.found = found
+        """What was found, in a few words to stand behind those of `kind`; empty if they say it all."""

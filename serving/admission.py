@@ -7,6 +7,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
+from bundle.images import PARSERS, sniff
 from serving.errors import (
     EmptyBodyError,
     MalformedBodyError,
@@ -16,7 +17,7 @@ from serving.errors import (
     TooManyFilesError,
     UnsupportedMediaTypeError,
 )
-from serving.formats import PARSERS, SUPPORTED, canonical, sniff
+from serving.images import SUPPORTED, canonical
 
 CHUNK_BYTES = 1 << 16
 MAX_PART_HEADER_BYTES = 16 << 10
@@ -31,7 +32,7 @@ class Upload:
 
     filename: str | None
     media_type: str | None
-    """A key of `formats.PARSERS`, or None where nothing was declared."""
+    """A key of `bundle.images.PARSERS`, or None where nothing was declared."""
     data: bytes
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 
 ALLOWED = {
-    "bundle": {"bundle", "numpy", "pydantic"},
+    "bundle": {"bundle", "numpy", "PIL", "pydantic"},
     "serving": {
         "bundle",
         "serving",

@@ -15,7 +15,6 @@ there is none.
 
 import hashlib
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -26,12 +25,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from bundle.errors import ImageError
+from bundle.images import check_header, decode
 from bundle.manifest import IMAGE_SIZE
 from training.class_names import LEAST_TO_TRAIN, absent, check_counts, checked_names
 from training.data import DataSet, Images
 from training.errors import DataError
 from training.holdout import hold_out, say_held_out
-from training.images import BadImageError, check_header, decode
 from training.problems import Problems
 from training.progress import Progress
 
@@ -245,21 +245,21 @@ def _read(
     digests: list[bytes] = []
     chunks = [listing.paths[start : start + CHUNK] for start in range(0, len(listing.paths), CHUNK)]
     with (
-        warnings.catch_warnings(action="error"),  # what Pillow warns of is damage
         progress.task(task, len(listing.paths), unit="images") as shown,
         ThreadPoolExecutor(READERS) as pool,
     ):
         for contents in _ahead(pool, read, chunks):
             for content in contents:
                 path, digest = listing.paths[len(digests)], b""
-                try:
-                    if isinstance(content, OSError):
-                        raise BadImageError("cannot be read", content.strerror or str(content))
+                if isinstance(content, OSError):
+                    problems.add(path, "cannot be read", content.strerror or str(content))
+                else:
                     digest = hashlib.sha256(content).digest()
-                    if (pixels := look(content)) is not None:
-                        images[len(digests)] = pixels
-                except BadImageError as error:
-                    problems.add(path, error.kind, str(error))
+                    try:
+                        if (pixels := look(content)) is not None:
+                            images[len(digests)] = pixels
+                    except ImageError as error:
+                        problems.add(path, error.kind, error.found)
                 digests.append(digest)
             shown.advance(len(contents))
     return images, digests

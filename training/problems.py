@@ -16,11 +16,11 @@ class Problems:
         self._named: list[str] = []
         self._kinds: Counter[str] = Counter()
 
-    def add(self, path: str, kind: str, text: str = "") -> None:
-        """Note a file. `kind` is what it is counted under; `text` says more, for this file."""
+    def add(self, path: str, kind: str, found: str = "") -> None:
+        """Note a file. `kind` is what it is counted under; `found` says more, for this file."""
         if len(self._named) < LIMIT:
             shown = path.encode("utf-8", "backslashreplace").decode()
-            self._named.append(f"  {shown}: {text or kind}")
+            self._named.append(f"  {shown}: {kind} ({found})" if found else f"  {shown}: {kind}")
         self._kinds[kind] += 1
 
     def raise_if_any(self, remedy: str) -> None:

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pytest
 
 from bundle.repository import Bundle
-from tests.serving.models import Linear, a_digit, a_linear, publish_synthetic
+from tests.pictures import a_digit
+from tests.serving.models import Linear, a_linear, publish_synthetic
 from tests.serving.processes import Service, running
 
 

@@ -1,15 +1,12 @@
-"""A small published bundle without torch and without training, and image files to ask it about."""
+"""A small published bundle without torch and without training."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
 from bundle.golden import GoldenExamples
 from bundle.manifest import (
@@ -28,6 +25,7 @@ from bundle.manifest import (
     Reference,
 )
 from bundle.repository import Bundle, publish, staging
+from tests.pictures import a_digit, png
 
 CLASSES = tuple("0123456789")
 
@@ -72,18 +70,6 @@ class Linear:
         return serialized
 
 
-def png(pixels: npt.NDArray[np.uint8], **options: Any) -> bytes:
-    """Return pixels as a PNG file."""
-    return encoded(Image.fromarray(pixels), "PNG", **options)
-
-
-def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    """Return an image as the bytes of a file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format=file_format, **options)
-    return buffer.getvalue()
-
-
 def facts(linear: Linear, sample: npt.NDArray[np.uint8], *, polarity: str, golden: int) -> Facts:
     """Return facts as a training job would state them, with made-up measurements."""
     metrics = Metrics(images=10, accuracy=0.5, nll=1, ece=0.1, nll_calibrated=1, ece_calibrated=0.1)
@@ -121,13 +107,6 @@ def a_linear() -> Linear:
     random = np.random.default_rng(7)
     weights = random.normal(0, 0.002, (784, len(CLASSES))).astype(np.float32)
     return Linear(weights, random.normal(0, 0.1, len(CLASSES)).astype(np.float32))
-
-
-def a_digit() -> npt.NDArray[np.uint8]:
-    """Return an image like MNIST's: light ink in the middle of dark paper."""
-    pixels = np.zeros((28, 28), np.uint8)
-    pixels[6:22, 6:22] = np.random.default_rng(3).integers(1, 256, (16, 16), dtype=np.uint8)
-    return pixels
 
 
 def publish_synthetic(

@@ -21,7 +21,7 @@ from serving.announcement import announcement, base_url
 from serving.app import create_app
 from serving.settings import ServiceSettings, load_settings
 from serving.state import ModelState
-from tests.serving.models import a_digit, png
+from tests.pictures import a_digit, png
 from tests.serving.processes import PNG, ROOT, environment
 
 

@@ -8,7 +8,8 @@ import pytest
 from bundle.repository import Bundle
 from serving import cuda
 from serving.engine import open_engine
-from tests.serving.models import Linear, a_digit, png
+from tests.pictures import a_digit, png
+from tests.serving.models import Linear
 from tests.serving.processes import running
 
 MISSING = cuda.missing_device_by_child(0)

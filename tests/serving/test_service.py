@@ -14,7 +14,8 @@ from PIL import Image
 
 from bundle.manifest import SAMPLE_FILE
 from bundle.repository import Bundle
-from tests.serving.models import CLASSES, Linear, encoded, png
+from tests.pictures import encoded, png
+from tests.serving.models import CLASSES, Linear
 from tests.serving.processes import PNG, ROOT, Answer, Part, Service, form
 
 Pixels = npt.NDArray[np.uint8]

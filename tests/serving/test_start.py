@@ -12,7 +12,8 @@ import pytest
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE
 from bundle.repository import Bundle
 from serving import cuda
-from tests.serving.models import a_digit, a_linear, png, publish_synthetic
+from tests.pictures import a_digit, png
+from tests.serving.models import a_linear, publish_synthetic
 from tests.serving.processes import (
     ROOT,
     START_SECONDS,

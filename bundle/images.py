@@ -1,0 +1,201 @@
+"""Decode: from the bytes of an image file to `uint8[28, 28]`.
+
+The one decoder of all three: what a model is trained on, what the service is asked about and what
+the batch scorer reads go through `decode`, so that one file cannot mean two images.
+"""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from bundle.errors import ImageError, ImageFault
+from bundle.manifest import IMAGE_SIZE
+
+PARSERS: dict[str, type[ImageFile.ImageFile]] = {
+    "image/png": PngImageFile,
+    "image/jpeg": JpegImageFile,
+    "image/gif": GifImageFile,
+    "image/bmp": BmpImageFile,
+    "image/webp": WebPImageFile,
+    "image/tiff": TiffImageFile,
+}
+"""Media type to Pillow's parser of that one format.
+
+The parsers are used directly, not through `Image.open`: nothing else can be reached by content,
+and an absurd size comes back as a number to refuse instead of as Pillow's own bomb error.
+"""
+
+PNG_END = b"IEND\xaeB`\x82"
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+
+_IMAGES = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
+_STRANGERS = (
+    (b"\x89PNG", "a PNG whose line breaks were changed on the way, as by curl -d (--data-binary keeps them)"),
+    (b"%PDF-", "a PDF"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "gzip"),
+    (b"<svg", "an SVG"),
+    (b"<?xml", "XML"),
+    (b"<", "HTML or XML"),
+    (b"{", "JSON"),
+    (b"\x93NUMPY", "a NumPy array"),
+)
+
+_T = TypeVar("_T")
+
+# What Pillow only warns of (a short read, a tag that makes no sense) is damage: refuse it, always.
+# The filter is set once, because to set it for one image is not safe beside other threads.
+warnings.filterwarnings("error", module=r"PIL\.")
+
+
+def decode(data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode one PNG, JPEG, GIF, BMP, WebP or TIFF of 28x28 pixels, recognised by content.
+
+    Colour becomes gray by ITU-R 601 luma, 16 bits become 8, alpha is composited on black, the EXIF
+    orientation is applied. The size is read from the header before a pixel is decoded.
+
+    Args:
+        data: the file, whole.
+
+    Returns:
+        `uint8[28, 28]`, 0..255, in the file's own polarity.
+
+    Raises:
+        ImageError: it is empty, of no such format, of another size, damaged, has several frames,
+            or has pixels that are not of 8 or 16 bits; `kind` says which.
+    """
+    return _opened(data, _pixels)
+
+
+def check_header(data: bytes) -> None:
+    """Raise what `decode` would, as far as the header tells: no pixel is decoded.
+
+    Raises:
+        ImageError: as `decode` does, but for damage in the pixels.
+    """
+    _opened(data, lambda _: None)
+
+
+def sniff(data: bytes) -> str | None:
+    """Return the media type that the first bytes say, a key of `PARSERS`, or None if they say none."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((media_type for magic, media_type in _IMAGES if data.startswith(magic)), None)
+
+
+def stranger(data: bytes) -> str:
+    """Say, for a refusal, what bytes that are no supported image look like."""
+    start = data[:64].lstrip()
+    return next((name for magic, name in _STRANGERS if start.startswith(magic)), "something else")
+
+
+def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
+    """Parse the header, check it, and go on with `then`; whatever either raises is the file's fault."""
+    if not data:
+        raise ImageError(ImageFault.EMPTY, "the file is empty")
+    media_type = sniff(data)
+    if media_type is None:
+        found = f"it looks like {stranger(data)}"
+        raise ImageError(ImageFault.FORMAT, f"the content is no supported image: {found}", found=found)
+    if media_type == "image/webp":
+        _check_size(_webp_size(data))
+    try:
+        with PARSERS[media_type](io.BytesIO(data)) as image:
+            _check_size(image.size)
+            if getattr(image, "is_animated", False):
+                raise ImageError(ImageFault.ANIMATED, "the file has several frames")
+            if image.mode in ("I", "F"):
+                raise ImageError(ImageFault.RANGE, "the pixels are 32-bit numbers without a known range")
+            if media_type == "image/png" and PNG_END not in data:  # Pillow reads on without it
+                raise _damaged(media_type, "it ends too early")
+            return then(image)
+    except ImageError:
+        raise
+    # Pillow's parsers raise whatever they stumble over: OSError, SyntaxError, struct.error,
+    # OverflowError, MemoryError, ...
+    except Exception as error:
+        raise _damaged(media_type, _reason(error)) from error
+
+
+def _damaged(media_type: str, found: str) -> ImageError:
+    detail = f"the {media_type} is truncated or damaged ({found})"
+    return ImageError(ImageFault.DAMAGED, detail, found=found)
+
+
+def _check_size(size: tuple[int, int] | None) -> None:
+    """Refuse everything but 28x28; None is a header that only the parser can judge."""
+    if size is not None and size != (IMAGE_SIZE, IMAGE_SIZE):
+        found = f"{size[0]}x{size[1]}"
+        detail = f"the image is {found} pixels, the model takes {IMAGE_SIZE}x{IMAGE_SIZE}"
+        raise ImageError(ImageFault.SIZE, detail, found=found)
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Return (width, height) from a WebP header, None if it cannot be read there.
+
+    Pillow's WebP parser allocates the whole canvas when it opens a file, 2 GiB at the largest, so
+    the size has to be known before. Source: the WebP container specification, RFC 9649, section 2.7
+    (VP8X), the VP8 frame header of RFC 6386, section 9.1, and RFC 9649, section 3.4 (VP8L).
+    """
+    try:
+        match data[12:16]:
+            case b"VP8X":
+                low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, 24)
+                return 1 + (high_width << 16 | low_width), 1 + (high_height << 16 | low_height)
+            case b"VP8 ":
+                width, height = struct.unpack_from("<HH", data, 26)
+                return width & 0x3FFF, height & 0x3FFF
+            case b"VP8L":
+                (bits,) = struct.unpack_from("<I", data, 21)
+                return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    except struct.error:
+        return None
+    return None
+
+
+def _pixels(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return _gray(image)
+
+
+def _gray(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+    """Return `uint8[28, 28]` of a loaded image of any mode with 8 or 16 bits."""
+    gray: Image.Image = image
+    if image.mode in DEEP_MODES:
+        deep: npt.NDArray[Any] = np.asarray(image).astype(np.uint32)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            deep[deep == transparent] = 0
+        return ((deep + 128) // 257).astype(np.uint8)
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        gray = Image.alpha_composite(opaque, image.convert("RGBA"))
+    elif image.mode not in ("L", "1", "RGB"):
+        gray = image.convert("RGB")
+    return np.array(gray.convert("L"), dtype=np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    """Return what Pillow said, on one line and without the addresses of its objects."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return type(error).__name__ if " at 0x" in text else text[:200]
