@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from bundle.errors import ConfigurationError
-from training.data import DataSet, Images, Resident, polarity, split
+from training.data import DataSet, Images, Resident, polarity
 from training.datasets import load
 from training.fit import Run
-from training.job import VALIDATION_SHARE, choose_device
+from training.job import hold_out
+from training.machine import choose_device
 from training.progress import Progress
 from training.settings import TrainingSettings
 from training.state import FREE_TO_CHANGE
@@ -72,8 +73,7 @@ def prepare(settings: TrainingSettings, progress: Progress) -> Material:
         seed=settings.test_seed,
         test_share=settings.test_share,
     )
-    count = settings.validation or len(data.training) // VALIDATION_SHARE
-    train, validation = split(data.training, count, settings.seed)
+    train, validation = hold_out(data, settings)
     return Material(
         data=data,
         train=train,
