@@ -1,0 +1,134 @@
+"""Two processes under torchrun train one model: the same batches, one writer, one bundle."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bundle.repository import Bundle, versions
+from tests.serving.processes import ROOT, environment
+from tests.training.runs import blobs
+from training.distributed import World
+
+pytestmark = pytest.mark.timeout(400)
+SETTINGS = [
+    "--epochs",
+    "2",
+    "--hidden",
+    "16",
+    "--dropout",
+    "0",
+    "--input-dropout",
+    "0",
+    "--batch-size",
+    "50",
+    "--optimizer",
+    "sgd",
+]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small data set as a NumPy archive."""
+    train, test = blobs(613, 1), blobs(90, 2)
+    path = tmp_path_factory.mktemp("data") / "blobs.npz"
+    np.savez(path, x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels)
+    return path
+
+
+def train(archive: Path, directory: Path, *more: str, processes: int) -> subprocess.CompletedProcess[str]:
+    """Run the job, under torchrun where there is more than one process."""
+    start = [sys.executable, "-m", "training"]
+    if processes > 1:
+        start = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={processes}", "-m", "training"),
+        ]
+    places = ["--models", str(directory / "models"), "--runs", str(directory / "runs"), "--name", "blobs"]
+    command = [
+        *start,
+        "fit",
+        "--data",
+        f"npz:{archive}",
+        *places,
+        *SETTINGS,
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        *more,
+    ]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment() | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def last_weights(directory: Path) -> list[torch.Tensor]:
+    """Return the weights that a run published."""
+    module = torch.export.load(directory / "models" / "blobs" / "1" / "model.pt2")
+    return [value for _, value in sorted(module.state_dict.items())]
+
+
+@pytest.fixture(scope="module")
+def both(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Train with one process and with two."""
+    places = {}
+    for processes in (1, 2):
+        places[processes] = tmp_path_factory.mktemp(f"processes{processes}")
+        done = train(archive, places[processes], processes=processes)
+        assert done.returncode == 0, done.stderr
+    return places
+
+
+def test_two_processes_end_where_one_does(both: dict[int, Path]) -> None:
+    """Without dropout the weights agree up to the rounding of another order of sums."""
+    for one, two in zip(last_weights(both[1]), last_weights(both[2]), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_there_is_one_writer(both: dict[int, Path]) -> None:
+    """One bundle is published and each epoch's metrics stand in the file once."""
+    assert versions(both[2] / "models" / "blobs") == [1]
+    assert Bundle.open(both[2] / "models" / "blobs" / "1").manifest.dataset.train == 562
+    lines = (both[2] / "runs" / "blobs" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+def test_metrics_are_of_all_processes(both: dict[int, Path]) -> None:
+    """The training loss is the mean over every process's images, not over the writer's."""
+    losses = []
+    for directory in both.values():
+        lines = (directory / "runs" / "blobs" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train_loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_slices_are_the_batch() -> None:
+    """The slices of all ranks, put together, are the batch in its order, whatever the numbers."""
+    for size in (2, 3, 7):
+        for images in (1, 5, 50):
+            batch = torch.arange(images)
+            parts = [World(rank=rank, size=size).slice(batch) for rank in range(size)]
+            assert torch.equal(torch.cat(parts), batch)
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_another_number_of_processes_may_not_resume(archive: Path, tmp_path: Path) -> None:
+    """A checkpoint of two processes is refused by one, which says why."""
+    first = train(archive, tmp_path, "--models", "/dev/null/nowhere", processes=2)
+    assert first.returncode != 0  # it trained, left its checkpoint, and could not publish
+    second = train(archive, tmp_path, "--resume", processes=1)
+    assert second.returncode == 66, second.stderr
+    assert "2 processes trained it and now there are 1" in second.stderr
+    third = train(archive, tmp_path, "--resume", processes=2)
+    assert third.returncode == 0, third.stderr
+    assert "resumed after 2 epochs" in third.stderr
