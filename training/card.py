@@ -3,17 +3,24 @@
 Source of the form: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 """
 
+import re
+
 from bundle.manifest import Facts
+from training.page import visible
+
+MAX_LISTED_CLASSES = 100
+"""Class names that are listed; the manifest has all of them."""
 
 _CARD = """\
 # {name}
 
-A multilayer perceptron ({layers}) that sorts 28x28 grayscale images into {count} classes:
+A multilayer perceptron ({layers}{activation}) that sorts 28x28 grayscale images into {count} classes:
 {classes}.
 
 **Intended use.** Images like those of the data set "{dataset}": 28x28 pixels, 8 bits, {polarity}.
 **Not intended** for images of other things: a softmax always names one of its classes. Use the
-calibrated probability to abstain.
+calibrated probability to abstain. The figures below are of images like the training images; expect
+less of images from elsewhere, and measure on some of your own.
 
 | | validation | test |
 |---|---|---|
@@ -29,27 +36,44 @@ the validation set.
 
 **Training.** {train} images, split with seed {seed}; created {created} on {device}, code
 {revision}. Every hyperparameter, data hash and package version is in `manifest.json`, the curves
-and every misclassified test image in `report.html`.
+and the misclassified test images in `report.html`.
 """
 
 
 def model_card(facts: Facts) -> str:
-    """Return the card of the model that the facts describe."""
+    """Return the card of the model that the facts describe, in CommonMark with tables."""
     hidden = facts.hyperparameters.get("hidden")
-    widths = [28 * 28, *(hidden if isinstance(hidden, list) else []), len(facts.classes)]
+    hidden = hidden if isinstance(hidden, list) else []
+    widths = [28 * 28, *hidden, len(facts.classes)]
+    activation = f", {facts.hyperparameters.get('activation')}" if hidden else ""
+    names = [plain(name) for name in facts.classes[:MAX_LISTED_CLASSES]]
+    if len(facts.classes) > len(names):
+        names.append(f"and {len(facts.classes) - len(names)} more")
     return _CARD.format(
-        name=facts.name,
+        name=plain(facts.name),
         layers="-".join(str(width) for width in widths),
+        activation=plain(activation),
         count=len(facts.classes),
-        classes=", ".join(facts.classes),
-        dataset=facts.dataset.name,
+        classes=", ".join(names),
+        dataset=plain(facts.dataset.name),
         polarity=facts.input.polarity.replace("-", " "),
         validation=facts.validation,
         test=facts.test,
         temperature=facts.temperature,
         train=facts.dataset.train,
         seed=facts.dataset.split_seed,
-        created=facts.created,
-        device=facts.environment.device,
-        revision=facts.environment.code_revision,
+        created=plain(facts.created),
+        device=plain(facts.environment.device),
+        revision=plain(facts.environment.code_revision),
     )
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line.
+
+    Every ASCII punctuation character that Markdown or HTML gives a meaning has a backslash before it
+    (CommonMark 0.31, section 2.4); `&` and `<` are among them. Spaces that would end a line or
+    indent one become single.
+    """
+    escaped = re.sub(r"([\\`*_{}\[\]<>()#+!|~&$\"'-])", r"\\\1", visible(text))
+    return re.sub(r"\s+", " ", escaped)

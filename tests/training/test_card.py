@@ -1,0 +1,74 @@
+"""The model card: true to the facts, and Markdown whatever the classes are called."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.training.subjects import DIGITS, a_subject
+from training.card import MAX_LISTED_CLASSES, model_card, plain
+
+ASCII_PUNCTUATION = r"!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~"
+
+
+def unescaped(markdown: str) -> str:
+    """Return what CommonMark shows of backslash escapes."""
+    return re.sub(rf"\\([{ASCII_PUNCTUATION}])", r"\1", markdown)
+
+
+def test_it_states_the_facts() -> None:
+    """Architecture, classes, figures, temperature and lineage are on the card."""
+    facts = a_subject(hidden=(300, 100), activation="tanh").facts
+    card = model_card(facts)
+    assert "(784-300-100-10, tanh)" in card
+    assert f"{', '.join(DIGITS)}." in card
+    assert f"| accuracy | 98.20% | {facts.test.accuracy:.2%} |" in card
+    assert f"softmax(logits / {facts.temperature:.4f})" in card
+    assert facts.environment.code_revision in card
+    assert "white on black" in card
+
+
+def test_softmax_regression_has_no_activation() -> None:
+    """Without hidden layers only the two widths are stated."""
+    assert "(784-10)" in model_card(a_subject(hidden=()).facts)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a|b",
+        "`code`",
+        "*bold*",
+        "[link](javascript:x)",
+        "<img src=x>",
+        "&lt;",
+        "a\\|b",
+        "# title",
+        "~~no~~",
+        "$x_1$",
+    ],
+)
+def test_a_name_with_markdown_in_it_is_text(name: str) -> None:
+    """No character of a class name keeps its meaning in Markdown, and unescaping gives the name back."""
+    card = model_card(a_subject(classes=[name, *DIGITS[1:]]).facts)
+    line = next(line for line in card.splitlines() if line.endswith("8, 9."))
+    shown = line.removesuffix(", 1, 2, 3, 4, 5, 6, 7, 8, 9.")
+    assert unescaped(shown) == name
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]<>&#~$]", shown)
+
+
+@given(st.text(min_size=1, max_size=60))
+def test_any_text_is_one_line(text: str) -> None:
+    """Whatever is escaped has no line break, no character without escape that Markdown knows, no control."""
+    shown = plain(text)
+    assert len(shown.splitlines()) <= 1
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]<>&#~$]", shown)
+
+
+def test_very_many_classes_are_counted() -> None:
+    """A card lists a hundred classes and says how many more there are."""
+    card = model_card(a_subject(classes=[f"n{k}" for k in range(130)]).facts)
+    assert f"n{MAX_LISTED_CLASSES - 1}, and 30 more." in card
+    assert "into 130 classes" in card
