@@ -10,8 +10,8 @@ def nested_order(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int
     """Return an order of all images of which every beginning is stratified, `int64[n]`.
 
     The k-th image of a class of m, in random order, is placed at (k + 1/2) / m on a common scale
-    from 0 to 1, and all are sorted by that. So the first N hold each class within one image of
-    its share, and the first N are part of the first N + 1.
+    from 0 to 1, and all are sorted by that. So the first N are shared among the classes as seats
+    are by Webster's rule, also Sainte-Lague's, and the first N are part of the first N + 1.
     """
     generator = np.random.default_rng(seed)
     place = np.empty(len(labels), dtype=np.float64)
