@@ -1,5 +1,6 @@
 """The whole job, top to bottom: data, split, fit, release. What a release takes is in `release.py`."""
 
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -10,11 +11,13 @@ from training import checkpoint, distributed
 from training.data import DataSet, Images, polarity, split
 from training.datasets import load
 from training.fit import Run, fit
+from training.loggers import Loggers, check_packages, open_loggers
 from training.machine import choose_device
 from training.progress import Progress
 from training.release import Candidate, release
 from training.settings import TrainingSettings, model_name
 from training.stop import listen
+from training.watch import Watch
 
 VALIDATION_SHARE = 12
 """One image in so many is held out for validation where the settings say no number: MNIST's 5,000."""
@@ -24,10 +27,12 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
     """Train, prove and publish one model; return what was published, in the process that wrote it.
 
     Raises:
+        ConfigurationError: a tracker was asked for whose package is not installed.
         TrainingError: the data, the device, the training or the export failed, or a signal came;
             see `errors.py`.
         PublishError: the model repository could not be written.
     """
+    check_packages(settings)
     device = choose_device(settings)
     with listen() as stop, distributed.join(cuda=device.type == "cuda") as world:
         progress = progress if world.is_writer else Progress(quiet=True)
@@ -46,30 +51,39 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
             f"with {torch.get_num_threads()} threads"
         )
         directory = settings.runs / str(settings.name)
-        fitted = fit(
-            Run(
-                settings=settings,
-                train=train.to(device),
-                validation=validation.to(device),
-                classes=len(data.classes),
-                polarity=polarity(train.images),
-                data_sha256=data.sha256,
-                directory=directory,
-                progress=progress,
-                stop=stop,
-                world=world,
+        with closing(open_loggers(settings, progress) if world.is_writer else Loggers()) as loggers:
+            fitted = fit(
+                Run(
+                    settings=settings,
+                    train=train.to(device),
+                    validation=validation.to(device),
+                    classes=len(data.classes),
+                    polarity=polarity(train.images),
+                    data_sha256=data.sha256,
+                    directory=directory,
+                    progress=progress,
+                    stop=Watch(stop, directory, loggers.epoch) if loggers else stop,
+                    world=world,
+                )
             )
-        )
-        if not world.is_writer:
-            return None
-        published = find_published(settings.models / str(settings.name), fitted.run_id)
-        if published:
-            progress.say(f"this run was published already, as {published.path}")
-        else:
-            candidate = Candidate(
-                settings=settings, data=data, train=train, validation=validation, fitted=fitted, device=device
-            )
-            published = release(candidate, progress, stop)
+            if not world.is_writer:
+                return None
+            for epoch in fitted.history:
+                loggers.epoch(epoch)
+            published = find_published(settings.models / str(settings.name), fitted.run_id)
+            if published:
+                progress.say(f"this run was published already, as {published.path}")
+            else:
+                candidate = Candidate(
+                    settings=settings,
+                    data=data,
+                    train=train,
+                    validation=validation,
+                    fitted=fitted,
+                    device=device,
+                )
+                published = release(candidate, progress, stop)
+            loggers.published(published)
         checkpoint.clear(directory)
         return published
 

@@ -19,6 +19,7 @@ from bundle.errors import ConfigurationError
 from bundle.manifest import MANIFEST_FILE, REPORT_FILE, Facts
 from bundle.repository import Bundle
 from training.progress import Progress
+from training.settings import TrainingSettings
 from training.state import Epoch
 
 EXTRA = "tracking"
@@ -47,13 +48,21 @@ class Logger(Protocol):
 
 
 class Loggers:
-    """Several loggers as one; none of them, where none is asked for."""
+    """Several loggers as one; an epoch is told once, however often it is given."""
 
     def __init__(self, *loggers: Logger) -> None:
         self._loggers = loggers
+        self._last = 0
+
+    def __bool__(self) -> bool:
+        """Tell whether there is any."""
+        return bool(self._loggers)
 
     def epoch(self, epoch: Epoch) -> None:
-        """Tell each."""
+        """Tell each, if it is a later epoch than those before."""
+        if epoch.epoch <= self._last:
+            return
+        self._last = epoch.epoch
         for logger in self._loggers:
             logger.epoch(epoch)
 
@@ -68,34 +77,39 @@ class Loggers:
             logger.close()
 
 
-def open_loggers(
-    *,
-    tensorboard: Path | None,
-    mlflow: str | None,
-    name: str,
-    hyperparameters: Mapping[str, Any],
-    progress: Progress,
-) -> Loggers:
+def check_packages(settings: TrainingSettings) -> None:
+    """Look for the packages that the settings need, before anything is fetched or trained.
+
+    Raises:
+        ConfigurationError: one is not installed.
+    """
+    for package, wanted in (("tensorboard", settings.tensorboard), ("mlflow", settings.mlflow)):
+        if wanted is not None and importlib.util.find_spec(package) is None:
+            raise ConfigurationError(
+                f"--{package} needs the package {package}, which is not installed: "
+                f"pip install 'glyph[{EXTRA}]', or train without it"
+            )
+
+
+def open_loggers(settings: TrainingSettings, progress: Progress) -> Loggers:
     """Return the loggers that are asked for, without having written or sent anything.
 
     Args:
-        tensorboard: directory of event files; they go into its subdirectory `name`.
-        mlflow: tracking URI.
-        name: the model's.
-        hyperparameters: the settings, as the manifest has them.
+        settings: of the run. TensorBoard's event files go into the subdirectory of the model's name.
         progress: where a failure is said.
 
     Raises:
         ConfigurationError: a package is not installed.
     """
+    check_packages(settings)
+    tensorboard, mlflow, name = settings.tensorboard, settings.mlflow, str(settings.name)
+    hyperparameters = settings.model_dump(mode="json")
     found: list[Logger] = []
     if tensorboard is not None:
-        _need("tensorboard", "--tensorboard")
         found.append(
             Guarded("TensorBoard", lambda: TensorBoard(tensorboard / name, hyperparameters), progress)
         )
     if mlflow is not None:
-        _need("mlflow", "--mlflow")
         found.append(Guarded("MLflow", lambda: MLflow(mlflow, name, hyperparameters), progress))
     return Loggers(*found)
 
@@ -219,15 +233,6 @@ class MLflow:
         time = importlib.import_module("mlflow.utils.time").get_current_time_millis()
         self._client.log_batch(
             self._run, metrics=[self._metric(key, value, time, step) for key, value in metrics.items()]
-        )
-
-
-def _need(package: str, option: str) -> None:
-    """Look for a package, before anything is trained."""
-    if importlib.util.find_spec(package) is None:
-        raise ConfigurationError(
-            f"{option} needs the package {package}, which is not installed: pip install 'glyph[{EXTRA}]', "
-            "or train without it"
         )
 
 

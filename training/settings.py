@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from bundle.configuration import CommaSeparated, OrNone, Settings
 from bundle.manifest import IMAGE_SIZE
@@ -30,6 +30,13 @@ def model_name(text: str) -> str:
     return name or "model"
 
 
+def _without_password(uri: str | None) -> str | None:
+    """Refuse a URI with a password: the manifest and the report state every setting."""
+    if uri and "@" in uri.partition("://")[2].partition("/")[0]:
+        raise ValueError("it would be published: give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+    return uri
+
+
 class PlaceSettings(Settings):
     """What to read, and where to write."""
 
@@ -47,6 +54,17 @@ class PlaceSettings(Settings):
     runs: Annotated[
         Path, Field(description="where checkpoints and metrics go while a model trains: RUNS/NAME")
     ] = Path("runs")
+    tensorboard: Annotated[
+        Path | None,
+        OrNone,
+        Field(description="log to TensorBoard event files in this directory; needs glyph[tracking]"),
+    ] = None
+    mlflow: Annotated[
+        str | None,
+        OrNone,
+        AfterValidator(_without_password),
+        Field(description="log to the MLflow server at this URI; needs glyph[tracking]"),
+    ] = None
     code_revision: Annotated[
         str, Field(description="revision to record where there is no .git; empty asks git")
     ] = ""

@@ -70,7 +70,7 @@ def some_facts(
     logits: Logits,
     classes: Sequence[str] = DIGITS,
     temperature: float = 1.1,
-    **settings: object,
+    **settings: Any,
 ) -> Facts:
     """Return what a manifest would say of these answers."""
     measured = metrics(logits, test.labels, temperature)
@@ -128,7 +128,7 @@ def a_subject(
     classes: Sequence[str] = DIGITS,
     noise: bool = False,
     seed: int = 0,
-    **settings: object,
+    **settings: Any,
 ) -> Subject:
     """Return what a report is about."""
     test, logits = answers(count, len(classes), wrong, seed, noise=noise)

@@ -1,0 +1,254 @@
+"""TensorBoard and MLflow: what was logged is read back with their own readers, and neither can stop a run."""
+
+import importlib.util
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from bundle.errors import ConfigurationError
+from bundle.manifest import FILES
+from bundle.repository import Bundle, publish, staging
+from tests.conftest import ROOT
+from tests.training.runs import small_run
+from tests.training.subjects import a_subject, an_epoch
+from training import loggers
+from training.fit import fit
+from training.loggers import Guarded, Logger, Loggers, check_packages, open_loggers
+from training.progress import Progress
+from training.settings import TrainingSettings
+from training.state import Epoch
+from training.watch import Watch
+
+HISTORY = [an_epoch(n, validation_loss=0.5 / n, learning_rate=1e-3 * n) for n in (1, 2, 3)]
+
+
+class Recorder:
+    """A logger that keeps what it is told, and fails if it is to."""
+
+    def __init__(self, fails_at: int = 0) -> None:
+        self.epochs: list[int] = []
+        self.bundles: list[Bundle] = []
+        self.is_closed = False
+        self.fails_at = fails_at
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Keep its number, or fail."""
+        if epoch.epoch == self.fails_at:
+            raise ConnectionError("connection\nrefused " + "x" * 1000)
+        self.epochs.append(epoch.epoch)
+
+    def published(self, bundle: Bundle) -> None:
+        """Keep the bundle."""
+        self.bundles.append(bundle)
+
+    def close(self) -> None:
+        """Note that it was closed."""
+        self.is_closed = True
+
+
+@pytest.fixture
+def board() -> Any:
+    """Return the module of TensorBoard's own reader."""
+    name = "tensorboard.backend.event_processing.event_accumulator"
+    return pytest.importorskip(name, reason="the package tensorboard is not installed")
+
+
+@pytest.fixture
+def mlflow() -> Any:
+    """Return MLflow."""
+    return pytest.importorskip("mlflow", reason="the package mlflow-skinny is not installed")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """Return a published bundle whose files are stand-ins."""
+    facts = a_subject().facts
+    with staging(tmp_path / "models", facts.name) as directory:
+        for file in FILES:
+            (directory / file).write_text(f"this is {file}")
+        return publish(directory, facts)
+
+
+def settings(**values: Any) -> TrainingSettings:
+    """Return settings of a model called digits."""
+    return TrainingSettings.model_validate({"name": "digits", **values})
+
+
+def log(chosen: TrainingSettings, bundle: Bundle | None) -> None:
+    """Log a whole run."""
+    tracked = open_loggers(chosen, Progress(quiet=True))
+    for epoch in HISTORY:
+        tracked.epoch(epoch)
+    if bundle:
+        tracked.published(bundle)
+    tracked.close()
+
+
+def test_nothing_is_logged_unless_asked_for() -> None:
+    """By default there is no logger, and neither package is even imported by a training process."""
+    assert not open_loggers(settings(), Progress(quiet=True))
+    program = "import sys, training.job; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not {"mlflow", "tensorboard"} & set(done.stdout.split())
+
+
+def test_tensorboard_reads_the_epochs_back(board: Any, tmp_path: Path, bundle: Bundle) -> None:
+    """Its own reader finds every epoch's numbers under its step, the settings, and what was published."""
+    log(settings(tensorboard=tmp_path / "board", epochs=3), bundle)
+    events = board.EventAccumulator(str(tmp_path / "board" / "digits"))
+    events.Reload()
+    for epoch in HISTORY:
+        for field, value in asdict(epoch).items():
+            if field != "epoch":
+                found = events.Scalars(field.replace("_", "/", 1))[epoch.epoch - 1]
+                assert (found.step, found.value) == (epoch.epoch, pytest.approx(value, rel=1e-6))
+    accuracy = events.Scalars("published/test_accuracy")[0].value
+    assert accuracy == pytest.approx(bundle.manifest.test.accuracy, rel=1e-6)
+    assert "epochs" in events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_tensorboard_shows_a_repeated_run_once(board: Any, tmp_path: Path) -> None:
+    """Epochs logged again by a second process replace those of the first."""
+    for _ in range(2):
+        log(settings(tensorboard=tmp_path), None)
+    events = board.EventAccumulator(str(tmp_path / "digits"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("validation/loss")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("is_published", [True, False])
+def test_mlflow_reads_the_run_back(
+    mlflow: Any, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, is_published: bool
+) -> None:
+    """Its own client finds parameters, metrics by step, the report and the manifest, and how the run ended."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "tracking").as_uri()
+    log(settings(mlflow=uri, epochs=3, hidden=(64, 32)), bundle if is_published else None)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("glyph")
+    assert experiment
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "digits"
+    assert (run.data.params["hidden"], run.data.params["epochs"]) == ("[64, 32]", "3")
+    losses = client.get_metric_history(run.info.run_id, "validation_loss")
+    assert [(m.step, m.value) for m in losses] == [(e.epoch, e.validation_loss) for e in HISTORY]
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    if is_published:
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["published_test_accuracy"] == bundle.manifest.test.accuracy
+        assert run.data.tags["glyph.digest"] == bundle.manifest.digest
+        assert artifacts == {"report.html", "manifest.json"}
+        local = client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))
+        assert Path(local).read_bytes() == (bundle.path / "report.html").read_bytes()
+    else:
+        assert (run.info.status, artifacts) == ("KILLED", set())
+
+
+def test_an_mlflow_server_that_is_down_is_one_line(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle
+) -> None:
+    """Nobody listens there: the failure is said once, in seconds, and nothing is raised."""
+    tracked = open_loggers(settings(mlflow="http://127.0.0.1:9"), Progress())
+    started = time.monotonic()
+    for epoch in HISTORY:
+        tracked.epoch(epoch)
+    assert time.monotonic() - started < 1  # nobody waited
+    tracked.published(bundle)
+    tracked.close()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("MLflow failed, and training goes on without it: ")
+
+
+@pytest.mark.parametrize("option", ["tensorboard", "mlflow"])
+def test_a_missing_package_is_said_before_training(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    """The sentence names the option, the package and the extra to install."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(
+        ConfigurationError, match=rf"--{option} needs the package {option}.*glyph\[tracking\]"
+    ):
+        check_packages(settings(**{option: "somewhere"}))
+    check_packages(settings())
+
+
+def test_a_password_is_kept_out_of_the_manifest() -> None:
+    """A tracking URI with a password is refused, as every setting is published; one without is taken."""
+    with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
+        settings(mlflow="https://me:secret@tracking.example/api")
+    assert settings(mlflow="https://tracking.example/@me").mlflow == "https://tracking.example/@me"
+
+
+def test_the_command_ends_with_2_where_a_package_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`fit --mlflow` without the package is misuse, found before data are looked for."""
+    from training.__main__ import main
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    arguments = ["fit", "--mlflow", "http://127.0.0.1:9", "--data", f"npz:{tmp_path}/missing.npz"]
+    assert main([*arguments, "--models", str(tmp_path / "m"), "--runs", str(tmp_path / "r")]) == 2
+    assert "glyph[tracking]" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_logger_is_one_line_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle
+) -> None:
+    """One logger's exception, of any kind, ends that logger only; its reason is one line, cut."""
+    good, bad = Recorder(), Recorder(fails_at=2)
+    tracked = Loggers(Guarded("Bad", lambda: bad, Progress()), Guarded("Good", lambda: good, Progress()))
+    for epoch in HISTORY:
+        tracked.epoch(epoch)
+    tracked.published(bundle)
+    tracked.close()
+    assert (good.epochs, good.bundles, good.is_closed) == ([1, 2, 3], [bundle], True)
+    assert (bad.epochs, bad.bundles) == ([1], [])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Bad failed, and training goes on without it: connection refused xxx")
+    assert len(line) < 400
+
+
+def test_a_logger_that_hangs_is_left_behind(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it while training, and the end of the run waits for a limited time."""
+    monkeypatch.setattr(loggers, "CLOSE_SECONDS", 0.05)
+    answer = threading.Event()
+
+    def begin() -> Logger:
+        answer.wait()
+        return Recorder()
+
+    guarded = Guarded("Slow", begin, Progress())
+    guarded.epoch(HISTORY[0])
+    guarded.close()
+    assert capsys.readouterr().err == "Slow does not answer: the end of this run is not logged there\n"
+    answer.set()
+    guarded._thread.join()
+    guarded.close()  # a second time is nothing
+
+
+def test_an_epoch_is_told_once() -> None:
+    """What a watch saw already is not logged again when the whole history is given at the end."""
+    recorder = Recorder()
+    tracked = Loggers(recorder)
+    for epoch in (*HISTORY[:2], *HISTORY):
+        tracked.epoch(epoch)
+    assert recorder.epochs == [1, 2, 3]
+
+
+def test_epochs_are_logged_while_the_run_goes_on(tmp_path: Path) -> None:
+    """A logger behind a watch has seen all epochs but the last when the fit ends."""
+    recorder = Recorder()
+    run = small_run(tmp_path)
+    watched = Watch(run.stop, run.directory, Loggers(recorder).epoch)
+    fitted = fit(small_run(tmp_path, stop=watched))
+    assert recorder.epochs == [1, 2] == [epoch.epoch for epoch in fitted.history[:-1]]
