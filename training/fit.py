@@ -78,10 +78,8 @@ def fit(run: Run) -> Fitted:
         UnwritableError: a checkpoint or the metrics cannot be written.
     """
     settings = run.settings
-    state = _begin(run)
-    step: Step = partial(train_step, run, state, run.world.wrap(state.model))
-    if is_captured(run):
-        step = CapturedStep(step)
+    state = begin(run)
+    step = make_step(run, state)
     rates = Rates(state.optimizers, settings, run.batches * settings.epochs)
     while state.epoch < settings.epochs and not _is_patience_over(state):
         started = time.perf_counter() - state.seconds
@@ -103,7 +101,7 @@ def fit(run: Run) -> Fitted:
     )
 
 
-def _begin(run: Run) -> TrainingState:
+def begin(run: Run) -> TrainingState:
     """Return the state to go on from: a new one, or that of the last checkpoint."""
     settings, device = run.settings, run.train.images.device
     torch.manual_seed(settings.seed)  # the weights are the same in every process
@@ -207,6 +205,12 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         optimizer.zero_grad(set_to_none=True)
     if settings.max_norm is not None:
         constrain_norms(state.model, settings.max_norm)
+
+
+def make_step(run: Run, state: TrainingState) -> Step:
+    """Return the function that takes a training step on a batch of indices, `int64[b]`, on the device."""
+    step = partial(train_step, run, state, run.world.wrap(state.model))
+    return CapturedStep(step) if is_captured(run) else step
 
 
 def is_captured(run: Run) -> bool:

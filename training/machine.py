@@ -2,26 +2,29 @@
 
 import ctypes
 import os
+from itertools import pairwise
 
 import torch
 
 from training.errors import DeviceError
-from training.settings import MachineSettings
+from training.model import PIXELS
+from training.settings import TrainingSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEEP_BYTES = 1 << 30
 LARGEST_MMAP_THRESHOLD = 32 << 20
 """glibc accepts no larger one."""
+WEIGHTS_TIMES_IMAGES_PER_THREAD = 100_000_000
+TYPICAL_CLASSES = 10
 
 
-def choose_device(settings: MachineSettings) -> torch.device:
+def choose_device(settings: TrainingSettings) -> torch.device:
     """Return the device to train on, with the process set up to repeat itself exactly there.
 
     Raises:
         DeviceError: CUDA was asked for and is not there.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or min(torch.get_num_threads(), worthwhile_threads(settings)))
     cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not cuda:
         raise DeviceError(
@@ -31,8 +34,22 @@ def choose_device(settings: MachineSettings) -> torch.device:
     # cuBLAS picks its workspace by this; without it its sums may differ from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it did not write
     _keep_freed_memory()
     return torch.device("cuda" if cuda and settings.device != "cpu" else "cpu")
+
+
+def worthwhile_threads(settings: TrainingSettings) -> int:
+    """Return the number of threads that a step of this network has work for.
+
+    Threads meet at a barrier after each operation, and spin there. With little work between
+    barriers a second core adds a fifth to the speed when it is idle, and takes nine tenths of it
+    away when something else runs on it.
+    """
+    widths = [PIXELS, *settings.hidden, TYPICAL_CLASSES]
+    weights = sum(a * b for a, b in pairwise(widths))
+    part = settings.batch_size // settings.accumulate
+    return max(1, weights * part // WEIGHTS_TIMES_IMAGES_PER_THREAD)
 
 
 def _keep_freed_memory() -> None:

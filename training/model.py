@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from training.dropout import Dropout
 from training.settings import ModelSettings
 
 PIXELS = 28 * 28
@@ -49,7 +50,7 @@ class MLP(nn.Sequential):
     def __init__(self, settings: ModelSettings, classes: int) -> None:
         layers: list[nn.Module] = []
         if settings.input_dropout:
-            layers.append(nn.Dropout(settings.input_dropout))
+            layers.append(Dropout(settings.input_dropout))
         width = PIXELS
         for index, units in enumerate(settings.hidden):
             layers.append(nn.Linear(width, units))
@@ -57,7 +58,7 @@ class MLP(nn.Sequential):
                 layers.append(nn.BatchNorm1d(units))
             layers.append(_activation(settings.activation))
             if settings.dropout_of(index):
-                layers.append(nn.Dropout(settings.dropout_of(index)))
+                layers.append(Dropout(settings.dropout_of(index)))
             width = units
         super().__init__(*layers, nn.Linear(width, classes))
         if settings.initialisation != "pytorch":

@@ -257,7 +257,7 @@ class MachineSettings(Settings):
         Literal["auto", "cpu", "cuda"],
         Field(description="where to train; auto takes CUDA where there is one"),
     ] = "auto"
-    threads: Annotated[int, Field(ge=0, description="CPU threads; 0 takes every usable core")] = 0
+    threads: Annotated[int, Field(ge=0, description="CPU threads; 0 takes as many cores as a batch has work for")] = 0
     cuda_graphs: Annotated[
         bool, Field(description="on CUDA, record the training step once and replay it")
     ] = True

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.dropout import Dropout
 from training.model import MLP, constrain_norms
 from training.settings import ModelSettings
 
@@ -122,3 +123,29 @@ def test_max_norm_shortens_long_rows_only() -> None:
     torch.testing.assert_close(first.weight[0] / 2.0, before[0] / before[0].norm())
     assert torch.equal(first.weight[1], before[1])
     assert torch.equal(last.weight, torch.full_like(last.weight, 100.0))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (1000, 301)])
+def test_masks_have_their_probability_and_their_scale(p: float, shape: tuple[int, int]) -> None:
+    """Units are zero with probability p, independently, and 1 / (1 - p) otherwise, for any shape."""
+    torch.manual_seed(1)
+    layer = Dropout(p).train()
+    out = layer(torch.ones(shape))
+    kept = out[out > 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)), rtol=1e-3, atol=0)
+    if out.numel() > 1000:
+        deviation = math.sqrt(p * (1 - p) / out.numel())
+        assert abs(float((out == 0).float().mean()) - p) < 5 * deviation
+        rows = (out == 0).float() - p
+        assert abs(float((rows[1:] * rows[:-1]).mean())) < 5 * deviation
+
+
+def test_the_gradient_passes_where_the_unit_was_kept() -> None:
+    """Backward uses the forward pass's mask."""
+    torch.manual_seed(1)
+    x = torch.ones(50, 40, requires_grad=True)
+    out = Dropout(0.4).train()(x)
+    out.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert torch.equal(x.grad, out.detach())

@@ -1,0 +1,188 @@
+"""Compare the training loop with the course's: torchvision's MNIST, ToTensor, DataLoader, the same model.
+
+    python -m bench training                        on the CPU or GPU that there is
+    python -m bench training --precision bfloat16 --hidden 1024,1024
+
+Both loops train the same network with the same optimizer and batch size, in turn, several rounds in
+one process; what counts is the ratio of the medians. Beside it stands the share of the device's
+matrix products that the loop reaches: 6 floating-point operations a weight and image, against what a
+large product of the same type reaches on this device in the same run.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bundle.configuration import Layer, add_options, build, from_arguments
+from bundle.errors import ConfigurationError
+from training.data import Resident
+from training.datasets import load
+from training.errors import EXIT_MISUSE, TrainingError
+from training.fetch import MNIST_SHA256
+from training.fit import Run, begin, make_step
+from training.job import hold_out
+from training.machine import choose_device
+from training.model import MLP
+from training.optimize import build_optimizers
+from training.precision import autocast, uses_bfloat16
+from training.presets import PRESETS
+from training.progress import Progress
+from training.settings import TrainingSettings
+from training.stop import Stop
+
+CEILING_SIZE = 4096
+FLOPS_PER_WEIGHT = 6
+"""A multiplication and an addition forward, and twice that backward."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; each runs both loops")
+    parser.add_argument("--images", type=int, default=12_800, help="images a round for the course's loop")
+    add_options(parser, TrainingSettings)
+    options = parser.parse_args(arguments)
+    try:
+        layers = [Layer(PRESETS["default"](), "default"), from_arguments(TrainingSettings, options)]
+        _compare(build(TrainingSettings, layers), options.rounds, options.images)
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_MISUSE
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _compare(settings: TrainingSettings, rounds: int, images: int) -> None:
+    device = choose_device(settings)
+    with tempfile.TemporaryDirectory() as directory:
+        ours, train = _our_loop(settings, device, Path(directory))
+        theirs = _course_loop(settings, device, Path(directory), images)
+        speeds: dict[str, list[float]] = {"course": [], "glyph": []}
+        for number in range(rounds + 1):
+            for name, loop in (("course", theirs), ("glyph", ours)):
+                started = time.perf_counter()
+                count = loop()
+                _wait(device)
+                if number:  # the first round warms up
+                    speeds[name].append(count / (time.perf_counter() - started))
+    course, glyph = (statistics.median(speeds[name]) for name in ("course", "glyph"))
+    weights = sum(p.numel() for p in MLP(settings, 10).parameters())
+    ceiling = _ceiling(settings, device)
+    reached = FLOPS_PER_WEIGHT * weights * glyph
+    kind = "bfloat16" if uses_bfloat16(settings, device) else "float32"
+    named = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{named}; {weights:,} weights, batches of {settings.batch_size}, {settings.optimizer}, {rounds} rounds"
+    )
+    print(f"course's loop   {course:12,.0f} images/s   ({_spread(speeds['course'])})")
+    print(
+        f"glyph           {glyph:12,.0f} images/s   ({_spread(speeds['glyph'])})   {len(train):,} images a round"
+    )
+    print(f"ratio           {glyph / course:12.1f}")
+    print(
+        f"{reached / 1e9:,.0f} GFLOP/s of the {ceiling / 1e9:,.0f} that a {kind} product of "
+        f"{CEILING_SIZE}x{CEILING_SIZE} reaches here: {reached / ceiling:.0%}"
+    )
+
+
+def _our_loop(
+    settings: TrainingSettings, device: torch.device, directory: Path
+) -> tuple[Callable[[], int], Resident]:
+    """Return a function that trains for one epoch with the product's own step."""
+    data = load(settings.data, mnist_directory=settings.data_dir, progress=Progress())
+    train, validation = hold_out(data, settings)
+    run = Run(
+        settings=settings,
+        train=train.to(device),
+        validation=validation.to(device),
+        classes=len(data.classes),
+        data_sha256=data.sha256,
+        directory=directory,
+        progress=Progress(quiet=True),
+        stop=Stop(),
+    )
+    state = begin(run)
+    step = make_step(run, state)
+
+    def epoch() -> int:
+        order = torch.randperm(len(run.train)).to(device)
+        for batch in torch.split(order, settings.batch_size):
+            step(batch)
+        return len(run.train)
+
+    return epoch, run.train
+
+
+def _course_loop(
+    settings: TrainingSettings, device: torch.device, directory: Path, images: int
+) -> Callable[[], int]:
+    """Return a function that trains as the course writes it."""
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+    from torchvision.datasets import MNIST
+
+    raw = directory / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in MNIST_SHA256:
+        (raw / name).symlink_to((settings.data_dir / name).resolve())
+    dataset = MNIST(str(directory), train=True, transform=transforms.ToTensor())
+    loader = DataLoader(dataset, batch_size=settings.batch_size, shuffle=True)
+    model = MLP(settings, 10).to(device).train()
+    (optimizer,) = build_optimizers(model, settings.model_copy(update={"optimizer": "adamw"}))
+    criterion = nn.CrossEntropyLoss()
+
+    def part_of_an_epoch() -> int:
+        count = 0
+        for batch, targets in loader:
+            pixels, labels = batch.to(device).flatten(1), targets.to(device)
+            optimizer.zero_grad()
+            with autocast(settings, device):
+                logits = model(pixels)
+            criterion(logits.float(), labels).backward()
+            optimizer.step()
+            count += len(labels)
+            if count >= images:
+                break
+        return count
+
+    return part_of_an_epoch
+
+
+def _ceiling(settings: TrainingSettings, device: torch.device) -> float:
+    """Return the floating-point operations a second of a large matrix product, best of seven."""
+    dtype = torch.bfloat16 if uses_bfloat16(settings, device) else torch.float32
+    a = torch.randn(CEILING_SIZE, CEILING_SIZE, device=device, dtype=dtype)
+    times = []
+    for _ in range(7):
+        _wait(device)
+        started = time.perf_counter()
+        a @ a
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return 2 * CEILING_SIZE**3 / min(times)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _spread(speeds: list[float]) -> str:
+    return f"{min(speeds):,.0f} to {max(speeds):,.0f}"
