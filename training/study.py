@@ -7,51 +7,22 @@ from its checkpoint in OUTPUT/unfinished. Runs that two studies share are traine
 """
 
 import fcntl
-import io
 import json
-import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from bundle.configuration import nearest
 from bundle.errors import ConfigurationError
-from bundle.files import sha256_bytes, write_whole
-from training import facts
-from training.data import Resident
-from training.errors import CheckpointError, DivergedError, InterruptedRunError, UnwritableError
-from training.evaluate import logits_of, negative_log_likelihood
-from training.fit import Fitted, fit
-from training.material import Material, prepare, weight_settings
-from training.model import MLP, Standardisation
-from training.parameters import parameter_count
-from training.progress import Progress, Task
+from bundle.files import write_whole
+from training.errors import InterruptedRunError, UnwritableError
+from training.material import prepare, weight_settings
+from training.progress import Progress
 from training.search_settings import STUDIES, StudySettings
-from training.settings import TrainingSettings
-from training.state import Epoch
-from training.stop import Stop, listen
-from training.studies import PLANS, Point, Study, frame
+from training.stop import listen
+from training.studies import PLANS, Study, frame
 from training.study_report import render
-from training.subsets import nested_subset
-from training.watch import Watch
-
-FORMAT = 1
-Record = dict[str, Any]
-"""What is known of a finished run; one JSON object."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
-    """One run of one point of a study."""
-
-    study: str
-    point: Point
-    settings: TrainingSettings
-    fingerprint: str
+from training.study_runs import Planned, Record, Work
 
 
 def study(names: Sequence[str], settings: StudySettings, given: Collection[str], progress: Progress) -> Path:
@@ -73,7 +44,7 @@ def study(names: Sequence[str], settings: StudySettings, given: Collection[str],
         material = prepare(settings, progress)
         start = frame(settings, given, len(material.train), len(material.data.classes))
         studies = [PLANS[name](start) for name in chosen]
-        work = _Work(settings.output, settings.seed, settings.code_revision, material, stop, progress)
+        work = Work(settings.output, settings.seed, settings.code_revision, material, stop, progress)
         planned = [run for each in studies for run in work.plan(each)]
         try:
             work.train(planned)
@@ -85,159 +56,7 @@ def study(names: Sequence[str], settings: StudySettings, given: Collection[str],
                 f"stopped by {name}: {finished} finished runs are kept in {settings.output}; "
                 "the same command goes on"
             ) from None
-        return _report(settings.output, studies, planned, work)
-
-
-class _Work:
-    """The runs: planned, trained, tested, each kept as a file."""
-
-    def __init__(
-        self, output: Path, seed: int, revision: str, material: Material, stop: Stop, progress: Progress
-    ) -> None:
-        self._output, self._seed = output, seed
-        self._material, self._stop, self._progress = material, stop, progress
-        self.environment = facts.environment(material.device, revision)
-
-    def plan(self, study: Study) -> Iterator[Planned]:
-        """Yield the runs of a study: each point with each seed."""
-        for point in study.points:
-            for repeat in range(study.repeats):
-                settings = point.settings.model_copy(update={"seed": self._seed + repeat})
-                identity = {
-                    "format": FORMAT,
-                    "settings": weight_settings(settings),
-                    "images": point.images,
-                    "split_seed": self._seed,
-                    "validation": len(self._material.validation),
-                    "sha256": self._material.data.sha256,
-                }
-                text = json.dumps(identity, sort_keys=True)
-                yield Planned(
-                    study=study.name,
-                    point=point,
-                    settings=settings,
-                    fingerprint=sha256_bytes(text.encode())[:32],
-                )
-
-    def record(self, run: Planned) -> Record | None:
-        """Return what is known of a run, or None if it is not finished."""
-        try:
-            record: Record = json.loads(self._record_path(run).read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise CheckpointError(f"{self._record_path(run)} was changed ({error}): remove it") from None
-        return record
-
-    def train(self, planned: Sequence[Planned]) -> None:
-        """Train what is not trained yet."""
-        missing = {run.fingerprint: run for run in planned if self.record(run) is None}
-        count = len({run.fingerprint for run in planned})
-        self._progress.say(f"{len(missing)} of {count} runs to train, on {self.environment.device}")
-        epochs = sum(run.settings.epochs for run in missing.values())
-        with self._progress.task("training", epochs, "epochs") as task:
-            for number, run in enumerate(missing.values(), 1):
-                record = self._train(run, task)
-                self._write(run, record)
-                shutil.rmtree(self._directory(run), ignore_errors=True)
-                self._progress.say(
-                    f"run {count - len(missing) + number} of {count}: {run.study}, {run.point.series}, "
-                    f"{run.point.label}, seed {run.settings.seed}: {_outcome(record)}"
-                )
-
-        shutil.rmtree(self._output / "unfinished", ignore_errors=True)  # of runs killed at their very end
-
-    def test(self, planned: Sequence[Planned]) -> None:
-        """Read the test set, once, and judge every model that it has not judged."""
-        untested = {run.fingerprint: run for run in planned if _is_untested(self.record(run))}
-        if not untested:
-            return
-        test = self._material.data.test().to(self._material.device)
-        self._progress.say(f"all are trained: testing {len(untested)} models on {len(test)} images")
-        for run in untested.values():
-            self._stop.check()
-            record = self.record(run) or {}
-            model, standardise = self._load(run)
-            accuracy, loss = _judge(model, standardise, test)
-            self._write(
-                run, record | {"test_accuracy": accuracy, "test_loss": loss, "test_images": len(test)}
-            )
-        for run in planned:
-            self._weights_path(run).unlink(missing_ok=True)
-
-    def _train(self, run: Planned, task: Task) -> Record:
-        """Train one model, keep its weights, and return what is known of it."""
-        directory = self._directory(run)
-        watch = Watch(self._stop, directory, lambda _: task.advance(1))
-        train = self._part(run.point.images)
-        try:
-            fitted = fit(self._material.run(run.settings, directory, watch, train=train))
-        except DivergedError:
-            return self._describe(run, (), train) | {"diverged": True}
-        task.advance(1)
-        self._keep(run, fitted)
-        accuracy, loss = _judge(fitted.model, fitted.standardise, train)
-        return self._describe(run, fitted.history, train) | {"train_accuracy": accuracy, "train_loss": loss}
-
-    def _describe(self, run: Planned, history: Sequence[Epoch], train: Resident) -> Record:
-        last = history[-1] if history else None
-        return {
-            "fingerprint": run.fingerprint,
-            "settings": weight_settings(run.settings),
-            "train_images": len(train),
-            "validation_images": len(self._material.validation),
-            "parameters": parameter_count(run.settings, len(self._material.data.classes)),
-            "diverged": False,
-            "epochs": len(history),
-            "validation_accuracy": last.validation_accuracy if last else None,
-            "validation_loss": last.validation_loss if last else None,
-            "seconds": round(sum(epoch.seconds for epoch in history), 3),
-            "device": self.environment.device,
-            "code_revision": self.environment.code_revision,
-        }
-
-    def _part(self, images: int) -> Resident:
-        """Return the first so many images of the nested order, on the device."""
-        if images == len(self._material.train):
-            return self._material.resident
-        chosen = nested_subset(self._material.train.labels, images, self._seed)
-        return self._material.train.take(chosen).to(self._material.device)
-
-    def _keep(self, run: Planned, fitted: Fitted) -> None:
-        buffer = io.BytesIO()
-        torch.save({"model": fitted.model.state_dict(), "standardise": asdict(fitted.standardise)}, buffer)
-        self._save(self._weights_path(run), buffer.getvalue())
-
-    def _load(self, run: Planned) -> tuple[MLP, Standardisation]:
-        path = self._weights_path(run)
-        model = MLP(run.settings, len(self._material.data.classes))
-        try:
-            kept = torch.load(path, map_location="cpu", weights_only=True)
-            model.load_state_dict(kept["model"])
-        except (OSError, RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"{path} is gone or damaged ({error}): remove {self._record_path(run)} too, and the same command "
-                "trains that model again"
-            ) from None
-        return model.to(self._material.device).eval(), Standardisation(**kept["standardise"])
-
-    def _write(self, run: Planned, record: Record) -> None:
-        self._save(self._record_path(run), json.dumps(record).encode() + b"\n")
-
-    def _save(self, path: Path, data: bytes) -> None:
-        try:
-            write_whole(path, data)
-        except OSError as error:
-            raise UnwritableError(f"{path} cannot be written: {error.strerror}") from None
-
-    def _directory(self, run: Planned) -> Path:
-        return self._output / "unfinished" / run.fingerprint
-
-    def _record_path(self, run: Planned) -> Path:
-        return self._output / "runs" / f"{run.fingerprint}.json"
-
-    def _weights_path(self, run: Planned) -> Path:
-        return self._output / "untested" / f"{run.fingerprint}.pt"
+        return _report(settings.output, studies, planned, weight_settings(start.base), work)
 
 
 def _chosen(names: Sequence[str]) -> list[str]:
@@ -266,24 +85,13 @@ def _alone(output: Path) -> Iterator[None]:
         yield
 
 
-def _judge(model: MLP, standardise: Standardisation, images: Resident) -> tuple[float, float]:
-    """Return accuracy and loss in nats, in evaluation mode."""
-    logits = logits_of(model, standardise, images.images)
-    labels = images.labels.cpu().numpy()
-    return float((logits.argmax(axis=1) == labels).mean()), negative_log_likelihood(logits, labels)
-
-
-def _is_untested(record: Record | None) -> bool:
-    return record is not None and not record["diverged"] and "test_accuracy" not in record
-
-
-def _outcome(record: Record) -> str:
-    if record["diverged"]:
-        return "diverged"
-    return f"validation accuracy {record['validation_accuracy']:.2%} in {record['seconds']:.1f} s"
-
-
-def _report(output: Path, studies: Sequence[Study], planned: Sequence[Planned], work: _Work) -> Path:
+def _report(
+    output: Path,
+    studies: Sequence[Study],
+    planned: Sequence[Planned],
+    base: Mapping[str, object],
+    work: Work,
+) -> Path:
     """Write the results as JSON lines, one file a study, and the page; return the page's path."""
     results: dict[str, list[Record]] = {each.name: [] for each in studies}
     for run in planned:
@@ -293,7 +101,7 @@ def _report(output: Path, studies: Sequence[Study], planned: Sequence[Planned], 
     try:
         for name, lines in results.items():
             write_whole(output / f"{name}.jsonl", "".join(json.dumps(r) + "\n" for r in lines).encode())
-        write_whole(page, render(studies, results, work.environment).encode())
+        write_whole(page, render(studies, results, base, work.environment).encode())
     except OSError as error:
         raise UnwritableError(f"{page} cannot be written: {error.strerror}") from None
     return page

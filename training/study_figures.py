@@ -37,7 +37,7 @@ def figure(study: Study, rows: Sequence[Row]) -> str:
 def draw(study: Study, rows: Sequence[Row]) -> Figure:
     """Return the study's figure."""
     names = study.scale == "names"
-    drawing = Figure(figsize=(9, 1.3 + 0.5 * len(rows) if names else 4.2), layout="constrained")
+    drawing = Figure(figsize=(7, 1.3 + 0.4 * len(rows) if names else 4), layout="constrained")
     axes = drawing.subplots()
     if names:
         _over_names(axes, rows)

@@ -23,14 +23,15 @@ body { max-width: 60rem; margin: 0 auto; padding: 1rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #8886; text-align: left; white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-figure { margin: 1rem 0; background: #fff; border-radius: .4rem; overflow-x: auto; }
-figure svg { width: 100%; min-width: 34rem; height: auto; display: block; }
+figure { margin: 1rem 0; background: #fff; border-radius: .4rem; max-width: 46rem; }
+figure svg { width: 100%; height: auto; display: block; }
 </style></head><body>
 <h1>Studies</h1>
 <p>$summary</p>
 <p>Values are means over runs that differ in their seed; &plusmn; is the half-width of the 95% interval by
 Student's t. The test set was read once, after all models were trained, and nothing was chosen by it.</p>
 $studies
+<h2>Base settings</h2><p>What a study does not vary.</p>$base
 <h2>Environment</h2>$environment
 </body></html>
 """)
@@ -45,7 +46,10 @@ class _Judged:
 
 
 def render(
-    studies: Sequence[Study], results: Mapping[str, Sequence[Record]], environment: Environment
+    studies: Sequence[Study],
+    results: Mapping[str, Sequence[Record]],
+    base: Mapping[str, object],
+    environment: Environment,
 ) -> str:
     """Return the page.
 
@@ -53,6 +57,7 @@ def render(
         studies: what was done.
         results: for each study its runs, with the point they belong to (`series`, `label`) and
             the metrics.
+        base: the settings that the studies start from.
         environment: what they ran on.
     """
     runs = {record["fingerprint"]: record for records in results.values() for record in records}
@@ -64,6 +69,7 @@ def render(
             f"{first.get('test_images', 0)}; {seconds:,.0f} s of training in all."
         ),
         studies="".join(_section(study, results[study.name]) for study in studies),
+        base=_table(("", ""), [(name, str(value)) for name, value in sorted(base.items())]),
         environment=_table(
             ("", ""),
             [
