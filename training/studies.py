@@ -25,7 +25,7 @@ MOST_EPOCHS = 10
 """A small part of the data is seen at most this many times as often as all of it."""
 DEPTHS = {"quick": (1, 2, 3, 4), "full": (1, 2, 3, 4, 6, 8)}
 DROPOUTS = {"quick": (0.0, 0.2, 0.4, 0.6), "full": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)}
-L2S = {"quick": (0.0, 1.0, 10.0, 100.0), "full": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)}
+L2S = {"quick": (0.0, 10.0, 100.0, 1000.0), "full": (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,8 +146,7 @@ def shape(frame: Frame) -> Study:
     points = []
     for depth in DEPTHS[frame.scale]:
         hidden = equal_widths(frame.base, depth, target, frame.classes)
-        count = parameter_count(frame.with_(hidden=hidden), frame.classes)
-        points.append(frame.point(f"{depth} x {hidden[0]} ({count:,} parameters)", x=depth, hidden=hidden))
+        points.append(frame.point(f"{depth} x {hidden[0]}", x=depth, hidden=hidden))
     return Study(
         name="shape",
         title="Wide against deep, with equally many parameters",

@@ -29,7 +29,7 @@ figure svg { width: 100%; height: auto; display: block; }
 <h1>Studies</h1>
 <p>$summary</p>
 <p>Values are means over runs that differ in their seed; &plusmn; is the half-width of the 95% interval by
-Student's t. The test set was read once, after all models were trained, and nothing was chosen by it.</p>
+Student's t. Each start trains all its models before it reads the test set, and nothing is chosen by it.</p>
 $studies
 <h2>Base settings</h2><p>What a study does not vary.</p>$base
 <h2>Environment</h2>$environment
