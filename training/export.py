@@ -24,6 +24,7 @@ from torch import nn
 from bundle.manifest import IMAGE_SIZE, ONNX_FILE, TORCH_EXPORT_FILE, TORCHSCRIPT_FILE, Parity
 from training.errors import ExportError
 from training.model import Standardisation
+from training.stochastic import GaussianNoise
 
 LOGIT_TOLERANCE = 1e-5
 """Allowed |difference| of a logit, in units of max(1, the image's largest |logit|).
@@ -47,7 +48,7 @@ class Served(nn.Module):
     What is linear is folded into the linear layer it meets, in float64, so the graph is only matrix
     products and activations. Standardisation goes into the first layer,
     W((x - m) / s) + b = (W / s) x + (b - (m / s) W 1), and each batch normalisation, which is affine
-    with its running statistics, into the layer before it. Dropout is the identity and left out.
+    with its running statistics, into the layer before it. Dropout and noise are the identity and left out.
     Pixels 0..255 are exact in float32.
 
     Args:
@@ -66,7 +67,7 @@ class Served(nn.Module):
                 layers.append(_scale_input(layer, scale, shift) if not layers else layer)
             elif isinstance(layer, nn.BatchNorm1d):
                 layers.append(_fold_batch_norm(layers.pop(), layer))
-            elif not isinstance(layer, nn.Dropout):
+            elif not isinstance(layer, (nn.Dropout, GaussianNoise)):
                 layers.append(layer)
         self.layers = nn.Sequential(*layers)
         self.temperature = temperature

@@ -34,7 +34,7 @@ def choose_device(settings: TrainingSettings) -> torch.device:
     # cuBLAS picks its workspace by this; without it its sums may differ from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it did not write
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads what it did not write
     _keep_freed_memory()
     return torch.device("cuda" if cuda and settings.device != "cpu" else "cpu")
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from training.dropout import Dropout
 from training.settings import ModelSettings
+from training.stochastic import Dropout, GaussianNoise
 
 PIXELS = 28 * 28
 LEAKY_SLOPE = 0.01
@@ -36,7 +36,7 @@ class Standardisation:
 
 
 class MLP(nn.Sequential):
-    """For each hidden layer: linear, batch normalisation, activation, dropout; then linear to the logits.
+    """For each hidden layer: linear, normalisation, noise, activation, dropout; then linear to the logits.
 
     Takes `float32[n, 784]`, standardised, and gives logits `float32[n, classes]`. The softmax is
     not part of it: cross entropy takes logits, which is exact where probabilities would underflow.
@@ -49,6 +49,8 @@ class MLP(nn.Sequential):
 
     def __init__(self, settings: ModelSettings, classes: int) -> None:
         layers: list[nn.Module] = []
+        if settings.input_noise:
+            layers.append(GaussianNoise(settings.input_noise))
         if settings.input_dropout:
             layers.append(Dropout(settings.input_dropout))
         width = PIXELS
@@ -56,6 +58,8 @@ class MLP(nn.Sequential):
             layers.append(nn.Linear(width, units))
             if settings.batch_norm:
                 layers.append(nn.BatchNorm1d(units))
+            if settings.noise:
+                layers.append(GaussianNoise(settings.noise))
             layers.append(_activation(settings.activation))
             if settings.dropout_of(index):
                 layers.append(Dropout(settings.dropout_of(index)))

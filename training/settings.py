@@ -107,6 +107,10 @@ class ModelSettings(Settings):
         Field(description="probability of dropping a unit: one for all hidden layers, or one for each"),
     ] = (0.2,)
     input_dropout: Annotated[Probability, Field(description="probability of dropping a pixel")] = 0.0
+    noise: Annotated[NotNegative, Field(description="deviation of normal noise before each activation")] = 0.0
+    input_noise: Annotated[
+        NotNegative, Field(description="deviation of normal noise on the standardised pixels")
+    ] = 0.0
     batch_norm: Annotated[bool, Field(description="batch normalisation before each activation")] = False
     max_norm: Annotated[
         Above0 | None,
@@ -257,7 +261,9 @@ class MachineSettings(Settings):
         Literal["auto", "cpu", "cuda"],
         Field(description="where to train; auto takes CUDA where there is one"),
     ] = "auto"
-    threads: Annotated[int, Field(ge=0, description="CPU threads; 0 takes as many cores as a batch has work for")] = 0
+    threads: Annotated[
+        int, Field(ge=0, description="CPU threads; 0 takes as many cores as a batch has work for")
+    ] = 0
     cuda_graphs: Annotated[
         bool, Field(description="on CUDA, record the training step once and replay it")
     ] = True

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from training.dropout import Dropout
 from training.model import MLP, constrain_norms
 from training.settings import ModelSettings
+from training.stochastic import Dropout, GaussianNoise
 
 
 def mlp(classes: int = 3, **settings: object) -> MLP:
@@ -19,11 +19,19 @@ def mlp(classes: int = 3, **settings: object) -> MLP:
 
 
 def test_the_layers_stand_in_the_courses_order() -> None:
-    """Input dropout, then linear, normalisation, activation, dropout for each layer, then linear."""
-    model = mlp(hidden=(5, 4), dropout=(0.1, 0.3), input_dropout=0.2, batch_norm=True, activation="tanh")
+    """Input noise and dropout, then linear, normalisation, noise, activation, dropout; linear last."""
+    model = mlp(
+        hidden=(5, 4),
+        dropout=(0.1, 0.3),
+        input_dropout=0.2,
+        batch_norm=True,
+        activation="tanh",
+        noise=0.3,
+        input_noise=0.9,
+    )
     kinds = [type(layer).__name__ for layer in model]
-    layer = ["Linear", "BatchNorm1d", "Tanh", "Dropout"]
-    assert kinds == ["Dropout", *layer, *layer, "Linear"]
+    layer = ["Linear", "BatchNorm1d", "GaussianNoise", "Tanh", "Dropout"]
+    assert kinds == ["GaussianNoise", "Dropout", *layer, *layer, "Linear"]
     assert [m.p for m in model if isinstance(m, nn.Dropout)] == [0.2, 0.1, 0.3]
 
 
@@ -149,3 +157,15 @@ def test_the_gradient_passes_where_the_unit_was_kept() -> None:
     out.sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert torch.equal(x.grad, out.detach())
+
+
+def test_noise_is_normal_while_training_and_absent_afterwards() -> None:
+    """Its mean, deviation and share beyond two deviations are the normal distribution's."""
+    torch.manual_seed(1)
+    layer = GaussianNoise(0.3).train()
+    x = torch.full((500, 400), 2.0)
+    noise = (layer(x) - x) / 0.3
+    assert abs(noise.mean().item()) < 0.01
+    assert abs(noise.std().item() - 1) < 0.01
+    assert abs((noise.abs() > 2).float().mean().item() - 0.0455) < 0.003
+    assert torch.equal(layer.eval()(x), x)

@@ -1,4 +1,4 @@
-"""Inverted dropout, with masks that are cheap to draw on a CPU."""
+"""Layers that draw at random while training and are the identity afterwards: dropout and noise."""
 
 import torch
 from torch import nn
@@ -25,3 +25,19 @@ class Dropout(nn.Dropout):
         mask = torch.empty(x.shape)
         torch.ge(bits, dropped - LEVELS // 2, out=mask)  # into floats: five times as fast as by way of bool
         return x * mask.mul_(LEVELS / (LEVELS - dropped))
+
+
+class GaussianNoise(nn.Module):
+    """Adds normal noise while training.
+
+    Source: Rasmus et al., "Semi-supervised learning with ladder networks", NeurIPS 2015, whose
+    supervised baseline it is (0.80% on MNIST with all labels, table 1).
+    """
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x plus noise of mean 0 and the deviation given; in evaluation mode, x itself."""
+        return x + torch.randn_like(x) * self.deviation if self.training else x
