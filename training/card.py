@@ -72,8 +72,9 @@ def plain(text: str) -> str:
     """Return text that Markdown shows as it is, on one line.
 
     Every ASCII punctuation character that Markdown or HTML gives a meaning has a backslash before it
-    (CommonMark 0.31, section 2.4); `&` and `<` are among them. Spaces that would end a line or
-    indent one become single.
+    (CommonMark 0.31, section 2.4), and so has the dot of a number that could begin a list. White space
+    that would end a line or indent one becomes one space.
     """
     escaped = re.sub(r"([\\`*_{}\[\]<>()#+!|~&$\"'-])", r"\\\1", visible(text))
+    escaped = re.sub(r"^(\d+)\.", r"\1\\.", escaped)
     return re.sub(r"\s+", " ", escaped)

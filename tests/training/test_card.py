@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.training.subjects import DIGITS, a_subject
@@ -58,11 +58,13 @@ def test_a_name_with_markdown_in_it_is_text(name: str) -> None:
     assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]<>&#~$]", shown)
 
 
+@example("a\u2028b \t c\u0085d")
 @given(st.text(min_size=1, max_size=60))
 def test_any_text_is_one_line(text: str) -> None:
     """Whatever is escaped has no line break, no character without escape that Markdown knows, no control."""
     shown = plain(text)
     assert len(shown.splitlines()) <= 1
+    assert not re.search(r"\s\s|^\d+\.", shown)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
     assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]<>&#~$]", shown)
 
