@@ -6,6 +6,7 @@ from importlib import import_module
 BENCHES = {
     "presets": ("bench.presets", "test error of each preset over seeds, with its time"),
     "training": ("bench.training", "images/s of the training loop, against the course's DataLoader loop"),
+    "kills": ("bench.kills", "a run killed again and again ends at the uninterrupted run's weights"),
     "augmentation": ("bench.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
 }
 """Name: the module, whose `main(arguments) -> int` runs it, and one line of help."""

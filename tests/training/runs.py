@@ -1,6 +1,7 @@
 """Small training runs for the tests: three classes of noise that can be told apart."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,23 @@ def small_run(directory: Path, stop: Stop | None = None, **settings: object) -> 
         progress=Progress(quiet=True),
         stop=stop or Stop(),
     )
+
+
+def rich_run(directory: Path, stop: Stop | None = None, **settings: object) -> Run:
+    """Return a run with every kind of state there is, and a checkpoint after every step."""
+    rich: dict[str, Any] = {
+        "dropout": (0.3,),
+        "noise": 0.1,
+        "rotation": 10,
+        "batch_norm": True,
+        "ema": 0.9,
+        "patience": 1000,
+        "monitor": "loss",
+        "max_norm": 3.0,
+        "epochs": 8,
+        "checkpoint_seconds": 0.0,
+    }
+    return small_run(directory, stop, **(rich | settings))
 
 
 def weights(fitted: Fitted) -> bytes:

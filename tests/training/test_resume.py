@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench.kills import kill_until_done
 from bundle.files import write_whole
-from tests.training.runs import small_run, weights
+from tests.training.runs import rich_run, small_run, weights
 from training import checkpoint
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
 from training.fit import Run, fit
@@ -22,17 +22,6 @@ from training.progress import Progress
 from training.stop import Stop
 
 KILLS = 50
-RICH: dict[str, Any] = {
-    "dropout": (0.3,),
-    "batch_norm": True,
-    "ema": 0.9,
-    "patience": 50,
-    "monitor": "loss",
-    "max_norm": 3.0,
-    "epochs": 8,
-    "checkpoint_seconds": 0.0,
-}
-"""A run with every kind of state there is, and a checkpoint after every step."""
 
 
 class StopAfter(Stop):
@@ -55,15 +44,15 @@ class StopAfter(Stop):
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Return the weights of the rich run, ended by nothing."""
     torch.set_num_threads(1)
-    return weights(fit(small_run(tmp_path_factory.mktemp("whole"), **RICH)))
+    return weights(fit(rich_run(tmp_path_factory.mktemp("whole"))))
 
 
 @pytest.mark.parametrize("looks", [0, 1, 7, 15, 16, 17, 40, 90])
 def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path: Path, uninterrupted: bytes, looks: int) -> None:
     """Stopped after any step, at the border of an epoch too, the resumed run ends at the same weights."""
     with pytest.raises(InterruptedRunError, match="SIGTERM"):
-        fit(small_run(tmp_path, StopAfter(looks), **RICH))
-    assert weights(fit(small_run(tmp_path, resume=True, **RICH))) == uninterrupted
+        fit(rich_run(tmp_path, StopAfter(looks)))
+    assert weights(fit(rich_run(tmp_path, resume=True))) == uninterrupted
 
 
 def test_many_stops_in_one_run(tmp_path: Path, uninterrupted: bytes) -> None:
@@ -71,7 +60,7 @@ def test_many_stops_in_one_run(tmp_path: Path, uninterrupted: bytes) -> None:
     stops = 0
     while True:
         try:
-            fitted = fit(small_run(tmp_path, StopAfter(7), resume=True, **RICH))
+            fitted = fit(rich_run(tmp_path, StopAfter(7), resume=True))
             break
         except InterruptedRunError:
             stops += 1
@@ -82,65 +71,17 @@ def test_many_stops_in_one_run(tmp_path: Path, uninterrupted: bytes) -> None:
 
 
 def test_a_run_killed_at_random_moments_ends_at_the_same_bytes(tmp_path: Path, uninterrupted: bytes) -> None:
-    """Fifty SIGKILLs, also while a checkpoint is being written, change nothing of the result.
+    """Fifty SIGKILLs, many while a checkpoint is being written, change nothing of weights and metrics."""
 
-    Each life of the run is a forked process that a random call of the operating system ends: one of
-    the writes, flushes and renames of a checkpoint, or any step between.
-    """
-    chance = random.Random(7)  # noqa: S311 - where to die, not a secret
-    deaths = inside = 0
-    while True:
-        mark = tmp_path / "inside"
-        mark.unlink(missing_ok=True)
-        child = os.fork()
-        if child == 0:
-            run_and_die(tmp_path, chance.randrange(10_000), mark, mortal=deaths < KILLS)
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
-            assert os.WEXITSTATUS(status) == 0
-            break
-        deaths += 1
-        inside += mark.exists()
-    assert deaths == KILLS
-    assert inside >= KILLS // 3, "too few deaths fell into the writing of a checkpoint"
+    def work() -> None:
+        (tmp_path / "weights").write_bytes(weights(fit(rich_run(tmp_path, resume=True))))
+
+    deaths = kill_until_done(work, KILLS, tmp_path / "mark", seed=7)
+    assert deaths.all == KILLS
+    assert deaths.in_checkpoint >= KILLS // 3
     assert (tmp_path / "weights").read_bytes() == uninterrupted
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6, 7, 8]
-
-
-def run_and_die(directory: Path, seed: int, mark: Path, *, mortal: bool) -> None:
-    """Resume the run in this forked process, and be killed after a few steps or in mid-checkpoint."""
-    try:
-        chance = random.Random(seed)  # noqa: S311 - as above
-        if mortal:
-            calls = chance.randrange(1, 4)
-            in_checkpoint = chance.random() < 0.7
-            if in_checkpoint:
-                die_in(os, chance.choice(["fsync", "fdopen", "open"]), calls, mark)
-            else:
-                die_in(torch.nn.functional, "cross_entropy", calls, None)
-        fitted = fit(small_run(directory, resume=True, **RICH))
-        (directory / "weights").write_bytes(weights(fitted))
-        os._exit(0)
-    except BaseException as error:  # noqa: BLE001 - a forked test process must not return into pytest
-        print(error, file=sys.stderr)
-        os._exit(1)
-
-
-def die_in(module: object, name: str, calls: int, mark: Path | None) -> None:
-    """Let the `calls`-th call of a function end this process by SIGKILL."""
-    original = getattr(module, name)
-    left = [calls]
-
-    def wrapped(*arguments: object, **options: object) -> object:
-        left[0] -= 1
-        if left[0] == 0:
-            if mark:
-                mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **options)
-
-    setattr(module, name, wrapped)
 
 
 def test_the_last_checkpoints_are_kept_and_no_more(tmp_path: Path) -> None:
@@ -160,20 +101,20 @@ def damage(path: Path) -> None:
 def test_a_corrupt_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: bytes) -> None:
     """With the newest checkpoint damaged, the run goes on from the one before it, to the same weights."""
     with pytest.raises(InterruptedRunError):
-        fit(small_run(tmp_path, StopAfter(30), **RICH))
+        fit(rich_run(tmp_path, StopAfter(30)))
     damage(max(tmp_path.glob("checkpoint-*.pt")))
-    assert weights(fit(small_run(tmp_path, resume=True, **RICH))) == uninterrupted
+    assert weights(fit(rich_run(tmp_path, resume=True))) == uninterrupted
 
 
 def test_no_whole_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     """With every checkpoint damaged or empty, nothing is guessed: the error names --no-resume."""
     with pytest.raises(InterruptedRunError):
-        fit(small_run(tmp_path, StopAfter(30), **RICH))
+        fit(rich_run(tmp_path, StopAfter(30)))
     first, second = tmp_path.glob("checkpoint-*.pt")
     damage(first)
     second.write_bytes(b"")
     with pytest.raises(CheckpointError, match="--no-resume"):
-        fit(small_run(tmp_path, resume=True, **RICH))
+        fit(rich_run(tmp_path, resume=True))
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:

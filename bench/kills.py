@@ -1,0 +1,133 @@
+"""Kill a training run with SIGKILL again and again and see it end at the weights of the uninterrupted run.
+
+    python -m bench kills --kills 250
+
+The run is small (blobs of noise, a network of two layers, every kind of state there is), so that
+what is measured is the resumption and not the training. Each life of the run is a forked process; a
+call chosen at random ends it: a flush, a rename or an opening of a file while a checkpoint is
+written, or a training step.
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+IN_CHECKPOINT = ("fsync", "fdopen", "open")
+SHARE_IN_CHECKPOINT = 0.7
+MOST_CALLS = 3
+"""A life ends at the first to third call of what ends it, so that the run outlives many of them."""
+
+Work = Callable[[], None]
+"""Resumes the run, finishes it and writes down the result; in a process of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deaths:
+    """How often a run was killed."""
+
+    all: int
+    in_checkpoint: int
+    """Of these, while a checkpoint was being written."""
+
+
+def kill_until_done(work: Work, kills: int, mark: Path, seed: int) -> Deaths:
+    """Run `work` in forked processes, kill the first `kills` of them, and let the last one finish.
+
+    Args:
+        work: what is killed.
+        kills: how often.
+        mark: a file that a process makes when it dies inside a checkpoint.
+        seed: decides where each one dies.
+    """
+    chance = random.Random(seed)  # noqa: S311 - where to die, not a secret
+    deaths = in_checkpoint = 0
+    while True:
+        mark.unlink(missing_ok=True)
+        where = chance.choice(IN_CHECKPOINT) if chance.random() < SHARE_IN_CHECKPOINT else None
+        calls = chance.randint(1, MOST_CALLS)
+        with warnings.catch_warnings():
+            # The parent has threads of torch's pool, which it does not use between forks.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            _live(work, where, calls, mark, mortal=deaths < kills)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            if os.WEXITSTATUS(status):
+                raise RuntimeError("a resumed run failed; its message is above")
+            return Deaths(all=deaths, in_checkpoint=in_checkpoint)
+        deaths += 1
+        in_checkpoint += mark.exists()
+
+
+def _live(work: Work, where: str | None, calls: int, mark: Path, *, mortal: bool) -> None:
+    """Do the work in this forked process, which never returns from here."""
+    code = 1
+    try:
+        if mortal and where:
+            _die_in(os, where, calls, mark)
+        elif mortal:
+            _die_in(torch.nn.functional, "cross_entropy", calls, None)
+        work()
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - whatever it was, a forked process must not go on as its parent
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)
+
+
+def _die_in(module: object, name: str, calls: int, mark: Path | None) -> None:
+    """Let the `calls`-th call of a function end this process by SIGKILL."""
+    original = getattr(module, name)
+    left = [calls]
+
+    def wrapped(*arguments: object, **options: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            if mark:
+                mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(module, name, wrapped)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench and return its exit code."""
+    from tests.training.runs import rich_run, weights
+    from training.fit import fit
+
+    parser = argparse.ArgumentParser(
+        prog="python -m bench kills",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kills", type=int, default=250, help="how often the run is killed")
+    parser.add_argument("--seed", type=int, default=0, help="decides where it dies each time")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        whole, killed = Path(name, "whole"), Path(name, "killed")
+        epochs = 2 + options.kills // 8
+        expected = weights(fit(rich_run(whole, epochs=epochs)))
+
+        def work() -> None:
+            fitted = fit(rich_run(killed, epochs=epochs, resume=True))
+            Path(name, "weights").write_bytes(weights(fitted))
+
+        deaths = kill_until_done(work, options.kills, Path(name, "mark"), options.seed)
+        same = Path(name, "weights").read_bytes() == expected
+    print(
+        f"{deaths.all} kills, {deaths.in_checkpoint} of them while a checkpoint was being written: "
+        f"the weights are {'bit-identical' if same else 'NOT the same'}"
+    )
+    return 0 if same else 1
