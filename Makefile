@@ -11,7 +11,7 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
   && echo $$p && break; done)
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
+PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
 
 .PHONY: help run train serve test lint lock clean
 .DELETE_ON_ERROR:

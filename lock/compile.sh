@@ -14,5 +14,6 @@ compile() { # OUTPUT ARGUMENT...
 }
 compile lock/development.txt --extra development "$@"
 compile lock/run.txt --extra training --extra serving --constraints lock/development.txt
+compile lock/tracking.txt --extra training --extra serving --extra tracking --constraints lock/development.txt
 compile lock/training.txt --extra training --constraints lock/development.txt
 compile lock/serving.txt --extra serving --constraints lock/development.txt
