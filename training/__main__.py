@@ -1,8 +1,8 @@
-"""`python -m training`: fetch the data, train a model, publish it.
+"""`python -m training`: fetch the data, train a model, publish it; search for settings, study them.
 
 Exit codes: 0 done; 2 a setting is unknown or out of range; 65 the data; 66 a checkpoint; 69 the device;
-70 the export could not be proven; 73 nothing can be written; 75 stopped by a signal, go on with --resume;
-76 the loss diverged; 1 any other failure. Nothing is ever half published.
+70 the export could not be proven; 73 nothing can be written; 75 stopped by a signal, go on with --resume
+(tune and study go on by themselves); 76 the loss diverged; 1 any other failure. Nothing is ever half published.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from bundle.configuration import Layer, add_options, build, from_arguments, from_environment, nearest
+from bundle.configuration import Layer, add_options, build, from_arguments, from_environment, nearest, parse
 from bundle.errors import ConfigurationError, PublishError
 from training.errors import EXIT_MISUSE, TrainingError, UnwritableError
 from training.presets import PRESETS
@@ -32,9 +32,9 @@ COMMANDS: Mapping[str, tuple[str, type[TrainingSettings]]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
     progress = Progress()
     try:
+        options = parse(_parser(), arguments, StudySettings)
         layers = _layers(options)
         settings = build(COMMANDS[options.command][1], layers)
         given = frozenset(name for layer in layers[1:] for name in layer.values)

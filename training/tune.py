@@ -30,7 +30,7 @@ from training.space import DEFAULT_SPACE, Space, default_space, read_space, sugg
 from training.state import Epoch
 from training.stop import Stop, listen
 from training.storage import open_storage, open_study, quiet_optuna
-from training.trials import Trials, first_number
+from training.trials import FIRST, Trials, first_number
 from training.watch import Watch
 
 
@@ -205,6 +205,8 @@ def _train(search: _Search, trial: Trial, settings: TrainingSettings, directory:
             return _LostTrialError()
         return None
 
+    if FIRST not in trial.user_attrs:
+        checkpoint.clear(directory)  # of a search that had this name before
     watch = Watch(search.stop, directory, report, lambda: _TimeOverError() if search.is_over() else None)
     fitted = fit(search.material.run(settings, directory, watch))
     trial.report(fitted.history[-1].validation_accuracy, fitted.history[-1].epoch)

@@ -159,20 +159,34 @@ def test_a_second_start_does_nothing_and_more_trials_go_on(settings: TuneSetting
 
 def test_a_killed_process_costs_no_trial(settings: TuneSettings) -> None:
     """The trial of a process that SIGKILL ended is failed, tried again with its parameters, and finished."""
-    long = changed(settings, epochs=40, trials=1, prune=False)
+    long = changed(settings, epochs=15, trials=1, prune=False)
     child = forked(lambda: tune(long, (), QUIET))
     awaited(lambda: list((long.runs / "tune" / "trial-0000").glob("checkpoint-*.pt")))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    metrics = long.runs / "tune" / "trial-0000" / "metrics.jsonl"
+    before = metrics.read_bytes().splitlines()[0]
     tune(long, (), QUIET)
+    assert metrics.read_bytes().splitlines()[0] == before, "it began anew: the first epoch's time is another"
     first, second = opened(long).trials
     assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert first.params == second.params
     assert second.user_attrs[FIRST] == first.number
-    assert sorted(second.intermediate_values) == list(range(1, 41)), (
+    assert sorted(second.intermediate_values) == list(range(1, 16)), (
         "it went on, and every epoch was reported"
     )
     assert not (long.runs / "tune" / "trial-0001").exists()
+
+
+def test_an_earlier_search_of_the_same_name_is_not_gone_on_with(settings: TuneSettings) -> None:
+    """With its journal removed a search begins anew, whatever checkpoints still lie there."""
+    child = forked(lambda: tune(changed(settings, epochs=20, trials=1), (), QUIET))
+    awaited(lambda: list((settings.runs / "tune" / "trial-0000").glob("checkpoint-*.pt")))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    (settings.runs / "tune" / "journal.log").unlink()
+    tune(settings, (), QUIET)
+    assert len(done(settings)) == 4
 
 
 def shared(tmp_path: Path, clock: Callable[[], float] = time.monotonic, wanted: int = 3) -> Trials:
