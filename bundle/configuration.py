@@ -146,6 +146,23 @@ def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> No
             )
 
 
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, settings: type[Settings]
+) -> argparse.Namespace:
+    """Parse a command line whose options are mostly those of `settings`.
+
+    Raises:
+        ConfigurationError: an option or word is unknown; it says which option is nearest.
+    """
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        word = unknown[0].partition("=")[0]
+        known = ["--" + name.replace("_", "-") for name in settings.model_fields]
+        hint = nearest(word, known) if word.startswith("-") else ""
+        raise ConfigurationError(f"unknown option {word}{hint}")
+    return options
+
+
 def from_arguments(settings: type[Settings], namespace: argparse.Namespace) -> Layer:
     """Collect the options that were given on the command line."""
     given = {name: value for name, value in vars(namespace).items() if name in settings.model_fields}

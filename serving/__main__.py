@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from bundle.configuration import add_options, build, from_arguments
+from bundle.configuration import add_options, build, from_arguments, parse
 from bundle.errors import ConfigurationError
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
 
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--check-address", action="store_true", help="only tell whether the address can be listened on"
     )
     add_options(parser, ServiceSettings)
-    options = parser.parse_args(arguments)
     try:
+        options = parse(parser, arguments, ServiceSettings)
         layer = from_arguments(ServiceSettings, options)
         settings = build(ServiceSettings, [environment_layer(os.environ), layer])
     except ConfigurationError as error:

@@ -124,7 +124,6 @@ WRONG = (
     ("threads", "-1"),
     ("name", "../elsewhere"),
     ("name", "Capital"),
-    ("name", ""),
     ("name", "x" * 64),
     ("name", "a/b"),
 )
@@ -170,15 +169,31 @@ def test_the_command_line_wins_over_the_environment(
     assert "'-8'" in err
 
 
-@pytest.mark.parametrize("arguments", [(), ("train",), ("fit", "surplus"), ("fit", "--epochs")])
+@pytest.mark.parametrize("arguments", [(), ("train",), ("fit", "--epochs")])
 def test_misuse_of_the_command_line_ends_with_2(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No command, an unknown one, a word too many and a missing value are misuse."""
+    """No command, an unknown one and a missing value are misuse, and the usage is shown."""
     with pytest.raises(SystemExit) as end:
         main(list(arguments))
     assert end.value.code == 2
     assert "usage: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("surplus", "unknown option surplus\n"),
+        ("--epoch", "did you mean '--epochs'?"),
+        ("--hiden=5", "'--hidden'?"),
+    ],
+)
+def test_an_unknown_option_is_one_sentence(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A word too many is named, and so is the option nearest to a wrong one."""
+    assert main(["fit", word]) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("preset", PRESETS)
