@@ -8,6 +8,8 @@ from string import Template
 
 NOTHING = "\N{EN DASH}"
 """Stands where there is no number."""
+LONG = 24
+"""Characters from which a class name is broken into lines, so that the numbers beside it stay in sight."""
 HIDDEN_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Characters that turn the direction of what follows them."""
 
@@ -65,7 +67,8 @@ dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numeric: tabul
   linear-gradient(to left, var(--paper) 30%, transparent) right / 2rem 100% local no-repeat,
   linear-gradient(to right, var(--line), transparent) left / .5rem 100% scroll no-repeat,
   linear-gradient(to left, var(--line), transparent) right / .5rem 100% scroll no-repeat; }
-.scroll:focus-visible, summary:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
+.scroll:focus-visible, summary:focus-visible, a:focus-visible { outline: 2px solid var(--link);
+  outline-offset: 2px; }
 table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem; }
 caption { text-align: left; color: var(--quiet); padding: .2rem 0; }
 th, td { padding: .28rem .7rem .28rem 0; border-bottom: 1px solid var(--line); text-align: left;
@@ -73,6 +76,7 @@ th, td { padding: .28rem .7rem .28rem 0; border-bottom: 1px solid var(--line); t
 th { font-weight: 600; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 table.wide td, table.wide th { overflow-wrap: break-word; min-width: 3rem; }
+.wide .long { display: inline-block; width: 10rem; overflow-wrap: anywhere; }
 td code { font-size: .8rem; }
 tr.changed > * { background: color-mix(in srgb, var(--validation) 14%, transparent); }
 .beside { display: flex; flex-wrap: wrap; gap: 0 3rem; align-items: start; }
@@ -172,7 +176,8 @@ def name(value: str, limit: int = 200) -> str:
     Without `<bdi>`, a right-to-left name would reorder the numbers beside it.
     """
     shown = value if len(value) <= limit else value[: limit - 1] + "…"
-    return text(shown) if shown.isascii() else f"<bdi>{text(shown)}</bdi>"
+    said = text(shown) if shown.isascii() else f"<bdi>{text(shown)}</bdi>"
+    return said if len(shown) <= LONG else f'<span class="long">{said}</span>'
 
 
 def table(

@@ -212,7 +212,8 @@ def _confusion(labels: Labels, predicted: npt.NDArray[np.int64], classes: Sequen
     found = {divmod(int(pair), count): int(number) for pair, number in zip(pairs, counts, strict=True)}
     off = sorted((pair for pair in found if pair[0] != pair[1]), key=lambda pair: -found[pair])
     largest = [
-        (Html(name(classes[t])), Html(name(classes[p])), found[t, p]) for t, p in off[:FREQUENT_CONFUSIONS]
+        (Html(name(classes[t], 40)), Html(name(classes[p], 40)), found[t, p])
+        for t, p in off[:FREQUENT_CONFUSIONS]
     ]
     listed = (
         table(largest, ("true class", "predicted", "images"), caption="Most frequent confusions")
