@@ -80,7 +80,8 @@ table.wide td, table.wide th { overflow-wrap: break-word; min-width: 3rem; }
 td code { font-size: .8rem; }
 tr.changed > * { background: color-mix(in srgb, var(--validation) 14%, transparent); }
 .beside { display: flex; flex-wrap: wrap; gap: 0 3rem; align-items: start; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; margin: 1rem 0; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem;
+  margin: 1rem 0; }
 figure { margin: 0; }
 svg { width: 100%; max-width: 32rem; height: auto; display: block; font-family: inherit; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
