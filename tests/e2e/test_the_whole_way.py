@@ -66,7 +66,7 @@ def png(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], path: Path) -> b
 
 def test_the_job_says_what_it_proved_and_published(trained: Trained) -> None:
     """The log names parity and accuracy, the last line of the standard output the version's directory."""
-    assert "proven: torchscript" in trained.output
+    assert "proven over 10000 images" in trained.output
     assert "test accuracy" in trained.output
     assert str(trained.bundle.path) in trained.output
 
