@@ -159,6 +159,8 @@ class Facts(Frozen):
     """Calibration: probabilities = softmax(logits / temperature)."""
     hyperparameters: dict[str, JsonValue]
     dataset: Dataset
+    teachers: Annotated[dict[str, Sha256], Field(exclude_if=lambda value: not value)] = {}
+    """Of a distilled model: each teacher's digest, by its place. Left out of the file where there are none."""
     environment: Environment
     validation: Metrics
     test: Metrics

@@ -16,10 +16,12 @@ from training import checkpoint
 from training.augment import Augmenter
 from training.captured import CapturedStep, Step
 from training.data import Resident
+from training.distill import Committee
 from training.distributed import AGREE_EVERY_STEPS, World
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
 from training.evaluate import logits_of, negative_log_likelihood
 from training.model import MLP, Standardisation, constrain_norms
+from training.objective import objective
 from training.optimize import AveragedWeights, Rates, build_optimizers, penalty
 from training.precision import autocast
 from training.progress import Progress, Task
@@ -58,6 +60,13 @@ class Run:
     progress: Progress
     stop: Stop
     world: World = field(default_factory=World)
+    committee: Committee | None = None
+    """The teachers, on the device, if there are any."""
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """What the data is and who the teachers are: a resumed run has the same."""
+        return self.data_sha256 | (self.committee.digests if self.committee else {})
 
     @property
     def batches(self) -> int:
@@ -128,7 +137,7 @@ def begin(run: Run) -> TrainingState:
     )
     snapshot = checkpoint.load_latest(run.directory, run.progress) if settings.resume else None
     if snapshot:
-        state.restore(snapshot, run.data_sha256)
+        state.restore(snapshot, run.sha256)
         run.progress.say(f"resumed after {state.epoch} epochs and {state.position} batches")
     run.world.wait()  # nobody may clear or write before everybody has read
     if run.world.is_writer:
@@ -189,13 +198,12 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         pixels = state.augment(train.images[part], labels, part, state.epoch_index)
         with autocast(settings, train.images.device):
             logits = called(state.standardise(pixels)).float()
-        loss = nn.functional.cross_entropy(
-            logits, labels, label_smoothing=settings.label_smoothing, reduction="sum"
-        )
-        objective = loss * (run.world.size / len(batch))  # processes are averaged
+            targets = run.committee(pixels, settings.distill_temperature) if run.committee else None
+        loss = objective(settings, logits, labels, targets)
+        mean = loss * (run.world.size / len(batch))  # processes are averaged
         if regularisation is not None:
-            objective, regularisation = objective + regularisation, None
-        objective.backward()  # type: ignore[no-untyped-call]
+            mean, regularisation = mean + regularisation, None
+        mean.backward()  # type: ignore[no-untyped-call]
         state.total_loss += loss.detach()
         state.right += (logits.detach().argmax(1) == labels).sum()
     if settings.clip is not None:
@@ -284,7 +292,7 @@ def _what_all_want(run: Run, state: TrainingState, *, due: bool) -> int:
 
 def _save(run: Run, state: TrainingState) -> None:
     """Write a checkpoint; never of a loss that is not finite, which no run could go on from."""
-    snapshot = state.snapshot(run.data_sha256)
+    snapshot = state.snapshot(run.sha256)
     if not torch.isfinite(state.total_loss):
         raise _diverged()
     if run.world.is_writer:

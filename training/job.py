@@ -10,6 +10,7 @@ from bundle.repository import Bundle, versions
 from training import checkpoint, distributed
 from training.data import DataSet, Images, polarity, split
 from training.datasets import load
+from training.distill import load_committee
 from training.fit import Run, fit
 from training.loggers import Loggers, check_packages, open_loggers
 from training.machine import choose_device
@@ -27,7 +28,8 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
     """Train, prove and publish one model; return what was published, in the process that wrote it.
 
     Raises:
-        ConfigurationError: a tracker was asked for whose package is not installed.
+        ConfigurationError: a tracker was asked for whose package is not installed, or a teacher is
+            not a published version.
         TrainingError: the data, the device, the training or the export failed, or a signal came;
             see `errors.py`.
         PublishError: the model repository could not be written.
@@ -46,6 +48,8 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
             )
         settings = settings.model_copy(update={"name": settings.name or model_name(data.name)})
         train, validation = hold_out(data, settings)
+        ink = polarity(train.images)
+        committee = load_committee(settings, data, ink, device)
         progress.say(
             f"training on {len(train)} images, validating on {len(validation)}, on {device} "
             f"with {torch.get_num_threads()} threads"
@@ -58,12 +62,13 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     train=train.to(device),
                     validation=validation.to(device),
                     classes=len(data.classes),
-                    polarity=polarity(train.images),
+                    polarity=ink,
                     data_sha256=data.sha256,
                     directory=directory,
                     progress=progress,
                     stop=Watch(stop, directory, loggers.epoch) if loggers else stop,
                     world=world,
+                    committee=committee,
                 )
             )
             if not world.is_writer:
@@ -79,6 +84,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     data=data,
                     train=train,
                     validation=validation,
+                    teachers=committee.digests if committee else {},
                     fitted=fitted,
                     device=device,
                 )

@@ -9,6 +9,7 @@ import torch
 from bundle.errors import ConfigurationError
 from training.data import DataSet, Images, Resident, polarity
 from training.datasets import load
+from training.distill import Committee, load_committee
 from training.fit import Run
 from training.job import hold_out
 from training.machine import choose_device
@@ -30,6 +31,8 @@ class Material:
     held_out: Resident
     """`validation`, on the device."""
     device: torch.device
+    committee: Committee | None
+    """The teachers of every run, if there are any."""
 
     def run(
         self,
@@ -50,6 +53,7 @@ class Material:
             directory=directory,
             progress=Progress(quiet=True),
             stop=stop,
+            committee=self.committee,
         )
 
 
@@ -57,7 +61,7 @@ def prepare(settings: TrainingSettings, progress: Progress) -> Material:
     """Load and split the data, as `fit` does.
 
     Raises:
-        ConfigurationError: torchrun started several processes.
+        ConfigurationError: torchrun started several processes, or a teacher is not a published version.
         DeviceError: CUDA was asked for and is not there.
         DataError: the data is not what it should be.
     """
@@ -81,6 +85,7 @@ def prepare(settings: TrainingSettings, progress: Progress) -> Material:
         resident=train.to(device),
         held_out=validation.to(device),
         device=device,
+        committee=load_committee(settings, data, polarity(train.images), device),
     )
 
 

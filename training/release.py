@@ -1,6 +1,7 @@
 """From a trained model to a published bundle: calibrate, export, prove, test, publish."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class Candidate:
     data: DataSet
     train: Images
     validation: Images
+    teachers: Mapping[str, str]
+    """Path of each teacher, to its manifest's digest."""
     fitted: Fitted
     device: torch.device
     """Where it was trained."""
@@ -147,6 +150,7 @@ def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sam
             test=len(test),
             split_seed=settings.seed,
         ),
+        teachers=dict(candidate.teachers),
         environment=facts.environment(candidate.device, settings.code_revision),
         validation=evaluate.metrics(measured.validation_logits, validation.labels, temperature),
         test=evaluate.metrics(measured.test_logits, test.labels, temperature),

@@ -254,6 +254,29 @@ class AugmentationSettings(Settings):
         return any((self.rotation, self.shear, self.scaling, self.translation))
 
 
+class DistillationSettings(Settings):
+    """Learning from published models as well as from the labels; without teachers it is off."""
+
+    teachers: Annotated[
+        tuple[Path, ...],
+        CommaSeparated,
+        Field(description="published versions to learn from, as a committee: MODELS/NAME/VERSION,..."),
+    ] = ()
+    distill_temperature: Annotated[
+        float, Field(gt=0, le=100, description="what the teachers' and the student's logits are divided by")
+    ] = 2.0
+    distill_share: Annotated[
+        Fraction, Field(description="share of the loss that is the teachers'; the labels have the rest")
+    ] = 0.9
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        twice = [str(path) for path in self.teachers if self.teachers.count(path) > 1]
+        if twice:
+            raise ValueError(f"teachers: {twice[0]} is named twice, and would count twice")
+        return self
+
+
 class MachineSettings(Settings):
     """Where the job runs, and how it survives being ended."""
 
@@ -277,6 +300,11 @@ class MachineSettings(Settings):
 
 
 class TrainingSettings(
-    PlaceSettings, ModelSettings, OptimizationSettings, AugmentationSettings, MachineSettings
+    PlaceSettings,
+    ModelSettings,
+    OptimizationSettings,
+    AugmentationSettings,
+    DistillationSettings,
+    MachineSettings,
 ):
     """What one training run is; two runs with equal settings on equal devices give equal weights."""

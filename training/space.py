@@ -42,7 +42,7 @@ weight_decay:
   sgd: {low: 0.000001, high: 0.001, log: true}
   muon: {low: 0.003, high: 0.5, log: true}
 """
-NOT_SEARCHED = frozenset({*PlaceSettings.model_fields, *MachineSettings.model_fields})
+NOT_SEARCHED = frozenset({*PlaceSettings.model_fields, *MachineSettings.model_fields, "teachers"})
 """Settings that choose the data, the places and the machine: trials that differed in them would not compare."""
 
 

@@ -151,7 +151,9 @@ class TrainingState:
             if name not in FREE_TO_CHANGE and theirs.get(name) != value
         ]
         if snapshot["data_sha256"] != data_sha256:
-            differing.append("the data set's files have other SHA-256")
+            both = snapshot["data_sha256"].items() ^ data_sha256.items()
+            names = ", ".join(sorted({name for name, _ in both}))
+            differing.append(f"other SHA-256 of the data set's files or of teachers: {names}")
         if snapshot["world_size"] != self.world.size:
             differing.append(
                 f"{snapshot['world_size']} processes trained it and now there are {self.world.size}"
