@@ -81,7 +81,9 @@ class Trials:
                 self._fail(trial.number)
             else:
                 if not waiting_said:
-                    self._progress.say(f"waiting for {states.count(TrialState.RUNNING)} trials of others")
+                    self._progress.say(
+                        f"waiting for trials of other processes: {states.count(TrialState.RUNNING)}"
+                    )
                     waiting_said = True
                 time.sleep(min(self._beat_seconds / 4, 1.0))
 
@@ -101,7 +103,7 @@ class Trials:
                 again = deaths < MAX_DEATHS
                 self._progress.say(
                     f"the process of trial {trial.number} is gone"
-                    + ("; it is tried again" if again else f", the {deaths}th time: it is not tried again")
+                    + ("; it is tried again" if again else f": {deaths} died with it, it is not tried again")
                 )
                 if again:
                     self._put_back(trial, deaths)
