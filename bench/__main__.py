@@ -5,6 +5,7 @@ from importlib import import_module
 
 BENCHES = {
     "presets": ("bench.presets", "test error of each preset over seeds, with its time"),
+    "committee": ("bench.committee", "test error of a committee, and of one network distilled from it"),
     "training": ("bench.training", "images/s of the training loop, against the course's DataLoader loop"),
     "kills": ("bench.kills", "a run killed again and again ends at the uninterrupted run's weights"),
     "augmentation": ("bench.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
