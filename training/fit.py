@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,10 @@ METRICS_FILE = "metrics.jsonl"
 GO_ON, SAVE, STOP = range(3)
 
 
+def nothing(_epoch: Epoch) -> None:
+    """Be told of an epoch, and leave it at that."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
     """A trained model, in evaluation mode, and how it got there."""
@@ -59,6 +64,8 @@ class Run:
     """Gets the checkpoints, and one JSON line per epoch (`Epoch`'s fields) in `metrics.jsonl`."""
     progress: Progress
     stop: Stop
+    on_epoch: Callable[[Epoch], None] = nothing
+    """Told each epoch once it is saved, after a resumption the earlier ones again; what it raises ends the run."""
     world: World = field(default_factory=World)
     committee: Committee | None = None
     """The teachers, on the device, if there are any."""
@@ -88,6 +95,8 @@ def fit(run: Run) -> Fitted:
     """
     settings = run.settings
     state = begin(run)
+    for epoch in state.history:
+        run.on_epoch(epoch)
     step = make_step(run, state)
     rates = Rates(state.optimizers, settings, run.batches * settings.epochs)
     while state.epoch < settings.epochs and not _is_patience_over(state):
@@ -274,6 +283,7 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
     state.right.zero_()
     _write_down(run, state, epoch)
     _save(run, state)
+    run.on_epoch(epoch)
 
 
 def _is_patience_over(state: TrainingState) -> bool:

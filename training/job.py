@@ -18,7 +18,6 @@ from training.progress import Progress
 from training.release import Candidate, release
 from training.settings import TrainingSettings, model_name
 from training.stop import listen
-from training.watch import Watch
 
 VALIDATION_SHARE = 12
 """One image in so many is held out for validation where the settings say no number: MNIST's 5,000."""
@@ -66,15 +65,14 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     data_sha256=data.sha256,
                     directory=directory,
                     progress=progress,
-                    stop=Watch(stop, directory, loggers.epoch) if loggers else stop,
+                    stop=stop,
+                    on_epoch=loggers.epoch,
                     world=world,
                     committee=committee,
                 )
             )
             if not world.is_writer:
                 return None
-            for epoch in fitted.history:
-                loggers.epoch(epoch)
             published = find_published(settings.models / str(settings.name), fitted.run_id)
             if published:
                 progress.say(f"this run was published already, as {published.path}")

@@ -48,21 +48,17 @@ class Logger(Protocol):
 
 
 class Loggers:
-    """Several loggers as one; an epoch is told once, however often it is given."""
+    """Several loggers as one."""
 
     def __init__(self, *loggers: Logger) -> None:
         self._loggers = loggers
-        self._last = 0
 
     def __bool__(self) -> bool:
         """Tell whether there is any."""
         return bool(self._loggers)
 
     def epoch(self, epoch: Epoch) -> None:
-        """Tell each, if it is a later epoch than those before."""
-        if epoch.epoch <= self._last:
-            return
-        self._last = epoch.epoch
+        """Tell each."""
         for logger in self._loggers:
             logger.epoch(epoch)
 

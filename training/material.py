@@ -1,6 +1,7 @@
 """What every run of a search or a study works on: the data, split and resident, loaded once."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from bundle.errors import ConfigurationError
 from training.data import DataSet, Images, Resident, polarity
 from training.datasets import load
 from training.distill import Committee, load_committee
-from training.fit import Run
+from training.fit import Run, nothing
 from training.job import hold_out
 from training.machine import choose_device
 from training.progress import Progress
 from training.settings import TrainingSettings
-from training.state import FREE_TO_CHANGE
+from training.state import FREE_TO_CHANGE, Epoch
 from training.stop import Stop
 
 
@@ -40,6 +41,7 @@ class Material:
         directory: Path,
         stop: Stop,
         *,
+        on_epoch: Callable[[Epoch], None] = nothing,
         train: Resident | None = None,
     ) -> Run:
         """Return a run that says nothing and goes on from its last checkpoint; on part of the images, if given."""
@@ -53,6 +55,7 @@ class Material:
             directory=directory,
             progress=Progress(quiet=True),
             stop=stop,
+            on_epoch=on_epoch,
             committee=self.committee,
         )
 

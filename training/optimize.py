@@ -52,7 +52,9 @@ def build_optimizers(
     adamw = torch.optim.AdamW(groups, lr=MUON_REST_RATE, fused=True, capturable=captured)
     if not matrices:
         return [adamw]
-    muon = torch.optim.Muon(matrices, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=decay)
+    muon = torch.optim.Muon(
+        matrices, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=decay
+    )
     return [muon, adamw]
 
 

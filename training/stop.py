@@ -1,7 +1,7 @@
 """Being told to stop: SIGTERM and SIGINT set a flag, which every phase of the job looks at."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -27,6 +27,39 @@ class Stop:
         """
         if self.signal is not None:
             raise InterruptedRunError(f"stopped by {self.signal.name}: run it again with --resume to go on")
+
+
+class StopWhen(Stop):
+    """A flag that is also set when there is a reason of another kind to end."""
+
+    def __init__(self, outer: Stop, reason: Callable[[], Exception | None]) -> None:
+        """Watch two things.
+
+        Args:
+            outer: the process's own flag, which still ends the run.
+            reason: called at each look; what it returns, if anything, is raised in the run once
+                that has written its checkpoint.
+        """
+        super().__init__()
+        self._outer, self._reason = outer, reason
+
+    @property
+    def requested(self) -> bool:
+        """Tell whether the run is to end."""
+        self.signal = self._outer.signal
+        return self._outer.requested or self._reason() is not None
+
+    def check(self) -> None:
+        """Raise what ended the run.
+
+        Raises:
+            InterruptedRunError: a signal came.
+            Exception: the reason.
+        """
+        self._outer.check()
+        reason = self._reason()
+        if reason is not None:
+            raise reason
 
 
 @contextmanager

@@ -25,7 +25,6 @@ from training.state import Epoch
 from training.stop import Stop
 from training.studies import Point, Study
 from training.subsets import nested_subset
-from training.watch import Watch
 
 FORMAT = 1
 Record = dict[str, Any]
@@ -122,13 +121,14 @@ class Work:
     def _train(self, run: Planned, task: Task) -> Record:
         """Train one model, keep its weights, and return what is known of it."""
         directory = self._directory(run)
-        watch = Watch(self._stop, directory, lambda _: task.advance(1))
         train = self._part(run.point.images)
         try:
-            fitted = fit(self._material.run(run.settings, directory, watch, train=train))
+            told = self._material.run(
+                run.settings, directory, self._stop, on_epoch=lambda _: task.advance(1), train=train
+            )
+            fitted = fit(told)
         except DivergedError:
             return self._describe(run, (), train) | {"diverged": True}
-        task.advance(1)
         self._keep(run, fitted)
         accuracy, loss = _judge(fitted.model, fitted.standardise, train)
         return self._describe(run, fitted.history, train) | {"train_accuracy": accuracy, "train_loss": loss}

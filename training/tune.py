@@ -28,10 +28,9 @@ from training.search_settings import TuneSettings
 from training.settings import TrainingSettings
 from training.space import DEFAULT_SPACE, Space, default_space, read_space, suggest
 from training.state import Epoch
-from training.stop import Stop, listen
+from training.stop import Stop, StopWhen, listen
 from training.storage import open_storage, open_study, quiet_optuna
 from training.trials import FIRST, Trials, first_number
-from training.watch import Watch
 
 
 class _LostTrialError(Exception):
@@ -194,22 +193,20 @@ def _try(search: _Search, trials: Trials, trial: Trial) -> str:
 def _train(search: _Search, trial: Trial, settings: TrainingSettings, directory: Path) -> tuple[float, int]:
     """Return the validation accuracy of the model that `fit` gives, and after how many epochs."""
 
-    def report(epoch: Epoch) -> Exception | None:
+    def report(epoch: Epoch) -> None:
         try:
             trial.report(epoch.validation_accuracy, epoch.epoch)
-            if trial.should_prune():
-                return optuna.TrialPruned(
+            if epoch.epoch < settings.epochs and trial.should_prune():
+                raise optuna.TrialPruned(
                     f"pruned after epoch {epoch.epoch} at validation accuracy {epoch.validation_accuracy:.2%}"
                 )
         except UpdateFinishedTrialError:
-            return _LostTrialError()
-        return None
+            raise _LostTrialError from None
 
     if FIRST not in trial.user_attrs:
         checkpoint.clear(directory)  # of a search that had this name before
-    watch = Watch(search.stop, directory, report, lambda: _TimeOverError() if search.is_over() else None)
-    fitted = fit(search.material.run(settings, directory, watch))
-    trial.report(fitted.history[-1].validation_accuracy, fitted.history[-1].epoch)
+    stop = StopWhen(search.stop, lambda: _TimeOverError() if search.is_over() else None)
+    fitted = fit(search.material.run(settings, directory, stop, on_epoch=report))
     trial.set_user_attr(best.SETTINGS, weight_settings(settings))
     trial.set_user_attr(best.IMAGES, len(search.material.validation))
     return _score(settings, fitted.history), len(fitted.history)

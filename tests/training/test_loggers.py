@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from training.loggers import Guarded, Logger, Loggers, check_packages, open_logg
 from training.progress import Progress
 from training.settings import TrainingSettings
 from training.state import Epoch
-from training.watch import Watch
 
 HISTORY = [an_epoch(n, validation_loss=0.5 / n, learning_rate=1e-3 * n) for n in (1, 2, 3)]
 
@@ -236,19 +235,10 @@ def test_a_logger_that_hangs_is_left_behind(
     guarded.close()  # a second time is nothing
 
 
-def test_an_epoch_is_told_once() -> None:
-    """What a watch saw already is not logged again when the whole history is given at the end."""
-    recorder = Recorder()
-    tracked = Loggers(recorder)
-    for epoch in (*HISTORY[:2], *HISTORY):
-        tracked.epoch(epoch)
-    assert recorder.epochs == [1, 2, 3]
-
-
 def test_epochs_are_logged_while_the_run_goes_on(tmp_path: Path) -> None:
-    """A logger behind a watch has seen all epochs but the last when the fit ends."""
+    """A logger has seen every epoch, in order, when the fit ends, and after a resumption sees them again."""
     recorder = Recorder()
-    run = small_run(tmp_path)
-    watched = Watch(run.stop, run.directory, Loggers(recorder).epoch)
-    fitted = fit(small_run(tmp_path, stop=watched))
-    assert recorder.epochs == [1, 2] == [epoch.epoch for epoch in fitted.history[:-1]]
+    fit(replace(small_run(tmp_path), on_epoch=Loggers(recorder).epoch))
+    assert recorder.epochs == [1, 2, 3]
+    fit(replace(small_run(tmp_path, resume=True), on_epoch=Loggers(recorder).epoch))
+    assert recorder.epochs == [1, 2, 3, 1, 2, 3]
