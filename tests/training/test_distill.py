@@ -215,7 +215,7 @@ def bench(place: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[st
             *("--members", "2", "--preset", "default", "--student", "default"),
             *("--data", f"npz:{place / 'noisy.npz'}", "--models", str(place / "models")),
             *("--runs", str(place / "runs"), "--epochs", "8", "--batch-size", "32", "--hidden", "32"),
-            *("--member-set", "translation=1", "--student-set", "hidden=16,8"),
+            *("--member-set", "translation=1", "--student-set", "hidden=16,8", "--plain"),
             *("--device", "cpu", "--threads", "1"),
         ]
     )
@@ -262,6 +262,9 @@ def test_two_members_teach_a_student(
     assert manifest.teachers == {str(member.path): member.manifest.digest for member in members}
     assert (manifest.hyperparameters["hidden"], manifest.hyperparameters["translation"]) == ([16, 8], 1)
     assert weights_of(members[0]) != weights_of(members[1])
+    plain = Bundle.open(place / "models" / "noisy-plain" / "1")
+    assert not plain.manifest.teachers
+    assert weights_of(student) != weights_of(plain)
     assert not members[0].manifest.teachers
     assert b"teachers" in (student.path / MANIFEST_FILE).read_bytes()
     assert b'"teachers": {' not in (members[0].path / MANIFEST_FILE).read_bytes()
