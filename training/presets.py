@@ -19,7 +19,7 @@ def default() -> Mapping[str, Any]:
 
     `python -m training fit --preset default`
     """
-    return {"hidden": (512, 256), "input_dropout": 0.1}
+    return {"hidden": (512, 256), "input_dropout": 0.1, "label_smoothing": 0.05, "epochs": 30}
 
 
 def strong() -> Mapping[str, Any]:
