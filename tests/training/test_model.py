@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from training.model import MLP, constrain_norms
-from training.settings import ModelSettings
+from training.presets import PRESETS
+from training.settings import TrainingSettings
 from training.stochastic import Dropout, GaussianNoise
 
 
 def mlp(classes: int = 3, **settings: object) -> MLP:
     """Return a network made from seed 0."""
     torch.manual_seed(0)
-    return MLP(ModelSettings.model_validate(settings), classes)
+    return MLP(TrainingSettings.model_validate(settings), classes)
 
 
 def test_the_layers_stand_in_the_courses_order() -> None:
@@ -169,3 +170,8 @@ def test_noise_is_normal_while_training_and_absent_afterwards() -> None:
     assert abs(noise.std().item() - 1) < 0.01
     assert abs((noise.abs() > 2).float().mean().item() - 0.0455) < 0.003
     assert torch.equal(layer.eval()(x), x)
+
+
+def test_the_record_preset_stays_below_its_bound() -> None:
+    """The largest preset has at most 12.5 million weights."""
+    assert sum(p.numel() for p in mlp(classes=10, **PRESETS["record"]()).parameters()) <= 12_500_000
