@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from training.model import MLP
 from training.objective import objective
 from training.progress import Progress
 from training.settings import TrainingSettings
+from training.space import read_space
 from training.stop import Stop
 
 CPU = torch.device("cpu")
@@ -281,6 +283,27 @@ def test_two_members_teach_a_student(
     assert f"committee {100 * wrong.mean():.3f}%" in last
 
 
+def test_the_bench_trains_what_is_missing_and_what_hangs_on_it(
+    place: Path,
+    published: tuple[Bundle, Bundle, Bundle],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With one member lost, that one is trained again, and the student, whose teacher it was not."""
+    shutil.copytree(place, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "models" / "noisy-member-1")
+    # the same paths as before, so that only the digests tell
+    place.rename(tmp_path / "whole")
+    (tmp_path / "copy").rename(place)
+    try:
+        lines, _ = bench(place, capsys)
+    finally:
+        place.rename(tmp_path / "copy")
+        (tmp_path / "whole").rename(place)
+    trained = [Path(line["trained"]).relative_to(place / "models") for line in lines if "trained" in line]
+    assert [str(path) for path in trained] == ["noisy-member-1/1", "noisy/2"]
+
+
 def weights_of(bundle: Bundle) -> bytes:
     """Return the digest of a model's torch.export file."""
     return bundle.manifest.files[TORCH_EXPORT_FILE].encode()
@@ -307,6 +330,20 @@ def test_no_teachers_are_no_committee(place: Path) -> None:
     """Without teachers there is nothing to load and nothing to ask."""
     assert load_committee(settings(), read(place), "white-on-black", CPU) is None
     assert prepare(settings(data=f"npz:{place / 'noisy.npz'}"), Progress(quiet=True)).committee is None
+
+
+def test_searches_and_studies_have_the_teachers(
+    place: Path, published: tuple[Bundle, Bundle, Bundle], tmp_path: Path
+) -> None:
+    """What the runs of tune and study work on holds the committee, at whatever temperature a run has."""
+    base = settings(data=f"npz:{place / 'noisy.npz'}", teachers=[published[0].path], device="cpu", threads=1)
+    material = prepare(base, Progress(quiet=True))
+    run = material.run(base, tmp_path, Stop())
+    (tmp_path / "space.yaml").write_text("teachers: [a, b]\n")
+    with pytest.raises(ConfigurationError, match=r"teachers in .* is not searched"):
+        read_space(tmp_path / "space.yaml", base)
+    assert run.committee is not None
+    assert run.committee.digests == {str(published[0].path): published[0].manifest.digest}
 
 
 def test_teachers_of_other_data_are_refused(place: Path, published: tuple[Bundle, Bundle, Bundle]) -> None:
