@@ -1,6 +1,6 @@
 """Train a committee, distil it into one network, and print the test error of each of them.
 
-    python -m bench committee --members 7 --preset record --student strong
+    python -m bench committee --members 7 --preset record --student default --student-set hidden=800,800
     python -m bench committee --members 2 --preset default --student default --epochs 2 --threads 1
 
 The members differ in their seed: in weights, order, augmentation, and in the images held out. Each
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--members", type=int, default=7, help="how many (default: 7)")
     parser.add_argument("--preset", default="record", help="of the members (default: record)")
-    parser.add_argument("--student", default="strong", help="preset of the student (default: strong)")
+    parser.add_argument("--student", default="default", help="preset of the student (default: default)")
     for who in ("member", "student"):
         parser.add_argument(
             f"--{who}-set", action="append", default=[], metavar="NAME=VALUE", help=f"a setting of the {who}"
