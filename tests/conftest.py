@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from training.fetch import fetch_mnist
 from training.progress import Progress
+
+# Some tests kill forked processes that train. Autograd counts the devices at the first backward pass, and
+# refuses to run after a fork if there are any; a test that imitates CUDA would be counted, if it came first.
+torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
 
 ROOT = Path(__file__).resolve().parent.parent
 

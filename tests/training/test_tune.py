@@ -27,6 +27,7 @@ from training.data import DataSet
 from training.errors import DivergedError, InterruptedRunError
 from training.fit import fit
 from training.material import prepare
+from training.presets import PRESETS
 from training.progress import Progress
 from training.search_settings import TuneSettings
 from training.settings import TrainingSettings
@@ -48,20 +49,20 @@ def one_thread() -> None:
 def settings(tmp_path: Path) -> TuneSettings:
     """Return a search of four trials of two epochs."""
     (tmp_path / "space.yaml").write_text(SPACE)
-    return TuneSettings(
-        data=archive(tmp_path / "set.npz"),
-        validation=60,
-        hidden=(8,),
-        input_dropout=0.1,  # as the preset has it
-        batch_size=32,
-        epochs=2,
-        trials=4,
-        threads=1,
-        device="cpu",
-        runs=tmp_path / "runs",
-        space=tmp_path / "space.yaml",
-        heartbeat_seconds=0.1,
-    )
+    chosen: dict[str, Any] = {
+        "data": archive(tmp_path / "set.npz"),
+        "validation": 60,
+        "hidden": (8,),
+        "batch_size": 32,
+        "epochs": 2,
+        "trials": 4,
+        "threads": 1,
+        "device": "cpu",
+        "runs": tmp_path / "runs",
+        "space": tmp_path / "space.yaml",
+        "heartbeat_seconds": 0.1,
+    }
+    return TuneSettings.model_validate({**PRESETS["default"](), **chosen})  # as the command line begins
 
 
 def changed(settings: TuneSettings, **changes: Any) -> TuneSettings:
