@@ -30,7 +30,6 @@ from training.fit import Run, begin, make_step
 from training.job import hold_out
 from training.machine import choose_device
 from training.model import MLP
-from training.optimize import build_optimizers
 from training.precision import autocast, uses_bfloat16
 from training.presets import PRESETS
 from training.progress import Progress
@@ -144,8 +143,13 @@ def _course_loop(
         (raw / name).symlink_to((settings.data_dir / name).resolve())
     dataset = MNIST(str(directory), train=True, transform=transforms.ToTensor())
     loader = DataLoader(dataset, batch_size=settings.batch_size, shuffle=True)
-    model = MLP(settings, 10).to(device).train()
-    (optimizer,) = build_optimizers(model, settings.model_copy(update={"optimizer": "adamw"}))
+    model = nn.Sequential(
+        *(nn.Dropout(layer.p) if isinstance(layer, nn.Dropout) else layer for layer in MLP(settings, 10))
+    )
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
     criterion = nn.CrossEntropyLoss()
 
     def part_of_an_epoch() -> int:

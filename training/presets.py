@@ -9,7 +9,8 @@ Preset = Callable[[], Mapping[str, Any]]
 def course() -> Mapping[str, Any]:
     """784-256-128-10 with dropout and L2, as the course builds it.
 
-    `python -m training fit --preset course`
+    `python -m training fit --preset course`: test error 1.562% ± 0.047 (mean and standard deviation
+    of 5 seeds, `python -m bench presets --preset course`); 19 s on an idle core of a Xeon with AMX.
     """
     return {"hidden": (256, 128)}
 
@@ -17,7 +18,8 @@ def course() -> Mapping[str, Any]:
 def default() -> Mapping[str, Any]:
     """784-512-256-10 with dropout, L2 and smoothed labels, one cycle of AdamW: what `make run` trains.
 
-    `python -m training fit --preset default`
+    `python -m training fit --preset default`: test error 1.258% ± 0.037 (mean and standard deviation
+    of 5 seeds, `python -m bench presets --preset default`); 53 s on an idle core of a Xeon with AMX.
     """
     return {"hidden": (512, 256), "input_dropout": 0.1, "label_smoothing": 0.05, "epochs": 30}
 
