@@ -1,5 +1,11 @@
 """The batch job: images on disk become a published bundle.
 
-Open `job.py` first: it is the whole way, top to bottom. `fit.py` holds the training step,
-`export.py` what is proven before anything is published, `settings.py` every option there is.
+Open `job.py` first: it is the whole way, top to bottom. Then, by what they are about:
+
+- settings and start: `settings`, `presets`, `errors` (exit codes), `__main__`, `progress`
+- data: `datasets` (what `--data` takes), `data` (arrays, the split), `fetch`, `idx`, `folder`, `npz`
+- the model and the step: `model`, `stochastic`, `optimize`, `objective`, `augment`, `warp`, `noise`
+- the run: `fit` (the training step), `state`, `checkpoint`, `stop`, `distributed`, `captured`, `distill`
+- what comes out: `release`, `export` (the proof), `evaluate`, `report`, `figures`, `advice`, `card`
+- many runs: `tune`, `trials`, `space` (the search); `study`, `studies`, `study_runs` (the studies)
 """
