@@ -30,7 +30,8 @@ def strong() -> Mapping[str, Any]:
     The supervised baseline of Rasmus et al., "Semi-supervised learning with ladder networks",
     NeurIPS 2015, with a cosine schedule.
 
-    `python -m training fit --preset strong`
+    `python -m training fit --preset strong`: one run (seed 0) gave a test error of 1.000% in 536 s on one
+    core of a Xeon with AMX (`python -m bench presets --preset strong --seeds 1 --threads 1`).
     """
     return {
         "hidden": (1000, 500, 250, 250, 250),

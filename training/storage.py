@@ -103,12 +103,17 @@ def quiet_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class SeededSampler(BaseSampler):
-    """The tree-structured Parzen estimator, seeded for each trial by (seed, trial number).
+FIRST = "first_number"
+"""Attribute of a trial that was put back: the number it had at first."""
 
-    So a search that was ended and gone on with draws what it would have drawn, and processes that
-    share one seed do not draw the same. Source: Bergstra et al., "Algorithms for Hyper-Parameter
-    Optimization", NIPS 2011, as Optuna's `TPESampler`, whose first 10 trials are random.
+
+class SeededSampler(BaseSampler):
+    """The tree-structured Parzen estimator, seeded for each trial by (seed, draws before it).
+
+    A trial that was put back, with the parameters it had, is no draw. So a search that was ended and
+    gone on with draws what it would have drawn, and processes that share one seed do not draw the same.
+    Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011, as Optuna's
+    `TPESampler`, whose first 10 trials are random.
     """
 
     def __init__(self, seed: int) -> None:
@@ -120,19 +125,19 @@ class SeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """As TPESampler."""
-        return self._of(trial).infer_relative_search_space(study, trial)
+        return self._of(study, trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As TPESampler."""
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As TPESampler."""
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._of(study, trial).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
@@ -140,10 +145,12 @@ class SeededSampler(BaseSampler):
         """As TPESampler."""
         self._sampler.after_trial(study, trial, state, values)
 
-    def _of(self, trial: FrozenTrial) -> TPESampler:
+    def _of(self, study: optuna.Study, trial: FrozenTrial) -> TPESampler:
         if trial.number != self._number:
             self._number = trial.number
-            mixed = np.random.SeedSequence((self._seed, trial.number)).generate_state(1)[0]
+            earlier = study.get_trials(deepcopy=False)[: trial.number]
+            draws = sum(FIRST not in other.user_attrs for other in earlier)
+            mixed = np.random.SeedSequence((self._seed, draws)).generate_state(1)[0]
             self._sampler = TPESampler(seed=int(mixed))
         return self._sampler
 

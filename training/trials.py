@@ -22,12 +22,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from training.progress import Progress
 from training.stop import Stop
+from training.storage import FIRST
 
 GRACE_BEATS = 6
 MAX_DEATHS = 3
 """A trial whose owner died this often is not tried again: it may be what kills them."""
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-BEAT, FIRST, DEATHS = "heartbeat", "first_number", "deaths"
+BEAT, DEATHS = "heartbeat", "deaths"
 
 
 def first_number(trial: Trial | FrozenTrial) -> int:

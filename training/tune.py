@@ -29,8 +29,8 @@ from training.settings import TrainingSettings
 from training.space import DEFAULT_SPACE, Space, default_space, read_space, suggest
 from training.state import Epoch
 from training.stop import Stop, StopWhen, listen
-from training.storage import open_storage, open_study, quiet_optuna
-from training.trials import FIRST, Trials, first_number
+from training.storage import FIRST, open_storage, open_study, quiet_optuna
+from training.trials import Trials, first_number
 
 
 class _LostTrialError(Exception):

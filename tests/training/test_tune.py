@@ -32,7 +32,8 @@ from training.progress import Progress
 from training.search_settings import TuneSettings
 from training.settings import TrainingSettings
 from training.stop import Stop
-from training.trials import DONE, FIRST, MAX_DEATHS, Trials
+from training.storage import FIRST
+from training.trials import DONE, MAX_DEATHS, Trials
 from training.tune import tune
 
 SPACE = "learning_rate: {low: 1e-4, high: 1e-2, log: true}\ndropout: {low: 0, high: 0.5}\n"
@@ -303,6 +304,40 @@ def test_a_signal_keeps_what_is_done_and_the_search_ends_the_same(
     for trial in done(broken):
         if trial.state == TrialState.COMPLETE:
             assert scores[tuple(sorted(trial.params.items()))] == trial.value
+
+
+@pytest.mark.parametrize("interrupted", [0, 1, 2])
+def test_a_trial_that_is_put_back_moves_no_other_draw(
+    settings: TuneSettings, tmp_path: Path, interrupted: int
+) -> None:
+    """Interrupted in the middle of any trial, a search draws what the undisturbed one draws."""
+
+    class InTheMiddle(Stop):
+        looks = 0
+
+        @property
+        def requested(self) -> bool:
+            self.looks += 1
+            return self.looks > 5
+
+        def check(self) -> None:
+            if self.requested:
+                raise InterruptedRunError("in the middle")
+
+    whole = changed(settings, runs=tmp_path / "whole")
+    tune(whole, (), QUIET)
+    broken = changed(settings, runs=tmp_path / "broken")
+    if interrupted:
+        tune(changed(broken, trials=interrupted), (), QUIET)
+    study = opened(broken) if interrupted else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.tune.StopWhen", lambda *_: InTheMiddle())
+        with pytest.raises(InterruptedRunError):
+            tune(broken, (), QUIET)
+    assert [t.state for t in opened(broken).trials].count(TrialState.WAITING) == 1
+    assert study is None or len(study.trials) == interrupted + 2
+    tune(broken, (), QUIET)
+    assert {params for params, _ in outcomes(broken)} == {params for params, _ in outcomes(whole)}
 
 
 def test_the_time_limit_puts_the_trial_back(settings: TuneSettings) -> None:
