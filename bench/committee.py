@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Mapping
 
@@ -29,10 +28,10 @@ from bundle.repository import Bundle, versions
 from training.data import DataSet, Images, polarity
 from training.datasets import load
 from training.distill import Committee, load_committee
-from training.errors import EXIT_MISUSE, TrainingError, UnwritableError
 from training.job import run
 from training.machine import choose_device
 from training.material import weight_settings
+from training.outcome import exit_code
 from training.presets import PRESETS
 from training.progress import Progress
 from training.settings import AugmentationSettings, TrainingSettings, model_name
@@ -57,19 +56,7 @@ def main(arguments: list[str]) -> int:
         )
     parser.add_argument("--plain", action="store_true", help="train the student without teachers as well")
     add_options(parser, TrainingSettings)
-    try:
-        options = parse(parser, arguments, TrainingSettings)
-        _measure(options, Progress())
-    except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISUSE
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except BundleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UnwritableError.exit_code
-    return 0
+    return exit_code(lambda: _measure(parse(parser, arguments, TrainingSettings), Progress()))
 
 
 def _measure(options: argparse.Namespace, progress: Progress) -> None:

@@ -11,7 +11,6 @@ order and dropout; the test set is the same and is looked at once per run, after
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,14 +18,13 @@ from pathlib import Path
 import torch
 
 from bundle.configuration import Layer, add_options, build, from_arguments
-from bundle.errors import ConfigurationError
 from training.data import polarity
 from training.datasets import load
-from training.errors import EXIT_MISUSE, TrainingError
 from training.evaluate import logits_of
 from training.fit import Run, fit
 from training.job import hold_out
 from training.machine import choose_device
+from training.outcome import exit_code
 from training.presets import PRESETS
 from training.progress import Progress
 from training.settings import TrainingSettings
@@ -45,17 +43,13 @@ def main(arguments: list[str]) -> int:
     add_options(parser, TrainingSettings)
     options = parser.parse_args(arguments)
     progress = Progress()
-    try:
+
+    def measure() -> None:
         for name in options.preset or PRESETS:
             layers = [Layer(PRESETS[name](), name), from_arguments(TrainingSettings, options)]
             _measure(name, build(TrainingSettings, layers), options.seeds, progress)
-    except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISUSE
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return exit_code(measure)
 
 
 def _measure(name: str, settings: TrainingSettings, seeds: int, progress: Progress) -> None:

@@ -11,7 +11,6 @@ large product of the same type reaches on this device in the same run.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,15 +20,14 @@ import torch
 from torch import nn
 
 from bundle.configuration import Layer, add_options, build, from_arguments
-from bundle.errors import ConfigurationError
 from training.data import Resident
 from training.datasets import load
-from training.errors import EXIT_MISUSE, TrainingError
 from training.fetch import MNIST_SHA256
 from training.fit import Run, begin, make_step
 from training.job import hold_out
 from training.machine import choose_device
 from training.model import MLP
+from training.outcome import exit_code
 from training.precision import autocast, uses_bfloat16
 from training.presets import PRESETS
 from training.progress import Progress
@@ -52,16 +50,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--images", type=int, default=12_800, help="images a round for the course's loop")
     add_options(parser, TrainingSettings)
     options = parser.parse_args(arguments)
-    try:
+
+    def measure() -> None:
         layers = [Layer(PRESETS["default"](), "default"), from_arguments(TrainingSettings, options)]
         _compare(build(TrainingSettings, layers), options.rounds, options.images)
-    except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISUSE
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return exit_code(measure)
 
 
 def _compare(settings: TrainingSettings, rounds: int, images: int) -> None:

@@ -14,14 +14,13 @@ from pathlib import Path
 import yaml
 
 from bundle.configuration import Layer, add_options, build, from_arguments, from_environment, nearest, parse
-from bundle.errors import ConfigurationError, PublishError
-from training.errors import EXIT_MISUSE, TrainingError, UnwritableError
+from bundle.errors import ConfigurationError
+from training.outcome import exit_code
 from training.presets import PRESETS
 from training.progress import Progress
 from training.search_settings import STUDIES, StudySettings, TuneSettings
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
 
-EXIT_KEYBOARD_INTERRUPT = 130
 COMMANDS: Mapping[str, tuple[str, type[TrainingSettings]]] = {
     "fit": ("train a model, prove its export, publish it as the next version", TrainingSettings),
     "data": ("fetch MNIST and check it, and do nothing else", TrainingSettings),
@@ -32,44 +31,34 @@ COMMANDS: Mapping[str, tuple[str, type[TrainingSettings]]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    return exit_code(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
     progress = Progress()
-    try:
-        options = parse(_parser(), arguments, StudySettings)
-        layers = _layers(options)
-        settings = build(COMMANDS[options.command][1], layers)
-        given = frozenset(name for layer in layers[1:] for name in layer.values)
-        if options.command == "data":
-            from training.fetch import fetch_mnist
+    options = parse(_parser(), arguments, StudySettings)
+    layers = _layers(options)
+    settings = build(COMMANDS[options.command][1], layers)
+    given = frozenset(name for layer in layers[1:] for name in layer.values)
+    if options.command == "data":
+        from training.fetch import fetch_mnist
 
-            paths = fetch_mnist(settings.data_dir, progress)
-            print("\n".join(str(path) for path in paths.values()))
-        elif isinstance(settings, TuneSettings):
-            from training.tune import search
+        paths = fetch_mnist(settings.data_dir, progress)
+        print("\n".join(str(path) for path in paths.values()))
+    elif isinstance(settings, TuneSettings):
+        from training.tune import search
 
-            print(search(settings, given, progress))
-        elif isinstance(settings, StudySettings):
-            from training.study import study
+        print(search(settings, given, progress))
+    elif isinstance(settings, StudySettings):
+        from training.study import study
 
-            print(study(options.studies, settings, given, progress))
-        else:
-            from training.job import run
+        print(study(options.studies, settings, given, progress))
+    else:
+        from training.job import run
 
-            published = run(settings, progress)
-            if published:
-                print(published.path)
-    except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISUSE
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except PublishError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UnwritableError.exit_code
-    except KeyboardInterrupt:
-        print("interrupted at once: what the last checkpoint holds is kept", file=sys.stderr)
-        return EXIT_KEYBOARD_INTERRUPT
-    return 0
+        published = run(settings, progress)
+        if published:
+            print(published.path)
 
 
 def _parser() -> argparse.ArgumentParser:
