@@ -17,3 +17,6 @@ compile lock/run.txt --extra training --extra serving --constraints lock/develop
 compile lock/tracking.txt --extra training --extra serving --extra tracking --constraints lock/development.txt
 compile lock/training.txt --extra training --constraints lock/development.txt
 compile lock/serving.txt --extra serving --constraints lock/development.txt
+# Other people's clients, which tests run unmodified, in an environment of their own: they hold old versions.
+"$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --custom-compile-command "make lock" --output-file lock/clients.txt lock/clients.in

@@ -10,6 +10,7 @@ import orjson
 from bundle.repository import Bundle
 from serving.admission import Upload
 from serving.images import Decoded
+from serving.messages import Answer
 
 
 def encode(
@@ -17,7 +18,7 @@ def encode(
     uploads: Sequence[Upload],
     images: Sequence[Decoded],
     probabilities: npt.NDArray[np.float32],
-) -> bytes:
+) -> Answer:
     """Return the answer, one prediction for each upload, in their order.
 
         {"model": {"name": "mnist", "version": 1, "digest": "<64 hexadecimal digits>"},
@@ -51,4 +52,5 @@ def encode(
             prediction["filename"] = upload.filename
         predictions.append(prediction)
     model = {"name": manifest.name, "version": bundle.version, "digest": manifest.digest}
-    return orjson.dumps({"model": model, "predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+    document = {"model": model, "predictions": predictions}
+    return Answer(body=orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))

@@ -17,13 +17,13 @@ from serving.errors import (
     ProblemError,
     UnsupportedMediaTypeError,
 )
-from serving.predict import predict
+from serving.messages import JSON, Answer, Request
+from serving.predict import answer, prepare
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 
 log = logging.getLogger("glyph.serving")
 
-JSON = "application/json"
 MAX_DISCARDED_BYTES = 64 << 20
 
 
@@ -44,9 +44,7 @@ def create_app(settings: ServiceSettings) -> Flask:
     @app.post("/predict")
     def _predict() -> Response:
         engine = state.engine()
-        body = _body(settings)
-        answer = predict(engine, request.headers.get("Content-Type"), body, max_files=settings.max_files)
-        return Response(answer, mimetype=JSON)
+        return _response(answer(prepare(engine, _request(_body(settings)), settings)))
 
     @app.get("/livez")
     def _livez() -> Response:
@@ -66,6 +64,21 @@ def create_app(settings: ServiceSettings) -> Flask:
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(Exception, _failure)
     return app
+
+
+def _request(body: bytes) -> Request:
+    """Return the current request as plain data."""
+    return Request(
+        method=request.method,
+        path=request.path,
+        query=request.query_string.decode("latin-1"),
+        headers={name.lower(): value for name, value in request.headers.items()},
+        body=body,
+    )
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, answer.headers, content_type=answer.media_type)
 
 
 def _discard_body() -> None:

@@ -1,24 +1,55 @@
-"""A request's way, whole: admit, decode, infer, encode. It knows nothing of HTTP libraries."""
+"""A request's way, whole: admit, decode, infer, encode. It knows nothing of HTTP libraries.
+
+`prepare` is the first half, up to the images; what it returns carries the second half. Whoever calls
+decides where the inference between the two happens: the inference worker puts the images of all
+requests that have arrived into one batch, a WSGI thread runs its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.admission import Upload, admit
 from serving.answer import encode
 from serving.engine import Engine
 from serving.errors import ProblemError
 from serving.images import Decoded, decode
+from serving.messages import Answer, Request
+from serving.settings import ServiceSettings
 
 
-def predict(engine: Engine, content_type: str | None, body: bytes, *, max_files: int) -> bytes:
-    """Answer one request's body with the JSON that `answer.encode` describes.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What one request asks of a model."""
+
+    engine: Engine
+    images: npt.NDArray[np.uint8]
+    """`uint8[n, 28, 28]`, n at least 1."""
+    encode: Callable[[npt.NDArray[np.float32]], Answer]
+    """Makes the answer of the probabilities, `float32[n, classes]`."""
+
+
+def prepare(engine: Engine, request: Request, settings: ServiceSettings) -> Work:
+    """Admit and decode a request of `POST /predict`; the answer is what `answer.encode` describes.
 
     Raises:
         ProblemError: the request cannot be answered; its status, what was wrong, and the remedy.
     """
-    uploads = admit(content_type, body, max_files=max_files)
+    uploads = admit(request.headers.get("content-type"), request.body, max_files=settings.max_files)
     images = [_decode(upload, index, engine) for index, upload in enumerate(uploads)]
-    probabilities = engine.infer(np.stack([image.pixels for image in images]))
-    return encode(engine.bundle, uploads, images, probabilities)
+    return Work(
+        engine=engine,
+        images=np.stack([image.pixels for image in images]),
+        encode=partial(encode, engine.bundle, uploads, images),
+    )
+
+
+def answer(work: Work) -> Answer:
+    """Run the inference that the work asks for, alone, and encode its answer."""
+    return work.encode(work.engine.infer(work.images))
 
 
 def _decode(upload: Upload, index: int, engine: Engine) -> Decoded:

@@ -203,8 +203,8 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
     settings, train = run.settings, run.train
     regularisation = penalty(state.model, settings, len(train))
     for part in run.world.slice(batch).tensor_split(settings.accumulate):
-        labels = train.labels[part]
-        pixels = state.augment(train.images[part], labels, part, state.epoch_index)
+        images, labels = train.images.index_select(0, part), train.labels.index_select(0, part)
+        pixels = state.augment(images, labels, part, state.epoch_index)
         with autocast(settings, train.images.device):
             logits = called(state.standardise(pixels)).float()
             targets = run.committee(pixels, settings.distill_temperature) if run.committee else None

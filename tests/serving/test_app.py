@@ -59,7 +59,7 @@ def test_a_failure_nobody_foresaw_is_500_in_the_log_and_not_in_the_answer(
         raise RuntimeError("a secret of the inside")
 
     client = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu")).test_client()
-    monkeypatch.setattr(application, "predict", fail)
+    monkeypatch.setattr(application, "prepare", fail)
     answer = client.post("/predict", data=b"x", content_type=PNG)
     assert answer.status_code == 500
     assert answer.mimetype == "application/problem+json"

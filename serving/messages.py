@@ -1,0 +1,32 @@
+"""A request and its answer as plain data: what both doors, the inference worker and WSGI, translate to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One HTTP request, whole: its body was read within its limit and its framing undone."""
+
+    method: str
+    path: str
+    """Percent-decoded, without the query."""
+    query: str = ""
+    """As sent, without the question mark."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By name in lower case; values of a repeated field are joined by a comma and a space (RFC 9110, 5.3)."""
+    body: bytes = b""
+
+
+@dataclass(kw_only=True, slots=True)
+class Answer:
+    """One HTTP response, whole."""
+
+    body: bytes
+    media_type: str = JSON
+    status: HTTPStatus = HTTPStatus.OK
+    headers: dict[str, str] = field(default_factory=dict)
+    """More fields, by name as they are written; content type and length are not among them."""
