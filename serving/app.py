@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from typing import Any
 
 import orjson
@@ -9,7 +10,6 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from serving.errors import (
-    PROBLEM_MEDIA_TYPE,
     BodyTooLargeError,
     MalformedBodyError,
     MethodNotAllowedError,
@@ -18,7 +18,7 @@ from serving.errors import (
     UnsupportedMediaTypeError,
 )
 from serving.messages import JSON, Answer, Request
-from serving.predict import answer, prepare
+from serving.pipeline import Pipeline, problem
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 
@@ -40,11 +40,12 @@ def create_app(settings: ServiceSettings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     state = ModelState.start(settings)
     app.extensions["glyph"] = state
+    pipeline = Pipeline(settings, state)
 
     @app.post("/predict")
     def _predict() -> Response:
-        engine = state.engine()
-        return _response(answer(prepare(engine, _request(_body(settings)), settings)))
+        exchange = pipeline.open(_request(_body(settings)), time.perf_counter())
+        return _response(pipeline.answer(exchange))
 
     @app.get("/livez")
     def _livez() -> Response:
@@ -147,8 +148,7 @@ def _json(document: dict[str, Any]) -> Response:
 
 def _problem(error: ProblemError) -> Response:
     _discard_body()
-    body = orjson.dumps(error.document())
-    return Response(body, status=error.status, mimetype=PROBLEM_MEDIA_TYPE, headers=error.headers)
+    return _response(problem(error))
 
 
 def _http_problem(error: HTTPException) -> Response:

@@ -47,11 +47,6 @@ def prepare(engine: Engine, request: Request, settings: ServiceSettings) -> Work
     )
 
 
-def answer(work: Work) -> Answer:
-    """Run the inference that the work asks for, alone, and encode its answer."""
-    return work.encode(work.engine.infer(work.images))
-
-
 def _decode(upload: Upload, index: int, engine: Engine) -> Decoded:
     """Decode one upload; a refusal says which of them it was."""
     try:

@@ -15,8 +15,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
-from serving import app as application
-from serving import cpus, gunicorn_conf, worker, wsgi
+from serving import cpus, gunicorn_conf, predict, worker, wsgi
 from serving.announcement import announcement, base_url
 from serving.app import create_app
 from serving.settings import ServiceSettings, load_settings
@@ -59,7 +58,7 @@ def test_a_failure_nobody_foresaw_is_500_in_the_log_and_not_in_the_answer(
         raise RuntimeError("a secret of the inside")
 
     client = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu")).test_client()
-    monkeypatch.setattr(application, "prepare", fail)
+    monkeypatch.setattr(predict, "prepare", fail)
     answer = client.post("/predict", data=b"x", content_type=PNG)
     assert answer.status_code == 500
     assert answer.mimetype == "application/problem+json"
