@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
 from bundle.repository import Bundle
 from serving.admission import Upload
+from serving.engine import Outputs
 from serving.images import Decoded
 from serving.messages import Answer
 
@@ -17,7 +16,7 @@ def encode(
     bundle: Bundle,
     uploads: Sequence[Upload],
     images: Sequence[Decoded],
-    probabilities: npt.NDArray[np.float32],
+    outputs: Outputs,
 ) -> Answer:
     """Return the answer, one prediction for each upload, in their order.
 
@@ -34,10 +33,10 @@ def encode(
         bundle: what answered.
         uploads: for their filenames.
         images: for their warnings.
-        probabilities: `float32[len(uploads), classes]`; written with as many digits as a float32
-            needs to be read back exactly.
+        outputs: for the probabilities, `float32[len(uploads), classes]`; written with as many digits
+            as a float32 needs to be read back exactly.
     """
-    manifest = bundle.manifest
+    manifest, probabilities = bundle.manifest, outputs.probabilities
     indices = probabilities.argmax(axis=1).tolist()
     predictions: list[dict[str, Any]] = []
     for upload, image, index, row in zip(uploads, images, indices, probabilities, strict=True):

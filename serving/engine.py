@@ -25,6 +25,22 @@ PROVIDER_NAMES: dict[str, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUEx
 LOG_SEVERITY_FATAL = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the model gave for a batch; `outputs[start:stop]` are those of some of its images."""
+
+    logits: npt.NDArray[np.float32]
+    """`float32[n, classes]`, before the softmax, the calibration's temperature applied."""
+    probabilities: npt.NDArray[np.float32]
+    """`float32[n, classes]`, calibrated; rows sum to 1."""
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def __getitem__(self, rows: slice) -> "Outputs":
+        return Outputs(self.logits[rows], self.probabilities[rows])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Engine:
     """A proven model, ready to answer. Safe to call from several threads at once."""
@@ -34,10 +50,9 @@ class Engine:
     session: Any
     """An `onnxruntime.InferenceSession`."""
 
-    def infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return the calibrated probabilities, `float32[n, classes]`, of `uint8[n, 28, 28]`."""
-        answer: npt.NDArray[np.float32] = self.session.run(["probabilities"], {"images": images})[0]
-        return answer
+    def infer(self, images: npt.NDArray[np.uint8]) -> Outputs:
+        """Return the model's outputs for `uint8[n, 28, 28]`."""
+        return Outputs(*self.session.run(["logits", "probabilities"], {"images": images}))
 
 
 def choose_provider(policy: str, device_id: int) -> Provider:
@@ -124,8 +139,8 @@ def _replay(engine: Engine, golden: GoldenExamples) -> None:
     """Ask for the golden examples whole and one by one, and compare both with what is recorded."""
     tolerance = engine.bundle.manifest.golden.tolerance
     try:
-        whole = engine.infer(golden.images)
-        single = np.concatenate([engine.infer(image[None]) for image in golden.images])
+        whole = engine.infer(golden.images).probabilities
+        single = np.concatenate([engine.infer(image[None]).probabilities for image in golden.images])
     except Exception as error:  # its classes share no base but Exception
         text = " ".join(str(error).split())
         if engine.provider == "cuda":

@@ -3,7 +3,7 @@
     exchange = pipeline.open(request, arrived)     its id, its route, its deadline
     work     = pipeline.prepare(exchange)          admit and decode: may raise ProblemError
     ...      the door runs the inference: alone (`answer`), or with whatever else has arrived
-    answer   = pipeline.encode(exchange, work, probabilities)
+    answer   = pipeline.encode(exchange, work, outputs)
     answer   = pipeline.refuse(exchange, error)    instead, wherever a ProblemError came up
     answer   = pipeline.close(exchange, answer)    the fields that every answer carries, the metrics, the log
 
@@ -14,11 +14,10 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
 from serving import predict
+from serving.engine import Outputs
 from serving.errors import PROBLEM_MEDIA_TYPE, ProblemError
 from serving.messages import Answer, Request
 from serving.predict import Work
@@ -67,10 +66,10 @@ class Pipeline:
         exchange.phases["decode"] = time.perf_counter() - started
         return work
 
-    def encode(self, exchange: Exchange, work: Work, probabilities: npt.NDArray[np.float32]) -> Answer:
-        """Return the answer, `float32[len(work.images), classes]` in hand."""
+    def encode(self, exchange: Exchange, work: Work, outputs: Outputs) -> Answer:
+        """Return the answer, the outputs for `work.images` in hand."""
         started = time.perf_counter()
-        answer = work.encode(probabilities)
+        answer = work.encode(outputs)
         exchange.phases["encode"] = time.perf_counter() - started
         return answer
 
@@ -93,10 +92,10 @@ class Pipeline:
         try:
             work = self.prepare(exchange)
             started = time.perf_counter()
-            probabilities = work.engine.infer(work.images)
+            outputs = work.engine.infer(work.images)
             exchange.phases["infer"] = time.perf_counter() - started
             exchange.batch = len(work.images)
-            answer = self.encode(exchange, work, probabilities)
+            answer = self.encode(exchange, work, outputs)
         except Exception as error:  # noqa: BLE001  a door must answer whatever happened
             answer = self.refuse(exchange, error)
         return self.close(exchange, answer)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from serving.admission import Upload, admit
 from serving.answer import encode
-from serving.engine import Engine
+from serving.engine import Engine, Outputs
 from serving.errors import ProblemError
 from serving.images import Decoded, decode
 from serving.messages import Answer, Request
@@ -28,8 +28,8 @@ class Work:
     engine: Engine
     images: npt.NDArray[np.uint8]
     """`uint8[n, 28, 28]`, n at least 1."""
-    encode: Callable[[npt.NDArray[np.float32]], Answer]
-    """Makes the answer of the probabilities, `float32[n, classes]`."""
+    encode: Callable[[Outputs], Answer]
+    """Makes the answer of the n images' outputs."""
 
 
 def prepare(engine: Engine, request: Request, settings: ServiceSettings) -> Work:

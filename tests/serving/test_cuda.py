@@ -27,7 +27,7 @@ def test_a_cuda_engine_answers_as_numpy_does(bundle: Bundle, linear: Linear) -> 
     assert opened.session.get_providers()[0] == "CUDAExecutionProvider"
     for count in (1, 7, 300):
         images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        assert np.allclose(opened.infer(images), linear.probabilities(images), atol=1e-4)
+        assert np.allclose(opened.infer(images).probabilities, linear.probabilities(images), atol=1e-4)
 
 
 @pytest.mark.parametrize("policy", ["cuda", "auto"])
