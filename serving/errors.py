@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+BEARER_CHALLENGE = 'Bearer realm="glyph"'
 
 
 class ServingError(Exception):
@@ -65,6 +66,38 @@ class MalformedBodyError(ProblemError):
     status = HTTPStatus.BAD_REQUEST
     kind = "malformed-body"
     title = "The body cannot be read"
+
+
+class UnauthorizedError(ProblemError):
+    """There is no bearer token, or it is not valid (RFC 6750, section 3)."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    kind = "unauthorized"
+    title = "A bearer token is needed"
+
+    def __init__(self, detail: str, *, remedy: str, code: str = "") -> None:
+        super().__init__(detail, remedy=remedy)
+        self.headers = {"WWW-Authenticate": BEARER_CHALLENGE + (f', error="{code}"' if code else "")}
+
+
+class BearerMalformedError(ProblemError):
+    """The Authorization field is of the scheme Bearer, and not well formed (RFC 6750, section 3.1)."""
+
+    status = HTTPStatus.BAD_REQUEST
+    kind = "malformed-authorization"
+    title = "The Authorization field cannot be read"
+
+    def __init__(self, detail: str, *, remedy: str) -> None:
+        super().__init__(detail, remedy=remedy)
+        self.headers = {"WWW-Authenticate": f'{BEARER_CHALLENGE}, error="invalid_request"'}
+
+
+class AccessUnknownError(ProblemError):
+    """Tokens are asked for, and which are valid is not known: the operator's file is broken."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "access-unknown"
+    title = "The service cannot tell who may ask"
 
 
 class NotFoundError(ProblemError):

@@ -7,13 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bundle.configuration import Layer, OrNone, Settings, build, from_environment
+from bundle.configuration import CommaSeparated, Layer, OrNone, Settings, build, from_environment
 
 ENVIRONMENT_PREFIX = "GLYPH_"
 RESERVED = ("GLYPH_TRAIN_", "GLYPH_SCORE_")
 """Prefixes of variables that belong to the training job and to the batch scorer."""
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[a-z0-9.\-\[\]:_]+)$")]
+"""What a browser sends as `Origin` (RFC 6454, section 6.2), or `*`."""
 
 
 class ServiceSettings(Settings):
@@ -61,7 +65,40 @@ class ServiceSettings(Settings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="least level that is logged")
     ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"],
+        Field(description="how log lines are written: for people, or one JSON object each"),
+    ] = "text"
     access_log: Annotated[bool, Field(description="log one line for each request, to stdout")] = False
+    tracing: Annotated[
+        Literal["off", "otlp"],
+        Field(
+            description="'otlp' sends a span of each request to a collector by OTLP over HTTP; the standard "
+            "variables OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and so on say the rest"
+        ),
+    ] = "off"
+    tokens_file: Annotated[
+        Path | None,
+        OrNone,
+        Field(
+            description="file of the hashes of bearer tokens ('python -m serving.token' makes a line of it); none "
+            "asks nobody for a token. It is read again when it changes"
+        ),
+    ] = None
+    docs_token: Annotated[
+        bool, Field(description="ask for a token on /docs and /openapi.json too, where there are tokens")
+    ] = False
+    metrics_token: Annotated[
+        bool, Field(description="ask for a token on /metrics too, where there are tokens")
+    ] = False
+    cors_origins: Annotated[
+        tuple[Origin, ...],
+        CommaSeparated,
+        Field(
+            description="origins whose pages may ask this service from a browser, as https://app.example.org, "
+            "separated by commas; '*' is every origin, none is only the service's own page"
+        ),
+    ] = ()
 
 
 def environment_layer(environment: Mapping[str, str]) -> Layer:
