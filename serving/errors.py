@@ -101,7 +101,7 @@ class AccessUnknownError(ProblemError):
 
 
 class NotFoundError(ProblemError):
-    """No such path."""
+    """No such path, model or version."""
 
     status = HTTPStatus.NOT_FOUND
     kind = "not-found"
@@ -122,6 +122,42 @@ class BodyTooLargeError(ProblemError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     kind = "body-too-large"
     title = "The body is too large"
+
+
+class TooManyImagesError(ProblemError):
+    """More images in one body than the service answers."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    kind = "too-many-images"
+    title = "The body has too many images"
+
+
+class UnsupportedCodingError(ProblemError):
+    """The body has a content coding that is not undone here (RFC 9110, section 15.5.16)."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    kind = "unsupported-coding"
+    title = "The content coding is not supported"
+
+
+class BadQueryError(ProblemError):
+    """A query parameter is unknown, or its value is not one that it can have."""
+
+    status = HTTPStatus.BAD_REQUEST
+    kind = "bad-query"
+    title = "The query cannot be understood"
+
+
+class InvalidInstanceError(ProblemError):
+    """The body is read, and what it says is no image."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    kind = "invalid-instance"
+    title = "An instance is not an image"
+
+    def of_instance(self, index: int) -> None:
+        """Note which of several was refused: its place, from 0."""
+        self.extensions = {"instance": index}
 
 
 class TooManyFilesError(ProblemError):

@@ -53,6 +53,14 @@ class ServiceSettings(Settings):
     max_files: Annotated[
         int, Field(ge=1, le=65536, description="most files in one form; beyond it the answer is 413")
     ] = 256
+    max_images: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65536,
+            description="most images in one body of JSON, pixels, or tensors; beyond it the answer is 413",
+        ),
+    ] = 1024
     timeout_seconds: Annotated[
         int, Field(ge=1, description="a process that is silent for longer is replaced; loading counts")
     ] = 30

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bundle.errors import BundleError
 from bundle.repository import Bundle, resolve
 from serving.engine import Engine, Provider, choose_provider, open_engine
-from serving.errors import NotReadyError, ProviderError
+from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.settings import ServiceSettings
 
 log = logging.getLogger("glyph.serving")
@@ -69,11 +69,12 @@ class ModelState:
             self.provider = "cpu"
             return open_engine(bundle, self.provider, self.settings.device_id)
 
-    def engine(self) -> Engine:
-        """Return the proven engine.
+    def engine(self, version: int | None = None) -> Engine:
+        """Return the proven engine: of `version`, or the one that is served where none is asked for.
 
         Raises:
             NotReadyError: there is none; the detail says why.
+            NotFoundError: that version is not loaded; the detail says which are.
         """
         if self._engine is None:
             raise NotReadyError(
@@ -81,4 +82,13 @@ class ModelState:
                 remedy="Publish or restore a version, then restart the service or send it SIGHUP; "
                 "'python -m bundle verify' checks a version.",
             )
+        if version not in (None, self._engine.bundle.version):
+            raise NotFoundError(
+                f"version {version} is not loaded",
+                remedy=f"Ask for one of the versions that are: {', '.join(map(str, self.versions()))}.",
+            )
         return self._engine
+
+    def versions(self) -> list[int]:
+        """Return the versions that `engine` has, ascending."""
+        return [] if self._engine is None else [self._engine.bundle.version]
