@@ -226,3 +226,35 @@ class NotReadyError(ProblemError):
     def __init__(self, detail: str, *, remedy: str) -> None:
         super().__init__(detail, remedy=remedy)
         self.headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+
+
+class BadTimeoutError(ProblemError):
+    """X-Request-Timeout-Ms is no time."""
+
+    status = HTTPStatus.BAD_REQUEST
+    kind = "bad-timeout"
+    title = "The request's timeout cannot be understood"
+
+
+class OverloadedError(ProblemError):
+    """More requests than the queue holds."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "overloaded"
+    title = "The service has too much to do"
+
+
+class DeadlineExceededError(ProblemError):
+    """The request's time was over before it was computed."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    kind = "deadline-exceeded"
+    title = "The request's time is over"
+
+
+class RequestTimeoutError(ProblemError):
+    """The request did not arrive whole within its time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    kind = "request-timeout"
+    title = "The request took too long to arrive"

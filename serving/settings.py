@@ -41,12 +41,95 @@ class ServiceSettings(Settings):
         "127.0.0.1"
     )
     port: Annotated[int, Field(ge=1, le=65535, description="TCP port to listen on")] = 8080
+    management_host: Annotated[
+        str,
+        Field(min_length=1, description="address of the management port; probes must be able to reach it"),
+    ] = "127.0.0.1"
+    management_port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65535,
+            description="TCP port of /livez, /readyz and /metrics, answered by a process of their own "
+            "whatever the load; 0 is none",
+        ),
+    ] = 8081
+    reload_seconds: Annotated[
+        float,
+        Field(ge=0, le=86400, description="how often new versions are looked for; 0 is at start only"),
+    ] = 10.0
+    kept_versions: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="versions that stay loaded after a newer one took their place, for requests that name them",
+        ),
+    ] = 1
+    drift_window_seconds: Annotated[
+        float,
+        Field(ge=60, le=604800, description="how far back glyph_drift_psi looks"),
+    ] = 3600.0
     workers: Annotated[
         Positive | None,
         OrNone,
         Field(description="processes; none is one for each usable CPU, and 1 where CUDA is used"),
     ] = None
-    threads: Annotated[int, Field(ge=1, le=1024, description="requests a process works on at once")] = 4
+    worker: Annotated[
+        Literal["inference", "gthread"],
+        Field(
+            description="how a process serves: 'inference' is an event loop that runs what has arrived as one "
+            "batch, 'gthread' is Gunicorn's threads, one request each"
+        ),
+    ] = "gthread"
+    threads: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1024,
+            description="threads of a process: with gthread the requests it works on at once, else for pages, "
+            "probes and large bodies",
+        ),
+    ] = 4
+    connections: Annotated[
+        int, Field(ge=8, le=1 << 20, description="most connections of a process; more wait to be accepted")
+    ] = 4096
+    queue_limit: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1 << 20,
+            description="most predictions that wait in a process; beyond it the answer is 503 with Retry-After",
+        ),
+    ] = 512
+    queue_bytes: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            description="most bytes of bodies that a process holds; beyond it the answer is 503 with Retry-After",
+        ),
+    ] = 256 << 20
+    request_timeout_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=3600,
+            description="the longest that a prediction waits; X-Request-Timeout-Ms asks for less. Then the "
+            "answer is 504 and nothing is computed",
+        ),
+    ] = 30.0
+    header_timeout_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="time for a request's head, from its first byte to its last")
+    ] = 10.0
+    body_timeout_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="time for a request's body, from the head to the last byte")
+    ] = 30.0
+    write_timeout_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="time in which a client has to take an answer")
+    ] = 30.0
+    max_requests: Annotated[
+        int, Field(ge=0, description="requests after which a process is replaced, give or take; 0 is never")
+    ] = 0
     max_body_bytes: Annotated[
         int, Field(ge=1024, le=1 << 30, description="largest request body; beyond it the answer is 413")
     ] = 8 << 20
@@ -67,6 +150,12 @@ class ServiceSettings(Settings):
     graceful_timeout_seconds: Annotated[
         int, Field(ge=1, description="time that requests in flight get after SIGTERM")
     ] = 25
+    tls_certificate: Annotated[
+        Path | None,
+        OrNone,
+        Field(description="PEM file of the certificate and its chain; none is plain HTTP"),
+    ] = None
+    tls_key: Annotated[Path | None, OrNone, Field(description="PEM file of the certificate's key")] = None
     keepalive_seconds: Annotated[
         int, Field(ge=1, description="how long an idle connection is kept; more than a load balancer's")
     ] = 75

@@ -1,0 +1,130 @@
+"""What happens when more is asked than can be answered: a bounded queue, its drain rate, and deadlines.
+
+Both doors keep a `Gate`. A request that enters is answered; one that may not enter is refused at once,
+because an answer that comes after the client has given up costs as much as one that is read.
+"""
+
+import math
+import threading
+import time
+
+from serving.errors import BadTimeoutError, DeadlineExceededError, OverloadedError
+
+TIMEOUT_FIELD = "x-request-timeout-ms"
+RATE_WINDOW_SECONDS = 0.25
+RATE_SMOOTHING = 0.3
+MAX_RETRY_AFTER_SECONDS = 60
+
+
+class Gate:
+    """Counts the requests of one process between arrival and answer, and the bytes of their bodies.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, limit: int, limit_bytes: int) -> None:
+        self.limit = limit
+        self.limit_bytes = limit_bytes
+        self.waiting = 0
+        """Requests that have entered and not left."""
+        self.held_bytes = 0
+        """Bytes of bodies, announced or received, of requests that are not answered yet."""
+        self._lock = threading.Lock()
+        self._rate = 0.0
+        self._left = 0
+        self._window = time.monotonic()
+
+    def enter(self) -> None:
+        """Take a place in the queue.
+
+        Raises:
+            OverloadedError: there is none left.
+        """
+        with self._lock:
+            if self.waiting < self.limit:
+                if self.waiting == 0:  # an idle time says nothing of how fast a queue drains
+                    self._window, self._left = time.monotonic(), 0
+                self.waiting += 1
+                return
+        raise self.overloaded(f"{self.limit} requests wait already, and no more may")
+
+    def leave(self) -> None:
+        """Give the place back, and measure how fast that happens."""
+        with self._lock:
+            self.waiting -= 1
+            self._left += 1
+            elapsed = time.monotonic() - self._window
+            if elapsed >= RATE_WINDOW_SECONDS:
+                rate = self._left / elapsed
+                self._rate += (rate - self._rate) * (RATE_SMOOTHING if self._rate else 1.0)
+                self._window += elapsed
+                self._left = 0
+
+    def hold(self, size: int) -> None:
+        """Set memory aside for a body.
+
+        Raises:
+            OverloadedError: the bodies of other requests have taken it.
+        """
+        with self._lock:
+            if self.held_bytes + size <= self.limit_bytes:
+                self.held_bytes += size
+                return
+        raise self.overloaded(f"the bodies of other requests take {self.held_bytes} bytes, and no more may")
+
+    def release(self, size: int) -> None:
+        """Give the memory of a body back."""
+        with self._lock:
+            self.held_bytes -= size
+
+    def retry_after(self) -> int:
+        """Return the seconds in which what waits now will have been answered, at the rate measured."""
+        if not self._rate:
+            return 1
+        return max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(self.waiting / self._rate)))
+
+    def overloaded(self, why: str) -> OverloadedError:
+        """Return the refusal, with the time after which asking again makes sense."""
+        seconds = self.retry_after()
+        error = OverloadedError(
+            f"the service has more requests than it can answer: {why}",
+            remedy=f"Ask again after {seconds} s, and then with growing pauses; or run more workers.",
+        )
+        error.headers = {"Retry-After": str(seconds)}
+        return error
+
+
+def deadline(value: str | None, arrived: float, ceiling_seconds: float) -> float:
+    """Return when a request need not be answered any more, on the clock of `arrived`.
+
+    Args:
+        value: of the field X-Request-Timeout-Ms, None where there is none.
+        arrived: when the request arrived, in seconds.
+        ceiling_seconds: the longest that any request waits, asked for or not.
+
+    Raises:
+        BadTimeoutError: the value is no number of milliseconds.
+    """
+    if value is None:
+        return arrived + ceiling_seconds
+    if not (value.isascii() and value.isdigit() and 0 < int(value[:12])):
+        raise BadTimeoutError(
+            f"X-Request-Timeout-Ms is {value[:40]!r}, which is no time",
+            remedy="Send a whole number of milliseconds, 1 or more, or leave the field out.",
+        )
+    return arrived + min(int(value[:12]) / 1000, ceiling_seconds)
+
+
+def check_deadline(moment: float) -> None:
+    """Return if there is still time.
+
+    Raises:
+        DeadlineExceededError: the moment has passed, and nothing should be computed any more.
+    """
+    late = time.perf_counter() - moment
+    if late > 0:
+        raise DeadlineExceededError(
+            "the request's time was over before its turn came, and it was not computed",
+            remedy="Allow more with X-Request-Timeout-Ms (the service has a ceiling of its own), or ask again "
+            "when there is less to do.",
+        )
