@@ -15,6 +15,10 @@ class InvalidBundleError(BundleError):
     """A version is there, but it is incomplete, changed or written by a newer schema."""
 
 
+class GoldenMismatchError(InvalidBundleError):
+    """A version is intact, and does not give its golden examples the recorded probabilities."""
+
+
 class PublishError(BundleError):
     """A bundle could not be published; nothing that counts was written."""
 

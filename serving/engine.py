@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from bundle.errors import InvalidBundleError
+from bundle.errors import GoldenMismatchError, InvalidBundleError
 from bundle.golden import GoldenExamples
 from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
@@ -78,7 +78,7 @@ def open_engine(bundle: Bundle, provider: Provider, device_id: int) -> Engine:
 
     Raises:
         InvalidBundleError: a file is missing or changed, the graph is not what the contract says,
-            or a golden example is answered wrongly.
+            or (GoldenMismatchError) a golden example is answered wrongly.
         ProviderError: CUDA works on this machine, but not for this session.
     """
     verified = {name: bundle.read(name) for name in {*bundle.manifest.files, ONNX_FILE, GOLDEN_FILE}}
@@ -148,7 +148,7 @@ def _replay(engine: Engine, golden: GoldenExamples) -> None:
         raise InvalidBundleError(f"{ONNX_FILE} does not run: {text}") from error
     for answered, how in ((whole, "in one batch"), (single, "one by one")):
         if problem := golden.mismatch(answered, tolerance):
-            raise InvalidBundleError(
+            raise GoldenMismatchError(
                 f"the golden examples, asked {how} on {PROVIDER_NAMES[engine.provider]}, are not answered as "
                 f"recorded: {problem}"
             )

@@ -1,94 +1,291 @@
-"""What the service answers with at this moment: a proven engine, or the reason why there is none."""
+"""What the service answers with at this moment: proven engines, or the reason why there is none."""
 
 import logging
-from dataclasses import dataclass
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from bundle.errors import BundleError
-from bundle.repository import Bundle, resolve
+from bundle.errors import BundleError, GoldenMismatchError
+from bundle.repository import Bundle, resolve, versions
 from serving.engine import Engine, Provider, choose_provider, open_engine
 from serving.errors import NotFoundError, NotReadyError, ProviderError
+from serving.metrics import Metrics
 from serving.settings import ServiceSettings
 
 log = logging.getLogger("glyph.serving")
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Return what tells a version's directory from a changed one: each file's name, inode, size and time."""
+    try:
+        with os.scandir(path) as entries:
+            stats = [(entry.name, entry.stat()) for entry in entries]
+    except OSError:
+        return ()
+    return tuple(sorted((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that was proven."""
+
+    engine: Engine
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A published version that could not be proven. It is tried again when its files change."""
+
+    version: int
+    reason: str
+    fingerprint: Fingerprint
 
 
 @dataclass(slots=True)
 class ModelState:
     """One process's model. Readers take `engine()` once a request and keep what they got.
 
-    A reload replaces the attribute `_engine` by one assignment, so that no reader ever sees half
-    of one model and half of another; a version that cannot be proven leaves the old one in place.
+    `load` looks for what is to be served, at start and then as often as the housekeeper calls it. It
+    proves a new version beside the old one and replaces `_loaded` by one assignment, so that no
+    reader ever sees half of one model and half of another. A version that cannot be proven changes
+    nothing but what is reported.
     """
 
     settings: ServiceSettings
     provider: Provider
-    _engine: Engine | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    _loaded: tuple[Loaded, ...] = ()
+    """The served version first, then what was served before it."""
+    _refusals: dict[int, Refusal] = field(default_factory=dict)
     _reason: str = "the model is not loaded yet"
+    _draining: bool = False
+    _loading: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def start(cls, settings: ServiceSettings) -> "ModelState":
+    def start(cls, settings: ServiceSettings, metrics: Metrics | None = None) -> "ModelState":
         """Choose the provider and load the model; a model that cannot be loaded is no error here.
 
         Raises:
             ProviderError: the policy is `cuda` and CUDA does not work. There is no sense in
                 serving on without it.
         """
-        state = cls(settings, choose_provider(settings.provider, settings.device_id))
+        provider = choose_provider(settings.provider, settings.device_id)
+        state = cls(settings, provider, Metrics() if metrics is None else metrics)
         state.load()
         return state
 
-    def load(self) -> None:
-        """Load and prove the version that the settings ask for; on failure, log and keep the reason.
+    # For readers
+
+    def engine(self, version: int | None = None) -> Engine:
+        """Return the proven engine that is served, or another version that is still loaded.
 
         Raises:
-            ProviderError: the policy is `cuda` and CUDA refuses this model.
+            NotReadyError: there is none; the detail says why.
+            NotFoundError: that version is not loaded.
         """
-        try:
-            engine = self._open(resolve(self.settings.model, self.settings.version))
-        except BundleError as error:
-            self._reason = str(error)
-            log.error("not ready: %s", error)  # noqa: TRY400  the sentence says all, a traceback nothing
-            return
-        self._engine = engine
-        log.info(
-            "ready: %s version %d on %s, digest %s",
-            engine.bundle.manifest.name,
-            engine.bundle.version,
-            engine.provider,
-            engine.bundle.manifest.digest[:12],
+        loaded = self._loaded
+        if not loaded:
+            raise self._not_ready(
+                f"no model is served: {self._reason}",
+                "Publish or restore a version, then wait until it is noticed (GLYPH_RELOAD_SECONDS), restart "
+                "the service or send it SIGHUP; 'python -m bundle verify' checks a version.",
+            )
+        if version is None:
+            return loaded[0].engine
+        for one in loaded:
+            if one.engine.bundle.version == version:
+                return one.engine
+        raise NotFoundError(
+            f"version {version} is not loaded",
+            remedy=f"Ask for one of the versions that are: {', '.join(map(str, self.versions()))}.",
         )
 
+    def versions(self) -> list[int]:
+        """Return the versions that `engine` gives, ascending."""
+        return sorted(one.engine.bundle.version for one in self._loaded)
+
+    def report(self) -> dict[str, Any]:
+        """Return what `/readyz` answers.
+
+        Raises:
+            NotReadyError: predictions are not answered, or not for long any more.
+        """
+        if self._draining:
+            raise self._not_ready("the service is ending", "Send requests to another instance.")
+        engine = self.engine()
+        manifest = engine.bundle.manifest
+        return {
+            "ready": True,
+            "model": {
+                "name": manifest.name,
+                "version": engine.bundle.version,
+                "digest": manifest.digest,
+            },
+            "provider": engine.provider,
+            "loaded": self.versions(),
+            "refused": self._refused(),
+        }
+
+    # For the process
+
+    def drain(self) -> None:
+        """Report not ready from now on, because this process is ending; safe in a signal handler."""
+        self._draining = True
+        self.metrics.state("draining")
+
+    def load(self) -> None:
+        """Serve the newest version that can be proven, or the pinned one; keep what is served if there is none.
+
+        Nothing is done for a version that is served already or that was refused, unless its files
+        have changed since. Where the served version is no longer published, the newest that is takes
+        its place, so that removing a version rolls back.
+
+        Raises:
+            ProviderError: nothing is served yet, the policy is `cuda`, and CUDA refuses this model.
+        """
+        with self._loading:
+            try:
+                before = self._loaded, dict(self._refusals)
+                candidates = self._candidates()
+                self._forget(candidates)
+                for version in candidates:
+                    if self._serve(version):
+                        break
+            except BundleError as error:  # nothing is published, or the directory cannot be read
+                if not self._loaded and self._reason != str(error):
+                    self._reason = str(error)
+                    log.error("not ready: %s", error)  # noqa: TRY400  the sentence says all, a traceback nothing
+            if before != (self._loaded, self._refusals) or not self._loaded:
+                self._publish()
+
+    def _candidates(self) -> list[int]:
+        if self.settings.version is None and (published := versions(self.settings.model)):
+            return published[::-1]
+        return [resolve_version(self.settings.model, self.settings.version)]
+
+    def _forget(self, candidates: list[int]) -> None:
+        """Drop refusals that no longer matter: of versions that are gone or older than what is served."""
+        served = self._loaded[0].engine.bundle.version if self._loaded else 0
+        for version in list(self._refusals):
+            if version not in candidates or version < served:
+                del self._refusals[version]
+
+    def _serve(self, version: int) -> bool:
+        """Serve this version if it can be proven, and tell whether to look no further."""
+        path = self.settings.model / str(version)
+        found = fingerprint(path)
+        for one in self._loaded:
+            if one.engine.bundle.version == version and one.fingerprint == found:
+                self._swap(one)
+                return True
+        refusal = self._refusals.get(version)
+        if refusal is None or refusal.fingerprint != found:
+            started = time.perf_counter()
+            try:
+                engine = self._open(Bundle.open(path))
+            except (BundleError, ProviderError) as error:
+                if isinstance(error, ProviderError) and not self._loaded:
+                    raise
+                self._refuse(Refusal(version, str(error), found), error)
+            except Exception as error:
+                log.exception("loading version %d failed", version)
+                self._refuse(Refusal(version, f"an unexpected error: {error}", found), error)
+            else:
+                self._refusals.pop(version, None)
+                self.metrics.golden(passed=True)
+                self.metrics.loaded(time.perf_counter() - started)
+                self._swap(Loaded(engine, found))
+                return True
+        # The served version's files were damaged after it was loaded: what is in memory is still good.
+        return bool(self._loaded) and self._loaded[0].engine.bundle.version == version
+
     def _open(self, bundle: Bundle) -> Engine:
-        """Open the bundle on the chosen provider; under `auto`, on the CPU if CUDA fails it."""
+        """Open the bundle on the chosen provider; at start, under `auto`, on the CPU if CUDA fails it."""
         try:
             return open_engine(bundle, self.provider, self.settings.device_id)
         except ProviderError as error:
-            if self.settings.provider != "auto":
+            if self.settings.provider != "auto" or self._loaded:
                 raise
             log.warning("execution provider: CPU (auto, because %s)", error)
             self.provider = "cpu"
             return open_engine(bundle, self.provider, self.settings.device_id)
 
-    def engine(self, version: int | None = None) -> Engine:
-        """Return the proven engine: of `version`, or the one that is served where none is asked for.
+    def _swap(self, chosen: Loaded) -> None:
+        if self._loaded and self._loaded[0] is chosen:
+            return
+        version = chosen.engine.bundle.version
+        others = [one for one in self._loaded if one.engine.bundle.version != version]
+        self._loaded = (chosen, *others[: self.settings.kept_versions])
+        manifest = chosen.engine.bundle.manifest
+        log.info(
+            "ready: %s version %d on %s, digest %s",
+            manifest.name,
+            version,
+            chosen.engine.provider,
+            manifest.digest[:12],
+        )
 
-        Raises:
-            NotReadyError: there is none; the detail says why.
-            NotFoundError: that version is not loaded; the detail says which are.
-        """
-        if self._engine is None:
-            raise NotReadyError(
-                f"no model is served: {self._reason}",
-                remedy="Publish or restore a version, then restart the service or send it SIGHUP; "
-                "'python -m bundle verify' checks a version.",
+    def _refuse(self, refusal: Refusal, error: Exception) -> None:
+        if isinstance(error, GoldenMismatchError):
+            self.metrics.golden(passed=False)
+        self.metrics.refused()
+        if self._loaded:
+            log.error(
+                "refused version %d: %s; version %d keeps serving",
+                refusal.version,
+                refusal.reason,
+                self._loaded[0].engine.bundle.version,
             )
-        if version not in (None, self._engine.bundle.version):
-            raise NotFoundError(
-                f"version {version} is not loaded",
-                remedy=f"Ask for one of the versions that are: {', '.join(map(str, self.versions()))}.",
-            )
-        return self._engine
+        else:
+            if not self._refusals or refusal.version >= max(self._refusals):
+                self._reason = refusal.reason  # of the newest, which is what an operator expects served
+            log.error("not ready: %s", refusal.reason)
+        self._refusals[refusal.version] = refusal
 
-    def versions(self) -> list[int]:
-        """Return the versions that `engine` has, ascending."""
-        return [] if self._engine is None else [self._engine.bundle.version]
+    def _not_ready(self, detail: str, remedy: str) -> NotReadyError:
+        error = NotReadyError(detail, remedy=remedy)
+        if self._refusals:
+            error.extensions = {"refused": self._refused()}
+        return error
+
+    def _refused(self) -> list[dict[str, Any]]:
+        refusals = sorted(self._refusals.values(), key=lambda refusal: -refusal.version)
+        return [{"version": refusal.version, "reason": refusal.reason} for refusal in refusals]
+
+    def _publish(self) -> None:
+        """Tell the management process, which answers probes and metrics for all workers."""
+        facts: dict[str, Any] = {
+            "loaded": self.versions(),
+            "refused": self._refused(),
+            "reason": self._reason,
+        }
+        if self._loaded:
+            engine = self._loaded[0].engine
+            manifest = engine.bundle.manifest
+            device = "cpu" if engine.provider == "cpu" else f"cuda:{self.settings.device_id}"
+            facts |= {
+                "model": {
+                    "name": manifest.name,
+                    "version": engine.bundle.version,
+                    "digest": manifest.digest,
+                },
+                "provider": engine.provider,
+                "device": device,
+            }
+        self.metrics.publish(facts)
+        if not self._draining:
+            self.metrics.state("ready" if self._loaded else "unready")
+
+
+def resolve_version(model: Path, version: int | None) -> int:
+    """Return the version to open, or raise the sentence that says why there is none."""
+    published = versions(model)
+    if version is not None and version in published:
+        return version
+    return resolve(model, version).version

@@ -1,0 +1,65 @@
+"""What the images and predictions look like, counted over the manifest's bins, and how far that has drifted.
+
+The population stability index compares two histograms over the same bins (N. Siddiqi, Credit Risk
+Scorecards, 2006, chapter 6): PSI = sum of (p - q) * ln(p / q), p and q the shares of a bin. Its
+usual reading is: below 0.1 nothing, 0.1 to 0.25 look at it, above 0.25 another population.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.manifest import IMAGE_SIZE, Histogram, Reference
+
+FEATURES = ("mean_ink", "border_brightness", "class")
+PRIOR = 0.5
+"""Added to the count of each bin, so that an empty one gives a finite index (Jeffreys' prior)."""
+LEAST_IMAGES = 100
+"""Below this the index measures chance: its mean without any drift is about (bins - 1) / images."""
+
+_PIXELS = IMAGE_SIZE * IMAGE_SIZE
+_border = np.ones((IMAGE_SIZE, IMAGE_SIZE), dtype=bool)
+_border[1:-1, 1:-1] = False
+BORDER = np.flatnonzero(_border)
+"""Where an image's 108 border pixels are among its 784."""
+
+Counts = npt.NDArray[np.float64]
+
+
+def mean_ink(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return the mean pixel of each image, `float64[n]`, 0..255."""
+    sums: npt.NDArray[np.float64] = (
+        images.reshape(len(images), _PIXELS).sum(axis=1, dtype=np.uint32) / _PIXELS
+    )
+    return sums
+
+
+def border_brightness(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return the mean of each image's border pixels, `float64[n]`, 0..255."""
+    border = images.reshape(len(images), _PIXELS)[:, BORDER]
+    sums: npt.NDArray[np.float64] = border.sum(axis=1, dtype=np.uint32) / len(BORDER)
+    return sums
+
+
+def binned(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Counts:
+    """Count values over bins as `numpy.histogram` does, what lies outside in the first and last bin."""
+    places = np.searchsorted(edges, values, side="right") - 1
+    return np.bincount(places.clip(0, len(edges) - 2), minlength=len(edges) - 1).astype(np.float64)
+
+
+def references(reference: Reference) -> dict[str, Counts]:
+    """Return the manifest's counts by feature."""
+    histograms: dict[str, Histogram] = {
+        "mean_ink": reference.mean_ink,
+        "border_brightness": reference.border_brightness,
+    }
+    counts = {feature: np.array(histogram.counts, np.float64) for feature, histogram in histograms.items()}
+    return counts | {"class": np.array(reference.predicted, np.float64)}
+
+
+def psi(observed: Counts, reference: Counts) -> float:
+    """Return the population stability index of two histograms over the same bins; NaN below 100 images."""
+    if observed.sum() < LEAST_IMAGES:
+        return float("nan")
+    p = (observed + PRIOR) / (observed + PRIOR).sum()
+    q = (reference + PRIOR) / (reference + PRIOR).sum()
+    return float(((p - q) * np.log(p / q)).sum())

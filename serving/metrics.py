@@ -1,0 +1,262 @@
+"""What a process measures of its own work. Recording is a few additions in memory; reading is another's.
+
+Called by:
+    Pipeline.open, Pipeline.close    `opened`, `observe`: each exchange, once each
+    the batcher, or Pipeline.answer  `batch` after each inference, `queue` when its depth changes
+    the Flask application            `request`, for what the pipeline does not answer
+    ModelState                       `loaded`, `refused`, `golden`, `state`
+    the housekeeper                  `tick`, once a second
+"""
+
+import logging
+import os
+import resource
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from serving import drift
+from serving.catalogue import CATALOGUE, NATS, PROBABILITY
+from serving.slots import Slots
+
+if TYPE_CHECKING:
+    from serving.engine import Engine, Outputs
+    from serving.messages import Answer
+    from serving.pipeline import Exchange
+
+log = logging.getLogger("glyph.serving")
+
+DIRECTORY_VARIABLE = "SERVING_METRICS_DIRECTORY"
+"""Where the arbiter tells its workers to put their numbers; not a setting, so not named like one."""
+SLOTS_SUFFIX, FACTS_SUFFIX = ".slots", ".json"
+
+State = Literal["starting", "ready", "unready", "draining", "ended", "aborted"]
+STATES: tuple[State, ...] = ("starting", "ready", "unready", "draining", "ended", "aborted")
+
+WAITING_IMAGES = 256
+"""Images whose statistics are taken together: in a batch of one, NumPy's calls would cost more than the model."""
+
+
+class Metrics:
+    """One process's recorder."""
+
+    def __init__(self, slots: Slots | None = None, facts: Path | None = None) -> None:
+        self._slots = slots or Slots.anonymous()
+        self._facts_path = facts
+        self._facts: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self._values = self._slots.values
+        self._places: dict[tuple[str, ...], int] = {}
+        self._statistics: _Statistics | None = None
+        self._state = self._place("state")
+        self._in_flight = self._place("glyph_http_requests_in_flight")
+        self._queue = self._place("glyph_queue_images")
+        self._padding = self._place("glyph_padding_images_total")
+
+    @classmethod
+    def create(cls, environment: Mapping[str, str] | None = None) -> "Metrics":
+        """Return this process's recorder, shared with the management process where there is one."""
+        directory = (os.environ if environment is None else environment).get(DIRECTORY_VARIABLE)
+        if directory is None:
+            return cls()
+        stem = Path(directory) / f"worker-{os.getpid()}-{time.time_ns()}"
+        return cls(Slots.create(stem.with_suffix(SLOTS_SUFFIX)), stem.with_suffix(FACTS_SUFFIX))
+
+    # Requests
+
+    def opened(self) -> None:
+        """A prediction request has arrived; `observe` takes it off again."""
+        with self._lock:
+            self._values[self._in_flight] += 1
+
+    def observe(self, exchange: "Exchange", answer: "Answer") -> None:
+        """A prediction request is answered (or its client is gone): count it, once for each `opened`."""
+        with self._lock:
+            self._values[self._in_flight] -= 1
+            for phase, seconds in exchange.phases.items():
+                self._histogram(("glyph_phase_duration_seconds", phase), seconds)
+        self.request(
+            exchange.route,
+            exchange.request.method,
+            answer.status,
+            time.perf_counter() - exchange.arrived,
+            exchange.refusal,
+        )
+
+    def request(self, route: str, method: str, status: int, seconds: float, refusal: str = "") -> None:
+        """Count an answered request.
+
+        Args:
+            route: the route as it is written, without what a client put into it, or `other`.
+            method: of the request; what is not one of HTTP's own is counted as `other`.
+            status: of the answer.
+            seconds: from the whole request to the whole answer.
+            refusal: the kind of problem, where the answer was an error.
+        """
+        if method not in METHODS:
+            method = "other"
+        with self._lock:
+            self._values[self._place("glyph_http_requests_total", route, method, str(int(status)))] += 1
+            self._histogram(("glyph_http_request_duration_seconds", route), seconds)
+            if refusal:
+                self._values[self._place("glyph_refusals_total", refusal)] += 1
+
+    # Inference
+
+    def batch(
+        self, engine: "Engine", images: npt.NDArray[np.uint8], outputs: "Outputs", padding: int = 0
+    ) -> None:
+        """An inference was run: `uint8[n, 28, 28]` and their outputs, neither of them with the padding."""
+        with self._lock:
+            self._histogram(("glyph_batch_images",), len(images))
+            self._values[self._padding] += padding
+            if self._statistics is None or self._statistics.engine is not engine:
+                self._flush()
+                self._statistics = _Statistics(engine, self._slots, self._places)
+            self._statistics.add(images, outputs.probabilities)
+
+    def queue(self, images: int) -> None:
+        """Set how many images wait for an inference now."""
+        self._values[self._queue] = images
+
+    # The model and the process
+
+    def state(self, state: State) -> None:
+        """Say what this process is doing; safe in a signal handler."""
+        self._values[self._state] = STATES.index(state)
+
+    def loaded(self, seconds: float) -> None:
+        """Count a version that was loaded and proven, in so many seconds."""
+        with self._lock:
+            self._values[self._place("glyph_model_loads_total", "loaded")] += 1
+            self._values[self._place("glyph_model_load_duration_seconds")] = seconds
+            self._values[self._place("glyph_model_loaded_timestamp_seconds")] = time.time()
+
+    def refused(self) -> None:
+        """Count a version that could not be loaded or proven."""
+        with self._lock:
+            self._values[self._place("glyph_model_loads_total", "refused")] += 1
+
+    def golden(self, *, passed: bool) -> None:
+        """Count a replay of golden examples."""
+        with self._lock:
+            self._values[self._place("glyph_golden_checks_total", "passed" if passed else "failed")] += 1
+            self._values[self._place("glyph_golden_check_passed")] = passed
+
+    def publish(self, facts: dict[str, Any]) -> None:
+        """Let the management process know facts that are not numbers: model, provider, what was refused."""
+        self._facts = facts
+        if self._facts_path is None:
+            return
+        staged = self._facts_path.with_suffix(".new")
+        try:
+            staged.write_bytes(orjson.dumps(facts))
+            staged.replace(self._facts_path)
+        except OSError as error:
+            log.error("the management port lacks this process's facts: %s", error)  # noqa: TRY400
+
+    def tick(self) -> None:
+        """Count what waits to be counted, and look at this process itself; once a second."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        with self._lock:
+            self._flush()
+            cpu = self._place("process_cpu_seconds_total", "worker")
+            self._values[cpu] = usage.ru_utime + usage.ru_stime
+
+    # Below: with the lock held
+
+    def _flush(self) -> None:
+        if self._statistics is not None:
+            self._statistics.flush()
+
+    def _place(self, *key: str) -> int:
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = self._slots.allocate(key)
+        return place
+
+    def _histogram(self, key: tuple[str, ...], value: float) -> None:
+        """Add to a histogram: a value for each bucket, the infinite one last, then the sum."""
+        buckets = CATALOGUE[key[0]].buckets
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = self._slots.allocate(key, len(buckets) + 2)
+        self._values[place + bisect_left(buckets, value)] += 1
+        self._values[place + len(buckets) + 1] += value
+
+
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"))
+
+
+class _Statistics:
+    """Images and probabilities of one model that are not counted yet, and where to count them."""
+
+    def __init__(self, engine: "Engine", slots: Slots, places: dict[tuple[str, ...], int]) -> None:
+        self.engine = engine
+        self._slots, self._places = slots, places
+        manifest = engine.bundle.manifest
+        classes = len(manifest.classes)
+        self._images = np.empty((WAITING_IMAGES, 28, 28), np.uint8)
+        self._probabilities = np.empty((WAITING_IMAGES, classes), np.float32)
+        self._waiting = 0
+        version, digest = str(engine.bundle.version), manifest.digest
+        self._classes = self._run(classes, "glyph_predictions_total", version, digest, manifest.classes)
+        self._drift = {
+            feature: self._run(len(counts), "drift", feature, version, digest, counts.tolist())
+            for feature, counts in drift.references(manifest.reference).items()
+        }
+        self._edges = {
+            "mean_ink": np.array(manifest.reference.mean_ink.edges),
+            "border_brightness": np.array(manifest.reference.border_brightness.edges),
+        }
+        self._confidence = self._run(len(PROBABILITY) + 2, "glyph_prediction_confidence")
+        self._entropy = self._run(len(NATS) + 2, "glyph_prediction_entropy_nats")
+
+    def add(self, images: npt.NDArray[np.uint8], probabilities: npt.NDArray[np.float32]) -> None:
+        """Take a batch in, and count whenever there is no more room."""
+        for start in range(0, len(images), WAITING_IMAGES):
+            part = images[start : start + WAITING_IMAGES]
+            if self._waiting + len(part) > WAITING_IMAGES:
+                self.flush()
+            rows = slice(self._waiting, self._waiting + len(part))
+            self._images[rows] = part
+            self._probabilities[rows] = probabilities[start : start + WAITING_IMAGES]
+            self._waiting += len(part)
+
+    def flush(self) -> None:
+        """Count what waits."""
+        if not self._waiting:
+            return
+        images = self._images[: self._waiting]
+        probabilities = self._probabilities[: self._waiting].astype(np.float64)
+        self._waiting = 0
+        predicted = probabilities.argmax(axis=1)
+        counts = np.bincount(predicted, minlength=probabilities.shape[1])
+        self._classes += counts
+        self._drift["class"] += counts
+        ink, border = drift.mean_ink(images), drift.border_brightness(images)
+        self._drift["mean_ink"] += drift.binned(ink, self._edges["mean_ink"])
+        self._drift["border_brightness"] += drift.binned(border, self._edges["border_brightness"])
+        _count(self._confidence, PROBABILITY, probabilities.max(axis=1))
+        logarithms = np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
+        _count(self._entropy, NATS, -(probabilities * logarithms).sum(axis=1))
+
+    def _run(self, count: int, *key: Any) -> npt.NDArray[np.float64]:
+        name = tuple(str(part) for part in key)
+        place = self._places.get(name)
+        if place is None:
+            place = self._places[name] = self._slots.allocate(key, count)
+        return self._slots.array[place : place + count]
+
+
+def _count(run: npt.NDArray[np.float64], buckets: tuple[float, ...], values: npt.NDArray[np.float64]) -> None:
+    places = np.searchsorted(buckets, values, side="left")
+    run[:-1] += np.bincount(places, minlength=len(buckets) + 1)
+    run[-1] += values.sum()
