@@ -18,6 +18,7 @@ from serving.errors import (
     UnsupportedMediaTypeError,
 )
 from serving.messages import JSON, Answer, Request
+from serving.page import blueprint
 from serving.pipeline import Pipeline, problem
 from serving.settings import ServiceSettings
 from serving.state import ModelState
@@ -61,6 +62,7 @@ def create_app(settings: ServiceSettings) -> Flask:
         model = {"name": manifest.name, "version": engine.bundle.version, "digest": manifest.digest}
         return _json({"ready": True, "model": model, "provider": engine.provider})
 
+    app.register_blueprint(blueprint(state))
     app.register_error_handler(ProblemError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(Exception, _failure)

@@ -1,0 +1,131 @@
+/* Several files at once: a row for each, asked in forms of a few, each with its answer or its error. */
+
+import { percent } from "./chart.js";
+import { inverted, openPicture, paint } from "./picture.js";
+import { predict, sentences } from "./service.js";
+
+const FILES_PER_FORM = 32;
+const TRIES = 5;
+const WAIT_MS = 1000;
+
+export const LOOKS_INVERTED = /^looks inverted/;
+
+export class FileTable {
+  #body;
+  #template;
+  #options;
+  #rows = [];
+
+  /**
+   * options: preparation() and polarity() of this moment; show(picture, answer) when a row is chosen;
+   * asked(rows) when a batch is through; refused(error) for an error that is about the reader, not a file.
+   */
+  constructor(body, template, options) {
+    this.#body = body;
+    this.#template = template;
+    this.#options = options;
+  }
+
+  /** Add files and ask about them; return when all are answered or refused. */
+  async add(files) {
+    const rows = [...files].map((file) => this.#row(file.name));
+    const { preparation, polarity } = this.#options;
+    await Promise.all(
+      rows.map(async (row, index) => {
+        this.#draw(row, await openPicture(files[index], preparation(), polarity()));
+      }),
+    );
+    await this.#askAll(rows);
+  }
+
+  /** Ask again about every file that was refused for want of a token. */
+  async authorized() {
+    await this.#askAll(this.#rows.filter((row) => row.error?.status === 401));
+  }
+
+  clear() {
+    this.#rows = [];
+    this.#body.replaceChildren();
+  }
+
+  get count() {
+    return this.#rows.length;
+  }
+
+  #row(name) {
+    const element = this.#template.content.firstElementChild.cloneNode(true);
+    const part = (selector) => element.querySelector(selector);
+    const row = { element, part, name, picture: null, answer: null, error: null };
+    part(".name").textContent = name;
+    part(".show").addEventListener("click", () => row.answer && this.#options.show(row.picture, row.answer));
+    part(".invert").addEventListener("click", () => {
+      this.#draw(row, inverted(row.picture));
+      this.#askAll([row]);
+    });
+    part(".again").addEventListener("click", () => this.#askAll([row]));
+    this.#rows.push(row);
+    this.#body.append(element);
+    return row;
+  }
+
+  #draw(row, picture) {
+    row.picture = picture;
+    paint(row.part("canvas"), picture.pixels);
+    row.part(".note").textContent = picture.note;
+    row.part(".show").setAttribute("aria-label", `Show ${row.name} above`);
+  }
+
+  async #askAll(rows) {
+    let [left, most, tries] = [rows, FILES_PER_FORM, 0];
+    rows.forEach((row) => this.#state(row, "…", ""));
+    while (left.length > 0) {
+      const batch = left.slice(0, most);
+      try {
+        const answer = await predict(batch.map((row) => row.picture));
+        batch.forEach((row, index) => this.#answered(row, { ...answer, prediction: answer.predictions[index] }));
+        left = left.slice(batch.length);
+      } catch (error) {
+        if (error.upload !== null && batch[error.upload]) {
+          this.#refused(batch[error.upload], error);
+          left = left.filter((row) => row !== batch[error.upload]);
+        } else if (error.status === 413 && batch.length > 1) {
+          most = Math.ceil(batch.length / 2);
+        } else if (error.passing && ++tries < TRIES) {
+          batch.forEach((row) => this.#state(row, "…", `${error.message} Waiting to ask again.`));
+          const wait = error.retryAfterMs ?? WAIT_MS * 2 ** tries;
+          await new Promise((resolve) => setTimeout(resolve, wait));
+        } else {
+          batch.forEach((row) => this.#refused(row, error));
+          left = left.slice(batch.length);
+          if (error.status === 401) this.#options.refused(error);
+        }
+      }
+    }
+    this.#options.asked(rows);
+  }
+
+  #answered(row, answer) {
+    const { label, probability, warnings } = answer.prediction;
+    row.answer = answer;
+    this.#state(row, label, sentences(...warnings), percent(probability));
+    row.part(".show").disabled = false;
+    row.part(".invert").hidden = !(row.picture.pixels && warnings.some((text) => LOOKS_INVERTED.test(text)));
+  }
+
+  #refused(row, error) {
+    row.error = error;
+    this.#state(row, "–", error.message);
+    row.element.classList.add("refused");
+    row.part(".again").hidden = !error.passing;
+  }
+
+  #state(row, label, remark, probability = "") {
+    if (label === "…") row.answer = row.error = null;
+    row.element.classList.remove("refused");
+    row.part(".show").disabled = true;
+    row.part(".answer").textContent = label;
+    row.part(".probability").textContent = probability;
+    row.part(".remark").textContent = remark;
+    row.part(".invert").hidden = row.part(".again").hidden = true;
+  }
+}

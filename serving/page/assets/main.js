@@ -1,0 +1,296 @@
+/* The page: what the reader does becomes a picture, a picture becomes a question, an answer is shown. */
+
+import { Chart, percent } from "./chart.js";
+import { FileTable, LOOKS_INVERTED } from "./files.js";
+import { PAD } from "./ink.js";
+import { Latest } from "./latest.js";
+import { Model } from "./model.js";
+import { normalise, inPolarity } from "./normalise.js";
+import { Pad } from "./pad.js";
+import { inverted, paint, pictureOf } from "./picture.js";
+import { keepToken, predict, sentences } from "./service.js";
+
+const ASK_EVERY_MS = 40;
+const ANNOUNCE_AFTER_MS = 500;
+const UNSURE = 0.6;
+
+const byId = (id) => document.getElementById(id);
+const model = new Model();
+const chart = new Chart({ bars: byId("bars"), others: byId("others"), rest: byId("rest") });
+const pad = new Pad(byId("pad"), drawingChanged);
+const latest = new Latest({ ask: (picture, signal) => predict([picture], signal), answered, failed });
+const table = new FileTable(byId("rows"), byId("row"), {
+  preparation: () => byId("preparation").value,
+  polarity: () => model.polarity,
+  show: (picture, answer) => {
+    showPicture(picture);
+    answered(answer, picture);
+    byId("result").scrollIntoView({ block: "nearest" });
+  },
+  asked: announceFiles,
+  refused: (error) => failed(error, null, null),
+});
+
+let shown = null; // the picture whose answer is wanted
+
+/* ---- Drawing -------------------------------------------------------------------------------------------- */
+
+let drawnAt = 0;
+let drawingTimer = null;
+
+function drawingChanged({ finished }) {
+  byId("undo").disabled = byId("clear").disabled = pad.empty;
+  byId("hint").hidden = !pad.empty;
+  clearTimeout(drawingTimer);
+  if (finished) askDrawing();
+  else drawingTimer = setTimeout(askDrawing, Math.max(0, drawnAt + ASK_EVERY_MS - performance.now()));
+}
+
+function askDrawing() {
+  drawnAt = performance.now();
+  const ink = normalise(pad.ink, PAD, PAD);
+  if (ink) ask(pictureOf(inPolarity(ink, model.polarity), "drawing.png"));
+  else showNothing();
+}
+
+byId("undo").addEventListener("click", () => pad.undo());
+byId("clear").addEventListener("click", startOver);
+byId("pen").addEventListener("input", ({ target }) => (pad.penWidth = Number(target.value)));
+
+function startOver() {
+  pad.clear();
+  byId("pad").focus({ preventScroll: true }); // the button has just been disabled under the focus
+}
+
+addEventListener("keydown", (event) => {
+  const typing = event.target.matches?.("input, select, textarea");
+  if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z" && !typing) pad.undo();
+  else if (event.target !== byId("pad") || event.ctrlKey || event.metaKey || event.altKey) return;
+  else if (event.key === "Delete" || event.key === "Backspace") startOver();
+  else if (event.key === "[" || event.key === "]") {
+    const pen = byId("pen");
+    pen[event.key === "[" ? "stepDown" : "stepUp"]();
+    pad.penWidth = Number(pen.value);
+  } else return;
+  event.preventDefault();
+});
+
+/* ---- Questions and answers ------------------------------------------------------------------------------ */
+
+function ask(picture) {
+  showPicture(picture);
+  latest.submit(picture);
+}
+
+function showPicture(picture) {
+  shown = picture;
+  paint(byId("seen"), picture.pixels);
+  byId("note").textContent = picture.note ? `. ${picture.note}` : "";
+  const save = byId("save");
+  if (save.href) URL.revokeObjectURL(save.href);
+  save.href = URL.createObjectURL(picture.blob);
+  save.download = picture.name;
+  save.hidden = false;
+}
+
+function showNothing() {
+  shown = null;
+  latest.cancel();
+  paint(byId("seen"), null);
+  byId("note").textContent = "";
+  byId("save").hidden = true;
+  byId("label").textContent = "–";
+  byId("sure").textContent = "No image yet";
+  byId("timing").textContent = "\u00a0";
+  chart.show(model.classes.map((name) => [name, 0]));
+  announce("");
+  hideNotice();
+}
+
+function answered(answer, picture) {
+  const prediction = answer.prediction ?? answer.predictions[0];
+  const probabilities = model.ordered(prediction.probabilities);
+  chart.show(probabilities);
+  const second = probabilities
+    .filter(([name]) => name !== prediction.label)
+    .reduce((best, entry) => (entry[1] > best[1] ? entry : best));
+  const unsure = prediction.probability < UNSURE ? `, perhaps ${second[0]} (${percent(second[1])})` : "";
+  byId("label").textContent = prediction.label;
+  byId("label").dataset.length = prediction.label.length > 12 ? "long" : prediction.label.length > 3 ? "word" : "";
+  byId("sure").textContent = `${percent(prediction.probability)}${unsure}`;
+  byId("timing").textContent = timingOf(answer);
+  announce(`${prediction.label}, ${percent(prediction.probability)}${unsure}`);
+  if (prediction.warnings.length) warn(prediction.warnings, picture);
+  else hideNotice();
+  model.answeredBy(answer.model);
+}
+
+function timingOf({ elapsedMs, timing }) {
+  const there = timing.infer === undefined ? "" : `, of which the model took ${milliseconds(timing.infer)}`;
+  return `Answered in ${milliseconds(elapsedMs)}${there}`;
+}
+
+function milliseconds(value) {
+  return `${value < 10 ? value.toFixed(1).replace(/\.0$/, "") : Math.round(value)} ms`;
+}
+
+let announcing = null;
+
+/** Tell a screen reader, once the answer has stayed for a moment: not each of twenty a second. */
+function announce(text) {
+  clearTimeout(announcing);
+  announcing = setTimeout(() => (byId("live").textContent = text), ANNOUNCE_AFTER_MS);
+}
+
+/* ---- What went wrong ------------------------------------------------------------------------------------ */
+
+let counting = null;
+
+function notice(text, kind) {
+  clearInterval(counting);
+  const box = byId("notice");
+  box.className = kind;
+  box.hidden = false;
+  if (byId("problem").textContent !== text) byId("problem").textContent = text;
+  byId("countdown").textContent = "";
+  byId("access").hidden = byId("invert").hidden = byId("again").hidden = true;
+}
+
+function hideNotice() {
+  clearInterval(counting);
+  byId("notice").hidden = true;
+  byId("problem").textContent = "";
+}
+
+function warn(warnings, picture) {
+  const looksInverted = warnings.some((text) => LOOKS_INVERTED.test(text));
+  const others = warnings.filter((text) => !LOOKS_INVERTED.test(text));
+  const about = looksInverted ? `This image looks inverted, so the answer may be wrong. ${model.expects}` : "";
+  notice(sentences(about, ...others), "warning");
+  byId("invert").hidden = !(looksInverted && picture.pixels);
+}
+
+function failed(error, picture, waitMs) {
+  const id = error.requestId && error.status >= 500 ? ` (request ${error.requestId})` : "";
+  notice(`${error.message ?? "Something went wrong on this page."}${id}`, "error");
+  if (error.status === 401) {
+    byId("access").hidden = false;
+    return;
+  }
+  if (waitMs === null) {
+    if (picture !== null) byId("again").hidden = false;
+    return;
+  }
+  countDown(performance.now() + waitMs);
+  byId("again").hidden = error.retryAfterMs !== null; // what the service has asked for is kept
+}
+
+/** Show the seconds until the next try; not in the alert, which would be read out each second. */
+function countDown(until) {
+  const tell = () => {
+    const seconds = Math.max(0, Math.ceil((until - performance.now()) / 1000));
+    byId("countdown").textContent = seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now.";
+  };
+  tell();
+  counting = setInterval(tell, 250);
+}
+
+byId("again").addEventListener("click", () => latest.retry());
+byId("invert").addEventListener("click", () => ask(inverted(shown)));
+addEventListener("online", () => latest.retry());
+
+byId("access").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepToken(byId("token").value.trim());
+  byId("token").value = "";
+  hideNotice();
+  model.load();
+  latest.retry();
+  table.authorized();
+});
+
+/* ---- Files and samples ---------------------------------------------------------------------------------- */
+
+async function addFiles(files) {
+  const images = [...files];
+  if (images.length === 0) return;
+  byId("several").hidden = false;
+  await table.add(images);
+}
+
+function announceFiles(rows) {
+  const answers = rows.filter((row) => row.answer);
+  const refused = rows.length - answers.length;
+  announce(`${answers.length} of ${rows.length} files answered${refused ? `, ${refused} refused` : ""}`);
+  if (rows.length === 1 && answers.length === 1) {
+    showPicture(rows[0].picture);
+    answered(rows[0].answer, rows[0].picture);
+  }
+}
+
+byId("files").addEventListener("change", ({ target }) => {
+  addFiles(target.files);
+  target.value = ""; // so that the same file can be chosen again
+});
+addEventListener("paste", (event) => addFiles(event.clipboardData.files));
+byId("forget").addEventListener("click", () => {
+  table.clear();
+  byId("several").hidden = true;
+  byId("files").focus();
+});
+
+let inside = 0; // of how many nested elements the dragged files have entered and not left
+
+addEventListener("dragenter", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
+  byId("drop").hidden = ++inside === 0;
+});
+addEventListener("dragleave", () => (byId("drop").hidden = (inside = Math.max(0, inside - 1)) === 0));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  inside = 0;
+  byId("drop").hidden = true;
+  addFiles(event.dataTransfer.files);
+});
+
+function showSamples(samples) {
+  byId("samples").hidden = samples.length === 0;
+  byId("samples").replaceChildren(...samples.map(sampleItem));
+}
+
+function sampleItem({ label, png }) {
+  const [item, button, image] = ["li", "button", "img"].map((name) => document.createElement(name));
+  image.src = `data:image/png;base64,${png}`;
+  image.alt = `Sample of ${label}`;
+  image.width = image.height = 28;
+  button.type = "button";
+  button.title = label;
+  button.addEventListener("click", async () => {
+    const blob = await (await fetch(image.src).catch(() => null))?.blob();
+    pad.clear();
+    ask({ name: `${label}.png`, blob, pixels: null, note: "" });
+  });
+  button.append(image);
+  item.append(button);
+  return item;
+}
+
+/* ---- The model ------------------------------------------------------------------------------------------ */
+
+model.addEventListener("change", () => {
+  document.documentElement.dataset.polarity = model.polarity;
+  byId("title").textContent = model.invitation;
+  byId("model").textContent = model.facts;
+  byId("about").textContent = model.about;
+  byId("polarity-help").textContent = model.polarityHelp;
+  byId("preparation").value = model.characters ? "mnist" : "scale";
+  showSamples(model.samples);
+  pad.recolour();
+  if (!shown) chart.show(model.classes.map((name) => [name, 0]));
+  else if (!pad.empty) askDrawing();
+});
+model.addEventListener("failed", ({ detail: error }) => failed(error, null, null));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => pad.recolour());
+
+model.load();
