@@ -23,6 +23,8 @@ log = logging.getLogger("glyph.serving")
 Provider = Literal["cuda", "cpu"]
 PROVIDER_NAMES: dict[str, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 LOG_SEVERITY_FATAL = 4
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Sizes of the batches that a session is run with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,33 @@ class Engine:
     """An `onnxruntime.InferenceSession`."""
 
     def infer(self, images: npt.NDArray[np.uint8]) -> Outputs:
-        """Return the model's outputs for `uint8[n, 28, 28]`."""
-        return Outputs(*self.session.run(["logits", "probabilities"], {"images": images}))
+        """Return the model's outputs for `uint8[n, 28, 28]`, n at least 1.
+
+        The session sees a few shapes only, whatever n is: batches are padded to the next of `BUCKETS`,
+        and larger ones run in pieces of the largest. So kernels and memory are chosen for each shape
+        once, and both doors run one image in the same way.
+        """
+        most = BUCKETS[-1]
+        if len(images) <= most:
+            return self._run(images)
+        parts = [self._run(images[start : start + most]) for start in range(0, len(images), most)]
+        return Outputs(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+        )
+
+    def _run(self, images: npt.NDArray[np.uint8]) -> Outputs:
+        count = len(images)
+        if padding := bucket(count) - count:
+            images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
+        outputs = Outputs(*self.session.run(["logits", "probabilities"], {"images": images}))
+        return outputs[:count] if padding else outputs
+
+
+def bucket(count: int) -> int:
+    """Return the size that a batch of `count` images is padded to; of more than the largest, the last piece's."""
+    count = (count - 1) % BUCKETS[-1] + 1
+    return 1 << (count - 1).bit_length()
 
 
 def choose_provider(policy: str, device_id: int) -> Provider:
