@@ -41,7 +41,7 @@ def create_app(settings: ServiceSettings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     state = ModelState.start(settings)
     app.extensions["glyph"] = state
-    pipeline = Pipeline(settings, state)
+    pipeline = app.extensions["glyph.pipeline"] = Pipeline(settings, state)
 
     @app.post("/predict")
     def _predict() -> Response:
