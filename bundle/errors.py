@@ -33,6 +33,7 @@ class ImageFault(StrEnum):
     EMPTY = "empty file"
     FORMAT = "not a PNG, JPEG, GIF, BMP, WebP or TIFF image"
     SIZE = "not 28x28"
+    HEAVY = "a file of more than 1 MiB"
     ANIMATED = "several frames"
     RANGE = "pixels of 32 bits, without a known range"
     DAMAGED = "damaged"

@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from bundle import bombs
 from bundle.errors import ImageError, ImageFault
 from bundle.manifest import IMAGE_SIZE
 
@@ -37,7 +38,21 @@ The parsers are used directly, not through `Image.open`: nothing else can be rea
 and an absurd size comes back as a number to refuse instead of as Pillow's own bomb error.
 """
 
-PNG_END = b"IEND\xaeB`\x82"
+CONVERSIONS = {
+    "colour": "becomes gray by its luma: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)",
+    "palette": "each pixel becomes the gray of its colour",
+    "cmyk": "becomes RGB as (255 - C) (255 - K) / 255, then gray; colour profiles are ignored",
+    "alpha": "is composited on black, as is a transparent colour or palette entry",
+    "sixteen_bits": "become eight: gray is divided by 257 and rounded, colour keeps its upper byte",
+    "one_bit": "becomes 0 and 255",
+    "exif_orientation": "is applied",
+    "interlaced": "and progressive files are read as others",
+    "animated": "files of several frames are refused",
+    "floating_point": "and 32-bit pixels are refused, because their range is not known",
+    "size": "any but 28x28 is refused; nothing is scaled",
+}
+"""What becomes of each kind of image, in words for the input contract (`GET /metadata`) and the README."""
+
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 
 _IMAGES = (
@@ -71,8 +86,8 @@ warnings.filterwarnings("error", module=r"PIL\.")
 def decode(data: bytes) -> npt.NDArray[np.uint8]:
     """Decode one PNG, JPEG, GIF, BMP, WebP or TIFF of 28x28 pixels, recognised by content.
 
-    Colour becomes gray by ITU-R 601 luma, 16 bits become 8, alpha is composited on black, the EXIF
-    orientation is applied. The size is read from the header before a pixel is decoded.
+    What becomes of what the model does not know is `CONVERSIONS`. The size is read from the header
+    before a pixel is decoded; what follows the image in the file is not looked at.
 
     Args:
         data: the file, whole.
@@ -81,8 +96,9 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         `uint8[28, 28]`, 0..255, in the file's own polarity.
 
     Raises:
-        ImageError: it is empty, of no such format, of another size, damaged, has several frames,
-            or has pixels that are not of 8 or 16 bits; `kind` says which.
+        ImageError: it is empty, of no such format, of another size, damaged or made to be a burden,
+            has more than 1 MiB or several frames, or has pixels that are not of 8 or 16 bits;
+            `kind` says which.
     """
     return _opened(data, _pixels)
 
@@ -117,8 +133,14 @@ def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
     if media_type is None:
         found = f"it looks like {stranger(data)}"
         raise ImageError(ImageFault.FORMAT, f"the content is no supported image: {found}", found=found)
+    if len(data) > bombs.MAX_FILE_BYTES:
+        found = f"{len(data)} bytes"
+        detail = f"the file has {found}, more than the {bombs.MAX_FILE_BYTES} that a 28x28 image may have"
+        raise ImageError(ImageFault.HEAVY, detail, found=found)
     if media_type == "image/webp":
         _check_size(_webp_size(data))
+    if objection := bombs.objection(data, media_type):
+        raise _damaged(media_type, objection)
     try:
         with PARSERS[media_type](io.BytesIO(data)) as image:
             _check_size(image.size)
@@ -126,8 +148,6 @@ def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
                 raise ImageError(ImageFault.ANIMATED, "the file has several frames")
             if image.mode in ("I", "F"):
                 raise ImageError(ImageFault.RANGE, "the pixels are 32-bit numbers without a known range")
-            if media_type == "image/png" and PNG_END not in data:  # Pillow reads on without it
-                raise _damaged(media_type, "it ends too early")
             return then(image)
     except ImageError:
         raise

@@ -51,6 +51,10 @@ class ProblemError(ServingError):
         """Note which of several images was refused: its place in the form, from 0, and its name."""
         self.extensions = {"upload": index, "filename": filename}
 
+    def of_instance(self, index: int) -> None:
+        """Note which of several instances was refused: its place, from 0."""
+        self.extensions = {"instance": index}
+
 
 class EmptyBodyError(ProblemError):
     """There is nothing in the request."""
@@ -155,10 +159,6 @@ class InvalidInstanceError(ProblemError):
     kind = "invalid-instance"
     title = "An instance is not an image"
 
-    def of_instance(self, index: int) -> None:
-        """Note which of several was refused: its place, from 0."""
-        self.extensions = {"instance": index}
-
 
 class TooManyFilesError(ProblemError):
     """More files in one form than the service answers."""
@@ -206,6 +206,14 @@ class WrongSizeError(ProblemError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     kind = "wrong-size"
     title = "The image has the wrong size"
+
+
+class ImageTooLargeError(ProblemError):
+    """One image's file has more bytes than any 28x28 image needs."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    kind = "image-too-large"
+    title = "The image's file is too large"
 
 
 class UnsupportedImageError(ProblemError):

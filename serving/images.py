@@ -10,6 +10,7 @@ from bundle.errors import ImageError, ImageFault
 from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, Polarity
 from serving.errors import (
     BrokenImageError,
+    ImageTooLargeError,
     ProblemError,
     UnsupportedImageError,
     UnsupportedMediaTypeError,
@@ -21,6 +22,8 @@ ALIASES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp", "image/x-pn
 
 SUPPORTED = ", ".join(images.PARSERS)
 
+SCALED_WARNING = ("no pixel is above 1: the model takes pixels from 0 to 255, not from 0 to 1",)
+
 _CONVERT = f"Convert it to one of {SUPPORTED}."
 
 PROBLEMS: dict[ImageFault, tuple[type[ProblemError], str]] = {
@@ -29,6 +32,10 @@ PROBLEMS: dict[ImageFault, tuple[type[ProblemError], str]] = {
     ImageFault.SIZE: (
         WrongSizeError,
         f"Scale it to {IMAGE_SIZE}x{IMAGE_SIZE} as the training images were made.",
+    ),
+    ImageFault.HEAVY: (
+        ImageTooLargeError,
+        f"Scale it to {IMAGE_SIZE}x{IMAGE_SIZE}, and save it without metadata: that is a few KiB.",
     ),
     ImageFault.ANIMATED: (UnsupportedImageError, "Send one frame, as a file or form part of its own."),
     ImageFault.RANGE: (UnsupportedImageError, "Save it with 8 or 16 bits a pixel."),
@@ -61,6 +68,7 @@ def decode(data: bytes, media_type: str | None, polarity: Polarity) -> Decoded:
     Raises:
         UnsupportedMediaTypeError: the bytes are no image of the declared type.
         WrongSizeError: the image is not 28x28.
+        ImageTooLargeError: the file has more than 1 MiB.
         UnsupportedImageError: it has several frames, or pixels that are not 8 or 16 bit.
         BrokenImageError: it is empty, truncated or damaged.
     """
@@ -95,12 +103,27 @@ def _check_declared(data: bytes, media_type: str) -> None:
         )
 
 
+def warnings_of(images: npt.NDArray[np.uint8], polarity: Polarity) -> list[tuple[str, ...]]:
+    """Return what a caller should know of each of `uint8[n, 28, 28]` that came as numbers."""
+    totals = images.sum(axis=(1, 2), dtype=np.int64)
+    inner_totals = images[:, 1:-1, 1:-1].sum(axis=(1, 2), dtype=np.int64)
+    scaled = images.max(axis=(1, 2)) == 1
+    return [
+        _inverted_warning(total, inner, polarity) + (SCALED_WARNING if is_scaled else ())
+        for total, inner, is_scaled in zip(
+            totals.tolist(), inner_totals.tolist(), scaled.tolist(), strict=True
+        )
+    ]
+
+
 def _looks_inverted(pixels: npt.NDArray[np.uint8], polarity: Polarity) -> tuple[str, ...]:
+    return _inverted_warning(int(pixels.sum()), int(pixels[1:-1, 1:-1].sum()), polarity)
+
+
+def _inverted_warning(total: int, inner_total: int, polarity: Polarity) -> tuple[str, ...]:
     """Compare the paper, which is what the border shows, with what the model expects."""
-    inner = pixels[1:-1, 1:-1]
-    total, inner_total = int(pixels.sum()), int(inner.sum())
-    border = (total - inner_total) / (pixels.size - inner.size)
-    centre = inner_total / inner.size
+    border = (total - inner_total) / (IMAGE_SIZE**2 - (IMAGE_SIZE - 2) ** 2)
+    centre = inner_total / (IMAGE_SIZE - 2) ** 2
     if polarity == BLACK_ON_WHITE:
         border, centre, expected = 255 - border, 255 - centre, "dark ink on light paper (black-on-white)"
     else:

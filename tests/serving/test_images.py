@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bundle import images
+from bundle.bombs import MAX_FILE_BYTES
 from bundle.errors import ImageError, ImageFault
 from bundle.images import PARSERS
 from bundle.manifest import Polarity
 from serving.errors import (
     BrokenImageError,
+    ImageTooLargeError,
     ProblemError,
     UnsupportedImageError,
     UnsupportedMediaTypeError,
@@ -29,6 +31,11 @@ REFUSED: dict[ImageFault, tuple[bytes, type[ProblemError], str]] = {
         "no supported image: it looks like a PDF",
     ),
     ImageFault.SIZE: (encoded(Image.new("L", (64, 32)), "PNG"), WrongSizeError, "64x32.*28x28"),
+    ImageFault.HEAVY: (
+        SAMPLES["image/png"] + bytes(MAX_FILE_BYTES),
+        ImageTooLargeError,
+        "more than the 1048576",
+    ),
     ImageFault.ANIMATED: (
         encoded(
             Image.fromarray(a_digit()),
