@@ -46,10 +46,14 @@ def worthwhile_threads(settings: TrainingSettings) -> int:
     barriers a second core adds a fifth to the speed when it is idle, and takes nine tenths of it
     away when something else runs on it.
     """
+    return max(1, weights_times_images(settings) // WEIGHTS_TIMES_IMAGES_PER_THREAD)
+
+
+def weights_times_images(settings: TrainingSettings) -> int:
+    """Return the work in one pass of a batch, or of the part of it that is taken at once: a sixth of its FLOPs."""
     widths = [PIXELS, *settings.hidden, TYPICAL_CLASSES]
     weights = sum(a * b for a, b in pairwise(widths))
-    part = settings.batch_size // settings.accumulate
-    return max(1, weights * part // WEIGHTS_TIMES_IMAGES_PER_THREAD)
+    return weights * settings.batch_size // settings.accumulate
 
 
 def _keep_freed_memory() -> None:

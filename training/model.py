@@ -57,7 +57,7 @@ class MLP(nn.Sequential):
         for index, units in enumerate(settings.hidden):
             layers.append(nn.Linear(width, units))
             if settings.batch_norm:
-                layers.append(nn.BatchNorm1d(units))
+                layers.append(_normalisation(units, noisy=settings.noise > 0))
             if settings.noise:
                 layers.append(GaussianNoise(settings.noise))
             layers.append(_activation(settings.activation))
@@ -71,6 +71,17 @@ class MLP(nn.Sequential):
     def linear_layers(self) -> list[nn.Linear]:
         """Return the linear layers, first to last."""
         return [layer for layer in self if isinstance(layer, nn.Linear)]
+
+
+def _normalisation(units: int, *, noisy: bool) -> nn.BatchNorm1d:
+    """Return batch normalisation; its scale stays 1 where noise follows, or training would outgrow the noise.
+
+    Source: Rasmus et al. (2015), equations 5 to 7, where noise is added before scale and shift, and
+    rectifiers have no scale because the next layer has one.
+    """
+    layer = nn.BatchNorm1d(units)
+    layer.weight.requires_grad_(not noisy)
+    return layer
 
 
 def _activation(name: str) -> nn.Module:

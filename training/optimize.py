@@ -134,7 +134,10 @@ def penalty(model: nn.Module, settings: OptimizationSettings, images: int) -> to
 
 
 class AveragedWeights:
-    """An exponential moving average of a model's parameters and buffers.
+    """An exponential moving average of a model's parameters.
+
+    The statistics of batch normalisation are none of them: they are measured anew for the averaged
+    weights before these are judged (`training.fit.renew_statistics`).
 
     The decay rises as (1 + t) / (10 + t) to its value, so that the first, random weights are
     forgotten soon. Source: the moving average of TensorFlow's `ExponentialMovingAverage`.
@@ -149,5 +152,3 @@ class AveragedWeights:
         """Move towards the model's values after step `step`, counted from 0."""
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), share)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)

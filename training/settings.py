@@ -180,7 +180,7 @@ class OptimizationSettings(Settings):
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         Field(description="of the matrix products; auto takes bfloat16 where it was measured to be faster"),
-    ] = "float32"
+    ] = "auto"
     patience: Annotated[
         int, Field(ge=0, description="epochs without improvement until training stops; 0 never stops early")
     ] = 0

@@ -125,6 +125,24 @@ def test_the_averaged_weights_are_what_is_judged(tmp_path: Path) -> None:
     assert weights(fitted) != weights(fit(small_run(tmp_path)))
 
 
+def test_averaged_weights_are_normalised_by_statistics_of_their_own(tmp_path: Path) -> None:
+    """The first normalisation holds the mean and variance of what the averaged weights give, batch by batch."""
+    run = small_run(tmp_path, ema=0.99, batch_norm=True, learning_rate=0.03, schedule="constant")
+    fitted = fit(run)
+    first, norm = (
+        fitted.model.linear_layers()[0],
+        next(m for m in fitted.model if isinstance(m, nn.BatchNorm1d)),
+    )
+    order = epoch_order(500, run.settings.seed, run.settings.epochs - 1)
+    pixels = (
+        run.train.images.numpy().reshape(500, 784) - fitted.standardise.mean
+    ) / fitted.standardise.deviation
+    weight, bias = first.weight.detach().double().numpy(), first.bias.detach().double().numpy()
+    outputs = [pixels[part.numpy()] @ weight.T + bias for part in order.split(32)]
+    np.testing.assert_allclose(norm.running_mean, np.mean([o.mean(0) for o in outputs], 0), atol=1e-4)
+    np.testing.assert_allclose(norm.running_var, np.mean([o.var(0, ddof=1) for o in outputs], 0), rtol=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["auto", "bfloat16"])
 def test_mixed_precision_learns_too(tmp_path: Path, precision: str) -> None:
     """In bfloat16 the run ends about where float32 does."""

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from training.model import MLP, constrain_norms
+from training.precision import uses_bfloat16
 from training.presets import PRESETS
-from training.settings import TrainingSettings
+from training.settings import ModelSettings, TrainingSettings
 from training.stochastic import Dropout, GaussianNoise
 
 
@@ -175,3 +176,25 @@ def test_noise_is_normal_while_training_and_absent_afterwards() -> None:
 def test_the_record_preset_stays_below_its_bound() -> None:
     """The largest preset has at most 12.5 million weights."""
     assert sum(p.numel() for p in mlp(classes=10, **PRESETS["record"]()).parameters()) <= 12_500_000
+
+
+def test_noise_is_not_outgrown_by_the_scale_before_it() -> None:
+    """Where noise follows normalisation the scale stays 1 and only the shift is learnt."""
+    noisy = MLP(ModelSettings(hidden=(8,), batch_norm=True, noise=0.3), 3)
+    plain = MLP(ModelSettings(hidden=(8,), batch_norm=True), 3)
+    names = {name for name, parameter in noisy.named_parameters() if not parameter.requires_grad}
+    assert names == {"1.weight"}
+    assert all(parameter.requires_grad for parameter in plain.parameters())
+
+
+@pytest.mark.parametrize(
+    ("hidden", "batch", "amx", "expected"),
+    [((512, 256), 128, True, True), ((512, 256), 128, False, False), ((64,), 128, True, False)],
+)
+def test_bfloat16_is_chosen_by_the_work_in_a_batch_and_the_processor(
+    hidden: tuple[int, ...], batch: int, amx: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` takes it on a CPU with AMX for all but small products, and nowhere else."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    settings = TrainingSettings(hidden=hidden, batch_size=batch, precision="auto")
+    assert uses_bfloat16(settings, torch.device("cpu")) is expected
