@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING
-    if problem := unusable_address(settings.host, settings.port):
+    if problem := unusable_address(settings.host, settings.port) or _unusable_management(settings):
         print(f"error: {problem}", file=sys.stderr)
         return EXIT_ADDRESS
     if options.check_address:
@@ -66,26 +66,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _become_gunicorn({name: str(value) for name, value in layer.values.items()})
 
 
-def unusable_address(host: str, port: int) -> str | None:
+def _unusable_management(settings: ServiceSettings) -> str | None:
+    """Return why the management port cannot be listened on, as `unusable_address` does."""
+    host, port = settings.management_host, settings.management_port
+    if port == 0:
+        return None
+    if (host, port) == (settings.host, settings.port):
+        return f"the management port is the port itself, {port}: change GLYPH_MANAGEMENT_PORT"
+    return unusable_address(
+        host,
+        port,
+        setting="GLYPH_MANAGEMENT",
+        change="give another one with GLYPH_MANAGEMENT_PORT or --management-port; 0 is none",
+    )
+
+
+def unusable_address(
+    host: str,
+    port: int,
+    *,
+    setting: str = "GLYPH",
+    change: str = "give another one with GLYPH_PORT or --port (make run: PORT=)",
+) -> str | None:
     """Return why the service cannot listen on an address, and what to do; None if it can.
 
     Gunicorn would try for five seconds and end with a less helpful line. Someone may still take
     the port between this look and Gunicorn's; then that line is what is left.
     """
-    change = "give another one with GLYPH_PORT or --port (make run: PORT=)"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Gunicorn does
             probe.bind(address)
     except socket.gaierror as error:
-        return f"the host {host!r} is no address of this machine ({error.strerror}): change GLYPH_HOST"
+        return f"the host {host!r} is no address of this machine ({error.strerror}): change {setting}_HOST"
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return f"port {port} on {host} is taken by another program: {change}"
         if error.errno == errno.EACCES:
             return f"port {port} needs privileges this user lacks: {change}"
-        return f"cannot listen on {host} port {port} ({error.strerror}): change GLYPH_HOST or GLYPH_PORT"
+        return (
+            f"cannot listen on {host} port {port} ({error.strerror}): change {setting}_HOST or {setting}_PORT"
+        )
     return None
 
 

@@ -30,6 +30,8 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram, the infinite one left out."""
+    known: tuple[str, ...] = ()
+    """Values of its one label that are exposed from the start, as 0 until there is something to count."""
     over: Over = "sum"
     """How a gauge's values of the live workers become the pod's; counters and histograms are summed."""
 
@@ -67,6 +69,7 @@ CATALOGUE: dict[str, Metric] = {
             kind="histogram",
             labels=("phase",),
             buckets=SECONDS,
+            known=("decode", "queue", "infer", "encode"),
             help="Time a prediction request spent in each phase: decode, queue, infer, encode",
         ),
         # Batches and the queue
@@ -151,6 +154,7 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_model_loads_total",
             kind="counter",
             labels=("outcome",),
+            known=("loaded", "refused"),
             help="Attempts to load a version, at start and by reload: loaded or refused",
         ),
         Metric(
@@ -175,6 +179,7 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_golden_checks_total",
             kind="counter",
             labels=("outcome",),
+            known=("passed", "failed"),
             help="Replays of a version's golden examples: passed or failed",
         ),
         # Processes
@@ -182,6 +187,7 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_workers",
             kind="gauge",
             labels=("state",),
+            known=("starting", "ready", "unready", "draining"),
             help="Workers by state: starting, ready, unready (no proven model), draining",
         ),
         Metric(
@@ -191,6 +197,7 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_worker_exits_total",
             kind="counter",
             labels=("how",),
+            known=("ended", "died"),
             help="Workers that are gone: ended (asked to), or died (killed, crashed, timed out)",
         ),
         Metric(

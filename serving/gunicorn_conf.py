@@ -10,6 +10,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # it ships no types
 
+from serving.companion import Companion
 from serving.cpus import usable_cpus
 from serving.cuda import missing_device_by_child
 from serving.settings import ServiceSettings, load_settings
@@ -55,11 +56,25 @@ loglevel = _settings.log_level
 accesslog = "-" if _settings.access_log else None
 
 
+_companion = Companion(_settings, globals().get("worker_tmp_dir"))
+
+
+def on_starting(_server: Any) -> None:
+    """Start the management process, before there is any worker."""
+    _companion.start()
+
+
+def on_exit(_server: Any) -> None:
+    """End the management process, when there is no worker any more."""
+    _companion.end()
+
+
 def post_fork(_server: Any, _worker: Any) -> None:
     """Make the service's own log lines look as Gunicorn's do.
 
     Not by Gunicorn's `logconfig_dict`, which switches the access log on, whatever `accesslog` says.
     """
+    _companion.forked()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(Logger.error_fmt, Logger.datefmt))
     log = logging.getLogger("glyph")

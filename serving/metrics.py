@@ -24,6 +24,7 @@ import orjson
 
 from serving import drift
 from serving.catalogue import CATALOGUE, NATS, PROBABILITY
+from serving.companion import DIRECTORY_VARIABLE
 from serving.slots import Slots
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("glyph.serving")
 
-DIRECTORY_VARIABLE = "SERVING_METRICS_DIRECTORY"
-"""Where the arbiter tells its workers to put their numbers; not a setting, so not named like one."""
 SLOTS_SUFFIX, FACTS_SUFFIX = ".slots", ".json"
 
 State = Literal["starting", "ready", "unready", "draining", "ended", "aborted"]

@@ -1,6 +1,7 @@
 """What an operator can set: one frozen class, read from `GLYPH_*` and from the command line."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -198,13 +199,34 @@ class ServiceSettings(Settings):
     ] = ()
 
 
+_SERVICE_LINK = re.compile(
+    r"(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+
+
+def is_service_link(name: str, value: str) -> bool:
+    """Tell a variable that Kubernetes made of a Service called `glyph` or `glyph-...` from a setting.
+
+    It gives them to every container (kubernetes.io/docs/concepts/services-networking/service,
+    Environment variables). Of `GLYPH_PORT` and `GLYPH_..._PORT` only the value tells.
+    """
+    if not name.startswith(ENVIRONMENT_PREFIX):
+        return False
+    rest = name.removeprefix(ENVIRONMENT_PREFIX)
+    if rest == "PORT" or rest.endswith("_PORT"):
+        return _ADDRESS.match(value) is not None or rest.endswith(("SERVICE_PORT", "_TCP_PORT", "_UDP_PORT"))
+    return _SERVICE_LINK.fullmatch(rest) is not None
+
+
 def environment_layer(environment: Mapping[str, str]) -> Layer:
-    """Return the settings in `environment`.
+    """Return the settings in `environment`, which may have a Kubernetes Service's variables beside them.
 
     Raises:
         ConfigurationError: a `GLYPH_` variable names no setting; it says which is nearest.
     """
-    return from_environment(ServiceSettings, environment, ENVIRONMENT_PREFIX, RESERVED)
+    own = {name: value for name, value in environment.items() if not is_service_link(name, value)}
+    return from_environment(ServiceSettings, own, ENVIRONMENT_PREFIX, RESERVED)
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> ServiceSettings:

@@ -60,17 +60,22 @@ class Slots:
     @classmethod
     def create(cls, path: Path) -> "Slots":
         """Make the file `path` and lock it for this process; without room there, nobody sees the numbers."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        staged = path.with_suffix(".new")
+        descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             # A hole in a file would be a SIGBUS on the day when the memory file system is full.
             os.posix_fallocate(descriptor, 0, SIZE)
         except OSError as error:
             os.close(descriptor)
-            path.unlink()
+            staged.unlink()
             log.error("metrics of this process are not shared: %s: %s", path.parent, error.strerror)  # noqa: TRY400
             return cls.anonymous()
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
-        return cls(mmap.mmap(descriptor, SIZE), descriptor)
+        slots = cls(mmap.mmap(descriptor, SIZE), descriptor)
+        staged.replace(
+            path
+        )  # only now, so that nobody finds it without its lock and takes it for a dead one's
+        return slots
 
     def allocate(self, key: Key, count: int = 1) -> int:
         """Return the place of the first of `count` values, all 0, which readers will know as `key`.
@@ -115,8 +120,18 @@ def read(path: Path) -> dict[bytes, npt.NDArray[np.float64]] | None:
     return found
 
 
+def read_first(path: Path) -> float:
+    """Return another process's first value alone, which costs less than all of them; 0 if it is gone."""
+    try:
+        with path.open("rb") as file:
+            data = os.pread(file.fileno(), 8, VALUES_AT)
+    except OSError:
+        return 0.0
+    return float(struct.unpack("=d", data)[0]) if len(data) == 8 else 0.0
+
+
 def is_alive(path: Path) -> bool:
-    """Tell whether the process that made the file still runs."""
+    """Tell whether the process that made the file still runs. Not to be asked by that process itself."""
     try:
         with path.open("rb+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

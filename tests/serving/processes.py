@@ -94,7 +94,7 @@ def serving_command(*arguments: str) -> list[str]:
 def running(directory: Path, *, until: str = "/livez", **settings: object) -> Iterator[Service]:
     """Start the service, wait until `until` answers 200, and at the end see SIGTERM end it well."""
     port = free_port()
-    values = {"provider": "cpu", "workers": 1, "port": port} | settings
+    values = {"provider": "cpu", "workers": 1, "port": port, "management_port": 0} | settings
     output = directory / f"service-{port}.log"
     with output.open("wb") as file:
         process = subprocess.Popen(

@@ -1,0 +1,221 @@
+"""The management process: probes and metrics on a port of their own, which traffic cannot starve.
+
+    GET /livez              200 while the service runs
+    GET /readyz, /healthz   200 while some worker answers predictions; 503 says why none does
+    GET /metrics            Prometheus's text format, or OpenMetrics where it is asked for
+
+Started by the arbiter (`serving.companion`), with a pipe as its standard input that ends when the
+arbiter does. It reads the workers' numbers from memory that they share and asks nobody anything,
+so a worker that is busy or stuck delays no probe. Two processes: the outer one holds the socket and
+starts the inner one again should it die.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+from prometheus_client.exposition import choose_encoder
+
+from serving.access import Access
+from serving.companion import DIRECTORY_VARIABLE
+from serving.errors import (
+    PROBLEM_MEDIA_TYPE,
+    MalformedBodyError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ProblemError,
+)
+from serving.exposition import PodCollector
+from serving.messages import JSON
+from serving.pod import Pod, report
+from serving.settings import ServiceSettings, load_settings
+
+log = logging.getLogger("glyph.management")
+
+BACKLOG = 1024
+IDLE_SECONDS = 30.0
+RETRY_SECONDS = 0.25
+RESTART_SECONDS = 1.0
+TICK_SECONDS = 1.0
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one connection, in a thread of its own."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "glyph"
+    sys_version = ""
+    timeout = IDLE_SECONDS
+    disable_nagle_algorithm = True
+    server: "Server"
+
+    def do_GET(self) -> None:
+        """Answer a probe, or with the metrics."""
+        try:
+            status, media_type, body, headers = HTTPStatus.OK, *self._body(), {}
+        except ProblemError as error:
+            status, media_type, headers = error.status, PROBLEM_MEDIA_TYPE, dict(error.headers)
+            body = orjson.dumps(error.document())
+        self._send(status, media_type, body, headers)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _body(self) -> tuple[str, bytes]:
+        path = self.path.partition("?")[0]
+        self.server.access.check_path("GET", path, self.headers.get("Authorization"))
+        match path:
+            case "/livez":
+                return JSON, orjson.dumps({"live": True})
+            case "/readyz" | "/healthz":
+                return JSON, orjson.dumps(report(self.server.pod.look()[0]))
+            case "/metrics":
+                encode, media_type = choose_encoder(self.headers.get("Accept", ""))
+                return media_type, encode(self.server.collector)
+        raise NotFoundError(
+            f"there is nothing at {path[:100]} on the management port",
+            remedy="GET /livez, /readyz or /metrics; predictions are answered on the other port.",
+        )
+
+    def _not_allowed(self) -> None:
+        problem = MethodNotAllowedError(
+            f"the management port does not answer {self.command[:20]}", remedy="Use GET."
+        )
+        self.close_connection = True  # a body may follow, which nobody reads
+        self._send(
+            problem.status, PROBLEM_MEDIA_TYPE, orjson.dumps(problem.document()), {"Allow": "GET, HEAD"}
+        )
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _not_allowed  # noqa: N815
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what the library could not parse."""
+        del explain
+        problem = MalformedBodyError(
+            f"the request cannot be understood: {message or HTTPStatus(code).phrase}",
+            remedy="Send plain HTTP/1.1.",
+        )
+        self.close_connection = True
+        self._send(
+            HTTPStatus(code), PROBLEM_MEDIA_TYPE, orjson.dumps(problem.document() | {"status": code}), {}
+        )
+
+    def _send(self, status: HTTPStatus, media_type: str, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        fields = {"Content-Type": media_type, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
+        for name, value in (fields | headers).items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  the library's name
+        """Log nothing: probes and scrapes are no news."""
+
+
+class Server(ThreadingHTTPServer):
+    """The listening socket is not its own: the outer process keeps it."""
+
+    daemon_threads = True
+
+    def __init__(self, listener: socket.socket, pod: Pod, collector: PodCollector, access: Access) -> None:
+        self.address_family = listener.family
+        super().__init__(listener.getsockname(), Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.pod, self.collector, self.access = pod, collector, access
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log in a line what a client's broken connection raised."""
+        log.debug("%s: %s", client_address, sys.exception() if hasattr(sys, "exception") else request)
+
+
+def listen(settings: ServiceSettings) -> socket.socket:
+    """Listen on the management address; wait for it where the service before this one still has it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        settings.management_host, settings.management_port, type=socket.SOCK_STREAM
+    )[0]
+    said = False
+    while True:
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            if not said:
+                log.error("the management port cannot be listened on yet: %s", error.strerror)  # noqa: TRY400
+            said = True
+            if _arbiter_is_gone(RETRY_SECONDS):
+                sys.exit(0)
+        else:
+            return listener
+
+
+def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: int) -> NoReturn:
+    """Answer until the arbiter is gone, then clear its directory away and end."""
+    pod = Pod(directory)
+    others = {"arbiter": (arbiter,), "management": (os.getppid(), os.getpid())}
+    collector = PodCollector(pod, settings.drift_window_seconds, others)
+    server = Server(listener, pod, collector, Access(settings))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    while not _arbiter_is_gone(TICK_SECONDS):
+        try:
+            collector.tick()
+        except Exception:
+            log.exception("the workers' numbers could not be read; the next try is in a second")
+    shutil.rmtree(directory, ignore_errors=True)
+    os._exit(0)  # answers that are under way are of no use to anybody now
+
+
+def _arbiter_is_gone(seconds: float) -> bool:
+    """Wait, and tell whether the pipe from the arbiter has ended meanwhile."""
+    return bool(select.select([0], [], [], seconds)[0])
+
+
+def main() -> int:
+    """Hold the socket, and keep a process that answers on it."""
+    logging.basicConfig(
+        format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S %z"
+    )
+    # The terminal and some service managers signal whole groups; this process ends with the arbiter.
+    for name in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGQUIT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    ):
+        signal.signal(name, signal.SIG_IGN)
+    settings, directory = load_settings(), Path(os.environ[DIRECTORY_VARIABLE])
+    arbiter = os.getppid()
+    listener = listen(settings)
+    while True:
+        child = os.fork()
+        if child == 0:
+            serve(settings, listener, directory, arbiter)
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) == 0:
+            return 0
+        log.error("the process of the management port died (%s) and is started again", status)
+        time.sleep(RESTART_SECONDS)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())

@@ -1,0 +1,194 @@
+"""All workers of this service as one: their numbers added up, and whether any of them answers.
+
+The management process is the only one that looks at another's files. What a worker counted stays
+counted when it is gone: its numbers are added to those of all the departed before its file goes.
+"""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from serving import slots
+from serving.errors import NotReadyError
+from serving.metrics import FACTS_SUFFIX, SLOTS_SUFFIX, STATES
+
+DEPARTED = "departed.json"
+Numbers = dict[bytes, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """A worker that is alive."""
+
+    path: Path
+    pid: int
+    state: str
+    facts: dict[str, Any]
+    """What `ModelState` published; empty while it starts."""
+
+    def numbers(self) -> Numbers:
+        """Return all that it has counted."""
+        return slots.read(self.path) or {}
+
+
+@dataclass(slots=True)
+class Departed:
+    """What workers that are gone have counted."""
+
+    numbers: Numbers = field(default_factory=dict)
+    exits: Counter[str] = field(default_factory=Counter)
+    """How many `ended` because they were asked to, and how many `died`."""
+    names: set[str] = field(default_factory=set)
+    """Files that are in the sums already, and may still be there after a crash between the two steps."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Departed":
+        """Return what `write` left."""
+        try:
+            document = orjson.loads(path.read_bytes())
+        except (OSError, orjson.JSONDecodeError):
+            return cls()
+        numbers = {key.encode(): np.array(values) for key, values in document["numbers"].items()}
+        return cls(numbers, Counter(document["exits"]), set(document["names"]))
+
+    def write(self, path: Path) -> None:
+        """Write it so that a reader finds this or what was there before."""
+        document = {
+            "numbers": {key.decode(): values.tolist() for key, values in self.numbers.items()},
+            "exits": dict(self.exits),
+            "names": sorted(self.names),
+        }
+        staged = path.with_suffix(".new")
+        staged.write_bytes(orjson.dumps(document))
+        staged.replace(path)
+
+    def add(self, name: str, numbers: Numbers, how: str) -> None:
+        """Take in the numbers of a worker that is gone."""
+        for key, values in numbers.items():
+            before = self.numbers.get(key)
+            self.numbers[key] = values.copy() if before is None else before + values
+        self.exits[how] += 1
+        self.names.add(name)
+
+
+class Pod:
+    """The workers whose files lie in one directory. Safe to ask from several threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = threading.Lock()
+        self._departed = Departed.read(directory / DEPARTED)
+        self._facts: dict[Path, tuple[object, dict[str, Any]]] = {}
+
+    def look(self) -> tuple[list[Worker], Departed]:
+        """Return the living, oldest first, and all the dead there have been."""
+        with self._lock:
+            workers, dead = [], []
+            for path in sorted(self.directory.glob(f"*{SLOTS_SUFFIX}"), key=_age):
+                if path.name in self._departed.names or not slots.is_alive(path):
+                    dead.append(path)
+                    continue
+                state = STATES[int(slots.read_first(path))]
+                workers.append(Worker(path=path, pid=_pid(path), state=state, facts=self._facts_of(path)))
+            if dead:
+                self._bury(dead)
+            return workers, self._departed
+
+    def _bury(self, dead: list[Path]) -> None:
+        for path in dead:
+            if path.name not in self._departed.names:
+                how = "ended" if STATES[int(slots.read_first(path))] == "ended" else "died"
+                self._departed.add(path.name, slots.read(path) or {}, how)
+        self._departed.write(self.directory / DEPARTED)
+        for path in dead:
+            with contextlib.suppress(OSError):
+                path.with_suffix(FACTS_SUFFIX).unlink(missing_ok=True)
+                path.unlink()
+                self._departed.names.discard(path.name)
+            self._facts.pop(path, None)
+
+    def _facts_of(self, path: Path) -> dict[str, Any]:
+        """Return a worker's facts, read again only where they were written again."""
+        facts = path.with_suffix(FACTS_SUFFIX)
+        try:
+            stat = facts.stat()
+            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            known = self._facts.get(path)
+            if known is None or known[0] != seen:
+                known = self._facts[path] = (seen, orjson.loads(facts.read_bytes()))
+        except (OSError, orjson.JSONDecodeError):
+            return {}
+        return known[1]
+
+
+def report(workers: list[Worker]) -> dict[str, Any]:
+    """Return what `/readyz` answers: ready is whoever has a worker that is.
+
+    Raises:
+        NotReadyError: none is; the detail says what they are doing instead.
+    """
+    states = dict(Counter(worker.state for worker in workers))
+    refused = _refused(workers)
+    ready = [worker for worker in workers if worker.state == "ready" and "model" in worker.facts]
+    if not ready:
+        detail, remedy = _why(workers)
+        error = NotReadyError(detail, remedy=remedy)
+        error.extensions = {"workers": states, "refused": refused}
+        raise error
+    newest = max(ready, key=lambda worker: int(worker.facts["model"]["version"]))
+    return {
+        "ready": True,
+        "model": newest.facts["model"],
+        "provider": newest.facts["provider"],
+        "loaded": newest.facts["loaded"],
+        "refused": refused,
+        "workers": states,
+    }
+
+
+def _why(workers: list[Worker]) -> tuple[str, str]:
+    """Return why no worker is ready, and what helps."""
+    by_state = {worker.state: worker for worker in workers}
+    if "unready" in by_state:
+        reason = by_state["unready"].facts.get("reason", "its worker did not say why")
+        remedy = (
+            "Publish or restore a version, and wait until it is noticed (GLYPH_RELOAD_SECONDS); "
+            "'python -m bundle verify' checks a version."
+        )
+        return f"no model is served: {reason}", remedy
+    if "starting" in by_state:
+        return "the workers are loading the model", "Wait; if it stays, the service's log says why."
+    if "draining" in by_state:
+        return "the service is ending", "Send requests to another instance."
+    return "no worker is running", "Wait until one is started; if it stays, the service's log says why."
+
+
+def _refused(workers: list[Worker]) -> list[dict[str, Any]]:
+    found = {refusal["version"]: refusal for worker in workers for refusal in worker.facts.get("refused", ())}
+    return [found[version] for version in sorted(found, reverse=True)]
+
+
+def merged(many: Iterator[Numbers]) -> Numbers:
+    """Return the sums of several processes' numbers."""
+    sums: Numbers = {}
+    for numbers in many:
+        for key, values in numbers.items():
+            before = sums.get(key)
+            sums[key] = values if before is None else before + values
+    return sums
+
+
+def _pid(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def _age(path: Path) -> int:
+    return int(path.stem.split("-")[2])
