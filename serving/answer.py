@@ -3,22 +3,24 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from bundle.repository import Bundle
-from serving.admission import Upload
 from serving.engine import Outputs
-from serving.images import Decoded
 from serving.messages import Answer
+from serving.query import Query
 
 
 def encode(
     bundle: Bundle,
-    uploads: Sequence[Upload],
-    images: Sequence[Decoded],
+    asked: Query,
+    filenames: Sequence[str | None] | None,
+    warnings: Sequence[tuple[str, ...]],
     outputs: Outputs,
 ) -> Answer:
-    """Return the answer, one prediction for each upload, in their order.
+    """Return the answer, one prediction for each image, in their order.
 
         {"model": {"name": "mnist", "version": 1, "digest": "<64 hexadecimal digits>"},
          "predictions": [
@@ -31,25 +33,35 @@ def encode(
 
     Args:
         bundle: what answered.
-        uploads: for their filenames.
-        images: for their warnings.
-        outputs: for the probabilities, `float32[len(uploads), classes]`; written with as many digits
+        asked: `top`, so many classes alone, the most probable first; `threshold`, below which label and
+            index are null and the probability still says how near it was.
+        filenames: of a form's files; None where there was no form.
+        warnings: of each image.
+        outputs: for the probabilities, `float32[len(warnings), classes]`; written with as many digits
             as a float32 needs to be read back exactly.
     """
     manifest, probabilities = bundle.manifest, outputs.probabilities
-    indices = probabilities.argmax(axis=1).tolist()
     predictions: list[dict[str, Any]] = []
-    for upload, image, index, row in zip(uploads, images, indices, probabilities, strict=True):
+    for i, index in enumerate(probabilities.argmax(axis=1).tolist()):
+        row = probabilities[i]
+        sure = asked.threshold is None or row[index] >= asked.threshold
         prediction = {
-            "label": manifest.classes[index],
-            "index": index,
+            "label": manifest.classes[index] if sure else None,
+            "index": index if sure else None,
             "probability": row[index],
-            "probabilities": dict(zip(manifest.classes, row, strict=True)),
-            "warnings": image.warnings,
+            "probabilities": _listed(manifest.classes, row, asked.top),
+            "warnings": warnings[i],
         }
-        if upload.filename is not None:
-            prediction["filename"] = upload.filename
+        if filenames is not None and (filename := filenames[i]) is not None:
+            prediction["filename"] = filename
         predictions.append(prediction)
     model = {"name": manifest.name, "version": bundle.version, "digest": manifest.digest}
     document = {"model": model, "predictions": predictions}
     return Answer(body=orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _listed(classes: Sequence[str], row: npt.NDArray[np.float32], top: int | None) -> dict[str, np.float32]:
+    if top is None:
+        return dict(zip(classes, row, strict=True))
+    order = np.argsort(-row, kind="stable")[:top].tolist()
+    return {classes[index]: row[index] for index in order}

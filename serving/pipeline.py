@@ -1,30 +1,38 @@
 """What both doors do with a request of a prediction route, in the order in which it happens.
 
-    exchange = pipeline.open(request, arrived)     its id, its route, its deadline
+    exchange = pipeline.open(request, arrived)     its id, its route
     work     = pipeline.prepare(exchange)          admit and decode: may raise ProblemError
     ...      the door runs the inference: alone (`answer`), or with whatever else has arrived
     answer   = pipeline.encode(exchange, work, outputs)
     answer   = pipeline.refuse(exchange, error)    instead, wherever a ProblemError came up
     answer   = pipeline.close(exchange, answer)    the fields that every answer carries, the metrics, the log
 
-No HTTP library is known here, and nothing waits for anything.
+A door that cannot read a body opens an exchange without it, and refuses that with `unreadable` or
+`too_large`. No HTTP library is known here, and nothing waits for anything.
 """
 
 import logging
+import os
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
 
-from serving import predict
+from serving import codings, oip, predict
 from serving.engine import Outputs
-from serving.errors import PROBLEM_MEDIA_TYPE, ProblemError
+from serving.errors import PROBLEM_MEDIA_TYPE, BodyTooLargeError, MalformedBodyError, ProblemError
 from serving.messages import Answer, Request
 from serving.predict import Work
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 
 log = logging.getLogger("glyph.serving")
+
+PREDICT = "/predict"
+
+_WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,10 +42,18 @@ class Exchange:
     request: Request
     arrived: float
     """`time.perf_counter()` when the request was whole."""
+    id: str
+    """The client's X-Request-ID if it sent a well-formed one, else one of our own."""
+    route: str
+    """The path as the API's description has it, `/v2/models/{model}/infer`: few, so a metric's label."""
+    target: oip.Target | None = None
+    """Of an Open Inference Protocol route: what its path names. None is `POST /predict`."""
     phases: dict[str, float] = field(default_factory=dict)
     """Seconds spent in `decode`, `queue`, `infer` and `encode`, as far as it came."""
     batch: int = 0
     """Images in the batch that it was run in, others' included and padding not."""
+    refusal: str = ""
+    """The kind of problem that it was refused for, as the metrics count it."""
 
 
 class Pipeline:
@@ -49,11 +65,19 @@ class Pipeline:
 
     def is_prediction(self, method: str, path: str) -> bool:
         """Tell whether a request is answered here; every other is the Flask application's."""
-        return method == "POST" and path == "/predict"
+        return method == "POST" and (path == PREDICT or oip.target(path) is not None)
 
     def open(self, request: Request, arrived: float) -> Exchange:
         """Begin; this never fails, so that every request has an exchange to be refused in."""
-        return Exchange(request=request, arrived=arrived)
+        self.state.metrics.opened()
+        target = None if request.path == PREDICT else oip.target(request.path)
+        return Exchange(
+            request=request,
+            arrived=arrived,
+            id=request_id(request.headers),
+            route=PREDICT if target is None else target.route,
+            target=target,
+        )
 
     def prepare(self, exchange: Exchange) -> Work:
         """Admit and decode.
@@ -62,7 +86,12 @@ class Pipeline:
             ProblemError: the request cannot be answered.
         """
         started = time.perf_counter()
-        work = predict.prepare(self.state.engine(), exchange.request, self.settings)
+        body = codings.undone(exchange.request, self.settings.max_body_bytes)
+        if exchange.target is None:
+            work = predict.prepare(self.state.engine(), exchange.request, body, self.settings)
+        else:
+            engine = exchange.target.engine(self.state)
+            work = oip.prepare(engine, exchange.request, body, self.settings)
         exchange.phases["decode"] = time.perf_counter() - started
         return work
 
@@ -77,14 +106,17 @@ class Pipeline:
         """Return the answer of a request that failed; what is no ProblemError is logged and answered 500."""
         if not isinstance(error, ProblemError):
             log.error("%s %s failed", exchange.request.method, exchange.request.path, exc_info=error)
-            error = ProblemError(
-                "an unexpected error; it is in the service's log",
-                remedy="Try again; if it stays, tell the operator the time of this answer.",
-            )
-        return problem(error)
+            error = unforeseen()
+        exchange.refusal = error.kind
+        return problem(error) if exchange.target is None else oip.problem(error)
 
     def close(self, exchange: Exchange, answer: Answer) -> Answer:
         """End: give the answer what every answer carries."""
+        codings.compress(answer, exchange.request.headers.get("accept-encoding"))
+        answer.headers["X-Request-ID"] = exchange.id
+        if exchange.phases:
+            answer.headers["Server-Timing"] = server_timing(exchange)
+        self.state.metrics.observe(exchange, answer)
         return answer
 
     def answer(self, exchange: Exchange) -> Answer:
@@ -95,10 +127,25 @@ class Pipeline:
             outputs = work.engine.infer(work.images)
             exchange.phases["infer"] = time.perf_counter() - started
             exchange.batch = len(work.images)
+            self.state.metrics.batch(work.engine, work.images, outputs)
             answer = self.encode(exchange, work, outputs)
         except Exception as error:  # noqa: BLE001  a door must answer whatever happened
             answer = self.refuse(exchange, error)
         return self.close(exchange, answer)
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """Return the client's own id where it is well formed (a token that is safe in a log), else a new one."""
+    sent = headers.get("x-request-id")
+    return sent if sent is not None and _WELL_FORMED_ID.fullmatch(sent) else os.urandom(16).hex()
+
+
+def server_timing(exchange: Exchange) -> str:
+    """Return the phases in milliseconds and the batch's size (W3C Server Timing, section 2)."""
+    metrics = [f"{phase};dur={1000 * seconds:.3f}" for phase, seconds in exchange.phases.items()]
+    if exchange.batch:
+        metrics.append(f'batch;desc="{exchange.batch}"')
+    return ", ".join(metrics)
 
 
 def problem(error: ProblemError) -> Answer:
@@ -108,4 +155,28 @@ def problem(error: ProblemError) -> Answer:
         status=error.status,
         media_type=PROBLEM_MEDIA_TYPE,
         headers=dict(error.headers),
+    )
+
+
+def unforeseen() -> ProblemError:
+    """Return what a client is told of a failure that nobody foresaw."""
+    return ProblemError(
+        "an unexpected error; it is in the service's log",
+        remedy="Try again; if it stays, tell the operator the time of this answer and its X-Request-ID.",
+    )
+
+
+def too_large(limit: int) -> BodyTooLargeError:
+    """Return the refusal of a body of more than `limit` bytes."""
+    return BodyTooLargeError(
+        f"the body is larger than {limit} bytes",
+        remedy="Send fewer or smaller files in one request, or raise GLYPH_MAX_BODY_BYTES.",
+    )
+
+
+def unreadable() -> MalformedBodyError:
+    """Return the refusal of a body whose framing is broken."""
+    return MalformedBodyError(
+        "the body ended early or its chunks are malformed",
+        remedy="Send as many bytes as Content-Length says, or chunks as in RFC 9112, section 7.1.",
     )

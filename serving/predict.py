@@ -1,22 +1,23 @@
-"""A request's way, whole: admit, decode, infer, encode. It knows nothing of HTTP libraries.
+"""`POST /predict`, whole: admit, decode, infer, encode. It knows nothing of HTTP libraries.
 
 `prepare` is the first half, up to the images; what it returns carries the second half. Whoever calls
 decides where the inference between the two happens: the inference worker puts the images of all
 requests that have arrived into one batch, a WSGI thread runs its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from serving import arrays, instances, query
 from serving.admission import Upload, admit
 from serving.answer import encode
 from serving.engine import Engine, Outputs
-from serving.errors import ProblemError
-from serving.images import Decoded, decode
+from serving.errors import EmptyBodyError, ProblemError
+from serving.images import Decoded, decode, warnings_of
 from serving.messages import Answer, Request
 from serving.settings import ServiceSettings
 
@@ -32,19 +33,47 @@ class Work:
     """Makes the answer of the n images' outputs."""
 
 
-def prepare(engine: Engine, request: Request, settings: ServiceSettings) -> Work:
+def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSettings) -> Work:
     """Admit and decode a request of `POST /predict`; the answer is what `answer.encode` describes.
+
+    Args:
+        engine: the model that will answer.
+        request: for its query and its content type.
+        body: its body, the content coding undone.
+        settings: for the limits.
 
     Raises:
         ProblemError: the request cannot be answered; its status, what was wrong, and the remedy.
     """
-    uploads = admit(request.headers.get("content-type"), request.body, max_files=settings.max_files)
-    images = [_decode(upload, index, engine) for index, upload in enumerate(uploads)]
+    asked = query.parse(request.query)
+    if not body:
+        raise EmptyBodyError(
+            "the request has no body", remedy="Send an image file: curl --data-binary @digit.png ..."
+        )
+    polarity = engine.bundle.manifest.input.polarity
+    content_type = request.headers.get("content-type")
+    filenames: Sequence[str | None] | None = None
+    match (content_type or "").partition(";")[0].strip().lower():
+        case "application/json":
+            images, warnings = _stacked(instances.read(body, polarity, settings.max_images))
+        case "application/octet-stream":
+            images = arrays.octets(body, settings.max_images)
+            warnings = warnings_of(images, polarity)
+        case "application/x-npy":
+            images = arrays.npy(body, settings.max_images)
+            warnings = warnings_of(images, polarity)
+        case _:
+            uploads = admit(content_type, body, max_files=settings.max_files)
+            images, warnings = _stacked([_decode(upload, i, engine) for i, upload in enumerate(uploads)])
+            filenames = [upload.filename for upload in uploads]
     return Work(
-        engine=engine,
-        images=np.stack([image.pixels for image in images]),
-        encode=partial(encode, engine.bundle, uploads, images),
+        engine=engine, images=images, encode=partial(encode, engine.bundle, asked, filenames, warnings)
     )
+
+
+def _stacked(images: Sequence[Decoded]) -> tuple[npt.NDArray[np.uint8], list[tuple[str, ...]]]:
+    pixels = images[0].pixels[None] if len(images) == 1 else np.stack([image.pixels for image in images])
+    return pixels, [image.warnings for image in images]
 
 
 def _decode(upload: Upload, index: int, engine: Engine) -> Decoded:

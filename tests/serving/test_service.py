@@ -225,10 +225,11 @@ def test_a_malformed_chunk_is_400(service: Service) -> None:
         assert response.status == 400
 
 
-def test_a_content_coding_is_415(service: Service, digit: Pixels) -> None:
-    """A compressed body is not guessed at."""
-    answer = service.ask("POST", "/predict", png(digit), Content_Type=PNG, Content_Encoding="gzip")
-    assert_problem(answer, 415, "gzip")
+def test_a_content_coding_that_is_not_undone_is_415(service: Service, digit: Pixels) -> None:
+    """It is named, and which are undone (RFC 9110, section 15.5.16)."""
+    answer = service.ask("POST", "/predict", png(digit), Content_Type=PNG, Content_Encoding="br")
+    assert_problem(answer, 415, "br", "gzip")
+    assert answer.headers["Accept-Encoding"] == "gzip, deflate"
 
 
 def test_a_wrong_method_is_405_and_says_which_are_right(service: Service) -> None:

@@ -1,0 +1,65 @@
+"""Read a request's body from WSGI: whole, within its limit, chunked or not."""
+
+import contextlib
+import logging
+
+from flask import request
+
+from serving.pipeline import too_large, unreadable
+
+log = logging.getLogger("glyph.serving")
+
+MAX_DISCARDED_BYTES = 64 << 20
+
+
+def read(limit: int) -> bytes:
+    """Return the current request's body; never more than the limit is read.
+
+    Raises:
+        BodyTooLargeError: there is more.
+        MalformedBodyError: the framing is broken, or the body ends early.
+    """
+    announced = request.content_length
+    if announced is None or announced <= limit:
+        try:
+            body = _read(limit + 1)
+        # What a server raises for broken framing is its own class, and another with each server.
+        except Exception as error:
+            log.info("a request's body could not be read: %s", error)
+            raise unreadable() from error
+        if len(body) <= limit:
+            return body
+    raise too_large(limit)
+
+
+def discard() -> None:
+    """Read what is left of a refused request's body and forget it, up to a bound.
+
+    Gunicorn closes a connection on which much is unread, and the reset that follows takes the
+    answer from a client that is still sending. Beyond the bound that is the lesser evil.
+    """
+    if not request.environ.get("wsgi.input_terminated"):
+        return  # such a server's stream has no end, and reading on would wait for ever
+    if (request.content_length or 0) > MAX_DISCARDED_BYTES:
+        return
+    stream, left = request.environ["wsgi.input"], MAX_DISCARDED_BYTES
+    with contextlib.suppress(Exception):  # a body that was broken already stays broken
+        while left > 0 and (chunk := stream.read(min(left, 1 << 16))):
+            left -= len(chunk)
+
+
+def _read(most: int) -> bytes:
+    """Read the body, `most` bytes at most.
+
+    Not by `request.get_data()`: it cuts a chunked body at MAX_CONTENT_LENGTH and says nothing.
+    """
+    if not request.environ.get("wsgi.input_terminated"):
+        return request.get_data(cache=False)  # such a server has no chunked bodies, so the length is known
+    stream, pieces = request.environ["wsgi.input"], []
+    while most > 0 and (piece := stream.read(most)):
+        pieces.append(piece)
+        most -= len(piece)
+    body = b"".join(pieces)
+    if request.content_length is not None and len(body) < request.content_length:
+        raise EOFError("the client closed the connection")
+    return body

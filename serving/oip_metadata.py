@@ -1,0 +1,78 @@
+"""The Open Inference Protocol's other paths: health, and metadata of the server and the model.
+
+Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md. An error's form is
+the application's business, which knows the protocol by the path.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response
+
+from bundle.manifest import IMAGE_SIZE
+from serving.engine import PROVIDER_NAMES, Engine
+from serving.messages import JSON
+from serving.oip import INPUT, OUTPUTS, Target
+from serving.state import ModelState
+
+EXTENSIONS = ["binary_tensor_data"]
+PLATFORM = "onnx_onnxv1"
+
+
+def blueprint(state: ModelState) -> Blueprint:
+    """Return the routes; they answer from what is in memory."""
+    routes = Blueprint("oip", __name__)
+
+    @routes.get("/v2", strict_slashes=False)
+    def _server() -> Response:
+        return _json({"name": "glyph", "version": glyph_version(), "extensions": EXTENSIONS})
+
+    @routes.get("/v2/health/live")
+    def _live() -> Response:
+        return _json({"live": True})
+
+    @routes.get("/v2/health/ready")
+    def _ready() -> Response:
+        state.engine()
+        return _json({"ready": True, "live": True})
+
+    @routes.get("/v2/models/<model>")
+    @routes.get("/v2/models/<model>/versions/<version>")
+    def _model(model: str, version: str | None = None) -> Response:
+        return _json(_metadata(Target(model, version).engine(state), state.versions()))
+
+    @routes.get("/v2/models/<model>/ready")
+    @routes.get("/v2/models/<model>/versions/<version>/ready")
+    def _model_ready(model: str, version: str | None = None) -> Response:
+        Target(model, version).engine(state)
+        return _json({"name": model, "ready": True})
+
+    return routes
+
+
+def glyph_version() -> str:
+    """Return this package's version, `0` where it runs from a source tree that was not installed."""
+    try:
+        return version("glyph")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _metadata(engine: Engine, versions: list[int]) -> dict[str, Any]:
+    manifest = engine.bundle.manifest
+    return {
+        "name": manifest.name,
+        "versions": [str(loaded) for loaded in versions],
+        "platform": PLATFORM,
+        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, IMAGE_SIZE, IMAGE_SIZE]}],
+        "outputs": [
+            {"name": name, "datatype": "FP32", "shape": [-1, len(manifest.classes)]} for name in OUTPUTS
+        ],
+        # Strings by name, as open_inference_rest.yaml has it.
+        "properties": {"digest": manifest.digest, "execution_provider": PROVIDER_NAMES[engine.provider]},
+    }
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(document), mimetype=JSON, headers={"Cache-Control": "no-store"})
