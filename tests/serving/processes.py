@@ -80,8 +80,12 @@ def free_port() -> int:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """Return this process's environment without its Glyph settings, and with those given."""
+    """Return this process's environment without its Glyph settings, and with those given.
+
+    There is no management port unless one is given: its default is one port, and tests run side by side.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GLYPH_")}
+    settings = {"management_port": 0} | settings
     return kept | {f"GLYPH_{name.upper()}": str(value) for name, value in settings.items()}
 
 
@@ -94,7 +98,7 @@ def serving_command(*arguments: str) -> list[str]:
 def running(directory: Path, *, until: str = "/livez", **settings: object) -> Iterator[Service]:
     """Start the service, wait until `until` answers 200, and at the end see SIGTERM end it well."""
     port = free_port()
-    values = {"provider": "cpu", "workers": 1, "port": port, "management_port": 0} | settings
+    values = {"provider": "cpu", "workers": 1, "port": port} | settings
     output = directory / f"service-{port}.log"
     with output.open("wb") as file:
         process = subprocess.Popen(
