@@ -23,7 +23,7 @@ import numpy.typing as npt
 import orjson
 
 from serving import drift
-from serving.catalogue import CATALOGUE, NATS, PROBABILITY
+from serving.catalogue import CATALOGUE, NATS, PROBABILITY, SECONDS
 from serving.companion import DIRECTORY_VARIABLE
 from serving.slots import Slots
 
@@ -38,6 +38,10 @@ SLOTS_SUFFIX, FACTS_SUFFIX = ".slots", ".json"
 
 State = Literal["starting", "ready", "unready", "draining", "ended", "aborted"]
 STATES: tuple[State, ...] = ("starting", "ready", "unready", "draining", "ended", "aborted")
+
+OTHER = "other"
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", OTHER))
+_SUM_OF_SECONDS = len(SECONDS) + 1
 
 WAITING_IMAGES = 256
 """Images whose statistics are taken together: in a batch of one, NumPy's calls would cost more than the model."""
@@ -58,6 +62,9 @@ class Metrics:
         self._in_flight = self._place("glyph_http_requests_in_flight")
         self._queue = self._place("glyph_queue_images")
         self._padding = self._place("glyph_padding_images_total")
+        phases = CATALOGUE["glyph_phase_duration_seconds"].known
+        self._phases = {phase: self._run(("glyph_phase_duration_seconds", phase)) for phase in phases}
+        self._requests: dict[tuple[str, str, int], tuple[int, int]] = {}
 
     @classmethod
     def create(cls, environment: Mapping[str, str] | None = None) -> "Metrics":
@@ -77,16 +84,17 @@ class Metrics:
 
     def observe(self, exchange: "Exchange", answer: "Answer") -> None:
         """A prediction request is answered (or its client is gone): count it, once for each `opened`."""
+        now = time.perf_counter()
+        values, phases = self._values, self._phases
         with self._lock:
-            self._values[self._in_flight] -= 1
+            values[self._in_flight] -= 1
             for phase, seconds in exchange.phases.items():
-                self._histogram(("glyph_phase_duration_seconds", phase), seconds)
+                # What `_histogram` does, without its calls: this is the one place where they would show.
+                place = phases[phase]
+                values[place + bisect_left(SECONDS, seconds)] += 1
+                values[place + _SUM_OF_SECONDS] += seconds
         self.request(
-            exchange.route,
-            exchange.request.method,
-            answer.status,
-            time.perf_counter() - exchange.arrived,
-            exchange.refusal,
+            exchange.route, exchange.request.method, answer.status, now - exchange.arrived, exchange.refusal
         )
 
     def request(self, route: str, method: str, status: int, seconds: float, refusal: str = "") -> None:
@@ -99,13 +107,16 @@ class Metrics:
             seconds: from the whole request to the whole answer.
             refusal: the kind of problem, where the answer was an error.
         """
-        if method not in METHODS:
-            method = "other"
+        values = self._values
         with self._lock:
-            self._values[self._place("glyph_http_requests_total", route, method, str(int(status)))] += 1
-            self._histogram(("glyph_http_request_duration_seconds", route), seconds)
+            places = self._requests.get((route, method, status))
+            if places is None:
+                places = self._route(route, method, status)
+            values[places[0]] += 1
+            values[places[1] + bisect_left(SECONDS, seconds)] += 1
+            values[places[1] + _SUM_OF_SECONDS] += seconds
             if refusal:
-                self._values[self._place("glyph_refusals_total", refusal)] += 1
+                values[self._place("glyph_refusals_total", refusal)] += 1
 
     # Inference
 
@@ -181,17 +192,29 @@ class Metrics:
             place = self._places[key] = self._slots.allocate(key)
         return place
 
-    def _histogram(self, key: tuple[str, ...], value: float) -> None:
-        """Add to a histogram: a value for each bucket, the infinite one last, then the sum."""
-        buckets = CATALOGUE[key[0]].buckets
+    def _route(self, route: str, method: str, status: int) -> tuple[int, int]:
+        """Return where to count requests and their durations; a method that a client made up has no place."""
+        if method not in METHODS:
+            return self._requests.get((route, OTHER, status)) or self._route(route, OTHER, status)
+        places = (
+            self._place("glyph_http_requests_total", route, method, str(int(status))),
+            self._run(("glyph_http_request_duration_seconds", route)),
+        )
+        self._requests[route, method, status] = places
+        return places
+
+    def _run(self, key: tuple[str, ...]) -> int:
+        """Return the place of a histogram: a value for each bucket, the infinite one last, then the sum."""
         place = self._places.get(key)
         if place is None:
-            place = self._places[key] = self._slots.allocate(key, len(buckets) + 2)
+            place = self._places[key] = self._slots.allocate(key, len(CATALOGUE[key[0]].buckets) + 2)
+        return place
+
+    def _histogram(self, key: tuple[str, ...], value: float) -> None:
+        buckets = CATALOGUE[key[0]].buckets
+        place = self._run(key)
         self._values[place + bisect_left(buckets, value)] += 1
         self._values[place + len(buckets) + 1] += value
-
-
-METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"))
 
 
 class _Statistics:
