@@ -7,6 +7,8 @@ from flask import Flask
 
 from serving.app import create_app
 from serving.errors import ProviderError
+from serving.metrics import Metrics
+from serving.reload import Housekeeper
 from serving.settings import load_settings
 
 log = logging.getLogger("glyph.serving")
@@ -22,7 +24,9 @@ def application() -> Flask:
     start the worker again, when one exits with APP_LOAD_ERROR.
     """
     try:
-        return create_app(load_settings())
+        app = create_app(load_settings(), Metrics.create())
     except ProviderError as error:
         log.critical("%s", error)
         sys.exit(APP_LOAD_ERROR)
+    Housekeeper(app.extensions["glyph"]).start()
+    return app
