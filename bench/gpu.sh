@@ -9,4 +9,5 @@ python3 -m pytest -q -m gpu tests || failed=1
 python3 -m bench augmentation --device cuda || failed=1
 python3 -m bench training --device cuda || failed=1
 python3 -m bench presets --device cuda --preset course --preset default --preset strong || failed=1
+python3 -m bench presets --device cuda --preset record --seeds 1 || failed=1
 exit "$failed"

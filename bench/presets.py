@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 
 from bundle.configuration import Layer, add_options, build, from_arguments
-from training.data import polarity
+from training.data import polarity, split
 from training.datasets import load
 from training.evaluate import logits_of
 from training.fit import Run, fit
-from training.job import hold_out
 from training.machine import choose_device
 from training.outcome import exit_code
 from training.presets import PRESETS
@@ -74,7 +73,7 @@ def _one_run(settings: TrainingSettings, progress: Progress) -> tuple[float, flo
     """Return the test error in percent, and the seconds that training took."""
     device = choose_device(settings)
     data = load(settings.data, mnist_directory=settings.data_dir, progress=progress)
-    train, validation = hold_out(data, settings)
+    train, validation = split(data.training, settings.validation, settings.seed)
     with tempfile.TemporaryDirectory() as directory, listen() as stop:
         run = Run(
             settings=settings,

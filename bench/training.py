@@ -21,11 +21,10 @@ import torch
 from torch import nn
 
 from bundle.configuration import Layer, add_options, build, from_arguments
-from training.data import Resident
+from training.data import Resident, split
 from training.datasets import load
 from training.fetch import MNIST_SHA256
 from training.fit import Run, begin, make_step
-from training.job import hold_out
 from training.machine import choose_device
 from training.model import MLP
 from training.outcome import exit_code
@@ -101,7 +100,7 @@ def _our_loop(
 ) -> tuple[Callable[[], int], Resident]:
     """Return a function that trains for one epoch with the product's own step."""
     data = load(settings.data, mnist_directory=settings.data_dir, progress=Progress())
-    train, validation = hold_out(data, settings)
+    train, validation = split(data.training, settings.validation, settings.seed)
     run = Run(
         settings=settings,
         train=train.to(device),

@@ -14,6 +14,9 @@ from training.fetch import MNIST_SHA256, fetch_mnist
 from training.idx import read_idx
 from training.progress import Progress
 
+VALIDATION_SHARE = 12
+"""One image in so many is held out for validation where no number is given."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images:
@@ -115,15 +118,19 @@ def read_pair(images_path: Path, labels_path: Path, classes: int) -> Images:
     return Images(images=images, labels=labels.astype(np.int64))
 
 
-def split(images: Images, validation: int, seed: int) -> tuple[Images, Images]:
+def split(images: Images, validation: int | None, seed: int) -> tuple[Images, Images]:
     """Split into a training and a validation part that keep the classes' proportions.
+
+    None holds out one image in twelve, which of MNIST is 5,000.
 
     Each class gives its share of `validation`, rounded by largest remainder so that the shares sum
     to exactly that. Which images are held out depends on the seed alone.
 
     Raises:
-        DataError: `validation` leaves nothing to train on.
+        DataError: `validation` leaves nothing to train on, in all or of one class.
     """
+    if validation is None:
+        validation = len(images) // VALIDATION_SHARE
     if not 0 < validation < len(images):
         raise DataError(f"{validation} of {len(images)} images cannot be held out for validation")
     counts = np.bincount(images.labels)
@@ -131,6 +138,12 @@ def split(images: Images, validation: int, seed: int) -> tuple[Images, Images]:
     shares = np.floor(exact).astype(np.int64)
     short = validation - int(shares.sum())
     shares[np.argsort(shares - exact, kind="stable")[:short]] += 1
+    emptied = np.flatnonzero((shares == counts) & (counts > 0))
+    if len(emptied):
+        raise DataError(
+            f"with {validation} of {len(images)} images held out for validation nothing is left to train on "
+            f"of class {emptied[0]}, which has {counts[emptied[0]]}: lower --validation"
+        )
     generator = np.random.default_rng(seed)
     held_out = np.zeros(len(images), dtype=bool)
     for label, share in enumerate(shares):

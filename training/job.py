@@ -8,7 +8,7 @@ import torch
 from bundle.errors import BundleError
 from bundle.repository import Bundle, versions
 from training import checkpoint, distributed
-from training.data import DataSet, Images, polarity, split
+from training.data import polarity, split
 from training.datasets import load
 from training.distill import load_committee
 from training.fit import Run, fit
@@ -18,9 +18,6 @@ from training.progress import Progress
 from training.release import Candidate, release
 from training.settings import TrainingSettings, model_name
 from training.stop import listen
-
-VALIDATION_SHARE = 12
-"""One image in so many is held out for validation where the settings say no number: MNIST's 5,000."""
 
 
 def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
@@ -46,7 +43,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                 test_share=settings.test_share,
             )
         settings = settings.model_copy(update={"name": settings.name or model_name(data.name)})
-        train, validation = hold_out(data, settings)
+        train, validation = split(data.training, settings.validation, settings.seed)
         ink = polarity(train.images)
         committee = load_committee(settings, data, ink, device)
         progress.say(
@@ -90,16 +87,6 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
             loggers.published(published)
         checkpoint.clear(directory)
         return published
-
-
-def hold_out(data: DataSet, settings: TrainingSettings) -> tuple[Images, Images]:
-    """Return the images to train on and those to validate with.
-
-    Raises:
-        DataError: there are too few to hold any out.
-    """
-    images = data.training
-    return split(images, settings.validation or len(images) // VALIDATION_SHARE, settings.seed)
 
 
 def find_published(model: Path, run_id: str) -> Bundle | None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 
 from bundle.errors import ConfigurationError
-from training.data import DataSet, Images, Resident, polarity
+from training.data import DataSet, Images, Resident, polarity, split
 from training.datasets import load
 from training.distill import Committee, load_committee
 from training.fit import Run, nothing
-from training.job import hold_out
 from training.machine import choose_device
 from training.progress import Progress
 from training.settings import TrainingSettings
@@ -80,7 +79,7 @@ def prepare(settings: TrainingSettings, progress: Progress) -> Material:
         seed=settings.test_seed,
         test_share=settings.test_share,
     )
-    train, validation = hold_out(data, settings)
+    train, validation = split(data.training, settings.validation, settings.seed)
     return Material(
         data=data,
         train=train,

@@ -390,6 +390,10 @@ def _lineage(subject: Subject) -> str:
             (f"SHA-256 of {file}", Html(f"<code>{text(digest)}</code>"))
             for file, digest in sorted(dataset.sha256.items())
         ),
+        *(
+            (f"teacher {teacher}", Html(f"<code>{text(digest)}</code>"))
+            for teacher, digest in facts.teachers.items()
+        ),
         ("ink", facts.input.polarity.replace("-", " ")),
         ("device", environment.device),
         ("threads", str(environment.threads)),

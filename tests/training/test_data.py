@@ -35,7 +35,8 @@ def write_idx(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     return path
 
 
-labelled = st.lists(st.integers(0, 6), min_size=2, max_size=120)
+labelled = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(lambda labels: labels * 2)
+"""Each class at least twice, so that half of the images can be held out without emptying one."""
 
 
 @settings(deadline=None)
@@ -44,7 +45,7 @@ def test_a_split_is_exact_complete_and_proportional(
     labels: list[int], data: st.DataObject, seed: int
 ) -> None:
     """Every image is in one part, the sizes are as asked, and each class gives its share within one image."""
-    asked = data.draw(st.integers(1, len(labels) - 1))
+    asked = data.draw(st.integers(1, len(labels) // 2))
     train, validation = split(numbered(labels), asked, seed)
     assert len(validation) == asked
     assert sorted(numbers(train) + numbers(validation)) == list(range(len(labels)))
@@ -78,6 +79,17 @@ def test_a_split_that_leaves_nothing_is_refused(validation: int) -> None:
     """Holding out nothing, everything or more is a DataError that says both numbers."""
     with pytest.raises(DataError, match=f"{validation} of 10 images"):
         split(numbered([0, 1] * 5), validation, 0)
+
+
+def test_a_split_that_empties_a_class_is_refused() -> None:
+    """No class is left without an image to train on; the error names it."""
+    with pytest.raises(DataError, match="nothing is left to train on of class 1, which has 2"):
+        split(numbered([0] * 10 + [1] * 2), 11, 0)
+
+
+def test_without_a_number_one_image_in_twelve_is_held_out() -> None:
+    """Of 36 images that is 3."""
+    assert len(split(numbered([0, 1] * 18), None, 0)[1]) == 3
 
 
 def test_mnist_is_split_55000_to_5000(mnist_directory: Path) -> None:

@@ -368,6 +368,13 @@ def test_lineage_is_complete(subject: Subject) -> None:
     assert "also training images" not in render(subject, WEIGHTS)
 
 
+def test_the_teachers_of_a_distilled_model_are_its_lineage(subject: Subject) -> None:
+    """Each is named with its digest."""
+    facts = subject.facts.model_copy(update={"teachers": {"mnist/3": "c" * 64}})
+    document = Document(render(dataclasses.replace(subject, facts=facts), WEIGHTS))
+    assert ["teacher mnist/3", "c" * 64] in [row for rows in document.tables for row in rows]
+
+
 def test_the_gap_is_measured_at_rest(subject: Subject) -> None:
     """With the published weights measured on training images the gap is theirs, and the curves show them."""
     at_rest = Metrics(images=10_000, accuracy=0.999, nll=0.01, ece=0, nll_calibrated=0.01, ece_calibrated=0)
