@@ -67,10 +67,9 @@ function row() {
   return item;
 }
 
-/** Return a probability in percent, with as many digits as tell something: "99.8%", "97%", "<0.1%". */
+/** Return a probability in percent, to a tenth; what is not quite certain is not called so. */
 export function percent(probability) {
   const value = probability * 100;
-  if (value > 0 && value < 0.05) return "<0.1%";
   if (value >= 99.95 && value < 100) return ">99.9%";
   return `${value.toFixed(1).replace(/\.0$/, "")}%`;
 }

@@ -107,9 +107,12 @@ export class FileTable {
   #answered(row, answer) {
     const { label, probability, warnings } = answer.prediction;
     row.answer = answer;
-    this.#state(row, label, sentences(...warnings), percent(probability));
+    const looksInverted = warnings.some((text) => LOOKS_INVERTED.test(text));
+    const others = warnings.filter((text) => !LOOKS_INVERTED.test(text));
+    const about = looksInverted ? "Looks inverted, so the answer may be wrong." : "";
+    this.#state(row, label, sentences(about, ...others), percent(probability));
     row.part(".show").disabled = false;
-    row.part(".invert").hidden = !(row.picture.pixels && warnings.some((text) => LOOKS_INVERTED.test(text)));
+    row.part(".invert").hidden = !(looksInverted && row.picture.pixels);
   }
 
   #refused(row, error) {

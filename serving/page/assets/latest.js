@@ -11,7 +11,7 @@ export class Latest {
   #wanted = null;
   #asked = null; // {question, controller, since} while a request is out
   #timer = null; // of a pause that the service has asked for
-  #held = false; // after an error that passes only when something is changed
+  #held = null; // the error after which nothing is asked until something has changed
   #failures = 0;
 
   /**
@@ -24,10 +24,15 @@ export class Latest {
     this.#failed = failed;
   }
 
+  /** Whether nothing is asked for now: the service wants a pause or a token. */
+  get paused() {
+    return this.#timer !== null || this.#held?.status === 401;
+  }
+
   /** Ask, or replace what waits; while the service has asked for a pause, that pause is kept. */
   submit(question) {
     this.#wanted = question;
-    this.#held = false;
+    if (this.#held?.status !== 401) this.#held = null; // without a token no question is answered
     if (this.#asked && performance.now() - this.#asked.since > PATIENCE_MS) this.#abandon();
     this.#next();
   }
@@ -35,14 +40,13 @@ export class Latest {
   /** Forget what waits or is under way: none of it is answered any more. A pause goes on. */
   cancel() {
     this.#wanted = null;
-    this.#held = false;
     this.#abandon();
   }
 
   /** Ask again at once what failed last. */
   retry() {
     this.#stopWaiting();
-    this.#held = false;
+    this.#held = null;
     this.#next();
   }
 
@@ -86,8 +90,8 @@ export class Latest {
       const usual = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#failures++);
       waitMs = error.retryAfterMs ?? usual;
       this.#timer = setTimeout(() => this.retry(), waitMs);
-    } else {
-      this.#held = this.#wanted === question;
+    } else if (error.status === 401 || this.#wanted === question) {
+      this.#held = error;
     }
     this.#failed(error, question, waitMs);
   }

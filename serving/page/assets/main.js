@@ -7,7 +7,7 @@ import { Latest } from "./latest.js";
 import { Model } from "./model.js";
 import { normalise, inPolarity } from "./normalise.js";
 import { Pad } from "./pad.js";
-import { inverted, paint, pictureOf } from "./picture.js";
+import { inverted, openPicture, paint, pictureOf } from "./picture.js";
 import { keepToken, predict, sentences } from "./service.js";
 
 const ASK_EVERY_MS = 40;
@@ -23,8 +23,7 @@ const table = new FileTable(byId("rows"), byId("row"), {
   preparation: () => byId("preparation").value,
   polarity: () => model.polarity,
   show: (picture, answer) => {
-    showPicture(picture);
-    answered(answer, picture);
+    showFile(picture, answer);
     byId("result").scrollIntoView({ block: "nearest" });
   },
   asked: announceFiles,
@@ -85,12 +84,11 @@ function ask(picture) {
 function showPicture(picture) {
   shown = picture;
   paint(byId("seen"), picture.pixels);
-  byId("note").textContent = picture.note ? `. ${picture.note}` : "";
+  byId("note").textContent = picture.note;
   const save = byId("save");
   if (save.href) URL.revokeObjectURL(save.href);
   save.href = URL.createObjectURL(picture.blob);
   save.download = picture.name;
-  save.hidden = false;
 }
 
 function showNothing() {
@@ -98,13 +96,14 @@ function showNothing() {
   latest.cancel();
   paint(byId("seen"), null);
   byId("note").textContent = "";
-  byId("save").hidden = true;
+  byId("save").removeAttribute("href");
   byId("label").textContent = "–";
+  byId("label").className = "label empty";
   byId("sure").textContent = "No image yet";
   byId("timing").textContent = "\u00a0";
   chart.show(model.classes.map((name) => [name, 0]));
   announce("");
-  hideNotice();
+  if (!latest.paused) hideNotice();
 }
 
 function answered(answer, picture) {
@@ -114,9 +113,9 @@ function answered(answer, picture) {
   const second = probabilities
     .filter(([name]) => name !== prediction.label)
     .reduce((best, entry) => (entry[1] > best[1] ? entry : best));
-  const unsure = prediction.probability < UNSURE ? `, perhaps ${second[0]} (${percent(second[1])})` : "";
+  const unsure = prediction.probability < UNSURE ? `, or perhaps ${second[0]} (${percent(second[1])})` : "";
   byId("label").textContent = prediction.label;
-  byId("label").dataset.length = prediction.label.length > 12 ? "long" : prediction.label.length > 3 ? "word" : "";
+  byId("label").className = `label ${prediction.label.length > 12 ? "long" : prediction.label.length > 3 ? "word" : ""}`;
   byId("sure").textContent = `${percent(prediction.probability)}${unsure}`;
   byId("timing").textContent = timingOf(answer);
   announce(`${prediction.label}, ${percent(prediction.probability)}${unsure}`);
@@ -145,6 +144,7 @@ function announce(text) {
 /* ---- What went wrong ------------------------------------------------------------------------------------ */
 
 let counting = null;
+let unreached = false;
 
 function notice(text, kind) {
   clearInterval(counting);
@@ -171,8 +171,10 @@ function warn(warnings, picture) {
 }
 
 function failed(error, picture, waitMs) {
-  const id = error.requestId && error.status >= 500 ? ` (request ${error.requestId})` : "";
-  notice(`${error.message ?? "Something went wrong on this page."}${id}`, "error");
+  const id = error.requestId && error.status >= 500 ? `Request ${error.requestId}` : "";
+  unreached = error.status === 0;
+  notice(sentences(error.message, id), "error");
+  if (byId("label").classList.contains("empty")) byId("sure").textContent = "No answer yet";
   if (error.status === 401) {
     byId("access").hidden = false;
     return;
@@ -190,6 +192,7 @@ function countDown(until) {
   const tell = () => {
     const seconds = Math.max(0, Math.ceil((until - performance.now()) / 1000));
     byId("countdown").textContent = seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now.";
+    if (seconds === 0 && !shown) hideNotice(); // what was wanted has been cleared away
   };
   tell();
   counting = setInterval(tell, 250);
@@ -197,7 +200,7 @@ function countDown(until) {
 
 byId("again").addEventListener("click", () => latest.retry());
 byId("invert").addEventListener("click", () => ask(inverted(shown)));
-addEventListener("online", () => latest.retry());
+addEventListener("online", () => unreached && latest.retry());
 
 byId("access").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -215,17 +218,22 @@ async function addFiles(files) {
   const images = [...files];
   if (images.length === 0) return;
   byId("several").hidden = false;
+  if (images.length > 1) byId("several").scrollIntoView({ block: "nearest" });
   await table.add(images);
 }
 
 function announceFiles(rows) {
   const answers = rows.filter((row) => row.answer);
-  const refused = rows.length - answers.length;
-  announce(`${answers.length} of ${rows.length} files answered${refused ? `, ${refused} refused` : ""}`);
-  if (rows.length === 1 && answers.length === 1) {
-    showPicture(rows[0].picture);
-    answered(rows[0].answer, rows[0].picture);
+  if (answers.length > 0) showFile(answers[0].picture, answers[0].answer);
+  if (rows.length > 1 || answers.length === 0) {
+    announce(`${answers.length} of ${rows.length} files answered, ${rows.length - answers.length} refused`);
   }
+}
+
+function showFile(picture, answer) {
+  pad.clear();
+  showPicture(picture);
+  answered(answer, picture);
 }
 
 byId("files").addEventListener("change", ({ target }) => {
@@ -266,10 +274,12 @@ function sampleItem({ label, png }) {
   image.width = image.height = 28;
   button.type = "button";
   button.title = label;
+  const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
+  const file = new File([bytes], `${label}.png`, { type: "image/png" });
   button.addEventListener("click", async () => {
-    const blob = await (await fetch(image.src).catch(() => null))?.blob();
-    pad.clear();
-    ask({ name: `${label}.png`, blob, pixels: null, note: "" });
+    const picture = await openPicture(file, "none", model.polarity);
+    pad.clear(); // what is shown is one thing or the other
+    ask(picture);
   });
   button.append(image);
   item.append(button);

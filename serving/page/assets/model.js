@@ -1,9 +1,11 @@
 /* What the page knows of the served model, as `GET /metadata` tells it, and the sentences made of that. */
 
+import { percent } from "./chart.js";
 import { read } from "./service.js";
 
 const LONGEST_CHARACTER = 2;
 const RETRY_MS = 3000;
+const PROVIDERS = { cpu: "CPU", cuda: "GPU (CUDA)" };
 
 /** Sends `change` when the model is known or has changed, `failed` with a ServiceError as its detail. */
 export class Model extends EventTarget {
@@ -53,6 +55,46 @@ export class Model extends EventTarget {
   /** Whether the classes look like written characters, which were prepared as MNIST's digits were. */
   get characters() {
     return this.classes.every((name) => [...name].length <= LONGEST_CHARACTER);
+  }
+
+  /** Whether the classes are the ten digits. */
+  get digits() {
+    return this.classes.length === 10 && this.classes.every((name) => /^\d$/.test(name));
+  }
+
+  /** What the reader is asked to do. */
+  get invitation() {
+    return this.digits ? "Draw a digit" : "Draw something";
+  }
+
+  /** Which model answers, in a line. */
+  get facts() {
+    if (!this.#metadata) return "";
+    const { model, provider } = this.#metadata;
+    return `Model ${model.name}, version ${model.version}, on ${PROVIDERS[provider] ?? provider}`;
+  }
+
+  /** What is measured of the model, in sentences. */
+  get about() {
+    if (!this.#metadata) return "";
+    const { model, test } = this.#metadata;
+    const accuracy = test ? `Right on ${percent(test.accuracy)} of ${test.images.toLocaleString("en")} test images. ` : "";
+    return `${accuracy}Digest ${model.digest.slice(0, 12)}.`;
+  }
+
+  /** What the model takes, in a sentence. */
+  get expects() {
+    return this.polarity === "white-on-black"
+      ? "The model expects light ink on dark paper."
+      : "The model expects dark ink on light paper.";
+  }
+
+  /** What becomes of images of either polarity. */
+  get polarityHelp() {
+    return (
+      `${this.expects} Drawings are sent like that, and so are files that are fitted and centred here. Every other ` +
+      "file is sent as it is; if one looks inverted, a remark says so and offers to exchange light and dark."
+    );
   }
 
   /** Return an answer's probabilities as [[class, probability], ...] in the classes' order. */

@@ -57,8 +57,6 @@ export class Pad {
 
   #start(event) {
     if (!event.isPrimary || event.button !== 0 || this.#drawing !== null) return;
-    event.preventDefault();
-    this.#canvas.focus({ preventScroll: true });
     this.#canvas.setPointerCapture(event.pointerId);
     this.#drawing = event.pointerId;
     this.#strokes.push({ width: this.penWidth, points: [] });

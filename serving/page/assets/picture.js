@@ -7,6 +7,7 @@
 import { normalise, inPolarity, resample, SIZE } from "./normalise.js";
 import { encodePng } from "./png.js";
 
+const CANNOT_SHOW = "This browser cannot show it.";
 const MAX_SIDE = 560; // of the working copy of a photograph
 
 /** Return pixels of 28x28, in the model's polarity, as a picture {name, blob, pixels, note}. */
@@ -21,7 +22,7 @@ export async function openPicture(file, preparation, polarity) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    return { name: file.name, blob: file, pixels: null, note: "" }; // the service judges for itself
+    return { name: file.name, blob: file, pixels: null, note: CANNOT_SHOW }; // the service judges for itself
   }
   const { width, height } = bitmap;
   if (preparation === "none" || (width === SIZE && height === SIZE)) {
@@ -49,6 +50,7 @@ export function inverted({ name, pixels, note }) {
 /** Show 28x28 pixels on a canvas, one for one; null clears it. */
 export function paint(canvas, pixels) {
   canvas.width = canvas.height = SIZE; // also clears it
+  canvas.classList.toggle("blank", !pixels);
   if (!pixels) return;
   const image = new ImageData(SIZE, SIZE);
   pixels.forEach((value, at) => image.data.set([value, value, value, 255], 4 * at));

@@ -3,16 +3,10 @@
 const TOKEN = "glyph-token";
 const TIMEOUT_MS = 20_000;
 const RETRYABLE = new Set([0, 408, 429, 502, 503, 504]);
-const NOT_REACHED = {
-  detail: "The service cannot be reached",
-  remedy: "Check the connection; this page keeps trying.",
-};
-const NO_ANSWER = { detail: "The service has not answered in time", remedy: "This page keeps trying." };
-
 /** What went wrong: a status (0 where no answer came) and sentences for a person. */
 export class ServiceError extends Error {
   constructor(status, problem = {}, headers = new Headers()) {
-    super(sentences(problem.detail || problem.title || `The service answered ${status}`, problem.remedy));
+    super(inPlainWords(status, problem));
     this.status = status;
     this.upload = problem.upload ?? null;
     this.requestId = headers.get("X-Request-ID");
@@ -25,13 +19,23 @@ export class ServiceError extends Error {
   }
 }
 
+/** Return sentences for a person at this page; a problem's own remedy speaks to who writes a client. */
+function inPlainWords(status, { title, detail }) {
+  if (status === 0) return sentences(detail ?? "The service cannot be reached");
+  if (status === 401) {
+    return hasToken() ? "The service does not accept this access token." : "This service asks for an access token.";
+  }
+  if (status === 504) return "The service could not answer in time.";
+  if (status === 429 || status >= 500) return sentences(title ?? `The service answered ${status}`, detail);
+  return sentences(detail ?? title ?? `The service answered ${status}`);
+}
+
 /** Keep an access token until this tab is closed; nothing else ever stores it. */
 export function keepToken(token) {
   sessionStorage.setItem(TOKEN, token);
 }
 
-/** Tell whether a token is kept already. */
-export function hasToken() {
+function hasToken() {
   return sessionStorage.getItem(TOKEN) !== null;
 }
 
@@ -76,10 +80,10 @@ async function answered(path, { signal, headers, ...options }) {
     text = await response.text();
   } catch (error) {
     if (signal?.aborted) throw error; // given up by this page itself
-    throw new ServiceError(0, limit.aborted ? NO_ANSWER : NOT_REACHED);
+    throw new ServiceError(0, limit.aborted ? { detail: "The service has not answered" } : {});
   }
   const document = parsed(text);
-  if (!response.ok) throw new ServiceError(response.status, document, response.headers);
+  if (!response.ok) throw new ServiceError(response.status, document ?? {}, response.headers);
   if (document === undefined) throw new ServiceError(response.status, { detail: "The answer is no JSON" });
   return { document, headers: response.headers };
 }
