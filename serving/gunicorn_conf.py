@@ -36,9 +36,15 @@ bind = (
 )
 proc_name = "glyph"
 
-worker_class = "serving.worker.ServingThreadWorker"  # threads: the sync worker keeps no connection alive
+worker_class = {
+    "inference": "serving.inference.worker.InferenceWorker",
+    "gthread": "serving.worker.ServingThreadWorker",  # threads: the sync worker keeps no connection alive
+}[_settings.worker]
 workers = _workers(_settings)
 threads = _settings.threads
+worker_connections = _settings.connections
+max_requests = _settings.max_requests
+max_requests_jitter = _settings.max_requests // 10  # so that not all processes are replaced at once
 preload_app = False  # CUDA does not survive a fork: each worker builds its own session
 timeout = _settings.timeout_seconds
 graceful_timeout = _settings.graceful_timeout_seconds
@@ -47,6 +53,10 @@ keepalive = _settings.keepalive_seconds
 control_socket_disable = True  # nobody asked for a second way in, and a root file system may be read-only
 if Path(_SHARED_MEMORY).is_dir() and os.access(_SHARED_MEMORY, os.W_OK):
     worker_tmp_dir = _SHARED_MEMORY
+
+if _settings.tls_certificate is not None:
+    certfile = str(_settings.tls_certificate)
+    keyfile = str(_settings.tls_key) if _settings.tls_key is not None else None
 
 limit_request_line = 4094
 limit_request_fields = 64

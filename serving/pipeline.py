@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 import orjson
 
@@ -24,6 +25,7 @@ from serving import codings, oip, predict
 from serving.engine import Outputs
 from serving.errors import PROBLEM_MEDIA_TYPE, BodyTooLargeError, MalformedBodyError, ProblemError
 from serving.messages import Answer, Request
+from serving.overload import TIMEOUT_FIELD, check_deadline, deadline
 from serving.predict import Work
 from serving.settings import ServiceSettings
 from serving.state import ModelState
@@ -46,6 +48,8 @@ class Exchange:
     """The client's X-Request-ID if it sent a well-formed one, else one of our own."""
     route: str
     """The path as the API's description has it, `/v2/models/{model}/infer`: few, so a metric's label."""
+    deadline: float = inf
+    """When it need not be answered any more, on the clock of `arrived`; `prepare` sets it."""
     target: oip.Target | None = None
     """Of an Open Inference Protocol route: what its path names. None is `POST /predict`."""
     phases: dict[str, float] = field(default_factory=dict)
@@ -80,12 +84,15 @@ class Pipeline:
         )
 
     def prepare(self, exchange: Exchange) -> Work:
-        """Admit and decode.
+        """Admit and decode, unless the request's time is over already.
 
         Raises:
             ProblemError: the request cannot be answered.
         """
         started = time.perf_counter()
+        asked = exchange.request.headers.get(TIMEOUT_FIELD)
+        exchange.deadline = deadline(asked, exchange.arrived, self.settings.request_timeout_seconds)
+        check_deadline(exchange.deadline)
         body = codings.undone(exchange.request, self.settings.max_body_bytes)
         if exchange.target is None:
             work = predict.prepare(self.state.engine(), exchange.request, body, self.settings)
@@ -123,6 +130,7 @@ class Pipeline:
         """Do all of it on the calling thread, for a door without a batcher."""
         try:
             work = self.prepare(exchange)
+            check_deadline(exchange.deadline)
             started = time.perf_counter()
             outputs = work.engine.infer(work.images)
             exchange.phases["infer"] = time.perf_counter() - started

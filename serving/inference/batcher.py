@@ -1,0 +1,197 @@
+"""One batch of all that has arrived: no delay is added, and what came too late is not computed.
+
+Requests wait in one queue. A turn of the event loop takes as many as make a batch, decodes them, runs
+them by one inference for each engine among them (a reload never mixes models), and answers. What
+arrives meanwhile waits in the sockets and makes the next batch, so that batches grow with the load.
+
+On the CPU the inference runs in the loop: at 7 to 50 us an image, a thread's hand-over would cost
+more than it frees. On CUDA it runs in a thread beside the loop, which decodes the next batch meanwhile.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.engine import Engine, Outputs, bucket
+from serving.errors import DeadlineExceededError
+from serving.messages import Answer
+from serving.overload import check_deadline
+from serving.pipeline import Exchange, Pipeline
+from serving.predict import Work
+
+TURN_IMAGES = 64
+"""Images after which a turn stops to decode: about 5 ms of work, so that sockets are not left alone for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request that waits for its inference."""
+
+    exchange: Exchange
+    done: Callable[[Answer], None]
+    """Called once, on the loop, unless the client has gone; it must not raise."""
+    gone: Callable[[], bool]
+    """Tells whether the client has gone, so that nobody reads the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one inference is run for."""
+
+    engine: Engine
+    jobs: list[tuple[Job, Work]]
+    images: npt.NDArray[np.uint8]
+
+
+class Batcher:
+    """Runs the predictions of one process. All its methods are called on the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pipeline: Pipeline) -> None:
+        self._loop = loop
+        self._pipeline = pipeline
+        self._metrics = pipeline.state.metrics
+        self._waiting: deque[Job] = deque()
+        self._scheduled = False
+        self._beside = (
+            ThreadPoolExecutor(1, thread_name_prefix="inference")
+            if pipeline.state.provider == "cuda"
+            else None
+        )
+        self._running = False
+        self._decoded: list[tuple[Job, Work]] = []
+
+    def put(self, job: Job) -> None:
+        """Queue a request; its answer follows, from a later turn of the loop."""
+        self._waiting.append(job)
+        self._schedule()
+
+    def close(self) -> None:
+        """Free the thread, once nothing waits any more."""
+        if self._beside is not None:
+            self._beside.shutdown(wait=False)
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        images = sum(len(work.images) for _, work in self._decoded)
+        while self._waiting and images < TURN_IMAGES:
+            job = self._waiting.popleft()
+            if (work := self._decode(job)) is not None:
+                self._decoded.append((job, work))
+                images += len(work.images)
+        self._metrics.queue(images + len(self._waiting))
+        if self._running:
+            return  # what is decoded now runs when the device is free; `_ran` goes on
+        if self._decoded:
+            self._run()
+        if self._waiting:
+            self._schedule()
+        self._metrics.queue(len(self._waiting))
+
+    def _decode(self, job: Job) -> Work | None:
+        """Return the work of a request; None if it is answered already, or nobody waits for it."""
+        exchange = job.exchange
+        exchange.phases["queue"] = time.perf_counter() - exchange.arrived
+        try:
+            return None if self._abandoned(job) else self._pipeline.prepare(exchange)
+        except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
+            self._finish(job, self._pipeline.refuse(exchange, error))
+            return None
+
+    def _abandoned(self, job: Job) -> bool:
+        """Forget a request whose client has gone."""
+        if not job.gone():
+            return False
+        self._finish(job, Answer(body=b""))
+        return True
+
+    def _run(self) -> None:
+        """Run what is decoded, one engine's part after the other."""
+        batches = self._batches()
+        if self._beside is None:
+            self._answer(batches, run_all(batches))
+            return
+        self._running = True
+        self._beside.submit(self._run_beside, batches)
+
+    def _run_beside(self, batches: list[Batch]) -> None:
+        """Run on the thread, and hand the outputs to the loop."""
+        results = run_all(batches)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits
+            self._loop.call_soon_threadsafe(self._ran, batches, results)
+
+    def _ran(self, batches: list[Batch], results: list["Result"]) -> None:
+        self._running = False
+        if self._decoded or self._waiting:
+            self._schedule()
+        self._answer(batches, results)
+
+    def _batches(self) -> list[Batch]:
+        groups: dict[int, list[tuple[Job, Work]]] = {}
+        for job, work in self._decoded:
+            try:
+                check_deadline(job.exchange.deadline)  # decoding others took time too
+            except DeadlineExceededError as error:
+                self._finish(job, self._pipeline.refuse(job.exchange, error))
+            else:
+                groups.setdefault(id(work.engine), []).append((job, work))
+        self._decoded = []
+        return [
+            Batch(
+                group[0][1].engine,
+                group,
+                group[0][1].images if len(group) == 1 else np.concatenate([work.images for _, work in group]),
+            )
+            for group in groups.values()
+        ]
+
+    def _answer(self, batches: list[Batch], results: list["Result"]) -> None:
+        for batch, (outputs, seconds) in zip(batches, results, strict=True):
+            count = len(batch.images)
+            if isinstance(outputs, Outputs):
+                self._metrics.batch(batch.engine, batch.images, outputs, bucket(count) - count)
+            start = 0
+            for job, work in batch.jobs:
+                exchange, stop = job.exchange, start + len(work.images)
+                exchange.phases["infer"] = seconds
+                exchange.batch = count
+                try:
+                    if not isinstance(outputs, Outputs):
+                        raise outputs
+                    answer = self._pipeline.encode(exchange, work, outputs[start:stop])
+                except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
+                    answer = self._pipeline.refuse(exchange, error)
+                start = stop
+                self._finish(job, answer)
+
+    def _finish(self, job: Job, answer: Answer) -> None:
+        job.done(self._pipeline.close(job.exchange, answer))
+
+
+Result = tuple[Outputs | Exception, float]
+"""What an inference gave, and the seconds it took."""
+
+
+def run_all(batches: list[Batch]) -> list[Result]:
+    """Run each batch; a failure is a result too, of its own batch only."""
+    results: list[Result] = []
+    for batch in batches:
+        started = time.perf_counter()
+        outputs: Outputs | Exception
+        try:
+            outputs = batch.engine.infer(batch.images)
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base
+            outputs = error
+        results.append((outputs, time.perf_counter() - started))
+    return results

@@ -1,0 +1,122 @@
+"""Undo the chunked transfer coding (RFC 9112, section 7.1) of bytes as they arrive.
+
+The rules are those of `gunicorn.http.body.ChunkedReader`, which can only pull from a socket that blocks:
+the same expression for extensions, the same limits, the same forbidden trailers, the same exceptions.
+"""
+
+import re
+from typing import Any
+
+from gunicorn.http.body import CHUNK_EXT_RE  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http.errors import (  # type: ignore[import-untyped]
+    ChunkMissingTerminator,
+    InvalidChunkExtension,
+    InvalidChunkSize,
+    InvalidHeader,
+    LimitRequestHeaders,
+)
+
+_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]+")
+MAX_OVERHEAD = 64 << 10
+"""Bytes of extensions and small chunks' framing, beyond what `FREE_OVERHEAD` allows, in one body."""
+FREE_OVERHEAD = 16
+"""Bytes of framing that each chunk has for nothing."""
+
+
+class ChunkedBody:
+    """A body on its way. After `feed` has set `done`, `rest` is what follows it on the connection."""
+
+    def __init__(self, request: Any) -> None:
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.done = False
+        self.rest = b""
+        self._request = request
+        self._forgotten = False
+        self._overhead = 0
+        self._buffer = bytearray()
+        self._left = 0  # of the chunk that is being read
+        self._terminator = False  # the line end after a chunk's data comes next
+        self._trailers = False
+
+    def feed(self, data: bytes) -> None:
+        """Take what has arrived.
+
+        Raises:
+            ParseException: the framing is broken; where the next request starts cannot be known.
+        """
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while True:
+            if self._left:
+                at += (taken := self._take(buffer, at))
+                if self._left or not taken:
+                    break
+            elif self._terminator:
+                if len(buffer) - at < 2:
+                    break
+                if buffer[at : at + 2] != b"\r\n":
+                    raise ChunkMissingTerminator(bytes(buffer[at : at + 2]))
+                at += 2
+                self._terminator = False
+            elif self._trailers:
+                del buffer[:at]
+                self._read_trailers()
+                return
+            else:
+                end = buffer.find(b"\r\n", at)
+                if end < 0:
+                    if len(buffer) - at > self._request.limit_request_field_size:
+                        raise InvalidChunkSize(b"no end of the line")
+                    break
+                self._start_chunk(bytes(buffer[at:end]))
+                at = end + 2
+        del buffer[:at]
+
+    def forget(self) -> None:
+        """Keep no data from now on: it is only read to find its end."""
+        self.pieces.clear()
+        self._forgotten = True
+
+    def _take(self, buffer: bytearray, at: int) -> int:
+        """Keep data of the current chunk, and return how much there was."""
+        taken = min(self._left, len(buffer) - at)
+        if not self._forgotten:
+            self.pieces.append(bytes(memoryview(buffer)[at : at + taken]))
+        self.size += taken
+        self._left -= taken
+        self._terminator = not self._left
+        return taken
+
+    def _start_chunk(self, line: bytes) -> None:
+        size, semicolon, extension = line.partition(b";")
+        if semicolon:
+            if b"\r" in extension:
+                raise InvalidChunkExtension("bare CR not allowed")
+            size = size.rstrip(b" \t")
+        if not _HEXADECIMAL.fullmatch(size):
+            raise InvalidChunkSize(size)
+        if semicolon and not CHUNK_EXT_RE.fullmatch(b";" + extension):
+            raise InvalidChunkExtension("invalid chunk extension")
+        self._left = int(size, 16)
+        self._trailers = not self._left
+        # More framing than data is how a client keeps a server busy for little (CVE-2023-39326 is Go's).
+        self._overhead = max(0, self._overhead + len(line) - FREE_OVERHEAD - 2 * self._left)
+        if self._overhead > MAX_OVERHEAD:
+            raise InvalidChunkExtension("more framing than data")
+
+    def _read_trailers(self) -> None:
+        buffer = self._buffer
+        if buffer[:2] == b"\r\n":
+            self.done, self.rest = True, bytes(buffer[2:])
+            return
+        end = buffer.find(b"\r\n\r\n")
+        if end < 0:
+            if len(buffer) > self._request.max_buffer_headers:
+                raise LimitRequestHeaders("limit request trailer section size")
+            if buffer.count(b"\n") != buffer.count(b"\r\n"):
+                raise InvalidHeader("bare LF as line terminator")
+            return
+        self._request.parse_headers(bytes(buffer[:end]), from_trailer=True)
+        self.done, self.rest = True, bytes(buffer[end + 4 :])

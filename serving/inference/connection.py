@@ -1,0 +1,436 @@
+"""One connection: from bytes to requests, one after the other, and from answers to bytes.
+
+A connection answers its requests in their order, because it reads the next only when the last is
+answered; what a pipelining client has sent meanwhile waits here, and beyond `HELD_INPUT` in the
+sockets. There is no task and no timer for each request: `tick` of every connection is called a few
+times a second and compares the time with the moment at which the current phase has to be over.
+"""
+
+import asyncio
+import io
+import time
+from datetime import timedelta
+from enum import Enum, auto
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it ships no types
+
+from serving.errors import OverloadedError, ProblemError, RequestTimeoutError
+from serving.inference.bodies import Body, LengthBody
+from serving.inference.bridge import BrokenBody, Wire
+from serving.inference.chunked import ChunkedBody
+from serving.inference.head import Head, read_any, read_ordinary
+from serving.inference.response import CONTINUE, render
+from serving.messages import Answer
+from serving.pipeline import problem, too_large, unforeseen, unreadable
+
+if TYPE_CHECKING:
+    from serving.inference.door import Door
+
+HELD_INPUT = 128 << 10
+"""Bytes of later requests that are kept while one is being answered."""
+HELD_OUTPUT = 256 << 10
+"""Bytes of answers that a client has not taken, beyond which it gets no further ones."""
+FREE_BODY = 16 << 10
+"""Bodies up to this size are not counted against the memory for bodies."""
+MAX_DISCARDED_BYTES = 64 << 20
+"""Most that is read of a refused body, so that the client, which is still sending, gets to read why."""
+LINGER_SECONDS = 2.0
+"""How long a closed connection goes on reading: a reset would take the answer from a client that still sends."""
+THROTTLE_SECONDS = 0.1
+"""How long a connection is left alone after it was refused for overload, so that refusals cost little."""
+
+
+class Phase(Enum):
+    """What a connection is doing."""
+
+    HEAD = auto()
+    BODY = auto()
+    ANSWER = auto()
+    """Waiting for the answer of the request that was read."""
+    LINGER = auto()
+    """Answered for the last time; what still comes is thrown away."""
+    CLOSED = auto()
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection, on the loop."""
+
+    def __init__(self, door: "Door") -> None:
+        self._door = door
+        self._transport: Any = None
+        self.client: Any = ""
+        self.server: Any = ""
+        self.phase = Phase.HEAD
+        self._deadline = inf
+        self._input: bytes | bytearray = b""
+        self._searched = 0  # of the input, for the end of a head
+        self._partial = False  # a head has begun and not ended
+        self._head: Head | None = None
+        self._body: Body | None = None
+        """On its way; in another phase than BODY it is only read to find its end."""
+        self._held = 0  # bytes that the gate holds for the body
+        self._must_close = False
+        self._started = 0.0
+        self._ended = False  # the client has sent all that it will
+        self._full = False  # the client does not take what is written
+        self._unsent_since = inf
+        self._throttled = False
+        self._paused = False
+        self._advancing = False
+        self._wire: Wire | None = None
+
+    # What asyncio calls
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        self._transport = transport
+        self.client = transport.get_extra_info("peername") or ""
+        self.server = transport.get_extra_info("sockname") or ""
+        transport.set_write_buffer_limits(HELD_OUTPUT)
+        self._wait(self._door.settings.keepalive_seconds)
+        self._door.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived."""
+        if self.phase in (Phase.LINGER, Phase.CLOSED):
+            return
+        if self._input:
+            if not isinstance(self._input, bytearray):
+                self._input = bytearray(self._input)
+            self._input += data
+        else:
+            self._input = data
+        self._advance()
+
+    def eof_received(self) -> bool:
+        """Answer what was asked before the client's last byte, then close; True keeps the way back open."""
+        self._ended = True
+        if self.phase is Phase.BODY:
+            self._dispatch(None, unreadable())
+        elif self.phase is Phase.HEAD and (self._body is not None or not self._blocked()):
+            self._drop()  # idle, or in the middle of something that is not a request yet
+        return self.phase in (Phase.ANSWER, Phase.HEAD)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Forget all; an answer that is still being made finds nobody."""
+        self.phase = Phase.CLOSED
+        self._release()
+        if self._wire is not None:
+            self._wire.lose()
+        self._door.closed(self)
+
+    def pause_writing(self) -> None:
+        """Answer nothing more until the client has read."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._full = False
+        if self._wire is not None:
+            self._wire.resume()
+        self._advance()
+
+    # Time
+
+    def tick(self, now: float) -> None:
+        """Close what has taken too long; `now` is the loop's time."""
+        self._unsent_since = min(self._unsent_since, now) if self._transport.get_write_buffer_size() else inf
+        if now - self._unsent_since > self._door.settings.write_timeout_seconds:
+            self.abort()
+        elif now < self._deadline or self._blocked() or self.phase in (Phase.ANSWER, Phase.CLOSED):
+            return
+        elif self.phase is Phase.LINGER:
+            self.abort()
+        elif self.phase is Phase.BODY:
+            seconds = self._door.settings.body_timeout_seconds
+            self._dispatch(None, late(f"the body was not there within {seconds:g} s"))
+        elif self._input and self._body is None:
+            seconds = self._door.settings.header_timeout_seconds
+            self._refuse(late(f"the head of the request was not there within {seconds:g} s"))
+        else:
+            self._drop()
+
+    def end_within(self, seconds: float) -> None:
+        """Close if no request arrives in this time: the process ends."""
+        if self.phase is Phase.HEAD and self._body is None:
+            self._deadline = min(self._deadline, self._door.loop.time() + seconds)
+
+    def abort(self) -> None:
+        """Close at once, whatever is not written yet."""
+        self.phase = Phase.CLOSED
+        self._transport.abort()
+
+    def _drop(self) -> None:
+        """Close when what is written has gone out."""
+        self.phase = Phase.CLOSED
+        self._transport.close()
+
+    def _blocked(self) -> bool:
+        """Tell whether no further request is read for now."""
+        return self._full or self._throttled
+
+    def _wait(self, seconds: float) -> None:
+        self._deadline = self._door.loop.time() + seconds
+
+    # Reading
+
+    def _advance(self) -> None:
+        """Go on until more has to arrive, or an answer has to be made."""
+        if self._advancing:
+            return
+        self._advancing = True
+        while self._step():
+            pass
+        self._advancing = False
+        pause = self._throttled or (len(self._input) > HELD_INPUT and self.phase is not Phase.BODY)
+        if pause != self._paused and self.phase in (Phase.HEAD, Phase.BODY, Phase.ANSWER):
+            self._paused = pause
+            self._transport.pause_reading() if pause else self._transport.resume_reading()
+
+    def _step(self) -> bool:
+        """Do one thing, and tell whether there may be more to do."""
+        if self._body is not None and self.phase in (Phase.HEAD, Phase.BODY, Phase.ANSWER):
+            return bool(self._input) and self._read_body(self._body)
+        if self.phase is not Phase.HEAD or self._blocked():
+            return False
+        if self._read_head():
+            return True
+        if self._ended and self.phase is Phase.HEAD:
+            self._drop()
+        return False
+
+    def _read_head(self) -> bool:
+        """Read the head of a request if it is there; begin with its body."""
+        data = self._input
+        if not data:
+            return False
+        end = data.find(b"\r\n\r\n", max(0, self._searched - 3))
+        if end == 0:  # an empty line may come before a request (RFC 9112, section 2.2), two may not
+            end = data.find(b"\r\n\r\n", 2)
+        if end < 0:
+            return self._check_partial(data)
+        head, self._input = bytes(data[: end + 4]), bytes(data[end + 4 :])
+        self._searched, self._partial = 0, False
+        parsed = read_ordinary(head) if self._door.fast else None
+        try:
+            if parsed is None or not self._door.pipeline.is_prediction(parsed.method, parsed.path):
+                parsed = read_any([head], self._door.worker.cfg, self.client)
+        except ParseException as error:
+            self._malformed(error)
+            return False
+        if parsed is None:  # Gunicorn waits for more after what it takes for half a head
+            self._input = head + self._input
+            self._searched = len(self._input)
+            return False
+        self._head = parsed
+        self._begin_body(parsed)
+        return True
+
+    def _check_partial(self, data: bytes | bytearray) -> bool:
+        """Refuse at once what cannot become a head any more: its first line, a bare LF, its size."""
+        searched, self._searched = self._searched, len(data)
+        if not self._partial:
+            self._partial = True
+            self._wait(self._door.settings.header_timeout_seconds)
+        fresh = data[max(0, searched - 1) :]
+        newlines = fresh.count(b"\n")
+        if newlines or len(data) > self._door.least_suspicious:
+            try:
+                read_any([bytes(data[:-1]), bytes(data[-1:])], self._door.worker.cfg, self.client)
+            except ParseException as error:
+                self._malformed(error)
+        return False
+
+    def _begin_body(self, head: Head) -> None:
+        length, limit = head.length, self._door.settings.max_body_bytes
+        self._must_close = not head.keep_alive
+        if length is not None and length <= len(self._input) and length <= limit:
+            body, self._input = self._input[:length], self._input[length:]
+            if head.expects_continue:
+                self._transport.write(CONTINUE)
+            self._dispatch(bytes(body))
+            return
+        self._body = ChunkedBody(head.original) if length is None else LengthBody(length)
+        try:
+            if length is not None and length > limit:
+                raise too_large(limit)
+            self._hold(length or 0)
+        except ProblemError as error:
+            if head.expects_continue or (length or 0) > MAX_DISCARDED_BYTES:
+                self._must_close = True  # the body may come or not
+            self._body.forget()
+            self._dispatch(b"", error)
+            return
+        if head.expects_continue:
+            self._transport.write(CONTINUE)
+        self.phase = Phase.BODY
+        self._wait(self._door.settings.body_timeout_seconds)
+
+    def _read_body(self, body: Body) -> bool:
+        """Feed what has arrived to the body that is on its way."""
+        data, self._input = bytes(self._input), b""
+        try:
+            body.feed(data)
+        except ParseException as error:
+            self._door.worker.log.debug("a request's body could not be read: %s", error)
+            self._body, self._must_close = None, True
+            if self.phase is Phase.BODY:
+                self._dispatch(None, unreadable())
+            elif self.phase is Phase.HEAD:
+                self._close()
+            return False
+        return self._collect(body) if self.phase is Phase.BODY else self._discard(body)
+
+    def _collect(self, body: Body) -> bool:
+        """Dispatch the request when its body is whole, or as soon as it is too large."""
+        limit = self._door.settings.max_body_bytes
+        try:
+            if body.size > limit:
+                raise too_large(limit)
+            self._hold(body.size)
+        except ProblemError as error:
+            self._dispatch(b"".join(body.pieces), error)
+            body.forget()
+            return True
+        if body.done:
+            self._input, self._body = body.rest, None
+            self._dispatch(body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces))
+        return True
+
+    def _discard(self, body: Body) -> bool:
+        """Go on behind a body that was refused, unless that is too far away."""
+        if body.done:
+            self._input, self._body = body.rest, None
+            self._wait(self._door.settings.keepalive_seconds)
+        elif body.size > MAX_DISCARDED_BYTES:
+            self._body, self._must_close = None, True
+            if self.phase is Phase.HEAD:
+                self._close()
+        return True
+
+    def _hold(self, size: int) -> None:
+        """Have memory set aside for a body of `size` bytes."""
+        if size > max(self._held, FREE_BODY):
+            self._door.gate.hold(size - self._held)
+            self._held = size
+
+    def _release(self) -> None:
+        if self._held:
+            self._door.gate.release(self._held)
+            self._held = 0
+
+    # Answering
+
+    def _dispatch(self, body: bytes | None, error: ProblemError | None = None) -> None:
+        """Have the request answered.
+
+        Args:
+            body: whole; of a refused request what there is of it; None if it is broken.
+            error: why the request is refused.
+        """
+        head = self._head
+        assert head is not None  # noqa: S101  a body has a head
+        self.phase, self._deadline, self._started = Phase.ANSWER, inf, time.perf_counter()
+        if body is None:
+            self._must_close, self._body = True, None
+        self._door.count()
+        if not self._door.predicts(head):
+            if isinstance(error, OverloadedError | RequestTimeoutError):
+                self.answered(problem(error))
+                return
+            self._wire = Wire(self._send_from_thread)
+            self._door.call(self, head, BrokenBody() if body is None else io.BytesIO(body), self._wire)
+            return
+        self._door.predict(self, head, body or b"", self._started, error)
+
+    def closing(self) -> bool:
+        """Tell whether the connection is to be closed after the answer."""
+        return self._must_close or not self._door.alive
+
+    def answered(self, answer: Answer) -> None:
+        """Write the answer of the request that was read."""
+        if self.phase is not Phase.ANSWER or self._head is None:
+            return  # the client has gone
+        close = self.closing()
+        try:
+            data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
+        except ValueError as error:
+            self._door.worker.log.exception("an answer could not be written", exc_info=error)
+            answer = problem(unforeseen())
+            data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
+        self._transport.write(data)
+        if self._head.original is not None:
+            elapsed = timedelta(seconds=time.perf_counter() - self._started)
+            self._door.log_access(self, self._head, answer, elapsed)
+        self.finished(keep=not close)
+
+    def finished(self, *, keep: bool) -> None:
+        """Go on to the next request, or close: an answer is written, whoever wrote it."""
+        self._wire = None
+        if self.phase is not Phase.ANSWER:
+            return
+        self._release()
+        self._head = None
+        if not keep or self.closing():
+            self._close()
+            return
+        self.phase = Phase.HEAD
+        settings = self._door.settings
+        self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
+        self._advance()
+
+    def throttle(self) -> None:
+        """Read nothing for a while: this client's last request was refused for overload."""
+        self._throttled = True
+        self._door.loop.call_later(THROTTLE_SECONDS, self._unthrottle)
+
+    def _unthrottle(self) -> None:
+        self._throttled = False
+        if self.phase is not Phase.CLOSED:
+            self._advance()
+
+    def _send_from_thread(self, data: bytes) -> None:
+        self._door.loop.call_soon_threadsafe(self._send, data)
+
+    def _send(self, data: bytes) -> None:
+        if self.phase is Phase.ANSWER:
+            self._transport.write(data)
+            if not self._full and self._wire is not None:
+                self._wire.resume()
+
+    def _malformed(self, error: ParseException) -> None:
+        """Answer as Gunicorn answers what its parser refuses, and close."""
+        written = Wire(self._transport.write)
+        self._door.worker.handle_error(None, written, self.client, error)
+        written.flush()
+        self._close()
+
+    def _refuse(self, error: ProblemError) -> None:
+        """Answer what never became a request, and close."""
+        date = self._door.dates.now()
+        self._transport.write(render(problem(error), (1, 1), date, keep_alive=False))
+        self._close()
+
+    def _close(self) -> None:
+        """Close for writing, and go on reading for a while (RFC 9112, section 9.6)."""
+        self._input = b""
+        if self._ended or not self._transport.can_write_eof():
+            self._drop()
+            return
+        self.phase = Phase.LINGER
+        self._wait(LINGER_SECONDS)
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self._transport.write_eof()
+
+
+def late(detail: str) -> RequestTimeoutError:
+    """Return the refusal of a client that is too slow."""
+    return RequestTimeoutError(
+        detail,
+        remedy="Send the request in one go; over a slow line, send smaller files, or raise "
+        "GLYPH_HEADER_TIMEOUT_SECONDS or GLYPH_BODY_TIMEOUT_SECONDS.",
+    )

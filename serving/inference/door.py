@@ -1,0 +1,176 @@
+"""What the connections of one process share: where a request belongs, and who counts and logs it."""
+
+import asyncio
+import functools
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from gunicorn.http import wsgi  # type: ignore[import-untyped]  # it ships no types
+
+from serving.errors import OverloadedError, ProblemError
+from serving.inference import bridge
+from serving.inference.batcher import Batcher, Job
+from serving.inference.bridge import Wire
+from serving.inference.connection import Connection, Phase
+from serving.inference.head import FAST_BYTES, FAST_FIELDS, Head
+from serving.inference.response import Dates, status_line
+from serving.messages import Answer, Request
+from serving.overload import Gate
+from serving.pipeline import Exchange, Pipeline
+
+LARGE_BODY = 32 << 10
+"""Bodies beyond this size are decoded on a thread: their milliseconds would hold everybody else up."""
+
+
+class Door:
+    """One process's way in. All its methods are called on the loop."""
+
+    def __init__(self, worker: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.worker = worker
+        self.loop = loop
+        self.alive = True
+        self.pipeline: Pipeline = worker.wsgi.extensions["glyph.pipeline"]
+        self.settings = self.pipeline.settings
+        self.gate = Gate(self.settings.queue_limit, self.settings.queue_bytes)
+        self.batcher = Batcher(loop, self.pipeline)
+        self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="application")
+        self.dates = Dates()
+        self.connections: set[Connection] = set()
+        configuration = worker.cfg
+        self.least_suspicious = configuration.limit_request_line + 2
+        hooks = [configuration.settings[name] for name in ("pre_request", "post_request")]
+        self.hooked = any(hook.get() is not hook.default for hook in hooks)
+        self._root = "SCRIPT_NAME" not in os.environ
+        self.fast = (
+            self._root
+            and not self.hooked
+            and not worker.log.access_log_enabled
+            and configuration.limit_request_line >= FAST_BYTES
+            and configuration.limit_request_field_size >= FAST_BYTES
+            and configuration.limit_request_fields >= FAST_FIELDS
+        )
+        """Whether Gunicorn's own request is not wanted, which hooks and the access log are given."""
+
+    # Connections
+
+    def opened(self, connection: Connection) -> None:
+        """Note a connection."""
+        self.connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.connections.discard(connection)
+
+    def tick(self) -> None:
+        """Close the connections that have taken too long."""
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.tick(now)
+
+    # Requests
+
+    def count(self) -> None:
+        """Count a request, and end the process after the last that it may answer."""
+        worker = self.worker
+        worker.nr += 1
+        if worker.nr >= worker.max_requests and self.alive:
+            worker.log.info("Autorestarting worker after current request.")
+            worker.stop()
+
+    def predicts(self, head: Head) -> bool:
+        """Tell whether a request is answered by the pipeline; every other is the Flask application's."""
+        return (
+            self._root
+            and "script_name" not in head.headers
+            and self.pipeline.is_prediction(head.method, head.path)
+        )
+
+    def predict(
+        self, connection: Connection, head: Head, body: bytes, arrived: float, error: ProblemError | None
+    ) -> None:
+        """Answer a request of a prediction route: refuse it, or let it run with what else has arrived."""
+        pipeline = self.pipeline
+        request = Request(
+            method=head.method, path=head.path, query=head.query, headers=head.headers, body=body
+        )
+        exchange = pipeline.open(request, arrived)
+        if self.hooked:
+            self.worker.cfg.pre_request(self.worker, head.original)
+        if error is None:
+            try:
+                self.gate.enter()
+            except OverloadedError as overloaded:
+                error = overloaded
+        if error is not None:
+            if isinstance(error, OverloadedError):
+                connection.throttle()
+            connection.answered(pipeline.close(exchange, pipeline.refuse(exchange, error)))
+            return
+        if len(request.body) > LARGE_BODY or "content-encoding" in request.headers:
+            future = self.threads.submit(pipeline.answer, exchange)
+            future.add_done_callback(functools.partial(self._hand_over, connection, exchange))
+            return
+        self.batcher.put(
+            Job(
+                exchange,
+                functools.partial(self._predicted, connection),
+                lambda: connection.phase is Phase.CLOSED,
+            )
+        )
+
+    def _hand_over(self, connection: Connection, exchange: Exchange, future: Future[Answer]) -> None:
+        """Take an answer from a thread to the loop."""
+        try:
+            answer = future.result()
+        except BaseException as error:  # noqa: BLE001  else the client would wait for ever
+            answer = self.pipeline.refuse(exchange, Exception(f"the thread failed: {error!r}"))
+        self._on_loop(self._predicted, connection, answer)
+
+    def _predicted(self, connection: Connection, answer: Answer) -> None:
+        self.gate.leave()
+        connection.answered(answer)
+
+    def call(self, connection: Connection, head: Head, body: Any, wire: Wire) -> None:
+        """Have a request answered by the Flask application, on a thread."""
+
+        def answered(future: Future[bool]) -> None:
+            keep = future.exception() is None and future.result()
+            self._on_loop(lambda: connection.finished(keep=keep))
+
+        addresses = connection.client, connection.server
+        self.threads.submit(
+            bridge.call, self.worker, head.original, body, wire, addresses, closing=connection.closing
+        ).add_done_callback(answered)
+
+    def _on_loop(self, function: Any, *arguments: Any) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(function, *arguments)
+
+    def log_access(self, connection: Connection, head: Head, answer: Answer, elapsed: timedelta) -> None:
+        """Write the access log's line of a prediction, and run the hooks, as Gunicorn's workers do."""
+        worker, request = self.worker, head.original
+        request._expected_100_continue = False  # noqa: SLF001  the connection has sent it
+        wire = Wire(lambda _: None)
+        _, environ = wsgi.create(request, wire, connection.client, connection.server, worker.cfg)
+        headers = [*answer.headers.items(), ("Content-Type", answer.media_type)]
+        shown = SimpleNamespace(
+            status=status_line(answer.status),
+            status_code=int(answer.status),
+            headers=headers,
+            sent=len(answer.body),
+            response_length=len(answer.body),
+        )
+        worker.log.access(shown, request, environ, elapsed)
+        if self.hooked:
+            try:
+                worker.cfg.post_request(worker, request, environ, shown)
+            except Exception:
+                worker.log.exception("Exception in post_request hook")
+
+    def close(self) -> None:
+        """Free the threads."""
+        self.batcher.close()
+        self.threads.shutdown(wait=False)

@@ -1,0 +1,135 @@
+"""From the bytes of a request's head to what it says: an ordinary one fast, any other by Gunicorn's parser.
+
+The fast way takes only what `ORDINARY` matches and httptools reads without a complaint: a POST in
+origin form, HTTP/1.1, no field twice, no transfer coding, no expectation. On all of these Gunicorn's
+parser would say the same. Whatever else arrives is given to Gunicorn's own parser, which accepts and
+refuses it as it does for every other worker class, with the same words.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
+from gunicorn.http.message import Request as GunicornRequest  # type: ignore[import-untyped]
+from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+FAST_BYTES = 4000
+"""Longest head that is read the fast way; within each of Gunicorn's limits, whatever it is made of."""
+FAST_FIELDS = 32
+MAX_FAST_LENGTH_DIGITS = 15
+
+ORDINARY = re.compile(
+    rb"POST (/[!\"$-.0-~][!\"$-~]*) HTTP/1\.1\r\n"  # no second slash, no fragment
+    rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n){1,32}"  # no underscore, no folding, no bare LF
+    rb"\r\n"
+)
+"""Heads about which there can be no two opinions (RFC 9112, sections 2 to 5)."""
+
+EXTRAORDINARY = ("transfer-encoding", "expect", "upgrade")
+"""Fields that change how a message is read; Gunicorn's parser decides on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a request says."""
+
+    method: str
+    path: str
+    """Percent-decoded, without the query."""
+    query: str
+    headers: Mapping[str, str]
+    """By name in lower case; values of a repeated field are joined by a comma and a space."""
+    version: tuple[int, int]
+    length: int | None
+    """Bytes of the body; None if it comes in chunks."""
+    keep_alive: bool
+    expects_continue: bool = False
+    original: Any = None
+    """Gunicorn's own request, where its parser was asked."""
+
+
+class _Fields:
+    """What httptools found; a field that comes twice is not ordinary."""
+
+    __slots__ = ("headers", "repeated")
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.repeated = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key = name.decode("latin-1").lower()
+        if key in self.headers:
+            self.repeated = True
+        self.headers[key] = value.decode("latin-1").rstrip(" \t")
+
+
+def read_ordinary(head: bytes) -> Head | None:
+    """Read a head the fast way; None if it is not ordinary.
+
+    Args:
+        head: all of it, with the empty line that ends it and without anything after.
+    """
+    if len(head) > FAST_BYTES or (match := ORDINARY.fullmatch(head)) is None:
+        return None
+    fields = _Fields()
+    try:
+        HttpRequestParser(fields).feed_data(head)
+    except (HttpParserError, HttpParserUpgrade):
+        return None
+    headers = fields.headers
+    if fields.repeated or any(name in headers for name in EXTRAORDINARY):
+        return None
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()) or len(length) > MAX_FAST_LENGTH_DIGITS:
+        return None
+    if sum(name in headers for name in ("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl")) > 1:
+        return None  # they may contradict each other
+    path, _, query = match[1].decode("ascii").partition("?")
+    return Head(
+        method="POST",
+        path=unquote(path) if "%" in path else path,
+        query=query,
+        headers=headers,
+        version=(1, 1),
+        length=int(length),
+        keep_alive=headers.get("connection", "").lower() != "close",
+    )
+
+
+def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
+    """Read a head by Gunicorn's parser; None if it is not whole.
+
+    Args:
+        pieces: the head as it arrived. Gunicorn compares some of its limits only between two pieces.
+        configuration: Gunicorn's.
+        peer: the client's address, as the socket has it.
+
+    Raises:
+        ParseException: what Gunicorn refuses; `gunicorn.workers.base.Worker.handle_error` answers it.
+    """
+    try:
+        request = GunicornRequest(configuration, IterUnreader(pieces), peer)
+    except (NoMoreData, StopIteration):
+        return None
+    headers: dict[str, str] = {}
+    for name, value in request.headers:
+        key = name.lower()
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    reader = request.body.reader
+    return Head(
+        method=request.method,
+        path=unquote(request.path),
+        query=request.query,
+        headers=headers,
+        version=request.version,
+        length=None if isinstance(reader, ChunkedReader) else reader.length,
+        keep_alive=not request.should_close(),
+        expects_continue=request._expected_100_continue,  # noqa: SLF001  there is no other way to it
+        original=request,
+    )

@@ -1,0 +1,155 @@
+"""Gunicorn's worker class: a process that serves from one event loop."""
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+from typing import Any
+
+import uvloop
+from gunicorn import sock as gunicorn_sock  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
+
+from serving.inference.connection import Connection
+from serving.inference.door import Door
+
+TICK_SECONDS = 0.25
+"""How often timeouts are looked at and the arbiter is told that the process is alive."""
+LINGER_SECONDS = 2.0
+"""How long an ending process keeps idle connections, on which a request may be on its way; as gthread does."""
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class InferenceWorker(Worker):  # type: ignore[misc]
+    """Serves HTTP/1.1 with uvloop and httptools; see the package's own words."""
+
+    alive: bool
+
+    def run(self) -> None:
+        """Serve until a signal, `max_requests` or the arbiter's end says otherwise."""
+        if not self.alive:
+            return  # SIGTERM came while the model was being loaded
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.door = Door(self, self.loop)
+        self._ssl = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
+        self._listeners: list[socket.socket] = [listener.sock for listener in self.sockets]
+        self._accepting = False
+        self._connecting: set[asyncio.Task[Any]] = set()
+        self._handle_signals()
+        self._tick()
+        try:
+            self.loop.run_forever()
+        finally:
+            self._stop_accepting()
+            self.door.close()
+            for listener in self.sockets:
+                listener.close()
+
+    def stop(self) -> None:
+        """End gracefully: answer what has been asked, then leave."""
+        if not self.door.alive:
+            return
+        self.alive = self.door.alive = False
+        self.wsgi.extensions["glyph"].drain()
+        self._accept_backlog()
+        self._stop_accepting()
+        for connection in list(self.door.connections):
+            connection.end_within(LINGER_SECONDS)
+        self.loop.call_later(self.cfg.graceful_timeout, self.loop.stop)
+        self.loop.call_soon(self._leave_if_done)
+
+    # Signals
+
+    def _handle_signals(self) -> None:
+        """Let the loop handle those that end or change what it does; SIGABRT must work when the loop is stuck."""
+        signal.set_wakeup_fd(-1)  # uvloop has its own
+        self.loop.add_signal_handler(signal.SIGTERM, self.stop)
+        self.loop.add_signal_handler(signal.SIGINT, self._quit)
+        self.loop.add_signal_handler(signal.SIGQUIT, self._quit)
+        self.loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
+        self.loop.add_signal_handler(signal.SIGWINCH, lambda: self.log.debug("worker: SIGWINCH ignored."))
+
+    def _quit(self) -> None:
+        """End at once."""
+        self.alive = self.door.alive = False
+        self.cfg.worker_int(self)
+        self.loop.stop()
+
+    # Time
+
+    def _tick(self) -> None:
+        self.notify()
+        self.door.tick()
+        if self.alive:
+            if self.ppid != os.getppid():
+                self.log.info("Parent changed, shutting down: %s", self)
+                self.stop()
+            else:
+                self._start_accepting()
+        else:
+            self._leave_if_done()
+        self.loop.call_later(TICK_SECONDS, self._tick)
+
+    def _leave_if_done(self) -> None:
+        if not self.door.connections and not self._connecting:
+            self.loop.stop()
+
+    # Accepting
+
+    def _start_accepting(self) -> None:
+        """Accept one connection for each turn of the loop: a process that is busy takes fewer than an idle one."""
+        if not self._accepting and self._has_room():
+            self._accepting = True
+            for listener in self._listeners:
+                listener.setblocking(False)
+                self.loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def _stop_accepting(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            for listener in self._listeners:
+                self.loop.remove_reader(listener.fileno())
+
+    def _has_room(self) -> bool:
+        limit: int = self.door.settings.connections
+        return len(self.door.connections) + len(self._connecting) < limit
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept a connection, and tell whether there was one."""
+        try:
+            client, _ = listener.accept()
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                self.log.exception("no connection can be accepted")
+                self._stop_accepting()  # the next tick tries again
+            return False
+        client.setblocking(False)
+        if client.family in (socket.AF_INET, socket.AF_INET6):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        options: dict[str, Any] = {}
+        if self._ssl is not None:
+            options = {"ssl": self._ssl, "ssl_handshake_timeout": self.door.settings.header_timeout_seconds}
+        task = self.loop.create_task(
+            self.loop.connect_accepted_socket(lambda: Connection(self.door), client, **options)
+        )
+        self._connecting.add(task)
+        task.add_done_callback(self._connected)
+        if not self._has_room():
+            self._stop_accepting()
+        return True
+
+    def _connected(self, task: asyncio.Task[Any]) -> None:
+        self._connecting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.debug(
+                "a connection failed before its first request: %s", error
+            )  # a TLS handshake, mostly
+
+    def _accept_backlog(self) -> None:
+        """Accept what has connected already: whoever stops to listen would reset it."""
+        for listener in self._listeners:
+            listener.setblocking(False)
+            while self._has_room() and self._accept(listener):
+                pass
