@@ -53,6 +53,8 @@ CONVERSIONS = {
 }
 """What becomes of each kind of image, in words for the input contract (`GET /metadata`) and the README."""
 
+FEW_BITS: dict[object, int] = {"L;2": 85, "L;4": 17}
+"""Pillow's name for a PNG's samples of 2 and 4 bits: what the largest must be multiplied by to be 255."""
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 
 _IMAGES = (
@@ -194,25 +196,39 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _pixels(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+    _scale_transparency(image)
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return _gray(image)
 
 
+def _scale_transparency(image: ImageFile.ImageFile) -> None:
+    """Spread a PNG's transparent gray to 0..255 as Pillow (13.0) spreads its samples, but not this."""
+    if isinstance(image, PngImageFile) and isinstance(gray := image.info.get("transparency"), int):
+        image.info["transparency"] = gray * FEW_BITS.get(image.tile[0].args, 1)
+
+
 def _gray(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
     """Return `uint8[28, 28]` of a loaded image of any mode with 8 or 16 bits."""
-    gray: Image.Image = image
     if image.mode in DEEP_MODES:
-        deep: npt.NDArray[Any] = np.asarray(image).astype(np.uint32)
-        if isinstance(transparent := image.info.get("transparency"), int):
-            deep[deep == transparent] = 0
+        deep = _blackened(np.array(image), image).astype(np.uint32)
         return ((deep + 128) // 257).astype(np.uint8)
+    if image.mode in ("1", "L"):
+        return _blackened(np.array(image.convert("L")), image)
+    colour: Image.Image = image
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        gray = Image.alpha_composite(opaque, image.convert("RGBA"))
-    elif image.mode not in ("L", "1", "RGB"):
-        gray = image.convert("RGB")
-    return np.array(gray.convert("L"), dtype=np.uint8)
+        colour = Image.alpha_composite(opaque, image.convert("RGBA"))
+    elif image.mode != "RGB":
+        colour = image.convert("RGB")
+    return np.array(colour.convert("L"))
+
+
+def _blackened(samples: npt.NDArray[Any], image: ImageFile.ImageFile) -> npt.NDArray[Any]:
+    """Return gray samples with the one that the file calls transparent, if there is one, as black."""
+    if isinstance(transparent := image.info.get("transparency"), int):
+        samples[samples == transparent] = 0
+    return samples
 
 
 def _reason(error: Exception) -> str:
