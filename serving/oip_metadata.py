@@ -4,7 +4,6 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 the application's business, which knows the protocol by the path.
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import orjson
@@ -16,6 +15,8 @@ from serving.messages import JSON
 from serving.oip import INPUT, OUTPUTS, Target
 from serving.state import ModelState
 
+VERSION = "0.1.0"
+"""Of the service, as pyproject.toml has it; a source tree that is not installed has no other."""
 EXTENSIONS = ["binary_tensor_data"]
 PLATFORM = "onnx_onnxv1"
 
@@ -26,7 +27,7 @@ def blueprint(state: ModelState) -> Blueprint:
 
     @routes.get("/v2", strict_slashes=False)
     def _server() -> Response:
-        return _json({"name": "glyph", "version": glyph_version(), "extensions": EXTENSIONS})
+        return _json({"name": "glyph", "version": VERSION, "extensions": EXTENSIONS})
 
     @routes.get("/v2/health/live")
     def _live() -> Response:
@@ -49,14 +50,6 @@ def blueprint(state: ModelState) -> Blueprint:
         return _json({"name": model, "ready": True})
 
     return routes
-
-
-def glyph_version() -> str:
-    """Return this package's version, `0` where it runs from a source tree that was not installed."""
-    try:
-        return version("glyph")
-    except PackageNotFoundError:
-        return "0"
 
 
 def _metadata(engine: Engine, versions: list[int]) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""What the service says of itself: `/metadata`, `/openapi.json`, and the same for people at `/docs`.
+
+Open `openapi.py` first; its schemas and errors are in files of their own.
+"""
+
+from importlib.resources import files
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response, render_template
+
+from bundle.images import CONVERSIONS, PARSERS
+from serving.description.openapi import document
+from serving.engine import Engine
+from serving.messages import JSON
+from serving.settings import ServiceSettings
+from serving.state import ModelState
+
+STYLE = "/docs/style.css"
+
+
+def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:
+    """Return the routes; the description is made here, once."""
+    routes = Blueprint("description", __name__, template_folder="templates")
+    described = document(settings)
+    as_json = orjson.dumps(described)
+    style = files(__name__).joinpath("assets/style.css").read_bytes()
+
+    @routes.get("/metadata")
+    def _metadata() -> Response:
+        return _json(orjson.dumps(metadata(state.engine(), settings)))
+
+    @routes.get("/openapi.json")
+    def _openapi() -> Response:
+        return _json(as_json)
+
+    @routes.get("/docs")
+    def _docs() -> str:
+        return render_template("docs.html", api=described, pretty=pretty, resolved=resolved, style=STYLE)
+
+    @routes.get(STYLE)
+    def _style() -> Response:
+        return Response(style, mimetype="text/css", headers={"Cache-Control": "no-cache"})
+
+    return routes
+
+
+def metadata(engine: Engine, settings: ServiceSettings) -> dict[str, Any]:
+    """Return what a client needs to know of the model: its input contract, its classes, how good it is."""
+    manifest = engine.bundle.manifest
+    contract = manifest.input.model_dump()
+    return {
+        "model": {"name": manifest.name, "version": engine.bundle.version, "digest": manifest.digest},
+        "created": manifest.created,
+        "provider": engine.provider,
+        "input": contract | {"media_types": list(PARSERS), "conversions": CONVERSIONS},
+        "classes": manifest.classes,
+        "validation": manifest.validation.model_dump(),
+        "test": manifest.test.model_dump(),
+        "calibration": {"method": "temperature scaling", "temperature": manifest.temperature},
+        "limits": {
+            "body_bytes": settings.max_body_bytes,
+            "files": settings.max_files,
+            "images": settings.max_images,
+        },
+    }
+
+
+def resolved(node: dict[str, Any], api: dict[str, Any]) -> dict[str, Any]:
+    """Return what a `$ref` of the description stands for; a node without one stands for itself."""
+    while "$ref" in node:
+        found: Any = api
+        for name in node["$ref"].removeprefix("#/").split("/"):
+            found = found[name]
+        node = found
+    return node
+
+
+def pretty(value: Any) -> str:
+    """Return JSON for people: indented, but lists of numbers in one line, and long ones cut."""
+    return "\n".join(_lines(value))
+
+
+def _lines(value: Any) -> list[str]:
+    if isinstance(value, dict) and value:
+        opening, members, closing = "{", [(f"{_text(k)}: ", v) for k, v in value.items()], "}"
+    elif isinstance(value, list) and value:
+        if all(isinstance(item, int | float) for item in value):
+            shown = ", ".join(map(_text, value[:12]))
+            return [f"[{shown}]" if len(value) <= 12 else f"[{shown}, ... {len(value)} in all]"]
+        opening, members, closing = "[", [("", item) for item in value], "]"
+        if len(members) > 4 and all(isinstance(item, list) for item in value):
+            members = [*members[:2], ("", f"... {len(value)} lists in all")]
+    else:
+        text = _text(value)
+        return [text if len(text) <= 90 else f'{text[:84]}..."']
+    lines = [opening]
+    for place, (name, member) in enumerate(members, 1):
+        inner = _lines(member)
+        inner[-1] += "," if place < len(members) else ""
+        lines += [f"  {name}{inner[0]}", *(f"  {line}" for line in inner[1:])]
+    return [*lines, closing]
+
+
+def _text(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, mimetype=JSON, headers={"Cache-Control": "no-store"})
