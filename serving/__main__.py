@@ -15,7 +15,9 @@ from typing import NoReturn
 
 from bundle.configuration import add_options, build, from_arguments, parse
 from bundle.errors import ConfigurationError
+from serving.access import check_file
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
+from serving.tracing import check_installed
 
 EXIT_ADDRESS = 1
 EXIT_SETTING = 2
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse(parser, arguments, ServiceSettings)
         layer = from_arguments(ServiceSettings, options)
         settings = build(ServiceSettings, [environment_layer(os.environ), layer])
+        check_file(settings)
+        check_installed(settings)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING

@@ -30,8 +30,8 @@ OPEN = frozenset(
     {"/", "/favicon.ico", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
 )
 """Paths that answer without a token: the page, which has no data in it, and the probes."""
-OPEN_BELOW = "/page/"
-"""The page's own scripts, styles and samples."""
+OPEN_BELOW = "/assets/"
+"""The page's own scripts and styles."""
 DOCUMENTATION = frozenset({"/docs", "/openapi.json"})
 METRICS = "/metrics"
 
@@ -95,6 +95,16 @@ def read_tokens(path: Path) -> tuple[Holder, ...]:
         raise ConfigurationError(f"the file of tokens {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"the file of tokens {path} is not UTF-8") from error
+
+
+def check_file(settings: ServiceSettings) -> None:
+    """Tell at the start, not at the first request, that nobody could be let in.
+
+    Raises:
+        ConfigurationError: tokens are asked for, and their file cannot be read.
+    """
+    if settings.tokens_file is not None:
+        read_tokens(settings.tokens_file)
 
 
 class Tokens:

@@ -8,7 +8,8 @@ import orjson
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from serving import bodies, oip, oip_metadata, page
+from serving import bodies, description, oip, oip_metadata, page
+from serving.around import surround
 from serving.errors import MalformedBodyError, MethodNotAllowedError, NotFoundError, ProblemError
 from serving.flask_metrics import measure
 from serving.messages import JSON, Answer, Request
@@ -54,6 +55,8 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
 
     app.register_blueprint(page.blueprint(state))
     app.register_blueprint(oip_metadata.blueprint(state))
+    app.register_blueprint(description.blueprint(settings, state))
+    surround(app, pipeline)
     app.after_request(_name)
     measure(app, pipeline, state.metrics)
     app.register_error_handler(ProblemError, _problem)

@@ -8,12 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # it ships no types
-
+from serving import logs
+from serving.access import check_file
 from serving.companion import Companion
 from serving.cpus import usable_cpus
 from serving.cuda import missing_device_by_child
 from serving.settings import ServiceSettings, load_settings
+from serving.tracing import check_installed
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  memory, so that a busy disk cannot make a heartbeat late
 
@@ -29,6 +30,8 @@ def _workers(settings: ServiceSettings) -> int:
 
 
 _settings = load_settings()
+check_file(_settings)
+check_installed(_settings)
 
 wsgi_app = "serving.wsgi:application()"
 bind = (
@@ -63,8 +66,9 @@ limit_request_fields = 64
 limit_request_field_size = 8190
 
 loglevel = _settings.log_level
-accesslog = "-" if _settings.access_log else None
-
+accesslog = None  # ours is written by the pipeline, with what is measured there
+logs.ServiceLogger.line_formatter = logs.formatter(_settings)
+logger_class = logs.ServiceLogger
 
 _companion = Companion(_settings, globals().get("worker_tmp_dir"))
 
@@ -80,17 +84,15 @@ def on_exit(_server: Any) -> None:
 
 
 def post_fork(_server: Any, _worker: Any) -> None:
-    """Make the service's own log lines look as Gunicorn's do.
-
-    Not by Gunicorn's `logconfig_dict`, which switches the access log on, whatever `accesslog` says.
-    """
+    """Let go of the arbiter's things, and log as Gunicorn does."""
     _companion.forked()
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(Logger.error_fmt, Logger.datefmt))
-    log = logging.getLogger("glyph")
-    log.handlers = [handler]
-    log.setLevel(_settings.log_level.upper())
-    log.propagate = False
+    logs.configure(_settings)
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Send the spans that have not been sent yet."""
+    if (application := getattr(worker, "wsgi", None)) is not None:  # it is missing if the model's load failed
+        application.extensions["glyph.pipeline"].trail.shutdown()
 
 
 def post_worker_init(worker: Any) -> None:
@@ -100,4 +102,7 @@ def post_worker_init(worker: Any) -> None:
     from serving.announcement import announcement
 
     if worker.age == 1 and (text := announcement(worker.wsgi.extensions["glyph"], _settings)):
-        print(text, flush=True)
+        if _settings.log_format == "json":
+            logging.getLogger("glyph.serving").info("%s", " ".join(text.split()))
+        else:
+            print(text, flush=True)

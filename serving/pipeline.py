@@ -22,13 +22,17 @@ from math import inf
 import orjson
 
 from serving import codings, oip, predict
+from serving.access import Access
 from serving.engine import Outputs
 from serving.errors import PROBLEM_MEDIA_TYPE, BodyTooLargeError, MalformedBodyError, ProblemError
+from serving.headers import Headers, merge
 from serving.messages import Answer, Request
 from serving.overload import TIMEOUT_FIELD, check_deadline, deadline
 from serving.predict import Work
 from serving.settings import ServiceSettings
 from serving.state import ModelState
+from serving.tracing import Finished, TraceContext
+from serving.trail import Trail
 
 log = logging.getLogger("glyph.serving")
 
@@ -58,6 +62,10 @@ class Exchange:
     """Images in the batch that it was run in, others' included and padding not."""
     refusal: str = ""
     """The kind of problem that it was refused for, as the metrics count it."""
+    holder: str | None = None
+    """Who asks, by the name of the bearer token; None where tokens are not asked for."""
+    trace: TraceContext | None = None
+    """The trace that the request is part of, where it says so."""
 
 
 class Pipeline:
@@ -66,6 +74,9 @@ class Pipeline:
     def __init__(self, settings: ServiceSettings, state: ModelState) -> None:
         self.settings = settings
         self.state = state
+        self.access = Access(settings)
+        self.headers = Headers(settings)
+        self.trail = Trail(settings)
 
     def is_prediction(self, method: str, path: str) -> bool:
         """Tell whether a request is answered here; every other is the Flask application's."""
@@ -81,15 +92,17 @@ class Pipeline:
             id=request_id(request.headers),
             route=PREDICT if target is None else target.route,
             target=target,
+            trace=self.trail.context(request.headers),
         )
 
     def prepare(self, exchange: Exchange) -> Work:
-        """Admit and decode, unless the request's time is over already.
+        """Admit and decode, if the request may ask and unless the request's time is over already.
 
         Raises:
             ProblemError: the request cannot be answered.
         """
         started = time.perf_counter()
+        exchange.holder = self.access.check(exchange.request.headers.get("authorization"))
         asked = exchange.request.headers.get(TIMEOUT_FIELD)
         exchange.deadline = deadline(asked, exchange.arrived, self.settings.request_timeout_seconds)
         check_deadline(exchange.deadline)
@@ -123,8 +136,28 @@ class Pipeline:
         answer.headers["X-Request-ID"] = exchange.id
         if exchange.phases:
             answer.headers["Server-Timing"] = server_timing(exchange)
+        merge(answer.headers, self.headers.of(exchange.request.headers))
         self.state.metrics.observe(exchange, answer)
+        if self.trail.wanted or exchange.trace is not None:
+            self._leave_trail(exchange, answer)
         return answer
+
+    def _leave_trail(self, exchange: Exchange, answer: Answer) -> None:
+        finished = Finished(
+            method=exchange.request.method,
+            route=exchange.route,
+            path=exchange.request.path,
+            status=answer.status,
+            seconds=time.perf_counter() - exchange.arrived,
+            phases=exchange.phases,
+            batch=exchange.batch,
+            request_id=exchange.id,
+            holder=exchange.holder,
+            trace=exchange.trace,
+            tracestate=exchange.request.headers.get("tracestate"),
+        )
+        if (own := self.trail.end(finished)) is not None:
+            answer.headers["traceresponse"] = own
 
     def answer(self, exchange: Exchange) -> Answer:
         """Do all of it on the calling thread, for a door without a batcher."""
