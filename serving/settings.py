@@ -82,7 +82,7 @@ class ServiceSettings(Settings):
             description="how a process serves: 'inference' is an event loop that runs what has arrived as one "
             "batch, 'gthread' is Gunicorn's threads, one request each"
         ),
-    ] = "gthread"
+    ] = "inference"
     threads: Annotated[
         int,
         Field(

@@ -56,6 +56,10 @@ class Door:
 
     # Connections
 
+    def connect(self) -> Connection:
+        """Return the protocol of a new connection."""
+        return Connection(self)
+
     def opened(self, connection: Connection) -> None:
         """Note a connection."""
         self.connections.add(connection)

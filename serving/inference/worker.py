@@ -1,18 +1,22 @@
-"""Gunicorn's worker class: a process that serves from one event loop."""
+"""Gunicorn's worker class: a process that serves from one event loop.
+
+The arbiter imports this module, so it must not import ONNX Runtime: a worker that is forked after that
+can hang when it ends (seen with 1.31), and Gunicorn waits for it. What does import it comes in `run`.
+"""
 
 import asyncio
 import errno
 import os
 import signal
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from gunicorn import sock as gunicorn_sock  # type: ignore[import-untyped]  # it ships no types
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
-from serving.inference.connection import Connection
-from serving.inference.door import Door
+if TYPE_CHECKING:
+    from serving.inference.door import Door
 
 TICK_SECONDS = 0.25
 """How often timeouts are looked at and the arbiter is told that the process is alive."""
@@ -25,12 +29,16 @@ class InferenceWorker(Worker):  # type: ignore[misc]
     """Serves HTTP/1.1 with uvloop and httptools; see the package's own words."""
 
     alive: bool
+    loop: asyncio.AbstractEventLoop
+    door: "Door"
 
     def run(self) -> None:
         """Serve until a signal, `max_requests` or the arbiter's end says otherwise."""
         if not self.alive:
             return  # SIGTERM came while the model was being loaded
-        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        from serving.inference.door import Door
+
+        self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.door = Door(self, self.loop)
         self._ssl = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
@@ -131,9 +139,7 @@ class InferenceWorker(Worker):  # type: ignore[misc]
         options: dict[str, Any] = {}
         if self._ssl is not None:
             options = {"ssl": self._ssl, "ssl_handshake_timeout": self.door.settings.header_timeout_seconds}
-        task = self.loop.create_task(
-            self.loop.connect_accepted_socket(lambda: Connection(self.door), client, **options)
-        )
+        task = self.loop.create_task(self.loop.connect_accepted_socket(self.door.connect, client, **options))
         self._connecting.add(task)
         task.add_done_callback(self._connected)
         if not self._has_room():

@@ -30,9 +30,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return publish_synthetic(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(scope="session")
-def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Return one ready service that many tests ask."""
+@pytest.fixture(scope="session", params=["inference", "gthread"])
+def service(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Service]:
+    """Return one ready service that many tests ask; each of them asks both ways of serving."""
     directory = tmp_path_factory.mktemp("service")
-    with running(directory, until="/readyz", model=bundle.path.parent) as started:
+    with running(directory, until="/readyz", model=bundle.path.parent, worker=request.param) as started:
         yield started
