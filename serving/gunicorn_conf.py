@@ -89,6 +89,12 @@ def post_fork(_server: Any, _worker: Any) -> None:
     logs.configure(_settings)
 
 
+def worker_abort(worker: Any) -> None:
+    """Remember that a worker was ended because it was stuck; the management process counts it among the dead."""
+    if (application := getattr(worker, "wsgi", None)) is not None:
+        application.extensions["glyph"].metrics.state("aborted")
+
+
 def worker_exit(_server: Any, worker: Any) -> None:
     """Send the spans that have not been sent yet."""
     if (application := getattr(worker, "wsgi", None)) is not None:  # it is missing if the model's load failed

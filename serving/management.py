@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 import orjson
 from prometheus_client.exposition import choose_encoder
 
+from serving import logs
 from serving.access import Access
 from serving.companion import DIRECTORY_VARIABLE
 from serving.errors import (
@@ -189,9 +190,6 @@ def _arbiter_is_gone(seconds: float) -> bool:
 
 def main() -> int:
     """Hold the socket, and keep a process that answers on it."""
-    logging.basicConfig(
-        format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S %z"
-    )
     # The terminal and some service managers signal whole groups; this process ends with the arbiter.
     for name in (
         signal.SIGINT,
@@ -203,6 +201,7 @@ def main() -> int:
     ):
         signal.signal(name, signal.SIG_IGN)
     settings, directory = load_settings(), Path(os.environ[DIRECTORY_VARIABLE])
+    logs.configure(settings)
     arbiter = os.getppid()
     listener = listen(settings)
     while True:

@@ -25,7 +25,7 @@ import orjson
 from serving import drift
 from serving.catalogue import CATALOGUE, NATS, PROBABILITY, SECONDS
 from serving.companion import DIRECTORY_VARIABLE
-from serving.slots import Slots
+from serving.slots import LARGEST_RUN, Slots
 
 if TYPE_CHECKING:
     from serving.engine import Engine, Outputs
@@ -141,6 +141,11 @@ class Metrics:
     def state(self, state: State) -> None:
         """Say what this process is doing; safe in a signal handler."""
         self._values[self._state] = STATES.index(state)
+
+    def ended(self) -> None:
+        """Say that this process ends because it was asked to, unless it was aborted."""
+        if STATES[int(self._values[self._state])] != "aborted":
+            self.state("ended")
 
     def loaded(self, seconds: float) -> None:
         """Count a version that was loaded and proven, in so many seconds."""
@@ -271,6 +276,8 @@ class _Statistics:
         _count(self._entropy, NATS, -(probabilities * logarithms).sum(axis=1))
 
     def _run(self, count: int, *key: Any) -> npt.NDArray[np.float64]:
+        if count > LARGEST_RUN:
+            return np.zeros(count)  # nobody needs a metric with that many classes
         name = tuple(str(part) for part in key)
         place = self._places.get(name)
         if place is None:

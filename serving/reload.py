@@ -37,6 +37,7 @@ class Housekeeper:
         self._ended.set()
         self._thread.join(END_SECONDS)
         self._state.metrics.tick()
+        self._state.metrics.ended()
 
     def _run(self) -> None:
         interval = self._state.settings.reload_seconds

@@ -30,6 +30,8 @@ KEYS_AT = 64
 KEY_BYTES = 256 << 10
 VALUES_AT = KEYS_AT + KEY_BYTES
 VALUES = 1 << 17
+LARGEST_RUN = 1 << 14
+"""Most values of one key. As many at the end of the file belong to no key, for what finds no room."""
 SIZE = VALUES_AT + 8 * VALUES
 
 Key = Sequence[object]
@@ -82,14 +84,19 @@ class Slots:
 
         Each key is allocated once; its caller keeps the place. When the file is full, which only
         labels without bound could bring about, the place is one that nobody reads.
+
+        Raises:
+            ValueError: the run is longer than `LARGEST_RUN`.
         """
+        if count > LARGEST_RUN:
+            raise ValueError(f"a run of {count} values; at most {LARGEST_RUN} are possible")
         line = orjson.dumps([self._count, count, *key]) + b"\n"
         with self._lock:
-            if self._keys + len(line) > KEY_BYTES or self._count + 2 * count > VALUES:
+            if self._keys + len(line) > KEY_BYTES or self._count + count > VALUES - LARGEST_RUN:
                 if not self._full:
                     log.warning("no room for more metrics in this process: %s is not counted", key[0])
                 self._full = True
-                return VALUES - count
+                return VALUES - LARGEST_RUN
             place = self._count
             start = KEYS_AT + self._keys
             self._memory[start : start + len(line)] = line

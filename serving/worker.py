@@ -7,7 +7,13 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 
 class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
-    """`gthread` as it is, but for SIGINT and SIGQUIT."""
+    """`gthread` as it is, but for SIGINT and SIGQUIT, and it is not ready from SIGTERM on."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End gracefully, and say so to whoever asks whether to send more."""
+        if (app := getattr(self, "wsgi", None)) is not None:  # it is missing while the model is loaded
+            app.extensions["glyph"].drain()
+        super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """End at once.

@@ -1,0 +1,133 @@
+"""Numbers in shared memory: what a reader sees, and how it tells the living from the dead."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from serving import slots
+from serving.slots import KEY_BYTES, LARGEST_RUN, Slots
+from tests.serving.processes import ROOT
+
+WRITER = """
+import sys
+from pathlib import Path
+from serving.slots import Slots
+slots = Slots.create(Path(sys.argv[1]))
+place = slots.allocate(["counted", "label"])
+for _ in range(1000):
+    slots.values[place] += 1
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Return a process that has counted to 1000 and waits, and its file."""
+    path = tmp_path / "writer.slots"
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
+    with process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process, path
+        finally:
+            process.kill()
+
+
+def test_a_reader_sees_what_was_counted_and_that_its_writer_lives(
+    writer: tuple[subprocess.Popen[str], Path],
+) -> None:
+    """Nothing has to be flushed for it."""
+    _, path = writer
+    found = slots.read(path)
+    assert found is not None
+    assert {key: values.tolist() for key, values in found.items()} == {b'["counted","label"]': [1000.0]}
+    assert slots.read_first(path) == 1000
+    assert slots.is_alive(path)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_what_was_counted_outlives_its_writer(
+    writer: tuple[subprocess.Popen[str], Path], sign: signal.Signals
+) -> None:
+    """Whatever ended it, the kernel has freed its lock, and the numbers are whole."""
+    process, path = writer
+    process.send_signal(sign)
+    process.wait()
+    assert not slots.is_alive(path)
+    found = slots.read(path)
+    assert found is not None
+    assert found[b'["counted","label"]'].tolist() == [1000.0]
+
+
+def test_a_file_appears_only_with_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that comes between the two must not take a beginner for a dead one."""
+    path = tmp_path / "writer.slots"
+    seen = []
+    monkeypatch.setattr(fcntl, "lockf", lambda *_: seen.append(path.exists()))
+    Slots.create(path)
+    assert seen == [False]
+    assert path.exists()
+
+
+def test_no_room_on_the_memory_file_system_leaves_the_process_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hole in a mapped file would end it by SIGBUS later; it counts for itself and says so instead."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    made = Slots.create(tmp_path / "writer.slots")
+    made.values[made.allocate(["counted"])] += 1
+    assert list(tmp_path.iterdir()) == []
+    assert "No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 100, LARGEST_RUN])
+def test_labels_without_bound_stop_at_the_end_of_the_file(
+    tmp_path: Path, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither keys nor values run over; what found no room is counted where nobody reads."""
+    path = tmp_path / "writer.slots"
+    made = Slots.create(path)
+    for number in range(KEY_BYTES // 8):
+        place = made.allocate(["kept", str(number)], count)
+    for length in (count, 1, LARGEST_RUN):
+        place = made.allocate(["lost"], length)
+        made.array[place : place + length] += 1
+    found = slots.read(path)
+    assert found is not None
+    assert 0 < len(found) < number
+    kept = {key: values for key, values in found.items() if b"kept" in key}  # a short key may still find room
+    assert [orjson.loads(key)[1] for key in kept] == [str(number) for number in range(len(kept))]
+    assert sum(values.sum() for values in kept.values()) == 0
+    assert caplog.text.count("no room for more metrics") == 1
+
+
+def test_what_is_no_such_file_has_no_numbers(tmp_path: Path) -> None:
+    """A file that is gone, empty or another's is not an error."""
+    assert slots.read(tmp_path / "gone") is None
+    assert slots.read_first(tmp_path / "gone") == 0
+    assert not slots.is_alive(tmp_path / "gone")
+    (tmp_path / "other").write_bytes(b"")
+    assert slots.read(tmp_path / "other") is None
+    assert slots.read_first(tmp_path / "other") == 0
+    (tmp_path / "other").write_bytes(bytes(100))
+    assert slots.read(tmp_path / "other") is None
