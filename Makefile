@@ -8,12 +8,13 @@ NAME ?= mnist
 FIT ?=
 TEST ?=
 VENV ?= .venv
+CLIENTS ?= $(VENV)-clients
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
   && echo $$p && break; done)
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
 
-.PHONY: help run train serve test lint lock clean
+.PHONY: help run train serve test clients lint lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -31,17 +32,19 @@ train: $(VENV)/installed ## train and publish the next version
 serve: $(VENV)/installed ## serve what is published, training nothing
 	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
-test: $(VENV)/installed-development ## lint, check types, run every test
+test: $(VENV)/installed-development $(CLIENTS)/installed ## lint, check types, run every test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest $(TEST)
+	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(VENV)/bin/pytest $(TEST)
+
+clients: $(CLIENTS)/installed ## the Open Inference Protocol's clients, which the tests ask by
 
 lock: $(VENV)/installed-development ## write the locks anew from pyproject.toml
 	lock/compile.sh $(VENV)/bin/uv
 
-clean: ## remove the environment; data and models stay
-	rm -rf $(VENV)
+clean: ## remove the environments; data and models stay
+	rm -rf $(VENV) $(CLIENTS)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -56,3 +59,10 @@ $(VENV)/installed-development: lock/development.txt | $(VENV)/bin/python
 	@echo "installing the locked packages into $(VENV) (PyTorch's CUDA libraries are most of it)"
 	@$(VENV)/bin/python $(PIP_INSTALL) -r lock/development.txt
 	@touch $(VENV)/installed $@
+
+# An environment of its own: they hold old versions of what the service uses.
+$(CLIENTS)/installed: lock/clients.txt | $(VENV)/bin/python
+	@echo "installing Triton's and KServe's clients into $(CLIENTS)"
+	@$(VENV)/bin/python -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python $(PIP_INSTALL) -r lock/clients.txt
+	@touch $@

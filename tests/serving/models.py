@@ -37,9 +37,13 @@ class Linear:
     weights: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
 
+    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Return `float64[n, classes]`."""
+        return images.reshape(len(images), -1).astype(np.float64) @ self.weights + self.bias
+
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return `float32[n, classes]`, computed in float64."""
-        logits = images.reshape(len(images), -1).astype(np.float64) @ self.weights + self.bias
+        logits = self.logits(images)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         result: npt.NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(
             "f4"

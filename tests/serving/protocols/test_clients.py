@@ -1,0 +1,78 @@
+"""The Open Inference Protocol by its real clients: tritonclient[http] and KServe's, unmodified."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.conftest import ROOT
+from tests.serving.models import Linear
+from tests.serving.processes import Service
+
+CLIENTS = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".venv-clients/bin/python"))
+"""They hold old versions of what the service uses, so they have an environment of their own."""
+
+pytestmark = pytest.mark.skipif(
+    not CLIENTS.exists(), reason=f"{CLIENTS} is missing: 'make clients' makes the clients' environment"
+)
+
+
+@pytest.fixture(scope="session")
+def images() -> npt.NDArray[np.uint8]:
+    """Return enough images that the answers are worth compressing."""
+    return np.random.default_rng(23).integers(0, 256, (37, 28, 28), dtype=np.uint8)
+
+
+@pytest.fixture
+def found(service: Service, images: npt.NDArray[np.uint8], tmp_path: Path) -> dict[str, Any]:
+    """Return what both clients got."""
+    np.save(tmp_path / "images.npy", images)
+    script = Path(__file__).with_name("ask_by_clients.py")
+    done = subprocess.run(
+        [CLIENTS, script, f"127.0.0.1:{service.port}", "synthetic", tmp_path / "images.npy"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_both_clients_get_the_models_outputs(
+    found: dict[str, Any], images: npt.NDArray[np.uint8], linear: Linear
+) -> None:
+    """In JSON and as binary data, named and unnamed, compressed and not, with the request's id."""
+    probabilities, logits = linear.probabilities(images), linear.logits(images)
+    for client in ("triton", "kserve"):
+        for how, answer in found[client]["answers"].items():
+            assert answer["id"] == "the-request", (client, how)
+            assert np.allclose(answer["probabilities"], probabilities, atol=1e-5), (client, how)
+            assert np.allclose(answer["logits"], logits, atol=1e-3), (client, how)
+    assert np.allclose(found["triton"]["plain"]["probabilities"], probabilities, atol=1e-5)
+    assert np.allclose(found["triton"]["plain"]["logits"], logits, atol=1e-3)
+    assert len(found["triton"]["answers"]) == 12
+    assert len(found["kserve"]["answers"]) == 2
+    assert all(answer["model"] == "synthetic" for answer in found["kserve"]["answers"].values())
+
+    assert found["triton"]["compressed"]
+    for client in ("triton", "kserve"):
+        health = {key: found[client][key] for key in ("live", "ready", "model_ready", "other_ready")}
+        assert health == {"live": True, "ready": True, "model_ready": True, "other_ready": False}
+    assert found["triton"]["version_ready"] is True
+    assert found["triton"]["server"]["name"] == "glyph"
+    assert "binary_tensor_data" in found["triton"]["server"]["extensions"]
+    assert found["triton"]["model"]["inputs"] == [
+        {"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28]}
+    ]
+
+    status, message = found["triton"]["error"]
+    assert status == "404"
+    assert "there is no model 'another'" in message
+    assert "the input's name is \"image\"; did you mean 'images'?" in found["kserve"]["error"]
