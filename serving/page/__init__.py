@@ -31,12 +31,6 @@ PAGE = "index.html"
 MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 MAX_SAMPLES = 20
 
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
-"""Nothing but the page's own files runs, and it talks to nobody but the service that sent it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Asset:
@@ -48,7 +42,7 @@ class Asset:
 
 
 def blueprint(state: ModelState) -> Blueprint:
-    """Return the routes `/`, `/page/NAME` and `/samples`; the page's files are read here, once."""
+    """Return the routes `/`, `/assets/NAME` and `/samples`; the page's files are read here, once."""
     routes = Blueprint("page", __name__)
     assets = {asset.name: _read(asset.name, asset.read_bytes()) for asset in _directory().iterdir()}
 
@@ -56,7 +50,7 @@ def blueprint(state: ModelState) -> Blueprint:
     def _page() -> Response:
         return _send(assets[PAGE])
 
-    @routes.get("/page/<name>")
+    @routes.get("/assets/<name>")
     def _asset(name: str) -> Response:
         if name == PAGE or name not in assets:
             raise NotFoundError(f"the page has no file {name[:100]!r}", remedy="Open the page at / instead.")
@@ -113,9 +107,6 @@ def _send(asset: Asset) -> Response:
     response = Response(asset.content, mimetype=asset.media_type)
     response.set_etag(asset.digest)
     response.cache_control.no_cache = True
-    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
     response.make_conditional(request)
     return response
 

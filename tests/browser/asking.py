@@ -26,7 +26,8 @@ _WATCH = """(() => {
   window.fetch = async (path, options) => {
     if (options?.body instanceof Blob) {
       const bytes = new Uint8Array(await options.body.arrayBuffer());
-      sent.push([options.headers["Content-Type"], btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""))]);
+      const text = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+      sent.push([options.headers["Content-Type"], btoa(text)]);
     }
     return fetch(path, options);
   };

@@ -5,7 +5,6 @@ Playwright runs, asyncio takes this thread's loop for running, and other tests s
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,7 +124,7 @@ def guarded_service(model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     directory = tmp_path_factory.mktemp("service")
     tokens = directory / "tokens"
     tokens.write_text(f"tests sha256:{hashlib.sha256(TOKEN.encode()).hexdigest()}\n")
-    os.chmod(tokens, 0o600)
+    tokens.chmod(0o600)
     with running(directory, until="/readyz", model=model, tokens_file=tokens) as started:
         yield started
 

@@ -63,7 +63,7 @@ def test_undo_takes_back_the_last_stroke_and_clear_all(page: Page, service: Serv
     page.keyboard.press("Control+z")
     assert np.array_equal(seen(page), before)
     page.click("#undo")
-    expect(page.locator("#label")).to_have_text("–")
+    expect(page.locator("#sure")).to_have_text("No image yet")
     expect(page.locator("#hint")).to_be_visible()
     expect(page.locator("#undo")).to_be_disabled()
     draw(page, SEVEN)

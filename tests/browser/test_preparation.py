@@ -20,20 +20,20 @@ BASE64 = """
   const text = (bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
 """
 NORMALISE = """async (pictures) => {%s
-  const { normalise } = await import("/page/normalise.js");
+  const { normalise } = await import("/assets/normalise.js");
   return pictures.map(([ink, width, height]) => text(normalise(bytes(ink), width, height)));
 }"""
 INK = """async ([strokes, width]) => {%s
-  const { inkOf, PAD } = await import("/page/ink.js");
+  const { inkOf, PAD } = await import("/assets/ink.js");
   const points = (stroke) => stroke.map(([x, y]) => ({ x: x * PAD, y: y * PAD }));
   return text(inkOf(strokes.map((stroke) => ({ width, points: points(stroke) }))));
 }"""
 PNG = """async ([pixels, width, height]) => {%s
-  const { encodePng } = await import("/page/png.js");
+  const { encodePng } = await import("/assets/png.js");
   return text(encodePng(bytes(pixels), width, height));
 }"""
 OTSU = """async (pixels) => {%s
-  return (await import("/page/picture.js")).otsu(bytes(pixels));
+  return (await import("/assets/picture.js")).otsu(bytes(pixels));
 }"""
 
 
