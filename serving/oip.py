@@ -202,22 +202,19 @@ def _images(document: dict[str, Any], binary: bytes, max_images: int) -> npt.NDA
 
 
 def _shape(tensor: dict[str, Any], max_images: int) -> tuple[int, int, int]:
-    match tensor.get("shape"):
-        case [int(count), int(height), int(width)] if height == width == IMAGE_SIZE and count >= 1:
-            if count > max_images:
-                raise TooManyImagesError(
-                    f"the input has {count} images; {max_images} are allowed",
-                    remedy="Send them in several requests, or raise GLYPH_MAX_IMAGES.",
-                )
-            return int(count), height, width
-        case shape:
-            written = (
-                ", ".join(jsonbody.shown(axis) for axis in shape[:8]) if isinstance(shape, list) else shape
-            )
-            raise _invalid(
-                f"the shape of '{INPUT}' is [{written}]",
-                f"It is [N, {IMAGE_SIZE}, {IMAGE_SIZE}], N at least 1.",
-            )
+    shape = tensor.get("shape")
+    axes = shape if isinstance(shape, list) else [shape]
+    if [type(axis) for axis in axes] != [int] * 3 or axes[1:] != [IMAGE_SIZE] * 2 or axes[0] < 1:
+        written = ", ".join(map(jsonbody.shown, axes[:8]))
+        raise _invalid(
+            f"the shape of '{INPUT}' is [{written}]", f"It is [N, {IMAGE_SIZE}, {IMAGE_SIZE}], N at least 1."
+        )
+    if axes[0] > max_images:
+        raise TooManyImagesError(
+            f"the input has {axes[0]} images; {max_images} are allowed",
+            remedy="Send them in several requests, or raise GLYPH_MAX_IMAGES.",
+        )
+    return axes[0], IMAGE_SIZE, IMAGE_SIZE
 
 
 def _from_json(tensor: dict[str, Any], shape: tuple[int, int, int]) -> bytes:
