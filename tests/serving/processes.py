@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -41,6 +42,14 @@ class Service:
     process: subprocess.Popen[bytes]
     port: int
     output: Path
+    tls: ssl.SSLContext | None = None
+    """How to trust the service, where it speaks TLS."""
+
+    def connect(self) -> http.client.HTTPConnection:
+        """Return a connection to the service."""
+        if self.tls is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS, context=self.tls)
 
     def ask(
         self,
@@ -52,8 +61,7 @@ class Service:
         **headers: str,
     ) -> Answer:
         """Send one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
-        with contextlib.closing(connection):
+        with contextlib.closing(self.connect()) as connection:
             fields = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body=body, headers=fields, encode_chunked=chunked)
             response = connection.getresponse()
@@ -95,7 +103,9 @@ def serving_command(*arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(directory: Path, *, until: str = "/livez", **settings: object) -> Iterator[Service]:
+def running(
+    directory: Path, *, until: str = "/livez", tls: ssl.SSLContext | None = None, **settings: object
+) -> Iterator[Service]:
     """Start the service, wait until `until` answers 200, and at the end see SIGTERM end it well."""
     port = free_port()
     values = {"provider": "cpu", "workers": 1, "port": port} | settings
@@ -104,7 +114,7 @@ def running(directory: Path, *, until: str = "/livez", **settings: object) -> It
         process = subprocess.Popen(
             serving_command(), env=environment(**values), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
         )
-    service = Service(process, port, output)
+    service = Service(process, port, output, tls)
     try:
         await_ok(service, until)
         yield service
