@@ -1,0 +1,120 @@
+"""A request's head: what the fast way takes, Gunicorn's own parser reads in the same way."""
+
+import pytest
+from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.inference.head import Head, read_any, read_ordinary
+
+PEER = ("203.0.113.7", 40000)
+CONFIGURATION = Config()
+
+PIECES = [
+    *(b"POST ", b"GET ", b"post ", b"/predict", b"/v2/models/m/infer?a=%20b", b"//predict", b"/a#b", b"*"),
+    *(b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b":", b";", b","),
+    *(b"Host: a", b"host:", b"Content-Length: 3", b"Content-Length: +3", b"content-length:\t12 "),
+    *(b"Content-Type: image/png", b"Connection: close", b"Connection: keep-alive, close", b"X_Y: 1"),
+    *(b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Upgrade: h2c", b"X-Forwarded-Proto: https"),
+    *(b"X-Forwarded-Ssl: on", b"X: \xff\x80", b"X:", b"Y: a\x7fb", b"Z :1", b" folded"),
+]
+"""What heads, good and bad, are made of."""
+
+ORDINARY_HEAD = (
+    b"POST /predict?top=3 HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 12\r\n\r\n"
+)
+
+
+def by_gunicorn(data: bytes) -> Head | None:
+    """Read a head by Gunicorn's parser; None if it refuses it."""
+    try:
+        return read_any([data], CONFIGURATION, PEER)
+    except ParseException:
+        return None
+
+
+def said(head: Head) -> tuple[object, ...]:
+    """Return what a head says, without who read it."""
+    return head.method, head.path, head.query, dict(head.headers), head.version, head.length, head.keep_alive
+
+
+def test_an_ordinary_head_is_read_fast() -> None:
+    """Path, query, fields by lower-case name, length, and that the connection stays."""
+    head = read_ordinary(ORDINARY_HEAD)
+    assert head is not None
+    assert head.original is None
+    assert said(head) == (
+        *("POST", "/predict", "top=3"),
+        {"host": "a", "content-type": "image/png", "content-length": "12"},
+        *((1, 1), 12, True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"POST", b"GET"),  # not a prediction
+        (b"/predict", b"//predict"),  # looks like an authority
+        (b"/predict", b"/predict#a"),
+        (b"/predict", b"http://a/predict"),
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (b"\r\nHost", b"\nHost"),
+        (b"Host: a", b"Host: a\r\nhost: b"),
+        (b"Host: a", b"Host: a\r\n b"),
+        (b"Host: a", b"Ho_st: a"),
+        (b"Host: a", b"Host : a"),
+        (b"Host: a", b"Host: a\x0bb"),
+        (b"Content-Length: 12", b"Content-Length: 12\r\nTransfer-Encoding: chunked"),
+        (b"Content-Length: 12", b"Content-Length: 12\r\nContent-Length: 12"),
+        (b"Content-Length: 12", b"Content-Length: 1_2"),
+        (b"Content-Length: 12", b"Content-Length: 12, 12"),
+        (b"Content-Length: 12", b"Expect: 100-continue"),
+        (b"Content-Length: 12", b"Connection: upgrade\r\nUpgrade: h2c"),
+        (b"Host: a", b"X: " + b"a" * 4000),
+        (b"Host: a", b"\r\n".join(b"X%d: a" % n for n in range(40))),
+    ],
+)
+def test_what_is_not_ordinary_is_left_to_gunicorn(old: bytes, new: bytes) -> None:
+    """Anything that two servers could read differently, and anything that needs more than reading."""
+    assert read_ordinary(ORDINARY_HEAD.replace(old, new)) is None
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map(b"".join))
+def test_whatever_is_read_fast_says_the_same_to_gunicorn(middle: bytes) -> None:
+    """Made of pieces at random; what the fast way takes, Gunicorn takes, and reads the same."""
+    data = b"POST /predict HTTP/1.1\r\n" + middle + b"\r\n\r\n"
+    if data.find(b"\r\n\r\n") != len(data) - 4:
+        data = data[: data.find(b"\r\n\r\n") + 4]
+    head = read_ordinary(data)
+    if head is not None:
+        theirs = by_gunicorn(data)
+        assert theirs is not None
+        assert said(head) == said(theirs)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.binary(max_size=12), st.integers(0, len(ORDINARY_HEAD)), st.integers(0, 12))
+def test_any_bytes_in_an_ordinary_head(garbage: bytes, place: int, replaced: int) -> None:
+    """Bytes are put in, or in the place of others: the fast way never takes what Gunicorn would not."""
+    data = ORDINARY_HEAD[:place] + garbage + ORDINARY_HEAD[place + replaced :]
+    data = data[: data.find(b"\r\n\r\n") + 4]
+    head = read_ordinary(data)
+    if head is not None:
+        theirs = by_gunicorn(data)
+        assert theirs is not None
+        assert said(head) == said(theirs)
+
+
+def test_half_a_head_is_not_a_head() -> None:
+    """Every beginning of a good head is neither refused nor taken."""
+    for end in range(len(ORDINARY_HEAD)):
+        assert read_any([ORDINARY_HEAD[:end]], CONFIGURATION, PEER) is None
+
+
+def test_a_repeated_field_is_one_list() -> None:
+    """As RFC 9110, section 5.3, joins them."""
+    head = by_gunicorn(ORDINARY_HEAD.replace(b"Host: a", b"Host: a\r\nAccept: x\r\naccept: y"))
+    assert head is not None
+    assert head.headers["accept"] == "x, y"
