@@ -1,0 +1,200 @@
+"""Requests that are wrong, or look it, through both ways of serving: the same answers, byte for byte.
+
+The cases are those for which Gunicorn's parser has its own test cases (tests/requests in its
+repository), written anew, and those of RFC 9112's sections 2, 3, 5, 6, 7 and 11.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from bundle.repository import Bundle
+from tests.serving.inference.wire import LAST, settled, statuses, talk
+from tests.serving.processes import Service, running
+
+GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
+POST = b"POST /nowhere HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+PREDICT = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
+
+OK, LOST, BAD = [200, 200], [404, 200], [400]
+"""Of a request and the one after it: both answered; the first not found; the first refused, and the end."""
+
+CASES: dict[str, tuple[bytes, list[int]]] = {
+    # The request line
+    "plain": (GET + b"\r\n", OK),
+    "no fields": (b"GET /livez HTTP/1.1\r\n\r\n", OK),
+    "one empty line before": (b"\r\n" + GET + b"\r\n", OK),
+    "two empty lines before": (b"\r\n\r\n" + GET + b"\r\n", BAD),
+    "absolute target": (b"GET http://example.org/livez HTTP/1.1\r\nHost: a\r\n\r\n", OK),
+    "absolute target of https": (b"GET https://u:p@example.org:8080/livez?x=1 HTTP/1.1\r\n\r\n", OK),
+    "absolute target of IPv6": (b"GET http://[::1]:80/livez HTTP/1.1\r\n\r\n", OK),
+    "broken IPv6": (b"GET http://]/livez HTTP/1.1\r\n\r\n", BAD),
+    "two slashes": (b"GET //livez HTTP/1.1\r\n\r\n", OK),  # Werkzeug merges them
+    "query and fragment": (b"GET /livez?a=b#c HTTP/1.1\r\n\r\n", OK),
+    "quotes in the target": (b'GET /livez?"a" HTTP/1.1\r\n\r\n', OK),
+    "encoded path": (b"GET /%6Civez HTTP/1.1\r\n\r\n", OK),
+    "asterisk": (b"GET * HTTP/1.1\r\n\r\n", BAD),
+    "relative target": (b"GET livez HTTP/1.1\r\n\r\n", BAD),
+    "authority without CONNECT": (b"GET example.org:443 HTTP/1.1\r\n\r\n", BAD),
+    "no target": (b"GET  HTTP/1.1\r\n\r\n", BAD),
+    "no version": (b"GET /livez\r\n\r\n", BAD),
+    "one word": (b"livez\r\n\r\n", BAD),
+    "four words": (b"GET /livez HTTP/1.1 x\r\n\r\n", BAD),
+    "two spaces": (b"GET  /livez HTTP/1.1\r\n\r\n", BAD),
+    "tab for a space": (b"GET\t/livez HTTP/1.1\r\n\r\n", BAD),
+    "space before": (b" GET /livez HTTP/1.1\r\n\r\n", BAD),
+    "control in the target": (b"GET /li\x07vez HTTP/1.1\r\n\r\n", BAD),
+    "8-bit target": (b"GET /\xc3\xa4 HTTP/1.1\r\n\r\n", BAD),
+    "unknown method": (b"BREW /livez HTTP/1.1\r\n\r\n", [405, 200]),
+    "method in lower case": (b"get /livez HTTP/1.1\r\n\r\n", BAD),
+    "method too short": (b"GO /livez HTTP/1.1\r\n\r\n", BAD),
+    "method too long": (b"GETGETGETGETGETGETGET /livez HTTP/1.1\r\n\r\n", BAD),
+    "8-bit method": (b"G\xcbT /livez HTTP/1.1\r\n\r\n", BAD),
+    "brackets in the method": (b"G(T /livez HTTP/1.1\r\n\r\n", BAD),
+    "version 2": (b"GET /livez HTTP/2.0\r\n\r\n", BAD),
+    "version 0.9": (b"GET /livez HTTP/0.9\r\n\r\n", BAD),
+    "version of two digits": (b"GET /livez HTTP/1.10\r\n\r\n", BAD),
+    "version in lower case": (b"GET /livez http/1.1\r\n\r\n", BAD),
+    "another protocol": (b"GET /livez RTSP/1.0\r\n\r\n", BAD),
+    "long request line": (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", [414]),
+    "longest request line": (b"GET /livez?" + b"a" * 4074 + b" HTTP/1.1\r\n\r\n", OK),
+    "a TLS hello": (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\n", BAD),
+    # Fields
+    "bare LF": (b"GET /livez HTTP/1.1\nHost: a\n\n", BAD),
+    "bare LF between fields": (GET + b"X: a\nY: b\r\n\r\n", BAD),
+    "bare CR": (GET + b"X: a\rY: b\r\n\r\n", BAD),
+    "folded field": (GET + b"X: a\r\n b\r\n\r\n", BAD),
+    "folded first field": (b"GET /livez HTTP/1.1\r\n X: a\r\n\r\n", BAD),
+    "no colon": (GET + b"X\r\n\r\n", BAD),
+    "no name": (GET + b": a\r\n\r\n", BAD),
+    "space before the colon": (GET + b"X : a\r\n\r\n", BAD),
+    "space in a name": (GET + b"X Y: a\r\n\r\n", BAD),
+    "8-bit name": (GET + b"\xdf: a\r\n\r\n", BAD),
+    "NUL in a value": (GET + b"X: a\0b\r\n\r\n", BAD),
+    "BEL in a value": (GET + b"X: a\x07b\r\n\r\n", BAD),
+    "DEL in a value": (GET + b"X: a\x7fb\r\n\r\n", BAD),
+    "8-bit value": (GET + b"X: \xe4\r\n\r\n", OK),
+    "empty value": (GET + b"X:\r\n\r\n", OK),
+    "tabs around a value": (GET + b"X:\t a \t\r\n\r\n", OK),
+    "every character of a name": (GET + b"!#$%&'*+-.^`|~09aZ: a\r\n\r\n", OK),
+    "underscore in a name": (GET + b"X_Y: a\r\n\r\n", OK),
+    "two hosts": (GET + b"Host: b\r\n\r\n", BAD),
+    "two content types": (POST + b"Content-Type: a/b\r\nContent-Type: a/b\r\n\r\n", BAD),
+    "contradicting schemes": (GET + b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n\r\n", BAD),
+    "64 fields": (GET + b"X: a\r\n" * 63 + b"\r\n", OK),
+    "65 fields": (GET + b"X: a\r\n" * 64 + b"\r\n", [431]),
+    "long field": (GET + b"X: " + b"a" * 8200 + b"\r\n\r\n", [431]),
+    "longest field": (GET + b"X: " + b"a" * 8180 + b"\r\n\r\n", OK),
+    "unknown expectation": (GET + b"Expect: 200-ok\r\n\r\n", [417]),
+    "an upgrade that is not made": (GET + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n", OK),
+    # Lengths
+    "length 0": (POST + b"Content-Length: 0\r\n\r\n", LOST),
+    "length": (POST + b"Content-Length: 5\r\n\r\nhello", LOST),
+    "length with zeros": (POST + b"Content-Length: 005\r\n\r\nhello", LOST),
+    "two lengths": (POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", BAD),
+    "the same length twice": (POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", BAD),
+    "list of lengths": (POST + b"Content-Length: 5, 5\r\n\r\nhello", BAD),
+    "negative length": (POST + b"Content-Length: -5\r\n\r\nhello", BAD),
+    "length with a plus": (POST + b"Content-Length: +5\r\n\r\nhello", BAD),
+    "hexadecimal length": (POST + b"Content-Length: 0x5\r\n\r\nhello", BAD),
+    "length with an underscore": (POST + b"Content-Length: 1_0\r\n\r\nhellohello", BAD),
+    "length of superscripts": (POST + b"Content-Length: \xb2\r\n\r\nhe", BAD),
+    "empty length": (POST + b"Content-Length:\r\n\r\n", BAD),
+    "length and chunks": (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", BAD),
+    "chunks and length": (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", BAD),
+    "length on GET": (GET + b"Content-Length: 5\r\n\r\nhello", OK),
+    # Transfer codings
+    "chunks": (CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", LOST),
+    "chunks, twice": (POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", BAD),
+    "chunks, in two fields": (
+        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        BAD,
+    ),
+    "chunks, then identity": (POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", BAD),
+    "identity, then chunks": (POST + b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n", LOST),
+    "identity alone": (POST + b"Transfer-Encoding: identity\r\n\r\n", BAD),
+    "gzip, then chunks": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", [404]),
+    "unknown coding": (POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", [501]),
+    "coding with a control": (POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", BAD),
+    "coding with a space before its colon": (POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", BAD),
+    "coding with an underscore": (POST + b"Transfer_Encoding: chunked\r\n\r\n", LOST),
+    "coding folded": (POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", BAD),
+    "chunks in HTTP/1.0": (b"POST /nowhere HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", BAD),
+    # Chunks; the application does not read the body of a page that is not there
+    "chunk size with a sign": (CHUNKED + b"+5\r\nhello\r\n0\r\n\r\n", [404]),
+    "chunk size with 0x": (CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n", [404]),
+    "chunk size with an underscore": (CHUNKED + b"1_0\r\nhellohello\r\n0\r\n\r\n", [404]),
+    "chunk size with spaces": (CHUNKED + b"5 \r\nhello\r\n0\r\n\r\n", [404]),
+    "chunk with a bare LF": (CHUNKED + b"5\nhello\r\n0\r\n\r\n", [404]),
+    "chunk longer than it says": (CHUNKED + b"4\r\nhello\r\n0\r\n\r\n", [404]),
+    "chunk extensions": (CHUNKED + b'5; a=b ;c="d;\\"e"\r\nhello\r\n0\r\n\r\n', LOST),
+    "chunk extension with a bare CR": (CHUNKED + b"5;a\rb\r\nhello\r\n0\r\n\r\n", [404]),
+    "trailers": (CHUNKED + b"5\r\nhello\r\n0\r\nX: a\r\n\r\n", LOST),
+    "trailer that changes the length": (CHUNKED + b"0\r\nContent-Length: 9\r\n\r\n", [404]),
+    "trailer that changes the host": (CHUNKED + b"0\r\nHost: b\r\n\r\n", [404]),
+    # Of a prediction, whose body is read
+    "prediction of no image": (PREDICT + b"Content-Length: 4\r\n\r\nabcd", [415, 200]),
+    "prediction with a bad chunk": (PREDICT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", BAD),
+    "prediction with two lengths": (PREDICT + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde", BAD),
+    "prediction with length and chunks": (
+        PREDICT + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        BAD,
+    ),
+    "prediction with a bad timeout": (
+        PREDICT + b"X-Request-Timeout-Ms: soon\r\nContent-Length: 4\r\n\r\nabcd",
+        [400, 200],
+    ),
+    # Connections
+    "close": (GET + b"Connection: close\r\n\r\n", [200]),
+    "HTTP/1.0": (b"GET /livez HTTP/1.0\r\n\r\n", [200]),
+    "HTTP/1.0 that stays": (b"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", OK),
+    "CONNECT": (b"CONNECT example.org:443 HTTP/1.1\r\nHost: a\r\n\r\n", [404]),
+}
+
+BROKEN_BODIES = (
+    *(
+        "chunk size with a sign",
+        "chunk size with 0x",
+        "chunk size with an underscore",
+        "chunk size with spaces",
+    ),
+    *("chunk with a bare LF", "chunk longer than it says", "chunk extension with a bare CR"),
+    *("trailer that changes the length", "trailer that changes the host", "prediction with a bad chunk"),
+)
+"""Where the next request starts cannot be known."""
+
+
+@pytest.fixture(scope="module")
+def doors(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service]]:
+    """Return the two ways of serving the same model, side by side."""
+    directory = tmp_path_factory.mktemp("doors")
+    common = {"until": "/readyz", "model": bundle.path.parent, "log_level": "error"}
+    with (
+        running(directory, worker="inference", **common) as worker,  # type: ignore[arg-type]
+        running(directory, worker="gthread", **common) as threads,  # type: ignore[arg-type]
+    ):
+        yield worker, threads
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_both_ways_answer_the_same_bytes(doors: tuple[Service, Service], name: str) -> None:
+    """The case, then a request that closes: what is refused ends the connection, what is not does not."""
+    data, expected = CASES[name]
+    answers = [talk(door.port, data + LAST) for door in doors]
+    assert [statuses(answer) for answer in answers] == [expected, expected]
+    if name in BROKEN_BODIES:  # Gunicorn's threads say keep-alive, and close
+        answers[1] = answers[1].replace(b"Connection: keep-alive", b"Connection: close")
+    assert settled(answers[0]) == settled(answers[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "bare LF", "two lengths", "chunks", "long field", "prediction of no image"]
+)
+def test_the_pieces_in_which_a_request_arrives_change_nothing(
+    doors: tuple[Service, Service], name: str
+) -> None:
+    """Each byte in a packet of its own gets the answer of the whole."""
+    data, expected = CASES[name]
+    pieces = [data[at : at + 1] for at in range(min(len(data), 200))] + [data[200:] + LAST]
+    assert statuses(talk(doors[0].port, *pieces)) == expected
