@@ -39,6 +39,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--preset", action="append", choices=list(PRESETS), help="which; all by default")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="where to begin, to spread runs over machines"
+    )
     add_options(parser, TrainingSettings)
     options = parser.parse_args(arguments)
     progress = Progress()
@@ -46,24 +49,25 @@ def main(arguments: list[str]) -> int:
     def measure() -> None:
         for name in options.preset or PRESETS:
             layers = [Layer(PRESETS[name](), name), from_arguments(TrainingSettings, options)]
-            _measure(name, build(TrainingSettings, layers), options.seeds, progress)
+            seeds = range(options.first_seed, options.first_seed + options.seeds)
+            _measure(name, build(TrainingSettings, layers), seeds, progress)
 
     return exit_code(measure)
 
 
-def _measure(name: str, settings: TrainingSettings, seeds: int, progress: Progress) -> None:
+def _measure(name: str, settings: TrainingSettings, seeds: range, progress: Progress) -> None:
     device = choose_device(settings)
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     errors, times = [], []
-    for seed in range(seeds):
+    for seed in seeds:
         error, seconds = _one_run(settings.model_copy(update={"seed": seed}), progress)
         errors.append(error)
         times.append(seconds)
         line = {"preset": name, "seed": seed, "test_error_percent": error, "seconds": round(seconds, 1)}
         print(json.dumps(line), flush=True)
-    deviation = statistics.stdev(errors) if seeds > 1 else 0.0
+    deviation = statistics.stdev(errors) if len(seeds) > 1 else 0.0
     print(
-        f"{name}: test error {statistics.mean(errors):.3f}% ± {deviation:.3f} (n={seeds}), "
+        f"{name}: test error {statistics.mean(errors):.3f}% ± {deviation:.3f} (n={len(seeds)}), "
         f"median {statistics.median(times):.1f} s on {named}, {torch.get_num_threads()} threads",
         flush=True,
     )
