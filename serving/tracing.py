@@ -17,7 +17,7 @@ from bundle.errors import ConfigurationError
 from serving.settings import ServiceSettings
 
 SERVICE = "glyph"
-SHUTDOWN_SECONDS = 3.0
+SHUTDOWN_SECONDS = 2.0
 """What the end of a worker may wait for a collector that does not answer."""
 SAMPLED = 0x01
 MAX_TRACESTATE = 512

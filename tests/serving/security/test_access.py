@@ -247,7 +247,7 @@ def test_what_is_asked_for_a_token_is_everything_that_is_not_named(tmp_path: Pat
     file.write_text(line_of("till", "secret"))
 
     def closed(path: str, **settings: bool) -> bool:
-        gate = Access(ServiceSettings(tokens_file=file, **settings))  # type: ignore[arg-type]
+        gate = Access(ServiceSettings(tokens_file=file, **settings))
         try:
             gate.check_path("GET", path, None)
         except UnauthorizedError:

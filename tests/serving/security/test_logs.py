@@ -1,0 +1,178 @@
+"""Logs: one object or one line for each event, and in none of them what must not be there."""
+
+import json
+import logging
+import re
+import sys
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from bundle.repository import Bundle
+from serving.logs import JsonFormatter, TextFormatter, clean
+from serving.token import new_token
+from tests.pictures import a_digit, png
+from tests.serving.processes import PNG, Part, form, running
+from tests.serving.security.conftest import Guarded
+
+ID = "a-request-of-the-test"
+
+
+def a_record(message: str, *arguments: object, **extra: Any) -> logging.LogRecord:
+    """Return a record as a logger makes it."""
+    return logging.getLogger("glyph.test").makeRecord(
+        "glyph.test", logging.WARNING, "file", 1, message, arguments, extra.pop("exc_info", None), extra=extra
+    )
+
+
+def lines_of(guarded: Guarded, request_id: str) -> list[dict[str, Any]]:
+    """Return the log's objects that tell of a request."""
+    objects = [json.loads(line) for line in guarded.service.log().splitlines()]
+    return [line for line in objects if line.get("request_id") == request_id]
+
+
+def test_a_line_of_json_has_what_every_line_has() -> None:
+    """Time, level, logger, process and message, and what else the event tells."""
+    record = a_record("%d apples", 3, fields={"request_id": ID, "status": 200})
+    document = json.loads(JsonFormatter().format(record))
+    assert datetime.fromisoformat(document["time"]).timestamp() == pytest.approx(record.created, abs=0.002)
+    assert document["time"].endswith("Z")
+    del document["time"]
+    assert document == {
+        "level": "warning",
+        "logger": "glyph.test",
+        "pid": record.process,
+        "message": "3 apples",
+        "request_id": ID,
+        "status": 200,
+    }
+
+
+def test_a_traceback_is_one_line_of_json() -> None:
+    """It can be read back whole."""
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        record = a_record("it failed", exc_info=sys.exc_info())
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert "ValueError: two\nlines" in json.loads(line)["exception"]
+
+
+@pytest.mark.parametrize("path", ["/a\nb", "/a\r\n[INFO] forged", "/\x1b[2J", "/\u2028x", "/\udcff"])
+def test_a_clients_words_cannot_forge_a_line(path: str) -> None:
+    """A path is percent-decoded, and may have anything in it."""
+    record = a_record("GET %s failed", path)
+    line = TextFormatter().format(record).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    assert len(line.splitlines()) == 1
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
+    assert "\n" not in JsonFormatter().format(record)
+
+
+@pytest.mark.parametrize(
+    "text", ["Authorization: Bearer {}", "bearer {}", "{}", "'Bearer {}'", "token={}&x=1"]
+)
+def test_what_looks_like_a_token_is_never_written(text: str) -> None:
+    """Whoever's message it is, a parser's or a library's; the words around stay."""
+    token = new_token()
+    for formatter in (TextFormatter(), JsonFormatter()):
+        line = formatter.format(a_record("%s", text.format(token)))
+        assert token not in line
+        assert "[token]" in line
+    assert clean("no bearer of news") == "no bearer [token] news"  # too careful rather than not enough
+    assert clean("plain words stay") == "plain words stay"
+
+
+def test_every_line_of_the_service_is_an_object_and_a_request_has_one(guarded: Guarded) -> None:
+    """Gunicorn's lines, the service's and the access log's, from the first to the last."""
+    answer = guarded.ask("POST", "/predict?top=3", png(a_digit()), Content_Type=PNG, X_Request_ID=ID)
+    assert answer.status == 200
+    (line,) = lines_of(guarded, ID)
+    duration = line.pop("duration_ms")
+    phases = {name: line.pop(name) for name in list(line) if name.endswith("_ms")}
+    assert {"decode_ms", "infer_ms", "encode_ms"} <= set(phases)
+    assert sum(phases.values()) <= duration + 0.01
+    assert line.pop("message").startswith("POST /predict 200 ")
+    assert re.fullmatch(r"[0-9a-f]{32}", line.pop("trace_id"))
+    assert re.fullmatch(r"[0-9a-f]{16}", line.pop("span_id"))
+    for name in ("time", "pid"):
+        assert line.pop(name)
+    assert line == {
+        "level": "info",
+        "logger": "glyph.access",
+        "method": "POST",
+        "route": "/predict",
+        "path": "/predict",
+        "status": 200,
+        "request_id": ID,
+        "holder": "till-7",
+        "batch": 1,
+    }
+    loggers = {json.loads(text)["logger"] for text in guarded.service.log().splitlines()}
+    assert {"gunicorn.error", "glyph.serving", "glyph.access"} <= loggers
+
+
+def test_refusals_and_other_routes_are_in_the_access_log_too(guarded: Guarded) -> None:
+    """Whoever answered them: the pipeline, Flask, or Flask's error handlers."""
+    asked = [
+        ("POST", "/predict", b"", 400, "/predict"),
+        ("GET", "/v2", None, 200, "/v2"),
+        ("GET", "/nowhere/at/all", None, 404, "other"),
+        ("GET", "/predict", None, 405, "other"),
+    ]
+    for number, (method, path, body, status, route) in enumerate(asked):
+        request_id = f"{ID}-{number}"
+        assert guarded.ask(method, path, body, X_Request_ID=request_id).status == status
+        (line,) = lines_of(guarded, request_id)
+        assert (line["method"], line["path"], line["status"], line["route"]) == (method, path, status, route)
+        assert line["holder"] == "till-7"
+    refused = guarded.service.ask("POST", "/predict", b"x", X_Request_ID=f"{ID}-refused")
+    assert refused.status == 401
+    (line,) = lines_of(guarded, f"{ID}-refused")
+    assert line["status"] == 401
+    assert "holder" not in line
+
+
+def test_neither_bodies_nor_queries_nor_tokens_are_in_the_log(guarded: Guarded) -> None:
+    """Not on the way that succeeds, not on those that fail."""
+    secret, wrong = "a-word-that-nobody-logs", new_token()
+    body, content_type = form(Part(secret.encode(), filename=f"{secret}.png"))
+    requests: list[tuple[str, str, bytes | None, dict[str, str]]] = [
+        ("POST", f"/predict?token={secret}", png(a_digit()), {"Content_Type": PNG}),
+        ("POST", "/predict", secret.encode(), {"Content_Type": PNG}),
+        ("POST", "/predict", body, {"Content_Type": content_type}),
+        (
+            "POST",
+            "/predict",
+            json.dumps({"instances": [secret]}).encode(),
+            {"Content_Type": "application/json"},
+        ),
+        ("GET", f"/v2?{secret}", None, {"Cookie": secret, "User_Agent": secret, "Referer": secret}),
+        ("GET", "/v2", None, {"Authorization": f"Bearer {wrong}"}),
+        ("POST", "/predict", b"x", {"Authorization": f"Basic {secret}"}),
+        ("POST", "/predict", b"x", {"X_Request_ID": f"{secret} is not well formed"}),
+    ]
+    for method, path, payload, headers in requests:
+        assert guarded.ask(method, path, payload, **headers).status < 500
+    log = guarded.service.log()
+    assert secret not in log
+    assert wrong not in log
+    assert guarded.token not in log
+
+
+def test_text_is_the_default_and_says_the_same(bundle: Bundle, tmp_path: Any) -> None:
+    """One line for a request, as Gunicorn writes its own."""
+    with running(tmp_path, until="/readyz", model=bundle.path.parent, access_log=True) as service:
+        answer = service.ask("POST", "/predict", png(a_digit()), Content_Type=PNG, X_Request_ID=ID)
+        assert answer.status == 200
+        (line,) = [line for line in service.log().splitlines() if ID in line]
+    assert re.fullmatch(
+        rf"\[[^]]+\] \[\d+\] \[INFO\] POST /predict 200 \d+\.\d{{3}} ms request_id={ID}", line
+    )
+
+
+def test_an_announcement_is_no_break_in_a_log_of_json(guarded: Guarded) -> None:
+    """The line to try is there, as a message."""
+    messages = [json.loads(line)["message"] for line in guarded.service.log().splitlines()]
+    assert any("curl --data-binary" in message for message in messages)

@@ -1,0 +1,137 @@
+"""TLS, end to end: a certificate made here, checked by the client, through both doors."""
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from bundle.repository import Bundle
+from tests.pictures import a_digit, png
+from tests.serving.models import Linear
+from tests.serving.processes import PNG, Service, running
+
+
+def write_certificate(directory: Path) -> tuple[Path, Path]:
+    """Write a certificate of 127.0.0.1 that signs itself, and its key; return their files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "glyph's tests")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = directory / "certificate.pem", directory / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return files
+
+
+@pytest.fixture(scope="module", params=["inference", "gthread"])
+def encrypted(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Service]:
+    """Return a service that speaks TLS alone."""
+    directory = tmp_path_factory.mktemp("tls")
+    certificate, key = write_certificate(directory)
+    trust = ssl.create_default_context(cafile=str(certificate))
+    settings = {
+        "model": bundle.path.parent,
+        "worker": request.param,
+        "tls_certificate": certificate,
+        "tls_key": key,
+    }
+    with running(directory, until="/readyz", tls=trust, **settings) as service:
+        yield service
+
+
+def test_a_prediction_is_answered_over_tls(encrypted: Service, linear: Linear) -> None:
+    """The certificate is checked against its name, and the answer is the model's."""
+    answer = encrypted.post(png(a_digit()))
+    assert answer.status == 200
+    expected = int(linear.probabilities(a_digit()[None])[0].argmax())
+    assert answer.json()["predictions"][0]["index"] == expected
+
+
+def test_one_connection_answers_many_requests_and_a_large_one(encrypted: Service) -> None:
+    """Keep-alive, a body larger than TLS records and buffers, and the application's routes."""
+    connection = encrypted.connect()
+    body = png(a_digit())
+    for path, payload, status in (
+        ("/predict", body, 200),
+        ("/predict", body + bytes(900_000), 200),
+        ("/predict", bytes(3_000_000), 415),
+        ("/v2", None, 200),
+        ("/predict", body, 200),
+    ):
+        connection.request("GET" if payload is None else "POST", path, payload, {"Content-Type": PNG})
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+    connection.close()
+
+
+def test_the_version_is_at_least_1_2(encrypted: Service) -> None:
+    """And what is agreed on is what this Python can do best."""
+    assert encrypted.tls is not None
+    with (
+        socket.create_connection(("127.0.0.1", encrypted.port), timeout=30) as plain,
+        encrypted.tls.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+    ):
+        assert secure.version() == "TLSv1.3"
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        old.minimum_version = ssl.TLSVersion.TLSv1
+    with (
+        socket.create_connection(("127.0.0.1", encrypted.port), timeout=30) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        old.wrap_socket(plain)
+
+
+def test_a_client_that_trusts_nobody_is_not_answered(encrypted: Service) -> None:
+    """The certificate is really checked by the client of these tests."""
+    stranger = Service(encrypted.process, encrypted.port, encrypted.output, ssl.create_default_context())
+    with pytest.raises(ssl.SSLCertVerificationError):
+        stranger.ask("GET", "/livez")
+
+
+def test_plain_http_is_not_answered_and_spoils_nothing(encrypted: Service) -> None:
+    """Nor half a handshake, nor noise; the next client is served."""
+    for noise in (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\0" * 300):
+        with socket.create_connection(("127.0.0.1", encrypted.port), timeout=30) as plain:
+            plain.sendall(noise)
+            plain.shutdown(socket.SHUT_WR)
+            received = b""
+            try:
+                while piece := plain.recv(4096):
+                    received += piece
+            except ConnectionError:
+                pass
+            assert b"200 OK" not in received
+    assert encrypted.ask("GET", "/livez").status == 200
