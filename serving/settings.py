@@ -28,7 +28,9 @@ class ServiceSettings(Settings):
         Path, Field(description="directory of the model, models/NAME, whose versions are served")
     ] = Path("models/mnist")
     version: Annotated[
-        Positive | None, OrNone, Field(description="version to serve; none is the newest at start")
+        Positive | None,
+        OrNone,
+        Field(description="version to serve and stay with; none is the newest, also as it changes"),
     ] = None
     provider: Annotated[
         Literal["auto", "cuda", "cpu"],

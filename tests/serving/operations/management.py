@@ -40,12 +40,12 @@ class Managed:
             for sample in family.samples
         }
 
-    def value(self, name: str, **labels: str) -> float:
+    def value(self, name: str, /, **labels: str) -> float:
         """Return the sum of a metric's samples that have these labels, 0 if there are none."""
         wanted = set(labels.items())
         return sum(value for (found, has), value in self.samples().items() if found == name and wanted <= has)
 
-    def await_value(self, expected: float, name: str, **labels: str) -> None:
+    def await_value(self, expected: float, name: str, /, **labels: str) -> None:
         """Ask until a metric has this value."""
         await_(lambda: self.value(name, **labels) == expected, lambda: self.value(name, **labels))
 

@@ -1,0 +1,172 @@
+"""The tables of docs/operations.md, from the settings, the metrics, the alerts and the errors themselves.
+
+python -m serving.reference              writes them into docs/operations.md
+python -m serving.reference --check      exits 1 if the file would change
+python -m serving.reference --rules      prints the alerts as a file of Prometheus's rules
+
+The sentences around them are the document's own; a table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+import argparse
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic.fields import FieldInfo
+
+from serving import errors
+from serving.alerts import ALERTS, rules
+from serving.catalogue import CATALOGUE, Metric
+from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings
+
+DOCUMENT = Path("docs/operations.md")
+_PART = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def settings_table() -> str:
+    """Return a row for each setting: variable, default, values, meaning."""
+    rows = (
+        (f"`{ENVIRONMENT_PREFIX}{name.upper()}`", _default(field), _values(field), field.description or "")
+        for name, field in ServiceSettings.model_fields.items()
+    )
+    return _table(("variable", "default", "values", "meaning"), rows)
+
+
+def metrics_table() -> str:
+    """Return a row for each metric: name with labels, kind, meaning."""
+    rows = ((_shown(metric), metric.kind, metric.help) for metric in CATALOGUE.values())
+    return _table(("metric", "kind", "meaning"), rows)
+
+
+def alerts_table() -> str:
+    """Return a row for each alert."""
+    rows = (
+        (
+            alert.name,
+            f"`{alert.expression}`",
+            alert.lasting,
+            alert.severity,
+            f"{alert.meaning} {alert.remedy}",
+        )
+        for alert in ALERTS
+    )
+    return _table(("alert", "expression", "for", "severity", "meaning and remedy"), rows)
+
+
+def problems_table() -> str:
+    """Return a row for each kind of problem that a client can be answered with."""
+    kinds = sorted(_kinds(errors.ProblemError), key=lambda kind: (int(kind.status), kind.kind))
+    rows = ((str(int(kind.status)), f"`{kind.kind}`", kind.title) for kind in kinds)
+    return _table(("status", "type and `reason`", "title"), rows)
+
+
+TABLES = {
+    "settings": settings_table,
+    "metrics": metrics_table,
+    "alerts": alerts_table,
+    "problems": problems_table,
+}
+
+
+def rewritten(text: str) -> str:
+    """Return the document with its tables as they must be.
+
+    Raises:
+        KeyError: it asks for a table that there is none of.
+    """
+    return _PART.sub(lambda part: f"{part[1]}\n{TABLES[part[2]]()}\n{part[3]}", text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the tables, or say whether they are right."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.reference", description="Write the tables of docs/operations.md."
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file would change")
+    parser.add_argument("--rules", action="store_true", help="print the alerts as Prometheus's rules instead")
+    options = parser.parse_args(arguments)
+    if options.rules:
+        print(rules(), end="")
+        return 0
+    text = DOCUMENT.read_text()
+    new = rewritten(text)
+    if options.check:
+        return int(new != text)
+    DOCUMENT.write_text(new)
+    return 0
+
+
+def _kinds(base: type[errors.ProblemError]) -> set[type[errors.ProblemError]]:
+    """Return a class and all below it."""
+    found = {base}
+    for child in base.__subclasses__():
+        found |= _kinds(child)
+    return found
+
+
+def _shown(metric: Metric) -> str:
+    labels = "{" + ", ".join(metric.labels) + "}" if metric.labels else ""
+    return f"`{metric.name}{labels}`"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is None or field.default == ():
+        return "none"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+def _values(field: FieldInfo) -> str:
+    """Return what a setting can be: its choices, or its type and bounds."""
+    kind, metadata, optional = _plain(field.annotation, list(field.metadata))
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    if choices:
+        shown = ", ".join(f"`{choice}`" for choice in choices)
+    elif typing.get_origin(kind) is tuple:
+        shown = "several, with commas"
+    else:
+        word = {int: "integer", float: "number", bool: "`true`, `false`", Path: "path"}.get(kind, "text")
+        above, low, high = (_bound(metadata, name) for name in ("gt", "ge", "le"))
+        shown = word
+        if low is not None and high is not None:
+            shown = f"{word}, {low} to {high}"
+        elif low is not None:
+            shown = f"{word}, at least {low}"
+        elif above is not None and high is not None:
+            shown = f"{word}, above {above}, up to {high}"
+        elif above is not None:
+            shown = f"{word}, above {above}"
+    return f"{shown}, `none`" if optional else shown
+
+
+def _bound(metadata: list[Any], name: str) -> Any:
+    """Return the bound that a setting's metadata has under a name of pydantic's: `gt`, `ge`, `le`."""
+    return next((found for bound in metadata if (found := getattr(bound, name, None)) is not None), None)
+
+
+def _plain(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]:
+    """Return the type inside `Annotated[...]` and `... | None`, all metadata on the way, and if it may be None."""
+    if typing.get_origin(annotation) is Annotated:
+        inner, *more = typing.get_args(annotation)
+        for one in more:
+            metadata += one.metadata if isinstance(one, FieldInfo) else [one]
+        return _plain(inner, metadata)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        inner = next(one for one in typing.get_args(annotation) if one is not type(None))
+        return *_plain(inner, metadata)[:2], True
+    return annotation, metadata, False
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown; a bar within a cell is escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
