@@ -4,13 +4,10 @@ The cases are those for which Gunicorn's parser has its own test cases (tests/re
 repository), written anew, and those of RFC 9112's sections 2, 3, 5, 6, 7 and 11.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
-from bundle.repository import Bundle
 from tests.serving.inference.wire import LAST, settled, statuses, talk
-from tests.serving.processes import Service, running
+from tests.serving.processes import Service
 
 GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST /nowhere HTTP/1.1\r\nHost: a\r\n"
@@ -163,18 +160,6 @@ BROKEN_BODIES = (
     *("trailer that changes the length", "trailer that changes the host", "prediction with a bad chunk"),
 )
 """Where the next request starts cannot be known."""
-
-
-@pytest.fixture(scope="module")
-def doors(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service]]:
-    """Return the two ways of serving the same model, side by side."""
-    directory = tmp_path_factory.mktemp("doors")
-    common = {"until": "/readyz", "model": bundle.path.parent, "log_level": "error"}
-    with (
-        running(directory, worker="inference", **common) as worker,  # type: ignore[arg-type]
-        running(directory, worker="gthread", **common) as threads,  # type: ignore[arg-type]
-    ):
-        yield worker, threads
 
 
 @pytest.mark.parametrize("name", CASES)
