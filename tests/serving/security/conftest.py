@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,8 @@ class Guarded:
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         """Ask with the token."""
-        headers = {"Authorization": f"Bearer {self.token}"} | headers
-        return self.service.ask(method, path, body, **headers)
+        fields: dict[str, Any] = {"Authorization": f"Bearer {self.token}"} | headers
+        return self.service.ask(method, path, body, **fields)
 
 
 @pytest.fixture(scope="session", params=["inference", "gthread"])
@@ -40,7 +41,7 @@ def guarded(
     with collecting() as collector, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-        settings = {
+        settings: dict[str, Any] = {
             "model": bundle.path.parent,
             "worker": request.param,
             "tokens_file": tokens,
