@@ -65,17 +65,18 @@ def admit(content_type: str | None, body: bytes, *, max_files: int) -> list[Uplo
 
 def _admit_form(boundary: bytes, body: bytes, max_files: int) -> list[Upload]:
     uploads: list[Upload] = []
-    part: File | None = None
+    part: File | Field | None = None
     pieces: list[bytes] = []
     try:
         for event in _events(boundary, body, max_files):
             match event:
-                case Field():
+                # A part without a filename is a file all the same if it says of what type (RFC 7578, 4.2).
+                case Field() if _declared(event) not in PARSERS:
                     raise NotAFileError(
                         f"the form part '{_shown(event.name)}' is a text field, not a file",
                         remedy="Send it as a file, with a filename: curl -F image=@digit.png (mind the @).",
                     )
-                case File():
+                case File() | Field():
                     part, pieces = event, []
                 case Data() if part is not None:
                     pieces.append(event.data)
@@ -114,9 +115,13 @@ def _events(boundary: bytes, body: bytes, max_files: int) -> Iterator[Event]:
             raise ValueError(f"more than {MAX_PART_HEADER_BYTES} bytes without a part")
 
 
-def _upload(part: File, data: bytes, index: int) -> Upload:
-    filename = part.filename or None
-    declared = canonical(parse_options_header(part.headers.get("content-type"))[0])
+def _declared(part: File | Field) -> str:
+    return canonical(parse_options_header(part.headers.get("content-type"))[0])
+
+
+def _upload(part: File | Field, data: bytes, index: int) -> Upload:
+    filename = part.filename or None if isinstance(part, File) else None
+    declared = _declared(part)
     if declared in UNDECLARED:
         return Upload(filename=filename, media_type=None, data=data)
     if declared not in PARSERS:

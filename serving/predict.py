@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from bundle.manifest import Polarity
 from serving import arrays, instances, query
 from serving.admission import Upload, admit
 from serving.answer import encode
@@ -53,7 +54,8 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
     polarity = engine.bundle.manifest.input.polarity
     content_type = request.headers.get("content-type")
     filenames: Sequence[str | None] | None = None
-    match (content_type or "").partition(";")[0].strip().lower():
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    match media_type:
         case "application/json":
             images, warnings = _stacked(instances.read(body, polarity, settings.max_images))
         case "application/octet-stream":
@@ -64,7 +66,11 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
             warnings = warnings_of(images, polarity)
         case _:
             uploads = admit(content_type, body, max_files=settings.max_files)
-            images, warnings = _stacked([_decode(upload, i, engine) for i, upload in enumerate(uploads)])
+            if media_type == "multipart/form-data":
+                decoded = [_decode_part(upload, place, polarity) for place, upload in enumerate(uploads)]
+            else:
+                decoded = [decode(upload.data, upload.media_type, polarity) for upload in uploads]
+            images, warnings = _stacked(decoded)
             filenames = [upload.filename for upload in uploads]
     return Work(
         engine=engine, images=images, encode=partial(encode, engine.bundle, asked, filenames, warnings)
@@ -76,11 +82,10 @@ def _stacked(images: Sequence[Decoded]) -> tuple[npt.NDArray[np.uint8], list[tup
     return pixels, [image.warnings for image in images]
 
 
-def _decode(upload: Upload, index: int, engine: Engine) -> Decoded:
-    """Decode one upload; a refusal says which of them it was."""
+def _decode_part(upload: Upload, place: int, polarity: Polarity) -> Decoded:
+    """Decode one file of a form; a refusal says which of them it was."""
     try:
-        return decode(upload.data, upload.media_type, engine.bundle.manifest.input.polarity)
+        return decode(upload.data, upload.media_type, polarity)
     except ProblemError as error:
-        if upload.filename is not None:  # only a form has several
-            error.of_upload(index, upload.filename)
+        error.of_upload(place, upload.filename)
         raise

@@ -92,8 +92,8 @@ _PARAMETERS = {
         "name": "X-Request-Timeout-Ms",
         "in": "header",
         "description": "Answer 504 rather than compute what took longer than this to get its turn.",
-        "schema": {"type": "integer", "minimum": 1},
-        "example": 30000,
+        "schema": {"type": "string", "pattern": "^0{0,11}[1-9][0-9]*$"},
+        "example": "30000",
     },
     "Content-Encoding": {
         "name": "Content-Encoding",
@@ -119,7 +119,7 @@ _PARAMETERS = {
         "name": "Inference-Header-Content-Length",
         "in": "header",
         "description": "The length in bytes of the JSON before the binary tensor; 0 where the body is one raw tensor.",
-        "schema": {"type": "integer", "minimum": 0},
+        "schema": {"type": "string", "pattern": "^[0-9]{1,10}$"},
     },
     "model": {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}},
     "version": {
