@@ -37,8 +37,8 @@ STATISTICS_IMAGES = 10_000
 """Enough for a mean to a hundredth of a deviation."""
 
 
-def nothing(_epoch: Epoch) -> None:
-    """Be told of an epoch, and leave it at that."""
+def nothing(_told: object) -> None:
+    """Be told of something, and leave it at that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +67,8 @@ class Run:
     """Gets the checkpoints, and one JSON line per epoch (`Epoch`'s fields) in `metrics.jsonl`."""
     progress: Progress
     stop: Stop
+    on_begin: Callable[[str], None] = nothing
+    """Told the run's identity before anything else; a resumed run has the one that it had."""
     on_epoch: Callable[[Epoch], None] = nothing
     """Told each epoch once it is saved, after a resumption the earlier ones again; what it raises ends the run."""
     world: World = field(default_factory=World)
@@ -98,6 +100,7 @@ def fit(run: Run) -> Fitted:
     """
     settings = run.settings
     state = begin(run)
+    run.on_begin(state.run_id)
     for epoch in state.history:
         run.on_epoch(epoch)
     step = make_step(run, state)

@@ -63,6 +63,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     directory=directory,
                     progress=progress,
                     stop=stop,
+                    on_begin=loggers.begun,
                     on_epoch=loggers.epoch,
                     world=world,
                     committee=committee,

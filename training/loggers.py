@@ -32,10 +32,14 @@ MAX_PARAMETER = 500
 """Characters of a parameter that every MLflow server takes."""
 REASON_LENGTH = 300
 MLFLOW_EXPERIMENT = "glyph"
+RUN_TAG = "glyph.run_id"
 
 
 class Logger(Protocol):
     """Something that follows a run from outside."""
+
+    def begun(self, run_id: str) -> None:
+        """Note which run it is, before anything else; a resumed run has the identity that it had."""
 
     def epoch(self, epoch: Epoch) -> None:
         """Note what an epoch gave."""
@@ -56,6 +60,11 @@ class Loggers:
     def __bool__(self) -> bool:
         """Tell whether there is any."""
         return bool(self._loggers)
+
+    def begun(self, run_id: str) -> None:
+        """Tell each."""
+        for logger in self._loggers:
+            logger.begun(run_id)
 
     def epoch(self, epoch: Epoch) -> None:
         """Tell each."""
@@ -120,6 +129,10 @@ class Guarded:
         self._thread = threading.Thread(target=self._work, name=f"log to {name}", daemon=True)
         self._has_begun = False
 
+    def begun(self, run_id: str) -> None:
+        """Pass it on, and do not wait."""
+        self._put(lambda logger: logger.begun(run_id))
+
     def epoch(self, epoch: Epoch) -> None:
         """Pass it on, and do not wait."""
         self._put(lambda logger: logger.epoch(epoch))
@@ -162,6 +175,9 @@ class TensorBoard:
         self._directory, self._hyperparameters = directory, hyperparameters
         self._writer: Any = None
 
+    def begun(self, run_id: str) -> None:
+        """Nothing: event files have no runs."""
+
     def epoch(self, epoch: Epoch) -> None:
         """Write the epoch's scalars, at its number."""
         if self._writer is None:
@@ -190,7 +206,7 @@ class MLflow:
     """One MLflow run: parameters at its start, metrics by epoch, the report and the manifest at its end."""
 
     def __init__(self, uri: str, name: str, hyperparameters: Mapping[str, Any]) -> None:
-        """Create the run.
+        """Find or create the experiment.
 
         Raises:
             Exception: the server does not answer, or refuses.
@@ -202,20 +218,34 @@ class MLflow:
         self._metric, parameter = entities.Metric, entities.Param
         experiment = self._client.get_experiment_by_name(MLFLOW_EXPERIMENT)
         number = experiment.experiment_id if experiment else self._client.create_experiment(MLFLOW_EXPERIMENT)
-        self._run = self._client.create_run(number, run_name=name).info.run_id
-        self._is_published = False
-        parameters = [parameter(key, str(value)[:MAX_PARAMETER]) for key, value in hyperparameters.items()]
-        self._client.log_batch(self._run, params=parameters)
+        self._experiment, self._name = number, name
+        self._parameters = [
+            parameter(key, str(value)[:MAX_PARAMETER]) for key, value in hyperparameters.items()
+        ]
+        self._run, self._epochs, self._is_published = "", 0, False
+
+    def begun(self, run_id: str) -> None:
+        """Open the run that was begun under this identity, or create one."""
+        found = self._client.search_runs([self._experiment], f"tags.`{RUN_TAG}` = '{run_id}'")
+        if found:
+            self._run = found[0].info.run_id
+            logged = self._client.get_metric_history(self._run, "validation_loss")
+            self._epochs = max((metric.step for metric in logged), default=0)
+            self._client.update_run(self._run, status="RUNNING")
+            return
+        created = self._client.create_run(self._experiment, run_name=self._name, tags={RUN_TAG: run_id})
+        self._run = created.info.run_id
+        self._client.log_batch(self._run, params=self._parameters)
 
     def epoch(self, epoch: Epoch) -> None:
-        """Log the epoch's metrics, at its number."""
-        self._log(_epoch_metrics(epoch), epoch.epoch)
+        """Log the epoch's metrics, at its number, unless they are there already."""
+        if epoch.epoch > self._epochs:
+            self._log(_epoch_metrics(epoch), epoch.epoch)
 
     def published(self, bundle: Bundle) -> None:
         """Log the bundle's figures of merit, its name, its report and its manifest."""
         self._log({f"published_{key}": value for key, value in _final_metrics(bundle.manifest).items()}, 0)
-        for tag in ("digest", "run_id"):
-            self._client.set_tag(self._run, f"glyph.{tag}", getattr(bundle.manifest, tag))
+        self._client.set_tag(self._run, "glyph.digest", bundle.manifest.digest)
         self._client.set_tag(self._run, "glyph.bundle", str(bundle.path))
         for file in (REPORT_FILE, MANIFEST_FILE):
             self._client.log_artifact(self._run, str(bundle.path / file))

@@ -37,6 +37,9 @@ class Recorder:
         self.is_closed = False
         self.fails_at = fails_at
 
+    def begun(self, run_id: str) -> None:
+        """Keep nothing of it."""
+
     def epoch(self, epoch: Epoch) -> None:
         """Keep its number, or fail."""
         if epoch.epoch == self.fails_at:
@@ -83,6 +86,7 @@ def settings(**values: Any) -> TrainingSettings:
 def log(chosen: TrainingSettings, bundle: Bundle | None) -> None:
     """Log a whole run."""
     tracked = open_loggers(chosen, Progress(quiet=True))
+    tracked.begun("5" * 32)
     for epoch in HISTORY:
         tracked.epoch(epoch)
     if bundle:
@@ -150,6 +154,31 @@ def test_mlflow_reads_the_run_back(
         assert Path(local).read_bytes() == (bundle.path / "report.html").read_bytes()
     else:
         assert (run.info.status, artifacts) == ("KILLED", set())
+
+
+def test_a_resumed_run_goes_on_in_its_mlflow_run(
+    mlflow: Any, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was interrupted and one that resumed it are one, each epoch is there once; another is another."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "tracking").as_uri()
+    for run_id, epochs, published in (("a", HISTORY[:2], None), ("a", HISTORY, bundle), ("b", HISTORY, None)):
+        tracked = open_loggers(settings(mlflow=uri), Progress(quiet=True))
+        tracked.begun(run_id)
+        for epoch in epochs:
+            tracked.epoch(epoch)
+        if published:
+            tracked.published(published)
+        tracked.close()
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("glyph").experiment_id])
+    assert {run.data.tags["glyph.run_id"]: run.info.status for run in runs} == {
+        "a": "FINISHED",
+        "b": "KILLED",
+    }
+    for run in runs:
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "validation_loss")]
+        assert steps == [1, 2, 3]
 
 
 def test_an_mlflow_server_that_is_down_is_one_line(
