@@ -203,7 +203,7 @@ def _images(document: dict[str, Any], binary: bytes, max_images: int) -> npt.NDA
 
 def _shape(tensor: dict[str, Any], max_images: int) -> tuple[int, int, int]:
     shape = tensor.get("shape")
-    axes = shape if isinstance(shape, list) else [shape]
+    axes: list[Any] = shape if isinstance(shape, list) else [shape]
     if all((type(axis) is float and axis.is_integer()) or type(axis) is int for axis in axes):
         axes = list(map(int, axes))  # JSON has one kind of number, and 2.0 is an integer to JSON Schema
     if [type(axis) for axis in axes] != [int] * 3 or axes[1:] != [IMAGE_SIZE] * 2 or axes[0] < 1:

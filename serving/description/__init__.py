@@ -16,7 +16,8 @@ from serving.messages import JSON
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 
-STYLE = "/docs/style.css"
+STYLE = "/assets/docs.css"
+"""Beside the page's own files, which are open where tokens are asked for."""
 
 
 def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:

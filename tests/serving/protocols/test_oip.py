@@ -36,7 +36,9 @@ def an_input(images: Pixels, **members: Any) -> dict[str, Any]:
 def infer(service: Service, document: Any, binary: bytes = b"", length: int | str | None = None) -> Answer:
     """Post an inference request, its tensors behind it."""
     head = document if isinstance(document, bytes) else json.dumps(document).encode()
-    fields = {} if length is None and not binary else {LENGTH: str(len(head) if length is None else length)}
+    fields: dict[str, Any] = (
+        {} if length is None and not binary else {LENGTH: str(len(head) if length is None else length)}
+    )
     return service.ask("POST", INFER, head + binary, **fields)
 
 
@@ -210,7 +212,7 @@ def test_a_request_that_is_not_the_protocols_is_refused(
     of_tensor = {key: value for key, value in change.items() if key in ("name", "datatype", "shape", "data")}
     if "outputs" not in change and "parameters" in change:
         of_tensor["parameters"] = change["parameters"]
-    document = {"inputs": [an_input(images, **of_tensor)]}
+    document: dict[str, Any] = {"inputs": [an_input(images, **of_tensor)]}
     document |= {key: value for key, value in change.items() if key not in of_tensor}
     document = {key: value for key, value in document.items() if value is not ...}
     assert_error(infer(service, document), 400, *words)
@@ -230,8 +232,7 @@ def test_lengths_that_do_not_agree_are_refused(service: Service, images: Pixels)
     tensor = an_input(images, data=..., parameters={"binary_data_size": images.size})
     document, pixels = {"inputs": [tensor]}, images.tobytes()
     for length in ("-1", "x", "99999999", "", "1e2", "٣"):
-        fields = {LENGTH: length.encode().decode("latin-1")}
-        answer = service.ask("POST", INFER, json.dumps(document).encode() + pixels, **fields)
+        answer = infer(service, document, pixels, length.encode().decode("latin-1"))
         assert_error(answer, 400, LENGTH)
     assert_error(infer(service, document, pixels[:-1]), 400, "'binary_data_size' is 1568, 1567 bytes")
     assert_error(infer(service, document, pixels + b"\0"), 400, "1569 bytes")

@@ -16,7 +16,7 @@ PHASES = "examples,coverage,fuzzing"
 def test_schemathesis_finds_nothing(service: Service, tmp_path: Path) -> None:
     """Every operation, media type and error answers as it is described; what is wrong is refused."""
     config = HERE / "schemathesis.toml"
-    command = [Path(sys.executable).with_name("schemathesis"), "--config-file", config, "run"]
+    command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run"]
     url = f"http://127.0.0.1:{service.port}/openapi.json"
     options = ["--checks", "all", "--phases", PHASES, "--max-examples", "10", "--generation-database", "none"]
     hooks = {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.serving.protocols.schemathesis_hooks"}
