@@ -84,7 +84,8 @@ def _answer(pipeline: Pipeline) -> Response:
         exchange = pipeline.open(_request(b""), time.perf_counter())
         bodies.discard()
         return _response(pipeline.close(exchange, pipeline.refuse(exchange, error)))
-    return _response(pipeline.answer(pipeline.open(_request(body), time.perf_counter())))
+    arrived = getattr(request.environ["wsgi.input"], "arrived", None) or time.perf_counter()
+    return _response(pipeline.answer(pipeline.open(_request(body), arrived)))
 
 
 def _response(answer: Answer) -> Response:

@@ -17,8 +17,11 @@ def read(limit: int) -> bytes:
 
     Raises:
         BodyTooLargeError: there is more.
+        OverloadedError, RequestTimeoutError: the door refuses it.
         MalformedBodyError: the framing is broken, or the body ends early.
     """
+    if (refusal := getattr(request.environ["wsgi.input"], "refusal", None)) is not None:
+        raise refusal  # our thread worker reads the body before, and knows already that it is late or too much
     announced = request.content_length
     if announced is None or announced <= limit:
         try:

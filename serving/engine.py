@@ -70,16 +70,16 @@ class Engine:
 
     def _run(self, images: npt.NDArray[np.uint8]) -> Outputs:
         count = len(images)
-        if padding := bucket(count) - count:
-            images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
+        if more := padding(count):
+            images = np.concatenate([images, np.zeros((more, *images.shape[1:]), np.uint8)])
         outputs = Outputs(*self.session.run(["logits", "probabilities"], {"images": images}))
-        return outputs[:count] if padding else outputs
+        return outputs[:count] if more else outputs
 
 
-def bucket(count: int) -> int:
-    """Return the size that a batch of `count` images is padded to; of more than the largest, the last piece's."""
-    count = (count - 1) % BUCKETS[-1] + 1
-    return 1 << (count - 1).bit_length()
+def padding(count: int) -> int:
+    """Return how many images a batch of `count` is padded with; of more than the largest, the last piece."""
+    last = (count - 1) % BUCKETS[-1] + 1
+    return next(size for size in BUCKETS if size >= last) - last
 
 
 def choose_provider(policy: str, device_id: int) -> Provider:

@@ -8,12 +8,14 @@ import math
 import threading
 import time
 
-from serving.errors import BadTimeoutError, DeadlineExceededError, OverloadedError
+from serving.errors import BadTimeoutError, DeadlineExceededError, OverloadedError, RequestTimeoutError
 
 TIMEOUT_FIELD = "x-request-timeout-ms"
 RATE_WINDOW_SECONDS = 0.25
 RATE_SMOOTHING = 0.3
 MAX_RETRY_AFTER_SECONDS = 60
+FREE_BODY = 16 << 10
+"""Bodies up to this size are not counted against the memory for bodies."""
 
 
 class Gate:
@@ -107,7 +109,7 @@ def deadline(value: str | None, arrived: float, ceiling_seconds: float) -> float
     """
     if value is None:
         return arrived + ceiling_seconds
-    if not (value.isascii() and value.isdigit() and 0 < int(value[:12])):
+    if not (value.isascii() and value.isdigit() and int(value[:12]) > 0):
         raise BadTimeoutError(
             f"X-Request-Timeout-Ms is {value[:40]!r}, which is no time",
             remedy="Send a whole number of milliseconds, 1 or more, or leave the field out.",
@@ -128,3 +130,21 @@ def check_deadline(moment: float) -> None:
             remedy="Allow more with X-Request-Timeout-Ms (the service has a ceiling of its own), or ask again "
             "when there is less to do.",
         )
+
+
+def late_head(seconds: float) -> RequestTimeoutError:
+    """Return the refusal of a client whose request has begun and not gone on."""
+    return _late(f"the head of the request was not there within {seconds:g} s")
+
+
+def late_body(seconds: float) -> RequestTimeoutError:
+    """Return the refusal of a client whose body does not end."""
+    return _late(f"the body was not there within {seconds:g} s")
+
+
+def _late(detail: str) -> RequestTimeoutError:
+    return RequestTimeoutError(
+        detail,
+        remedy="Send the request in one go; over a slow line, send smaller files, or raise "
+        "GLYPH_HEADER_TIMEOUT_SECONDS or GLYPH_BODY_TIMEOUT_SECONDS.",
+    )

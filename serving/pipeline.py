@@ -23,7 +23,7 @@ import orjson
 
 from serving import codings, oip, predict
 from serving.access import Access
-from serving.engine import Outputs
+from serving.engine import Outputs, padding
 from serving.errors import PROBLEM_MEDIA_TYPE, BodyTooLargeError, MalformedBodyError, ProblemError
 from serving.headers import Headers, merge
 from serving.messages import Answer, Request
@@ -161,6 +161,7 @@ class Pipeline:
 
     def answer(self, exchange: Exchange) -> Answer:
         """Do all of it on the calling thread, for a door without a batcher."""
+        exchange.phases["queue"] = time.perf_counter() - exchange.arrived
         try:
             work = self.prepare(exchange)
             check_deadline(exchange.deadline)
@@ -168,7 +169,7 @@ class Pipeline:
             outputs = work.engine.infer(work.images)
             exchange.phases["infer"] = time.perf_counter() - started
             exchange.batch = len(work.images)
-            self.state.metrics.batch(work.engine, work.images, outputs)
+            self.state.metrics.batch(work.engine, work.images, outputs, padding(len(work.images)))
             answer = self.encode(exchange, work, outputs)
         except Exception as error:  # noqa: BLE001  a door must answer whatever happened
             answer = self.refuse(exchange, error)

@@ -1,13 +1,232 @@
-"""Gunicorn's thread worker, without the lock that can keep it from ending on Ctrl-C."""
+"""Gunicorn's thread worker with what a service on the open network needs: timeouts, a bounded queue, deadlines.
 
+A thread reads a request whole before it asks for one of the places in which requests are worked on,
+`threads` of them, so that clients that are slow hold threads and nothing else. Like the inference
+worker, this module is imported by the arbiter and must not import ONNX Runtime.
+"""
+
+import contextlib
+import errno
+import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
+from typing import Any, cast
+from urllib.parse import unquote
 
-from gunicorn.workers.base import Worker  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+from gunicorn import util  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http import get_parser  # type: ignore[import-untyped]
+from gunicorn.http.body import Body  # type: ignore[import-untyped]
+from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
+from gunicorn.sock import ssl_wrap_socket  # type: ignore[import-untyped]
+from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
+
+from serving.errors import OverloadedError, ProblemError
+from serving.overload import FREE_BODY, Gate, late_body, late_head
+from serving.settings import ServiceSettings, load_settings
+
+SPARE_THREADS = 16
+"""Threads beyond those that may wait for a place, so that there is one to refuse what may not wait."""
+STEP_BYTES = 1 << 16
+
+
+class LateError(Exception):
+    """The client did not send what it announced in its time; the problem says what."""
+
+    def __init__(self, problem: ProblemError) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+class TimedUnreader(SocketUnreader):  # type: ignore[misc]
+    """Reads from a socket until a moment, not for a time: a client that trickles gains nothing by it."""
+
+    def __init__(self, sock: Any, write_timeout: float) -> None:
+        super().__init__(sock)
+        self._write_timeout = write_timeout
+        self.problem: ProblemError | None = None
+        self.moment = 0.0
+
+    def until(self, seconds: float, problem: ProblemError | None) -> None:
+        """Begin a phase that takes so many seconds at most, and say what is answered else, if anything."""
+        self.moment, self.problem = time.monotonic() + seconds, problem
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """Return what has arrived.
+
+        Raises:
+            LateError: the moment has passed, and there is something to answer.
+            TimeoutError: the moment has passed.
+        """
+        left = self.moment - time.monotonic()
+        try:
+            self.sock.settimeout(max(left, 0.001))
+            return cast("bytes", super().chunk(size_hint))
+        except TimeoutError:
+            if self.problem is None:
+                raise
+            raise LateError(self.problem) from None
+        finally:
+            with contextlib.suppress(OSError):
+                self.sock.settimeout(self._write_timeout)
+
+
+class TimedConnection(TConn):  # type: ignore[misc]
+    """Gunicorn's connection, with a time for each phase."""
+
+    initialized: bool
+    sock: Any
+
+    def __init__(self, settings: ServiceSettings, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.settings = settings
+
+    def init(self) -> None:
+        """Begin to read a request, and at first with the connection."""
+        seconds = self.settings.header_timeout_seconds
+        if not self.initialized:
+            self.initialized = True
+            self.sock.settimeout(seconds)
+            if self.cfg.is_ssl:
+                self._shake_hands()
+            self.parser = get_parser(self.cfg, self.sock, self.client)
+            self.parser.unreader = TimedUnreader(self.sock, self.settings.write_timeout_seconds)
+        self.parser.unreader.until(seconds, late_head(seconds))
+
+    def _shake_hands(self) -> None:
+        try:
+            self.sock = ssl_wrap_socket(self.sock, self.cfg)
+            self.sock.do_handshake()
+        except TimeoutError as error:
+            raise ConnectionResetError(errno.ECONNRESET, "no TLS handshake in time") from error
+
+
+class Received:
+    """What has been read of a body, then the rest of it, then what reading it failed with."""
+
+    def __init__(self, data: bytes, rest: Any, error: Exception | None) -> None:
+        self._data = io.BytesIO(data)
+        self._rest = rest
+        self._error = error
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes."""
+        if data := self._data.read(size):
+            return data
+        if self._error is not None:
+            raise self._error
+        return cast("bytes", self._rest.read(size))
+
+
+class ReceivedBody(Body):  # type: ignore[misc]
+    """`wsgi.input` of a request that was read before the application was asked."""
+
+    arrived = 0.0
+    """`time.perf_counter()` when it was whole."""
+    refusal: ProblemError | None = None
+    """Why a prediction of it is refused; `serving.bodies` raises it."""
+    held = 0
+    """Bytes that the gate holds for it."""
 
 
 class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
-    """`gthread` as it is, but for SIGINT and SIGQUIT, and it is not ready from SIGTERM on."""
+    """`gthread` with timeouts, a bounded queue and deadlines; not ready from SIGTERM on."""
+
+    def init_process(self) -> None:
+        """Make the places, then what Gunicorn makes."""
+        self.settings = load_settings()
+        self.gate = Gate(self.settings.queue_limit + self.settings.threads, self.settings.queue_bytes)
+        self._places = threading.Semaphore(self.settings.threads)
+        super().init_process()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """Return threads for all that may wait; they are started when they are needed."""
+        settings = self.settings
+        return ThreadPoolExecutor(settings.threads + settings.queue_limit + SPARE_THREADS)
+
+    def accept(self, listener: Any) -> None:
+        """Accept as Gunicorn does, into a connection with timeouts."""
+        try:
+            sock, address = listener.accept()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                raise
+            return
+        self.nr_conns += 1
+        self.enqueue_req(TimedConnection(self.settings, self.cfg, sock, address, listener.getsockname()))
+
+    def handle_request(self, req: Any, conn: Any) -> bool:
+        """Read the body, wait for a place, and have the application answer."""
+        from serving.pipeline import Pipeline
+
+        pipeline: Pipeline = self.wsgi.extensions["glyph.pipeline"]
+        body = self._receive(req, conn)
+        try:
+            if not pipeline.is_prediction(req.method, unquote(req.path)) or body.refusal is not None:
+                return self._handle(req, conn)
+            try:
+                self.gate.enter()
+            except OverloadedError as error:
+                body.refusal = error
+                return self._handle(req, conn)
+            try:
+                with self._places:
+                    return self._handle(req, conn)
+            finally:
+                self.gate.leave()
+        finally:
+            self.gate.release(body.held)
+
+    def _handle(self, req: Any, conn: Any) -> bool:
+        try:
+            return bool(super().handle_request(req, conn))
+        except TimeoutError as error:  # the client does not take its answer
+            raise BrokenPipeError(errno.EPIPE, "the answer was not taken in time") from error
+        finally:
+            conn.parser.unreader.problem = None  # the request is answered, and cannot be a second time
+
+    def _receive(self, req: Any, conn: Any) -> ReceivedBody:
+        """Read a request's body, as far as its limit, before anybody waits for it."""
+        settings, unreader = self.settings, conn.parser.unreader
+        unreader.until(settings.body_timeout_seconds, late_body(settings.body_timeout_seconds))
+        if req._expected_100_continue:  # noqa: SLF001  Gunicorn would send it later, and the body would not come
+            req._expected_100_continue = False  # noqa: SLF001
+            util.write(conn.sock, b"HTTP/1.1 100 Continue\r\n\r\n")
+        limit, length = settings.max_body_bytes, getattr(req.body.reader, "length", 0)
+        data, held = bytearray(), 0
+        error: Exception | None = None
+        refusal: ProblemError | None = None
+        try:
+            if FREE_BODY < length <= limit:
+                self.gate.hold(length)
+                held = length
+            while length <= limit and len(data) <= limit and (piece := req.body.read(STEP_BYTES)):
+                data += piece
+                if len(data) > max(held, FREE_BODY):
+                    self.gate.hold(len(data) - held)
+                    held = len(data)
+        except OverloadedError as overloaded:
+            refusal = overloaded
+        except LateError as late:
+            error, refusal = late, late.problem
+        except Exception as broken:  # noqa: BLE001  the application answers it
+            error = broken
+        body = req.body = ReceivedBody(Received(bytes(data), req.body, error))
+        body.arrived, body.refusal, body.held = time.perf_counter(), refusal, held
+        return body
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Answer what failed before the application was asked."""
+        if not isinstance(exc, LateError):
+            super().handle_error(req, client, addr, exc)
+            return
+        from serving.inference.response import Dates, render
+        from serving.pipeline import problem
+
+        with contextlib.suppress(OSError):
+            client.sendall(render(problem(exc.problem), (1, 1), Dates().now(), keep_alive=False))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End gracefully, and say so to whoever asks whether to send more."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from serving.engine import Engine, Outputs, bucket
+from serving.engine import Engine, Outputs, padding
 from serving.errors import DeadlineExceededError
 from serving.messages import Answer
 from serving.overload import check_deadline
@@ -160,7 +160,7 @@ class Batcher:
         for batch, (outputs, seconds) in zip(batches, results, strict=True):
             count = len(batch.images)
             if isinstance(outputs, Outputs):
-                self._metrics.batch(batch.engine, batch.images, outputs, bucket(count) - count)
+                self._metrics.batch(batch.engine, batch.images, outputs, padding(count))
             start = 0
             for job, work in batch.jobs:
                 exchange, stop = job.exchange, start + len(work.images)

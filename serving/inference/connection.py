@@ -23,6 +23,7 @@ from serving.inference.chunked import ChunkedBody
 from serving.inference.head import Head, read_any, read_ordinary
 from serving.inference.response import CONTINUE, render
 from serving.messages import Answer
+from serving.overload import FREE_BODY, late_body, late_head
 from serving.pipeline import problem, too_large, unforeseen, unreadable
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ HELD_INPUT = 128 << 10
 """Bytes of later requests that are kept while one is being answered."""
 HELD_OUTPUT = 256 << 10
 """Bytes of answers that a client has not taken, beyond which it gets no further ones."""
-FREE_BODY = 16 << 10
-"""Bodies up to this size are not counted against the memory for bodies."""
 MAX_DISCARDED_BYTES = 64 << 20
 """Most that is read of a refused body, so that the client, which is still sending, gets to read why."""
 LINGER_SECONDS = 2.0
@@ -144,11 +143,9 @@ class Connection(asyncio.Protocol):
         elif self.phase is Phase.LINGER:
             self.abort()
         elif self.phase is Phase.BODY:
-            seconds = self._door.settings.body_timeout_seconds
-            self._dispatch(None, late(f"the body was not there within {seconds:g} s"))
+            self._dispatch(None, late_body(self._door.settings.body_timeout_seconds))
         elif self._input and self._body is None:
-            seconds = self._door.settings.header_timeout_seconds
-            self._refuse(late(f"the head of the request was not there within {seconds:g} s"))
+            self._refuse(late_head(self._door.settings.header_timeout_seconds))
         else:
             self._drop()
 
@@ -425,12 +422,3 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         self._transport.write_eof()
-
-
-def late(detail: str) -> RequestTimeoutError:
-    """Return the refusal of a client that is too slow."""
-    return RequestTimeoutError(
-        detail,
-        remedy="Send the request in one go; over a slow line, send smaller files, or raise "
-        "GLYPH_HEADER_TIMEOUT_SECONDS or GLYPH_BODY_TIMEOUT_SECONDS.",
-    )
