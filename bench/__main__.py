@@ -8,6 +8,7 @@ BENCHES = {
     "committee": ("bench.committee", "test error of a committee, and of one network distilled from it"),
     "training": ("bench.training", "images/s of the training loop, against the course's DataLoader loop"),
     "kills": ("bench.kills", "a run killed again and again ends at the uninterrupted run's weights"),
+    "probes": ("bench.probes", "probes of the management port, at twice the data port's capacity"),
     "augmentation": ("bench.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
 }
 """Name: the module, whose `main(arguments) -> int` runs it, and one line of help."""

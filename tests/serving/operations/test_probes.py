@@ -1,0 +1,21 @@
+"""Probes while the data port is asked for twice what it can answer."""
+
+from pathlib import Path
+
+from bench.probes import FACTOR, capacity, finish, loading, probe
+from bundle.repository import Bundle
+from tests.pictures import a_digit, png
+from tests.serving.operations.management import managed
+
+
+def test_no_probe_fails_at_twice_the_capacity(bundle: Bundle, tmp_path: Path, door: str) -> None:
+    """`python -m bench probes` measures how long they take; here none of a thousand may fail."""
+    image = png(a_digit())
+    with managed(tmp_path, model=bundle.path.parent, worker=door) as pod:
+        able = capacity(pod.service.port, image, 0.5)
+        with loading(pod.service.port, image, seconds=300, rate=FACTOR * able) as load:
+            probed = probe(pod.port, ("/livez", "/readyz"), 900)
+            scraped = probe(pod.port, ("/metrics",), 100)
+            result = finish(load, now=True)
+        assert probed.failed + scraped.failed == []
+        assert result["answers"]["200"] > 0
