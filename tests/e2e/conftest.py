@@ -10,7 +10,7 @@ import pytest
 from bundle.repository import Bundle
 from tests.serving.processes import ROOT, environment
 
-FIT = ["--epochs", "2", "--hidden", "64,32", "--threads", "1", "--seed", "5"]
+FIT = ["--epochs", "2", "--batch-size", "128", "--hidden", "64,32", "--threads", "1", "--seed", "5"]
 
 
 @dataclass(frozen=True)
