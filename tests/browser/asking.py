@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import FilePayload, Page
 
 from tests.browser.mnist import Pixels
 
@@ -76,3 +76,8 @@ def probabilities(page: Page) -> dict[str, str]:
     """Return the chart that is shown: class to percent, from top to bottom."""
     rows = page.locator("#bars li").all()
     return {row.locator(".label").inner_text(): row.locator(".value").inner_text() for row in rows}
+
+
+def a_file(name: str, content: bytes, media_type: str = "image/png") -> FilePayload:
+    """Return a file to choose."""
+    return {"name": name, "mimeType": media_type, "buffer": content}

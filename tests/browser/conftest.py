@@ -22,7 +22,7 @@ from playwright.sync_api import (
 )
 
 from tests.browser.bundles import MANY, Images, learnt, publish_linear, untrained
-from tests.serving.models import CLASSES
+from tests.serving.models import CLASSES, Linear
 from tests.serving.processes import Service, running
 
 ARGUMENTS = (
@@ -95,9 +95,14 @@ def labels(mnist_directory: Path) -> Images:
 
 
 @pytest.fixture(scope="session")
-def model(digits: Images, labels: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Publish a small model that knows digits; its golden examples are MNIST's first thirty."""
-    linear = learnt(digits, labels)
+def linear(digits: Images, labels: Images) -> Linear:
+    """Return a small model that knows digits."""
+    return learnt(digits, labels)
+
+
+@pytest.fixture(scope="session")
+def model(digits: Images, linear: Linear, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Publish it; its golden examples are MNIST's first thirty."""
     return publish_linear(tmp_path_factory.mktemp("models"), linear, digits[:30], CLASSES).path.parent
 
 

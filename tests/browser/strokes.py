@@ -33,6 +33,7 @@ def draw(page: Page, strokes: list[Points]) -> None:
 
 def on_screen(page: Page, points: Points) -> Points:
     """Return parts of the pad's side as positions in the window."""
+    page.locator("#pad").scroll_into_view_if_needed()
     box = page.locator("#pad").bounding_box()
     assert box is not None
     return [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]

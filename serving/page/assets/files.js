@@ -17,7 +17,7 @@ export class FileTable {
   #rows = [];
 
   /**
-   * options: preparation() and polarity() of this moment; show(picture, answer) when a row is chosen;
+   * options: preparation(), polarity() and mostFiles() of this moment; show(picture, answer) when a row is chosen;
    * asked(rows) when a batch is through; refused(error) for an error that is about the reader, not a file.
    */
   constructor(body, template, options) {
@@ -76,7 +76,7 @@ export class FileTable {
   }
 
   async #askAll(rows) {
-    let [left, most, tries] = [rows, FILES_PER_FORM, 0];
+    let [left, most, tries] = [rows, Math.min(FILES_PER_FORM, this.#options.mostFiles()), 0];
     rows.forEach((row) => this.#state(row, "…", ""));
     while (left.length > 0) {
       const batch = left.slice(0, most);

@@ -22,6 +22,7 @@ const latest = new Latest({ ask: (picture, signal) => predict([picture], signal)
 const table = new FileTable(byId("rows"), byId("row"), {
   preparation: () => byId("preparation").value,
   polarity: () => model.polarity,
+  mostFiles: () => model.mostFiles,
   show: (picture, answer) => {
     showFile(picture, answer);
     byId("result").scrollIntoView({ block: "nearest" });
@@ -289,16 +290,18 @@ function sampleItem({ label, png }) {
 /* ---- The model ------------------------------------------------------------------------------------------ */
 
 model.addEventListener("change", () => {
-  document.documentElement.dataset.polarity = model.polarity;
+  const root = document.documentElement;
+  const turned = root.dataset.polarity !== model.polarity;
+  root.dataset.polarity = model.polarity;
   byId("title").textContent = model.invitation;
   byId("model").textContent = model.facts;
   byId("about").textContent = model.about;
   byId("polarity-help").textContent = model.polarityHelp;
   byId("preparation").value = model.characters ? "mnist" : "scale";
   showSamples(model.samples);
-  pad.recolour();
+  if (turned) pad.recolour();
   if (!shown) chart.show(model.classes.map((name) => [name, 0]));
-  else if (!pad.empty) askDrawing();
+  else if (turned && !pad.empty) askDrawing();
 });
 model.addEventListener("failed", ({ detail: error }) => failed(error, null, null));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => pad.recolour());

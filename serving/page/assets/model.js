@@ -5,24 +5,25 @@ import { read } from "./service.js";
 
 const LONGEST_CHARACTER = 2;
 const RETRY_MS = 3000;
+const RELOAD_MS = 5000;
 const PROVIDERS = { cpu: "CPU", cuda: "GPU (CUDA)" };
 
 /** Sends `change` when the model is known or has changed, `failed` with a ServiceError as its detail. */
 export class Model extends EventTarget {
   #metadata = null;
   #samples = [];
-  #digest = null;
+  #loadedAt = -Infinity;
   #loading = false;
 
   /** Learn of the model; where the service does not answer, keep trying, as the service asks. */
   async load() {
     if (this.#loading) return;
     this.#loading = true;
+    this.#loadedAt = performance.now();
     try {
       const [metadata, samples] = await Promise.all([read("metadata"), read("samples")]);
       this.#metadata = metadata.document;
       this.#samples = samples.document.samples;
-      this.#digest = this.#metadata.model.digest;
       this.dispatchEvent(new Event("change"));
     } catch (error) {
       this.dispatchEvent(new CustomEvent("failed", { detail: error }));
@@ -32,12 +33,9 @@ export class Model extends EventTarget {
     }
   }
 
-  /** Note which model has answered: another one than before is learnt anew. */
+  /** Note which model has answered: another one than is known is learnt, but seldom: two may answer in turns. */
   answeredBy({ digest }) {
-    if (digest !== this.#digest) {
-      this.#digest = digest;
-      this.load();
-    }
+    if (digest !== this.#metadata?.model.digest && performance.now() - this.#loadedAt > RELOAD_MS) this.load();
   }
 
   get classes() {
@@ -50,6 +48,11 @@ export class Model extends EventTarget {
 
   get polarity() {
     return this.#metadata?.input.polarity ?? "white-on-black";
+  }
+
+  /** The most files that one form may have. */
+  get mostFiles() {
+    return this.#metadata?.limits.files ?? 1;
   }
 
   /** Whether the classes look like written characters, which were prepared as MNIST's digits were. */
