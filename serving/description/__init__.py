@@ -37,7 +37,9 @@ def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:
 
     @routes.get("/docs")
     def _docs() -> str:
-        return render_template("docs.html", api=described, pretty=pretty, resolved=resolved, style=STYLE)
+        return render_template(
+            "docs.html", api=described, pretty=pretty, in_words=in_words, resolved=resolved, style=STYLE
+        )
 
     @routes.get(STYLE)
     def _style() -> Response:
@@ -75,6 +77,12 @@ def resolved(node: dict[str, Any], api: dict[str, Any]) -> dict[str, Any]:
             found = found[name]
         node = found
     return node
+
+
+def in_words(schema: dict[str, Any]) -> str:
+    """Return the schema of a parameter in a line: `integer, minimum 1`."""
+    words = [str(value) if name == "type" else f"{name} {_text(value)}" for name, value in schema.items()]
+    return ", ".join(words).replace('"', "")
 
 
 def pretty(value: Any) -> str:

@@ -84,7 +84,8 @@ _PARAMETERS = {
     "X-Request-ID": {
         "name": "X-Request-ID",
         "in": "header",
-        "description": "Taken over into the answer and the log where it has this form; else a new one is made.",
+        "description": "Taken over into the answer and the log if it is 1 to 128 of A-Z a-z 0-9 . _ ~ + / = : @ -; "
+        "else a new one is made.",
         "schema": {"type": "string"},
         "example": "7b1d2c0a",
     },
@@ -135,6 +136,10 @@ def _use(*names: str) -> list[dict[str, str]]:
     return [{"$ref": f"#/components/parameters/{name}"} for name in names]
 
 
+def _curl(*lines: str) -> list[dict[str, str]]:
+    return [{"lang": "Shell", "source": "\n".join(f"curl {line}" for line in lines)}]
+
+
 def _ok(description: str, content: dict[str, Any], *headers: str) -> dict[str, Any]:
     named = ("X-Request-ID", *headers)
     return {
@@ -167,6 +172,11 @@ def _own_paths() -> dict[str, Any]:
         "summary": "Classify images",
         "description": "What the body is, its Content-Type says. Images come as a file, a form of files, JSON, or "
         "plain pixels; the answer has one prediction for each, in their order.",
+        "x-codeSamples": _curl(
+            "-H 'Content-Type: image/png' --data-binary @digit.png 'http://localhost:8080/predict?top=3'",
+            "-F image=@one.png -F image=@two.png http://localhost:8080/predict",
+            "-H 'Content-Type: application/x-npy' --data-binary @images.npy http://localhost:8080/predict",
+        ),
         "parameters": _use("top", "threshold", "X-Request-ID", "X-Request-Timeout-Ms"),
         "requestBody": {"required": True, "content": _predict_bodies()},
         "responses": {
@@ -347,6 +357,10 @@ def _infer(identifier: str, tag: str, parameters: tuple[str, ...]) -> dict[str, 
         "operationId": identifier,
         "tags": [tag],
         "summary": "Run the model",
+        "x-codeSamples": _curl(
+            "-H 'Inference-Header-Content-Length: 0' --data-binary @pixels.bin -o outputs.bin \\\n"
+            "  http://localhost:8080/v2/models/mnist/infer"
+        ),
         "parameters": _use(
             *parameters, "X-Request-ID", "X-Request-Timeout-Ms", "Inference-Header-Content-Length"
         ),

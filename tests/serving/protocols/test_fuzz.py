@@ -33,23 +33,9 @@ leaves = (
     | st.text(max_size=20)
     | st.sampled_from(["images", "UINT8", "logits", "data:image/png;base64,", "iVBORw0KGgo="])
 )
-names = st.text(max_size=8) | st.sampled_from(
-    [
-        "instances",
-        "b64",
-        "inputs",
-        "outputs",
-        "parameters",
-        "id",
-        "name",
-        "data",
-        "shape",
-        "datatype",
-        "binary_data_size",
-        "binary_data",
-        "binary_data_output",
-    ]
-)
+MEMBERS = ("instances", "b64", "inputs", "outputs", "parameters", "id", "name", "data", "shape", "datatype")
+PARAMETERS = ("binary_data_size", "binary_data", "binary_data_output", "classification")
+names = st.text(max_size=8) | st.sampled_from(MEMBERS + PARAMETERS)
 anything = st.recursive(
     leaves,
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(names, inner, max_size=4),
