@@ -40,10 +40,11 @@ def prepare(ink: Pixels) -> Pixels:
     return field
 
 
-def centre_of_mass(picture: npt.NDArray[np.generic]) -> tuple[float, float]:
+def centre_of_mass(picture: Pixels | npt.NDArray[np.float64]) -> tuple[float, float]:
     """Return (row, column) of the centre of mass, pixels counted from 0."""
-    rows, columns = np.indices(picture.shape)
-    return float(np.average(rows, weights=picture)), float(np.average(columns, weights=picture))
+    rows, columns = np.indices(picture.shape).astype(np.float64)
+    weights = picture.astype(np.float64)
+    return float(np.average(rows, weights=weights)), float(np.average(columns, weights=weights))
 
 
 def drawn(strokes: list[Points], pen: float) -> Pixels:

@@ -1,10 +1,13 @@
 """The pad: strokes by mouse, finger, pen and keyboard, and what the model is asked about them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.asking import await_that, probabilities, seen, watch_bodies, what_is_shown_was_sent
+from tests.browser.bundles import Images
 from tests.browser.conftest import open_page
 from tests.browser.mnist import Points, centre_of_mass, crop, drawn, prepare
 from tests.browser.strokes import ONE, SEVEN, STROKES, THREE, ZERO, draw, on_screen
@@ -91,6 +94,9 @@ def test_the_pen_has_a_width(page: Page, service: Service) -> None:
     expect(page.locator("#pen")).to_have_value("26")
 
 
+Hand = Callable[[Page, list[Points]], None]
+
+
 def _by_touch(page: Page, strokes: list[Points]) -> None:
     session = page.context.new_cdp_session(page)
 
@@ -121,8 +127,10 @@ def _by_pen(page: Page, strokes: list[Points]) -> None:
         pen("mouseReleased", *points[-1])
 
 
-@pytest.mark.parametrize("hand", [_by_touch, _by_pen])
-def test_a_finger_and_a_pen_draw_as_the_mouse_does(browser: Browser, service: Service, hand) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+@pytest.mark.parametrize(("kind", "hand"), [("touch", _by_touch), ("pen", _by_pen)])
+def test_a_finger_and_a_pen_draw_as_the_mouse_does(
+    browser: Browser, service: Service, kind: str, hand: Hand
+) -> None:
     """On a telephone's screen a finger draws and does not scroll; a pen draws too."""
     context = browser.new_context(viewport={"width": 390, "height": 500}, has_touch=True)
     page = context.new_page()
@@ -130,7 +138,7 @@ def test_a_finger_and_a_pen_draw_as_the_mouse_does(browser: Browser, service: Se
     open_page(page, service)
     hand(page, THREE)
     expect(page.locator("#label")).to_have_text("3")
-    assert page.evaluate("window.kind") == hand.__name__.removeprefix("_by_")
+    assert page.evaluate("window.kind") == kind
     assert page.evaluate("scrollY") == 0
     assert page.evaluate("getComputedStyle(document.getElementById('pad')).touchAction") == "none"
     context.close()
@@ -151,7 +159,7 @@ def test_without_a_pointer_a_sample_is_chosen_by_keyboard(page: Page, service: S
     assert page.locator("#live").get_attribute("role") == "status"
 
 
-def test_a_sample_is_shown_as_it_is(page: Page, service: Service, digits: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_a_sample_is_shown_as_it_is(page: Page, service: Service, digits: Images) -> None:
     """A sample is one of the bundle's golden examples, pixel for pixel, and takes the drawing's place."""
     open_page(page, service)
     draw(page, ZERO)

@@ -184,7 +184,7 @@ def test_the_reader_chooses_what_becomes_of_other_sizes(
     page.set_input_files("#files", [a_file("photo.png", encoded(a_photograph(), "PNG"))])
     expect(rows(page).first).to_contain_text(expected)
     if choice == "scale":
-        await_that(page, lambda: seen(page).any())
+        await_that(page, lambda: bool(seen(page).any()))
         expect(page.locator("#problem")).to_contain_text("looks inverted")
         small = np.asarray(a_photograph().resize((28, 21), Image.Resampling.BOX)).astype(float)
         assert np.abs(seen(page)[3:24].astype(float) - small).mean() < 6

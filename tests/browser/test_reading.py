@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from tests.browser.asking import a_file
 from tests.browser.bundles import Images
@@ -15,8 +15,8 @@ from tests.pictures import png
 from tests.serving.processes import Service
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
-PHONE = {"width": 390, "height": 844}
-NARROW = {"width": 320, "height": 640}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+NARROW: ViewportSize = {"width": 320, "height": 640}
 
 
 def violations(page: Page) -> list[str]:
@@ -63,7 +63,7 @@ def test_axe_finds_nothing_and_nothing_is_too_wide(
 
 def test_axe_finds_nothing_with_many_classes(page: Page, other_service: Service) -> None:
     """The list of 300 classes, opened, on the narrowest screen that is still in use."""
-    page.set_viewport_size({"width": NARROW["width"], "height": NARROW["height"]})
+    page.set_viewport_size(NARROW)
     open_page(page, other_service)
     draw(page, THREE)
     expect(page.locator("#sure")).to_contain_text("%")
@@ -74,7 +74,7 @@ def test_axe_finds_nothing_with_many_classes(page: Page, other_service: Service)
 
 def test_pad_and_answer_are_on_a_telephone_s_screen_together(page: Page, service: Service) -> None:
     """Who draws on a telephone sees the answer without scrolling."""
-    page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
+    page.set_viewport_size(PHONE)
     open_page(page, service)
     for name in ("#pad", "#label", "#seen"):
         box = page.locator(name).bounding_box()
@@ -90,7 +90,7 @@ def test_every_control_is_reached_by_keyboard_and_shows_it(page: Page, service: 
     draw(page, THREE)
     expect(page.locator("#undo")).to_be_enabled()
     page.mouse.click(2, 2)  # from where Tab goes on
-    reached = []
+    reached: list[str] = []
     for _ in range(40):
         page.keyboard.press("Tab")
         name, outline = page.evaluate("""() => {
