@@ -18,18 +18,22 @@ from urllib.parse import unquote
 from gunicorn import util  # type: ignore[import-untyped]  # it ships no types
 from gunicorn.http import get_parser  # type: ignore[import-untyped]
 from gunicorn.http.body import Body  # type: ignore[import-untyped]
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
 from gunicorn.sock import ssl_wrap_socket  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
 
 from serving.errors import OverloadedError, ProblemError
+from serving.metrics import MALFORMED
 from serving.overload import FREE_BODY, Gate, late_body, late_head
-from serving.settings import ServiceSettings, load_settings
+from serving.settings import load_settings
 
 SPARE_THREADS = 16
 """Threads beyond those that may wait for a place, so that there is one to refuse what may not wait."""
 STEP_BYTES = 1 << 16
+SILENT_SECONDS = 0.05
+LINGER_SECONDS = 2.0
 
 
 class LateError(Exception):
@@ -79,9 +83,23 @@ class TimedConnection(TConn):  # type: ignore[misc]
     initialized: bool
     sock: Any
 
-    def __init__(self, settings: ServiceSettings, *arguments: Any) -> None:
+    def __init__(self, worker: "ServingThreadWorker", *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.settings = settings
+        self.settings = worker.settings
+        self._threads: ThreadPoolExecutor = worker.tpool
+
+    def wait_for_data(self, timeout: float) -> bool:
+        """Leave a client that has connected and says nothing to the poller; Gunicorn gives it a thread for 5 s."""
+        return bool(super().wait_for_data(min(timeout, SILENT_SECONDS)))
+
+    def close(self, graceful: bool = False) -> None:
+        """Close; what lingers to let the client read its answer does so on a thread, not in the main loop."""
+        if graceful:
+            with contextlib.suppress(RuntimeError):  # the pool is gone: the process ends
+                self.sock.settimeout(LINGER_SECONDS)
+                self._threads.submit(util.close_graceful, self.sock)
+                return
+        super().close()
 
     def init(self) -> None:
         """Begin to read a request, and at first with the connection."""
@@ -155,7 +173,7 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
                 raise
             return
         self.nr_conns += 1
-        self.enqueue_req(TimedConnection(self.settings, self.cfg, sock, address, listener.getsockname()))
+        self.enqueue_req(TimedConnection(self, self.cfg, sock, address, listener.getsockname()))
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         """Read the body, wait for a place, and have the application answer."""
@@ -219,12 +237,16 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer what failed before the application was asked."""
+        metrics = self.wsgi.extensions["glyph"].metrics
+        if isinstance(exc, ParseException):
+            metrics.refusal(MALFORMED)
         if not isinstance(exc, LateError):
             super().handle_error(req, client, addr, exc)
             return
         from serving.inference.response import Dates, render
         from serving.pipeline import problem
 
+        metrics.refusal(exc.problem.kind)
         with contextlib.suppress(OSError):
             client.sendall(render(problem(exc.problem), (1, 1), Dates().now(), keep_alive=False))
 

@@ -1,0 +1,109 @@
+"""Clients that are slow, idle or do not read: each phase has its time, and nobody else waits for them."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bundle.repository import Bundle
+from tests.pictures import png
+from tests.serving.inference.wire import connected, post, read_all, read_answer, statuses
+from tests.serving.processes import Part, Service, form, running
+
+Pixels = npt.NDArray[np.uint8]
+LIMITS = {
+    "header_timeout_seconds": 0.6,
+    "body_timeout_seconds": 0.6,
+    "write_timeout_seconds": 0.6,
+    "keepalive_seconds": 1,
+}
+
+
+@pytest.fixture(scope="module", params=["inference", "gthread"])
+def hasty(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Service]:
+    """Return a service that waits for nothing longer than a second."""
+    directory = tmp_path_factory.mktemp("hasty")
+    common = {"until": "/readyz", "model": bundle.path.parent, "threads": 2}
+    with running(directory, worker=request.param, **common, **LIMITS) as started:  # type: ignore[arg-type]
+        yield started
+
+
+def trickled(connection: socket.socket, data: bytes) -> bytes:
+    """Send a byte every now and then until the service answers; return the answer."""
+    connection.settimeout(0.1)
+    for at in range(len(data)):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(data[at : at + 1])
+        try:
+            begun = connection.recv(1)
+        except TimeoutError:
+            continue
+        connection.settimeout(30)
+        return begun + read_all(connection)
+    raise AssertionError("the service took all of it")
+
+
+def test_a_head_that_is_trickled_is_408(hasty: Service) -> None:
+    """Each byte in time does not help: the whole head has its time."""
+    with connected(hasty.port) as connection:
+        answer = trickled(connection, b"GET /livez HTTP/1.1\r\nX: " + b"a" * 400)
+    assert statuses(answer) == [408]
+    assert b"urn:glyph:problem:request-timeout" in answer
+    assert b"Connection: close" in answer
+
+
+@pytest.mark.parametrize("path", [b"/predict", b"/nowhere", b"/v2/models/synthetic/infer"])
+def test_a_body_that_is_trickled_is_408(hasty: Service, path: bytes) -> None:
+    """A prediction is told so; a page that reads no body may answer as it likes, and the connection ends."""
+    with connected(hasty.port) as connection:
+        answer = trickled(connection, post(bytes(400), path=path))
+    assert statuses(answer) == [404 if path == b"/nowhere" and statuses(answer) == [404] else 408]
+
+
+def test_a_chunked_body_that_never_ends_is_408(hasty: Service) -> None:
+    """The same without a length."""
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connected(hasty.port) as connection:
+        assert statuses(trickled(connection, head + b"1\r\na\r\n" * 400)) == [408]
+
+
+def test_an_idle_connection_is_closed_without_a_word(hasty: Service, digit: Pixels) -> None:
+    """Before a first request and after one."""
+    with connected(hasty.port) as first, connected(hasty.port) as second, second.makefile("rb") as stream:
+        second.sendall(post(png(digit)))
+        assert read_answer(stream)[0] == 200
+        assert stream.read() == b""
+        assert read_all(first) == b""
+
+
+def test_slow_clients_hold_nobody_up(hasty: Service, digit: Pixels) -> None:
+    """Forty of them are in the middle of heads and bodies, and forty predictions are answered meanwhile."""
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connected(hasty.port)) for _ in range(40)]
+        for number, connection in enumerate(slow):
+            connection.sendall(post(png(digit))[: 30 if number % 2 else -5])
+        started = time.monotonic()
+        assert [hasty.post(png(digit)).status for _ in range(40)] == [200] * 40
+        elapsed = time.monotonic() - started
+        answers = [statuses(read_all(connection)) for connection in slow]
+        # None of the slow had to be ended before the others were answered, unless this machine was slower.
+        assert answers == [[408]] * 40 or elapsed > LIMITS["header_timeout_seconds"]
+
+
+def test_an_answer_that_is_not_taken_ends_the_connection(hasty: Service, digit: Pixels) -> None:
+    """A client that asks for megabytes and reads nothing loses its connection, and nobody else anything."""
+    body, content_type = form(*[Part(png(digit))] * 250)
+    request = post(body, kind=content_type.encode())
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", hasty.port))
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            connection.sendall(request * 1000)
+    assert hasty.post(png(digit)).status == 200
