@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
   && echo $$p && break; done)
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
 
-.PHONY: help run train serve test clients lint lock clean
+.PHONY: help run train serve test clients lint chromium lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -32,13 +32,19 @@ train: $(VENV)/installed ## train and publish the next version
 serve: $(VENV)/installed ## serve what is published, training nothing
 	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
-test: $(VENV)/installed-development $(CLIENTS)/installed ## lint, check types, run every test
+test: $(VENV)/installed-development $(CLIENTS)/installed chromium ## lint, check types, run every test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(VENV)/bin/pytest $(TEST)
 
 clients: $(CLIENTS)/installed ## the Open Inference Protocol's clients, which the tests ask by
+
+chromium: ## the browser that the page is tested in, from Debian's packages where this is Debian and we are root
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing Chromium, to test the page in" \
+	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; } \
+	  || echo "without Chromium the tests of the page are skipped; on Debian: apt-get install chromium"
 
 lock: $(VENV)/installed-development ## write the locks anew from pyproject.toml
 	lock/compile.sh $(VENV)/bin/uv
