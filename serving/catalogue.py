@@ -44,7 +44,8 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_http_requests_total",
             kind="counter",
             labels=("route", "method", "status"),
-            help="Requests answered, by route, method and status; the route 'other' is no route of ours",
+            help="Requests answered, by route, method and status; the route 'other' is no route of ours, the "
+            "status 499 a client that was gone",
         ),
         Metric(
             name="glyph_http_request_duration_seconds",
@@ -62,7 +63,8 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_refusals_total",
             kind="counter",
             labels=("reason",),
-            help="Requests answered with an error, by the kind of problem (the last word of its type)",
+            help="Requests not answered as asked, by the kind of problem (the last word of its type); also "
+            "malformed-request and client-gone",
         ),
         Metric(
             name="glyph_phase_duration_seconds",
@@ -70,7 +72,7 @@ CATALOGUE: dict[str, Metric] = {
             labels=("phase",),
             buckets=SECONDS,
             known=("decode", "queue", "infer", "encode"),
-            help="Time a prediction request spent in each phase: decode, queue, infer, encode",
+            help="Time a prediction request spent in each phase: decode, queue (not with gthread), infer, encode",
         ),
         # Batches and the queue
         Metric(
@@ -85,7 +87,9 @@ CATALOGUE: dict[str, Metric] = {
             help="Empty images computed to fill a batch up to its bucket",
         ),
         Metric(
-            name="glyph_queue_images", kind="gauge", help="Images that wait for an inference at this moment"
+            name="glyph_queue_images",
+            kind="gauge",
+            help="Images that wait for an inference at this moment; gthread: 0",
         ),
         # Predictions and drift
         Metric(

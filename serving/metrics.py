@@ -40,6 +40,12 @@ State = Literal["starting", "ready", "unready", "draining", "ended", "aborted"]
 STATES: tuple[State, ...] = ("starting", "ready", "unready", "draining", "ended", "aborted")
 
 OTHER = "other"
+CLIENT_GONE = "client-gone"
+"""As `Exchange.refusal`: nobody waits for the answer any more, and nothing was computed."""
+CLIENT_GONE_STATUS = 499
+"""No status that is sent, but the one by which proxies log the same."""
+MALFORMED = "malformed-request"
+"""The reason of a refusal by the parser of HTTP."""
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", OTHER))
 _SUM_OF_SECONDS = len(SECONDS) + 1
 
@@ -93,9 +99,9 @@ class Metrics:
                 place = phases[phase]
                 values[place + bisect_left(SECONDS, seconds)] += 1
                 values[place + _SUM_OF_SECONDS] += seconds
-        self.request(
-            exchange.route, exchange.request.method, answer.status, now - exchange.arrived, exchange.refusal
-        )
+        refusal = exchange.refusal
+        status = CLIENT_GONE_STATUS if refusal == CLIENT_GONE else answer.status
+        self.request(exchange.route, exchange.request.method, status, now - exchange.arrived, refusal)
 
     def request(self, route: str, method: str, status: int, seconds: float, refusal: str = "") -> None:
         """Count an answered request.
@@ -117,6 +123,11 @@ class Metrics:
             values[places[1] + _SUM_OF_SECONDS] += seconds
             if refusal:
                 values[self._place("glyph_refusals_total", refusal)] += 1
+
+    def refusal(self, reason: str) -> None:
+        """Count a refusal of what never became a request that `observe` or `request` could count."""
+        with self._lock:
+            self._values[self._place("glyph_refusals_total", reason)] += 1
 
     # Inference
 

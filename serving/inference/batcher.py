@@ -22,6 +22,7 @@ import numpy.typing as npt
 from serving.engine import Engine, Outputs, padding
 from serving.errors import DeadlineExceededError
 from serving.messages import Answer
+from serving.metrics import CLIENT_GONE
 from serving.overload import check_deadline
 from serving.pipeline import Exchange, Pipeline
 from serving.predict import Work
@@ -113,6 +114,7 @@ class Batcher:
         """Forget a request whose client has gone."""
         if not job.gone():
             return False
+        job.exchange.refusal = CLIENT_GONE
         self._finish(job, Answer(body=b""))
         return True
 

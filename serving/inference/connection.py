@@ -23,6 +23,7 @@ from serving.inference.chunked import ChunkedBody
 from serving.inference.head import Head, read_any, read_ordinary
 from serving.inference.response import CONTINUE, render
 from serving.messages import Answer
+from serving.metrics import MALFORMED
 from serving.overload import FREE_BODY, late_body, late_head
 from serving.pipeline import problem, too_large, unforeseen, unreadable
 
@@ -335,6 +336,7 @@ class Connection(asyncio.Protocol):
         self._door.count()
         if not self._door.predicts(head):
             if isinstance(error, OverloadedError | RequestTimeoutError):
+                self._door.pipeline.state.metrics.refusal(error.kind)
                 self.answered(problem(error))
                 return
             self._wire = Wire(self._send_from_thread)
@@ -399,6 +401,7 @@ class Connection(asyncio.Protocol):
 
     def _malformed(self, error: ParseException) -> None:
         """Answer as Gunicorn answers what its parser refuses, and close."""
+        self._door.pipeline.state.metrics.refusal(MALFORMED)
         written = Wire(self._transport.write)
         self._door.worker.handle_error(None, written, self.client, error)
         written.flush()
@@ -406,6 +409,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: ProblemError) -> None:
         """Answer what never became a request, and close."""
+        self._door.pipeline.state.metrics.refusal(error.kind)
         date = self._door.dates.now()
         self._transport.write(render(problem(error), (1, 1), date, keep_alive=False))
         self._close()

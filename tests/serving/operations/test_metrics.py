@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tests.serving.models import CLASSES, Linear
 from tests.serving.operations.management import Managed, managed
 from tests.serving.operations.promlint import problems
 from tests.serving.operations.test_management import workers_of
-from tests.serving.processes import ROOT, Part, form
+from tests.serving.processes import ANSWER_SECONDS, ROOT, Part, form
 
 PRIVATE = {"state", "drift"}
 """Runs of numbers that are not metrics themselves but what some are computed from."""
@@ -247,3 +248,12 @@ def test_alerts_name_metrics_and_labels_that_there_are() -> None:
                     assert f"`{value}`" in reference.problems_table()
                 elif metric.known:
                     assert value in metric.known
+
+
+def test_what_never_became_a_request_is_counted_by_its_reason(busy: Managed) -> None:
+    """Bytes that no parser takes are refused before there is a route or a status to count."""
+    before = busy.value("glyph_refusals_total", reason="malformed-request")
+    with socket.create_connection(("127.0.0.1", busy.service.port), timeout=ANSWER_SECONDS) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
+        assert b" 400 " in connection.makefile("rb").readline()
+    busy.await_value(before + 1, "glyph_refusals_total", reason="malformed-request")
