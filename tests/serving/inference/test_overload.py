@@ -1,0 +1,170 @@
+"""More than can be answered: a bounded queue, refusals that say when to come back, and deadlines."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bundle.repository import Bundle
+from serving import overload
+from serving.errors import BadTimeoutError, DeadlineExceededError, OverloadedError
+from serving.overload import Gate, check_deadline, deadline
+from tests.pictures import png
+from tests.serving.inference.wire import connected, post, read_answer
+from tests.serving.processes import Part, Service, form, running
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def children(pid: int) -> list[int]:
+    """Return a process's children: of Gunicorn's arbiter, the workers."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_gate_lets_in_as_many_as_its_limit_and_again_when_one_leaves() -> None:
+    """Neither more requests nor more bytes than were allowed."""
+    gate = Gate(2, 100)
+    gate.enter()
+    gate.enter()
+    with pytest.raises(OverloadedError) as refused:
+        gate.enter()
+    assert refused.value.headers["Retry-After"] == "1"
+    gate.leave()
+    gate.enter()
+    gate.hold(90)
+    with pytest.raises(OverloadedError):
+        gate.hold(11)
+    gate.release(90)
+    gate.hold(100)
+
+
+def test_retry_after_is_what_waits_by_the_rate_at_which_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred waiting, ten a second: ten seconds (Little's law); and never more than a minute."""
+    now = 0.0
+    monkeypatch.setattr(overload.time, "monotonic", lambda: now)
+    gate = Gate(1000, 0)
+    for _ in range(200):
+        gate.enter()
+    for _ in range(100):
+        now += 0.1
+        gate.leave()
+    assert gate.waiting == 100
+    assert gate.retry_after() == pytest.approx(10, abs=1)
+    for _ in range(900):
+        gate.enter()
+    assert gate.retry_after() == 60
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [(None, 30.0), ("1", 0.001), ("1500", 1.5), ("30001", 30.0), ("9" * 400, 30.0)]
+)
+def test_a_deadline_is_the_clients_up_to_the_ceiling(value: str | None, seconds: float) -> None:
+    """Milliseconds from the arrival; without the field, the ceiling."""
+    assert deadline(value, 100.0, 30.0) == pytest.approx(100.0 + seconds)
+
+
+@pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "soon", "\u0661", "1 000", "0x10"])
+def test_what_is_no_time_is_refused(value: str) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(BadTimeoutError):
+        deadline(value, 0.0, 30.0)
+
+
+def test_a_deadline_that_has_passed_is_told() -> None:
+    """Before it, nothing happens."""
+    check_deadline(time.perf_counter() + 60)
+    with pytest.raises(DeadlineExceededError):
+        check_deadline(time.perf_counter() - 0.001)
+
+
+@pytest.fixture(scope="module", params=["inference", "gthread"])
+def narrow(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Service]:
+    """Return a service that works on one large request at a time and lets three wait."""
+    directory = tmp_path_factory.mktemp("narrow")
+    limits = {"threads": 1, "queue_limit": 4 if request.param == "inference" else 3, "queue_bytes": 4 << 20}
+    common = {"until": "/readyz", "model": bundle.path.parent, "worker": request.param}
+    with running(directory, **common, **limits) as started:  # type: ignore[arg-type]
+        yield started
+
+
+def at_once(service: Service, request: bytes, count: int) -> list[tuple[int, dict[str, str], bytes]]:
+    """Send the same request on many connections while the process stands still, and let it go on."""
+    (worker,) = children(service.process.pid)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connected(service.port)) for _ in range(count)]
+        streams = [stack.enter_context(connection.makefile("rb")) for connection in connections]
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            for connection in connections:
+                connection.sendall(request)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        return [read_answer(stream) for stream in streams]
+
+
+def large(digit: Pixels, *fields: bytes) -> bytes:
+    """Return a request that takes some 10 ms, all of it inside the service."""
+    body, content_type = form(*[Part(png(digit))] * 250)
+    return post(body, *fields, kind=content_type.encode())
+
+
+def test_beyond_the_queue_the_answer_is_503_with_retry_after(narrow: Service, digit: Pixels) -> None:
+    """What fits is answered, what does not is told when to come back, and then all is well again."""
+    answers = at_once(narrow, large(digit), 24)
+    assert {status for status, _, _ in answers} == {200, 503}
+    assert sum(status == 200 for status, _, _ in answers) >= 4
+    for status, headers, body in answers:
+        if status == 503:
+            assert 1 <= int(headers["retry-after"]) <= 60
+            assert b"urn:glyph:problem:overloaded" in body
+            assert headers["connection"] == "keep-alive"
+    assert narrow.post(png(digit)).status == 200
+
+
+def test_what_cannot_be_held_in_memory_is_503(narrow: Service, digit: Pixels) -> None:
+    """Bodies that are announced, and not sent yet, count."""
+    with connected(narrow.port) as one, connected(narrow.port) as other, other.makefile("rb") as stream:
+        one.sendall(post(bytes(3 << 20))[:-1])  # all but the last byte
+        while True:  # until the service has read the first, the second finds room
+            other.sendall(post(bytes(3 << 20)))
+            status, headers, body = read_answer(stream)
+            if status == 503:
+                break
+            assert status == 415
+        assert "retry-after" in headers
+        assert b"bodies of other requests" in body
+        one.sendall(b"\0")
+        with one.makefile("rb") as first:
+            assert read_answer(first)[0] == 415
+        while status == 503:  # a thread gives the memory back just after it has answered
+            other.sendall(post(bytes(3 << 20)))
+            status, _, _ = read_answer(stream)
+        assert status == 415
+
+
+def test_after_its_deadline_a_request_is_504_and_not_computed(narrow: Service, digit: Pixels) -> None:
+    """Of four that wait for the one thread, the last have no time left; no time was spent on them."""
+    answers = at_once(narrow, large(digit, b"X-Request-Timeout-Ms: 12"), 4)
+    late = [(headers, body) for status, headers, body in answers if status == 504]
+    assert late
+    for headers, body in late:
+        assert b"urn:glyph:problem:deadline-exceeded" in body
+        assert "infer" not in headers.get("server-timing", "")
+    assert narrow.post(png(digit)).status == 200
+
+
+def test_a_timeout_that_is_no_number_is_400(narrow: Service, digit: Pixels) -> None:
+    """In the form of the route."""
+    fields = {"Content_Type": "image/png", "X_Request_Timeout_Ms": "soon"}
+    assert narrow.ask("POST", "/predict", png(digit), **fields).status == 400
+    answer = narrow.ask("POST", "/v2/models/synthetic/infer", b"{}", **fields)
+    assert answer.status == 400
+    assert "X-Request-Timeout-Ms" in answer.json()["error"]
