@@ -176,7 +176,8 @@ CATALOGUE: dict[str, Metric] = {
         Metric(
             name="glyph_golden_check_passed",
             kind="gauge",
-            help="1 if the last replay of the golden examples gave the recorded answers in every worker",
+            help="0 while a published version is refused because a worker's replay of its golden examples gave "
+            "other answers than the recorded ones, else 1",
             over="min",
         ),
         Metric(

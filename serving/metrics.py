@@ -67,6 +67,8 @@ class Metrics:
         self._state = self._place("state")
         self._in_flight = self._place("glyph_http_requests_in_flight")
         self._queue = self._place("glyph_queue_images")
+        self._golden = self._place("glyph_golden_check_passed")
+        self.golden_check(passed=True)
         self._padding = self._place("glyph_padding_images_total")
         phases = CATALOGUE["glyph_phase_duration_seconds"].known
         self._phases = {phase: self._run(("glyph_phase_duration_seconds", phase)) for phase in phases}
@@ -174,7 +176,10 @@ class Metrics:
         """Count a replay of golden examples."""
         with self._lock:
             self._values[self._place("glyph_golden_checks_total", "passed" if passed else "failed")] += 1
-            self._values[self._place("glyph_golden_check_passed")] = passed
+
+    def golden_check(self, *, passed: bool) -> None:
+        """Set whether every version that is published gives its recorded answers, as far as it was tried."""
+        self._values[self._golden] = passed
 
     def publish(self, facts: dict[str, Any]) -> None:
         """Let the management process know facts that are not numbers: model, provider, what was refused."""

@@ -45,6 +45,8 @@ class Refusal:
     version: int
     reason: str
     fingerprint: Fingerprint
+    golden: bool
+    """Whether it is intact, and answered its golden examples wrongly."""
 
 
 @dataclass(slots=True)
@@ -192,10 +194,10 @@ class ModelState:
             except (BundleError, ProviderError) as error:
                 if isinstance(error, ProviderError) and not self._loaded:
                     raise
-                self._refuse(Refusal(version, str(error), found), error)
+                self._refuse(Refusal(version, str(error), found, isinstance(error, GoldenMismatchError)))
             except Exception as error:
                 log.exception("loading version %d failed", version)
-                self._refuse(Refusal(version, f"an unexpected error: {error}", found), error)
+                self._refuse(Refusal(version, f"an unexpected error: {error}", found, golden=False))
             else:
                 self._refusals.pop(version, None)
                 self.metrics.golden(passed=True)
@@ -231,8 +233,8 @@ class ModelState:
             manifest.digest[:12],
         )
 
-    def _refuse(self, refusal: Refusal, error: Exception) -> None:
-        if isinstance(error, GoldenMismatchError):
+    def _refuse(self, refusal: Refusal) -> None:
+        if refusal.golden:
             self.metrics.golden(passed=False)
         self.metrics.refused()
         if self._loaded:
@@ -279,6 +281,7 @@ class ModelState:
                 "device": device,
             }
         self.metrics.publish(facts)
+        self.metrics.golden_check(passed=not any(refusal.golden for refusal in self._refusals.values()))
         if not self._draining:
             self.metrics.state("ready" if self._loaded else "unready")
 
