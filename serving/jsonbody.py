@@ -21,7 +21,9 @@ VALUES_BESIDE_PIXELS = 1024
 """Names, parameters and the like in one body."""
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{},"'))
-_OPENING, _CLOSING, _QUOTE = b"[{", b"]}", ord('"')
+_QUOTE = ord('"')
+_DEPTH_CHANGE = np.zeros(256, np.int8)
+_DEPTH_CHANGE[list(b"[{")], _DEPTH_CHANGE[list(b"]}")] = 1, -1
 
 
 def read(body: bytes, max_images: int) -> Any:
@@ -47,15 +49,13 @@ def _check_structure(body: bytes, max_images: int) -> None:
     if opened <= MAX_DEPTH and opened + body.count(b",") <= most:
         return
     structure = _structure(body)
-    opening = np.isin(structure, np.frombuffer(_OPENING, np.uint8))
-    closing = np.isin(structure, np.frombuffer(_CLOSING, np.uint8))
-    if len(structure) - np.count_nonzero(closing) > most:
+    depths = _DEPTH_CHANGE[structure]
+    if np.count_nonzero(depths >= 0) > most:
         raise TooManyImagesError(
             f"the JSON has more values than {max_images} images have",
             remedy=f"Send at most {max_images} images in one request, or raise GLYPH_MAX_IMAGES.",
         )
-    depth = np.cumsum(opening.astype(np.int8) - closing.astype(np.int8), dtype=np.int32)
-    if len(depth) and depth.max() > MAX_DEPTH:
+    if len(depths) and np.cumsum(depths, dtype=np.int32).max() > MAX_DEPTH:
         raise MalformedBodyError(
             f"the JSON nests deeper than {MAX_DEPTH} levels",
             remedy="An image is a list of 28 lists of 28 numbers, or one list of 784.",
@@ -71,6 +71,8 @@ def _structure(body: bytes) -> npt.NDArray[np.uint8]:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     marks = np.frombuffer(body.translate(None, _NOT_STRUCTURE), np.uint8)
     quotes = marks == _QUOTE
+    if not quotes.any():
+        return marks
     inside = np.cumsum(quotes, dtype=np.uint8) & 1  # the sum may wrap, its last bit does not
     outside: npt.NDArray[np.uint8] = marks[(inside == 0) & ~quotes]
     return outside
