@@ -1,0 +1,236 @@
+"""The batcher: what has arrived is run together, each answer is its own, and nothing is computed for nobody."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import uvloop
+
+from bundle.repository import Bundle
+from serving.app import create_app
+from serving.engine import BUCKETS, Engine, Outputs, padding
+from serving.inference.batcher import TURN_IMAGES, Batcher, Job
+from serving.messages import Answer, Request
+from serving.pipeline import Exchange, Pipeline
+from serving.settings import ServiceSettings
+from tests.pictures import png
+from tests.serving.models import Linear, publish_synthetic
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@pytest.fixture
+def pipeline(bundle: Bundle) -> Pipeline:
+    """Return the pipeline of an application."""
+    app = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu"))
+    found = app.extensions["glyph.pipeline"]
+    assert isinstance(found, Pipeline)
+    return found
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """Return a loop that nothing else uses."""
+    made = uvloop.new_event_loop()
+    yield made
+    made.close()
+
+
+def asked(pipeline: Pipeline, pixels: Pixels, *, age: float = 0.0, **headers: str) -> Exchange:
+    """Open the exchange of one image, which arrived so many seconds ago."""
+    fields = {"content-type": "image/png"} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    request = Request(method="POST", path="/predict", headers=fields, body=png(pixels))
+    return pipeline.open(request, time.perf_counter() - age)
+
+
+def answered(
+    loop: asyncio.AbstractEventLoop,
+    batcher: Batcher,
+    exchanges: list[Exchange],
+    gone: frozenset[int] = frozenset(),
+) -> list[Answer]:
+    """Put all of them in one turn of the loop, and return their answers in the same order."""
+    answers: dict[int, Answer] = {}
+
+    def done(number: int, answer: Answer) -> None:
+        answers[number] = answer
+        if len(answers) == len(exchanges):
+            loop.stop()
+
+    def put() -> None:
+        for number, exchange in enumerate(exchanges):
+            batcher.put(
+                Job(exchange, lambda answer, at=number: done(at, answer), lambda at=number: at in gone)  # type: ignore[misc]
+            )
+
+    loop.call_soon(put)
+    loop.run_forever()
+    return [answers[number] for number in range(len(exchanges))]
+
+
+def images(digit: Pixels, count: int) -> list[Pixels]:
+    """Return so many images, each another one."""
+    return [np.roll(digit, number, axis=number % 2) for number in range(count)]
+
+
+def test_what_arrives_together_is_run_together_and_answered_as_if_alone(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """One batch of eleven; each answer has the bytes that it has alone."""
+    pixels = images(digit, 11)
+    exchanges = [asked(pipeline, one) for one in pixels]
+    answers = answered(loop, Batcher(loop, pipeline), exchanges)
+    assert {exchange.batch for exchange in exchanges} == {11}
+    assert [answer.body for answer in answers] == [
+        pipeline.answer(asked(pipeline, one)).body for one in pixels
+    ]
+    assert set(exchanges[0].phases) == {"queue", "decode", "infer", "encode"}
+
+
+def test_a_turn_takes_a_bounded_number(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """Two hundred at once are several batches, so that sockets are looked at in between."""
+    exchanges = [asked(pipeline, digit) for _ in range(200)]
+    answers = answered(loop, Batcher(loop, pipeline), exchanges)
+    assert {answer.status for answer in answers} == {200}
+    assert {exchange.batch for exchange in exchanges} == {TURN_IMAGES, 200 % TURN_IMAGES}
+
+
+def test_a_bad_request_spoils_its_own_answer_only(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """In the middle of others, an image of another size."""
+    exchanges = [asked(pipeline, one) for one in (digit, np.zeros((9, 9), np.uint8), digit)]
+    assert [answer.status for answer in answered(loop, Batcher(loop, pipeline), exchanges)] == [200, 422, 200]
+
+
+def test_what_is_late_or_whose_client_has_gone_is_not_computed(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """One has waited longer than it may, one client has gone: the batch is of the others."""
+    exchanges = [
+        asked(pipeline, digit),
+        asked(pipeline, digit, age=2.0, x_request_timeout_ms="1000"),
+        asked(pipeline, digit),
+        asked(pipeline, digit, age=2.0, x_request_timeout_ms="60000"),
+    ]
+    answers = answered(loop, Batcher(loop, pipeline), exchanges, gone=frozenset({2}))
+    assert [answer.status for index, answer in enumerate(answers) if index != 2] == [200, 504, 200]
+    assert [exchange.batch for exchange in exchanges] == [2, 0, 0, 2]
+    assert "decode" not in exchanges[1].phases
+    assert "decode" not in exchanges[2].phases
+
+
+def test_a_reload_between_two_requests_mixes_no_models(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels, tmp_path: Path
+) -> None:
+    """Requests that were decoded for two engines in one turn are answered by their own."""
+    other = create_app(ServiceSettings(model=publish_synthetic(tmp_path).path.parent, provider="cpu"))
+    engines = [pipeline.state.engine(), other.extensions["glyph"].engine()]
+    asking = iter([engines[0], engines[1], engines[0]])
+    runs: list[tuple[int, int]] = []
+    original = Engine.infer
+
+    def infer(self: Engine, batch: Pixels) -> Outputs:
+        runs.append((engines.index(self), len(batch)))
+        return original(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "infer", infer)
+        patch.setattr(type(pipeline.state), "engine", lambda _self, _version=None: next(asking))
+        answered(loop, Batcher(loop, pipeline), [asked(pipeline, digit) for _ in range(3)])
+    assert sorted(runs) == [(0, 2), (1, 1)]
+
+
+def test_an_inference_that_fails_is_500_for_its_batch_and_the_next_is_well(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """A failing session is an answer too."""
+    batcher = Batcher(loop, pipeline)
+
+    def fail(_self: Engine, _images: Pixels) -> Outputs:
+        raise RuntimeError("no")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "infer", fail)
+        answers = answered(loop, batcher, [asked(pipeline, digit) for _ in range(2)])
+        assert [answer.status for answer in answers] == [500, 500]
+    assert answered(loop, batcher, [asked(pipeline, digit)])[0].status == 200
+
+
+def test_on_cuda_the_loop_decodes_the_next_batch_while_one_runs(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """The inference is held on its thread until all that came later has been decoded, then it is one batch."""
+    pipeline.state.provider = "cuda"  # the engine stays on the CPU; the batcher's way is what is tested
+    release, threads = threading.Event(), set()
+    original = Engine.infer
+    decoded = 0
+
+    def infer(self: Engine, batch: Pixels) -> Outputs:
+        threads.add(threading.current_thread().name)
+        assert release.wait(30)
+        return original(self, batch)
+
+    prepare = pipeline.prepare
+
+    def counted(exchange: Exchange) -> object:
+        nonlocal decoded
+        decoded += 1
+        if decoded == 6:
+            release.set()
+        return prepare(exchange)
+
+    exchanges = [asked(pipeline, digit) for _ in range(6)]
+    batcher = Batcher(loop, pipeline)
+    answers: list[Answer] = []
+
+    def done(answer: Answer) -> None:
+        answers.append(answer)
+        if len(answers) == 6:
+            loop.stop()
+
+    def put(number: int) -> None:
+        batcher.put(Job(exchanges[number], done, lambda: False))
+        if number < 5:
+            loop.call_later(0.001, put, number + 1)  # each in another turn
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "infer", infer)
+        patch.setattr(pipeline, "prepare", counted)
+        loop.call_soon(put, 0)
+        loop.run_forever()
+    batcher.close()
+    assert {answer.status for answer in answers} == {200}
+    assert [exchange.batch for exchange in exchanges] == [1, 5, 5, 5, 5, 5]
+    assert all(name.startswith("inference") for name in threads)
+
+
+def test_batches_are_padded_to_a_few_sizes(pipeline: Pipeline, linear: Linear) -> None:
+    """The session sees only those, and no answer depends on how many others were in its batch."""
+    engine = pipeline.state.engine()
+    seen: set[int] = set()
+
+    class Session:
+        def run(self, names: list[str], feed: dict[str, Pixels]) -> object:
+            seen.add(len(feed["images"]))
+            return engine.session.run(names, feed)
+
+    watched = Engine(bundle=engine.bundle, provider="cpu", session=Session())
+    pixels = np.random.default_rng(1).integers(0, 256, (600, 28, 28), dtype=np.uint8)
+    whole = watched.infer(pixels)
+    assert np.allclose(whole.probabilities, linear.probabilities(pixels), atol=1e-5)
+    for count in (1, 2, 3, 7, 33, 100, 256, 257, 600):
+        outputs = watched.infer(pixels[:count])
+        assert len(outputs) == count
+        assert np.array_equal(outputs.probabilities, whole.probabilities[:count])
+        assert (count + padding(count)) % BUCKETS[-1] in (0, *BUCKETS)
+    assert seen <= set(BUCKETS)
