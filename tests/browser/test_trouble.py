@@ -222,19 +222,47 @@ def test_files_wait_for_a_busy_service(page: Page, service: Service, digits: Ima
     expect(page.locator("#rows .answer")).to_have_text("7")
 
 
-def test_a_service_that_asks_for_a_token_gets_one(browser: Browser, guarded_service: Service) -> None:
+def test_a_service_without_a_model_is_waited_for(page: Page, service: Service) -> None:
+    """Not ready when the page is opened: it says so, and is there as soon as the model is."""
+    page.clock.install(time=0)
+    page.route("**/metadata", a_problem(503, "The service is not ready", Retry_After="30"))
+    page.goto(f"http://127.0.0.1:{service.port}/")
+    expect(page.locator("#problem")).to_have_text("The service is not ready. The detail.")
+    expect(page.locator("#countdown")).to_contain_text("Trying again in")
+    page.unroute("**/metadata")
+    page.clock.fast_forward(31_000)
+    expect(page.locator("#model")).to_contain_text("version 1")
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_what_was_answered_before_is_not_shown_beside_a_refusal(page: Page, service: Service) -> None:
+    """A drawing without an answer stands beside none, not beside that of the drawing before."""
+    open_page(page, service)
+    draw(page, SEVEN[:1])
+    expect(page.locator("#live")).to_contain_text("%")
+    page.route(PREDICT, a_problem(503, "The service is busy", Retry_After="60"))
+    draw(page, SEVEN[1:])
+    expect(page.locator("#sure")).to_have_text("No answer yet")
+
+
+def test_a_service_that_asks_for_a_token_gets_one(
+    browser: Browser, guarded_service: Service, digits: Images
+) -> None:
     """The real refusal shows a field; the token is kept for this tab alone, and sent from then on."""
     context = browser.new_context()
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{guarded_service.port}/")
     expect(page.locator("#problem")).to_have_text("This service asks for an access token.")
     draw(page, SEVEN)
+    page.set_input_files("#files", [a_file("seven.png", png(digits[0]))])
+    expect(page.locator("#rows .remark")).to_contain_text("access token")
     page.get_by_label("Access token").fill("wrong")
     page.keyboard.press("Enter")
     expect(page.locator("#problem")).to_have_text("The service does not accept this access token.")
     page.get_by_label("Access token").fill(TOKEN)
     page.get_by_role("button", name="Use it").click()
     expect(page.locator("#label")).to_have_text("7")
+    expect(page.locator("#rows .answer")).to_have_text("7")
     expect(page.locator("#model")).to_contain_text("version 1")
     expect(page.locator("#notice")).to_be_hidden()
     assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]

@@ -67,9 +67,8 @@ function row() {
   return item;
 }
 
-/** Return a probability in percent, to a tenth; what is not quite certain is not called so. */
+/** Return a probability in percent, to a tenth; nothing is called certain. */
 export function percent(probability) {
   const value = probability * 100;
-  if (value >= 99.95 && value < 100) return ">99.9%";
-  return `${value.toFixed(1).replace(/\.0$/, "")}%`;
+  return value >= 99.95 ? ">99.9%" : `${value.toFixed(1).replace(/\.0$/, "")}%`;
 }

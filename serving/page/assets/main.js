@@ -25,7 +25,7 @@ const table = new FileTable(byId("rows"), byId("row"), {
   mostFiles: () => model.mostFiles,
   show: (picture, answer) => {
     showFile(picture, answer);
-    byId("result").scrollIntoView({ block: "nearest" });
+    byId("verdict").scrollIntoView({ block: "nearest" });
   },
   asked: announceFiles,
   refused: (error) => failed(error, null, null),
@@ -98,13 +98,17 @@ function showNothing() {
   paint(byId("seen"), null);
   byId("note").textContent = "";
   byId("save").removeAttribute("href");
-  byId("label").textContent = "–";
-  byId("label").className = "label empty";
-  byId("sure").textContent = "No image yet";
-  byId("timing").textContent = "\u00a0";
-  chart.show(model.classes.map((name) => [name, 0]));
+  showNoAnswer("No image yet");
   announce("");
   if (!latest.paused) hideNotice();
+}
+
+function showNoAnswer(reason) {
+  byId("label").textContent = "–";
+  byId("label").className = "label empty";
+  byId("sure").textContent = reason;
+  byId("timing").textContent = "\u00a0";
+  chart.show(model.classes.map((name) => [name, 0]));
 }
 
 function answered(answer, picture) {
@@ -174,8 +178,8 @@ function warn(warnings, picture) {
 function failed(error, picture, waitMs) {
   const id = error.requestId && error.status >= 500 ? `Request ${error.requestId}` : "";
   unreached = error.status === 0;
-  notice(sentences(error.message, id), "error");
-  if (byId("label").classList.contains("empty")) byId("sure").textContent = "No answer yet";
+  notice(sentences(error.message, id), error.status === 401 ? "question" : "error");
+  if (picture) showNoAnswer("No answer yet"); // what was shown answered an earlier question
   if (error.status === 401) {
     byId("access").hidden = false;
     return;
@@ -185,7 +189,7 @@ function failed(error, picture, waitMs) {
     return;
   }
   countDown(performance.now() + waitMs);
-  byId("again").hidden = error.retryAfterMs !== null; // what the service has asked for is kept
+  byId("again").hidden = picture === null || error.retryAfterMs !== null; // what the service has asked for is kept
 }
 
 /** Show the seconds until the next try; not in the alert, which would be read out each second. */
@@ -281,6 +285,7 @@ function sampleItem({ label, png }) {
     const picture = await openPicture(file, "none", model.polarity);
     pad.clear(); // what is shown is one thing or the other
     ask(picture);
+    byId("verdict").scrollIntoView({ block: "nearest" });
   });
   button.append(image);
   item.append(button);
@@ -288,6 +293,8 @@ function sampleItem({ label, png }) {
 }
 
 /* ---- The model ------------------------------------------------------------------------------------------ */
+
+let withoutModel = false;
 
 model.addEventListener("change", () => {
   const root = document.documentElement;
@@ -299,11 +306,16 @@ model.addEventListener("change", () => {
   byId("polarity-help").textContent = model.polarityHelp;
   byId("preparation").value = model.characters ? "mnist" : "scale";
   showSamples(model.samples);
+  if (withoutModel && !latest.paused) hideNotice();
+  withoutModel = false;
   if (turned) pad.recolour();
   if (!shown) chart.show(model.classes.map((name) => [name, 0]));
   else if (turned && !pad.empty) askDrawing();
 });
-model.addEventListener("failed", ({ detail: error }) => failed(error, null, null));
+model.addEventListener("failed", ({ detail }) => {
+  failed(detail.error, null, detail.waitMs);
+  withoutModel = true;
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => pad.recolour());
 
 model.load();

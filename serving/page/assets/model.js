@@ -8,7 +8,7 @@ const RETRY_MS = 3000;
 const RELOAD_MS = 5000;
 const PROVIDERS = { cpu: "CPU", cuda: "GPU (CUDA)" };
 
-/** Sends `change` when the model is known or has changed, `failed` with a ServiceError as its detail. */
+/** Sends `change` when the model is known or has changed, `failed` with a ServiceError and when it is tried again. */
 export class Model extends EventTarget {
   #metadata = null;
   #samples = [];
@@ -26,8 +26,9 @@ export class Model extends EventTarget {
       this.#samples = samples.document.samples;
       this.dispatchEvent(new Event("change"));
     } catch (error) {
-      this.dispatchEvent(new CustomEvent("failed", { detail: error }));
-      if (error.passing) setTimeout(() => this.load(), error.retryAfterMs ?? RETRY_MS);
+      const waitMs = error.passing ? (error.retryAfterMs ?? RETRY_MS) : null;
+      if (waitMs !== null) setTimeout(() => this.load(), waitMs);
+      this.dispatchEvent(new CustomEvent("failed", { detail: { error, waitMs } }));
     } finally {
       this.#loading = false;
     }
