@@ -4,14 +4,17 @@ The one decoder of all three: what a model is trained on, what the service is as
 the batch scorer reads go through `decode`, so that one file cannot mean two images.
 """
 
+import ctypes
 import io
 import struct
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image, ImageFile, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -83,6 +86,20 @@ _T = TypeVar("_T")
 # What Pillow only warns of (a short read, a tag that makes no sense) is damage: refuse it, always.
 # The filter is set once, because to set it for one image is not safe beside other threads.
 warnings.filterwarnings("error", module=r"PIL\.")
+
+
+def _quiet_libtiff() -> None:
+    """Keep libtiff from writing to standard error, between the lines of a log, what Pillow raises anyway.
+
+    Pillow's wheels bring the library with them; where it comes from elsewhere, it goes on writing.
+    """
+    for library in Path(PIL.__file__).parent.parent.glob("pillow.libs/libtiff-*"):
+        libtiff = ctypes.CDLL(str(library))
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)
+
+
+_quiet_libtiff()
 
 
 def decode(data: bytes) -> npt.NDArray[np.uint8]:

@@ -29,7 +29,7 @@ def with_chunks(chunks: bytes, *, behind: bool = False) -> bytes:
 
 def with_segments(segments: bytes) -> bytes:
     """Return the digit as a JPEG with something put behind its first marker."""
-    data = SAMPLES["image/jpeg"]
+    data: bytes = SAMPLES["image/jpeg"]
     return data[:2] + segments + data[2:]
 
 
@@ -166,3 +166,21 @@ def test_a_png_whose_end_is_only_in_a_text_ends_too_early(digit: Pixels) -> None
     with pytest.raises(ImageError, match="ends too early"):
         decode(whole[:-12])
     assert np.array_equal(decode(whole), digit)
+
+
+def test_a_broken_tiff_writes_nothing_between_the_lines_of_a_log() -> None:
+    """What libtiff finds is in the refusal, and not on standard error."""
+    program = (
+        "import sys; from bundle.errors import ImageError; from bundle.images import decode\n"
+        "try: decode(sys.stdin.buffer.read())\n"
+        "except ImageError as error: print(error.kind)"
+    )
+    packed = zlib.compress(a_digit().tobytes())
+    tags = {256: 28, 257: 28, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: 28, 279: len(packed)}
+    fields = {tag: (4, 1, value) for tag, value in tags.items()}
+    assert np.array_equal(decode(a_tiff(fields, packed)), a_digit())
+    broken = a_tiff(fields, b"\0" * len(packed))
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, input=broken, capture_output=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"damaged\n", b"")
