@@ -35,7 +35,7 @@ def blueprint(state: ModelState) -> Blueprint:
 
     @routes.get("/v2/health/ready")
     def _ready() -> Response:
-        state.engine()
+        state.report()  # which is refused where the process is ending, too
         return _json({"ready": True, "live": True})
 
     @routes.get("/v2/models/<model>")
@@ -47,6 +47,7 @@ def blueprint(state: ModelState) -> Blueprint:
     @routes.get("/v2/models/<model>/versions/<version>/ready")
     def _model_ready(model: str, version: str | None = None) -> Response:
         Target(model, version).engine(state)
+        state.report()
         return _json({"name": model, "ready": True})
 
     return routes
