@@ -184,6 +184,7 @@ class ModelState:
         found = fingerprint(path)
         for one in self._loaded:
             if one.engine.bundle.version == version and one.fingerprint == found:
+                self._refusals.pop(version, None)  # as of files that were damaged for a while
                 self._swap(one)
                 return True
         refusal = self._refusals.get(version)
@@ -200,9 +201,9 @@ class ModelState:
                 self._refuse(Refusal(version, f"an unexpected error: {error}", found, golden=False))
             else:
                 self._refusals.pop(version, None)
+                self._swap(Loaded(engine, found))
                 self.metrics.golden(passed=True)
                 self.metrics.loaded(time.perf_counter() - started)
-                self._swap(Loaded(engine, found))
                 return True
         # The served version's files were damaged after it was loaded: what is in memory is still good.
         return bool(self._loaded) and self._loaded[0].engine.bundle.version == version
@@ -224,6 +225,7 @@ class ModelState:
         version = chosen.engine.bundle.version
         others = [one for one in self._loaded if one.engine.bundle.version != version]
         self._loaded = (chosen, *others[: self.settings.kept_versions])
+        self._publish()
         manifest = chosen.engine.bundle.manifest
         log.info(
             "ready: %s version %d on %s, digest %s",
@@ -234,6 +236,11 @@ class ModelState:
         )
 
     def _refuse(self, refusal: Refusal) -> None:
+        """Report a refusal: first what it is, then that there is one more."""
+        if not self._loaded and refusal.version >= max(self._refusals, default=0):
+            self._reason = refusal.reason  # of the newest, which is what an operator expects served
+        self._refusals[refusal.version] = refusal
+        self._publish()
         if refusal.golden:
             self.metrics.golden(passed=False)
         self.metrics.refused()
@@ -245,10 +252,7 @@ class ModelState:
                 self._loaded[0].engine.bundle.version,
             )
         else:
-            if not self._refusals or refusal.version >= max(self._refusals):
-                self._reason = refusal.reason  # of the newest, which is what an operator expects served
             log.error("not ready: %s", refusal.reason)
-        self._refusals[refusal.version] = refusal
 
     def _not_ready(self, detail: str, remedy: str) -> NotReadyError:
         error = NotReadyError(detail, remedy=remedy)

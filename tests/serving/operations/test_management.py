@@ -1,6 +1,7 @@
 """The management port of real services: probes and metrics of all workers, whatever happens to them."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -218,9 +219,8 @@ def test_a_new_version_is_swapped_in_without_one_failed_request(tmp_path: Path, 
         try:
             publish_synthetic(tmp_path)
             pod.await_value(2, "glyph_model_workers", version="2")
-            publish_bad(tmp_path, "golden mismatch")
-            await_(lambda: pod.value("glyph_model_loads_total", outcome="refused") == 2)
-            pod.await_value(2, "glyph_model_workers", version="2")
+            bad = publish_bad(tmp_path, "golden mismatch")
+            pod.await_value(2, "glyph_model_loads_total", outcome="refused")
             # Requests go on coming after the last change, so that it has been asked through.
             count = len(statuses)
             await_(lambda: len(statuses) > count + 20)
@@ -242,6 +242,10 @@ def test_a_new_version_is_swapped_in_without_one_failed_request(tmp_path: Path, 
             assert refusal["version"] == 3
             assert "golden" in refusal["reason"]
         assert pod.service.log().count("refused version 3: the golden examples") == 2
+        shutil.rmtree(bad.path)
+        await_(lambda: pod.ask("/readyz").json()["refused"] == [])
+        pod.await_value(1, "glyph_golden_check_passed")
+        assert pod.value("glyph_model_versions_refused") == 0
 
 
 def test_a_draining_service_is_not_ready_and_still_answers_probes(

@@ -1,6 +1,7 @@
 """New versions: proven beside the old one, swapped in whole, or refused with the old one answering on."""
 
 import json
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -218,10 +219,17 @@ def test_damage_to_the_served_version_is_reported_and_changes_nothing(tmp_path: 
     second = publish_synthetic(tmp_path)
     state = start(first)
     held = state.engine()
+    path = second.path / ONNX_FILE
+    whole, times = path.read_bytes(), path.stat()
     corrupt(second)
     state.load()
     assert state.engine() is held
     assert list(refused(state)) == [2]
+    path.write_bytes(whole)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    state.load()
+    assert state.engine() is held
+    assert refused(state) == {}
 
 
 def test_a_number_that_was_published_anew_is_loaded_anew(tmp_path: Path) -> None:
