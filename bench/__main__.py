@@ -9,6 +9,10 @@ BENCHES = {
     "training": ("bench.training", "images/s of the training loop, against the course's DataLoader loop"),
     "kills": ("bench.kills", "a run killed again and again ends at the uninterrupted run's weights"),
     "probes": ("bench.probes", "probes of the management port, at twice the data port's capacity"),
+    "fuzz": ("bench.fuzz", "damaged images and requests: every one is refused or answered, none fails"),
+    "memory": ("bench.memory", "the memory of a service that answers 200,000 mixed requests"),
+    "start": ("bench.start", "time from the command to the first 200 of /readyz"),
+    "reload": ("bench.reload", "requests that fail while versions are published, good and bad ones"),
     "augmentation": ("bench.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
 }
 """Name: the module, whose `main(arguments) -> int` runs it, and one line of help."""

@@ -109,8 +109,9 @@ def through_pipeline(pipeline: Pipeline) -> Target:
     return feed
 
 
-def through_service(service: Service) -> Target:
-    """Return what sends a whole request to a live service, on one connection as long as it is kept."""
+@contextlib.contextmanager
+def through_service(service: Service) -> Iterator[Target]:
+    """Give what sends a whole request to a live service, on one connection as long as it is kept."""
     connection = service.connect()
 
     def feed(random: Random) -> str:
@@ -135,7 +136,8 @@ def through_service(service: Service) -> Target:
         body = _plain(response.headers.get("Content-Encoding", ""), body)
         return judge(request, response.status, response.headers.get("Content-Type", ""), body)
 
-    return feed
+    with contextlib.closing(connection):
+        yield feed
 
 
 def _escaped(part: str) -> str:
@@ -215,15 +217,13 @@ def main(arguments: list[str]) -> int:
         for number, (worker, inputs) in enumerate(
             (("inference", tenth - tenth // 2), ("gthread", tenth // 2)), 2
         ):
-            with running(directory, until="/readyz", model=model, worker=worker) as service:
+            with (
+                running(directory, until="/readyz", model=model, worker=worker) as service,
+                through_service(service) as target,
+            ):
                 workers = children(service.process.pid)
-                taken, results[worker] = run(
-                    f"service, {worker}",
-                    through_service(service),
-                    inputs,
-                    options.seed + number * 1_000_000_007,
-                    *workers,
-                )
+                first_seed = options.seed + number * 1_000_000_007
+                taken, results[worker] = run(f"service, {worker}", target, inputs, first_seed, *workers)
                 total += taken.total()
                 if children(service.process.pid) != workers:
                     print("a process of the service died")
