@@ -1,0 +1,25 @@
+"""The documentation page in a browser: whole without scripts and without a network, and readable by everybody."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser.conftest import DESKTOP
+from tests.browser.test_reading import NARROW, fits, violations
+from tests.serving.processes import Service
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(DESKTOP, "light"), (NARROW, "dark")])
+def test_the_documentation_reads_well(browser: Browser, service: Service, viewport: Any, scheme: Any) -> None:
+    """With all of an operation opened, axe finds nothing and nothing is too wide; nothing is asked of another host."""
+    context = browser.new_context(viewport=viewport, color_scheme=scheme)
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    home = f"http://127.0.0.1:{service.port}"
+    page.goto(f"{home}/docs")
+    assert set(asked) <= {f"{home}/docs", f"{home}/assets/docs.css", "data:,"}
+    page.evaluate("document.querySelectorAll('#predict details').forEach(part => part.open = true)")
+    assert (violations(page), fits(page)) == ([], True)
+    context.close()
