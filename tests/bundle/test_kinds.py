@@ -18,6 +18,7 @@ from torchvision.io import ImageReadMode, decode_image
 from bundle.images import CONVERSIONS, decode
 from tests.bundle import handmade
 from tests.bundle.handmade import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, Order, a_png, chunk, raw_tiff
+from tests.conftest import ROOT
 from tests.pictures import Pixels, encoded
 
 Array = npt.NDArray[Any]
@@ -278,3 +279,10 @@ def test_the_contract_speaks_of_every_kind() -> None:
         "floating_point",
         "size",
     }
+
+
+def test_the_readme_says_what_the_contract_says() -> None:
+    """Each conversion is a row of its table, word for word."""
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    for sentence in CONVERSIONS.values():
+        assert [row for row in rows if row.endswith(f" | {sentence} |")], sentence
