@@ -5,6 +5,7 @@ from typing import Any
 from bundle.images import PARSERS
 from bundle.manifest import IMAGE_SIZE
 from serving.description.errors import ACCESS, FAILURES, INFER, PREDICT, problems, protocol_errors
+from serving.description.fields import HEADERS, PARAMETERS
 from serving.description.schemas import EXAMPLE_IMAGE, EXAMPLE_PNG, schemas
 from serving.errors import NotFoundError
 from serving.messages import JSON
@@ -48,7 +49,7 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
             {"name": "pages", "description": "For people, and this description."},
         ],
         "paths": _own_paths() | _protocol_paths() | _pages(),
-        "components": {"schemas": schemas(settings), "headers": _HEADERS, "parameters": _PARAMETERS},
+        "components": {"schemas": schemas(settings), "headers": HEADERS, "parameters": PARAMETERS},
     }
     if settings.tokens_file is not None:
         described["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
@@ -59,77 +60,6 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
 
 
 _OPEN_PATHS = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready")
-
-_HEADERS = {
-    "X-Request-ID": {
-        "description": "The request's own id if it sent a well-formed one, else a new one.",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~+/=:@-]{1,128}$"},
-    },
-    "Server-Timing": {
-        "description": "Milliseconds of decode, queue, infer and encode; the size of the batch (W3C Server Timing).",
-        "schema": {"type": "string"},
-        "example": 'decode;dur=0.213, queue;dur=0.054, infer;dur=0.190, encode;dur=0.031, batch;desc="4"',
-    },
-    "Inference-Header-Content-Length": {
-        "description": "The length in bytes of the JSON before the binary tensors.",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}},
-    "Allow": {"required": True, "schema": {"type": "string"}},
-    "WWW-Authenticate": {"schema": {"type": "string"}},
-    "ETag": {"schema": {"type": "string"}},
-}
-_PARAMETERS = {
-    "X-Request-ID": {
-        "name": "X-Request-ID",
-        "in": "header",
-        "description": "Taken over into the answer and the log if it is 1 to 128 of A-Z a-z 0-9 . _ ~ + / = : @ -; "
-        "else a new one is made.",
-        "schema": {"type": "string"},
-        "example": "7b1d2c0a",
-    },
-    "X-Request-Timeout-Ms": {
-        "name": "X-Request-Timeout-Ms",
-        "in": "header",
-        "description": "Answer 504 rather than compute what took longer than this to get its turn.",
-        "schema": {"type": "string", "pattern": "^0{0,11}[1-9][0-9]*$"},
-        "example": "30000",
-    },
-    "Content-Encoding": {
-        "name": "Content-Encoding",
-        "in": "header",
-        "description": "A coding of the body that is undone.",
-        "schema": {"enum": ["gzip", "deflate", "identity"]},
-    },
-    "top": {
-        "name": "top",
-        "in": "query",
-        "description": "List so many classes alone, the most probable first.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
-        "example": 3,
-    },
-    "threshold": {
-        "name": "threshold",
-        "in": "query",
-        "description": "Give no label (null, the service abstains) where its probability is below this.",
-        "schema": {"type": "number", "minimum": 0, "maximum": 1},
-        "example": 0.9,
-    },
-    "Inference-Header-Content-Length": {
-        "name": "Inference-Header-Content-Length",
-        "in": "header",
-        "description": "The length in bytes of the JSON before the binary tensor; 0 where the body is one raw tensor.",
-        "schema": {"type": "string", "pattern": "^[0-9]{1,10}$"},
-    },
-    "model": {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}},
-    "version": {
-        "name": "version",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[0-9]+$"},
-    },
-}
 
 
 def _use(*names: str) -> list[dict[str, str]]:
