@@ -73,6 +73,7 @@ def _request(body: bytes) -> Request:
         query=request.query_string.decode("latin-1"),
         headers={name.lower(): value for name, value in request.headers.items()},
         body=body,
+        client=request.remote_addr or "",
     )
 
 

@@ -62,6 +62,7 @@ def _leave_trail(pipeline: Pipeline, fields: dict[str, str], response: Response)
         path=request.path,
         status=response.status_code,
         seconds=time.perf_counter() - started,
+        client=request.remote_addr or "",
         request_id=response.headers.get("X-Request-ID"),
         holder=g.get("holder"),
         trace=trace,

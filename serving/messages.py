@@ -19,6 +19,8 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     """By name in lower case; values of a repeated field are joined by a comma and a space (RFC 9110, 5.3)."""
     body: bytes = b""
+    client: str = ""
+    """The address of who sent it: the last one, where there are proxies."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -151,6 +151,7 @@ class Pipeline:
             seconds=time.perf_counter() - exchange.arrived,
             phases=exchange.phases,
             batch=exchange.batch,
+            client=exchange.request.client,
             request_id=exchange.id,
             holder=exchange.holder,
             trace=exchange.trace,

@@ -74,6 +74,8 @@ class Finished:
     phases: Mapping[str, float] = field(default_factory=dict)
     """Seconds of decode, queue, infer and encode, as far as it came; one followed the other."""
     batch: int = 0
+    client: str
+    """The address of who sent it."""
     request_id: str | None
     holder: str | None
     """The name of the bearer token's holder."""
@@ -139,6 +141,8 @@ class Tracer:
             "http.response.status_code": finished.status,
             "url.path": finished.path,
         }
+        if finished.client:
+            attributes["client.address"] = finished.client
         if finished.request_id is not None:
             attributes["glyph.request_id"] = finished.request_id
         if finished.batch:

@@ -54,6 +54,8 @@ def _log(finished: Finished, own: TraceContext | None) -> None:
         "status": finished.status,
         "duration_ms": milliseconds,
     }
+    if finished.client:
+        fields["client"] = finished.client
     named = {"request_id": finished.request_id, "holder": finished.holder}
     if own is not None:
         named |= {"trace_id": own.trace_id, "span_id": own.span_id}
@@ -63,7 +65,8 @@ def _log(finished: Finished, own: TraceContext | None) -> None:
     fields |= {f"{phase}_ms": round(seconds * 1000, 3) for phase, seconds in finished.phases.items()}
     words = " ".join(f"{name}={value}" for name, value in named.items() if value is not None)
     access.info(
-        "%s %s %d %.3f ms %s",
+        "%s %s %s %d %.3f ms %s",
+        finished.client or "-",
         finished.method,
         finished.path,
         finished.status,

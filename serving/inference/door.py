@@ -98,7 +98,12 @@ class Door:
         """Answer a request of a prediction route: refuse it, or let it run with what else has arrived."""
         pipeline = self.pipeline
         request = Request(
-            method=head.method, path=head.path, query=head.query, headers=head.headers, body=body
+            method=head.method,
+            path=head.path,
+            query=head.query,
+            headers=head.headers,
+            body=body,
+            client=connection.client[0] if connection.client else "",
         )
         exchange = pipeline.open(request, arrived)
         if self.hooked:

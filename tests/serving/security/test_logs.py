@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import socket
 import sys
 from datetime import datetime
 from typing import Any
@@ -93,7 +94,7 @@ def test_every_line_of_the_service_is_an_object_and_a_request_has_one(guarded: G
     phases = {name: line.pop(name) for name in list(line) if name.endswith("_ms")}
     assert {"decode_ms", "infer_ms", "encode_ms"} <= set(phases)
     assert sum(phases.values()) <= duration + 0.01
-    assert line.pop("message").startswith("POST /predict 200 ")
+    assert line.pop("message").startswith("127.0.0.1 POST /predict 200 ")
     assert re.fullmatch(r"[0-9a-f]{32}", line.pop("trace_id"))
     assert re.fullmatch(r"[0-9a-f]{16}", line.pop("span_id"))
     for name in ("time", "pid"):
@@ -101,6 +102,7 @@ def test_every_line_of_the_service_is_an_object_and_a_request_has_one(guarded: G
     assert line == {
         "level": "info",
         "logger": "glyph.access",
+        "client": "127.0.0.1",
         "method": "POST",
         "route": "/predict",
         "path": "/predict",
@@ -161,6 +163,21 @@ def test_neither_bodies_nor_queries_nor_tokens_are_in_the_log(guarded: Guarded) 
     assert guarded.token not in log
 
 
+def test_a_request_that_cannot_be_parsed_puts_no_token_into_the_log(guarded: Guarded) -> None:
+    """A field without its colon is not understood as a field, and may well hold a secret."""
+    token = new_token()
+    for field in (f"Authorization Bearer {token}", f"Authorization : Bearer {token}", f"Bearer {token}: x"):
+        with socket.create_connection(("127.0.0.1", guarded.service.port), timeout=30) as connection:
+            connection.sendall(
+                f"GET /v2 HTTP/1.1\r\nHost: x\r\n{field}\r\nConnection: close\r\n\r\n".encode()
+            )
+            answer = b""
+            while piece := connection.recv(4096):
+                answer += piece
+        assert answer.startswith(b"HTTP/1.1 4")
+    assert token not in guarded.service.log()
+
+
 def test_text_is_the_default_and_says_the_same(bundle: Bundle, tmp_path: Any) -> None:
     """One line for a request, as Gunicorn writes its own."""
     with running(tmp_path, until="/readyz", model=bundle.path.parent, access_log=True) as service:
@@ -168,7 +185,7 @@ def test_text_is_the_default_and_says_the_same(bundle: Bundle, tmp_path: Any) ->
         assert answer.status == 200
         (line,) = [line for line in service.log().splitlines() if ID in line]
     assert re.fullmatch(
-        rf"\[[^]]+\] \[\d+\] \[INFO\] POST /predict 200 \d+\.\d{{3}} ms request_id={ID}", line
+        rf"\[[^]]+\] \[\d+\] \[INFO\] 127\.0\.0\.1 POST /predict 200 \d+\.\d{{3}} ms request_id={ID}", line
     )
 
 

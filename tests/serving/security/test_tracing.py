@@ -124,6 +124,7 @@ def test_a_request_is_a_span_with_its_phases_below_it(guarded: Guarded) -> None:
         "http.route": "/predict",
         "http.response.status_code": 200,
         "url.path": "/predict",
+        "client.address": "127.0.0.1",
         "glyph.request_id": "traced",
         "glyph.batch_size": 3,
     }
