@@ -159,7 +159,7 @@ def test_the_documentation_page_needs_no_network(service: Service, api: dict[str
     answer = service.ask("GET", "/docs")
     page = Links()
     page.feed(answer.body.decode())
-    assert all(link.startswith(("/", "#", "data:")) and not link.startswith("//") for link in page.found), (
+    assert not any(":" in link or link.startswith("/") for link in page.found if link != "data:,"), page.found
         page.found
     )
     assert not page.tags & {"script", "img", "iframe", "style"}
