@@ -160,8 +160,6 @@ def test_the_documentation_page_needs_no_network(service: Service, api: dict[str
     page = Links()
     page.feed(answer.body.decode())
     assert not any(":" in link or link.startswith("/") for link in page.found if link != "data:,"), page.found
-        page.found
-    )
     assert not page.tags & {"script", "img", "iframe", "style"}
     style = service.ask("GET", STYLE)
     assert (style.status, style.headers["Content-Type"]) == (200, "text/css; charset=utf-8")
