@@ -8,6 +8,7 @@ worker, this module is imported by the arbiter and must not import ONNX Runtime.
 import contextlib
 import errno
 import io
+import select
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
 from gunicorn.sock import ssl_wrap_socket  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
-from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[import-untyped]
 
 from serving.errors import OverloadedError, ProblemError
 from serving.metrics import MALFORMED
@@ -174,6 +175,22 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
             return
         self.nr_conns += 1
         self.enqueue_req(TimedConnection(self, self.cfg, sock, address, listener.getsockname()))
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Let a client that has connected just before the end still send its request; Gunicorn resets it."""
+        if not self.alive and fs.exception() is None and fs.result() is _DEFER:
+            conn.data_ready = True
+            self.enqueue_req(conn)
+        else:
+            super().finish_request(conn, fs)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept, before it stops to listen, what has connected already: it would be reset else."""
+        if not enabled and not self.alive and self._accepting:
+            while select.select(self.sockets, [], [], 0)[0]:
+                for listener in self.sockets:
+                    self.accept(listener)
+        super().set_accept_enabled(enabled)
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         """Read the body, wait for a place, and have the application answer."""

@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
         self.server = transport.get_extra_info("sockname") or ""
         transport.set_write_buffer_limits(HELD_OUTPUT)
         self._wait(self._door.settings.keepalive_seconds)
+        if not self._door.alive:
+            self.end_within(LINGER_SECONDS)
         self._door.opened(self)
 
     def data_received(self, data: bytes) -> None:

@@ -45,8 +45,7 @@ class InferenceWorker(Worker):  # type: ignore[misc]
         self._listeners: list[socket.socket] = [listener.sock for listener in self.sockets]
         self._accepting = False
         self._connecting: set[asyncio.Task[Any]] = set()
-        self._handle_signals()
-        self._tick()
+        self.loop.call_soon(self._begin)
         try:
             self.loop.run_forever()
         finally:
@@ -70,9 +69,18 @@ class InferenceWorker(Worker):  # type: ignore[misc]
 
     # Signals
 
+    def _begin(self) -> None:
+        """Take the signals over, and begin; what came before the loop ran has set `alive`."""
+        self._handle_signals()
+        self._tick()
+        if not self.alive:
+            self.stop()
+
     def _handle_signals(self) -> None:
-        """Let the loop handle those that end or change what it does; SIGABRT must work when the loop is stuck."""
-        signal.set_wakeup_fd(-1)  # uvloop has its own
+        """Let the loop handle those that end or change what it does; SIGABRT must work when the loop is stuck.
+
+        Only from inside the running loop: uvloop loses a signal that comes between this and its start.
+        """
         self.loop.add_signal_handler(signal.SIGTERM, self.stop)
         self.loop.add_signal_handler(signal.SIGINT, self._quit)
         self.loop.add_signal_handler(signal.SIGQUIT, self._quit)

@@ -1,0 +1,215 @@
+"""Ends and restarts: what was asked is answered, what dies is replaced, and only its own requests fail."""
+
+import contextlib
+import http.client
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bundle.repository import Bundle
+from tests.pictures import png
+from tests.serving.inference.test_overload import children, large
+from tests.serving.inference.wire import connected, post, read_answer, statuses
+from tests.serving.processes import START_SECONDS, Service, running
+
+Pixels = npt.NDArray[np.uint8]
+PATIENCE = 60.0
+READY = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(params=["inference", "gthread"])
+def start(bundle: Bundle, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Service]]:
+    """Return what starts a service; each ends with the test, and well, if the test has not ended it."""
+    with ExitStack() as stack:
+
+        def begin(**settings: object) -> Service:
+            common = {"until": "/readyz", "model": bundle.path.parent, "worker": request.param}
+            return stack.enter_context(running(tmp_path, **(common | settings)))  # type: ignore[arg-type]
+
+        yield begin
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; the pause is between looks."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+
+
+class Load:
+    """Clients that ask without a pause on connections they keep, and count what they get."""
+
+    def __init__(self, service: Service, body: bytes, clients: int) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.failures: list[BaseException] = []
+        self._service, self._body = service, body
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def answered(self, more: int) -> None:
+        """Wait until so many more requests have been answered."""
+        before = self.statuses.total()
+        until(lambda: self.statuses.total() - before >= more or bool(self.failures))
+
+    def _ask(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            while not self._ended.is_set():
+                try:
+                    connection.request("POST", "/predict", self._body, {"Content-Type": "image/png"})
+                    response = connection.getresponse()
+                    response.read()
+                except (OSError, http.client.HTTPException) as error:
+                    self.failures.append(error)
+                    connection.close()
+                else:
+                    self.statuses[response.status] += 1
+
+
+def test_sigterm_answers_what_was_asked_and_exits_0(start: Callable[..., Service], digit: Pixels) -> None:
+    """Requests that wait, in the process and on connections it has not accepted yet, and not ready at once."""
+    service = start(threads=1)
+    (worker,) = children(service.process.pid)
+    with ExitStack() as stack:
+        kept = stack.enter_context(connected(service.port))
+        kept_stream = stack.enter_context(kept.makefile("rb"))
+        kept.sendall(READY)
+        assert read_answer(kept_stream)[0] == 200
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            new = [stack.enter_context(connected(service.port)) for _ in range(12)]
+            for number, connection in enumerate(new):
+                connection.sendall(large(digit) if number % 2 else post(png(digit)))
+            service.process.terminate()
+            until(lambda: "Handling signal: term" in service.log())
+            kept.sendall(READY * 50)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        ready = statuses(kept_stream.read())
+        assert ready[-1] == 503  # and some before it, as far as they were read before the signal
+        assert set(ready[:-1]) <= {200}
+        for connection in new:
+            with connection.makefile("rb") as stream:
+                assert read_answer(stream)[0] == 200
+    assert service.process.wait(START_SECONDS) == 0
+
+
+def test_a_hup_under_load_loses_no_request(start: Callable[..., Service], digit: Pixels) -> None:
+    """Workers are replaced twice while clients ask without a pause."""
+    service = start(workers=2)
+    with Load(service, png(digit), 4) as load:
+        for _ in range(2):
+            old = set(children(service.process.pid))
+            load.answered(50)
+            service.process.send_signal(signal.SIGHUP)
+            until(lambda before=old: not before & set(children(service.process.pid)))  # type: ignore[misc]
+            load.answered(50)
+    assert load.failures == []
+    assert set(load.statuses) == {200}
+
+
+def test_max_requests_replaces_a_process_and_loses_no_request(
+    start: Callable[..., Service], digit: Pixels
+) -> None:
+    """The clients see connections that end in good order, and nothing else."""
+    service = start(workers=2, max_requests=60)
+    old = set(children(service.process.pid))
+    with Load(service, png(digit), 3) as load:
+        until(lambda: not old & set(children(service.process.pid)) or bool(load.failures))
+    assert load.failures == []
+    assert set(load.statuses) == {200}
+
+
+def test_a_worker_that_is_killed_is_replaced_and_only_its_own_requests_fail(
+    start: Callable[..., Service], digit: Pixels
+) -> None:
+    """One of two dies while both are in the middle of a request."""
+    service = start(workers=2)
+    first, second = children(service.process.pid)
+    with ExitStack() as stack:
+        connections = {}
+        while len(connections) < 2:  # one connection to each process
+            connection = stack.enter_context(connected(service.port))
+            for pid in (first, second):
+                if owns(pid, connection.getsockname()[1]):
+                    connections[pid] = connection
+        request = post(png(digit))
+        for connection in connections.values():
+            connection.sendall(request[:-1])
+        os.kill(first, signal.SIGKILL)
+        with connections[first].makefile("rb") as stream, contextlib.suppress(ConnectionResetError):
+            assert stream.read() == b""
+        connections[second].sendall(request[-1:])
+        with connections[second].makefile("rb") as stream:
+            assert read_answer(stream)[0] == 200
+    until(lambda: len(set(children(service.process.pid)) - {first}) == 2)
+    assert service.post(png(digit)).status == 200
+
+
+def owns(pid: int, client_port: int) -> bool:
+    """Tell whether a process has accepted the connection from a port of this machine."""
+    end, inodes = time.monotonic() + PATIENCE, set[str]()
+    while not inodes and time.monotonic() < end:  # the kernel lists it when the handshake is done
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[2].endswith(f":{client_port:04X}") and fields[3] == "01" and fields[9] != "0":
+                inodes.add(f"socket:[{fields[9]}]")
+    return any(link in inodes for link in links(pid))
+
+
+def links(pid: int) -> Iterator[str]:
+    """Yield what a process's file descriptors are."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            yield str(entry.readlink())
+
+
+def test_sigquit_ends_at_once(start: Callable[..., Service]) -> None:
+    """Also with a connection that waits."""
+    service = start()
+    with connected(service.port) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(START_SECONDS) == 0
+
+
+def test_a_request_that_never_ends_does_not_keep_the_service_from_ending(
+    start: Callable[..., Service],
+) -> None:
+    """The grace period is all that it gets."""
+    service = start(graceful_timeout_seconds=1)
+    with connected(service.port) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+        service.ask("GET", "/livez")
+        service.process.terminate()
+        assert service.process.wait(START_SECONDS) == 0
+
+
+def test_the_access_log_has_a_line_for_each_request(start: Callable[..., Service], digit: Pixels) -> None:
+    """Predictions, pages and refused requests alike."""
+    service = start(access_log=True)
+    assert service.post(png(digit)).status == 200
+    assert service.ask("GET", "/livez").status == 200
+    assert service.post(b"").status == 400
+    until(lambda: all(word in service.log() for word in ("/predict", "/livez")))
