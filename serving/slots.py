@@ -74,9 +74,8 @@ class Slots:
             return cls.anonymous()
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
         slots = cls(mmap.mmap(descriptor, SIZE), descriptor)
-        staged.replace(
-            path
-        )  # only now, so that nobody finds it without its lock and takes it for a dead one's
+        # Only now, so that nobody finds it without its lock and takes it for a dead one's.
+        staged.replace(path)
         return slots
 
     def allocate(self, key: Key, count: int = 1) -> int:

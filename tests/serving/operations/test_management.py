@@ -1,5 +1,6 @@
 """The management port of real services: probes and metrics of all workers, whatever happens to them."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -32,6 +33,15 @@ def management_of(arbiter: int) -> int:
     (outer,) = {int(pid) for pid in children} - set(workers_of(arbiter))
     (inner,) = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
     return int(inner)
+
+
+def open_files(pid: int, descriptor: str = "*") -> list[str]:
+    """Return what a process has open, as the kernel names it."""
+    found = []
+    for path in Path(f"/proc/{pid}/fd").glob(descriptor):
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            found.append(str(path.readlink()))
+    return found
 
 
 def is_gone(pid: int) -> bool:
@@ -160,6 +170,11 @@ def test_the_management_process_ends_with_the_arbiter_and_leaves_nothing(
                 Path(line.split()[-1]).parent for line in maps.splitlines() if line.endswith(".slots")
             }
             assert directory.is_dir()
+            # Nobody but the arbiter holds the other end of the pipe that the management process waits on.
+            (pipe,) = open_files(management, "0")
+            assert pipe.startswith("pipe:")
+            for worker in workers:
+                assert pipe not in open_files(worker)
             os.kill(arbiter, sign)
             pod.service.process.wait(START_SECONDS)
             await_(lambda: is_gone(management))
