@@ -30,7 +30,7 @@ def announcement(state: ModelState, settings: ServiceSettings) -> str | None:
     manifest = bundle.manifest
     return (
         f"\nServing {manifest.name} version {bundle.version} ({state.provider}). Try it:\n\n    {command}\n\n"
-        f"The answer's label should be {manifest.sample_label!r}.\n"
+        f"The answer's label should be {manifest.sample_label!r}. Or open {base_url(settings)}/ and draw.\n"
     )
 
 

@@ -39,7 +39,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 TOKEN = "a-token-for-the-tests-0123456789abcdef"  # noqa: S105
 DESKTOP: ViewportSize = {"width": 1280, "height": 860}
 
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")

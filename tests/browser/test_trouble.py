@@ -91,7 +91,9 @@ def test_no_older_answer_follows_a_newer_one(page: Page, service: Service) -> No
 
 def test_while_a_request_is_out_only_the_newest_drawing_waits(page: Page, service: Service) -> None:
     """However many strokes are drawn meanwhile, one question follows: the last."""
+    page.clock.install(time=0)
     open_page(page, service)
+    page.clock.pause_at(60_000)  # so that the page's patience with the first request does not end
     answering = Answering(page)
     draw(page, ONE)
     answering.await_request(page, 1)
@@ -132,6 +134,21 @@ def test_another_model_is_noticed_by_its_answer(page: Page, service: Service) ->
     expect(page.locator("#label")).to_have_text("1")
     page.evaluate("fetch('livez')")  # whatever the page asked before this has been seen
     assert (len(asked), len(answering.kept)) == (1, 2)
+
+
+def test_a_request_that_takes_too_long_is_given_up_for_a_newer_one(page: Page, service: Service) -> None:
+    """After a while without an answer the newest drawing is asked about at once."""
+    page.clock.install(time=0)
+    open_page(page, service)
+    page.clock.pause_at(60_000)
+    answering = Answering(page)
+    draw(page, ONE)
+    answering.await_request(page, 1)
+    page.clock.run_for(2_000)
+    draw(page, SEVEN)
+    answering.await_request(page, 2)
+    answering.kept[1].fulfill(body=an_answer("7"), content_type="application/json")
+    expect(page.locator("#label")).to_have_text("7")
 
 
 def test_an_answer_to_what_was_cleared_is_not_shown(page: Page, service: Service) -> None:
