@@ -1,7 +1,9 @@
 """Traces: the caller's context is taken over strictly, and spans arrive at a real collector."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from serving.settings import ServiceSettings
 from serving.tracing import TraceContext, parse_traceparent
 from tests.pictures import a_digit, png
 from tests.serving.processes import PNG, ROOT, Answer, Part, environment, form, free_port, running
-from tests.serving.security.collector import attributes
+from tests.serving.security.collector import attributes, collecting
 from tests.serving.security.conftest import Guarded
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -186,15 +188,31 @@ def test_a_request_without_a_context_begins_a_trace(guarded: Guarded) -> None:
     assert span.span_id.hex() == own.span_id
 
 
-@pytest.mark.parametrize("worker", ["inference", "gthread"])
 def test_a_collector_that_is_not_there_holds_up_neither_requests_nor_the_end(
-    bundle: Bundle, tmp_path: Any, worker: str, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers come as ever, and SIGTERM ends the service with 0 (`running` checks it)."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    settings: dict[str, Any] = {"model": bundle.path.parent, "tracing": "otlp", "worker": worker}
-    with running(tmp_path, until="/readyz", **settings) as service:
+    with running(tmp_path, until="/readyz", model=bundle.path.parent, tracing="otlp") as service:
         assert service.post(png(a_digit())).status == 200
+
+
+@pytest.mark.parametrize("worker", ["inference", "gthread"])
+def test_what_has_not_been_sent_is_sent_at_the_end(
+    bundle: Bundle, tmp_path: Path, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spans wait to be sent together, and SIGTERM loses none of them; the operator's name is theirs."""
+    trace = f"{os.getpid():032x}"
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "digits")
+        settings: dict[str, Any] = {"model": bundle.path.parent, "tracing": "otlp", "worker": worker}
+        with running(tmp_path, until="/readyz", **settings) as service:
+            assert service.ask("GET", "/v2", traceparent=f"00-{trace}-{PARENT}-01").status == 200
+            assert collector.trace(trace, 0) == []
+        collector.trace(trace, 1)
+        assert collector.services() == {"digits"}
 
 
 MISSING = """
