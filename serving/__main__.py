@@ -26,7 +26,8 @@ _EPILOGUE = """\
 Every option is an environment variable too: --max-body-bytes is GLYPH_MAX_BODY_BYTES. An option wins.
 
 The service answers POST /predict (an image file of 28x28 as the body, or a form of them) and
-GET /livez, /readyz and /healthz. When it is ready it prints a curl line that works as printed.
+GET /livez, /readyz and /healthz; those and /metrics on the management port too. When it is ready it prints
+a curl line that works as printed. docs/operations.md has every setting, metric, alert and fault.
 
 exit codes:
   0  ended by SIGTERM or SIGINT, after the requests in flight were answered
