@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import select
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,7 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
         """Make the places, then what Gunicorn makes."""
         self.settings = load_settings()
         self.gate = Gate(self.settings.queue_limit + self.settings.threads, self.settings.queue_bytes)
+        self._on_threads: set[Any] = set()
         self._places = threading.Semaphore(self.settings.threads)
         super().init_process()
 
@@ -176,8 +178,25 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns += 1
         self.enqueue_req(TimedConnection(self, self.cfg, sock, address, listener.getsockname()))
 
+    def run(self) -> None:
+        """Serve; at the end of the grace period, leave nobody to wait for."""
+        super().run()
+        self._cut()
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Hand a connection to a thread, and remember it."""
+        self._on_threads.add(conn)
+        super().enqueue_req(conn)
+
+    def _cut(self) -> None:
+        """Let no thread wait for a client any more: the interpreter would wait for the thread."""
+        for conn in list(self._on_threads):
+            with contextlib.suppress(OSError):
+                conn.sock.shutdown(socket.SHUT_RDWR)
+
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Let a client that has connected just before the end still send its request; Gunicorn resets it."""
+        self._on_threads.discard(conn)
         if not self.alive and fs.exception() is None and fs.result() is _DEFER:
             conn.data_ready = True
             self.enqueue_req(conn)
@@ -280,6 +299,7 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
         A signal that lands while the main thread holds it, because it is handing a request to the
         pool or is in this very handler for an earlier signal, then waits for ever for itself, and the
         arbiter kills the worker only after the graceful timeout. Ending needs no such shutdown: the
-        interpreter ends the pool's idle threads by itself.
+        interpreter ends the pool's idle threads by itself, and those that wait for a client are cut off.
         """
+        self._cut()
         Worker.handle_quit(self, sig, frame)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 
 from bundle.repository import Bundle
-from serving import overload
 from serving.errors import BadTimeoutError, DeadlineExceededError, OverloadedError
 from serving.overload import Gate, check_deadline, deadline
 from tests.pictures import png
@@ -47,7 +46,7 @@ def test_a_gate_lets_in_as_many_as_its_limit_and_again_when_one_leaves() -> None
 def test_retry_after_is_what_waits_by_the_rate_at_which_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred waiting, ten a second: ten seconds (Little's law); and never more than a minute."""
     now = 0.0
-    monkeypatch.setattr(overload.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     gate = Gate(1000, 0)
     for _ in range(200):
         gate.enter()
@@ -163,8 +162,8 @@ def test_after_its_deadline_a_request_is_504_and_not_computed(narrow: Service, d
 
 def test_a_timeout_that_is_no_number_is_400(narrow: Service, digit: Pixels) -> None:
     """In the form of the route."""
-    fields = {"Content_Type": "image/png", "X_Request_Timeout_Ms": "soon"}
-    assert narrow.ask("POST", "/predict", png(digit), **fields).status == 400
-    answer = narrow.ask("POST", "/v2/models/synthetic/infer", b"{}", **fields)
+    answer = narrow.ask("POST", "/predict", png(digit), Content_Type="image/png", X_Request_Timeout_Ms="soon")
+    assert answer.status == 400
+    answer = narrow.ask("POST", "/v2/models/synthetic/infer", b"{}", X_Request_Timeout_Ms="soon")
     assert answer.status == 400
     assert "X-Request-Timeout-Ms" in answer.json()["error"]
