@@ -162,6 +162,8 @@ def _predict_bodies() -> dict[str, Any]:
         "type": "object",
         "properties": {"image": {"type": "array", "items": file, "minItems": 1}},
         "required": ["image"],
+        "additionalProperties": False,
+        "description": "One file or several. Parts may have another name; text fields are refused.",
     }
     instances = {
         "pixels": {"summary": "28 lists of 28 numbers", "value": {"instances": [EXAMPLE_IMAGE]}},
