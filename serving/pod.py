@@ -97,6 +97,7 @@ class Pod:
                     dead.append(path)
                     continue
                 state = STATES[int(slots.read_first(path))]
+                state = "draining" if state in ("ended", "aborted") else state  # it has not gone yet
                 workers.append(Worker(path=path, pid=_pid(path), state=state, facts=self._facts_of(path)))
             if dead:
                 self._bury(dead)

@@ -126,7 +126,16 @@ def _metadata() -> dict[str, Any]:
     return {
         "Live": _object({"live": {"type": "boolean"}}),
         "Ready": _object(
-            {"ready": {"type": "boolean"}, "model": _ref("Model"), "provider": {"enum": ["cpu", "cuda"]}},
+            {
+                "ready": {"type": "boolean"},
+                "model": _ref("Model"),
+                "provider": {"enum": ["cpu", "cuda"]},
+                "loaded": {"type": "array", "items": {"type": "integer"}},
+                "refused": {
+                    "type": "array",
+                    "items": _object({"version": {"type": "integer"}, "reason": {"type": "string"}}),
+                },
+            },
             closed=False,
         ),
         "Metrics": _object(dict.fromkeys(names, number)),
