@@ -74,6 +74,7 @@ def ask_by_triton(address: str, model: str, images: npt.NDArray[np.uint8]) -> di
         {"Accept-Encoding": "gzip", "Content-Type": "application/json"},
         None,
     )
+    response.read()  # or the connection, of which the client has one, is never given back
     found["compressed"] = response.get("content-encoding") == "gzip"
     try:
         client.infer("another", [given])
