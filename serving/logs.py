@@ -107,6 +107,7 @@ def configure(settings: ServiceSettings) -> None:
         logger.handlers = [errors]
         logger.setLevel(level)
     logging.getLogger("glyph").propagate = False
+    logging.getLogger("PIL").setLevel("CRITICAL")  # what it finds wrong with an image is in the refusal
     requests = logging.StreamHandler(sys.stdout)
     requests.setFormatter(lines)
     access = logging.getLogger(ACCESS)

@@ -8,11 +8,13 @@ import sys
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bundle.repository import Bundle
 from serving.logs import JsonFormatter, TextFormatter, clean
 from serving.token import new_token
+from tests.bundle.handmade import raw_tiff
 from tests.pictures import a_digit, png
 from tests.serving.processes import PNG, Part, form, running
 from tests.serving.security.conftest import Guarded
@@ -176,6 +178,17 @@ def test_a_request_that_cannot_be_parsed_puts_no_token_into_the_log(guarded: Gua
                 answer += piece
         assert answer.startswith(b"HTTP/1.1 4")
     assert token not in guarded.service.log()
+
+
+def test_what_is_wrong_with_an_image_is_no_event_of_the_service(guarded: Guarded) -> None:
+    """Whoever sends broken files fills no log: one line of the access log each, and nothing beside it."""
+    broken = raw_tiff(np.zeros((28, 28, 1), np.uint8), 1, t277=(3, 1, 60000))
+    assert guarded.ask("GET", "/v2").status == 200  # what the first request of all brings about is behind us
+    before = len(guarded.service.log().splitlines())
+    answer = guarded.ask("POST", "/predict", broken, Content_Type="image/tiff", X_Request_ID=f"{ID}-broken")
+    assert answer.status == 422
+    after = guarded.service.log().splitlines()[before:]
+    assert [json.loads(line)["logger"] for line in after] == ["glyph.access"]
 
 
 def test_text_is_the_default_and_says_the_same(bundle: Bundle, tmp_path: Any) -> None:
