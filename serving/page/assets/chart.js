@@ -62,6 +62,7 @@ function row() {
     part.className = name;
     return part;
   });
+  label.dir = "auto";
   track.append(document.createElement("span"));
   item.append(label, track, value);
   return item;
