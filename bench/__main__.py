@@ -13,6 +13,7 @@ BENCHES = {
     "memory": ("bench.memory", "the memory of a service that answers 200,000 mixed requests"),
     "start": ("bench.start", "time from the command to the first 200 of /readyz"),
     "reload": ("bench.reload", "requests that fail while versions are published, good and bad ones"),
+    "overload": ("bench.overload", "what is answered at three times the capacity, and right after"),
     "lifecycle": ("bench.lifecycle", "requests that are lost while services are restarted under load"),
     "augmentation": ("bench.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
 }

@@ -38,8 +38,6 @@ MAX_DISCARDED_BYTES = 64 << 20
 """Most that is read of a refused body, so that the client, which is still sending, gets to read why."""
 LINGER_SECONDS = 2.0
 """How long a closed connection goes on reading: a reset would take the answer from a client that still sends."""
-THROTTLE_SECONDS = 0.1
-"""How long a connection is left alone after it was refused for overload, so that refusals cost little."""
 
 
 class Phase(Enum):
@@ -382,10 +380,10 @@ class Connection(asyncio.Protocol):
         self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
         self._advance()
 
-    def throttle(self) -> None:
+    def throttle(self, seconds: float) -> None:
         """Read nothing for a while: this client's last request was refused for overload."""
         self._throttled = True
-        self._door.loop.call_later(THROTTLE_SECONDS, self._unthrottle)
+        self._door.loop.call_later(seconds, self._unthrottle)
 
     def _unthrottle(self) -> None:
         self._throttled = False
