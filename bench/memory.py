@@ -4,8 +4,8 @@
 
 Each way of serving gets all of the requests: images of every kind, forms, JSON, arrays and tensors, refused
 ones among them, probes, descriptions, unknown paths, and clients that leave in the middle. The memory of the
-service's worker is read while they are answered; what it grows by after a warm-up of a fifth is printed, and
-more than ALLOWED_MIB fails the run.
+service's worker is read while they are answered; what it grows by after a warm-up of half of them is
+printed, and more than ALLOWED_MIB fails the run.
 """
 
 import argparse

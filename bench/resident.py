@@ -33,7 +33,7 @@ def _give_back() -> None:
 class Growth:
     """Samples of the memory of one or more processes, from which growth is told.
 
-    The first fifth warms up: caches fill, heaps get their size. Of the rest, the medians of the first and
+    The first half warms up: caches fill, heaps get their size. Of the rest, the medians of the first and
     the last quarter are compared, so that neither a single large request nor the moment decides.
     """
 
@@ -48,6 +48,6 @@ class Growth:
 
     def mebibytes(self) -> float:
         """Return by how much the memory grew after the warm-up."""
-        settled = self.samples[len(self.samples) // 5 :]
+        settled = self.samples[len(self.samples) // 2 :]
         quarter = max(1, len(settled) // 4)
         return (median(settled[-quarter:]) - median(settled[:quarter])) / MIB

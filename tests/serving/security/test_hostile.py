@@ -117,9 +117,9 @@ def test_growth_is_told_from_a_warm_up_and_from_a_moment() -> None:
         growth.samples = [MIB * sample for sample in samples]
         return growth.mebibytes()
 
-    assert grown([*range(0, 100, 5), *[100] * 80]) == 0
+    assert grown([*range(0, 100, 2), *[100] * 50]) == 0
     assert grown([*[100] * 60, 900, *[100] * 39]) == 0
-    assert grown(list(range(100))) == pytest.approx(60, abs=1)
+    assert grown(list(range(100))) == pytest.approx(38, abs=1)
 
 
 def test_the_memory_of_this_process_is_what_it_holds() -> None:
