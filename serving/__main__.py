@@ -16,7 +16,7 @@ from typing import NoReturn
 from bundle.configuration import add_options, build, from_arguments, parse
 from bundle.errors import ConfigurationError
 from serving.access import check_file
-from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
+from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer, management_port
 from serving.tracing import check_installed
 
 EXIT_ADDRESS = 1
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _unusable_management(settings: ServiceSettings) -> str | None:
     """Return why the management port cannot be listened on, as `unusable_address` does."""
-    host, port = settings.management_host, settings.management_port
+    host, port = settings.management_host, management_port(settings)
     if port == 0:
         return None
     if (host, port) == (settings.host, settings.port):

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from serving.settings import ServiceSettings
+from serving.settings import ServiceSettings, management_port
 
 DIRECTORY_VARIABLE = "SERVING_METRICS_DIRECTORY"
 """Where workers put their numbers; for processes, not for operators, so not named like a setting."""
@@ -37,7 +37,7 @@ class Companion:
         The directory is in memory where the machine has a file system for that.
         """
         os.environ.pop(DIRECTORY_VARIABLE, None)
-        if not self._settings.management_port:
+        if not management_port(self._settings):
             return
         self._directory = Path(tempfile.mkdtemp(prefix="glyph-", dir=self._memory))
         os.environ[DIRECTORY_VARIABLE] = str(self._directory)

@@ -41,7 +41,7 @@ from serving.errors import (
 from serving.exposition import PodCollector
 from serving.messages import JSON
 from serving.pod import Pod, report
-from serving.settings import ServiceSettings, load_settings
+from serving.settings import ServiceSettings, load_settings, management_port
 
 log = logging.getLogger("glyph.management")
 
@@ -147,7 +147,7 @@ class Server(ThreadingHTTPServer):
 def listen(settings: ServiceSettings) -> socket.socket:
     """Listen on the management address; wait for it where the service before this one still has it."""
     family, kind, protocol, _, address = socket.getaddrinfo(
-        settings.management_host, settings.management_port, type=socket.SOCK_STREAM
+        settings.management_host, management_port(settings), type=socket.SOCK_STREAM
     )[0]
     said = False
     while True:

@@ -49,14 +49,13 @@ class ServiceSettings(Settings):
         Field(min_length=1, description="address of the management port; probes must be able to reach it"),
     ] = "127.0.0.1"
     management_port: Annotated[
-        int,
+        Annotated[int, Field(ge=0, le=65535)] | None,
+        OrNone,
         Field(
-            ge=0,
-            le=65535,
             description="TCP port of /livez, /readyz and /metrics, answered by a process of their own "
-            "whatever the load; 0 is none",
+            "whatever the load; none is the one after the port, 0 is no such port"
         ),
-    ] = 8081
+    ] = None
     reload_seconds: Annotated[
         float,
         Field(ge=0, le=86400, description="how often new versions are looked for; 0 is at start only"),
@@ -199,6 +198,13 @@ class ServiceSettings(Settings):
             "separated by commas; '*' is every origin, none is only the service's own page"
         ),
     ] = ()
+
+
+def management_port(settings: ServiceSettings) -> int:
+    """Return the management port that the settings mean; 0 is none."""
+    if settings.management_port is None:
+        return (settings.port + 1) % 65536
+    return settings.management_port
 
 
 _SERVICE_LINK = re.compile(

@@ -187,14 +187,13 @@ def test_the_management_process_ends_with_the_arbiter_and_leaves_nothing(
             raise
 
 
-def test_signals_to_the_whole_group_leave_it_to_the_arbiter(bundle: Bundle, tmp_path: Path) -> None:
+def test_signals_to_the_whole_group_leave_it_to_the_arbiter(pod: Managed) -> None:
     """Ctrl-C reaches every process of a terminal; probes are answered until the last worker is gone."""
-    with managed(tmp_path, model=bundle.path.parent) as pod:
-        management = management_of(pod.service.process.pid)
-        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            os.kill(management, sign)
-        assert pod.ask("/readyz").status == 200
-        assert management_of(pod.service.process.pid) == management
+    management = management_of(pod.service.process.pid)
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        os.kill(management, sign)
+    assert pod.ask("/readyz").status == 200
+    assert management_of(pod.service.process.pid) == management
 
 
 def test_a_service_without_a_model_is_live_and_says_why_it_is_not_ready(tmp_path: Path) -> None:

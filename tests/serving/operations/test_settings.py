@@ -3,7 +3,7 @@
 import pytest
 
 from bundle.errors import ConfigurationError
-from serving.settings import is_service_link, load_settings
+from serving.settings import is_service_link, load_settings, management_port
 
 # What a container sees of a Service `glyph` with the ports 8080 and `metrics` 8081, as
 # kubernetes.io/docs/concepts/services-networking/service (Environment variables) has it.
@@ -28,9 +28,21 @@ def test_the_variables_of_services_are_no_settings() -> None:
     """The service starts with its defaults, and with what is set beside them."""
     assert all(is_service_link(name, value) for name, value in LINKS.items())
     settings = load_settings(LINKS)
-    assert (settings.port, settings.management_port) == (8080, 8081)
+    assert (settings.port, management_port(settings)) == (8080, 8081)
     chosen = load_settings(LINKS | {"GLYPH_PORT": "9000", "GLYPH_HOST": "0.0.0.0"})
     assert (chosen.port, chosen.host) == (9000, "0.0.0.0")
+
+
+def test_the_management_port_is_the_one_after_the_port() -> None:
+    """So that two services on two ports do not meet on a third; 0 is none, and so is the one after the last."""
+    for chosen, expected in (
+        ({}, 8081),
+        ({"GLYPH_PORT": "9000"}, 9001),
+        ({"GLYPH_PORT": "9000", "GLYPH_MANAGEMENT_PORT": "80"}, 80),
+        ({"GLYPH_MANAGEMENT_PORT": "0"}, 0),
+        ({"GLYPH_PORT": "65535"}, 0),
+    ):
+        assert management_port(load_settings(chosen)) == expected
 
 
 @pytest.mark.parametrize(
