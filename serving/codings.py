@@ -4,6 +4,7 @@ Only `gzip` and `deflate`, which is the zlib format (RFC 1950), whatever some cl
 """
 
 import gzip
+import re
 import zlib
 
 from serving.errors import BodyTooLargeError, MalformedBodyError, UnsupportedCodingError
@@ -16,6 +17,7 @@ MAX_MEMBERS = 16
 LEVEL = 1
 """Of zlib: answers are made while others wait."""
 
+_REFUSED = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -94,11 +96,7 @@ def compress(answer: Answer, accepted: str | None) -> None:
 def _chosen(accepted: str) -> str | None:
     """Return the first coding of ours that is listed and not refused by `q=0`."""
     for element in accepted.lower().split(","):
-        coding, _, weight = element.partition(";")
-        if coding.strip() in ("gzip", "deflate") and weight.replace(" ", "") not in (
-            "q=0",
-            "q=0.0",
-            "q=0.00",
-        ):
-            return coding.strip()
+        coding, _, weight = (part.strip() for part in element.partition(";"))
+        if coding in ("gzip", "deflate") and not _REFUSED.fullmatch(weight):
+            return coding
     return None
