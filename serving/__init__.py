@@ -1,6 +1,7 @@
-"""The service: loads the newest published bundle, proves it, and answers `POST /predict`.
+"""The service: loads the newest published bundle, proves it, and answers what is asked of it over HTTP.
 
 It reads what `training` published, through `bundle`, and imports neither `training` nor torch.
-Open `predict.py` first (a request's way, in four calls), then `engine.py` (how a model is loaded
-and proven) and `app.py` (the routes). `__main__.py` is how the service starts.
+Open `pipeline.py` first (a request's way, whatever the door), then `predict.py` and `oip.py` (what is
+asked and answered), `engine.py` (how a model is loaded and proven) and `app.py` (the routes).
+`__main__.py` is how the service starts.
 """
