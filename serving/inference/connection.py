@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
         self.phase = Phase.HEAD
         self._deadline = inf
         self._input: bytes | bytearray = b""
+        self._at = 0  # of the input, where what is not read yet begins
         self._searched = 0  # of the input, for the end of a head
         self._partial = False  # a head has begun and not ended
         self._head: Head | None = None
@@ -96,12 +97,14 @@ class Connection(asyncio.Protocol):
         """Take what has arrived."""
         if self.phase in (Phase.LINGER, Phase.CLOSED):
             return
-        if self._input:
-            if not isinstance(self._input, bytearray):
-                self._input = bytearray(self._input)
+        if self._unread():
+            if self._at or not isinstance(self._input, bytearray):
+                self._input = bytearray(memoryview(self._input)[self._at :])
+                self._searched = max(0, self._searched - self._at)
+                self._at = 0
             self._input += data
         else:
-            self._input = data
+            self._input, self._at = data, 0
         self._advance()
 
     def eof_received(self) -> bool:
@@ -145,7 +148,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self.phase is Phase.BODY:
             self._dispatch(None, late_body(self._door.settings.body_timeout_seconds))
-        elif self._input and self._body is None:
+        elif self._unread() and self._body is None:
             self._refuse(late_head(self._door.settings.header_timeout_seconds))
         else:
             self._drop()
@@ -174,6 +177,9 @@ class Connection(asyncio.Protocol):
 
     # Reading
 
+    def _unread(self) -> int:
+        return len(self._input) - self._at
+
     def _advance(self) -> None:
         """Go on until more has to arrive, or an answer has to be made."""
         if self._advancing:
@@ -182,7 +188,7 @@ class Connection(asyncio.Protocol):
         while self._step():
             pass
         self._advancing = False
-        pause = self._throttled or (len(self._input) > HELD_INPUT and self.phase is not Phase.BODY)
+        pause = self._throttled or (self._unread() > HELD_INPUT and self.phase is not Phase.BODY)
         if pause != self._paused and self.phase in (Phase.HEAD, Phase.BODY, Phase.ANSWER):
             self._paused = pause
             self._transport.pause_reading() if pause else self._transport.resume_reading()
@@ -190,7 +196,7 @@ class Connection(asyncio.Protocol):
     def _step(self) -> bool:
         """Do one thing, and tell whether there may be more to do."""
         if self._body is not None and self.phase in (Phase.HEAD, Phase.BODY, Phase.ANSWER):
-            return bool(self._input) and self._read_body(self._body)
+            return self._unread() > 0 and self._read_body(self._body)
         if self.phase is not Phase.HEAD or self._blocked():
             return False
         if self._read_head():
@@ -201,15 +207,15 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self) -> bool:
         """Read the head of a request if it is there; begin with its body."""
-        data = self._input
-        if not data:
+        data, at = self._input, self._at
+        if not self._unread():
             return False
-        end = data.find(b"\r\n\r\n", max(0, self._searched - 3))
-        if end == 0:  # an empty line may come before a request (RFC 9112, section 2.2), two may not
-            end = data.find(b"\r\n\r\n", 2)
+        end = data.find(b"\r\n\r\n", max(at, self._searched - 3))
+        if end == at:  # an empty line may come before a request (RFC 9112, section 2.2), two may not
+            end = data.find(b"\r\n\r\n", at + 2)
         if end < 0:
-            return self._check_partial(data)
-        head, self._input = bytes(data[: end + 4]), bytes(data[end + 4 :])
+            return self._check_partial(data[at:] if at else data)
+        head, self._at = bytes(data[at : end + 4]), end + 4
         self._searched, self._partial = 0, False
         parsed = read_ordinary(head) if self._door.fast else None
         try:
@@ -219,8 +225,7 @@ class Connection(asyncio.Protocol):
             self._malformed(error)
             return False
         if parsed is None:  # Gunicorn waits for more after what it takes for half a head
-            self._input = head + self._input
-            self._searched = len(self._input)
+            self._at, self._searched = at, len(data)
             return False
         self._head = parsed
         self._begin_body(parsed)
@@ -228,7 +233,7 @@ class Connection(asyncio.Protocol):
 
     def _check_partial(self, data: bytes | bytearray) -> bool:
         """Refuse at once what cannot become a head any more: its first line, a bare LF, its size."""
-        searched, self._searched = self._searched, len(data)
+        searched, self._searched = self._searched - self._at, len(self._input)
         if not self._partial:
             self._partial = True
             self._wait(self._door.settings.header_timeout_seconds)
@@ -244,8 +249,9 @@ class Connection(asyncio.Protocol):
     def _begin_body(self, head: Head) -> None:
         length, limit = head.length, self._door.settings.max_body_bytes
         self._must_close = not head.keep_alive
-        if length is not None and length <= len(self._input) and length <= limit:
-            body, self._input = self._input[:length], self._input[length:]
+        if length is not None and length <= self._unread() and length <= limit:
+            body = self._input[self._at : self._at + length]
+            self._at += length
             if head.expects_continue:
                 self._transport.write(CONTINUE)
             self._dispatch(bytes(body))
@@ -268,7 +274,8 @@ class Connection(asyncio.Protocol):
 
     def _read_body(self, body: Body) -> bool:
         """Feed what has arrived to the body that is on its way."""
-        data, self._input = bytes(self._input), b""
+        data = bytes(self._input[self._at :])
+        self._input, self._at = b"", 0
         try:
             body.feed(data)
         except ParseException as error:
@@ -293,14 +300,14 @@ class Connection(asyncio.Protocol):
             body.forget()
             return True
         if body.done:
-            self._input, self._body = body.rest, None
+            self._input, self._at, self._body = body.rest, 0, None
             self._dispatch(body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces))
         return True
 
     def _discard(self, body: Body) -> bool:
         """Go on behind a body that was refused, unless that is too far away."""
         if body.done:
-            self._input, self._body = body.rest, None
+            self._input, self._at, self._body = body.rest, 0, None
             self._wait(self._door.settings.keepalive_seconds)
         elif body.size > MAX_DISCARDED_BYTES:
             self._body, self._must_close = None, True
@@ -376,6 +383,8 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self.phase = Phase.HEAD
+        if not self._unread():
+            self._input, self._at = b"", 0
         settings = self._door.settings
         self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
         self._advance()
@@ -416,7 +425,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close for writing, and go on reading for a while (RFC 9112, section 9.6)."""
-        self._input = b""
+        self._input, self._at = b"", 0
         if self._ended or not self._transport.can_write_eof():
             self._drop()
             return
