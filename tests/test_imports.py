@@ -21,6 +21,7 @@ ALLOWED = {
         "httptools",
         "numpy",
         "onnxruntime",
+        "opentelemetry",  # an extra, imported where tracing is asked for
         "orjson",
         "PIL",
         "prometheus_client",

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,7 +127,8 @@ def test_a_version_can_be_pinned_and_the_newest_is_the_default(tmp_path: Path) -
     """With two versions published, each is served when it is asked for."""
     first = publish_synthetic(tmp_path)
     publish_synthetic(tmp_path)
-    for settings, version in (({}, 2), ({"version": 1}, 1)):
+    cases: tuple[tuple[dict[str, Any], int], ...] = (({}, 2), ({"version": 1}, 1))
+    for settings, version in cases:
         with running(tmp_path, until="/readyz", model=first.path.parent, **settings) as service:
             assert service.ask("GET", "/readyz").json()["model"]["version"] == version
 
