@@ -6,8 +6,8 @@ For each way of serving, in turns: the capacity, by as many clients as fit into 
 many requests a second, whatever the answers; then ten times as many clients as the queue holds, which ask again
 at once whatever they are told; then the capacity again. Printed is what was answered with 200 for each second of
 wall time, and for each second of CPU time that the service had: the load generator needs CPU too, and where
-it takes the service's, only the second says what refusals cost. Exits 1 if less than 90% of the capacity
-(medians, for each CPU second) was answered under either load or right after it, or memory grew by more than 5%.
+it takes the service's, the second says what the load cost. Exits 1 if less than 90% of the capacity (medians,
+by wall time) was answered under either load or right after it, or memory grew by more than 5%.
 """
 
 import argparse
@@ -111,6 +111,6 @@ def main(arguments: list[str]) -> int:
                 for what, (by_wall, by_cpu) in rates.items():
                     print(f"  {what:17} {by_wall / wall:4.0%} of it, {by_cpu / cpu:4.0%} for each CPU second")
                 print(f"  {refused} requests were refused; memory x {growth:.3f}", flush=True)
-                enough = all(by_cpu >= SHARE * cpu for _, by_cpu in rates.values())
+                enough = all(by_wall >= SHARE * wall for by_wall, _ in rates.values())
                 good = good and enough and growth <= GROWTH
     return 0 if good else 1
