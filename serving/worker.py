@@ -35,6 +35,8 @@ SPARE_THREADS = 16
 """Threads beyond those that may wait for a place, so that there is one to refuse what may not wait."""
 STEP_BYTES = 1 << 16
 SILENT_SECONDS = 0.05
+THROTTLE_SECONDS = 0.1
+"""How long a spare thread rests after a refusal for overload, and does not read that connection."""
 LINGER_SECONDS = 2.0
 
 
@@ -224,7 +226,11 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
                 self.gate.enter()
             except OverloadedError as error:
                 body.refusal = error
-                return self._handle(req, conn)
+                keep = self._handle(req, conn)
+                time.sleep(
+                    THROTTLE_SECONDS
+                )  # who asks again at once must not take the time of who is answered
+                return keep
             try:
                 with self._places:
                     return self._handle(req, conn)
