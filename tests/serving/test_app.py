@@ -18,6 +18,7 @@ from bundle.repository import Bundle
 from serving import cpus, gunicorn_conf, predict, worker, wsgi
 from serving.announcement import announcement, base_url
 from serving.app import create_app
+from serving.inference.worker import InferenceWorker
 from serving.settings import ServiceSettings, load_settings
 from serving.state import ModelState
 from tests.pictures import a_digit, png
@@ -123,10 +124,10 @@ def test_the_service_never_imports_torch_or_training() -> None:
 
 
 def test_gunicorn_is_configured_as_promised() -> None:
-    """No preload, no control socket, the worker with threads."""
+    """No preload, no control socket, the inference worker."""
     assert gunicorn_conf.preload_app is False
     assert gunicorn_conf.control_socket_disable is True
-    assert gunicorn_conf.worker_class == f"{worker.__name__}.{worker.ServingThreadWorker.__name__}"
+    assert gunicorn_conf.worker_class == f"{InferenceWorker.__module__}.{InferenceWorker.__name__}"
 
 
 @pytest.mark.timeout(30)
@@ -135,6 +136,7 @@ def test_a_worker_ends_even_if_the_signal_lands_while_the_pool_is_locked() -> No
     interrupted = worker.ServingThreadWorker.__new__(worker.ServingThreadWorker)
     interrupted.cfg = SimpleNamespace(worker_int=lambda _: None)
     interrupted.tpool = ThreadPoolExecutor(1)
+    interrupted._on_threads = set()
     with interrupted.tpool._shutdown_lock, pytest.raises(SystemExit) as ended:
         interrupted.handle_quit(signal.SIGINT, None)
     interrupted.tpool.shutdown()
