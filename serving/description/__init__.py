@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response, render_template
 
+from bundle.bombs import MAX_FILE_BYTES
 from bundle.images import CONVERSIONS, PARSERS
 from serving.description.openapi import document
 from serving.engine import Engine
@@ -63,6 +64,7 @@ def metadata(engine: Engine, settings: ServiceSettings) -> dict[str, Any]:
         "calibration": {"method": "temperature scaling", "temperature": manifest.temperature},
         "limits": {
             "body_bytes": settings.max_body_bytes,
+            "image_bytes": MAX_FILE_BYTES,
             "files": settings.max_files,
             "images": settings.max_images,
         },

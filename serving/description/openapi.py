@@ -133,7 +133,7 @@ def _own_paths() -> dict[str, Any]:
         "validation": metrics | {"ece_calibrated": 0.003},
         "test": metrics | {"ece_calibrated": 0.003},
         "calibration": {"method": "temperature scaling", "temperature": 1.02},
-        "limits": {"body_bytes": 8388608, "files": 256, "images": 1024},
+        "limits": {"body_bytes": 8388608, "image_bytes": 1048576, "files": 256, "images": 1024},
     }
     return {
         "/predict": {"post": predict},

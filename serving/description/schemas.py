@@ -158,7 +158,9 @@ def _metadata() -> dict[str, Any]:
                 "validation": _ref("Metrics"),
                 "test": _ref("Metrics"),
                 "calibration": _object({"method": {"type": "string"}, "temperature": number}),
-                "limits": _object({name: {"type": "integer"} for name in ("body_bytes", "files", "images")}),
+                "limits": _object(
+                    {name: {"type": "integer"} for name in ("body_bytes", "image_bytes", "files", "images")}
+                ),
             }
         ),
         "Samples": _object(

@@ -190,7 +190,7 @@ def test_metadata_is_the_manifests(service: Service, bundle: Bundle) -> None:
     assert contract == manifest["input"]
     assert found["input"]["conversions"]["alpha"].startswith("is composited on black")
     assert found["provider"] == "cpu"
-    assert found["limits"] == {"body_bytes": 8 << 20, "files": 256, "images": 1024}
+    assert found["limits"] == {"body_bytes": 8 << 20, "image_bytes": 1 << 20, "files": 256, "images": 1024}
 
 
 def test_the_version_is_the_projects() -> None:
