@@ -247,21 +247,27 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
         finally:
             conn.parser.unreader.problem = None  # the request is answered, and cannot be a second time
 
+    def _go_on(self, req: Any, conn: Any) -> None:
+        """Send what a client that expects it waits for; Gunicorn would send it later, and the body would not come."""
+        if req._expected_100_continue:  # noqa: SLF001
+            req._expected_100_continue = False  # noqa: SLF001
+            util.write(conn.sock, b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def _receive(self, req: Any, conn: Any) -> ReceivedBody:
         """Read a request's body, as far as its limit, before anybody waits for it."""
         settings, unreader = self.settings, conn.parser.unreader
         unreader.until(settings.body_timeout_seconds, late_body(settings.body_timeout_seconds))
-        if req._expected_100_continue:  # noqa: SLF001  Gunicorn would send it later, and the body would not come
-            req._expected_100_continue = False  # noqa: SLF001
-            util.write(conn.sock, b"HTTP/1.1 100 Continue\r\n\r\n")
         limit, length = settings.max_body_bytes, getattr(req.body.reader, "length", 0)
         data, held = bytearray(), 0
         error: Exception | None = None
         refusal: ProblemError | None = None
         try:
-            if FREE_BODY < length <= limit:
-                self.gate.hold(length)
-                held = length
+            try:
+                if FREE_BODY < length <= limit:
+                    self.gate.hold(length)
+                    held = length
+            finally:  # also where it is refused: what follows on the connection is then known
+                self._go_on(req, conn)
             while length <= limit and len(data) <= limit and (piece := req.body.read(STEP_BYTES)):
                 data += piece
                 if len(data) > max(held, FREE_BODY):
