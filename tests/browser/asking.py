@@ -49,9 +49,19 @@ def sent(page: Page) -> Pixels | None:
         return np.asarray(image)
 
 
+def _canvas(page: Page) -> Pixels:
+    colours = np.frombuffer(base64.b64decode(page.evaluate(_SEEN)), np.uint8)
+    return colours.reshape(28, 28, 4)
+
+
+def is_painted(page: Page) -> bool:
+    """Tell whether there is an image under 'What the model sees' already."""
+    return bool((_canvas(page)[..., 3] == 255).all())
+
+
 def seen(page: Page) -> Pixels:
     """Return the pixels under 'What the model sees'."""
-    colours = np.frombuffer(base64.b64decode(page.evaluate(_SEEN)), np.uint8).reshape(28, 28, 4)
+    colours = _canvas(page)
     assert (colours[..., 3] == 255).all()
     assert (colours[..., :3] == colours[..., :1]).all()
     return colours[..., 0]
@@ -60,7 +70,7 @@ def seen(page: Page) -> Pixels:
 def what_is_shown_was_sent(page: Page) -> bool:
     """Tell whether the last request was about the image that is shown, pixel for pixel."""
     last = sent(page)
-    return last is not None and np.array_equal(last, seen(page))
+    return last is not None and is_painted(page) and np.array_equal(last, seen(page))
 
 
 def await_that(page: Page, condition: Callable[[], bool]) -> None:

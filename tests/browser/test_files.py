@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import FilePayload, Locator, Page, Route, expect
 
-from tests.browser.asking import a_file, await_that, seen, watch_bodies, what_is_shown_was_sent
+from tests.browser.asking import a_file, await_that, is_painted, seen, watch_bodies, what_is_shown_was_sent
 from tests.browser.bundles import Images
 from tests.browser.conftest import open_page
 from tests.browser.mnist import Pixels, prepare
@@ -184,7 +184,7 @@ def test_the_reader_chooses_what_becomes_of_other_sizes(
     page.set_input_files("#files", [a_file("photo.png", encoded(a_photograph(), "PNG"))])
     expect(rows(page).first).to_contain_text(expected)
     if choice == "scale":
-        await_that(page, lambda: bool(seen(page).any()))
+        await_that(page, lambda: is_painted(page) and bool(seen(page).any()))
         expect(page.locator("#problem")).to_contain_text("looks inverted")
         small = np.asarray(a_photograph().resize((28, 21), Image.Resampling.BOX)).astype(float)
         assert np.abs(seen(page)[3:24].astype(float) - small).mean() < 6

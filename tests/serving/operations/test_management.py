@@ -231,6 +231,7 @@ def test_a_new_version_is_swapped_in_without_one_failed_request(tmp_path: Path, 
         for thread in threads:
             thread.start()
         try:
+            pod.await_value(2, "glyph_model_workers", version="1")  # else the slower one begins with the next
             publish_synthetic(tmp_path)
             pod.await_value(2, "glyph_model_workers", version="2")
             bad = publish_bad(tmp_path, "golden mismatch")
