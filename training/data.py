@@ -54,6 +54,10 @@ class Resident:
         """Return the number of images."""
         return len(self.labels)
 
+    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the images and labels at `indices`, `int64[n]`."""
+        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+
 
 class DataSet:
     """Images with known classes: a part to train on, and a test set that can be read once."""

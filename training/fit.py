@@ -209,7 +209,7 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
     settings, train = run.settings, run.train
     regularisation = penalty(state.model, settings, len(train))
     for part in run.world.slice(batch).tensor_split(settings.accumulate):
-        images, labels = train.images.index_select(0, part), train.labels.index_select(0, part)
+        images, labels = train.take(part)
         pixels = state.augment(images, labels, part, state.epoch_index)
         with autocast(settings, train.images.device):
             logits = called(state.standardise(pixels)).float()
@@ -247,7 +247,7 @@ def renew_statistics(run: Run, state: TrainingState) -> None:
     def batches() -> Iterator[torch.Tensor]:
         for part in torch.split(order, settings.batch_size):
             if len(part) > 1:  # one image has no deviation
-                images, labels = train.images.index_select(0, part), train.labels.index_select(0, part)
+                images, labels = train.take(part)
                 yield state.standardise(state.augment(images, labels, part, state.epoch_index))
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []), autocast(settings, device):

@@ -38,7 +38,7 @@ def strong() -> Mapping[str, Any]:
     NeurIPS 2015, with a cosine schedule.
 
     `python -m training fit --preset strong`: test error 0.918% ± 0.054 (mean and standard deviation
-    of 5 seeds, `python -m bench presets --preset strong`); 7 to 9 minutes on a core of a Xeon with AMX.
+    of 5 seeds, `python -m bench presets --preset strong`); some 10 minutes of one busy core of a Xeon with AMX.
     """
     return {
         "hidden": (1000, 500, 250, 250, 250),
