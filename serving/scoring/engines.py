@@ -1,0 +1,118 @@
+"""What computes the probabilities: here the service's own session, in this process."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.errors import BundleError
+from bundle.manifest import Polarity
+from bundle.repository import resolve
+from serving import engine as sessions
+from serving.cpus import usable_cpus
+from serving.errors import ProviderError
+from serving.scoring.errors import EngineError, ModelError
+from serving.scoring.records import Images
+from serving.scoring.settings import ScoreSettings
+
+
+class Engine(Protocol):
+    """A model that can be asked. `score` is called by `concurrency` threads at once."""
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the bundle that answers."""
+        ...
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Return the names of the classes, in the order of the probabilities."""
+        ...
+
+    @property
+    def polarity(self) -> Polarity:
+        """Return what the model expects, for the warnings."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Return what else decides the bits of the answers, by name: it goes into the fingerprint."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Return how many images one call of `score` takes; the last one of a part has fewer."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Return how many calls at once keep it busy."""
+        ...
+
+    def score(self, images: Images) -> npt.NDArray[np.float32]:
+        """Return `float32[n, classes]` for `uint8[n, 28, 28]`, n from 1 to `batch`.
+
+        Raises:
+            EngineError: it cannot be had, now or at all.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """The service's proven session in this process."""
+
+    session: sessions.Engine
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the bundle."""
+        return self.session.bundle.manifest.digest
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Return the names of the classes."""
+        return self.session.bundle.manifest.classes
+
+    @property
+    def polarity(self) -> Polarity:
+        """Return what the model expects."""
+        return self.session.bundle.manifest.input.polarity
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Return the provider: CUDA and the CPU round differently."""
+        return {"provider": self.session.provider}
+
+    @property
+    def batch(self) -> int:
+        """Return the largest batch that the session is run with, in the service too."""
+        return sessions.BUCKETS[-1]
+
+    @property
+    def concurrency(self) -> int:
+        """Return one thread for each CPU, as the session itself uses one; a GPU is fed by two."""
+        return usable_cpus() if self.session.provider == "cpu" else 2
+
+    def score(self, images: Images) -> npt.NDArray[np.float32]:
+        """Return the probabilities as `Engine.infer` of the service gives them."""
+        return self.session.infer(images).probabilities
+
+
+def open_local(settings: ScoreSettings) -> LocalEngine:
+    """Load and prove the model as the service does.
+
+    Raises:
+        ModelError: there is none, or it cannot be proven.
+        EngineError: CUDA was asked for and does not work here.
+    """
+    try:
+        bundle = resolve(settings.model, settings.version)
+        provider = sessions.choose_provider(settings.provider, settings.device_id)
+        return LocalEngine(sessions.open_engine(bundle, provider, settings.device_id))
+    except BundleError as error:
+        raise ModelError(str(error)) from error
+    except ProviderError as error:
+        raise EngineError(str(error)) from error

@@ -1,0 +1,97 @@
+"""What the stages hand to each other: rows as they were read, rows as they were decoded, answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Images = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Raw:
+    """Some rows of one source, read and not decoded."""
+
+    source: str
+    rows: Sequence[str]
+    """The rows' ids, unique in the source: a file's path, a member's name, or a number from 0."""
+    files: Sequence[bytes | str] | None = None
+    """Image files, whole; a string is why one cannot be had. None where the rows came as `pixels`."""
+    pixels: Images | None = None
+    """`uint8[n, 28, 28]`."""
+    faults: Mapping[int, str] = field(default_factory=dict)
+    """Rows of `pixels`, counted from 0 here, that are no image, and why."""
+    columns: Any = None
+    """A `pyarrow.Table` of n rows, passed through; None if there are no other columns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """Some rows of the input, decoded. The row `i` of each member is the same image."""
+
+    first: int
+    """The number of the first row in the whole input, from 0."""
+    sources: Sequence[str]
+    rows: Sequence[str]
+    images: Images
+    """`uint8[n, 28, 28]`; zeros where there is an error."""
+    errors: Mapping[int, str]
+    """Place in this chunk to the sentence that says why there is no answer."""
+    warnings: Mapping[int, str]
+    """Place in this chunk to what `/predict` would warn of, joined by `; `."""
+    columns: Sequence[Any] = ()
+    """`(count, pyarrow.Table or None)`: the columns passed through, for stretches of rows, in their order."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What the model says of a chunk's n images. Rows with an error hold what nobody should read."""
+
+    probabilities: npt.NDArray[np.float32]
+    """`float32[n, classes]`, in the manifest's order of classes; rows sum to 1."""
+    indices: npt.NDArray[np.int64]
+    """`int64[n]`: the most probable class of each."""
+    labels: Sequence[str]
+    """Its name."""
+    confidences: npt.NDArray[np.float32]
+    """`float32[n]`: its probability."""
+
+
+def answers_of(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> Answers:
+    """Return the answers that `float32[n, classes]` mean; the first of equals wins, as in `/predict`."""
+    indices = probabilities.argmax(axis=1)
+    return Answers(
+        probabilities=probabilities,
+        indices=indices,
+        labels=[classes[index] for index in indices.tolist()],
+        confidences=probabilities[np.arange(len(indices)), indices],
+    )
+
+
+def joined(chunks: Sequence[Chunk]) -> Chunk:
+    """Return consecutive chunks as one."""
+    if len(chunks) == 1:
+        return chunks[0]
+    starts = [chunk.first - chunks[0].first for chunk in chunks]
+    return Chunk(
+        first=chunks[0].first,
+        sources=[source for chunk in chunks for source in chunk.sources],
+        rows=[row for chunk in chunks for row in chunk.rows],
+        images=np.concatenate([chunk.images for chunk in chunks]),
+        errors={
+            start + at: text
+            for start, chunk in zip(starts, chunks, strict=True)
+            for at, text in chunk.errors.items()
+        },
+        warnings={
+            start + at: text
+            for start, chunk in zip(starts, chunks, strict=True)
+            for at, text in chunk.warnings.items()
+        },
+        columns=[stretch for chunk in chunks for stretch in chunk.columns],
+    )
