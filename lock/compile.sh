@@ -15,8 +15,16 @@ compile() { # OUTPUT ARGUMENT...
 compile lock/development.txt --extra development "$@"
 compile lock/run.txt --extra training --extra serving --constraints lock/development.txt
 compile lock/tracking.txt --extra training --extra serving --extra tracking --constraints lock/development.txt
+compile lock/ray.txt --extra training --extra serving --extra ray --constraints lock/development.txt
 compile lock/training.txt --extra training --constraints lock/development.txt
-compile lock/serving.txt --extra serving --constraints lock/development.txt
+# Images install one of these two, and for batch scoring the third on top. The ONNX Runtime without CUDA has the
+# version of the one with it, so that an image answers as was tested.
+runtime=$(mktemp)
+trap 'rm -f "$runtime"' EXIT
+sed -n 's/^onnxruntime-gpu\(==[^ ]*\).*/onnxruntime\1/p' lock/development.txt >"$runtime"
+compile lock/image-cuda.txt --extra image-cuda --constraints lock/development.txt
+compile lock/image-cpu.txt --extra image-cpu --constraints lock/development.txt --constraints "$runtime"
+compile lock/image-scoring.txt --extra scoring --constraints lock/development.txt
 # Other people's clients, which tests run unmodified, in an environment of their own: they hold old versions.
 "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --custom-compile-command "make lock" --output-file lock/clients.txt lock/clients.in
