@@ -3,5 +3,6 @@
 `training` writes bundles, `serving` reads them, and both know only this package, which imports
 neither torch nor onnxruntime. Open `manifest.py` first (what a bundle states), then
 `repository.py` (how one is published and found) and `verify.py` (how one is proven intact).
-`images.py` is the other half of the contract: what a file's pixels are, for whoever reads one.
+`images.py` is the other half of the contract: what a file's pixels are, for whoever reads one. `page.py`,
+`sheet.py` and `confusion.py` are the parts that every report is made of.
 """

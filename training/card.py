@@ -6,7 +6,7 @@ Source of the form: Mitchell et al., "Model Cards for Model Reporting", FAT* 201
 import re
 
 from bundle.manifest import Facts
-from training.page import visible
+from bundle.page import visible
 
 MAX_LISTED_CLASSES = 100
 """Class names that are listed; the manifest has all of them."""

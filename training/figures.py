@@ -4,7 +4,6 @@ Matplotlib draws with stand-in colours, which are replaced by the page's CSS var
 serves the light and the dark page. Each is drawn at a phone's width, so that its text stays readable.
 """
 
-import base64
 import io
 import re
 import zlib
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
+from bundle.sheet import png
 from training.evaluate import ECE_BINS, Labels, Logits, log_softmax
 from training.state import Epoch
 
@@ -204,14 +204,6 @@ def first_layer(weights: npt.NDArray[np.float32]) -> str:
     kind = "all" if len(units) == len(weights) else f"the {len(units)} strongest"
     said = f"incoming weights of {kind} of {len(weights)} units as 28x28 images"
     return f'<img class="weights" alt="{said}" width="{canvas.shape[1]}" src="{png(image, opacity)}">'
-
-
-def png(image: Image.Image, transparency: bytes | None = None) -> str:
-    """Return the image as the data URI of a PNG."""
-    buffer = io.BytesIO()
-    options: dict[str, Any] = {} if transparency is None else {"transparency": transparency}
-    image.save(buffer, format="PNG", optimize=True, **options)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _axes() -> tuple[Figure, Axes]:

@@ -5,16 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from training import page
+from bundle import page, sheet
 from training.data import Images
 from training.evaluate import Logits, log_softmax
-from training.figures import png
 
-COLUMNS = 64
-"""Of the sheet: 1792 pixels wide, and 28 rows high for each 64 images; browsers take 16384 either way."""
-ZOOM = 2
 BEST = 3
 NAME_LIMIT = 16
 """Characters of a class name under an image; the table of classes has the whole name."""
@@ -59,8 +54,8 @@ def mistakes(
     sizes = np.cumsum([0, *(len(card.encode()) for card in cards)])
     count, greys = len(order), 256
     while True:
-        sheet = _sheet(test.images[order[:count]], greys)
-        used = len(sheet) + int(sizes[count])
+        picture = sheet.sheet(test.images[order[:count]], greys)
+        used = len(picture) + int(sizes[count])
         if used <= budget or not count:
             break
         if greys > LEVELS:
@@ -69,8 +64,8 @@ def mistakes(
             count = min(count - 1, int(count * budget / used))
     return Mistakes(
         body=_body(cards[:count], len(order), len(test), greys),
-        sheet=sheet,
-        sheet_width=COLUMNS * 28 * ZOOM,
+        sheet=picture,
+        sheet_width=sheet.WIDTH,
         shown=count,
         in_all=len(order),
     )
@@ -83,8 +78,7 @@ def _card(
     said = [f"{page.name(classes[k], NAME_LIMIT)}: {_share(probabilities[k])}" for k in best]
     answer = "\n".join([f"t = <b>{page.name(classes[target], NAME_LIMIT)}</b>", f"p = {said[0]}", *said[1:]])
     return (
-        f'<li><i role="img" aria-label="test image {index}" style="--x:{position % COLUMNS};'
-        f'--y:{position // COLUMNS}"></i><p>{answer}\n<small>#{index}</small></p></li>'
+        f"<li>{sheet.cutting(position, f'test image {index}')}<p>{answer}\n<small>#{index}</small></p></li>"
     )
 
 
@@ -92,23 +86,6 @@ def _share(probability: float) -> str:
     if probability > 0.995:
         return f"{min(probability, 0.9999):.2%}"
     return "&lt;1%" if probability < 0.005 else f"{probability:.0%}"
-
-
-def _sheet(images: npt.NDArray[np.uint8], greys: int) -> str:
-    """Return `uint8[n, 28, 28]` as one PNG's data URI, 64 in a row; no image is an empty URI."""
-    if not len(images):
-        return "data:,"
-    columns = COLUMNS  # a short row is filled up, so that the positions stay the same
-    rows = -(-len(images) // columns)
-    full = np.zeros((rows * columns, 28, 28), dtype=np.uint8)
-    full[: len(images)] = images
-    pixels = full.reshape(rows, columns, 28, 28).swapaxes(1, 2).reshape(rows * 28, columns * 28)
-    if greys == 256:
-        return png(Image.fromarray(pixels))
-    step = 255 / (greys - 1)
-    image = Image.fromarray(np.rint(pixels / step).astype(np.uint8))
-    image.putpalette([round(level * step) for level in range(greys) for _ in "rgb"])
-    return png(image)
 
 
 def _body(cards: Sequence[str], in_all: int, images: int, greys: int) -> str:
@@ -137,4 +114,4 @@ def _body(cards: Sequence[str], in_all: int, images: int, greys: int) -> str:
 
 
 def _list(cards: Sequence[str]) -> str:
-    return f'<ul class="mistakes">{"".join(cards)}</ul>' if cards else ""
+    return f'<ul class="cards">{"".join(cards)}</ul>' if cards else ""

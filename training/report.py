@@ -9,27 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bundle import confusion
 from bundle.manifest import Facts, Metrics
+from bundle.page import NOTHING, Html, Section, page, scroll, table, text
 from training import figures
 from training.advice import Verdict, advise, judge, published_epoch
 from training.data import Images
 from training.duplicates import Duplicates
-from training.evaluate import ECE_BINS, Labels, Logits
+from training.evaluate import ECE_BINS, Logits
 from training.figures import Bins
 from training.mistakes import mistakes
-from training.page import NOTHING, Html, Section, name, page, scroll, table, text
 from training.settings import TrainingSettings
 from training.state import Epoch
 
 MAX_BYTES = 2_000_000
 """Of the page, UTF-8; mail servers and viewers of artifacts refuse much larger ones."""
-MAX_MATRIX_CLASSES = 100
-"""Classes up to which the confusion matrix is drawn: 10,000 cells; beyond, only its largest are listed."""
-MAX_LISTED_CLASSES = 500
-"""Rows of the table of classes."""
-FREQUENT_CONFUSIONS = 10
-DARKEST = 62
-"""Percent of colour behind the largest count of mistakes; more would hide the number."""
 TRAINING_SAMPLE = 10_000
 """Training images on which the published weights are measured: certain to 0.2 percentage points."""
 
@@ -63,11 +57,12 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
     """
     facts = subject.facts
     predicted = subject.logits.argmax(axis=1)
-    wrong = int((predicted != subject.test.labels).sum())
+    counts = confusion.Confusion(facts.classes)
+    counts.add(subject.test.labels, predicted)
     title = f"{facts.name}: training report"
     summary = (
-        f"Trained {facts.created} on {facts.environment.device}. {wrong} of {facts.test.images} test images "
-        f"are misclassified."
+        f"Trained {facts.created} on {facts.environment.device}. {counts.images - counts.right} of "
+        f"{facts.test.images} test images are misclassified."
     )
     before = [
         Section(anchor="merit", title="Figures of merit", body=_merit(facts)),
@@ -75,10 +70,12 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
         Section(
             anchor="confusion",
             title="Confusion matrix",
-            body=_confusion(subject.test.labels, predicted, facts.classes),
+            body=confusion.matrix(counts, "Test images"),
         ),
         Section(
-            anchor="classes", title="Classes", body=_classes(subject.test.labels, predicted, facts.classes)
+            anchor="classes",
+            title="Classes",
+            body=confusion.by_class(counts, "test images", "Per class, on the test set"),
         ),
         Section(anchor="calibration", title="Calibration", body=_calibration(subject)),
     ]
@@ -204,87 +201,6 @@ def _curves(subject: Subject) -> str:
         f'{advice}<div class="pictures">{pictures}</div>{note}'
         f"<details><summary>The numbers, epoch by epoch; the published one stressed</summary>{numbers}</details>"
     )
-
-
-def _confusion(labels: Labels, predicted: npt.NDArray[np.int64], classes: Sequence[str]) -> str:
-    count = len(classes)
-    pairs, counts = np.unique(labels * count + predicted, return_counts=True)
-    found = {divmod(int(pair), count): int(number) for pair, number in zip(pairs, counts, strict=True)}
-    off = sorted((pair for pair in found if pair[0] != pair[1]), key=lambda pair: -found[pair])
-    largest = [
-        (Html(name(classes[t], 40)), Html(name(classes[p], 40)), found[t, p])
-        for t, p in off[:FREQUENT_CONFUSIONS]
-    ]
-    listed = (
-        table(largest, ("true class", "predicted", "images"), caption="Most frequent confusions")
-        if off
-        else ""
-    )
-    if count > MAX_MATRIX_CLASSES:
-        return f"<p>The matrix of {count} classes is not drawn: it would have {count**2} cells.</p>{listed}"
-    is_short = max(map(len, classes)) <= 3
-    most = found[off[0]] if off else 1
-    heads = "".join(
-        f'<th scope="col">{name(label)}</th>'
-        if is_short
-        else f'<th scope="col" title="{text(label)}"><span class="tall">{name(label, 40)}</span></th>'
-        for label in classes
-    )
-    rows = []
-    for true, label in enumerate(classes):
-        cells = []
-        for guess in range(count):
-            number = found.get((true, guess), 0)
-            if true == guess:
-                cells.append(f'<td class="d">{number}</td>')
-            elif number:
-                shade = DARKEST * (number / most) ** 0.5
-                cells.append(f'<td class="x" style="--s:{shade:.0f}">{number}</td>')
-            else:
-                cells.append("<td></td>")
-        title = "" if is_short else f' title="{text(label)}"'
-        rows.append(f'<tr><th scope="row"{title}>{name(label, 40)}</th>{"".join(cells)}</tr>')
-    matrix = (
-        '<table class="matrix"><caption>Test images by true class (rows) and predicted class (columns); '
-        f"empty is none</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
-    return f'<div class="beside">{scroll(matrix, "confusion matrix")}{listed}</div>'
-
-
-def _classes(labels: Labels, predicted: npt.NDArray[np.int64], classes: Sequence[str]) -> str:
-    count = len(classes)
-    true = np.bincount(labels, minlength=count)
-    guessed = np.bincount(predicted, minlength=count)
-    right = np.bincount(labels[labels == predicted], minlength=count)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a class that is never there, or never predicted
-        precision, recall, f1 = right / guessed, right / true, 2 * right / (true + guessed)
-
-    def share(value: float) -> str:
-        return f"{value:.2%}" if np.isfinite(value) else NOTHING
-
-    order = np.argsort(np.nan_to_num(f1, nan=-1.0), kind="stable")[:MAX_LISTED_CLASSES]
-    rows: list[Sequence[object]] = [
-        (
-            Html(name(classes[k])),
-            int(true[k]),
-            int(guessed[k]),
-            share(precision[k]),
-            share(recall[k]),
-            share(f1[k]),
-        )
-        for k in (np.sort(order) if count <= MAX_LISTED_CLASSES else order)
-    ]
-    means = [share(float(np.mean(v[np.isfinite(v)]))) for v in (precision, recall, f1)]
-    rows.append(("mean of the classes", int(true.sum()), int(guessed.sum()), *means))
-    head = ("class", "test images", "predicted", "precision", "recall", "F1")
-    left_out = (
-        f"<p>The {MAX_LISTED_CLASSES} classes of least F1; {count - MAX_LISTED_CLASSES} better ones are left "
-        "out.</p>"
-        if count > MAX_LISTED_CLASSES
-        else ""
-    )
-    note = f'<p class="quiet">{NOTHING} where a class was never predicted, or has no test image.</p>'
-    return left_out + table(rows, head, caption="Per class, on the test set") + note
 
 
 def _calibration(subject: Subject) -> str:

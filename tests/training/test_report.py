@@ -16,19 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bundle.confusion import MAX_LISTED_CLASSES, MAX_MATRIX_CLASSES
 from bundle.manifest import Metrics
+from bundle.page import page, visible
+from bundle.sheet import COLUMNS
 from tests.training.subjects import DIGITS, a_subject, an_epoch
 from training.data import Images
 from training.duplicates import Duplicates
 from training.evaluate import expected_calibration_error, log_softmax
 from training.figures import Bins
 from training.idx import read_idx
-from training.mistakes import COLUMNS
-from training.page import page, visible
 from training.report import (
     MAX_BYTES,
-    MAX_LISTED_CLASSES,
-    MAX_MATRIX_CLASSES,
     Subject,
     render,
     training_sample,
@@ -124,7 +123,7 @@ def source(subject: Subject) -> str:
 
 def sheet(source: str) -> npt.NDArray[np.uint8]:
     """Return the picture that all misclassified images are cut from, as greys."""
-    found = re.search(r"\.mistakes i \{[^}]*url\(data:image/png;base64,([^)]+)\)", source)
+    found = re.search(r"\.cards i \{[^}]*url\(data:image/png;base64,([^)]+)\)", source)
     assert found
     image = Image.open(io.BytesIO(base64.b64decode(found[1])))
     return np.asarray(image.convert("L"))

@@ -1,4 +1,4 @@
-"""The report's frame: its style, its outline, and how text gets into it; what it says is in `report.py`."""
+"""The frame of a report: its style, its outline, and how text gets into it. What one says is in whoever writes it."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -97,17 +97,17 @@ svg * { stroke-linejoin: round; stroke-linecap: butt; }
   white-space: nowrap; }
 .matrix .d { background: color-mix(in srgb, var(--good) 16%, transparent); }
 .matrix .x { background: color-mix(in srgb, var(--bad) calc(var(--s) * 1%), transparent); }
-.mistakes { list-style: none; margin: .8rem 0; padding: 0; display: grid; gap: .5rem;
+.cards { list-style: none; margin: .8rem 0; padding: 0; display: grid; gap: .5rem;
   grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); font-size: .8rem; line-height: 1.35; }
-.mistakes li { display: flex; gap: .5rem; background: var(--panel); border-radius: .4rem; padding: .4rem;
+.cards li { display: flex; gap: .5rem; background: var(--panel); border-radius: .4rem; padding: .4rem;
   break-inside: avoid; content-visibility: auto; contain-intrinsic-size: auto 5rem; }
-.mistakes p { margin: 0; white-space: pre-line; min-width: 0; font-variant-numeric: tabular-nums; }
-.mistakes i { flex: none; width: 56px; height: 56px; image-rendering: pixelated; print-color-adjust: exact;
+.cards p { margin: 0; white-space: pre-line; min-width: 0; font-variant-numeric: tabular-nums; }
+.cards i { flex: none; width: 56px; height: 56px; image-rendering: pixelated; print-color-adjust: exact;
   -webkit-print-color-adjust: exact; background: url($sheet) calc(var(--x) * -56px) calc(var(--y) * -56px) /
   ${sheet_width}px auto; }
 summary { cursor: pointer; padding: .3rem 0; color: var(--link); }
 @media (max-width: 30rem) { body { padding: .9rem .75rem 3rem; } h1 { font-size: 1.4rem; }
-  .mistakes { grid-template-columns: 1fr 1fr; } .matrix { font-size: .7rem; }
+  .cards { grid-template-columns: 1fr 1fr; } .matrix { font-size: .7rem; }
   .matrix th, .matrix td { padding: .15rem .1rem; min-width: 1.7rem; } th, td { padding-right: .5rem; } }
 @media print { :root { color-scheme: light; font-size: 11px; --paper: #fff; --panel: #f5f6f8; --ink: #000;
   --quiet: #444; --line: #999; --link: #000; --training: #2868c8; --validation: #c2570c; --good: #1a7f37;
@@ -115,8 +115,8 @@ summary { cursor: pointer; padding: .3rem 0; color: var(--link); }
   body { max-width: none; padding: 0; } nav { display: none; } h2, h3 { break-after: avoid; }
   .scroll { overflow: visible; background: none; } figure, tr, .advice, dl > div { break-inside: avoid; }
   details::details-content { content-visibility: visible; height: auto; } summary { list-style: none; }
-  .mistakes li { content-visibility: visible; }
-  .advice, dl > div, .mistakes li, .matrix td, tr.changed > * { print-color-adjust: exact;
+  .cards li { content-visibility: visible; }
+  .advice, dl > div, .cards li, .matrix td, tr.changed > * { print-color-adjust: exact;
   -webkit-print-color-adjust: exact; } }
 </style></head><body>
 <header><h1>$title</h1>
@@ -138,7 +138,7 @@ def page(
         title: as plain text.
         summary: one or two sentences of plain text.
         sections: in their order.
-        sheet: data URI of the picture that holds all misclassified images.
+        sheet: data URI of the picture that the cards' images are cut from, see `sheet.py`.
         sheet_width: its width on the page, in CSS pixels.
     """
     parts = list(sections)
