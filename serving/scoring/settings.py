@@ -61,6 +61,31 @@ class ScoreSettings(Settings):
         OrNone,
         Field(description="score by a running service at this address instead, as http://host:8080"),
     ] = None
+    token_file: Annotated[
+        Path | None,
+        OrNone,
+        Field(description="file with the bearer token that the service at --url asks for"),
+    ] = None
+    ca_file: Annotated[
+        Path | None,
+        OrNone,
+        Field(description="PEM file of who signs the certificate of an https --url; none is this system's"),
+    ] = None
+    connections: Annotated[
+        int, Field(ge=1, le=256, description="requests that wait for the service at --url at once")
+    ] = 4
+    timeout_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="time for each request to the service at --url")
+    ] = 30.0
+    patience_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86400,
+            description="how long a request that fails is tried again before the run ends; what is written "
+            "stays, and the same command goes on",
+        ),
+    ] = 300.0
     column: Annotated[
         str | None,
         OrNone,
