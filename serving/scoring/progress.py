@@ -1,0 +1,84 @@
+"""How far a run is: a bar in a terminal, a plain line now and then in a log.
+
+It goes to the standard error; the standard output is left to the summary.
+"""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+LINE_EVERY_SECONDS = 10.0
+SMOOTHING_SECONDS = 15.0
+"""How far back the rate looks: parts come in bursts, and a disk that slows down should be seen."""
+
+_BAR = "[progress.description]{task.description}"
+_FIELDS = "{task.fields[rate]}"
+
+
+class Meter:
+    """Shows rows done, rate, time left and errors so far, of a run of a known number of rows."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or Console(stderr=True, soft_wrap=True, highlight=False)
+        self._clock = clock
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self.total = self.done = self.errors = 0
+        self._seen: list[tuple[float, int]] = []
+        self._last_line = 0.0
+
+    def begin(self, total: int, done: int, errors: int) -> None:
+        """Start, with what earlier lives of the run have done."""
+        self.total, self.done, self.errors = total, done, errors
+        self._last_line = self._clock()
+        self._seen = [(self._last_line, done)]
+        if self._console.is_terminal:
+            columns = (TextColumn(_BAR), BarColumn(), MofNCompleteColumn(), TextColumn(_FIELDS))
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("scoring", total=total, completed=done, rate="")
+            self._bar.start()
+
+    def say(self, line: str) -> None:
+        """Print one line; in a terminal it scrolls above the bar."""
+        self._console.print(line, markup=False, emoji=False)
+
+    def advance(self, rows: int, errors: int) -> None:
+        """Count a part."""
+        now = self._clock()
+        self.done += rows
+        self.errors += errors
+        self._seen.append((now, self.done))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - SMOOTHING_SECONDS:
+            del self._seen[0]
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, rate=self.rest())
+        elif now - self._last_line >= LINE_EVERY_SECONDS:
+            self._last_line = now
+            share = f" ({self.done / self.total:.0%})" if self.total else ""
+            self.say(f"scoring: {self.done:,} of {self.total:,} images{share}, {self.rest()}")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def rate(self) -> float:
+        """Return images/s over the last seconds; 0 while nothing is known."""
+        (first, before), (last, now) = self._seen[0], self._seen[-1]
+        return (now - before) / (last - first) if last > first else 0.0
+
+    def rest(self) -> str:
+        """Return rate, time left and errors in words: `12,345 images/s, 1:02:03 left, 2 errors`."""
+        rate = self.rate()
+        left = f"{clock_time((self.total - self.done) / rate)} left" if rate else "time left unknown"
+        return f"{rate:,.0f} images/s, {left}, {self.errors:,} error{'' if self.errors == 1 else 's'}"
+
+
+def clock_time(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds: `1:02:03`, `2:03`, `0:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

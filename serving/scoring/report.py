@@ -1,0 +1,180 @@
+"""`--report`: one self-contained page about a run, without scripts or network; light and dark, phones too.
+
+Its frame, its sheet of images and its confusion matrix are those of the training report.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bundle import confusion, sheet
+from bundle.page import NOTHING, Html, Section, name, page, table, text
+from serving.scoring.errors import WriteError
+from serving.scoring.labels import UNKNOWN
+from serving.scoring.progress import clock_time
+from serving.scoring.summary import LOW_CONFIDENCE, Doubt, Summary, reading, share
+
+NAME_LIMIT = 16
+"""Characters of a class name under an image; the table of classes has the whole name."""
+ROW_LIMIT = 60
+MAX_LISTED_CLASSES = 500
+
+
+def render(
+    summary: Summary, *, title: str, when: str, seconds: float, rows_now: int, facts: Mapping[str, object]
+) -> str:
+    """Return the page.
+
+    Args:
+        summary: of all parts.
+        title: as plain text.
+        when: the time that the run ended.
+        seconds: that its last life took.
+        rows_now: images that its last life scored.
+        facts: what was run on what, by name, for the last table.
+    """
+    sections = [
+        Section(anchor="result", title="Result", body=_result(summary, seconds, rows_now)),
+        Section(anchor="classes", title="Predicted classes", body=_classes(summary)),
+    ]
+    if summary.reference is not None:
+        sections.append(Section(anchor="drift", title="Drift", body=_drift(summary)))
+    if summary.labels is not None:
+        sections.append(Section(anchor="labels", title="Compared with the labels", body=_comparison(summary)))
+    sections.append(Section(anchor="least", title="Least confident images", body=_least(summary)))
+    if summary.errors:
+        sections.append(Section(anchor="errors", title="Rows with an error", body=_errors(summary)))
+    rows = [(key, Html(f"<code>{text(value)}</code>")) for key, value in facts.items()]
+    sections.append(Section(anchor="run", title="The run", body=table(rows, ("", ""))))
+    least = summary.least
+    picture = sheet.sheet(np.stack([doubt.image() for doubt in least])) if least else "data:,"
+    said = f"Scored {when}: {summary.rows:,} rows, {summary.errors:,} of them with an error."
+    return page(title, said, sections, sheet=picture, sheet_width=sheet.WIDTH)
+
+
+def write(path: Path, content: str) -> None:
+    """Write the page.
+
+    Raises:
+        WriteError: it cannot be.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise WriteError(
+            f"--report {path} cannot be written: {error.strerror}; give another place"
+        ) from error
+
+
+def _result(summary: Summary, seconds: float, rows_now: int) -> str:
+    scored = summary.scored
+    tiles = {
+        "images scored": f"{scored:,}",
+        "with an error": f"{summary.errors:,}",
+        "with a warning": f"{summary.warned:,}",
+        "mean confidence": f"{summary.confidence / scored:.4f}" if scored else NOTHING,
+        f"confidence below {LOW_CONFIDENCE:g}": share(summary.doubtful, scored),
+    }
+    if summary.confusion.images:
+        tiles["accuracy"] = f"{summary.confusion.right / summary.confusion.images:.2%}"
+    if rows_now and seconds > 0:
+        tiles["images/s"] = f"{rows_now / seconds:,.0f}"
+    shown = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in tiles.items())
+    note = (
+        f'<p class="quiet">{rows_now:,} images in {clock_time(seconds)}; confidence is the calibrated probability of '
+        "the predicted class. Rows with an error have no answer and are counted nowhere else.</p>"
+    )
+    return f"<dl>{shown}</dl>{note}"
+
+
+def _classes(summary: Summary) -> str:
+    counts, scored = summary.counts, summary.scored
+    expected = np.array(summary.reference.predicted, np.float64) if summary.reference is not None else None
+    order = np.arange(len(counts))
+    left_out = ""
+    if len(order) > MAX_LISTED_CLASSES:
+        order = np.argsort(-counts, kind="stable")[:MAX_LISTED_CLASSES]
+        left_out = f"<p>The {MAX_LISTED_CLASSES} most frequent of {len(counts)} classes.</p>"
+    rows: list[Sequence[object]] = []
+    for k in order.tolist():
+        row: list[object] = [Html(name(summary.classes[k])), f"{counts[k]:,}", share(int(counts[k]), scored)]
+        if expected is not None:
+            row.append(f"{expected[k] / max(1.0, expected.sum()):.1%}")
+        rows.append(row)
+    head = ("class", "images", "share", "share in the validation set")[: len(rows[0])]
+    return left_out + table(rows, head, caption="Images by predicted class")
+
+
+def _drift(summary: Summary) -> str:
+    found = summary.drift()
+    if not found:
+        return "<p>Not measured: an earlier run wrote these parts without the model's reference.</p>"
+    meanings = {
+        "mean_ink": "mean pixel of an image",
+        "border_brightness": "mean of an image's border",
+        "class": "predicted class",
+    }
+    rows = [
+        (meanings[feature], NOTHING if np.isnan(value) else f"{value:.3f}", reading(value))
+        for feature, value in found.items()
+    ]
+    note = (
+        '<p class="quiet">The population stability index compares these images with the validation set that the '
+        "model was published with: below 0.1 nothing has changed, above 0.25 it is another population.</p>"
+    )
+    return table(rows, ("feature", "PSI", "")) + note
+
+
+def _comparison(summary: Summary) -> str:
+    found = summary.confusion
+    assert summary.labels is not None  # noqa: S101  the caller looked
+    if not found.images:
+        return f"<p>No row has a label in {text(summary.labels.where)}.</p>"
+    said = (
+        f"<p>{found.right:,} of {found.images:,} images are what {text(summary.labels.where)} says: "
+        f"{found.right / found.images:.2%}.</p>"
+    )
+    if summary.uncompared:
+        said += (
+            f"<p><strong>{summary.uncompared:,} parts are not compared</strong>: a run with other labels, or "
+            "without, wrote them.</p>"
+        )
+    per_class = confusion.by_class(found, "images", "Per class")
+    return said + confusion.matrix(found, "Images") + per_class
+
+
+def _least(summary: Summary) -> str:
+    least = summary.least
+    if not least:
+        return "<p>No image was scored.</p>"
+    cards = "".join(_card(place, doubt, summary) for place, doubt in enumerate(least))
+    note = (
+        f"<p>The {len(least)} of {summary.scored:,} images whose answer is least confident, the least first: the "
+        "predicted class and the next one with their probabilities, and the row.</p>"
+    )
+    return f'{note}<ul class="cards">{cards}</ul>'
+
+
+def _card(place: int, doubt: Doubt, summary: Summary) -> str:
+    def said(index: int, confidence: float) -> str:
+        return f"{name(summary.classes[index], NAME_LIMIT)}: {confidence:.1%}"
+
+    lines = [f"<b>{said(doubt.index, doubt.confidence)}</b>", said(doubt.second, doubt.second_confidence)]
+    if doubt.true != UNKNOWN:
+        lines.append(f"label {name(summary.classes[doubt.true], NAME_LIMIT)}")
+    row = doubt.row if len(doubt.row) <= ROW_LIMIT else "…" + doubt.row[1 - ROW_LIMIT :]
+    whole = text(f"{doubt.source} {doubt.row}")
+    lines.append(f'<small title="{whole}"><bdi>{text(row)}</bdi></small>')
+    shown = "\n".join(lines)
+    return f"<li>{sheet.cutting(place, whole)}<p>{shown}</p></li>"
+
+
+def _errors(summary: Summary) -> str:
+    rows = [
+        (Html(f"<bdi>{text(f'{source} {row}')}</bdi>"), sentence) for source, row, sentence in summary.faults
+    ]
+    more = summary.errors - len(rows)
+    rest = f"<p>And {more:,} more: the rows with a text in the column error.</p>" if more else ""
+    return table(rows, ("row", "error")) + rest
