@@ -1,5 +1,6 @@
 """The alerts worth having, as Prometheus's rules: `python -m serving.reference --rules` prints the file."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,8 @@ class Alert:
     """`page` wakes a person, `ticket` waits for the morning."""
     meaning: str
     remedy: str
+    gpu: bool = False
+    """Whether it is of use only where a GPU is expected."""
 
 
 ALERTS = (
@@ -26,7 +29,7 @@ ALERTS = (
         lasting="2m",
         severity="page",
         meaning="The management port does not answer; neither, most likely, does the service.",
-        remedy="Look at the pod's state and at the end of its log; exit codes are listed below.",
+        remedy="Look at the pod's state, its exit code (docs/operations.md) and the end of its log.",
     ),
     Alert(
         name="GlyphNotReady",
@@ -109,6 +112,7 @@ ALERTS = (
         expression='glyph_execution_provider_info{provider="cpu"} == 1',
         lasting="5m",
         severity="ticket",
+        gpu=True,
         meaning="The model runs on the CPU. Have this alert only where a GPU is expected.",
         remedy="The log says what CUDA lacked; GLYPH_PROVIDER=cuda makes it an error at start.",
     ),
@@ -143,8 +147,32 @@ ALERTS = (
 
 def rules() -> str:
     """Return the file of rules, as YAML that Prometheus loads."""
-    lines = ["groups:", "- name: glyph", "  rules:"]
-    for alert in ALERTS:
+    return "\n".join(_group("glyph", ALERTS)) + "\n"
+
+
+def prometheus_rule(*, gpu: bool) -> str:
+    """Return the rules for GPUs, or all the others, as a PrometheusRule of the Prometheus operator's, in YAML."""
+    name = "glyph-gpu" if gpu else "glyph"
+    head = f"""\
+# Written by `python -m serving.reference` from serving/alerts.py.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: {name}
+  labels:
+    app.kubernetes.io/name: glyph
+    app.kubernetes.io/component: serve
+    app.kubernetes.io/part-of: glyph
+spec:
+"""
+    chosen = [alert for alert in ALERTS if alert.gpu == gpu]
+    return head + "".join(f"  {line}\n" for line in _group(name, chosen))
+
+
+def _group(name: str, alerts: Iterable[Alert]) -> list[str]:
+    """Return the lines of a list of groups that has one."""
+    lines = ["groups:", f"- name: {name}", "  rules:"]
+    for alert in alerts:
         lines += [
             f"  - alert: {alert.name}",
             f"    expr: {_quoted(alert.expression)}",
@@ -155,7 +183,7 @@ def rules() -> str:
             f"      summary: {_quoted(alert.meaning)}",
             f"      description: {_quoted(alert.remedy)}",
         ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _quoted(text: str) -> str:

@@ -1,7 +1,7 @@
 """The tables of docs/operations.md, from the settings, the metrics, the alerts and the errors themselves.
 
-python -m serving.reference              writes them into docs/operations.md
-python -m serving.reference --check      exits 1 if the file would change
+python -m serving.reference              writes them into docs/operations.md, and the alerts into k8s/components
+python -m serving.reference --check      exits 1 if a file would change
 python -m serving.reference --rules      prints the alerts as a file of Prometheus's rules
 
 The sentences around them are the document's own; a table stands between `<!-- table: NAME -->` and `<!-- end -->`.
@@ -19,11 +19,16 @@ from typing import Annotated, Any
 from pydantic.fields import FieldInfo
 
 from serving import errors
-from serving.alerts import ALERTS, rules
+from serving.alerts import ALERTS, prometheus_rule, rules
 from serving.catalogue import CATALOGUE, Metric
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings
 
 DOCUMENT = Path("docs/operations.md")
+RULES = {
+    Path("k8s/components/alerts/prometheusrule.yaml"): False,
+    Path("k8s/components/alerts-gpu/prometheusrule.yaml"): True,
+}
+"""Which alerts a manifest has: those for GPUs, or the others."""
 _PART = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -84,19 +89,21 @@ def rewritten(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tables, or say whether they are right."""
     parser = argparse.ArgumentParser(
-        prog="python -m serving.reference", description="Write the tables of docs/operations.md."
+        prog="python -m serving.reference",
+        description="Write the tables of docs/operations.md and the alerts of k8s/.",
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file would change")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file would change")
     parser.add_argument("--rules", action="store_true", help="print the alerts as Prometheus's rules instead")
     options = parser.parse_args(arguments)
     if options.rules:
         print(rules(), end="")
         return 0
-    text = DOCUMENT.read_text()
-    new = rewritten(text)
+    wanted = {DOCUMENT: rewritten(DOCUMENT.read_text())}
+    wanted |= {path: prometheus_rule(gpu=gpu) for path, gpu in RULES.items()}
     if options.check:
-        return int(new != text)
-    DOCUMENT.write_text(new)
+        return int(any(not path.exists() or path.read_text() != text for path, text in wanted.items()))
+    for path, text in wanted.items():
+        path.write_text(text)
     return 0
 
 
