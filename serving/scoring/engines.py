@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 
 from bundle.errors import BundleError
 from bundle.manifest import Polarity
@@ -59,6 +60,10 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give back what it holds; a call of `score` that still waits ends with an EngineError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LocalEngine:
@@ -83,8 +88,8 @@ class LocalEngine:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Return the provider: CUDA and the CPU round differently."""
-        return {"provider": self.session.provider}
+        """Return the provider: CUDA and the CPU round differently, and so may versions."""
+        return {"provider": self.session.provider, "onnxruntime": onnxruntime.__version__}
 
     @property
     def batch(self) -> int:
@@ -99,6 +104,9 @@ class LocalEngine:
     def score(self, images: Images) -> npt.NDArray[np.float32]:
         """Return the probabilities as `Engine.infer` of the service gives them."""
         return self.session.infer(images).probabilities
+
+    def close(self) -> None:
+        """Do nothing: the session ends with the process."""
 
 
 def open_local(settings: ScoreSettings) -> LocalEngine:

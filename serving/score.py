@@ -1,0 +1,113 @@
+"""`python -m serving.score`: the command line of the batch scorer; `serving/scoring/` does the work.
+
+Its exit codes are in the help, and in `serving.scoring.errors`.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from bundle.configuration import add_options, build, from_arguments, parse
+from bundle.errors import ConfigurationError
+from serving.scoring.errors import EXIT_BAD_IMAGES, EXIT_DONE, EXIT_SETTING, ScoringError, Stopped
+from serving.scoring.settings import ScoreSettings, environment_layer
+
+_EPILOGUE = """\
+Every option is an environment variable too: --part-rows is GLYPH_SCORE_PART_ROWS. An option wins.
+
+A run that was stopped or killed goes on when the same command is given again, and ends with the same bytes.
+Several machines share a job by --shard i/n, or as an Indexed Job of Kubernetes; then
+'python -m serving.score merge --output OUTPUT' finishes it, if no part is missing. docs/scoring.md has more.
+
+exit codes:
+  0   every image is answered
+  2   a setting is unknown or wrong
+  3   done, and some images could not be read: their rows say why
+  65  an input is missing or damaged; or an image is, with --strict
+  66  the output belongs to another job, or was changed
+  69  the execution provider, the service or the cluster is not there
+  70  the model cannot be loaded or proven
+  73  the output cannot be written, or the disk is full
+  75  stopped by a signal, or parts are missing: run again
+
+examples:
+  python -m serving.score --input photos/ --output scores/
+  python -m serving.score --input 'data/*.parquet' --output scores.csv --model models/mnist --top 3
+  find . -name '*.png' | python -m serving.score --input - --output scores.parquet
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        return _merge(words[1:]) if words[:1] == ["merge"] else _score(words)
+    except (ConfigurationError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_SETTING
+    except ScoringError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _score(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.score",
+        description="Score millions of images with a published model, exactly once.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        conflict_handler="resolve",
+    )
+    add_options(parser, ScoreSettings)
+    parser.add_argument(
+        "--input",
+        dest="input",
+        nargs="+",
+        action="extend",
+        default=argparse.SUPPRESS,
+        metavar="PLACE",
+        help=str(ScoreSettings.model_fields["input"].description),
+    )
+    options = parse(parser, words, ScoreSettings)
+    layer = from_arguments(ScoreSettings, options)
+    environment = environment_layer()
+    for needed in ("input", "output"):
+        if needed not in layer.values and needed not in environment.values:
+            raise ConfigurationError(
+                f"--{needed} is needed: {ScoreSettings.model_fields[needed].description}"
+            )
+    settings = build(ScoreSettings, [environment, layer])
+    from serving.scoring.job import run
+    from serving.scoring.observer import Silent
+
+    outcome = run(settings, Silent())
+    return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
+
+
+def _merge(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.score merge",
+        description="Finish a job that several shards worked on: see that every part is there and unchanged, "
+        "write the one file if the output is one, and _SUCCESS.",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="as it was given to the shards")
+    options = parser.parse_args(words)
+    from serving.scoring.job import merge
+    from serving.scoring.output import OutputFolder
+
+    outcome = merge(OutputFolder.open(options.output))
+    return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise Stopped(f"stopped by {signal.Signals(number).name}: the same command goes on where it stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

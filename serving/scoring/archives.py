@@ -1,0 +1,197 @@
+"""Archives of image files: WebDataset's tar, and zip. Members are read by their places, in any order."""
+
+import gzip
+import os
+import shutil
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from bundle.bombs import MAX_FILE_BYTES
+from serving.scoring.arrays import DAMAGE, unreadable
+from serving.scoring.errors import InputError
+from serving.scoring.listing import Listing, file_fingerprint, shown, too_large
+from serving.scoring.records import Raw
+
+SIDECARS = frozenset(
+    {".cls", ".cls2", ".csv", ".id", ".idx", ".index", ".json", ".md", ".tsv", ".txt", ".xml"}
+)
+"""Endings of what lies beside images in archives and folders: labels, descriptions. Not scored."""
+
+_DEFLATED = 8
+_ENCRYPTED = 1
+_LOCAL_HEADER = 30
+
+Unpack = Callable[[bytes, bytes], bytes]
+
+
+def is_sidecar(name: str) -> bool:
+    """Tell whether a member or file lies beside images and is none: hidden, or of a sidecar's ending."""
+    base = name.rpartition("/")[2]
+    return (
+        base.startswith(".")
+        or base.lower() in ("thumbs.db", "desktop.ini")
+        or (
+            os.path.splitext(base)[1].lower() in SIDECARS  # noqa: PTH122  a member's name is no path here
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReader:
+    """Members of an archive that lies on the disk, by their places."""
+
+    source: str
+    path: str
+    members: tuple[tuple[bytes, ...], ...]
+    """Name, offset and size; of a zip more."""
+    zipped: bool
+
+    def read(self) -> Raw:
+        """Read the members."""
+        read = _read_zipped if self.zipped else _read_tarred
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            files = [read(descriptor, *map(int, member[1:])) for member in self.members]
+        finally:
+            os.close(descriptor)
+        return Raw(source=self.source, rows=[shown(member[0]) for member in self.members], files=files)
+
+
+class ArchiveRows:
+    """A source whose rows are the members of one archive."""
+
+    columns = None
+    packed = True
+
+    def __init__(self, name: str, path: Path, *, zipped: bool, unpacked: IO[bytes] | None = None) -> None:
+        self.name = name
+        self.path = path
+        self.left_out = 0
+        """Members that lie beside the images."""
+        self._zipped = zipped
+        self._unpacked = unpacked
+        self._listing = Listing(fields=6 if zipped else 3)
+
+    @property
+    def count(self) -> int:
+        """Return how many rows it has."""
+        return self._listing.count
+
+    @property
+    def place(self) -> str:
+        """Return where the archive can be read, by this process and by its children."""
+        if self._unpacked is None:
+            return str(self.path)
+        return f"/proc/{os.getpid()}/fd/{self._unpacked.fileno()}"
+
+    def add(self, name: str, *where: int) -> None:
+        """Add a member, unless it lies beside the images."""
+        if is_sidecar(name):
+            self.left_out += 1
+        else:
+            encoded = name.encode("utf-8", errors="surrogateescape").replace(b"\0", b"\\0")
+            self._listing.append((encoded, *(b"%d" % number for number in where)))
+
+    def fingerprint(self) -> str:
+        """Return what changes when the archive does."""
+        return f"{file_fingerprint(self.path)}, members {self._listing.sha256()}"
+
+    def take(self, first: int, count: int) -> MemberReader:
+        """Return `count` rows from `first` on."""
+        return MemberReader(
+            self.name, self.place, tuple(self._listing.take(first, count)), zipped=self._zipped
+        )
+
+    def close(self) -> None:
+        """Keep it: its members are read by other processes."""
+
+
+def open_tar(name: str, path: Path) -> ArchiveRows:
+    """List a tar file of images; one in gzip is unpacked into a temporary file first.
+
+    Raises:
+        InputError: it is no tar file, or damaged.
+    """
+    unpacked: IO[bytes] | None = None
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        if packed:
+            unpacked = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the source
+            with gzip.open(path) as file:
+                shutil.copyfileobj(file, unpacked, 1 << 20)
+            unpacked.flush()
+        source = ArchiveRows(name, path, zipped=False, unpacked=unpacked)
+        with tarfile.open(source.place, "r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  it would keep every one
+                if member.isreg() and not member.issparse():
+                    source.add(member.name, member.offset_data, member.size)
+            end = archive.offset
+        if os.stat(source.place).st_size < end:  # noqa: PTH116  it may be in /proc
+            raise InputError(f"{path} is cut off: restore it and run again")
+    except (tarfile.TarError, *DAMAGE) as error:
+        raise unreadable(path, error) from error
+    return source
+
+
+def open_zip(name: str, path: Path) -> ArchiveRows:
+    """List a zip file of images, by its central directory.
+
+    Raises:
+        InputError: it is no zip file, or its directory is damaged.
+    """
+    source = ArchiveRows(name, path, zipped=True)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if not member.is_dir():
+                    source.add(
+                        member.filename,
+                        member.header_offset,
+                        member.compress_size,
+                        member.file_size,
+                        member.CRC,
+                        -1 if member.flag_bits & _ENCRYPTED else member.compress_type,
+                    )
+    except (NotImplementedError, *DAMAGE) as error:
+        raise unreadable(path, error) from error
+    return source
+
+
+def _read_tarred(descriptor: int, offset: int, size: int) -> bytes | str:
+    if size > MAX_FILE_BYTES:
+        return too_large(size)
+    data = os.pread(descriptor, size, offset)
+    return data if len(data) == size else "the archive ends in the middle of this file"
+
+
+def _read_zipped(
+    descriptor: int, offset: int, packed: int, size: int, checksum: int, method: int
+) -> bytes | str:
+    """Read a member behind its local header (APPNOTE.TXT of PKWARE, section 4.3.7)."""
+    if size > MAX_FILE_BYTES or packed > 2 * MAX_FILE_BYTES:
+        return too_large(max(size, packed))
+    if method not in (zipfile.ZIP_STORED, _DEFLATED):
+        how = "encrypted" if method < 0 else f"compressed by method {method}"
+        return f"the file is {how}; stored and deflated ones are read"
+    header = os.pread(descriptor, _LOCAL_HEADER, offset)
+    if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
+        return "the archive is damaged: this file's header is not where the directory says"
+    name, extra = struct.unpack_from("<HH", header, 26)
+    data = os.pread(descriptor, packed, offset + _LOCAL_HEADER + name + extra)
+    if method == _DEFLATED:
+        try:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+        except zlib.error as error:
+            return f"the archive is damaged at this file: {error}"
+    if len(data) != size or zlib.crc32(data) != checksum:
+        return "the archive is damaged at this file: its checksum does not match"
+    return data

@@ -1,0 +1,214 @@
+"""Images that are numbers already: IDX, `.npy`, `.npz`, each raw or in gzip; read in order, never whole."""
+
+import gzip
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from bundle.manifest import IMAGE_SIZE
+from serving.scoring.errors import InputError
+from serving.scoring.listing import file_fingerprint
+from serving.scoring.records import Raw
+
+IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE
+IDX_UINT8 = 0x08
+DAMAGE = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, SyntaxError)
+"""What the libraries raise over broken files."""
+
+_SHAPES = f"uint8 of shape [n, {IMAGE_SIZE}, {IMAGE_SIZE}] or [n, {IMAGE_BYTES}]"
+
+
+@dataclass(kw_only=True, slots=True)
+class ArrayRows:
+    """A source of `count` images that lie one behind the other in a stream."""
+
+    name: str
+    count: int
+    path: Path
+    open: Callable[[], IO[bytes]]
+    """Opens the stream. Seeking forward in it is allowed, and need not be cheap."""
+    start: int
+    """Where in it the first image begins."""
+    columns: None = None
+    packed: bool = False
+    _file: IO[bytes] | None = None
+
+    def fingerprint(self) -> str:
+        """Return the file's size and time."""
+        return file_fingerprint(self.path)
+
+    def take(self, first: int, count: int) -> Raw:
+        """Read `count` images from `first` on.
+
+        Raises:
+            InputError: the file ends early, goes on after its last image, or is damaged.
+        """
+        try:
+            if self._file is None:
+                self._file = self.open()
+            self._file.seek(self.start + first * IMAGE_BYTES)
+            data = self._file.read(count * IMAGE_BYTES)
+            # The checksum of gzip and zip is compared where the end is read.
+            beyond = self._file.read(1) if first + count == self.count else b""
+        except DAMAGE as error:
+            raise unreadable(self.path, error) from error
+        if len(data) != count * IMAGE_BYTES or beyond:
+            raise InputError(_wrong_length(self.path, self.count, "more" if beyond else "fewer"))
+        pixels = np.frombuffer(data, np.uint8).reshape(count, IMAGE_SIZE, IMAGE_SIZE)
+        return Raw(source=self.name, rows=[str(row) for row in range(first, first + count)], pixels=pixels)
+
+    def close(self) -> None:
+        """Close the stream; `take` opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """Return the error of a file that is damaged as a whole."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return InputError(
+        f"{path} cannot be read: {' '.join(str(reason).split())[:200]}; restore it and run again"
+    )
+
+
+def _wrong_length(path: Path, count: int, how: str) -> str:
+    return f"{path} claims {count} images and holds {how} bytes than that: restore it and run again"
+
+
+def _opener(path: Path) -> Callable[[], IO[bytes]]:
+    """Return what opens a file, undoing gzip."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return lambda: gzip.open(path) if packed else path.open("rb")
+
+
+def open_idx(name: str, path: Path) -> ArrayRows:
+    """Open an IDX file of images: two zero bytes, the type, the number of axes, their sizes (big-endian).
+
+    Source: the format's description on the MNIST page by Yann LeCun, Corinna Cortes and
+    Christopher J. C. Burges.
+
+    Raises:
+        InputError: it is no IDX file of 28x28 unsigned bytes, or has not the length it claims.
+    """
+    try:
+        opener = _opener(path)
+        with opener() as file:
+            head = file.read(16)
+            if len(head) < 4 or head[:2] != b"\0\0" or head[2] != IDX_UINT8:
+                raise InputError(
+                    f"{path} is no IDX file of unsigned bytes: it begins with {head[:4].hex(' ')}"
+                )
+            if head[3] != 3 or len(head) < 16:
+                raise InputError(f"{path} has {head[3]} axes; images have 3: name the file of the images")
+            count, height, width = struct.unpack(">III", head[4:])
+    except DAMAGE as error:
+        raise unreadable(path, error) from error
+    if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
+        raise InputError(
+            f"{path} holds images of {width}x{height}; the model takes {IMAGE_SIZE}x{IMAGE_SIZE}"
+        )
+    _check_size(path, 16, count)
+    return ArrayRows(name=name, count=count, path=path, open=opener, start=16)
+
+
+def _check_size(path: Path, start: int, count: int) -> None:
+    """Refuse an unpacked file whose length is not what its head says, before anything is scored."""
+    with path.open("rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            return
+    size, expected = path.stat().st_size, start + count * IMAGE_BYTES
+    if size != expected:
+        raise InputError(_wrong_length(path, count, "more" if size > expected else "fewer"))
+
+
+def open_npy(name: str, path: Path) -> ArrayRows:
+    """Open a `.npy` file (NEP 1) of images.
+
+    Raises:
+        InputError: it is none, its array is not of `uint8[n, 28, 28]` or `[n, 784]`, or is cut off.
+    """
+    try:
+        opener = _opener(path)
+        with opener() as file:
+            count = _images_in(file, str(path))
+            start = file.tell()
+    except DAMAGE as error:
+        raise unreadable(path, error) from error
+    if count is None:
+        raise InputError(f"{path} holds no images: {_SHAPES} is needed, in C order")
+    _check_size(path, start, count)
+    return ArrayRows(name=name, count=count, path=path, open=opener, start=start)
+
+
+def open_npz(name: str, path: Path) -> list[ArrayRows]:
+    """Open every array of images in a `.npz` archive, in the order of their names; others are left out.
+
+    Raises:
+        InputError: it is no such archive, or no array in it is of images.
+    """
+    found = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in sorted(archive.namelist()):
+                with archive.open(member) as file, suppress(_NotAnArrayError):
+                    if (count := _images_in(file, f"{path}: {member}")) is not None:
+                        found.append((member, count, file.tell(), archive.getinfo(member).file_size))
+    except DAMAGE as error:
+        raise unreadable(path, error) from error
+    if not found:
+        raise InputError(f"{path} holds no array of images: {_SHAPES} is needed")
+    sources = []
+    for member, count, start, size in found:
+        if size != start + count * IMAGE_BYTES:
+            raise InputError(_wrong_length(path, count, "more or fewer"))
+        sources.append(
+            ArrayRows(
+                name=f"{name}:{member.removesuffix('.npy')}",
+                count=count,
+                path=path,
+                open=_member_opener(path, member),
+                start=start,
+            )
+        )
+    return sources
+
+
+def _member_opener(path: Path, member: str) -> Callable[[], IO[bytes]]:
+    def opened() -> IO[bytes]:
+        archive = zipfile.ZipFile(path)
+        try:
+            return archive.open(member)  # it keeps the archive's file open, and closes it
+        finally:
+            archive.close()
+
+    return opened
+
+
+class _NotAnArrayError(ValueError):
+    """A member of an archive is no `.npy` file."""
+
+
+def _images_in(file: IO[Any], where: str) -> int | None:
+    """Read a `.npy` header; return how many images follow it, None if what follows is something else."""
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    except ValueError as error:
+        raise _NotAnArrayError(f"{where} is no .npy file: {error}") from None
+    if dtype != np.uint8 or shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE), (IMAGE_BYTES,)):
+        return None
+    if fortran and shape[0] > 1:
+        raise InputError(f"{where} is in Fortran's order: save numpy.ascontiguousarray(images)")
+    return int(shape[0])

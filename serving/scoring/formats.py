@@ -1,0 +1,222 @@
+"""What a part is written as: Parquet, CSV or JSON lines. The same rows give the same bytes."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from serving.scoring.records import Answers, Chunk
+from serving.scoring.settings import Format
+
+OWN = ("source", "row", "label", "index", "probability", "probabilities", "warning", "error", "model")
+"""Columns of ours, in their order; with --top `top_labels` and `top_probabilities` stand for `probabilities`."""
+PREFIX = "input_"
+"""Before a column that is passed through and has the name of one of ours."""
+
+_FLAT = "probability_"
+_DICTIONARIES = ("source", "label", "warning", "error", "model", "top_labels.list.element")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Everything that decides what the columns of a part are."""
+
+    format: Format
+    classes: tuple[str, ...]
+    digest: str
+    top: int | None
+    """How many classes are written; None is all, in the classes' order."""
+    columns: Any
+    """The `pyarrow.Schema` of what is passed through."""
+
+    def encode(self, chunk: Chunk, answers: Answers) -> bytes:
+        """Return a part's file."""
+        table = self._table(chunk, answers)
+        return _ENCODERS[self.format](self, table)
+
+    def _table(self, chunk: Chunk, answers: Answers) -> Any:
+        count = len(chunk)
+        good = np.ones(count, bool)
+        good[list(chunk.errors)] = False
+        columns: dict[str, Any] = {
+            "source": pa.array(chunk.sources, pa.string()),
+            "row": pa.array(chunk.rows, pa.string()),
+            "label": _masked(pa.array(self.classes, pa.string()).take(pa.array(answers.indices)), good),
+            "index": pa.array(answers.indices.astype(np.int32), mask=~good),
+            "probability": pa.array(answers.confidences, mask=~good),
+        }
+        columns |= self._probabilities(answers.probabilities, good)
+        columns["warning"] = _texts(chunk.warnings, count)
+        columns["error"] = _texts(chunk.errors, count)
+        columns["model"] = pa.DictionaryArray.from_arrays(np.zeros(count, np.int8), [self.digest]).cast(
+            pa.string()
+        )
+        passed = passed_through(chunk.columns, self.columns)
+        for name in passed.column_names:
+            columns[PREFIX + name if name in columns else name] = passed.column(name).combine_chunks()
+        metadata = {"classes": orjson.dumps(self.classes), "model": self.digest}
+        return pa.table(columns).replace_schema_metadata(metadata)
+
+    def _probabilities(
+        self, probabilities: npt.NDArray[np.float32], good: npt.NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        if self.top is None:
+            return {"probabilities": _lists(pa.array(probabilities.reshape(-1)), len(self.classes), good)}
+        top = min(self.top, len(self.classes))
+        # As /predict sorts: the first of equals comes first.
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        names = pa.array(self.classes, pa.string()).take(pa.array(order.reshape(-1)))
+        values = pa.array(np.take_along_axis(probabilities, order, axis=1).reshape(-1))
+        return {"top_labels": _lists(names, top, good), "top_probabilities": _lists(values, top, good)}
+
+
+def passed_through(stretches: Sequence[Any], schema: Any) -> Any:
+    """Return the columns that are passed through, of all rows; null where a source has none."""
+    tables = [
+        pa.table({name: pa.nulls(count, kind) for name, kind in zip(schema.names, schema.types, strict=True)})
+        if table is None
+        else table
+        for count, table in stretches
+    ]
+    if not len(schema):
+        return pa.table({})
+    return pa.concat_tables(tables, promote_options="default").select(schema.names).cast(schema)
+
+
+def _masked(array: Any, good: npt.NDArray[np.bool_]) -> Any:
+    return array if good.all() else pa.compute.if_else(pa.array(good), array, None)
+
+
+def _texts(by_row: Mapping[int, str], count: int) -> Any:
+    if not by_row:
+        return pa.nulls(count, pa.string())
+    return pa.array([by_row.get(row) for row in range(count)], pa.string())
+
+
+def _lists(values: Any, length: int, good: npt.NDArray[np.bool_]) -> Any:
+    """Return `values` as lists of one length, null where a row is not good."""
+    lengths = np.where(good, length, 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    if good.all():
+        return pa.ListArray.from_arrays(pa.array(offsets), values)
+    kept = values.filter(pa.array(np.repeat(good, length)))
+    return pa.ListArray.from_arrays(pa.array(offsets), kept, mask=pa.array(~good))
+
+
+def _parquet(layout: Layout, table: Any) -> bytes:
+    del layout
+    return table_to_parquet([table])
+
+
+def table_to_parquet(tables: Sequence[Any]) -> bytes:
+    """Return tables of one schema as a Parquet file of a row group each."""
+    buffer = io.BytesIO()
+    with parquet_writer(buffer, tables[0].schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+    return buffer.getvalue()
+
+
+def parquet_writer(sink: Any, schema: Any) -> Any:
+    """Return a writer whose row groups are the tables that are written."""
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=list(_DICTIONARIES),
+        write_statistics=["source", "label", "index", "probability", "error"],
+        store_schema=True,
+    )
+
+
+def _flat(layout: Layout, table: Any) -> Any:
+    """Return a table with a column for each class, or for each of the first k, in place of lists."""
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        if name == "probabilities":
+            for place, label in enumerate(layout.classes):
+                columns[_FLAT + label] = pa.compute.list_element(column, place)
+        elif name in ("top_labels", "top_probabilities"):
+            stem = "label_" if name == "top_labels" else _FLAT
+            for place in range(min(layout.top or 0, len(layout.classes))):
+                columns[f"{stem}{place + 1}"] = pa.compute.list_element(column, place)
+        else:
+            columns[name] = column
+    return pa.table(columns)
+
+
+def _csv(layout: Layout, table: Any) -> bytes:
+    """Return RFC 4180, every part with a line of names; lists and structs as JSON."""
+    flat = _flat(layout, table)
+    for place, field in enumerate(flat.schema):
+        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+            values = [_plain_text(value) for value in flat.column(place).to_pylist()]
+            flat = flat.set_column(place, field.name, pa.array(values, pa.string()))
+    buffer = io.BytesIO()
+    options = pyarrow.csv.WriteOptions(include_header=True, quoting_style="needed")
+    pyarrow.csv.write_csv(flat, buffer, options)
+    return buffer.getvalue()
+
+
+def _plain_text(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value, default=_plain, option=_JSON).decode()
+
+
+_JSON = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+def _jsonl(layout: Layout, table: Any) -> bytes:
+    """Return an object for each row, one a line: numbers with as many digits as a float32 needs."""
+    plain = {name: table.column(name).to_pylist() for name in table.column_names if name not in _LISTED}
+    names = list(table.column_names)
+    labels: Sequence[Any]
+    if layout.top is None:
+        rows = _float_rows(table.column("probabilities"), len(layout.classes))
+        shown = [None if row is None else dict(zip(layout.classes, row, strict=True)) for row in rows]
+    else:
+        rows = _float_rows(table.column("top_probabilities"), min(layout.top, len(layout.classes)))
+        labels = table.column("top_labels").to_pylist()
+        shown = [
+            None if row is None else dict(zip(label, row, strict=True))
+            for label, row in zip(labels, rows, strict=True)
+        ]
+    confidences = table.column("probability").combine_chunks()
+    present = np.asarray(confidences.is_valid())
+    values = confidences.fill_null(0).to_numpy()
+    plain["probability"] = [value if there else None for value, there in zip(values, present, strict=True)]
+    plain["probabilities"] = shown
+    order = [name for name in dict.fromkeys(_JSON_NAMES.get(name, name) for name in names)]
+    lines = (
+        orjson.dumps(dict(zip(order, row, strict=True)), default=_plain, option=_JSON)
+        for row in zip(*(plain[name] for name in order), strict=True)
+    )
+    return b"".join(line + b"\n" for line in lines)
+
+
+_LISTED = ("probability", "probabilities", "top_labels", "top_probabilities")
+_JSON_NAMES = {"top_labels": "probabilities", "top_probabilities": "probabilities"}
+
+
+def _float_rows(column: Any, length: int) -> list[Any]:
+    """Return each list as `float32[length]`, which is written shorter than the float64 that it becomes."""
+    array = column.combine_chunks()
+    present = np.asarray(array.is_valid())
+    values = iter(array.flatten().to_numpy().reshape(-1, length))
+    return [next(values) if there else None for there in present.tolist()]
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has no type for: bytes as text, anything else as it prints."""
+    return value.decode("utf-8", errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+_ENCODERS: dict[Format, Callable[[Layout, Any], bytes]] = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}

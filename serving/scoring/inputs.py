@@ -1,0 +1,315 @@
+"""What is scored: folders, files and patterns, as a list of sources in an order that is always the same.
+
+    a folder      every file in it and below, by name; files of many images in it are sources of their own
+    a pattern     with *, ? or [ in it, ** for any depth
+    a file        an image; IDX, .npy, .npz, .parquet, .tar, .zip, by their endings or their first bytes;
+                  any other text is a list of paths, one a line
+    -             the standard input, which may be any of these but a folder
+
+What lies beside images (labels, descriptions, hidden files) is left out, and it is said. A file that
+should be an image and is none becomes a row with an error.
+"""
+
+# ruff: noqa: PTH - paths are bytes here: half the memory of ten million, and no encoding to fail at
+
+import glob
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+
+from bundle.images import sniff
+from serving.scoring.archives import is_sidecar, open_tar, open_zip
+from serving.scoring.arrays import open_idx, open_npy, open_npz
+from serving.scoring.errors import InputError
+from serving.scoring.listing import FileRows, Reader, shown
+from serving.scoring.records import Raw
+from serving.scoring.tables import TableRows
+
+Kind = Literal["image", "idx", "labels", "npy", "npz", "parquet", "tar", "zip", "list"]
+
+STDIN = "-"
+SNIFFED = 512
+
+ENDINGS: tuple[tuple[str, Kind], ...] = (
+    ("idx3-ubyte", "idx"),
+    ("idx1-ubyte", "labels"),
+    (".idx3", "idx"),
+    (".npy", "npy"),
+    (".npz", "npz"),
+    (".parquet", "parquet"),
+    (".tar", "tar"),
+    (".tgz", "tar"),
+    (".zip", "zip"),
+    (".txt", "list"),
+    (".lst", "list"),
+)
+"""Endings by which files are known, without `.gz`."""
+
+
+class Source(Protocol):
+    """Rows of one kind, from one place. `take` is called by one thread, mostly in order."""
+
+    @property
+    def name(self) -> str:
+        """Return what the rows' `source` says."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Return how many rows there are."""
+        ...
+
+    @property
+    def columns(self) -> Any:
+        """Return the `pyarrow.Schema` of what is passed through, None for nothing."""
+        ...
+
+    @property
+    def packed(self) -> bool:
+        """Tell whether the rows are image files, which must be decoded."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return what changes when the rows do."""
+        ...
+
+    def take(self, first: int, count: int) -> Raw | Reader:
+        """Return rows, read, or to be read by whoever decodes them."""
+        ...
+
+    def close(self) -> None:
+        """Give back open files; `take` may be called again."""
+        ...
+
+
+def open_inputs(
+    inputs: Sequence[str], *, column: str | None, say: Callable[[str], None], stdin: BinaryIO | None = None
+) -> list[Source]:
+    """Open all inputs, in the order in which they are named; an empty source is left out.
+
+    Args:
+        inputs: as `ScoreSettings.input`.
+        column: of the images in Parquet files, where it is not plain.
+        say: takes a line about what was left out.
+        stdin: by default the process's.
+
+    Raises:
+        InputError: one is not there, of no known kind, or damaged; or there is no image in all of them.
+    """
+    sources: list[Source] = []
+    for place in inputs:
+        sources += _open(place, column, say, stdin)
+    sources = [source for source in sources if source.count]
+    if not sources:
+        raise InputError(f"there is no image in {', '.join(inputs)}: name a folder or file that has some")
+    return sources
+
+
+def _open(place: str, column: str | None, say: Callable[[str], None], stdin: BinaryIO | None) -> list[Source]:
+    if place == STDIN:
+        return _open_stdin(sys.stdin.buffer if stdin is None else stdin, column, say)
+    if os.path.isdir(place):
+        return _gather(place, os.path.join(place, ""), _walk(os.fsencode(place)), column, say)
+    if not os.path.exists(place):
+        if glob.has_magic(place):
+            found = ((name, os.stat(name)) for name in _matches(place))
+            return _gather(place, "", found, column, say)
+        raise InputError(f"there is no {place}: name a folder, a file, or a pattern in quotes")
+    return _open_file(place, Path(place), column, say)
+
+
+def _matches(pattern: str) -> list[bytes]:
+    """Return the files that a pattern matches, by name."""
+    found = sorted(filter(os.path.isfile, glob.iglob(os.fsencode(pattern), recursive=True)))
+    if not found:
+        raise InputError(f"no file matches {pattern}")
+    return found
+
+
+def _walk(
+    root: bytes, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield the files of a folder and of those in it, their paths relative to it, by name."""
+    try:
+        names = sorted(os.listdir(root))  # noqa: PTH208  as bytes, which take half the memory
+        here = os.stat(root)
+    except OSError as error:
+        raise InputError(f"the folder {shown(root)} cannot be read: {error.strerror}") from error
+    above |= {(here.st_dev, here.st_ino)}
+    for name in names:
+        path = os.path.join(root, name)
+        try:
+            found = os.stat(path)
+        except OSError:
+            yield name, os.lstat(path)  # a link to nowhere: its row will say so
+            continue
+        if not stat.S_ISDIR(found.st_mode):
+            yield name, found
+        elif (found.st_dev, found.st_ino) not in above and not name.startswith(b"."):
+            for below, facts in _walk(path, above):
+                yield name + b"/" + below, facts
+
+
+def _gather(
+    name: str,
+    root: str,
+    found: Iterator[tuple[bytes, os.stat_result]],
+    column: str | None,
+    say: Callable[[str], None],
+) -> list[Source]:
+    """Return the image files as one source, then each file of many images as one of its own."""
+    files = FileRows(name, os.fsencode(root))
+    containers: list[str] = []
+    left_out = 0
+    for path, facts in found:
+        text = os.fsdecode(path)
+        kind = _kind_by_ending(text)
+        if kind == "labels" or is_sidecar(text):
+            left_out += 1
+        elif kind in (None, "list"):
+            files.add_known(path, facts)
+        else:
+            containers.append(root + text)
+    _say_left_out(name, left_out, say)
+    sources: list[Source] = [files]
+    for container in containers:
+        sources += _open_file(container, Path(container), column, say)
+    return sources
+
+
+def _kind_by_ending(name: str) -> Kind | None:
+    name = name.lower()
+    if name.endswith((".png", ".jpg", ".jpeg")):  # most of ten million names
+        return None
+    name = name.removesuffix(".gz")
+    return next((kind for ending, kind in ENDINGS if name.endswith(ending)), None)
+
+
+def _open_file(name: str, path: Path, column: str | None, say: Callable[[str], None]) -> list[Source]:
+    try:
+        with path.open("rb") as file:
+            start = file.read(SNIFFED)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror}") from error
+    sources: list[Source]
+    match _kind_by_ending(name) or _kind_by_content(start):
+        case "idx" | "labels":
+            sources = [open_idx(name, path)]
+        case "npy":
+            sources = [open_npy(name, path)]
+        case "npz":
+            sources = [*open_npz(name, path)]
+        case "parquet":
+            sources = [TableRows(name, path, column)]
+        case "tar":
+            sources = [_said(open_tar(name, path), say)]
+        case "zip":
+            sources = [_said(open_zip(name, path), say)]
+        case "image":
+            one = FileRows(name, b"")
+            one.add(os.fsencode(path))
+            sources = [one]
+        case "list":
+            sources = [_open_list(name, path)]
+        case _:
+            raise InputError(
+                f"{name} is of no known kind; known are image files, IDX, .npy, .npz, .parquet, .tar, .zip, and "
+                "text with a path on each line"
+            )
+    return sources
+
+
+def _said(source: Any, say: Callable[[str], None]) -> Source:
+    _say_left_out(source.name, source.left_out, say)
+    opened: Source = source
+    return opened
+
+
+def _say_left_out(name: str, count: int, say: Callable[[str], None]) -> None:
+    if count:
+        say(f"{name}: {count} file(s) beside the images are left out (labels, descriptions, hidden ones)")
+
+
+def _kind_by_content(start: bytes) -> Kind | None:
+    """Tell a file by its first bytes."""
+    if sniff(start) is not None:
+        return "image"
+    kinds: tuple[tuple[bytes, Kind], ...] = (
+        (b"\0\0\x08", "idx"),
+        (b"\x93NUMPY", "npy"),
+        (b"PAR1", "parquet"),
+        (b"PK\x03\x04", "zip"),
+        (b"PK\x05\x06", "zip"),
+    )
+    for magic, kind in kinds:
+        if start.startswith(magic):
+            return kind
+    if start[257:262] == b"ustar":
+        return "tar"
+    if start.startswith(b"\x1f\x8b"):
+        return _kind_in_gzip(start)
+    return "list" if b"\0" not in start else None
+
+
+def _kind_in_gzip(start: bytes) -> Kind | None:
+    import zlib
+
+    try:
+        inside = zlib.decompressobj(wbits=31).decompress(start, SNIFFED)
+    except zlib.error:
+        return None
+    kind = _kind_by_content(inside) if not inside.startswith(b"\x1f\x8b") else None
+    # Of a tar file little more than its first name may be in so few bytes.
+    return kind if kind in ("idx", "npy", "tar") else "tar"
+
+
+def _open_list(name: str, path: Path) -> FileRows:
+    """Open a text with a path on each line, relative to the working directory as `find` prints them."""
+    rows = FileRows(name, b"")
+    with path.open("rb") as file:
+        for line in file:
+            if entry := line.rstrip(b"\r\n"):
+                if b"\0" in entry:
+                    raise InputError(f"{name} is no list of paths: it has NUL bytes ('{shown(entry[:40])}')")
+                rows.add(entry)
+    return rows
+
+
+def _open_stdin(stdin: BinaryIO, column: str | None, say: Callable[[str], None]) -> list[Source]:
+    """Copy the standard input into a temporary file, so that it can be counted, and open that.
+
+    A file's time would differ from run to run, so its content takes its place in the fingerprint.
+    """
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  its sources live as long as it does
+    shutil.copyfileobj(stdin, copy, 1 << 20)
+    copy.flush()
+    if copy.tell() == 0:
+        raise InputError("the standard input is empty: pipe a list of paths, or a file, into it")
+    place = Path(f"/proc/{os.getpid()}/fd/{copy.fileno()}")
+    return [_FromStdin(source, copy) for source in _open_file(STDIN, place, column, say)]
+
+
+class _FromStdin:
+    """A source in a temporary file."""
+
+    def __init__(self, source: Source, copy: Any) -> None:
+        self._source = source
+        self._copy = copy  # which ends when nobody holds it
+        self.name = source.name.replace(f"/proc/{os.getpid()}/fd/{copy.fileno()}", STDIN)
+        self.count = source.count
+        self.columns = source.columns
+        self.packed = source.packed
+        self.take = source.take
+        self.close = source.close
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of what came."""
+        import hashlib
+
+        self._copy.seek(0)
+        return hashlib.file_digest(self._copy, "sha256").hexdigest()

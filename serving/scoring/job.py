@@ -1,0 +1,207 @@
+"""A run from its beginning to its end: list the input, claim the output, score what is missing, finish."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from serving.cpus import usable_cpus
+from serving.scoring.decoding import Decoders
+from serving.scoring.engines import Engine, open_local
+from serving.scoring.errors import BadImageError, WriteError
+from serving.scoring.formats import Layout
+from serving.scoring.inputs import Source, open_inputs
+from serving.scoring.observer import Observer, Receipt, Totals
+from serving.scoring.output import JobFacts, OutputFolder, versions
+from serving.scoring.pipeline import Part, score_parts
+from serving.scoring.plan import Plan
+from serving.scoring.settings import ScoreSettings, shard_of
+
+WRITING = 2
+"""Parts that are being written, or wait for it, at most."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    receipts: list[Receipt]
+    """Of every part of this shard; of the whole job, if it is complete."""
+    complete: bool
+    """Whether `_SUCCESS` is written."""
+    facts: JobFacts
+
+    @property
+    def errors(self) -> int:
+        """Return how many rows carry an error."""
+        return sum(receipt.errors for receipt in self.receipts)
+
+
+def run(
+    settings: ScoreSettings,
+    observer: Observer,
+    *,
+    environment: Mapping[str, str] | None = None,
+    stdin: BinaryIO | None = None,
+) -> Outcome:
+    """Score what this process has to, and finish the job if nobody else has a share of it.
+
+    Args:
+        settings: the job.
+        observer: is told what happens.
+        environment: for the shard, by default the process's.
+        stdin: where the input is `-`, by default the process's.
+
+    Raises:
+        ScoringError: the run ends; the message says why and what to do.
+        ValueError: the shard makes no sense.
+    """
+    index, count = shard_of(settings, os.environ if environment is None else environment)
+    with ExitStack() as stack:
+        sources = open_inputs(settings.input, column=settings.column, say=observer.say, stdin=stdin)
+        plan = Plan(sources, settings.part_rows)
+        columns = plan.columns()
+        decoders = _decoders(sources, settings)  # they load while the model does
+        if decoders is not None:
+            stack.callback(decoders.close)
+        engine = open_engine(settings)
+        stack.callback(engine.close)
+        layout = Layout(
+            format=settings.written_format,
+            classes=tuple(engine.classes),
+            digest=engine.digest,
+            top=settings.top,
+            columns=columns,
+        )
+        with written():
+            folder = OutputFolder.claim(settings.output, facts_of(plan, engine, layout))
+            own = range(index, plan.parts, count)
+            if (complete := folder.success()) is not None:
+                observer.say(f"{settings.output} is complete already: nothing is left to do")
+                return Outcome(receipts=complete, complete=True, facts=folder.facts)
+            folder.clear_leftovers(own)
+            done = [receipt for part in own if (receipt := folder.receipt(part)) is not None]
+            totals = Totals(
+                rows=plan.rows,
+                parts=plan.parts,
+                own_rows=sum(plan.rows_of(part) for part in own),
+                own_parts=len(own),
+            )
+            observer.begin(totals, done)
+            missing = sorted({*own} - {receipt.part for receipt in done})
+            scored = score_parts(plan, missing, engine, decoders)
+            new = _write_all(scored, folder, layout, observer, strict=settings.strict)
+            if count > 1:
+                receipts = sorted([*done, *new], key=lambda receipt: receipt.part)
+                return Outcome(receipts=receipts, complete=False, facts=folder.facts)
+            return Outcome(receipts=folder.finish(), complete=True, facts=folder.facts)
+
+
+def merge(output: OutputFolder) -> Outcome:
+    """Finish a job whose parts were written by several shards.
+
+    Raises:
+        IncompleteError: parts are missing.
+        OutputError: a part was changed.
+        WriteError: the result cannot be written.
+    """
+    with written():
+        receipts = output.success()
+        return Outcome(
+            receipts=output.finish() if receipts is None else receipts, complete=True, facts=output.facts
+        )
+
+
+def open_engine(settings: ScoreSettings) -> Engine:
+    """Open what the settings ask for.
+
+    Raises:
+        ModelError: the model cannot be loaded or proven.
+        EngineError: the device, the service or the cluster is not there.
+    """
+    return open_local(settings)
+
+
+def facts_of(plan: Plan, engine: Engine, layout: Layout) -> JobFacts:
+    """Return what the job is; the fingerprint has everything that decides a byte of the parts."""
+    fingerprint = {
+        "model": engine.digest,
+        **engine.identity,
+        **versions(),
+        "batch": str(engine.batch),
+        "part rows": str(plan.part_rows),
+        "format": layout.format,
+        "probabilities": "all" if layout.top is None else f"top {layout.top}",
+        **plan.listing(),
+    }
+    return JobFacts(
+        rows=plan.rows,
+        parts=plan.parts,
+        part_rows=plan.part_rows,
+        format=layout.format,
+        model=engine.digest,
+        classes=list(engine.classes),
+        fingerprint=fingerprint,
+    )
+
+
+def encode_and_write(part: Part, folder: OutputFolder, layout: Layout, observer: Observer) -> Receipt:
+    """Write one part, and what the observer wants to remember of it."""
+    tally: dict[str, Any] = observer.tally(part.chunk, part.answers)
+    content = layout.encode(part.chunk, part.answers)
+    return folder.write(
+        part.number, content, rows=len(part.chunk), errors=len(part.chunk.errors), tally=tally
+    )
+
+
+def _decoders(sources: Iterable[Source], settings: ScoreSettings) -> Decoders | None:
+    if not any(source.packed for source in sources):
+        return None
+    return Decoders(settings.workers or usable_cpus())
+
+
+def _write_all(
+    scored: Iterator[Part], folder: OutputFolder, layout: Layout, observer: Observer, *, strict: bool
+) -> list[Receipt]:
+    """Write the parts as they come, beside the scoring of the next ones."""
+    receipts: list[Receipt] = []
+    pending: list[Future[Receipt]] = []
+    last = time.perf_counter()
+
+    def settle() -> None:
+        nonlocal last
+        receipt = pending.pop(0).result()
+        now = time.perf_counter()
+        observer.on_part(receipt, now - last)
+        last = now
+        receipts.append(receipt)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+        for part in scored:
+            if strict and part.chunk.errors:
+                at, reason = min(part.chunk.errors.items())
+                raise BadImageError(
+                    f"{part.chunk.sources[at]}, {part.chunk.rows[at]}: {reason}; correct or remove it, or leave out "
+                    "--strict to have a row with the error"
+                )
+            pending.append(writer.submit(encode_and_write, part, folder, layout, observer))
+            while len(pending) > WRITING or (pending and pending[0].done()):
+                settle()
+        while pending:
+            settle()
+    return receipts
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """Turn what the system says of a disk or a folder into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        raise WriteError(
+            f"the output{where} cannot be written: {error.strerror}; make room or change it, and run again"
+        ) from error

@@ -1,0 +1,163 @@
+"""Rows that are files or members of archives: their names in a temporary file, not in memory.
+
+Ten million names are a gigabyte as Python strings. Here they take disk: one record a row, and an offset
+in memory for every 256th.
+"""
+
+# ruff: noqa: PTH - paths are bytes here: half the memory of ten million, and no encoding to fail at
+
+import hashlib
+import os
+import tempfile
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bundle.bombs import MAX_FILE_BYTES
+from serving.scoring.records import Raw
+
+STRIDE = 256
+"""Rows between two offsets that are kept in memory."""
+
+
+class Reader(Protocol):
+    """Some rows that are still to be read; it can be pickled and read by another process."""
+
+    def read(self) -> Raw:
+        """Return the rows. What keeps a single one from being read is said in its place."""
+        ...
+
+
+class Listing:
+    """Records of a fixed number of fields, bytes without NUL; written once, then read by their numbers."""
+
+    def __init__(self, fields: int) -> None:
+        self._fields = fields
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the listing
+        self._offsets = array("q")
+        self._digest = hashlib.sha256()
+        self._at = 0
+        self.count = 0
+
+    def append(self, fields: tuple[bytes, ...], facts: bytes = b"") -> None:
+        """Add a record; the `facts` (a size, a time) go into the fingerprint only."""
+        record = b"\0".join(fields) + b"\0"
+        if self.count % STRIDE == 0:
+            self._offsets.append(self._at)
+        self._file.write(record)
+        self._digest.update(record)
+        self._digest.update(facts + b"\n")
+        self._at += len(record)
+        self.count += 1
+
+    def sha256(self) -> str:
+        """Return the fingerprint of all records and their facts."""
+        return self._digest.hexdigest()
+
+    def take(self, first: int, count: int) -> list[tuple[bytes, ...]]:
+        """Return `count` records from number `first` on."""
+        self._file.flush()
+        low, high = first // STRIDE, -(-(first + count) // STRIDE)
+        start = self._offsets[low]
+        end = self._offsets[high] if high < len(self._offsets) else self._at
+        fields = os.pread(self._file.fileno(), end - start, start).split(b"\0")
+        skip = (first - low * STRIDE) * self._fields
+        wanted = fields[skip : skip + count * self._fields]
+        return list(zip(*[iter(wanted)] * self._fields, strict=True))
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._file.close()
+
+
+def shown(name: bytes) -> str:
+    """Return a file's name as text that every format can hold, a byte that is no UTF-8 as its number."""
+    return name.decode("utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    """Image files, by their paths."""
+
+    source: str
+    root: bytes
+    """What comes before each path; empty, or a folder with its slash."""
+    paths: tuple[bytes, ...]
+
+    def read(self) -> Raw:
+        """Read the files."""
+        return Raw(
+            source=self.source,
+            rows=[shown(path) for path in self.paths],
+            files=[read_file(self.root + path) for path in self.paths],
+        )
+
+
+def read_file(path: bytes) -> bytes | str:
+    """Return a file's content, or why there is none; never more than an image may have."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not block the run
+    except (OSError, ValueError) as error:
+        return f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
+    try:
+        data = os.read(descriptor, MAX_FILE_BYTES + 1)
+        if len(data) <= MAX_FILE_BYTES:
+            return data
+        return too_large(os.fstat(descriptor).st_size)
+    except OSError as error:
+        return f"the file cannot be read: {error.strerror}"
+    finally:
+        os.close(descriptor)
+
+
+def too_large(size: int) -> str:
+    """Say of an image's file that it has more bytes than the service takes."""
+    return f"the file has {size} bytes, more than the {MAX_FILE_BYTES} that a 28x28 image may have"
+
+
+class FileRows:
+    """A source whose rows are image files: a folder, a list of paths, a pattern."""
+
+    columns = None
+    packed = True
+
+    def __init__(self, name: str, root: bytes) -> None:
+        self.name = name
+        self._root = root
+        self._listing = Listing(fields=1)
+
+    def add(self, path: bytes) -> None:
+        """Add a file; its size and time go into the fingerprint, also that it is not there."""
+        try:
+            found = os.stat(self._root + path)
+        except (OSError, ValueError):
+            self._listing.append((path,), b"absent")
+        else:
+            self.add_known(path, found)
+
+    def add_known(self, path: bytes, found: os.stat_result) -> None:
+        """Add a file that was looked at already."""
+        self._listing.append((path,), b"%d %d" % (found.st_size, found.st_mtime))
+
+    @property
+    def count(self) -> int:
+        """Return how many rows it has."""
+        return self._listing.count
+
+    def fingerprint(self) -> str:
+        """Return what changes when a file is added, removed, or changed."""
+        return self._listing.sha256()
+
+    def take(self, first: int, count: int) -> FileReader:
+        """Return `count` rows from `first` on."""
+        return FileReader(self.name, self._root, tuple(path for (path,) in self._listing.take(first, count)))
+
+    def close(self) -> None:
+        """Keep it: it is read again."""
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return the size and time of a file that is one source."""
+    found = path.stat()
+    return f"{found.st_size} bytes, modified {int(found.st_mtime)}"

@@ -1,0 +1,112 @@
+"""One part after another: read, decode and score, with the next rows always on their way.
+
+    this thread      takes slices from the plan, reads what must be read in order, waits for the oldest
+    reading threads  one for each decoding process: have a slice's files read and decoded
+    scoring threads  as many as keep the engine busy: ask it for one batch after the other
+
+Slices are begun in order and finished in order, and no more than a few are begun at a time. That bounds
+the memory, and is all the scheduling there is.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.manifest import Polarity
+from serving.scoring.decoding import Decoders, decode
+from serving.scoring.engines import Engine
+from serving.scoring.plan import Plan, Slice
+from serving.scoring.records import Answers, Chunk, Raw, answers_of, joined
+
+AHEAD = 3
+"""Slices that are on their way for each thread: one that is worked on, and two so that none waits."""
+
+Scored = tuple[Chunk, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A part that is scored and not written."""
+
+    number: int
+    chunk: Chunk
+    answers: Answers
+
+
+def score_parts(
+    plan: Plan, parts: Sequence[int], engine: Engine, decoders: Decoders | None
+) -> Iterator[Part]:
+    """Yield the parts, in their order, each as soon as it is scored.
+
+    Args:
+        plan: the input.
+        parts: the numbers of those that are wanted, ascending.
+        engine: what scores.
+        decoders: needed where the input has image files.
+
+    Raises:
+        InputError: a source is damaged.
+        EngineError: the engine failed.
+    """
+    readers = decoders.count if decoders else 1
+    reading = ThreadPoolExecutor(readers, thread_name_prefix="read")
+    scoring = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="score")
+
+    def begin(slices: Sequence[Slice]) -> Callable[[], Scored]:
+        if all(isinstance(one.work, Raw) and one.work.pixels is not None for one in slices):
+            return scoring.submit(lambda: _scored(decoded(slices, engine.polarity, decoders), engine)).result
+        later = reading.submit(
+            lambda: scoring.submit(_scored, decoded(slices, engine.polarity, decoders), engine)
+        )
+        return lambda: later.result().result()
+
+    try:
+        wanted = (slices for part in parts for slices in plan.slices(part, engine.batch))
+        begun: deque[Callable[[], Scored]] = deque()
+        for part in parts:
+            finished: list[Scored] = []
+            while sum(len(chunk) for chunk, _ in finished) < plan.rows_of(part):
+                while len(begun) < AHEAD * (readers + engine.concurrency) and (slices := next(wanted, None)):
+                    begun.append(begin(slices))
+                finished.append(begun.popleft()())
+            yield Part(
+                number=part,
+                chunk=joined([chunk for chunk, _ in finished]),
+                answers=answers_of(np.concatenate([found for _, found in finished]), engine.classes),
+            )
+    except BaseException:
+        engine.close()  # so that no thread waits for it any more
+        raise
+    finally:
+        reading.shutdown(cancel_futures=True)
+        scoring.shutdown(cancel_futures=True)
+
+
+def decoded(slices: Sequence[Slice], polarity: Polarity, decoders: Decoders | None) -> Chunk:
+    """Return consecutive slices as one decoded chunk; without decoders, decoded here."""
+    chunks = []
+    for one in slices:
+        work = one.work
+        if isinstance(work, Raw) and (work.pixels is not None or decoders is None):
+            chunks.append(decode(work, one.first, polarity))
+        elif decoders is None:
+            chunks.append(decode(work.read(), one.first, polarity))  # type: ignore[union-attr]
+        elif isinstance(work, Raw):  # what is passed through stays here: it need not be copied twice
+            chunk = decoders.decode(replace(work, columns=None), one.first, polarity)
+            chunks.append(replace(chunk, columns=((len(chunk), work.columns),)))
+        else:
+            chunks.append(decoders.decode(work, one.first, polarity))
+    return joined(chunks)
+
+
+def _scored(chunk: Chunk, engine: Engine) -> Scored:
+    """Ask for the probabilities, in batches that are cut from the part's first row on."""
+    found = [
+        engine.score(chunk.images[start : start + engine.batch])
+        for start in range(0, len(chunk), engine.batch)
+    ]
+    return chunk, found[0] if len(found) == 1 else np.concatenate(found)

@@ -1,0 +1,110 @@
+"""The input cut into parts: by row number alone, whoever scores them and how many there are."""
+
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+
+from serving.scoring.errors import InputError
+from serving.scoring.inputs import Source
+from serving.scoring.listing import Reader
+from serving.scoring.records import Raw
+
+SLICE_ROWS = 1024
+"""Rows that are read, decoded and scored at a time, rounded to whole batches: small enough that the last
+ones do not keep one CPU busy alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows of one source that are decoded together."""
+
+    first: int
+    """Number of the first row in the whole input."""
+    work: Raw | Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every row of the input, in order."""
+
+    sources: Sequence[Source]
+    part_rows: int
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows there are."""
+        return sum(source.count for source in self.sources)
+
+    @property
+    def parts(self) -> int:
+        """Return how many parts they are cut into."""
+        return -(-self.rows // self.part_rows)
+
+    def rows_of(self, part: int) -> int:
+        """Return how many rows a part has: all have the same, but for the last."""
+        return min(self.part_rows, self.rows - part * self.part_rows)
+
+    def slices(self, part: int, batch: int) -> Iterator[list[Slice]]:
+        """Yield a part's rows in groups of whole batches, the last one perhaps shorter.
+
+        Raises:
+            InputError: a source is damaged.
+        """
+        size = max(1, SLICE_ROWS // batch) * batch
+        first, end = part * self.part_rows, part * self.part_rows + self.rows_of(part)
+        for start in range(first, end, size):
+            yield [*self._take(start, min(size, end - start))]
+
+    def _take(self, first: int, count: int) -> Iterator[Slice]:
+        """Yield `count` rows from `first` on, which may lie in several sources."""
+        ends = list(accumulate(source.count for source in self.sources))
+        at = bisect.bisect_right(ends, first)
+        while count:
+            source = self.sources[at]
+            inside = first - (ends[at] - source.count)
+            taken = min(count, source.count - inside)
+            yield Slice(first, source.take(inside, taken))
+            first, count = first + taken, count - taken
+            if inside + taken == source.count:
+                source.close()
+                at += 1
+
+    def columns(self) -> Any:
+        """Return the `pyarrow.Schema` of all columns that are passed through.
+
+        Raises:
+            InputError: two Parquet files have one column with two types.
+        """
+        schemas = [source.columns for source in self.sources if source.columns is not None]
+        try:
+            return pa.unify_schemas(schemas) if schemas else pa.schema([])
+        except pa.ArrowException as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"the Parquet files' columns do not fit together ({reason}): score them apart"
+            ) from error
+
+    def listing(self) -> dict[str, str]:
+        """Return what the fingerprint says of each source, by its place and name."""
+        return {
+            f"input {number} ({source.name})": f"{source.count} images, {source.fingerprint()}"
+            for number, source in enumerate(self.sources)
+        }
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return what differs between two fingerprints, a sentence for each."""
+    said = []
+    for name in dict.fromkeys([*then, *now]):
+        before, after = then.get(name), now.get(name)
+        if before is None:
+            said.append(f"{name} is new: {after}")
+        elif after is None:
+            said.append(f"{name} is gone: it was {before}")
+        elif before != after:
+            said.append(f"{name} was {before} and is {after}")
+    return said

@@ -1,0 +1,190 @@
+"""Parquet: a column of image files, or of 784 numbers; the other columns are passed through."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bundle.configuration import nearest
+from bundle.manifest import IMAGE_SIZE
+from serving.scoring.errors import InputError
+from serving.scoring.listing import file_fingerprint
+from serving.scoring.records import Raw
+
+PIXELS = IMAGE_SIZE * IMAGE_SIZE
+USUAL_NAMES = ("image", "images", "img", "pixels", "bytes", "png")
+READ_ROWS = 1024
+STREAM_BUFFER = 1 << 20
+"""Column chunks are read through so large a window, not whole: a row group may hold millions of images."""
+
+
+class TableRows:
+    """A source whose rows are those of one Parquet file, read in order."""
+
+    def __init__(self, name: str, path: Path, column: str | None) -> None:
+        self.name = name
+        self.path = path
+        self._file: Any = self._open()
+        self._column = _image_column(path, self._file.schema_arrow, column)
+        self.packed = _is_files(self._file.schema_arrow.field(self._column).type)
+        self.columns: Any = self._file.schema_arrow.remove(
+            self._file.schema_arrow.get_field_index(self._column)
+        ).remove_metadata()
+        self.count = int(self._file.metadata.num_rows)
+        groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
+        self._batches: Iterator[Any] | None = None
+        self._at = 0
+        """The number of the first row of `_rest`."""
+        self._rest: Any = None
+
+    def fingerprint(self) -> str:
+        """Return the file's size and time, and the column."""
+        return f"{file_fingerprint(self.path)}, column {self._column}"
+
+    def take(self, first: int, count: int) -> Raw:
+        """Read `count` rows from `first` on.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            table = self._rows(first, count)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{self.path} cannot be read: {_short(error)}; restore it, run again") from error
+        images = table.column(self._column).combine_chunks()
+        if isinstance(images, pa.ChunkedArray):
+            images = pa.concat_arrays(images.chunks) if images.num_chunks else images.type.empty_array()
+        rest = table.drop_columns([self._column]) if len(self.columns) else None
+        rows = [str(row) for row in range(first, first + count)]
+        if _is_files(images.type):
+            if pa.types.is_struct(images.type):
+                images = images.field("bytes")
+            files = [data if data is not None else "the image is null" for data in images.to_pylist()]
+            return Raw(source=self.name, rows=rows, files=files, columns=rest)
+        pixels, faults = _numbers(images)
+        return Raw(source=self.name, rows=rows, pixels=pixels, faults=faults, columns=rest)
+
+    def close(self) -> None:
+        """Close the file; `take` opens it again."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._batches, self._rest = None, None, None
+
+    def _open(self) -> Any:
+        try:
+            return pq.ParquetFile(self.path, buffer_size=STREAM_BUFFER, pre_buffer=False)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{self.path} is no Parquet file, or damaged: {_short(error)}") from error
+
+    def _rows(self, first: int, count: int) -> Any:
+        if self._file is None:
+            self._file = self._open()
+        group = int(np.searchsorted(self._starts, first, side="right")) - 1
+        if self._batches is None or not self._at <= first or self._starts[group] > self._at + self._held():
+            self._batches = self._file.iter_batches(
+                READ_ROWS, row_groups=list(range(group, len(self._starts) - 1))
+            )
+            self._at, self._rest = int(self._starts[group]), None
+        tables = [] if self._rest is None else [self._rest]
+        held = self._held()
+        while self._at + held < first + count:
+            batch = pa.Table.from_batches([next(self._batches)])
+            held += batch.num_rows
+            tables.append(batch)
+        table = pa.concat_tables(tables)
+        start = first - self._at
+        self._rest, self._at = table.slice(start + count), first + count
+        return table.slice(start, count)
+
+    def _held(self) -> int:
+        return 0 if self._rest is None else int(self._rest.num_rows)
+
+
+def _is_files(kind: Any) -> bool:
+    """Tell whether a column's type is one of image files: bytes, or `{bytes, path}` as data sets have it."""
+    if pa.types.is_struct(kind):
+        at = kind.get_field_index("bytes")
+        return at >= 0 and _is_files(kind.field(at).type)
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _is_list(kind: Any) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_numbers(kind: Any) -> bool:
+    """Tell whether a column's type is one of lists of numbers, or of lists of those."""
+    while _is_list(kind):
+        kind = kind.value_type
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            return True
+    return False
+
+
+def _image_column(path: Path, schema: Any, asked: str | None) -> str:
+    """Return the column of the images."""
+    fit = [field.name for field in schema if _is_files(field.type) or _is_numbers(field.type)]
+    if asked is not None:
+        if asked in fit:
+            return asked
+        if asked in schema.names:
+            raise InputError(
+                f"{path}: the column '{asked}' is {schema.field(asked).type}; images are bytes, or {PIXELS} numbers"
+            )
+        raise InputError(f"{path} has no column '{asked}'{nearest(asked, schema.names)}")
+    usual = [name for name in fit if name.lower() in USUAL_NAMES]
+    candidates = fit if len(fit) == 1 else usual
+    if len(candidates) != 1:
+        found = f"could be any of {', '.join(fit)}: name it with --column" if fit else "is not there"
+        raise InputError(f"{path}: the column of the images (bytes, or {PIXELS} numbers) {found}")
+    return candidates[0]
+
+
+def _numbers(images: Any) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """Return `uint8[n, 28, 28]` of lists of 784 numbers or of 28 lists of 28, and the rows that are neither."""
+    count = len(images)
+    faults: dict[int, str] = {}
+    pixels = np.zeros((count, PIXELS), np.uint8)
+    flat, lengths = images, np.ones(count, np.int64)
+    nulls = np.asarray(images.is_null())
+    while _is_list(flat.type):  # the lengths of nested lists add up
+        inner = np.asarray(flat.value_lengths().fill_null(0))
+        ends = np.cumsum(lengths)
+        sums = np.concatenate([[0], np.cumsum(inner)])
+        lengths = sums[ends] - sums[ends - lengths]
+        flat = flat.flatten()
+    values = flat.to_numpy(zero_copy_only=False)
+    ends = np.cumsum(lengths)
+    for row in np.flatnonzero((lengths != PIXELS) | nulls).tolist():
+        faults[row] = (
+            "the image is null"
+            if nulls[row]
+            else f"the image is a list of {lengths[row]} numbers; {PIXELS} are needed"
+        )
+    whole = np.flatnonzero((lengths == PIXELS) & ~nulls)
+    if len(whole) == 0:
+        return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), faults
+    wanted = values[(ends[whole] - PIXELS)[:, None] + np.arange(PIXELS)] if faults else values
+    wanted = wanted.reshape(len(whole), PIXELS)
+    if wanted.dtype != np.uint8:
+        numbers = wanted.astype(np.float64)
+        right = (numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))  # NaN, a null, is not
+        for at in np.flatnonzero(~right.all(axis=1)).tolist():
+            pixel = int(np.flatnonzero(~right[at])[0])
+            faults[int(whole[at])] = (
+                f"pixel {pixel} is {numbers[at, pixel]:g}; whole numbers from 0 to 255 are needed"
+            )
+        wanted = np.where(right.all(axis=1)[:, None], numbers, 0).astype(np.uint8)
+    pixels[whole] = wanted
+    return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), faults
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
