@@ -1,0 +1,44 @@
+"""`python -m serving.health`: exit with 0 if the service in this container is ready, else with 1 and the reason.
+
+For Docker's HEALTHCHECK, in an image without curl. It reads the same settings as the service does.
+"""
+
+import http.client
+import json
+import sys
+
+from bundle.errors import ConfigurationError
+from serving.settings import load_settings, management_port
+
+ANSWER_SECONDS = 4
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  listened on, but not to be asked
+
+
+def main() -> int:
+    """Ask the management port's `/readyz`."""
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        print(error)
+        return 1
+    port = management_port(settings)
+    if port == 0:
+        print("there is no management port to ask (GLYPH_MANAGEMENT_PORT=0)")
+        return 0
+    host = _ANY.get(settings.management_host, settings.management_host)
+    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        answer = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        print(f"the management port does not answer: {error}")
+        return 1
+    if response.status != http.client.OK:
+        print(json.loads(answer).get("detail", answer))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
