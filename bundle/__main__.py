@@ -1,10 +1,11 @@
-"""`python -m bundle`: look at and verify published bundles. Exit code 0 is good, 1 is not, 2 is misuse."""
+"""`python -m bundle`: look at, verify and fetch published bundles. Exit code 0 is good, 1 is not, 2 is misuse."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from bundle.errors import BundleError
+from bundle.fetch import fetch
 from bundle.repository import Bundle, versions
 from bundle.verify import problems
 
@@ -19,8 +20,16 @@ def main(arguments: list[str] | None = None) -> int:
     show.add_argument("path", type=Path, metavar="models/NAME/VERSION")
     lister = commands.add_parser("list", help="list the published versions of a model")
     lister.add_argument("path", type=Path, metavar="models/NAME")
+    fetcher = commands.add_parser("fetch", help="fetch a published version from a web server or a bucket")
+    fetcher.add_argument("url", metavar="https://HOST/PATH/VERSION", help="the version's directory there")
+    fetcher.add_argument("--digest", required=True, help="of its manifest, the 'digest' that show prints")
+    fetcher.add_argument(
+        "--models", type=Path, default=Path("models"), help="repository to write in (models)"
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.command == "fetch":
+            return _fetch(options.url, options.digest, options.models)
         run = {"verify": _verify, "show": _show, "list": _list}[options.command]
         return run(options.path)
     except BundleError as error:
@@ -60,6 +69,11 @@ def _list(path: Path) -> int:
     if not published:
         print(f"no version is published in {path}", file=sys.stderr)
     return 0 if published else 1
+
+
+def _fetch(url: str, digest: str, models: Path) -> int:
+    print(fetch(url, digest, models).path)
+    return 0
 
 
 if __name__ == "__main__":

@@ -160,19 +160,45 @@ def publish(directory: Path, facts: Facts) -> Bundle:
         raise PublishError(f"the facts are of model '{facts.name}', the place of '{model.name}'")
     try:
         _write_config(model, facts)
-        manifest = Manifest.seal(facts, {name: sha256_file(directory / name) for name in FILES})
-        write_whole(directory / MANIFEST_FILE, manifest.to_bytes())
-        for name in (*FILES, MANIFEST_FILE):
-            (directory / name).chmod(0o444)
-            fsync_path(directory / name)
-        directory.chmod(0o755)
-        fsync_path(directory)
+        _finish(directory, Manifest.seal(facts, {name: sha256_file(directory / name) for name in FILES}))
         version = _rename_to_next_version(directory, model)
         fsync_path(model)
         fsync_path(model.parent)  # the model's own name may be new, too
     except OSError as error:
         raise PublishError(f"cannot publish in {model}: {error.strerror}") from None
     return Bundle.open(model / str(version))
+
+
+def install(directory: Path, manifest: Manifest, version: int) -> Bundle:
+    """Make the staged `directory` the version `version` of its model, atomically and durably.
+
+    For a bundle that was published elsewhere: its manifest is known, and its files are proven to be
+    what that says.
+
+    Raises:
+        PublishError: the version is there already, the class count differs from what the model's
+            versions have, or the disk refused.
+    """
+    model = directory.parent
+    try:
+        _write_config(model, manifest)
+        _finish(directory, manifest)
+        directory.rename(model / str(version))
+        fsync_path(model)
+        fsync_path(model.parent)
+    except OSError as error:
+        raise PublishError(f"cannot write version {version} in {model}: {error.strerror}") from None
+    return Bundle.open(model / str(version))
+
+
+def _finish(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest, and let nothing be lost or changed from here on."""
+    write_whole(directory / MANIFEST_FILE, manifest.to_bytes())
+    for name in (*FILES, MANIFEST_FILE):
+        (directory / name).chmod(0o444)
+        fsync_path(directory / name)
+    directory.chmod(0o755)
+    fsync_path(directory)
 
 
 def _rename_to_next_version(directory: Path, model: Path) -> int:
