@@ -94,10 +94,13 @@ class Client:
         self._not_before = 0.0
         """What `Retry-After` asked of one thread holds for all of them."""
         self._closed = threading.Event()
+        self._open: list[http.client.HTTPConnection] = []
 
     def close(self) -> None:
-        """Wake who waits to ask again; they raise EngineError."""
+        """End the connections, and wake who waits to ask again; they raise EngineError."""
         self._closed.set()
+        for connection in self._open:
+            connection.close()
 
     def ask(
         self, method: str, path: str, body: bytes = b"", fields: Mapping[str, str] | None = None
@@ -178,6 +181,7 @@ class Client:
             if not kept:
                 connection.close()
                 self._held.connection = None
+                self._open.remove(connection)
 
     def _connection(self) -> http.client.HTTPConnection:
         held: http.client.HTTPConnection | None = getattr(self._held, "connection", None)
@@ -189,6 +193,7 @@ class Client:
                 else http.client.HTTPSConnection(host, port, timeout=patience, context=self.address.tls)
             )
             self._held.connection = held
+            self._open.append(held)
         return held
 
 
@@ -240,6 +245,14 @@ def open_remote(settings: ScoreSettings) -> RemoteEngine:
         EngineError: it cannot be reached, lets us not in, or is no Glyph service.
     """
     client = Client(settings)
+    try:
+        return _served(client, settings)
+    except EngineError:
+        client.close()
+        raise
+
+
+def _served(client: Client, settings: ScoreSettings) -> RemoteEngine:
     response = client.ask("GET", "/metadata")
     try:
         document: Any = orjson.loads(response.body)

@@ -1,0 +1,360 @@
+"""Scoring by a service: the local bits, kept connections, Retry-After, limits, tokens and TLS."""
+
+import contextlib
+import datetime as dt
+import email.utils
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bundle.repository import Bundle
+from serving.scoring import remote
+from serving.scoring.engines import LocalEngine, open_local
+from serving.scoring.errors import EngineError
+from serving.scoring.remote import Client, RemoteEngine, open_remote, retry_after
+from serving.scoring.settings import ScoreSettings
+from serving.token import line_of, new_token
+from tests.serving.certificates import write_certificate
+from tests.serving.processes import Service, free_port, running
+
+IMAGES = np.random.default_rng(21).integers(0, 256, (600, 28, 28), dtype=np.uint8)
+
+
+def scoring(url: str = "http://127.0.0.1:1", **more: Any) -> ScoreSettings:
+    """Return settings that name a service."""
+    return ScoreSettings(input=("none",), output=Path("none"), url=url, **more)
+
+
+@pytest.fixture(scope="module")
+def local(bundle: Bundle) -> LocalEngine:
+    """Return the engine that scores in this process."""
+    return open_local(
+        ScoreSettings(input=("none",), output=Path("none"), model=bundle.path.parent, provider="cpu")
+    )
+
+
+Reply = tuple[int, dict[str, str], bytes] | None
+
+
+@dataclass
+class Script:
+    """What a scripted service was asked, and what it answers: the replies in turn, the last one for ever."""
+
+    replies: list[Reply]
+    asked: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+    connections: set[tuple[str, int]] = field(default_factory=set)
+    port: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    clients: list[Client] = field(default_factory=list)
+
+
+def close_all(clients: list[Client]) -> None:
+    """Close the clients."""
+    for made in clients:
+        made.close()
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., Script]]:
+    """Return what starts a service that answers as it is told; None breaks the connection."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*replies: Reply) -> Script:
+            script = Script(list(replies))
+
+            class Handler(BaseHTTPRequestHandler):
+                protocol_version = "HTTP/1.1"
+                wbufsize = -1  # an answer in one piece, or Nagle's algorithm holds half of it back
+
+                def _answer(self) -> None:
+                    body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                    fields = {name.lower(): value for name, value in self.headers.items()}
+                    with script.lock:
+                        script.asked.append((self.command, self.path, fields, body))
+                        script.connections.add(self.client_address)
+                        reply = script.replies[0] if len(script.replies) == 1 else script.replies.pop(0)
+                    if reply is None:
+                        self.close_connection = True
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                        return
+                    status, told, content = reply
+                    self.send_response(status)
+                    for name, value in told.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+                do_GET = do_POST = _answer  # noqa: N815  the base class's names
+
+                def log_message(self, *_: object) -> None:
+                    """Say nothing."""
+
+            server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            server.daemon_threads = True
+            script.port = server.server_address[1]
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            stack.callback(close_all, script.clients)
+            return script
+
+        yield start
+
+
+def client(script: Script, path: str = "", **more: Any) -> Client:
+    """Return a client of a scripted service; it is closed with the service."""
+    made = Client(scoring(f"http://127.0.0.1:{script.port}{path}", **more))
+    script.clients.append(made)
+    return made
+
+
+def test_a_service_answers_with_the_local_bits(service: Service, local: LocalEngine) -> None:
+    """Behind both doors, whatever requests meet there, the answers are those of this process, bit for bit."""
+    parts = [IMAGES[:256], IMAGES[256:512], IMAGES[512:], IMAGES[:1], IMAGES[100:144], IMAGES[:255]] * 4
+    with contextlib.closing(open_remote(scoring(f"http://127.0.0.1:{service.port}"))) as engine:
+        assert (engine.digest, engine.classes) == (local.digest, local.classes)
+        assert (engine.batch, engine.polarity) == (local.batch, local.polarity)
+        with ThreadPoolExecutor(engine.concurrency) as threads:
+            answers = list(threads.map(engine.score, parts))
+    for images, answered in zip(parts, answers, strict=True):
+        assert answered.dtype == np.float32
+        assert answered.tobytes() == local.score(images).tobytes()
+
+
+def test_a_service_behind_tokens_and_tls(bundle: Bundle, tmp_path: Path) -> None:
+    """The token comes from a file, and the certificate is checked against the file of who signed it."""
+    certificate, key = write_certificate(tmp_path)
+    token, tokens = new_token(), tmp_path / "tokens"
+    tokens.write_text(line_of("scorer", token) + "\n")
+    (tmp_path / "token").write_text(token + "\n")
+    (tmp_path / "other").write_text("another-token\n")
+    with running(
+        tmp_path,
+        model=bundle.path.parent,
+        until="/readyz",
+        tls=ssl.create_default_context(cafile=str(certificate)),
+        tls_certificate=certificate,
+        tls_key=key,
+        tokens_file=tokens,
+    ) as service:
+        url = f"https://127.0.0.1:{service.port}"
+        known = {"ca_file": certificate, "patience_seconds": 0}
+        with contextlib.closing(open_remote(scoring(url, token_file=tmp_path / "token", **known))) as engine:
+            assert engine.digest == bundle.manifest.digest
+            assert engine.score(IMAGES[:3]).shape == (3, 10)
+        with pytest.raises(EngineError, match=r"401: the bearer token is not valid.*--token-file"):
+            open_remote(scoring(url, token_file=tmp_path / "other", **known))
+        with pytest.raises(EngineError, match=r"certificate that cannot be trusted.*--ca-file"):
+            open_remote(scoring(url, token_file=tmp_path / "token"))
+
+
+def test_a_request_is_the_protocols(scripted: Callable[..., Script], local: LocalEngine) -> None:
+    """A question is a full batch with its header's length, on the path of the version that was served first."""
+    script = scripted((200, {}, b"{}"))
+    engine = an_engine(client(script), local)
+    with pytest.raises(EngineError, match="not one of the Open Inference Protocol"):
+        engine.score(IMAGES[:2])
+    method, path, fields, body = script.asked[0]
+    assert (method, path) == ("POST", "/v2/models/synthetic/versions/7/infer")
+    length = int(fields["inference-header-content-length"])
+    document = json.loads(body[:length])
+    assert document["inputs"][0]["shape"] == [256, 28, 28]
+    assert document["inputs"][0]["parameters"] == {"binary_data_size": 256 * 784}
+    assert body[length:] == IMAGES[:2].tobytes() + bytes(254 * 784)
+    assert fields["x-request-timeout-ms"] == "30000"
+    assert "authorization" not in fields
+
+
+def an_engine(asked: Client, local: LocalEngine) -> RemoteEngine:
+    """Return an engine of version 7 of the synthetic model."""
+    return RemoteEngine(
+        client=asked,
+        name="synthetic",
+        version=7,
+        digest=local.digest,
+        classes=local.classes,
+        polarity=local.polarity,
+        provider="cpu",
+        concurrency=1,
+    )
+
+
+def a_response(version: str, probabilities: np.ndarray[Any, Any]) -> Reply:
+    """Return an inference response with the probabilities as binary data."""
+    output = {"name": "probabilities", "datatype": "FP32", "shape": probabilities.shape}
+    header = json.dumps({"model_name": "m", "model_version": version, "outputs": [output]}).encode()
+    return 200, {"Inference-Header-Content-Length": str(len(header))}, header + probabilities.tobytes()
+
+
+def test_an_answer_of_another_version_or_shape_is_refused(
+    scripted: Callable[..., Script], local: LocalEngine
+) -> None:
+    """What was not asked for is never written as an answer."""
+    right = np.full((256, 10), 0.1, np.float32)
+    for reply in (a_response("8", right), a_response("7", right[:, :9]), a_response("7", right[:255])):
+        with pytest.raises(EngineError, match=r"not asked for|not one of"):
+            an_engine(client(scripted(reply)), local).score(IMAGES[:2])
+    assert (
+        an_engine(client(scripted(a_response("7", right))), local).score(IMAGES[:2]).tolist()
+        == right[:2].tolist()
+    )
+
+
+def test_a_connection_is_kept(scripted: Callable[..., Script]) -> None:
+    """One thread asks a hundred times on one connection."""
+    script = scripted((200, {}, b"x"))
+    asking = client(script)
+    for _ in range(100):
+        assert asking.ask("GET", "/").body == b"x"
+    assert len(script.asked) == 100
+    assert len(script.connections) == 1
+
+
+def test_a_connection_that_was_closed_while_idle_is_made_anew(scripted: Callable[..., Script]) -> None:
+    """Even without patience a connection that the service has closed meanwhile is no failure."""
+    script = scripted((200, {}, b"1"), None, (200, {}, b"2"))
+    asking = client(script, patience_seconds=0)
+    assert [asking.ask("GET", "/").body, asking.ask("GET", "/").body] == [b"1", b"2"]
+    assert len(script.connections) == 2
+
+
+def test_retry_after_is_honoured(scripted: Callable[..., Script], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy service is asked again when it says, not before, and then answers."""
+    script = scripted((503, {"Retry-After": "7"}, b"{}"), (429, {"Retry-After": "2"}, b"{}"), (200, {}, b"x"))
+    asking = client(script)
+    waited: list[float] = []
+    monkeypatch.setattr(asking, "_wait", waited.append)
+    assert asking.ask("GET", "/").body == b"x"
+    assert [wait for wait in waited if wait in (7.0, 2.0)] == [7.0, 2.0]
+    assert len(script.asked) == 3
+    other: list[float] = []
+    monkeypatch.setattr(asking, "_wait", other.append)
+    asking.ask("GET", "/")
+    assert other[0] > 5  # what one thread was told holds for all
+
+
+def test_without_patience_the_service_is_asked_once(scripted: Callable[..., Script]) -> None:
+    """The error says what the service said, and that the same command goes on."""
+    script = scripted((503, {"Retry-After": "5"}, b'{"error": "queue full. Ask later"}'))
+    with pytest.raises(EngineError, match=r"503: queue full\. Ask later; tried for 0 s.*goes on"):
+        client(script, patience_seconds=0).ask("GET", "/")
+    assert len(script.asked) == 1
+
+
+def test_patience_ends(scripted: Callable[..., Script], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that stays away is asked with growing pauses until the patience ends."""
+    script = scripted((502, {}, b""))
+    asking = client(script, patience_seconds=20)
+    now = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def passing(seconds: float) -> None:
+        now[0] += max(0.0, seconds)
+
+    monkeypatch.setattr(asking, "_wait", passing)
+    begun = now[0]
+    with pytest.raises(EngineError, match="502"):
+        asking.ask("GET", "/")
+    assert 5 < len(script.asked) < 20
+    assert now[0] - begun <= 20
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 500, 301])
+def test_what_would_be_refused_again_is_asked_once(status: int, scripted: Callable[..., Script]) -> None:
+    """A fault of the request's own ends the run at once, with what the service says of it."""
+    script = scripted((status, {}, b'{"detail": "no", "remedy": "do so."}'))
+    with pytest.raises(EngineError, match=f"answered {status}: no. do so."):
+        client(script).ask("GET", "/")
+    assert len(script.asked) == 1
+
+
+def test_who_waits_is_woken_by_the_end_of_the_run(scripted: Callable[..., Script]) -> None:
+    """A thread that waits for a busy service does not hold up the end."""
+    script = scripted((503, {"Retry-After": "250"}, b"{}"))
+    asking = client(script)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(asking.ask, "GET", "/")
+        while not script.asked:
+            time.sleep(0.01)
+        asking.close()
+        with pytest.raises(EngineError, match="the run ends"):
+            asked.result(30)
+
+
+def test_a_service_that_is_not_there() -> None:
+    """Nobody listens: the sentence says so."""
+    with pytest.raises(EngineError, match=r"cannot be reached: .*refused"):
+        Client(scoring(f"http://127.0.0.1:{free_port()}", patience_seconds=0)).ask("GET", "/")
+
+
+def test_a_stranger_is_no_service(scripted: Callable[..., Script]) -> None:
+    """A server that is no Glyph service is told apart at the start."""
+    script = scripted((200, {}, b"<html></html>"))
+    with pytest.raises(EngineError, match="does not answer as a Glyph service"):
+        open_remote(scoring(f"http://127.0.0.1:{script.port}"))
+
+
+def test_a_path_before_the_services_paths_is_kept(scripted: Callable[..., Script]) -> None:
+    """A service behind a proxy may have a path of its own."""
+    script = scripted((200, {}, b"x"))
+    client(script, "/glyph/").ask("GET", "/metadata")
+    assert script.asked[0][1] == "/glyph/metadata"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:8080", "ftp://host", "http://", "http://host:port", "http://a:b@host", "http://host/?x=1"],
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    """The sentence shows what an address looks like, or what is wrong with the port."""
+    with pytest.raises(EngineError, match="is no address"):
+        Client(scoring(url))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A token or a certificate that is not there, or is none, is named; the token itself never is."""
+    (tmp_path / "two").write_text("secret one\n")
+    (tmp_path / "ca").write_text("no certificate")
+    for more, sentence in (
+        ({"token_file": tmp_path / "none"}, "--token-file .*none cannot be read: No such file"),
+        ({"token_file": tmp_path / "two"}, "--token-file .*two holds no token"),
+        ({"ca_file": tmp_path / "none"}, "--ca-file .*none cannot be read"),
+        ({"ca_file": tmp_path / "ca"}, "--ca-file .*ca cannot be read"),
+    ):
+        with pytest.raises(EngineError, match=sentence) as raised:
+            Client(scoring("https://127.0.0.1:1", **more))
+        assert "secret" not in str(raised.value)
+
+
+def test_retry_after_dates() -> None:
+    """A date is waited for; what is neither date nor seconds, or is long past, is not."""
+    now = 1_700_000_000.0
+    date = email.utils.format_datetime(dt.datetime.fromtimestamp(now + 30, dt.UTC), usegmt=True)
+    assert retry_after(date, now) == 30
+    assert retry_after(date, now + 60) == 0
+    assert retry_after("120", now) == 120
+    assert retry_after("99999", now) == remote.LONGEST_RETRY_AFTER_SECONDS
+    assert [retry_after(None, now), retry_after("soon", now), retry_after("-5", now)] == [None, None, None]
+
+
+@given(st.text(max_size=40), st.floats(0, 2e9))
+def test_any_retry_after_is_a_time_or_nothing(value: str, now: float) -> None:
+    """Whatever a service sends, the wait is bounded."""
+    seconds = retry_after(value, now)
+    assert seconds is None or 0 <= seconds <= remote.LONGEST_RETRY_AFTER_SECONDS
