@@ -1,6 +1,6 @@
 """A request and its answer as plain data: what both doors, the inference worker and WSGI, translate to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -32,3 +32,12 @@ class Answer:
     status: HTTPStatus = HTTPStatus.OK
     headers: dict[str, str] = field(default_factory=dict)
     """More fields, by name as they are written; content type and length are not among them."""
+
+
+def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return header fields as `Request.headers` has them."""
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        key = name.lower()
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    return headers

@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any, cast
@@ -27,6 +28,7 @@ from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[import-untyped]
 
 from serving.errors import OverloadedError, ProblemError
+from serving.messages import Request, joined
 from serving.metrics import MALFORMED
 from serving.overload import FREE_BODY, Gate, late_body, late_head
 from serving.settings import load_settings
@@ -38,6 +40,17 @@ SILENT_SECONDS = 0.05
 THROTTLE_SECONDS = 0.1
 """How long a spare thread rests after a refusal for overload, and does not read that connection."""
 LINGER_SECONDS = 2.0
+
+
+_LATER = object()
+"""What `handle` returns for a connection that is to wait until there is nothing else to do."""
+
+
+def hung_up(sock: socket.socket) -> bool:
+    """Tell whether the client will send nothing more; it may still want to read, or has gone."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 class LateError(Exception):
@@ -90,6 +103,8 @@ class TimedConnection(TConn):  # type: ignore[misc]
     def __init__(self, worker: "ServingThreadWorker", *arguments: Any) -> None:
         super().__init__(*arguments)
         self.settings = worker.settings
+        self.later = False
+        """Whether the client had hung up when others were waiting too."""
         self._threads: ThreadPoolExecutor = worker.tpool
 
     def wait_for_data(self, timeout: float) -> bool:
@@ -162,6 +177,7 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
         self.gate = Gate(self.settings.queue_limit + self.settings.threads, self.settings.queue_bytes)
         self._on_threads: set[Any] = set()
         self._places = threading.Semaphore(self.settings.threads)
+        self._later: deque[Any] = deque()
         super().init_process()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
@@ -196,10 +212,33 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
             with contextlib.suppress(OSError):
                 conn.sock.shutdown(socket.SHUT_RDWR)
 
+    def handle(self, conn: Any) -> Any:
+        """Answer one request, unless others wait and this client has hung up: it goes behind them all.
+
+        After a crowd of impatient clients most of those have gone, and nobody would read the answers.
+        """
+        if not conn.later and self._busy() and hung_up(conn.sock):
+            conn.later = True
+            return _LATER
+        return super().handle(conn)
+
+    def _busy(self) -> bool:
+        return self.gate.waiting >= self.settings.threads
+
+    def murder_pending(self) -> None:
+        """Look after what waits, as the main loop has it done in each of its turns."""
+        super().murder_pending()
+        while self._later and not self._busy():
+            self.enqueue_req(self._later.popleft())
+            if len(self._on_threads) >= self.settings.threads:
+                break
+
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Let a client that has connected just before the end still send its request; Gunicorn resets it."""
         self._on_threads.discard(conn)
-        if not self.alive and fs.exception() is None and fs.result() is _DEFER:
+        if fs.exception() is None and fs.result() is _LATER:
+            self._later.append(conn)
+        elif not self.alive and fs.exception() is None and fs.result() is _DEFER:
             conn.data_ready = True
             self.enqueue_req(conn)
         else:
@@ -225,27 +264,48 @@ class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
             try:
                 self.gate.enter()
             except OverloadedError as error:
-                body.refusal = error
-                keep = self._handle(req, conn)
-                time.sleep(
-                    THROTTLE_SECONDS
-                )  # who asks again at once must not take the time of who is answered
+                keep = self._handle(req, conn, error)
+                time.sleep(THROTTLE_SECONDS)  # who asks again at once must not take the time of the others
                 return keep
             try:
                 with self._places:
+                    if self._busy() and not conn.later and hung_up(conn.sock):
+                        return self._handle(
+                            req, conn, self.gate.overloaded("others wait that have not hung up")
+                        )
                     return self._handle(req, conn)
             finally:
                 self.gate.leave()
         finally:
             self.gate.release(body.held)
 
-    def _handle(self, req: Any, conn: Any) -> bool:
+    def _handle(self, req: Any, conn: Any, refusal: OverloadedError | None = None) -> bool:
         try:
+            if refusal is not None:
+                return self._refuse(req, conn, refusal)
             return bool(super().handle_request(req, conn))
         except TimeoutError as error:  # the client does not take its answer
             raise BrokenPipeError(errno.EPIPE, "the answer was not taken in time") from error
         finally:
             conn.parser.unreader.problem = None  # the request is answered, and cannot be a second time
+
+    def _refuse(self, req: Any, conn: Any, error: OverloadedError) -> bool:
+        """Answer for overload as the application would, without it: that takes a fraction of the time."""
+        from serving.inference.response import Dates, render
+
+        pipeline = self.wsgi.extensions["glyph.pipeline"]
+        request = Request(
+            method=req.method,
+            path=unquote(req.path),
+            query=req.query,
+            headers=joined(req.headers),
+            client=conn.client[0] if conn.client else "",
+        )
+        exchange = pipeline.open(request, req.body.arrived)
+        answer = pipeline.close(exchange, pipeline.refuse(exchange, error))
+        keep = self.alive and not req.should_close()
+        conn.sock.sendall(render(answer, req.version, Dates().now(), keep_alive=keep))
+        return keep
 
     def _go_on(self, req: Any, conn: Any) -> None:
         """Send what a client that expects it waits for; Gunicorn would send it later, and the body would not come."""

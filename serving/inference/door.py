@@ -26,7 +26,7 @@ LARGE_BODY = 32 << 10
 
 THROTTLE_SECONDS = 0.1
 """For how long, at least, a connection is left alone after it was refused for overload."""
-REFUSALS_A_SECOND = 1000
+REFUSALS_A_SECOND = 400
 """How many refused connections are read again in a second: a client that does not heed Retry-After must not
 take the time in which others are answered. At some 40 us each, refusals stay below a twentieth of a core."""
 

@@ -18,6 +18,8 @@ from gunicorn.http.message import Request as GunicornRequest  # type: ignore[imp
 from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from serving.messages import joined
+
 FAST_BYTES = 4000
 """Longest head that is read the fast way; within each of Gunicorn's limits, whatever it is made of."""
 FAST_FIELDS = 32
@@ -117,16 +119,12 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
         request = GunicornRequest(configuration, IterUnreader(pieces), peer)
     except (NoMoreData, StopIteration):
         return None
-    headers: dict[str, str] = {}
-    for name, value in request.headers:
-        key = name.lower()
-        headers[key] = f"{headers[key]}, {value}" if key in headers else value
     reader = request.body.reader
     return Head(
         method=request.method,
         path=unquote(request.path),
         query=request.query,
-        headers=headers,
+        headers=joined(request.headers),
         version=request.version,
         length=None if isinstance(reader, ChunkedReader) else reader.length,
         keep_alive=not request.should_close(),
