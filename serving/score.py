@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from bundle.configuration import add_options, build, from_arguments, parse
+from bundle.configuration import Layer, add_options, build, from_arguments, parse
 from bundle.errors import ConfigurationError
 from serving.scoring.errors import EXIT_BAD_IMAGES, EXIT_DONE, EXIT_SETTING, ScoringError, Stopped
 from serving.scoring.settings import ScoreSettings, environment_layer
@@ -83,9 +83,14 @@ def _score(words: Sequence[str]) -> int:
             )
     settings = build(ScoreSettings, [environment, layer])
     from serving.scoring.job import run
-    from serving.scoring.observer import Silent
+    from serving.scoring.watch import Watch
 
-    outcome = run(settings, Silent())
+    watch = Watch(settings)
+    try:
+        outcome = run(settings, watch)
+        watch.end(outcome)
+    finally:
+        watch.close()
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 
@@ -96,11 +101,18 @@ def _merge(words: Sequence[str]) -> int:
         "write the one file if the output is one, and _SUCCESS.",
     )
     parser.add_argument("--output", type=Path, required=True, help="as it was given to the shards")
+    for name in ("model", "version", "report"):
+        field = ScoreSettings.model_fields[name]
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=field.description)
+    parser.add_argument("--quiet", action="store_true", help="print no summary, only errors")
     options = parser.parse_args(words)
+    settings = build(ScoreSettings, [Layer({"input": "none", **vars(options)}, "--{option}")])
     from serving.scoring.job import merge
     from serving.scoring.output import OutputFolder
+    from serving.scoring.watch import Watch
 
     outcome = merge(OutputFolder.open(options.output))
+    Watch(settings).end(outcome)
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 

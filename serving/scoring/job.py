@@ -69,6 +69,7 @@ def run(
             stack.callback(decoders.close)
         engine = open_engine(settings)
         stack.callback(engine.close)
+        observer.meet(engine)
         layout = Layout(
             format=settings.written_format,
             classes=tuple(engine.classes),
@@ -122,6 +123,10 @@ def open_engine(settings: ScoreSettings) -> Engine:
         ModelError: the model cannot be loaded or proven.
         EngineError: the device, the service or the cluster is not there.
     """
+    if settings.url is not None:
+        from serving.scoring.remote import open_remote
+
+        return open_remote(settings)
     return open_local(settings)
 
 

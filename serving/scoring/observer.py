@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from serving.scoring.engines import Engine
 from serving.scoring.records import Answers, Chunk
 
 
@@ -35,6 +36,10 @@ class Totals:
 class Observer(Protocol):
     """Is told of a run, from the thread that runs it."""
 
+    def meet(self, engine: Engine) -> None:
+        """Note who answers; then comes `begin`."""
+        ...
+
     def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
         """Note how much is to be done, and this shard's parts that earlier lives of the run have done."""
         ...
@@ -58,6 +63,9 @@ class Observer(Protocol):
 
 class Silent:
     """Watches nothing."""
+
+    def meet(self, engine: Engine) -> None:
+        """Do nothing."""
 
     def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
         """Do nothing."""

@@ -10,7 +10,7 @@ A tally follows from its part alone, so a run that was killed, or ran on many ma
 import base64
 import heapq
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +104,8 @@ class Tallier:
             compared = Confusion(self.classes)
             compared.add(true[known], answers.indices[known])
             pairs = sorted([*pair, count] for pair, count in compared.counts.items())
-            tally["compared"] = {"sha256": self.labels.sha256, "confusion": pairs}
+            known_by = {"where": self.labels.where, "sha256": self.labels.sha256}
+            tally["compared"] = {**known_by, "confusion": pairs}
         tally["least"] = _least(chunk, answers, places, true)
         return tally
 
@@ -140,13 +141,29 @@ def _least(
     return kept
 
 
+@dataclass(frozen=True, slots=True)
+class LabelsGiven:
+    """Which labels parts were compared with."""
+
+    where: str
+    sha256: str
+
+
+def labels_of(receipts: Iterable[Receipt]) -> LabelsGiven | None:
+    """Return the labels that the first part that was compared with any was compared with."""
+    for receipt in receipts:
+        if compared := receipt.tally.get("compared"):
+            return LabelsGiven(compared["where"], compared["sha256"])
+    return None
+
+
 @dataclass(slots=True)
 class Summary:
     """The sum of the tallies of a run's parts."""
 
     classes: Sequence[str]
     reference: Reference | None = None
-    labels: Labels | None = None
+    labels: LabelsGiven | None = None
     rows: int = 0
     errors: int = 0
     warned: int = 0

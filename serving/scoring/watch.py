@@ -2,66 +2,65 @@
 
 import datetime as dt
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bundle.errors import BundleError
-from bundle.manifest import Manifest
+from bundle.manifest import Reference
 from bundle.repository import resolve
 from serving.scoring import report
-from serving.scoring.engines import Engine
-from serving.scoring.labels import open_labels
+from serving.scoring.engines import Engine, LocalEngine
+from serving.scoring.job import Outcome
+from serving.scoring.labels import Labels, open_labels
 from serving.scoring.observer import Receipt, Totals
 from serving.scoring.progress import Meter
 from serving.scoring.records import Answers, Chunk
 from serving.scoring.settings import ScoreSettings
-from serving.scoring.summary import Summary, Tallier, lines
+from serving.scoring.summary import LabelsGiven, Summary, Tallier, labels_of, lines
 
 
 class Watch:
-    """The observer of a run that a user started.
-
-    Raises:
-        InputError: the labels cannot be read.
-    """
+    """The observer of a run that a user started."""
 
     def __init__(
         self,
         settings: ScoreSettings,
-        engine: Engine,
         *,
-        manifest: Manifest | None,
         meter: Meter | None = None,
         show: Callable[[str], None] = print,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._engine = engine
         self._meter = meter or Meter()
         self._show = show
         self._clock = clock
-        self._labels = None if settings.labels is None else open_labels(settings.labels, engine.classes)
-        self._reference = None if manifest is None else manifest.reference
-        self._tallier = Tallier(classes=engine.classes, reference=self._reference, labels=self._labels)
-        self.summary = Summary(classes=engine.classes, reference=self._reference, labels=self._labels)
+        self._tallier: Tallier | None = None
         self._started = clock()
         self._rows_now = 0
 
+    def meet(self, engine: Engine) -> None:
+        """Read the labels, if there are any, now that the classes are known.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        self._tallier = tallier_for(self._settings, engine)
+
     def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
-        """Start the clock, and count what earlier lives of the run have done.
+        """Start the clock, and show what earlier lives of the run have done.
 
         Raises:
             InputError: there is not one label for each row.
         """
         if self._labels is not None:
             self._labels.check(totals.rows)
-        for receipt in done:
-            self.summary.add(receipt)
         self._started = self._clock()
-        if not self._settings.quiet:
-            if done:
-                self._meter.say(f"going on: {len(done):,} of {totals.own_parts:,} parts are done already")
-            self._meter.begin(totals.own_rows, self.summary.rows, self.summary.errors)
+        if self._settings.quiet:
+            return
+        if done:
+            self._meter.say(f"going on: {len(done):,} of {totals.own_parts:,} parts are done already")
+        rows, errors = sum(receipt.rows for receipt in done), sum(receipt.errors for receipt in done)
+        self._meter.begin(totals.own_rows, rows, errors)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -70,43 +69,36 @@ class Watch:
 
     def tally(self, chunk: Chunk, answers: Answers) -> dict[str, Any]:
         """Return what the summary needs to know of a part."""
+        assert self._tallier is not None  # noqa: S101  `meet` comes first
         return self._tallier.of(chunk, answers)
 
     def on_part(self, receipt: Receipt, seconds: float) -> None:  # noqa: ARG002  the meter has its own clock
         """Count a part."""
-        self.summary.add(receipt)
         self._rows_now += receipt.rows
         if not self._settings.quiet:
             self._meter.advance(receipt.rows, receipt.errors)
 
-    def end(self, facts: Mapping[str, object]) -> None:
-        """Take the bar away, print the summary and write the report; to be called when a run is whole.
-
-        Args:
-            facts: more of the run for the report's last table.
+    def end(self, outcome: Outcome) -> None:
+        """Take the bar away, print the summary and write the report.
 
         Raises:
             WriteError: the report cannot be written.
         """
         seconds = self._clock() - self._started
         self.close()
+        summary = self._summary(outcome)
         if not self._settings.quiet:
-            for line in lines(self.summary, seconds=seconds, rows_now=self._rows_now):
+            for line in lines(summary, seconds=seconds, rows_now=self._rows_now):
                 self._show(line)
         if self._settings.report is not None:
+            facts = {"output": self._settings.output, **outcome.facts.fingerprint}
             content = report.render(
-                self.summary,
-                title=f"Scored: {', '.join(self._settings.input)}"[:120],
+                summary,
+                title=f"Scored: {self._settings.output.name}"[:120],
                 when=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
                 seconds=seconds,
                 rows_now=self._rows_now,
-                facts={
-                    "model": self._engine.digest,
-                    **self._engine.identity,
-                    "input": ", ".join(self._settings.input),
-                    "output": self._settings.output,
-                    **facts,
-                },
+                facts=facts,
             )
             report.write(self._settings.report, content)
             self.say(f"report: {self._settings.report}")
@@ -115,11 +107,43 @@ class Watch:
         """Take the bar away, whatever happened."""
         self._meter.end()
 
+    @property
+    def _labels(self) -> Labels | None:
+        return None if self._tallier is None else self._tallier.labels
 
-def manifest_of(settings: ScoreSettings, digest: str) -> Manifest | None:
-    """Return the manifest of the model that a service answers with, if this machine has it, for its reference."""
+    def _summary(self, outcome: Outcome) -> Summary:
+        """Return the sum of all parts; without an engine, as of `merge`, from what is known of the job."""
+        if self._tallier is None:
+            reference = reference_of(self._settings, outcome.facts.model)
+            given = labels_of(outcome.receipts)
+        else:
+            labels, reference = self._tallier.labels, self._tallier.reference
+            given = None if labels is None else LabelsGiven(labels.where, labels.sha256)
+        summary = Summary(classes=outcome.facts.classes, reference=reference, labels=given)
+        for receipt in outcome.receipts:
+            summary.add(receipt)
+        return summary
+
+
+def tallier_for(settings: ScoreSettings, engine: Engine) -> Tallier:
+    """Return what tallies the parts of a run.
+
+    Raises:
+        InputError: the labels cannot be read.
+    """
+    return Tallier(
+        classes=engine.classes,
+        reference=engine.session.bundle.manifest.reference
+        if isinstance(engine, LocalEngine)
+        else reference_of(settings, engine.digest),
+        labels=None if settings.labels is None else open_labels(settings.labels, engine.classes),
+    )
+
+
+def reference_of(settings: ScoreSettings, digest: str) -> Reference | None:
+    """Return the reference histograms of the model with this digest, if this machine has it."""
     try:
         found = resolve(settings.model, settings.version).manifest
     except BundleError:
         return None
-    return found if found.digest == digest else None
+    return found.reference if found.digest == digest else None
