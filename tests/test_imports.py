@@ -26,6 +26,8 @@ ALLOWED = {
         "PIL",
         "prometheus_client",
         "pyarrow",
+        "ray",  # an extra, imported where --engine ray asks for it
+        "rich",
         "pydantic",
         "uvloop",
         "werkzeug",

@@ -93,8 +93,13 @@ def run(
             )
             observer.begin(totals, done)
             missing = sorted({*own} - {receipt.part for receipt in done})
-            scored = score_parts(plan, missing, engine, decoders)
-            new = _write_all(scored, folder, layout, observer, strict=settings.strict)
+            if settings.engine == "ray":
+                from serving.scoring.ray_engine import score_on_ray
+
+                new = score_on_ray(settings, missing, folder.facts, engine, observer)
+            else:
+                scored = score_parts(plan, missing, engine, decoders)
+                new = _write_all(scored, folder, layout, observer, strict=settings.strict)
             if count > 1:
                 receipts = sorted([*done, *new], key=lambda receipt: receipt.part)
                 return Outcome(receipts=receipts, complete=False, facts=folder.facts)
@@ -162,8 +167,22 @@ def encode_and_write(part: Part, folder: OutputFolder, layout: Layout, observer:
     )
 
 
+def refuse_errors(part: Part) -> None:
+    """Do what `--strict` asks for.
+
+    Raises:
+        BadImageError: a row of the part has an error; the message has the first.
+    """
+    if part.chunk.errors:
+        at, reason = min(part.chunk.errors.items())
+        raise BadImageError(
+            f"{part.chunk.sources[at]}, {part.chunk.rows[at]}: {reason}; correct or remove it, or leave out "
+            "--strict to have a row with the error"
+        )
+
+
 def _decoders(sources: Iterable[Source], settings: ScoreSettings) -> Decoders | None:
-    if not any(source.packed for source in sources):
+    if settings.engine == "ray" or not any(source.packed for source in sources):
         return None
     return Decoders(settings.workers or usable_cpus())
 
@@ -186,12 +205,8 @@ def _write_all(
 
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
         for part in scored:
-            if strict and part.chunk.errors:
-                at, reason = min(part.chunk.errors.items())
-                raise BadImageError(
-                    f"{part.chunk.sources[at]}, {part.chunk.rows[at]}: {reason}; correct or remove it, or leave out "
-                    "--strict to have a row with the error"
-                )
+            if strict:
+                refuse_errors(part)
             pending.append(writer.submit(encode_and_write, part, folder, layout, observer))
             while len(pending) > WRITING or (pending and pending[0].done()):
                 settle()

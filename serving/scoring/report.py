@@ -164,7 +164,8 @@ def _card(place: int, doubt: Doubt, summary: Summary) -> str:
     lines = [f"<b>{said(doubt.index, doubt.confidence)}</b>", said(doubt.second, doubt.second_confidence)]
     if doubt.true != UNKNOWN:
         lines.append(f"label {name(summary.classes[doubt.true], NAME_LIMIT)}")
-    row = doubt.row if len(doubt.row) <= ROW_LIMIT else "…" + doubt.row[1 - ROW_LIMIT :]
+    row = f"{Path(doubt.source).name} {doubt.row}" if doubt.row.isdigit() else doubt.row
+    row = row if len(row) <= ROW_LIMIT else "…" + row[1 - ROW_LIMIT :]
     whole = text(f"{doubt.source} {doubt.row}")
     lines.append(f'<small title="{whole}"><bdi>{text(row)}</bdi></small>')
     shown = "\n".join(lines)

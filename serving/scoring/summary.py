@@ -297,7 +297,8 @@ def lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterator[str]:
             f"({share(summary.doubtful, scored)}) below {LOW_CONFIDENCE:g}"
         )
     for feature, value in summary.drift().items():
-        yield f"drift of {feature.replace('_', ' ')}: PSI {value:.3f}, {reading(value)}"
+        index = "" if np.isnan(value) else f"PSI {value:.3f}, "
+        yield f"drift of {feature.replace('_', ' ')}: {index}{reading(value)}"
     if summary.labels is not None:
         yield from _comparison(summary)
     if rows_now:
