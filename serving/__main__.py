@@ -1,4 +1,4 @@
-"""`python -m serving`: check the settings and the port, then become Gunicorn.
+"""`python -m serving`: check the settings and the port, then become Gunicorn's arbiter.
 
 Exit codes: 0 ended by a signal, after the requests in flight were answered; 1 the address cannot be
 listened on; 2 a setting is unknown or wrong; 3 a worker could not start; 4 the execution provider
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_ADDRESS
     if options.check_address:
         return 0
-    return _become_gunicorn({name: str(value) for name, value in layer.values.items()})
+    return _become_arbiter({name: str(value) for name, value in layer.values.items()})
 
 
 def _unusable_management(settings: ServiceSettings) -> str | None:
@@ -116,12 +116,14 @@ def unusable_address(
     return None
 
 
-def _become_gunicorn(options: dict[str, str]) -> NoReturn:
-    """Replace this process, so that signals reach Gunicorn's arbiter without anyone between."""
-    environment = os.environ | {ENVIRONMENT_PREFIX + name.upper(): value for name, value in options.items()}
-    command = [sys.executable, "-m", "gunicorn", "--config", "python:serving.gunicorn_conf"]
-    sys.stdout.flush()
-    os.execve(sys.executable, command, environment)  # noqa: S606  no shell is wanted
+def _become_arbiter(options: dict[str, str]) -> NoReturn:
+    """Go on as Gunicorn's arbiter, in this process: signals reach it without anyone between."""
+    from serving import arbiter
+
+    os.environ.update({ENVIRONMENT_PREFIX + name.upper(): value for name, value in options.items()})
+    sys.argv[1:] = arbiter.CONFIGURATION
+    arbiter.main()
+    raise AssertionError
 
 
 if __name__ == "__main__":

@@ -83,6 +83,11 @@ def on_exit(_server: Any) -> None:
     _companion.end()
 
 
+def pre_fork(server: Any, worker: Any) -> None:
+    """Tell a worker whether it replaces one that answers; Gunicorn's own arbiter does not know."""
+    worker.must_be_ready = getattr(server, "must_be_ready", False)
+
+
 def post_fork(_server: Any, _worker: Any) -> None:
     """Let go of the arbiter's things, and log as Gunicorn does."""
     _companion.forked()

@@ -28,6 +28,7 @@ from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[import-untyped]
 
 from serving.errors import OverloadedError, ProblemError
+from serving.handover import HandoverWorker
 from serving.messages import Request, joined
 from serving.metrics import MALFORMED
 from serving.overload import FREE_BODY, Gate, late_body, late_head
@@ -102,6 +103,7 @@ class TimedConnection(TConn):  # type: ignore[misc]
 
     def __init__(self, worker: "ServingThreadWorker", *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._worker = worker
         self.settings = worker.settings
         self.later = False
         """Whether the client had hung up when others were waiting too."""
@@ -112,8 +114,11 @@ class TimedConnection(TConn):  # type: ignore[misc]
         return bool(super().wait_for_data(min(timeout, SILENT_SECONDS)))
 
     def close(self, graceful: bool = False) -> None:
-        """Close; what lingers to let the client read its answer does so on a thread, not in the main loop."""
-        if graceful:
+        """Close; what lingers to let the client read its answer does so on a thread, not in the main loop.
+
+        A worker that ends lingers on idle connections too, on which a request may be on its way.
+        """
+        if graceful or not self._worker.alive:
             with contextlib.suppress(RuntimeError):  # the pool is gone: the process ends
                 self.sock.settimeout(LINGER_SECONDS)
                 self._threads.submit(util.close_graceful, self.sock)
@@ -168,7 +173,7 @@ class ReceivedBody(Body):  # type: ignore[misc]
     """Bytes that the gate holds for it."""
 
 
-class ServingThreadWorker(ThreadWorker):  # type: ignore[misc]
+class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
     """`gthread` with timeouts, a bounded queue and deadlines; not ready from SIGTERM on."""
 
     def init_process(self) -> None:

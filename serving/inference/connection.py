@@ -150,8 +150,8 @@ class Connection(asyncio.Protocol):
             self._dispatch(None, late_body(self._door.settings.body_timeout_seconds))
         elif self._unread() and self._body is None:
             self._refuse(late_head(self._door.settings.header_timeout_seconds))
-        else:
-            self._drop()
+        else:  # in good order: a request may be on its way, and a reset would look like a fault
+            self._close()
 
     def end_within(self, seconds: float) -> None:
         """Close if no request arrives in this time: the process ends."""

@@ -15,6 +15,8 @@ import uvloop
 from gunicorn import sock as gunicorn_sock  # type: ignore[import-untyped]  # it ships no types
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
+from serving.handover import HandoverWorker
+
 if TYPE_CHECKING:
     from serving.inference.door import Door
 
@@ -25,7 +27,7 @@ LINGER_SECONDS = 2.0
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class InferenceWorker(Worker):  # type: ignore[misc]
+class InferenceWorker(HandoverWorker, Worker):  # type: ignore[misc]
     """Serves HTTP/1.1 with uvloop and httptools; see the package's own words."""
 
     alive: bool

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -64,6 +65,10 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Ask no more, and wait for the answers that are due."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
@@ -127,6 +132,83 @@ def test_a_hup_under_load_loses_no_request(start: Callable[..., Service], digit:
         load.answered(50)
     assert load.failures == []
     assert set(load.statuses) == {200}
+
+
+def test_a_hup_ends_no_worker_before_its_successors_are_ready(start: Callable[..., Service]) -> None:
+    """Told by the order of the log's lines."""
+    service = start(workers=2)
+    old = children(service.process.pid)
+    service.process.send_signal(signal.SIGHUP)
+    until(lambda: service.log().count("Worker exiting") == 2)
+    before_the_first_end = service.log().partition("Worker exiting")[0]
+    assert before_the_first_end.count("ready: ") == 4
+    for pid in old:
+        assert f"Worker exiting (pid: {pid})" in service.log()
+
+
+def test_a_hup_whose_workers_find_no_model_keeps_the_old_ones(
+    start: Callable[..., Service], bundle: Bundle, digit: Pixels, tmp_path: Path
+) -> None:
+    """The version is gone from the disk, and the old workers have it in memory."""
+    model = Path(shutil.copytree(bundle.path.parent, tmp_path / bundle.manifest.name))
+    service = start(workers=2, model=model, reload_seconds=0)
+    old = set(children(service.process.pid))
+    aside = model.rename(tmp_path / "aside")
+    with Load(service, png(digit), 2) as load:
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: "the old ones serve on" in service.log())
+        assert set(children(service.process.pid)) == old
+        load.answered(50)
+        aside.rename(model)
+        service.process.send_signal(signal.SIGHUP)  # the same again, with the model in its place
+        until(lambda: not old & set(children(service.process.pid)))
+        load.answered(50)
+    assert load.failures == []
+    assert set(load.statuses) == {200}
+
+
+def test_usr2_starts_a_second_service_on_the_same_port_and_loses_no_request(
+    start: Callable[..., Service], digit: Pixels
+) -> None:
+    """As Gunicorn's binary upgrade goes: USR2, TERM to the old arbiter, and the new one is on its own."""
+    service = start(workers=2)
+    old = set(children(service.process.pid))
+    with Load(service, png(digit), 2) as load:
+        load.answered(50)
+        service.process.send_signal(signal.SIGUSR2)
+        until(lambda: service.log().count("ready: ") == 4 or service.process.poll() is not None)
+        (arbiter,) = set(children(service.process.pid)) - old
+        new = set(children(arbiter))
+        try:
+            load.answered(50)
+            service.process.terminate()
+            assert service.process.wait(START_SECONDS) == 0
+            until(lambda: "Master has been promoted" in service.log())
+            load.answered(50)
+            os.kill(arbiter, signal.SIGHUP)  # the new one is as good as the old one was
+            until(lambda: not new & set(children(arbiter)))
+            load.answered(50)
+        finally:
+            load.end()
+            os.kill(arbiter, signal.SIGTERM)
+            until(lambda: service.log().count("Shutting down: Master") == 2)
+    assert load.failures == []
+    assert set(load.statuses) == {200}
+
+
+def test_an_idle_connection_of_a_worker_that_ends_is_closed_in_good_order(
+    start: Callable[..., Service], digit: Pixels
+) -> None:
+    """What a client sends after that is not answered with a reset, which it would have to take for a fault."""
+    service = start()
+    with connected(service.port) as idle, idle.makefile("rb") as stream:
+        idle.sendall(READY)
+        assert read_answer(stream)[0] == 200
+        service.process.send_signal(signal.SIGHUP)
+        assert idle.recv(1) == b""
+        idle.sendall(post(png(digit)))
+        assert idle.recv(1) == b""
+        assert idle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 def test_max_requests_replaces_a_process_and_loses_no_request(
