@@ -135,15 +135,18 @@ def test_max_norm_shortens_long_rows_only() -> None:
     assert torch.equal(last.weight, torch.full_like(last.weight, 100.0))
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize(
+    ("asked", "p"),
+    [(0.1, 26 / 256), (0.5, 0.5), (0.001, 66 / 65536), (0.99, 64881 / 65536), (1 - 1e-9, 65535 / 65536)],
+)
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (1000, 301)])
-def test_masks_have_their_probability_and_their_scale(p: float, shape: tuple[int, int]) -> None:
-    """Units are zero with probability p, independently, and 1 / (1 - p) otherwise, for any shape."""
+def test_masks_have_their_probability_and_their_scale(asked: float, p: float, shape: tuple[int, int]) -> None:
+    """Units are zero with the nearest probability on the grid, independently, and 1 / (1 - p) otherwise."""
     torch.manual_seed(1)
-    layer = Dropout(p).train()
+    layer = Dropout(asked).train()
     out = layer(torch.ones(shape))
     kept = out[out > 0]
-    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)), rtol=1e-3, atol=0)
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)), rtol=1e-6, atol=0)
     if out.numel() > 1000:
         deviation = math.sqrt(p * (1 - p) / out.numel())
         assert abs(float((out == 0).float().mean()) - p) < 5 * deviation
