@@ -5,6 +5,7 @@ Every name here that Gunicorn knows is one of its settings.
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,25 @@ logger_class = logs.ServiceLogger
 _companion = Companion(_settings, globals().get("worker_tmp_dir"))
 
 
-def on_starting(_server: Any) -> None:
-    """Start the management process, before there is any worker."""
+def on_starting(server: Any) -> None:
+    """Start the management process, before there is any worker, if the workers can do what Gunicorn is asked for."""
+    if problem := unsupported(server.cfg):
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        sys.exit(2)
     _companion.start()
+
+
+def unsupported(configuration: Any) -> str | None:
+    """Return what GUNICORN_CMD_ARGS asks for that the workers do not do, and what to do; None if all is well.
+
+    To go on as if nothing had been asked for would log the proxy's address as the client's.
+    """
+    if configuration.proxy_protocol != "off" and _settings.worker == "inference":
+        return (
+            "the inference worker does not speak the PROXY protocol: set GLYPH_WORKER=gthread, "
+            "or leave --proxy-protocol out and have the proxy send plain HTTP"
+        )
+    return None
 
 
 def on_exit(_server: Any) -> None:

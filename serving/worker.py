@@ -107,6 +107,7 @@ class TimedConnection(TConn):  # type: ignore[misc]
         self.settings = worker.settings
         self.later = False
         """Whether the client had hung up when others were waiting too."""
+        self.proxied: dict[str, Any] | None = None
         self._threads: ThreadPoolExecutor = worker.tpool
 
     def wait_for_data(self, timeout: float) -> bool:
@@ -262,6 +263,8 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
         from serving.pipeline import Pipeline
 
         pipeline: Pipeline = self.wsgi.extensions["glyph.pipeline"]
+        # The PROXY protocol names the client once for all requests of a connection; Gunicorn's gthread forgets it.
+        req.proxy_protocol_info = conn.proxied = req.proxy_protocol_info or conn.proxied
         body = self._receive(req, conn)
         try:
             if not pipeline.is_prediction(req.method, unquote(req.path)) or body.refusal is not None:
@@ -299,12 +302,13 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
         from serving.inference.response import Dates, render
 
         pipeline = self.wsgi.extensions["glyph.pipeline"]
+        client = conn.client[0] if conn.client else ""
         request = Request(
             method=req.method,
             path=unquote(req.path),
             query=req.query,
             headers=joined(req.headers),
-            client=conn.client[0] if conn.client else "",
+            client=(conn.proxied or {}).get("client_addr") or client,
         )
         exchange = pipeline.open(request, req.body.arrived)
         answer = pipeline.close(exchange, pipeline.refuse(exchange, error))
