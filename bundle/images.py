@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from bundle import bombs
+from bundle import bombs, plain_png
 from bundle.errors import ImageError, ImageFault
 from bundle.manifest import IMAGE_SIZE
 
@@ -112,14 +112,15 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         data: the file, whole.
 
     Returns:
-        `uint8[28, 28]`, 0..255, in the file's own polarity.
+        `uint8[28, 28]`, 0..255, in the file's own polarity; it may be read-only.
 
     Raises:
         ImageError: it is empty, of no such format, of another size, damaged or made to be a burden,
             has more than 1 MiB or several frames, or has pixels that are not of 8 or 16 bits;
             `kind` says which.
     """
-    return _opened(data, _pixels)
+    pixels = plain_png.decode(data)
+    return _opened(data, _pixels) if pixels is None else pixels
 
 
 def check_header(data: bytes) -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from bundle import images
 from bundle.errors import ImageError, ImageFault
-from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, Polarity
+from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from serving.errors import (
     BrokenImageError,
     ImageTooLargeError,
@@ -23,6 +23,9 @@ ALIASES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp", "image/x-pn
 SUPPORTED = ", ".join(images.PARSERS)
 
 SCALED_WARNING = ("no pixel is above 1: the model takes pixels from 0 to 255, not from 0 to 1",)
+
+_PAPER = {WHITE_ON_BLACK: bytes(IMAGE_SIZE), BLACK_ON_WHITE: b"\xff" * IMAGE_SIZE}
+"""A row of nothing but paper."""
 
 _CONVERT = f"Convert it to one of {SUPPORTED}."
 
@@ -105,18 +108,19 @@ def _check_declared(data: bytes, media_type: str) -> None:
 
 def warnings_of(images: npt.NDArray[np.uint8], polarity: Polarity) -> list[tuple[str, ...]]:
     """Return what a caller should know of each of `uint8[n, 28, 28]` that came as numbers."""
-    totals = images.sum(axis=(1, 2), dtype=np.int64)
-    inner_totals = images[:, 1:-1, 1:-1].sum(axis=(1, 2), dtype=np.int64)
-    scaled = images.max(axis=(1, 2)) == 1
-    return [
-        _inverted_warning(total, inner, polarity) + (SCALED_WARNING if is_scaled else ())
-        for total, inner, is_scaled in zip(
-            totals.tolist(), inner_totals.tolist(), scaled.tolist(), strict=True
-        )
-    ]
+    return [_looks_inverted(pixels, polarity) + _looks_scaled(pixels) for pixels in images]
+
+
+def _looks_scaled(pixels: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+    content = pixels.tobytes()
+    return SCALED_WARNING if b"\1" in content and not content.translate(None, b"\0\1") else ()
 
 
 def _looks_inverted(pixels: npt.NDArray[np.uint8], polarity: Polarity) -> tuple[str, ...]:
+    paper = _PAPER[polarity]
+    content = pixels.tobytes()
+    if content.startswith(paper) and content.endswith(paper):
+        return ()  # more than half of the border is paper as it should be, so its mean is on the right side
     return _inverted_warning(int(pixels.sum()), int(pixels[1:-1, 1:-1].sum()), polarity)
 
 

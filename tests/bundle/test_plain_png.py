@@ -1,0 +1,143 @@
+"""The short way through a plain PNG says what Pillow says, or nothing."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from bundle import plain_png
+from bundle.bombs import MAX_FILE_BYTES
+from bundle.errors import ImageError
+from bundle.images import decode
+from tests.pictures import Pixels, a_digit, png
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+HEADER = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return one chunk."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def plain(stream: bytes) -> bytes:
+    """Return a plain file of a zlib stream."""
+    return SIGNATURE + chunk(b"IHDR", HEADER) + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+
+
+def filtered(pixels: Pixels, kind: int) -> bytes:
+    """Return scanlines by one of the five filters (PNG, third edition, section 9.2), computed pixel by pixel."""
+    lines, above = b"", [0] * 28
+    for row in pixels.tolist():
+        line = []
+        for x, value in enumerate(row):
+            a, b, c = (row[x - 1] if x else 0), above[x], (above[x - 1] if x else 0)
+            nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
+            line.append((value - (0, a, b, (a + b) // 2, nearest)[kind]) % 256)
+        lines += bytes([kind, *line])
+        above = row
+    return lines
+
+
+def by_pillow(data: bytes) -> Pixels | None:
+    """Return what Pillow makes of a file, by its front door; None if it refuses it."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image.convert("L"))
+    except Exception:  # noqa: BLE001  its errors share no base
+        return None
+
+
+@pytest.mark.parametrize("kind", range(5))
+@given(pixels=arrays(np.uint8, (28, 28)))
+def test_every_filter_is_undone(kind: int, pixels: Pixels) -> None:
+    """A file whose lines were filtered by the specification's formulas gives the pixels back."""
+    decoded = plain_png.decode(plain(zlib.compress(filtered(pixels, kind))))
+    assert decoded is not None
+    assert (decoded == pixels).all()
+
+
+def test_what_pillow_writes_goes_the_short_way() -> None:
+    """The files that most clients send are plain."""
+    decoded = plain_png.decode(png(a_digit()))
+    assert decoded is not None
+    assert (decoded == a_digit()).all()
+
+
+def test_no_flipped_bit_is_accepted() -> None:
+    """Whatever bit is flipped, the short way does not answer; both together refuse, or see the same image."""
+    data = png(a_digit())
+    for place in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << bit
+            assert plain_png.decode(bytes(damaged)) is None, (place, bit)
+
+
+def test_no_shortened_file_is_accepted() -> None:
+    """A file that ends early is not decoded the short way."""
+    data = png(a_digit())
+    assert all(plain_png.decode(data[:length]) is None for length in range(len(data)))
+
+
+RAW = filtered(a_digit(), 0)
+UNSOUND = {
+    "a byte too many": zlib.compress(RAW + b"\0"),
+    "a byte too few": zlib.compress(RAW[:-1]),
+    "a filter that is none": zlib.compress(b"\5" + RAW[1:]),
+    "something behind the stream": zlib.compress(RAW) + b"\0",
+    "no checksum": zlib.compress(RAW)[:-4],
+    "another checksum": zlib.compress(RAW)[:-4] + b"\0\0\0\0",
+    "a bomb": zlib.compress(b"\0" * (1 << 24)),
+    "a preset dictionary": b"\x78\xbb" + zlib.compress(RAW)[2:],
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("stream", UNSOUND.values(), ids=UNSOUND)
+def test_streams_that_are_not_exact_are_left_to_pillow(stream: bytes) -> None:
+    """Only a stream that ends where it should, with what it should, is decoded the short way."""
+    assert plain_png.decode(plain(stream)) is None
+
+
+def test_other_headers_and_chunks_are_left_to_pillow() -> None:
+    """Colour, other depths, interlacing, and whatever may change the meaning of a pixel go the long way."""
+    stream = chunk(b"IDAT", zlib.compress(RAW))
+    end = chunk(b"IEND", b"")
+    for place, value in ((8, 4), (9, 3), (12, 1), (3, 29)):
+        header = bytearray(HEADER)
+        header[place] = value
+        assert plain_png.decode(SIGNATURE + chunk(b"IHDR", bytes(header)) + stream + end) is None
+    start = SIGNATURE + chunk(b"IHDR", HEADER)
+    transparent = chunk(b"tRNS", b"\0\xff")
+    assert plain_png.decode(start + transparent + stream + end) is None
+    assert plain_png.decode(start + stream + transparent + end) is None
+    assert plain_png.decode(start + stream + stream + end) is None
+
+
+def test_what_follows_the_end_is_not_looked_at_within_the_limit() -> None:
+    """As on the long way: bytes behind the image are ignored, and a file that is too long is refused."""
+    data = png(a_digit())
+    assert plain_png.decode(data + b"more") is not None
+    too_long = data + b"\0" * (MAX_FILE_BYTES + 1 - len(data))
+    assert plain_png.decode(too_long) is None
+    with pytest.raises(ImageError):
+        decode(too_long)
+
+
+@given(damage=st.binary(min_size=1, max_size=8), place=st.integers(0, 400))
+def test_the_short_way_says_what_pillow_says(damage: bytes, place: int) -> None:
+    """Bytes of a file are overwritten: where the short way still answers, Pillow answers the same."""
+    data = bytearray(png(a_digit()))
+    data[place : place + len(damage)] = damage
+    decoded = plain_png.decode(bytes(data))
+    if decoded is not None:
+        expected = by_pillow(bytes(data))
+        assert expected is not None
+        assert (decoded == expected).all()
