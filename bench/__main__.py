@@ -15,6 +15,10 @@ BENCHES = {
     "reload": ("bench.reload", "requests that fail while versions are published, good and bad ones"),
     "overload": ("bench.overload", "what is answered at three times the capacity, and right after"),
     "lifecycle": ("bench.lifecycle", "requests that are lost while services are restarted under load"),
+    "scoring": (
+        "bench.scoring",
+        "images/s of the batch scorer, against session.run, decoding, PyTorch and Ray Data",
+    ),
     "augmentation": ("bench.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
 }
 """Name: the module, whose `main(arguments) -> int` runs it, and one line of help."""

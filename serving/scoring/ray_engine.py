@@ -95,7 +95,8 @@ def _told(settings: ScoreSettings, parts: Sequence[int], facts: JobFacts) -> Ite
                 logging_level=logging.ERROR,
             )
         device = "GPU" if settings.provider == "cuda" else "CPU"
-        actors = max(1, min(len(parts), int(ray.cluster_resources().get(device, 1))))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        actors = max(1, min(len(parts), int(resources.get(device, 1))))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
