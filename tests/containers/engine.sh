@@ -3,15 +3,15 @@
 # that runs from a directory and is gone with it. It has no bridge and no rule in any firewall: nothing of the
 # machine's network changes, and containers run with `--network none` (builds with `--network host`).
 #
-#   eval "$(tests/containers/engine.sh up)"   exports DOCKER_HOST and whatever else the engine needs, and BASE:
-#                                             the base image for `--build-arg BASE=$BASE`
+#   eval "$(tests/containers/engine.sh up)"   exports DOCKER_HOST and whatever else the engine needs, and for builds
+#                                             BASE (`--build-arg BASE=$BASE`) and BUILD_NETWORK (`--network`)
 #   tests/containers/engine.sh down           ends the engine, if `up` started one; its images stay
 #   tests/containers/engine.sh clean          ends it and removes its directory
 #
 # Exit code 69: there is no engine, and none can be made here; the last line says what is missing.
 set -euo pipefail
 
-HOME_OF_IT=${GLYPH_ENGINE:-/var/tmp/glyph-engine} # short: a socket's path has at most 107 characters
+HOME_OF_IT=${ENGINE_HOME:-/var/tmp/glyph-engine} # short: a socket's path has at most 107 characters
 OFFICIAL=python:3.11-slim-bookworm                # what the Dockerfiles build on
 STAND_IN=glyph-base:python3.11-bookworm           # the same Python from Debian, where no registry answers
 UNAVAILABLE=69
@@ -37,11 +37,6 @@ packages_of_docker() {
   rm -rf apt debs
 }
 
-own_environment() {
-  export PATH="$HOME_OF_IT/root/usr/sbin:$HOME_OF_IT/root/usr/bin:$PATH"
-  export DOCKER_HOST="unix://$HOME_OF_IT/docker.sock" DOCKER_CONFIG="$HOME_OF_IT/configuration"
-}
-
 start_own() {
   [ "$(id -u)" = 0 ] || missing "no Docker daemon answers, and only root can start one: start Docker, or be root"
   command -v apt-get >/dev/null || missing "no Docker daemon answers, and this is not Debian: start Docker"
@@ -58,10 +53,12 @@ start_own() {
     say "unpacking Docker from Debian's packages under $HOME_OF_IT"
     packages_of_docker
   fi
-  own_environment
+  export PATH="$HOME_OF_IT/root/usr/sbin:$HOME_OF_IT/root/usr/bin:$PATH"
+  export DOCKER_HOST="unix://$HOME_OF_IT/docker.sock" DOCKER_CONFIG="$HOME_OF_IT/configuration"
   mkdir -p configuration/cli-plugins
   ln -sf "$HOME_OF_IT/root/usr/libexec/docker/cli-plugins/docker-buildx" configuration/cli-plugins/
   docker version >/dev/null 2>&1 && return
+  started=yes
   setsid dockerd --data-root "$PWD/data" --exec-root "$PWD/exec" --pidfile "$PWD/dockerd.pid" --host "$DOCKER_HOST" \
     --bridge=none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false >dockerd.log 2>&1 9>&- &
   for _ in $(seq 120); do
@@ -104,16 +101,17 @@ base() {
 }
 
 up() {
-  local own=no chosen
+  local chosen started=no
   if ! docker version >/dev/null 2>&1; then
     start_own
-    own=yes
   fi
   docker buildx version >/dev/null 2>&1 || missing "this Docker has no buildx: install it (on Debian: docker-buildx)"
   chosen=$(base)
-  echo "export BASE=$chosen"
-  if [ "$own" = yes ]; then
-    printf 'export PATH=%q\nexport DOCKER_HOST=%q\nexport DOCKER_CONFIG=%q\n' "$PATH" "$DOCKER_HOST" "$DOCKER_CONFIG"
+  printf 'export %s=%q\n' BASE "$chosen" ENGINE_STARTED "$started"
+  if docker network inspect bridge >/dev/null 2>&1; then
+    echo "export BUILD_NETWORK=default"
+  else
+    printf 'export %s=%q\n' BUILD_NETWORK host PATH "$PATH" DOCKER_HOST "$DOCKER_HOST" DOCKER_CONFIG "$DOCKER_CONFIG"
   fi
 }
 

@@ -1,0 +1,66 @@
+// All images: docker buildx bake. One: docker buildx bake serve-cpu. With a registry, and pushed:
+//   REGISTRY=registry.example.org/team/ docker buildx bake --push
+// `make images` does the same, and knows the revision.
+
+variable "REGISTRY" {
+  default = "" // before each name, with its slash
+}
+
+variable "VERSION" {
+  default = "0.1.0" // pyproject.toml's; a test compares
+}
+
+variable "REVISION" {
+  default = "" // the commit; it is in every label, and in the manifest of every model that the image trains
+}
+
+variable "BASE" {
+  default = "python:3.11-slim-bookworm" // Python 3.11, 3.12 or 3.13 on Debian
+}
+
+group "default" {
+  targets = ["train", "serve", "score"]
+}
+
+group "cpu" {
+  targets = ["serve-cpu", "score-cpu"]
+}
+
+target "image" {
+  context   = "."
+  platforms = ["linux/amd64"]
+  args = {
+    BASE     = BASE
+    VERSION  = VERSION
+    REVISION = REVISION
+  }
+}
+
+// It trains on a CPU where there is no GPU: PyTorch is one package for both.
+target "train" {
+  inherits   = ["image"]
+  dockerfile = "Dockerfile.train"
+  tags       = ["${REGISTRY}glyph-train:latest", "${REGISTRY}glyph-train:${VERSION}"]
+}
+
+// The batch scorer is the service's packages and one layer more.
+target "program" {
+  inherits   = ["image"]
+  name       = "${program}-${device}"
+  dockerfile = "Dockerfile.serve"
+  target     = program
+  args       = { DEVICE = device }
+  tags       = ["${REGISTRY}glyph-${program}:${device}", "${REGISTRY}glyph-${program}:${VERSION}-${device}"]
+  matrix = {
+    program = ["serve", "score"]
+    device  = ["cpu", "cuda"]
+  }
+}
+
+group "serve" {
+  targets = ["serve-cpu", "serve-cuda"]
+}
+
+group "score" {
+  targets = ["score-cpu", "score-cuda"]
+}
