@@ -7,6 +7,14 @@ MODELS ?= models
 NAME ?= mnist
 FIT ?=
 TEST ?=
+IMAGES ?= train serve-cpu score-cpu
+DOCKER ?= docker
+REGISTRY ?=
+PUSH ?=
+BASE ?= python:3.11-slim-bookworm
+BUILD_NETWORK ?= default
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git describe --always --abbrev=40 --dirty=+changes --exclude='*' 2>/dev/null)
 VENV ?= .venv
 CLIENTS ?= $(VENV)-clients
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -14,7 +22,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
   && echo $$p && break; done)
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
 
-.PHONY: help run train serve test clients lint chromium lock clean
+.PHONY: help run train serve test clients lint chromium lock clean images test-images
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -45,6 +53,20 @@ chromium: ## the browser that the page is tested in, from Debian's packages wher
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing Chromium, to test the page in" \
 	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; } \
 	  || echo "without Chromium the tests of the page are skipped; on Debian: apt-get install chromium"
+
+images: ## build IMAGES="train serve-cuda score-cuda"; REGISTRY=host/team/ PUSH=1 pushes them; DOCKER=podman
+	@set -e; for image in $(IMAGES); do \
+	  program=$${image%-*} device=$${image#*-} file=Dockerfile.serve; \
+	  if [ "$$image" = train ]; then device=latest file=Dockerfile.train; fi; \
+	  name=$(REGISTRY)glyph-$$program:$$device; \
+	  $(DOCKER) build $(if $(filter %podman,$(DOCKER)),--format docker) --network $(BUILD_NETWORK) --file $$file \
+	    --target $$program --build-arg DEVICE=$$device --build-arg BASE=$(BASE) --build-arg REVISION=$(REVISION) \
+	    --build-arg VERSION=$(VERSION) --tag $$name .; \
+	  $(if $(PUSH),$(DOCKER) push $$name;) \
+	done
+
+test-images: $(VENV)/installed-development ## the tests of the images, with PyTorch and CUDA in them: 25 GB of disk
+	TEST_IMAGES=all $(VENV)/bin/pytest tests/containers
 
 lock: $(VENV)/installed-development ## write the locks anew from pyproject.toml
 	lock/compile.sh $(VENV)/bin/uv

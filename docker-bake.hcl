@@ -1,6 +1,6 @@
 // All images: docker buildx bake. One: docker buildx bake serve-cpu. With a registry, and pushed:
 //   REGISTRY=registry.example.org/team/ docker buildx bake --push
-// `make images` does the same, and knows the revision.
+// `make images` builds the same images one by one, with Docker or podman, and knows the revision.
 
 variable "REGISTRY" {
   default = "" // before each name, with its slash

@@ -13,6 +13,7 @@ from tests.containers.conftest import Image
 from tests.containers.docker import Engine
 
 pytestmark = pytest.mark.timeout(900)
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 CONTEXT = {"LICENSE", "bundle", "serving", "training", "lock"}
 
 
@@ -55,7 +56,6 @@ def test_bake_has_every_image(engine: Engine) -> None:
         check=True,
     )
     targets = json.loads(done.stdout)["target"]
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     names = {"train": "glyph-train:latest"} | {
         f"{program}-{device}": f"glyph-{program}:{device}"
         for program in ("serve", "score")
@@ -68,4 +68,24 @@ def test_bake_has_every_image(engine: Engine) -> None:
         text = (ROOT / target["dockerfile"]).read_text()
         assert all(f"ARG {argument}" in text for argument in target["args"])
         assert f" AS {target.get('target', 'train')}\n" in text
-        assert (target["args"]["VERSION"], target["args"]["REVISION"]) == (version, "abc")
+        assert (target["args"]["VERSION"], target["args"]["REVISION"]) == (VERSION, "abc")
+
+
+def test_make_images_builds_what_it_says(engine: Engine, serve: Image) -> None:
+    """`make images` builds the same layers, with the version, the commit and the registry in their places."""
+    settings = [f"BASE={engine.base}", f"BUILD_NETWORK={engine.build_network}", "REGISTRY=example.org/team/"]
+    subprocess.run(
+        ["make", "images", "IMAGES=serve-cpu", *settings],
+        cwd=ROOT,
+        env=engine.environment,
+        capture_output=True,
+        check=True,
+    )
+    made = engine.inspect("image", "example.org/team/glyph-serve:cpu")
+    assert made["RootFS"]["Layers"] == engine.inspect("image", serve.tag)["RootFS"]["Layers"]
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    labels = made["Config"]["Labels"]
+    assert labels["org.opencontainers.image.revision"].removesuffix("+changes") == commit.stdout.strip()
+    assert labels["org.opencontainers.image.version"] == VERSION
