@@ -1,0 +1,296 @@
+"""Every image, port, path, variable and exit code that a manifest names, against the code that defines it."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+import training.__main__ as training_command
+from bundle.configuration import build, parse
+from bundle.errors import ConfigurationError
+from serving import alerts, reference
+from serving.catalogue import CATALOGUE
+from serving.scoring import errors as scoring_errors
+from serving.scoring.settings import ScoreSettings
+from serving.scoring.settings import environment_layer as scoring_layer
+from serving.settings import ServiceSettings, environment_layer, management_port
+from tests.conftest import ROOT
+from tests.k8s.rendering import CASES, Document, Pod, Rendering, complete, component, overlay, pods
+from training import errors as training_errors
+from training.settings import ENVIRONMENT_PREFIX as TRAINING_PREFIX
+from training.settings import TrainingSettings
+
+README = (ROOT / "README.md").read_text()
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+DOCKERFILES = {"train": "Dockerfile.train", "serve": "Dockerfile.serve", "score": "Dockerfile.serve"}
+MODULES = {"train": "training", "serve": "serving", "score": "serving.score"}
+
+
+def stage(program: str) -> str:
+    """Return the text of the Dockerfile from a stage's FROM to the next one, its parent's before it."""
+    text = (ROOT / DOCKERFILES[program]).read_text()
+    parts = re.split(r"(?m)^(?=FROM )", text)
+    found: str = next(part for part in parts if re.match(rf"FROM \S+ AS {program}\n", part))
+    parent = re.match(r"FROM (\S+)", found)
+    assert parent
+    return (stage(parent[1]) if parent[1] in DOCKERFILES else "") + found
+
+
+def image_environment(program: str) -> dict[str, str]:
+    """Return the GLYPH_ variables that an image has."""
+    text = stage(program).replace("\\\n", " ")
+    pairs = (
+        pair
+        for line in re.findall(r"(?m)^ENV (.*)$", text)
+        for pair in re.findall(r"(GLYPH_\w+)=(\S*)", line)
+    )
+    return {name: value for name, value in pairs if "$" not in value}
+
+
+def environment(rendering: Rendering, pod: Pod) -> dict[str, str]:
+    """Return the variables that a pod's main container runs with: the image's, then the manifest's."""
+    found = image_environment(program_of(pod))
+    maps = {d["metadata"]["name"]: d["data"] for d in complete(rendering) if d["kind"] == "ConfigMap"}
+    for source in pod.containers[-1].get("envFrom", []):
+        found |= maps[source["configMapRef"]["name"]]
+    return found | {v["name"]: v["value"] for v in pod.containers[-1].get("env", []) if "value" in v}
+
+
+def program_of(pod: Pod, container: int = -1) -> str:
+    """Return which of the programs a container's image has."""
+    match = re.fullmatch(r"glyph-(\w+):(\S+)", pod.containers[container]["image"])
+    assert match, pod.containers[container]["image"]
+    return match[1]
+
+
+def every_pod(programs: str) -> list[tuple[str, Rendering, Pod]]:
+    """Return each pod that runs one of the programs, with where it is from."""
+    found = [(name, case(), pod) for name, case in CASES.items() for pod in pods(case())]
+    return [(name, rendering, pod) for name, rendering, pod in found if program_of(pod) in programs.split()]
+
+
+def test_images_are_those_that_are_built() -> None:
+    """Name, version and device are docker-bake.hcl's; the user is the Dockerfile's; there is no other image."""
+    bake = (ROOT / "docker-bake.hcl").read_text()
+    assert f'default = "{VERSION}"' in bake
+    for name, _rendering, pod in every_pod("train serve score"):
+        device = "cuda" if "gpu" in name.split("/")[0].split() else "cpu"
+        for index, container in enumerate(pod.containers):
+            program = program_of(pod, index)
+            suffix = "" if program == "train" else f"-{device}"
+            assert container["image"] == f"glyph-{program}:{VERSION}{suffix}", name
+        user = pod.spec["securityContext"]["runAsUser"]
+        assert f"\nUSER {user}:{user}\n" in stage(program_of(pod))
+    assert 'tags       = ["${REGISTRY}glyph-train:latest", "${REGISTRY}glyph-train:${VERSION}"]' in bake
+    assert '"${REGISTRY}glyph-${program}:${VERSION}-${device}"' in bake
+
+
+def test_variables_of_the_service_are_its_settings() -> None:
+    """Settings are built from what the pod has, and its ports are the named ones."""
+    for name, rendering, pod in every_pod("serve"):
+        settings = build(ServiceSettings, [environment_layer(environment(rendering, pod))])
+        ports = {port["name"]: port["containerPort"] for port in pod.containers[-1]["ports"]}
+        assert ports == {"http": settings.port, "management": management_port(settings)}, name
+        assert settings.host == settings.management_host == "0.0.0.0"
+        (mount,) = pod.containers[-1]["volumeMounts"]
+        assert settings.model.is_relative_to(mount["mountPath"])
+        hook = pod.containers[-1]["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pod.spec["terminationGracePeriodSeconds"] >= hook + settings.graceful_timeout_seconds + 5
+        memory = quantity(pod.containers[-1]["resources"]["limits"]["memory"])
+        workers = int(pod.containers[-1]["resources"]["limits"]["cpu"])
+        assert workers * settings.queue_bytes <= memory / 2, "overload would be the end of the pod"
+
+
+def quantity(text: str) -> int:
+    """Return the bytes that a quantity such as 2Gi means."""
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", text).groups()  # type: ignore[union-attr]
+    return int(number) << {"Mi": 20, "Gi": 30}[unit]
+
+
+def test_variables_and_arguments_of_training_are_its_settings() -> None:
+    """The command line parses, everything is written on the volume, and a pod goes on where another stopped."""
+    for name, rendering, pod in every_pod("train"):
+        container = pod.containers[-1]
+        prefix = container.get("command", ["python", "-m", "training"])
+        if rendering.of("TrainJob"):
+            trainer = rendering.one("TrainJob", "glyph-train")["spec"]["trainer"]
+            prefix, arguments = trainer["command"], trainer["args"]
+        else:
+            arguments = container["args"]
+        assert prefix[-2:] == ["-m", "training"]
+        assert 'ENTRYPOINT ["python", "-m", "training"]' in stage("train")
+        options = parse(training_command._parser(), arguments, TrainingSettings)
+        assert options.command == "fit"
+        variables = environment(rendering, pod)
+        known = {f"{TRAINING_PREFIX}{field.upper()}": field for field in TrainingSettings.model_fields}
+        settings = TrainingSettings.model_validate({known[key]: value for key, value in variables.items()})
+        assert settings.resume
+        (mount,) = container["volumeMounts"]
+        for path in (settings.models, settings.runs, settings.data_dir):
+            assert path.is_relative_to(mount["mountPath"]), name
+        assert settings.device == ("cuda" if name.startswith("gpu") else "cpu")
+
+
+def test_variables_and_arguments_of_scoring_are_its_settings() -> None:
+    """What is scored and what is merged is the same folder, on the volume."""
+    for name, rendering, pod in every_pod("score"):
+        variables = environment(rendering, pod)
+        own = {key: value for key, value in variables.items() if key.startswith("GLYPH_SCORE_")}
+        settings = build(ScoreSettings, [scoring_layer(own)])
+        assert 'ENTRYPOINT ["python", "-m", "serving.score"]' in stage("score")
+        for path in (settings.output, settings.model, *settings.input):
+            assert str(path).startswith("/glyph/"), name
+        arguments = pod.containers[-1].get("args", [])
+        assert arguments in ([], ["merge", "--output", "$(GLYPH_SCORE_OUTPUT)"])
+
+
+def test_the_volume_is_where_the_images_expect_it() -> None:
+    """What one workload writes, the next one reads: one path in all of them."""
+    written = f"{image_environment('train')['GLYPH_TRAIN_MODELS']}/mnist"
+    assert image_environment("serve")["GLYPH_MODEL"] == written
+    assert image_environment("score").get("GLYPH_SCORE_MODEL") == written
+    (pod,) = pods(component("bundle-from-url"))
+    assert pod.spec["initContainers"][0]["command"][-2:] == ["--models", "/glyph/models"]
+
+
+def test_fetching_a_bundle_is_a_command_that_there_is() -> None:
+    """`python -m bundle fetch` takes these options; the digest is of the right form."""
+    rendering = component("bundle-from-url")
+    (pod,) = pods(rendering)
+    command = pod.spec["initContainers"][0]["command"]
+    assert command[:4] == ["python", "-m", "bundle", "fetch"]
+    help_text = (ROOT / "bundle" / "__main__.py").read_text()
+    assert all(f'"{option}"' in help_text for option in command if option.startswith("--"))
+    data = rendering.one("ConfigMap", "glyph-bundle")["data"]
+    assert re.fullmatch("[0-9a-f]{64}", data["digest"])
+    assert data["url"].rpartition("/")[2].isdigit()
+
+
+def policy(job: Document) -> dict[str, set[int]]:
+    """Return the exit codes of each action of a Job's podFailurePolicy."""
+    spec = job["spec"]
+    found: dict[str, set[int]] = {}
+    for rule in spec["podFailurePolicy"]["rules"]:
+        if codes := rule.get("onExitCodes"):
+            assert codes["operator"] == "In"
+            assert codes["containerName"] in {c["name"] for c in spec["template"]["spec"]["containers"]}
+            found.setdefault(rule["action"], set()).update(codes["values"])
+    assert spec["podFailurePolicy"]["rules"][0] == {
+        "action": "Ignore",
+        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+    }
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    return found
+
+
+def codes_of(module: Any, base: type[Exception]) -> dict[str, int]:
+    """Return the exit code of every error of a module."""
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, base)]
+    return {kind.__name__: kind.exit_code for kind in kinds if kind is not base}  # type: ignore[attr-defined]
+
+
+def test_training_is_tried_again_as_its_exit_codes_say() -> None:
+    """The README's table says of each code whether to try again; the Job does as it says."""
+    table = dict(
+        re.findall(r"(?m)^\| (\d+) \| [^|]+ \| ([^|]*)\|$", README.split("| code | meaning | again? |")[1])
+    )
+    again = {int(code): word.strip() for code, word in table.items()}
+    errors = codes_of(training_errors, training_errors.TrainingError)
+    assert set(errors.values()) | {training_errors.EXIT_MISUSE, 0} == set(again)
+    for name in ("cpu", "gpu", "local"):
+        found = policy(overlay(name, "train").one("Job", "glyph-train"))
+        assert found["FailJob"] == {code for code, word in again.items() if word == "no"}
+        assert found["Ignore"] == {errors["InterruptedRunError"]}
+
+
+def test_scoring_is_tried_again_as_its_exit_codes_say() -> None:
+    """A share that a signal stopped goes on; a full disk is waited for; nothing else is tried again."""
+    errors = codes_of(scoring_errors, scoring_errors.ScoringError)
+    rendering = overlay("cpu", "score")
+    shares, merging = (policy(rendering.one("Job", name)) for name in ("glyph-score", "glyph-score-merge"))
+    permanent = {scoring_errors.EXIT_SETTING, scoring_errors.EXIT_BAD_IMAGES, *errors.values()} - {
+        errors["Stopped"],
+        errors["WriteError"],
+    }
+    assert shares == {"Ignore": {errors["Stopped"]}, "FailIndex": permanent}
+    assert merging == {"FailJob": permanent | {errors["IncompleteError"]}}
+
+
+def test_probes_ask_what_the_management_port_answers() -> None:
+    """And Prometheus does too."""
+    source = (ROOT / "serving" / "management.py").read_text()
+    served = set(re.findall(r'"(/\w+)"', source))
+    assert {"/livez", "/readyz", "/metrics"} <= served
+    for name, _rendering, pod in every_pod("serve"):
+        container = pod.containers[-1]
+        for probe, path in (
+            ("startupProbe", "/livez"),
+            ("livenessProbe", "/livez"),
+            ("readinessProbe", "/readyz"),
+        ):
+            assert container[probe]["httpGet"] == {"path": path, "port": "management"}, name
+    monitors = [
+        *component("pod-monitor").of("PodMonitor"),
+        *component("service-monitor").of("ServiceMonitor"),
+    ]
+    for monitor in monitors:
+        spec = monitor["spec"]
+        (end,) = spec.get("podMetricsEndpoints") or spec["endpoints"]
+        assert end["path"] == "/metrics"
+
+
+def test_an_ingress_lets_through_what_the_service_takes() -> None:
+    """Its limit of a body is the service's."""
+    annotations = component("ingress").one("Ingress", "glyph")["metadata"]["annotations"]
+    limit = annotations["nginx.ingress.kubernetes.io/proxy-body-size"]
+    assert int(limit) == ServiceSettings.model_fields["max_body_bytes"].default
+
+
+def test_autoscalers_ask_for_metrics_that_there_are() -> None:
+    """Gauges of what waits; KEDA and the Prometheus adapter by the same thresholds."""
+    metrics = component("hpa-in-flight").one("HorizontalPodAutoscaler", "glyph")["spec"]["metrics"]
+    adapter = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in metrics}
+    triggers = component("keda").one("ScaledObject", "glyph")["spec"]["triggers"]
+    asked = {
+        re.search(r"sum\((\w+)", t["metadata"]["query"])[1]: t["metadata"]["threshold"] for t in triggers
+    }  # type: ignore[index]
+    assert adapter == asked
+    assert all(CATALOGUE[name].kind == "gauge" for name in adapter)
+    for metric in adapter:
+        assert metric in (ROOT / "docs" / "kubernetes.md").read_text()
+
+
+def test_the_alerts_are_those_of_the_code() -> None:
+    """`python -m serving.reference` wrote them; together they are all there are."""
+    found: list[Mapping[str, Any]] = []
+    for path, gpu in reference.RULES.items():
+        text = (ROOT / path).read_text()
+        assert text == alerts.prometheus_rule(gpu=gpu), "run python -m serving.reference"
+        (group,) = yaml.safe_load(text)["spec"]["groups"]
+        found += group["rules"]
+    (group,) = yaml.safe_load(alerts.rules())["groups"]
+    assert sorted(found, key=str) == sorted(group["rules"], key=str)
+
+
+@pytest.mark.parametrize("name", ["pod-monitor", "service-monitor"])
+def test_the_job_of_the_monitors_is_the_alerts_job(name: str) -> None:
+    """Prometheus's `job` is the label that the monitor names; the alerts ask for job="glyph"."""
+    rendering = component(name)
+    (monitor,) = [*rendering.of("PodMonitor"), *rendering.of("ServiceMonitor")]
+    labelled = [pod.labels for pod in pods(rendering)]
+    labelled += [d["metadata"]["labels"] for d in rendering.of("Service") if d["metadata"]["name"] != "glyph"]
+    assert {labels[monitor["spec"]["jobLabel"]] for labels in labelled} == {"glyph"}
+    assert any('job="glyph"' in alert.expression for alert in alerts.ALERTS)
+
+
+def test_the_parsers_are_real() -> None:
+    """A misspelt setting would be found, in each of the three programs."""
+    with pytest.raises(ConfigurationError, match="did you mean '--epochs'"):
+        parse(training_command._parser(), ["fit", "--epoch", "3"], TrainingSettings)
+    with pytest.raises(ConfigurationError, match="did you mean 'GLYPH_PROVIDER'"):
+        environment_layer({"GLYPH_PROVIDE": "cpu"})
+    with pytest.raises(ConfigurationError, match="did you mean 'GLYPH_SCORE_INPUT'"):
+        scoring_layer({"GLYPH_SCORE_INPUTS": "/glyph/input"})
