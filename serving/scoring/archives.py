@@ -17,7 +17,7 @@ from bundle.bombs import MAX_FILE_BYTES
 from serving.scoring.arrays import DAMAGE, unreadable
 from serving.scoring.errors import InputError
 from serving.scoring.listing import Listing, file_fingerprint, shown, too_large
-from serving.scoring.records import Raw
+from serving.scoring.names import Names
 
 SIDECARS = frozenset(
     {".cls", ".cls2", ".csv", ".id", ".idx", ".index", ".json", ".md", ".tsv", ".txt", ".xml"}
@@ -49,19 +49,23 @@ class MemberReader:
 
     source: str
     path: str
-    members: tuple[tuple[bytes, ...], ...]
+    members: list[tuple[bytes, ...]]
     """Name, offset and size; of a zip more."""
     zipped: bool
 
-    def read(self) -> Raw:
+    @property
+    def rows(self) -> Names:
+        """Return the members' names."""
+        return Names([shown(member[0]) for member in self.members])
+
+    def read(self) -> list[bytes | str]:
         """Read the members."""
         read = _read_zipped if self.zipped else _read_tarred
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            files = [read(descriptor, *map(int, member[1:])) for member in self.members]
+            return [read(descriptor, *map(int, member[1:])) for member in self.members]
         finally:
             os.close(descriptor)
-        return Raw(source=self.source, rows=[shown(member[0]) for member in self.members], files=files)
 
 
 class ArchiveRows:
@@ -105,9 +109,7 @@ class ArchiveRows:
 
     def take(self, first: int, count: int) -> MemberReader:
         """Return `count` rows from `first` on."""
-        return MemberReader(
-            self.name, self.place, tuple(self._listing.take(first, count)), zipped=self._zipped
-        )
+        return MemberReader(self.name, self.place, self._listing.take(first, count), zipped=self._zipped)
 
     def close(self) -> None:
         """Keep it: its members are read by other processes."""
@@ -131,7 +133,7 @@ def open_tar(name: str, path: Path) -> ArchiveRows:
         source = ArchiveRows(name, path, zipped=False, unpacked=unpacked)
         with tarfile.open(source.place, "r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  it would keep every one
+                vars(archive)["members"] = []  # it would keep every one
                 if member.isreg() and not member.issparse():
                     source.add(member.name, member.offset_data, member.size)
             end = archive.offset

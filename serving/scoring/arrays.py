@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
 from bundle.manifest import IMAGE_SIZE
 from serving.scoring.errors import InputError
 from serving.scoring.listing import file_fingerprint
+from serving.scoring.names import Names
 from serving.scoring.records import Raw
 
 IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE
@@ -62,7 +63,7 @@ class ArrayRows:
         if len(data) != count * IMAGE_BYTES or beyond:
             raise InputError(_wrong_length(self.path, self.count, "more" if beyond else "fewer"))
         pixels = np.frombuffer(data, np.uint8).reshape(count, IMAGE_SIZE, IMAGE_SIZE)
-        return Raw(source=self.name, rows=[str(row) for row in range(first, first + count)], pixels=pixels)
+        return Raw(source=self.name, rows=Names(range(first, first + count)), pixels=pixels)
 
     def close(self) -> None:
         """Close the stream; `take` opens it again."""
@@ -87,7 +88,11 @@ def _opener(path: Path) -> Callable[[], IO[bytes]]:
     """Return what opens a file, undoing gzip."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return lambda: gzip.open(path) if packed else path.open("rb")
+
+    def opened() -> IO[bytes]:
+        return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
+
+    return opened
 
 
 def open_idx(name: str, path: Path) -> ArrayRows:

@@ -1,16 +1,21 @@
 """Decode: from rows as they were read to `uint8[n, 28, 28]`, by the service's own functions.
 
-`python -m serving.scoring.decoding` is a process that does it for another one, which sends it work
-through a pipe: decoding holds Python's lock, so threads would take turns.
+`python -m serving.scoring.decoding` is processes that do it for another one: decoding holds Python's
+lock, so threads would take turns. Each has a socket to its parent, and ends when that is closed,
+which it is when the parent is killed, too.
 """
 
+import contextlib
 import os
 import pickle
 import queue
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -20,48 +25,50 @@ from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, Polarity
 from serving.images import SCALED_WARNING, warnings_of
 from serving.scoring.errors import ScoringError
 from serving.scoring.listing import Reader
-from serving.scoring.records import Chunk, Images, Raw
+from serving.scoring.records import Decoded, Images
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+BUFFER = 1 << 20
+
+_BORDER = 4 * IMAGE_SIZE - 4
+_ABOVE_ONE = np.uint64(0xFEFEFEFEFEFEFEFE)
+
+Files = Sequence[bytes | str]
 
 
-def decode(raw: Raw, first: int, polarity: Polarity) -> Chunk:
-    """Decode rows, the first of which has the number `first`; what cannot be is said in its place."""
-    errors = dict(raw.faults)
-    if raw.pixels is not None:
-        pixels = raw.pixels
-    else:
-        pixels = np.zeros((len(raw.rows), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-        for at, data in enumerate(raw.files or ()):
-            if isinstance(data, str):
-                errors[at] = data
-                continue
-            try:
-                pixels[at] = images.decode(data)
-            except ImageError as error:
-                errors[at] = error.detail
-    return Chunk(
-        first=first,
-        sources=[raw.source] * len(raw.rows),
-        rows=raw.rows,
-        images=pixels,
-        errors=errors,
-        warnings=_warnings(pixels, errors, polarity, numbers=raw.pixels is not None),
-        columns=((len(raw.rows), raw.columns),),
-    )
+def decode_files(files: Files, polarity: Polarity) -> Decoded:
+    """Decode image files as `/predict` does; a text in place of one, or what is no image, is an error."""
+    errors: dict[int, str] = {}
+    pixels = np.zeros((len(files), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    for at, data in enumerate(files):
+        if isinstance(data, str):
+            errors[at] = data
+            continue
+        try:
+            pixels[at] = images.decode(data)
+        except ImageError as error:
+            errors[at] = error.detail
+    return Decoded(pixels, errors, _warnings(pixels, errors, polarity, numbers=False))
 
 
-def _warnings(pixels: Images, errors: dict[int, str], polarity: Polarity, *, numbers: bool) -> dict[int, str]:
+def take_numbers(pixels: Images, faults: Mapping[int, str], polarity: Polarity) -> Decoded:
+    """Take images that came as numbers; `faults` are those that did not."""
+    return Decoded(pixels, faults, _warnings(pixels, faults, polarity, numbers=True))
+
+
+def _warnings(
+    pixels: Images, errors: Mapping[int, str], polarity: Polarity, *, numbers: bool
+) -> dict[int, str]:
     """Return what `/predict` would warn of, by row.
 
     Whether a row can be warned of at all, its border and its largest pixel tell, which costs a tenth.
     """
     sides = (pixels[:, 0], pixels[:, -1], pixels[:, 1:-1, 0], pixels[:, 1:-1, -1])
     border = sum(side.sum(axis=1, dtype=np.uint32) for side in sides)
-    middle = 127.5 * (4 * IMAGE_SIZE - 4)
-    suspect = border < middle if polarity == BLACK_ON_WHITE else border > middle
+    suspect = border < 127.5 * _BORDER if polarity == BLACK_ON_WHITE else border > 127.5 * _BORDER
     if numbers:  # of a file's pixels /predict does not say that they are scaled
-        suspect |= pixels.reshape(len(pixels), -1).max(axis=1) == 1
+        eights = np.ascontiguousarray(pixels).reshape(len(pixels), -1).view(np.uint64)
+        suspect |= (np.bitwise_or.reduce(eights, axis=1) & _ABOVE_ONE) == 0
     places = [at for at in np.flatnonzero(suspect).tolist() if at not in errors]
     if not places:
         return {}
@@ -78,54 +85,68 @@ class Decoders:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._all: list[subprocess.Popen[bytes]] = []
-        self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
-        for _ in range(count):
-            # A process of its own, not a fork: this one has threads, and may have CUDA.
-            child = subprocess.Popen(
-                [sys.executable, "-m", "serving.scoring.decoding"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=_environment(),
-            )
-            self._all.append(child)
-            self._idle.put(child)
+        self._idle: queue.SimpleQueue[_Line] = queue.SimpleQueue()
+        pairs = [socket.socketpair() for _ in range(count)]
+        self._lines = [_Line(ours) for ours, _ in pairs]
+        # One program that loads its modules once and forks; not a fork of this process, which has threads.
+        self._first = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "serving.scoring.decoding",
+                *(str(theirs.fileno()) for _, theirs in pairs),
+            ],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno() for _, theirs in pairs],
+            env=_environment(),
+        )
+        for (_, theirs), line in zip(pairs, self._lines, strict=True):
+            theirs.close()
+            self._idle.put(line)
 
-    def decode(self, work: Reader | Raw, first: int, polarity: Polarity) -> Chunk:
-        """Have rows read, if they are not, and decoded.
+    def decode(self, work: Reader | Files, polarity: Polarity) -> Decoded:
+        """Have files read, if they are not, and decoded.
 
         Raises:
             ScoringError: the process is gone: the system may have killed it, for want of memory.
         """
-        child = self._idle.get()
-        assert child.stdin is not None  # noqa: S101  pipes were asked for
-        assert child.stdout is not None  # noqa: S101
+        line = self._idle.get()
         try:
-            pickle.dump((work, first, polarity), child.stdin, pickle.HIGHEST_PROTOCOL)
-            child.stdin.flush()
-            answer = pickle.load(child.stdout)  # noqa: S301  our own process wrote it
+            answer = line.ask((work, polarity))
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise ScoringError(
                 "a decoding process is gone (did the system run out of memory?); the same command goes on "
                 "where this one stopped, --workers takes fewer"
             ) from error
         finally:
-            self._idle.put(child)
-        if isinstance(answer, Exception):
-            raise answer
-        if not isinstance(answer, Chunk):
-            raise TypeError(f"a decoding process answered {type(answer).__name__}")
-        return answer
+            self._idle.put(line)
+        if isinstance(answer, Decoded):
+            return answer
+        raise ScoringError(f"the input cannot be read: {answer}")
 
     def close(self) -> None:
         """End the processes."""
-        for child in self._all:
-            child.kill()  # it has nothing to lose
-        for child in self._all:
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    pipe.close()
+        for line in self._lines:
+            line.close()
+        self._first.wait()
+
+
+class _Line:
+    """A socket to one process."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._source = cast("IO[bytes]", connection.makefile("rb", buffering=BUFFER))
+
+    def ask(self, question: Any) -> Any:
+        self._connection.sendall(pickle.dumps(question, pickle.HIGHEST_PROTOCOL))
+        return pickle.load(self._source)  # noqa: S301  our own process wrote it
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._source.close()
+        self._connection.close()
 
 
 def _environment() -> dict[str, str]:
@@ -134,23 +155,37 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
 
 
-def main() -> int:
-    """Decode for the parent until it closes the pipe, or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both; the parent decides
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
-    while True:
-        try:
-            work, first, polarity = pickle.load(source)  # noqa: S301  the parent wrote it
-        except EOFError:
-            return 0
-        answer: Chunk | Exception
-        try:
-            answer = decode(work if isinstance(work, Raw) else work.read(), first, polarity)
-        except OSError as error:
-            answer = ScoringError(f"the input cannot be read: {error}")
-        pickle.dump(answer, sink, pickle.HIGHEST_PROTOCOL)
-        sink.flush()
+def main(arguments: Sequence[str]) -> int:
+    """Decode for the parent, in a process for each of its sockets, until it closes them or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    connections = [socket.socket(fileno=int(number)) for number in arguments]
+    children = []
+    for connection in connections[1:]:
+        if (child := os.fork()) == 0:
+            return _serve(connection)
+        children.append(child)
+    code = _serve(connections[0])
+    for child in children:
+        os.waitpid(child, 0)
+    return code
+
+
+def _serve(connection: socket.socket) -> int:
+    with connection.makefile("rb", buffering=BUFFER) as source:
+        while True:
+            try:
+                work, polarity = pickle.load(source)  # noqa: S301  the parent wrote it
+                answer: Decoded | str
+                try:
+                    files = work if isinstance(work, list) else work.read()
+                    answer = decode_files(files, polarity)
+                except OSError as error:  # of an archive that is gone
+                    answer = str(error)
+                connection.sendall(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
+            except (EOFError, ConnectionError):
+                return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

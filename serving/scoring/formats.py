@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from serving.scoring.names import Names, length, repeated
 from serving.scoring.records import Answers, Chunk
 from serving.scoring.settings import Format
 
@@ -46,8 +47,8 @@ class Layout:
         good = np.ones(count, bool)
         good[list(chunk.errors)] = False
         columns: dict[str, Any] = {
-            "source": pa.array(chunk.sources, pa.string()),
-            "row": pa.array(chunk.rows, pa.string()),
+            "source": _strings(chunk.sources),
+            "row": _strings(chunk.rows),
             "label": _masked(pa.array(self.classes, pa.string()).take(pa.array(answers.indices)), good),
             "index": pa.array(answers.indices.astype(np.int32), mask=~good),
             "probability": pa.array(answers.confidences, mask=~good),
@@ -55,9 +56,7 @@ class Layout:
         columns |= self._probabilities(answers.probabilities, good)
         columns["warning"] = _texts(chunk.warnings, count)
         columns["error"] = _texts(chunk.errors, count)
-        columns["model"] = pa.DictionaryArray.from_arrays(np.zeros(count, np.int8), [self.digest]).cast(
-            pa.string()
-        )
+        columns["model"] = pa.repeat(self.digest, count)
         passed = passed_through(chunk.columns, self.columns)
         for name in passed.column_names:
             columns[PREFIX + name if name in columns else name] = passed.column(name).combine_chunks()
@@ -88,6 +87,21 @@ def passed_through(stretches: Sequence[Any], schema: Any) -> Any:
     if not len(schema):
         return pa.table({})
     return pa.concat_tables(tables, promote_options="default").select(schema.names).cast(schema)
+
+
+def _strings(names: Names | Sequence[str]) -> Any:
+    """Return names as an array, without a Python string for each where they are numbers."""
+    if not isinstance(names, Names):
+        return pa.array(names, pa.string())
+    arrays = []
+    for piece in names.pieces:
+        if isinstance(piece, range):
+            arrays.append(pa.array(np.arange(piece.start, piece.stop)).cast(pa.string()))
+        elif repeated(piece):
+            arrays.append(pa.repeat(str(piece[0]), length(piece)))
+        else:
+            arrays.append(pa.array(piece, pa.string()))
+    return pa.concat_arrays(arrays)
 
 
 def _masked(array: Any, good: npt.NDArray[np.bool_]) -> Any:
@@ -194,7 +208,7 @@ def _jsonl(layout: Layout, table: Any) -> bytes:
     values = confidences.fill_null(0).to_numpy()
     plain["probability"] = [value if there else None for value, there in zip(values, present, strict=True)]
     plain["probabilities"] = shown
-    order = [name for name in dict.fromkeys(_JSON_NAMES.get(name, name) for name in names)]
+    order = list(dict.fromkeys(_JSON_NAMES.get(name, name) for name in names))
     lines = (
         orjson.dumps(dict(zip(order, row, strict=True)), default=_plain, option=_JSON)
         for row in zip(*(plain[name] for name in order), strict=True)

@@ -10,7 +10,8 @@ What lies beside images (labels, descriptions, hidden files) is left out, and it
 should be an image and is none becomes a row with an error.
 """
 
-# ruff: noqa: PTH - paths are bytes here: half the memory of ten million, and no encoding to fail at
+# Paths are bytes here: half the memory of ten million, and no encoding to fail at.
+# ruff: noqa: PTH110, PTH112, PTH116, PTH118, PTH207, PTH208
 
 import glob
 import os
@@ -136,7 +137,7 @@ def _walk(
 ) -> Iterator[tuple[bytes, os.stat_result]]:
     """Yield the files of a folder and of those in it, their paths relative to it, by name."""
     try:
-        names = sorted(os.listdir(root))  # noqa: PTH208  as bytes, which take half the memory
+        names = sorted(os.listdir(root))
         here = os.stat(root)
     except OSError as error:
         raise InputError(f"the folder {shown(root)} cannot be read: {error.strerror}") from error
@@ -312,4 +313,10 @@ class _FromStdin:
         import hashlib
 
         self._copy.seek(0)
-        return hashlib.file_digest(self._copy, "sha256").hexdigest()
+        content = hashlib.file_digest(self._copy, "sha256").hexdigest()
+        # What a list names lies elsewhere, and is looked at as in any list.
+        return (
+            f"{content}, files {self._source.fingerprint()}"
+            if isinstance(self._source, FileRows)
+            else content
+        )

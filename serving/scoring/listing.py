@@ -4,7 +4,8 @@ Ten million names are a gigabyte as Python strings. Here they take disk: one rec
 in memory for every 256th.
 """
 
-# ruff: noqa: PTH - paths are bytes here: half the memory of ten million, and no encoding to fail at
+# Paths are bytes here: half the memory of ten million, and no encoding to fail at.
+# ruff: noqa: PTH116
 
 import hashlib
 import os
@@ -15,17 +16,31 @@ from pathlib import Path
 from typing import Protocol
 
 from bundle.bombs import MAX_FILE_BYTES
-from serving.scoring.records import Raw
+from serving.scoring.names import Names
 
 STRIDE = 256
 """Rows between two offsets that are kept in memory."""
 
 
+USUAL_BYTES = 8192
+"""What most 28x28 images stay below."""
+
+
 class Reader(Protocol):
     """Some rows that are still to be read; it can be pickled and read by another process."""
 
-    def read(self) -> Raw:
-        """Return the rows. What keeps a single one from being read is said in its place."""
+    @property
+    def source(self) -> str:
+        """Return what the rows' `source` says."""
+        ...
+
+    @property
+    def rows(self) -> Names:
+        """Return the rows' ids."""
+        ...
+
+    def read(self) -> list[bytes | str]:
+        """Return the files; a text says why one cannot be had."""
         ...
 
 
@@ -66,10 +81,6 @@ class Listing:
         wanted = fields[skip : skip + count * self._fields]
         return list(zip(*[iter(wanted)] * self._fields, strict=True))
 
-    def close(self) -> None:
-        """Remove the temporary file."""
-        self._file.close()
-
 
 def shown(name: bytes) -> str:
     """Return a file's name as text that every format can hold, a byte that is no UTF-8 as its number."""
@@ -83,15 +94,16 @@ class FileReader:
     source: str
     root: bytes
     """What comes before each path; empty, or a folder with its slash."""
-    paths: tuple[bytes, ...]
+    paths: list[bytes]
 
-    def read(self) -> Raw:
+    @property
+    def rows(self) -> Names:
+        """Return the paths as text."""
+        return Names([shown(path) for path in self.paths])
+
+    def read(self) -> list[bytes | str]:
         """Read the files."""
-        return Raw(
-            source=self.source,
-            rows=[shown(path) for path in self.paths],
-            files=[read_file(self.root + path) for path in self.paths],
-        )
+        return [read_file(self.root + path) for path in self.paths]
 
 
 def read_file(path: bytes) -> bytes | str:
@@ -101,10 +113,10 @@ def read_file(path: bytes) -> bytes | str:
     except (OSError, ValueError) as error:
         return f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
     try:
-        data = os.read(descriptor, MAX_FILE_BYTES + 1)
-        if len(data) <= MAX_FILE_BYTES:
-            return data
-        return too_large(os.fstat(descriptor).st_size)
+        data = os.read(descriptor, USUAL_BYTES)  # a buffer of what a file may have costs more than its image
+        if len(data) == USUAL_BYTES:
+            data += os.read(descriptor, MAX_FILE_BYTES + 1 - USUAL_BYTES)
+        return data if len(data) <= MAX_FILE_BYTES else too_large(os.fstat(descriptor).st_size)
     except OSError as error:
         return f"the file cannot be read: {error.strerror}"
     finally:
@@ -151,7 +163,7 @@ class FileRows:
 
     def take(self, first: int, count: int) -> FileReader:
         """Return `count` rows from `first` on."""
-        return FileReader(self.name, self._root, tuple(path for (path,) in self._listing.take(first, count)))
+        return FileReader(self.name, self._root, [path for (path,) in self._listing.take(first, count)])
 
     def close(self) -> None:
         """Keep it: it is read again."""

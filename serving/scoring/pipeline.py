@@ -11,14 +11,15 @@ the memory, and is all the scheduling there is.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from bundle.manifest import Polarity
-from serving.scoring.decoding import Decoders, decode
+from serving.scoring.decoding import Decoders, decode_files, take_numbers
 from serving.scoring.engines import Engine
+from serving.scoring.names import Names
 from serving.scoring.plan import Plan, Slice
 from serving.scoring.records import Answers, Chunk, Raw, answers_of, joined
 
@@ -88,19 +89,27 @@ def score_parts(
 
 def decoded(slices: Sequence[Slice], polarity: Polarity, decoders: Decoders | None) -> Chunk:
     """Return consecutive slices as one decoded chunk; without decoders, decoded here."""
-    chunks = []
-    for one in slices:
-        work = one.work
-        if isinstance(work, Raw) and (work.pixels is not None or decoders is None):
-            chunks.append(decode(work, one.first, polarity))
-        elif decoders is None:
-            chunks.append(decode(work.read(), one.first, polarity))  # type: ignore[union-attr]
-        elif isinstance(work, Raw):  # what is passed through stays here: it need not be copied twice
-            chunk = decoders.decode(replace(work, columns=None), one.first, polarity)
-            chunks.append(replace(chunk, columns=((len(chunk), work.columns),)))
-        else:
-            chunks.append(decoders.decode(work, one.first, polarity))
-    return joined(chunks)
+    return joined([_chunk(one, polarity, decoders) for one in slices])
+
+
+def _chunk(one: Slice, polarity: Polarity, decoders: Decoders | None) -> Chunk:
+    work, rows = one.work, one.work.rows
+    columns = work.columns if isinstance(work, Raw) else None
+    if isinstance(work, Raw) and work.pixels is not None:
+        found = take_numbers(work.pixels, work.faults, polarity)
+    elif decoders is not None:
+        found = decoders.decode(list(work.files or ()) if isinstance(work, Raw) else work, polarity)
+    else:
+        found = decode_files(work.files or () if isinstance(work, Raw) else work.read(), polarity)
+    return Chunk(
+        first=one.first,
+        sources=Names((work.source, len(rows))),
+        rows=rows,
+        images=found.images,
+        errors=found.errors,
+        warnings=found.warnings,
+        columns=((len(rows), columns),),
+    )
 
 
 def _scored(chunk: Chunk, engine: Engine) -> Scored:

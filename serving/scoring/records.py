@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving.scoring.names import Names
+
 Images = npt.NDArray[np.uint8]
 
 
@@ -15,7 +17,7 @@ class Raw:
     """Some rows of one source, read and not decoded."""
 
     source: str
-    rows: Sequence[str]
+    rows: Names
     """The rows' ids, unique in the source: a file's path, a member's name, or a number from 0."""
     files: Sequence[bytes | str] | None = None
     """Image files, whole; a string is why one cannot be had. None where the rows came as `pixels`."""
@@ -27,14 +29,24 @@ class Raw:
     """A `pyarrow.Table` of n rows, passed through; None if there are no other columns."""
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Images, and what is to be said of some of them, by their places."""
+
+    images: Images
+    """`uint8[n, 28, 28]`; zeros where there is an error."""
+    errors: Mapping[int, str]
+    warnings: Mapping[int, str]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
     """Some rows of the input, decoded. The row `i` of each member is the same image."""
 
     first: int
     """The number of the first row in the whole input, from 0."""
-    sources: Sequence[str]
-    rows: Sequence[str]
+    sources: Names | Sequence[str]
+    rows: Names | Sequence[str]
     images: Images
     """`uint8[n, 28, 28]`; zeros where there is an error."""
     errors: Mapping[int, str]
@@ -80,8 +92,8 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
     starts = [chunk.first - chunks[0].first for chunk in chunks]
     return Chunk(
         first=chunks[0].first,
-        sources=[source for chunk in chunks for source in chunk.sources],
-        rows=[row for chunk in chunks for row in chunk.rows],
+        sources=Names.joined([chunk.sources for chunk in chunks]),
+        rows=Names.joined([chunk.rows for chunk in chunks]),
         images=np.concatenate([chunk.images for chunk in chunks]),
         errors={
             start + at: text

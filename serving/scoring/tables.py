@@ -13,6 +13,7 @@ from bundle.configuration import nearest
 from bundle.manifest import IMAGE_SIZE
 from serving.scoring.errors import InputError
 from serving.scoring.listing import file_fingerprint
+from serving.scoring.names import Names
 from serving.scoring.records import Raw
 
 PIXELS = IMAGE_SIZE * IMAGE_SIZE
@@ -60,7 +61,7 @@ class TableRows:
         if isinstance(images, pa.ChunkedArray):
             images = pa.concat_arrays(images.chunks) if images.num_chunks else images.type.empty_array()
         rest = table.drop_columns([self._column]) if len(self.columns) else None
-        rows = [str(row) for row in range(first, first + count)]
+        rows = Names(range(first, first + count))
         if _is_files(images.type):
             if pa.types.is_struct(images.type):
                 images = images.field("bytes")
@@ -144,7 +145,7 @@ def _image_column(path: Path, schema: Any, asked: str | None) -> str:
     if len(candidates) != 1:
         found = f"could be any of {', '.join(fit)}: name it with --column" if fit else "is not there"
         raise InputError(f"{path}: the column of the images (bytes, or {PIXELS} numbers) {found}")
-    return candidates[0]
+    return str(candidates[0])
 
 
 def _numbers(images: Any) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
