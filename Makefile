@@ -11,6 +11,8 @@ IMAGES ?= train serve-cpu score-cpu
 DOCKER ?= docker
 REGISTRY ?=
 PUSH ?=
+OVERLAY ?= cpu
+KUBECTL ?= kubectl
 BASE ?= python:3.11-slim-bookworm
 BUILD_NETWORK ?= default
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -22,7 +24,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
   && echo $$p && break; done)
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
 
-.PHONY: help run train serve test clients lint chromium lock clean images test-images
+.PHONY: help run train serve test clients lint chromium lock clean images test-images train-job deploy score-job registry
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -57,16 +59,42 @@ chromium: ## the browser that the page is tested in, from Debian's packages wher
 images: ## build IMAGES="train serve-cuda score-cuda"; REGISTRY=host/team/ PUSH=1 pushes them; DOCKER=podman
 	@set -e; for image in $(IMAGES); do \
 	  program=$${image%-*} device=$${image#*-} file=Dockerfile.serve; \
-	  if [ "$$image" = train ]; then device=latest file=Dockerfile.train; fi; \
-	  name=$(REGISTRY)glyph-$$program:$$device; \
+	  version=$(VERSION)-$$device; \
+	  if [ "$$image" = train ]; then device=latest version=$(VERSION) file=Dockerfile.train; fi; \
+	  name=$(REGISTRY)glyph-$$program:$$device numbered=$(REGISTRY)glyph-$$program:$$version; \
 	  $(DOCKER) build $(if $(filter %podman,$(DOCKER)),--format docker) --network $(BUILD_NETWORK) --file $$file \
 	    --target $$program --build-arg DEVICE=$$device --build-arg BASE=$(BASE) --build-arg REVISION=$(REVISION) \
-	    --build-arg VERSION=$(VERSION) --tag $$name .; \
-	  $(if $(PUSH),$(DOCKER) push $$name;) \
+	    --build-arg VERSION=$(VERSION) --tag $$name --tag $$numbered .; \
+	  $(if $(PUSH),$(DOCKER) push $$name; $(DOCKER) push $$numbered;) \
 	done
 
 test-images: $(VENV)/installed-development ## the tests of the images, with PyTorch and CUDA in them: 25 GB of disk
 	TEST_IMAGES=all $(VENV)/bin/pytest tests/containers
+
+# `--namespace glyph` stands in every manifest; these lines ask for objects by name.
+train-job: registry ## train on a cluster: OVERLAY=cpu, gpu or local; REGISTRY=host/team/ is where the images are
+	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/common
+	$(KUBECTL) delete job glyph-train --namespace glyph --ignore-not-found
+	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/train
+
+deploy: registry ## serve on a cluster, and wait until it answers
+	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/common
+	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/serve
+	$(KUBECTL) rollout status deployment/glyph --namespace glyph --timeout 15m
+
+# The shares end as Complete or as Failed (exit code 3: some images could not be read); merging says which it was.
+score-job: registry ## score what is in input/ on the volume, then put the shares together
+	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/common
+	$(KUBECTL) delete job glyph-score glyph-score-merge --namespace glyph --ignore-not-found
+	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/score
+	@until $(KUBECTL) get job glyph-score --namespace glyph \
+	  -o jsonpath='{.status.conditions[?(@.status=="True")].type}' | grep -qwE 'Complete|Failed'; do sleep 5; done
+	$(KUBECTL) patch job glyph-score-merge --namespace glyph --patch '{"spec": {"suspend": false}}'
+	$(KUBECTL) wait job glyph-score-merge --namespace glyph --for condition=complete --timeout 1h
+
+registry:
+	@$(if $(REGISTRY),for file in k8s/overlays/*/images/kustomization.yaml; do \
+	  sed -E 's#newName: .*(glyph-[a-z]+)$$#newName: $(REGISTRY)\1#' "$$file" >"$$file.new" && mv "$$file.new" "$$file"; done,:)
 
 lock: $(VENV)/installed-development ## write the locks anew from pyproject.toml
 	lock/compile.sh $(VENV)/bin/uv
