@@ -4,6 +4,9 @@ Requests wait in one queue. A turn of the event loop takes as many as make a bat
 them by one inference for each engine among them (a reload never mixes models), and answers. What
 arrives meanwhile waits in the sockets and makes the next batch, so that batches grow with the load.
 
+Where others wait, a request whose client has hung up goes behind them all, and is the first to be refused
+when the queue is full: it may still want to read, but after a crowd of impatient clients most have gone.
+
 On the CPU the inference runs in the loop: at 7 to 50 us an image, a thread's hand-over would cost
 more than it frees. On CUDA it runs in a thread beside the loop, which decodes the next batch meanwhile.
 """
@@ -20,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.engine import Engine, Outputs, padding
-from serving.errors import DeadlineExceededError
+from serving.errors import DeadlineExceededError, OverloadedError
 from serving.messages import Answer
 from serving.metrics import CLIENT_GONE
 from serving.overload import check_deadline
@@ -40,6 +43,8 @@ class Job:
     """Called once, on the loop, unless the client has gone; it must not raise."""
     gone: Callable[[], bool]
     """Tells whether the client has gone, so that nobody reads the answer."""
+    hung_up: Callable[[], bool] = lambda: False
+    """Tells whether the client will send nothing more, so that maybe nobody reads the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Batcher:
         self._pipeline = pipeline
         self._metrics = pipeline.state.metrics
         self._waiting: deque[Job] = deque()
+        self._later: deque[Job] = deque()  # of clients that have hung up
         self._scheduled = False
         self._beside = (
             ThreadPoolExecutor(1, thread_name_prefix="inference")
@@ -73,6 +79,14 @@ class Batcher:
         self._waiting.append(job)
         self._schedule()
 
+    def make_room(self, refusal: OverloadedError) -> bool:
+        """Refuse a request of a client that has hung up in favour of another; False if there is none."""
+        if not self._later:
+            return False
+        job = self._later.popleft()
+        self._finish(job, self._pipeline.refuse(job.exchange, refusal))
+        return True
+
     def close(self) -> None:
         """Free the thread, once nothing waits any more."""
         if self._beside is not None:
@@ -86,19 +100,30 @@ class Batcher:
     def _turn(self) -> None:
         self._scheduled = False
         images = sum(len(work.images) for _, work in self._decoded)
-        while self._waiting and images < TURN_IMAGES:
-            job = self._waiting.popleft()
+        while images < TURN_IMAGES and (job := self._next()) is not None:
             if (work := self._decode(job)) is not None:
                 self._decoded.append((job, work))
                 images += len(work.images)
-        self._metrics.queue(images + len(self._waiting))
+        self._metrics.queue(images + self._queued())
         if self._running:
             return  # what is decoded now runs when the device is free; `_ran` goes on
         if self._decoded:
             self._run()
-        if self._waiting:
+        if self._queued():
             self._schedule()
-        self._metrics.queue(len(self._waiting))
+        self._metrics.queue(self._queued())
+
+    def _queued(self) -> int:
+        return len(self._waiting) + len(self._later)
+
+    def _next(self) -> Job | None:
+        """Return the request whose turn it is."""
+        while self._waiting:
+            job = self._waiting.popleft()
+            if not (self._waiting and job.hung_up()):
+                return job
+            self._later.append(job)
+        return self._later.popleft() if self._later else None
 
     def _decode(self, job: Job) -> Work | None:
         """Return the work of a request; None if it is answered already, or nobody waits for it."""
@@ -135,7 +160,7 @@ class Batcher:
 
     def _ran(self, batches: list[Batch], results: list["Result"]) -> None:
         self._running = False
-        if self._decoded or self._waiting:
+        if self._decoded or self._queued():
             self._schedule()
         self._answer(batches, results)
 

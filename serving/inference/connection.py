@@ -1,4 +1,4 @@
-"""One connection: from bytes to requests, one after the other, and from answers to bytes.
+"""One connection: its requests one after the other, their bodies and answers, and the time each may take.
 
 A connection answers its requests in their order, because it reads the next only when the last is
 answered; what a pipelining client has sent meanwhile waits here, and beyond `HELD_INPUT` in the
@@ -20,7 +20,8 @@ from serving.errors import OverloadedError, ProblemError, RequestTimeoutError
 from serving.inference.bodies import Body, LengthBody
 from serving.inference.bridge import BrokenBody, Wire
 from serving.inference.chunked import ChunkedBody
-from serving.inference.head import Head, read_any, read_ordinary
+from serving.inference.head import Head
+from serving.inference.input import Input
 from serving.inference.response import CONTINUE, render
 from serving.messages import Answer
 from serving.metrics import MALFORMED
@@ -62,17 +63,15 @@ class Connection(asyncio.Protocol):
         self.server: Any = ""
         self.phase = Phase.HEAD
         self._deadline = inf
-        self._input: bytes | bytearray = b""
-        self._at = 0  # of the input, where what is not read yet begins
-        self._searched = 0  # of the input, for the end of a head
-        self._partial = False  # a head has begun and not ended
+        self._input = Input(door)
         self._head: Head | None = None
         self._body: Body | None = None
         """On its way; in another phase than BODY it is only read to find its end."""
         self._held = 0  # bytes that the gate holds for the body
         self._must_close = False
         self._started = 0.0
-        self._ended = False  # the client has sent all that it will
+        self.hung_up = False
+        """Whether the client has sent all that it will; it may still want to read, or have gone."""
         self._full = False  # the client does not take what is written
         self._unsent_since = inf
         self._throttled = False
@@ -97,19 +96,12 @@ class Connection(asyncio.Protocol):
         """Take what has arrived."""
         if self.phase in (Phase.LINGER, Phase.CLOSED):
             return
-        if self._unread():
-            if self._at or not isinstance(self._input, bytearray):
-                self._input = bytearray(memoryview(self._input)[self._at :])
-                self._searched = max(0, self._searched - self._at)
-                self._at = 0
-            self._input += data
-        else:
-            self._input, self._at = data, 0
+        self._input.add(data)
         self._advance()
 
     def eof_received(self) -> bool:
         """Answer what was asked before the client's last byte, then close; True keeps the way back open."""
-        self._ended = True
+        self.hung_up = True
         if self.phase is Phase.BODY:
             self._dispatch(None, unreadable())
         elif self.phase is Phase.HEAD and (self._body is not None or not self._blocked()):
@@ -148,7 +140,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self.phase is Phase.BODY:
             self._dispatch(None, late_body(self._door.settings.body_timeout_seconds))
-        elif self._unread() and self._body is None:
+        elif self._input and self._body is None:
             self._refuse(late_head(self._door.settings.header_timeout_seconds))
         else:  # in good order: a request may be on its way, and a reset would look like a fault
             self._close()
@@ -177,9 +169,6 @@ class Connection(asyncio.Protocol):
 
     # Reading
 
-    def _unread(self) -> int:
-        return len(self._input) - self._at
-
     def _advance(self) -> None:
         """Go on until more has to arrive, or an answer has to be made."""
         if self._advancing:
@@ -188,7 +177,7 @@ class Connection(asyncio.Protocol):
         while self._step():
             pass
         self._advancing = False
-        pause = self._throttled or (self._unread() > HELD_INPUT and self.phase is not Phase.BODY)
+        pause = self._throttled or (len(self._input) > HELD_INPUT and self.phase is not Phase.BODY)
         if pause != self._paused and self.phase in (Phase.HEAD, Phase.BODY, Phase.ANSWER):
             self._paused = pause
             self._transport.pause_reading() if pause else self._transport.resume_reading()
@@ -196,65 +185,39 @@ class Connection(asyncio.Protocol):
     def _step(self) -> bool:
         """Do one thing, and tell whether there may be more to do."""
         if self._body is not None and self.phase in (Phase.HEAD, Phase.BODY, Phase.ANSWER):
-            return self._unread() > 0 and self._read_body(self._body)
+            return len(self._input) > 0 and self._read_body(self._body)
         if self.phase is not Phase.HEAD or self._blocked():
             return False
         if self._read_head():
             return True
-        if self._ended and self.phase is Phase.HEAD:
+        if self.hung_up and self.phase is Phase.HEAD:
             self._drop()
         return False
 
     def _read_head(self) -> bool:
         """Read the head of a request if it is there; begin with its body."""
-        data, at = self._input, self._at
-        if not self._unread():
-            return False
-        end = data.find(b"\r\n\r\n", max(at, self._searched - 3))
-        if end == at:  # an empty line may come before a request (RFC 9112, section 2.2), two may not
-            end = data.find(b"\r\n\r\n", at + 2)
-        if end < 0:
-            return self._check_partial(data[at:] if at else data)
-        head, self._at = bytes(data[at : end + 4]), end + 4
-        self._searched, self._partial = 0, False
-        parsed = read_ordinary(head) if self._door.fast else None
+        begun = self._input.begun
         try:
-            if parsed is None or not self._door.pipeline.is_prediction(parsed.method, parsed.path):
-                parsed = read_any([head], self._door.worker.cfg, self.client)
+            head = self._input.head(self.client)
         except ParseException as error:
             self._malformed(error)
             return False
-        if parsed is None:  # Gunicorn waits for more after what it takes for half a head
-            self._at, self._searched = at, len(data)
+        if head is None:
+            if self._input.begun and not begun:
+                self._wait(self._door.settings.header_timeout_seconds)
             return False
-        self._head = parsed
-        self._begin_body(parsed)
+        self._head = head
+        self._begin_body(head)
         return True
-
-    def _check_partial(self, data: bytes | bytearray) -> bool:
-        """Refuse at once what cannot become a head any more: its first line, a bare LF, its size."""
-        searched, self._searched = self._searched - self._at, len(self._input)
-        if not self._partial:
-            self._partial = True
-            self._wait(self._door.settings.header_timeout_seconds)
-        fresh = data[max(0, searched - 1) :]
-        newlines = fresh.count(b"\n")
-        if newlines or len(data) > self._door.least_suspicious:
-            try:
-                read_any([bytes(data[:-1]), bytes(data[-1:])], self._door.worker.cfg, self.client)
-            except ParseException as error:
-                self._malformed(error)
-        return False
 
     def _begin_body(self, head: Head) -> None:
         length, limit = head.length, self._door.settings.max_body_bytes
         self._must_close = not head.keep_alive
-        if length is not None and length <= self._unread() and length <= limit:
-            body = self._input[self._at : self._at + length]
-            self._at += length
+        if length is not None and length <= len(self._input) and length <= limit:
+            body = self._input.take(length)
             if head.expects_continue:
                 self._transport.write(CONTINUE)
-            self._dispatch(bytes(body))
+            self._dispatch(body)
             return
         self._body = ChunkedBody(head.original) if length is None else LengthBody(length)
         try:
@@ -274,10 +237,8 @@ class Connection(asyncio.Protocol):
 
     def _read_body(self, body: Body) -> bool:
         """Feed what has arrived to the body that is on its way."""
-        data = bytes(self._input[self._at :])
-        self._input, self._at = b"", 0
         try:
-            body.feed(data)
+            body.feed(self._input.take())
         except ParseException as error:
             self._door.worker.log.debug("a request's body could not be read: %s", error)
             self._body, self._must_close = None, True
@@ -300,14 +261,16 @@ class Connection(asyncio.Protocol):
             body.forget()
             return True
         if body.done:
-            self._input, self._at, self._body = body.rest, 0, None
+            self._input.put(body.rest)
+            self._body = None
             self._dispatch(body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces))
         return True
 
     def _discard(self, body: Body) -> bool:
         """Go on behind a body that was refused, unless that is too far away."""
         if body.done:
-            self._input, self._at, self._body = body.rest, 0, None
+            self._input.put(body.rest)
+            self._body = None
             self._wait(self._door.settings.keepalive_seconds)
         elif body.size > MAX_DISCARDED_BYTES:
             self._body, self._must_close = None, True
@@ -383,8 +346,6 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self.phase = Phase.HEAD
-        if not self._unread():
-            self._input, self._at = b"", 0
         settings = self._door.settings
         self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
         self._advance()
@@ -426,8 +387,8 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close for writing, and go on reading for a while (RFC 9112, section 9.6)."""
-        self._input, self._at = b"", 0
-        if self._ended or not self._transport.can_write_eof():
+        self._input.put(b"")
+        if self.hung_up or not self._transport.can_write_eof():
             self._drop()
             return
         self.phase = Phase.LINGER

@@ -18,6 +18,7 @@ from serving.inference.connection import Connection, Phase
 from serving.inference.head import FAST_BYTES, FAST_FIELDS, Head
 from serving.inference.response import Dates, status_line
 from serving.messages import Answer, Request
+from serving.metrics import CLIENT_GONE
 from serving.overload import Gate
 from serving.pipeline import Exchange, Pipeline
 
@@ -116,17 +117,14 @@ class Door:
         if self.hooked:
             self.worker.cfg.pre_request(self.worker, head.original)
         if error is None:
-            try:
-                self.gate.enter()
-            except OverloadedError as overloaded:
-                error = overloaded
+            error = self._enter()
         if error is not None:
             if isinstance(error, OverloadedError):
                 connection.throttle(self._throttled())
             connection.answered(pipeline.close(exchange, pipeline.refuse(exchange, error)))
             return
         if len(request.body) > LARGE_BODY or "content-encoding" in request.headers:
-            future = self.threads.submit(pipeline.answer, exchange)
+            future = self.threads.submit(self._answer, connection, exchange)
             future.add_done_callback(functools.partial(self._hand_over, connection, exchange))
             return
         self.batcher.put(
@@ -134,8 +132,26 @@ class Door:
                 exchange,
                 functools.partial(self._predicted, connection),
                 lambda: connection.phase is Phase.CLOSED,
+                lambda: connection.hung_up,
             )
         )
+
+    def _enter(self) -> OverloadedError | None:
+        """Take a place in the queue; return the refusal if there is none."""
+        try:
+            self.gate.enter()
+        except OverloadedError as overloaded:
+            if not self.batcher.make_room(overloaded):
+                return overloaded
+            self.gate.enter()
+        return None
+
+    def _answer(self, connection: Connection, exchange: Exchange) -> Answer:
+        """Answer a large request on a thread, if there is still somebody to read it."""
+        if connection.phase is not Phase.CLOSED:
+            return self.pipeline.answer(exchange)
+        exchange.refusal = CLIENT_GONE
+        return self.pipeline.close(exchange, Answer(body=b""))
 
     def _throttled(self) -> float:
         """Return the seconds for which a connection is not read after a refusal; see `REFUSALS_A_SECOND`."""

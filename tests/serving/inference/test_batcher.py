@@ -1,9 +1,11 @@
 """The batcher: what has arrived is run together, each answer is its own, and nothing is computed for nobody."""
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import uvloop
 from bundle.repository import Bundle
 from serving.app import create_app
 from serving.engine import BUCKETS, Engine, Outputs, padding
+from serving.errors import OverloadedError
 from serving.inference.batcher import TURN_IMAGES, Batcher, Job
 from serving.messages import Answer, Request
 from serving.pipeline import Exchange, Pipeline
@@ -55,6 +58,7 @@ def answered(
     batcher: Batcher,
     exchanges: list[Exchange],
     gone: frozenset[int] = frozenset(),
+    hung_up: frozenset[int] = frozenset(),
 ) -> list[Answer]:
     """Put all of them in one turn of the loop, and return their answers in the same order."""
     answers: dict[int, Answer] = {}
@@ -67,7 +71,12 @@ def answered(
     def put() -> None:
         for number, exchange in enumerate(exchanges):
             batcher.put(
-                Job(exchange, lambda answer, at=number: done(at, answer), lambda at=number: at in gone)  # type: ignore[misc]
+                Job(
+                    exchange,
+                    functools.partial(done, number),
+                    functools.partial(gone.__contains__, number),
+                    functools.partial(hung_up.__contains__, number),
+                )
             )
 
     loop.call_soon(put)
@@ -110,6 +119,36 @@ def test_a_bad_request_spoils_its_own_answer_only(
     """In the middle of others, an image of another size."""
     exchanges = [asked(pipeline, one) for one in (digit, np.zeros((9, 9), np.uint8), digit)]
     assert [answer.status for answer in answered(loop, Batcher(loop, pipeline), exchanges)] == [200, 422, 200]
+
+
+def test_who_has_hung_up_waits_behind_the_others(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """The first fifty are of clients that have gone, most likely; the fifty after them need not wait for them."""
+    exchanges = [asked(pipeline, digit) for _ in range(100)]
+    answers = answered(loop, Batcher(loop, pipeline), exchanges, hung_up=frozenset(range(50)))
+    assert {answer.status for answer in answers} == {200}  # for they may be there, and have only said all
+    first_batch = {number for number, exchange in enumerate(exchanges) if exchange.batch == TURN_IMAGES}
+    assert set(range(50, 100)) < first_batch
+
+
+def test_a_full_queue_has_room_at_the_cost_of_who_has_hung_up(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """Of more than a batch, those that have hung up are still waiting after the first turn; one is refused."""
+    batcher = Batcher(loop, pipeline)
+    refusal = OverloadedError("there is more than can be answered", remedy="Wait.")
+    assert not batcher.make_room(refusal)
+    made: list[bool] = []
+    exchanges = [asked(pipeline, digit) for _ in range(100)]
+    loop.call_soon(
+        lambda: loop.call_soon(lambda: loop.call_soon(lambda: made.append(batcher.make_room(refusal))))
+    )
+    answers = answered(loop, batcher, exchanges, hung_up=frozenset(range(50)))
+    assert made == [True]
+    statuses = [answer.status for answer in answers]
+    assert statuses.count(HTTPStatus.SERVICE_UNAVAILABLE) == 1
+    assert statuses[50:] == [HTTPStatus.OK] * 50
 
 
 def test_what_is_late_or_whose_client_has_gone_is_not_computed(

@@ -1,0 +1,88 @@
+"""What has arrived on a connection and is not read yet: from bytes to the heads of requests.
+
+Nothing here waits or writes. Requests are read where they lie; only what arrives while older bytes are
+unread is copied, so that a client that sends many requests at once costs no more than many clients.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from serving.inference.head import Head, read_any, read_ordinary
+
+if TYPE_CHECKING:
+    from serving.inference.door import Door
+
+
+class Input:
+    """The unread bytes of one connection; its length is their number."""
+
+    def __init__(self, door: "Door") -> None:
+        self._door = door
+        self._data: bytes | bytearray = b""
+        self._at = 0  # where what is not read yet begins
+        self._searched = 0  # as far as there is no end of a head
+        self.begun = False
+        """Whether a head has begun and not ended."""
+
+    def __len__(self) -> int:
+        return len(self._data) - self._at
+
+    def add(self, data: bytes) -> None:
+        """Take what has arrived."""
+        if not len(self):
+            self.put(data)
+            return
+        if self._at or not isinstance(self._data, bytearray):
+            self._data = bytearray(memoryview(self._data)[self._at :])
+            self._searched = max(0, self._searched - self._at)
+            self._at = 0
+        self._data += data
+
+    def put(self, data: bytes) -> None:
+        """Have these bytes and no others."""
+        self._data, self._at = data, 0
+
+    def take(self, length: int | None = None) -> bytes:
+        """Return so many bytes, by default all, as read."""
+        start = self._at
+        self._at = len(self._data) if length is None else start + length
+        taken = bytes(self._data[start : self._at])
+        if not len(self):
+            self.put(b"")
+        return taken
+
+    def head(self, client: Any) -> Head | None:
+        """Return the head of a request as read; None if more has to arrive.
+
+        Args:
+            client: the client's address, as the socket has it.
+
+        Raises:
+            ParseException: it is malformed, or what there is of it cannot become a head any more.
+        """
+        data, at = self._data, self._at
+        if not len(self):
+            return None
+        end = data.find(b"\r\n\r\n", max(at, self._searched - 3))
+        if end == at:  # an empty line may come before a request (RFC 9112, section 2.2), two may not
+            end = data.find(b"\r\n\r\n", at + 2)
+        if end < 0:
+            self._check_partial(data[at:] if at else data, client)
+            return None
+        head = bytes(data[at : end + 4])
+        parsed = read_ordinary(head) if self._door.fast else None
+        if parsed is None or not self._door.pipeline.is_prediction(parsed.method, parsed.path):
+            parsed = read_any([head], self._door.worker.cfg, client)
+        if parsed is None:  # Gunicorn waits for more after what it takes for half a head
+            self._searched = len(data)
+            return None
+        self._at = end + 4
+        self._searched, self.begun = 0, False
+        return parsed
+
+    def _check_partial(self, data: bytes | bytearray, client: Any) -> None:
+        """Refuse at once what cannot become a head any more: its first line, a bare LF, its size."""
+        searched, self._searched = self._searched - self._at, len(self._data)
+        self.begun = True
+        fresh = data[max(0, searched - 1) :]
+        if b"\n" in fresh or len(data) > self._door.least_suspicious:
+            read_any([bytes(data[:-1]), bytes(data[-1:])], self._door.worker.cfg, client)
