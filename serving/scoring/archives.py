@@ -5,18 +5,16 @@ import os
 import shutil
 import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from bundle.bombs import MAX_FILE_BYTES
 from serving.scoring.arrays import DAMAGE, unreadable
 from serving.scoring.errors import InputError
-from serving.scoring.listing import Listing, file_fingerprint, shown, too_large
+from serving.scoring.listing import Listing, Scratch, file_fingerprint, shown, too_large
 from serving.scoring.names import Names
 
 SIDECARS = frozenset(
@@ -74,7 +72,7 @@ class ArchiveRows:
     columns = None
     packed = True
 
-    def __init__(self, name: str, path: Path, *, zipped: bool, unpacked: IO[bytes] | None = None) -> None:
+    def __init__(self, name: str, path: Path, *, zipped: bool, unpacked: Scratch | None = None) -> None:
         self.name = name
         self.path = path
         self.left_out = 0
@@ -91,9 +89,7 @@ class ArchiveRows:
     @property
     def place(self) -> str:
         """Return where the archive can be read, by this process and by its children."""
-        if self._unpacked is None:
-            return str(self.path)
-        return f"/proc/{os.getpid()}/fd/{self._unpacked.fileno()}"
+        return str(self.path) if self._unpacked is None else self._unpacked.place
 
     def add(self, name: str, *where: int) -> None:
         """Add a member, unless it lies beside the images."""
@@ -121,15 +117,15 @@ def open_tar(name: str, path: Path) -> ArchiveRows:
     Raises:
         InputError: it is no tar file, or damaged.
     """
-    unpacked: IO[bytes] | None = None
+    unpacked: Scratch | None = None
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         if packed:
-            unpacked = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the source
+            unpacked = Scratch()
             with gzip.open(path) as file:
-                shutil.copyfileobj(file, unpacked, 1 << 20)
-            unpacked.flush()
+                shutil.copyfileobj(file, unpacked.file, 1 << 20)
+            unpacked.file.flush()
         source = ArchiveRows(name, path, zipped=False, unpacked=unpacked)
         with tarfile.open(source.place, "r:") as archive:
             while (member := archive.next()) is not None:

@@ -18,7 +18,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
@@ -27,7 +26,7 @@ from bundle.images import sniff
 from serving.scoring.archives import is_sidecar, open_tar, open_zip
 from serving.scoring.arrays import open_idx, open_npy, open_npz
 from serving.scoring.errors import InputError
-from serving.scoring.listing import FileRows, Reader, shown
+from serving.scoring.listing import FileRows, Reader, Scratch, shown
 from serving.scoring.records import Raw
 from serving.scoring.tables import TableRows
 
@@ -286,22 +285,21 @@ def _open_stdin(stdin: BinaryIO, column: str | None, say: Callable[[str], None])
 
     A file's time would differ from run to run, so its content takes its place in the fingerprint.
     """
-    copy = tempfile.TemporaryFile()  # noqa: SIM115  its sources live as long as it does
-    shutil.copyfileobj(stdin, copy, 1 << 20)
-    copy.flush()
-    if copy.tell() == 0:
+    copy = Scratch()
+    shutil.copyfileobj(stdin, copy.file, 1 << 20)
+    copy.file.flush()
+    if copy.file.tell() == 0:
         raise InputError("the standard input is empty: pipe a list of paths, or a file, into it")
-    place = Path(f"/proc/{os.getpid()}/fd/{copy.fileno()}")
-    return [_FromStdin(source, copy) for source in _open_file(STDIN, place, column, say)]
+    return [_FromStdin(source, copy) for source in _open_file(STDIN, Path(copy.place), column, say)]
 
 
 class _FromStdin:
     """A source in a temporary file."""
 
-    def __init__(self, source: Source, copy: Any) -> None:
+    def __init__(self, source: Source, copy: Scratch) -> None:
         self._source = source
-        self._copy = copy  # which ends when nobody holds it
-        self.name = source.name.replace(f"/proc/{os.getpid()}/fd/{copy.fileno()}", STDIN)
+        self._copy = copy
+        self.name = source.name
         self.count = source.count
         self.columns = source.columns
         self.packed = source.packed
@@ -312,8 +310,8 @@ class _FromStdin:
         """Return the SHA-256 of what came."""
         import hashlib
 
-        self._copy.seek(0)
-        content = hashlib.file_digest(self._copy, "sha256").hexdigest()
+        self._copy.file.seek(0)
+        content = hashlib.file_digest(self._copy.file, "sha256").hexdigest()  # type: ignore[arg-type]
         # What a list names lies elsewhere, and is looked at as in any list.
         return (
             f"{content}, files {self._source.fingerprint()}"

@@ -13,7 +13,7 @@ import tempfile
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from bundle.bombs import MAX_FILE_BYTES
 from serving.scoring.names import Names
@@ -44,12 +44,24 @@ class Reader(Protocol):
         ...
 
 
+class Scratch:
+    """A file without a name, which is gone when nobody holds it, or its process is killed."""
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as this object
+        self.place = f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
+        """Where this process and its children can open it."""
+
+    def __del__(self) -> None:
+        self.file.close()
+
+
 class Listing:
     """Records of a fixed number of fields, bytes without NUL; written once, then read by their numbers."""
 
     def __init__(self, fields: int) -> None:
         self._fields = fields
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the listing
+        self._scratch = Scratch()
         self._offsets = array("q")
         self._digest = hashlib.sha256()
         self._at = 0
@@ -60,7 +72,7 @@ class Listing:
         record = b"\0".join(fields) + b"\0"
         if self.count % STRIDE == 0:
             self._offsets.append(self._at)
-        self._file.write(record)
+        self._scratch.file.write(record)
         self._digest.update(record)
         self._digest.update(facts + b"\n")
         self._at += len(record)
@@ -72,11 +84,11 @@ class Listing:
 
     def take(self, first: int, count: int) -> list[tuple[bytes, ...]]:
         """Return `count` records from number `first` on."""
-        self._file.flush()
+        self._scratch.file.flush()
         low, high = first // STRIDE, -(-(first + count) // STRIDE)
         start = self._offsets[low]
         end = self._offsets[high] if high < len(self._offsets) else self._at
-        fields = os.pread(self._file.fileno(), end - start, start).split(b"\0")
+        fields = os.pread(self._scratch.file.fileno(), end - start, start).split(b"\0")
         skip = (first - low * STRIDE) * self._fields
         wanted = fields[skip : skip + count * self._fields]
         return list(zip(*[iter(wanted)] * self._fields, strict=True))
