@@ -62,9 +62,12 @@ def run(
     index, count = shard_of(settings, os.environ if environment is None else environment)
     with ExitStack() as stack:
         sources = open_inputs(settings.input, column=settings.column, say=observer.say, stdin=stdin)
+        for source in sources:
+            stack.callback(source.close)
         plan = Plan(sources, settings.part_rows)
         columns = plan.columns()
-        decoders = _decoders(sources, settings)  # they load while the model does
+        own = range(index, plan.parts, count)
+        decoders = _decoders(sources, settings) if own else None  # they load while the model does
         if decoders is not None:
             stack.callback(decoders.close)
         engine = open_engine(settings)
@@ -79,7 +82,6 @@ def run(
         )
         with written():
             folder = OutputFolder.claim(settings.output, facts_of(plan, engine, layout))
-            own = range(index, plan.parts, count)
             if (complete := folder.success()) is not None:
                 observer.say(f"{settings.output} is complete already: nothing is left to do")
                 return Outcome(receipts=complete, complete=True, facts=folder.facts)

@@ -21,7 +21,7 @@ from serving.scoring import errors, job
 from serving.scoring.engines import Engine, LocalEngine, open_local
 from serving.scoring.errors import EngineError, InputError, ScoringError
 from serving.scoring.formats import Layout
-from serving.scoring.inputs import open_inputs
+from serving.scoring.inputs import Source, open_inputs
 from serving.scoring.observer import Observer, Receipt, Silent
 from serving.scoring.output import JobFacts, OutputFolder
 from serving.scoring.pipeline import score_parts
@@ -126,6 +126,7 @@ class PartScorer:
 
     def __init__(self, settings: str, fingerprint: Mapping[str, str], directory: str) -> None:
         self._failure: ScoringError | None = None
+        self._sources: Sequence[Source] = ()
         try:
             self._open(ScoreSettings.model_validate_json(settings), fingerprint, directory)
         except ScoringError as error:  # raised here, it would have Ray start the actor again and again
@@ -135,14 +136,19 @@ class PartScorer:
         """Score parts, and return for each its receipt, or what went wrong, as JSON."""
         return {"told": [self._told(int(number)) for number in batch["part"]]}
 
+    def close(self) -> None:
+        """Close the input. Ray has no use for it: it ends the actor's process."""
+        for source in self._sources:
+            source.close()
+
     def _open(self, settings: ScoreSettings, fingerprint: Mapping[str, str], directory: str) -> None:
         try:
             os.chdir(directory)  # relative paths stand in the rows as they were given
         except OSError as error:
             raise InputError(f"a node of the cluster has no folder {directory}: share it") from error
-        sources = open_inputs(settings.input, column=settings.column, say=Silent().say)
+        self._sources = open_inputs(settings.input, column=settings.column, say=Silent().say)
         self._settings = settings
-        self._plan = Plan(sources, settings.part_rows)
+        self._plan = Plan(self._sources, settings.part_rows)
         columns = self._plan.columns()
         self._engine = open_local(settings)
         self._layout = Layout(

@@ -13,7 +13,13 @@ def a_chunk(images: npt.NDArray[np.uint8], **more: Any) -> Chunk:
     """Return a chunk of `uint8[n, 28, 28]`, its rows numbered from `first` on."""
     first = more.get("first", 0)
     rows = [str(row) for row in range(first, first + len(images))]
-    given = {"first": 0, "sources": ["images"] * len(images), "rows": rows, "errors": {}, "warnings": {}}
+    given: dict[str, Any] = {
+        "first": 0,
+        "sources": ["images"] * len(images),
+        "rows": rows,
+        "errors": {},
+        "warnings": {},
+    }
     return Chunk(images=images, **(given | more))
 
 

@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
@@ -47,7 +48,7 @@ def test_every_form_says_the_same(name: str, tmp_path: Path) -> None:
     "values",
     [np.array(TRUE), np.array(TRUE, "u1"), np.array([CLASSES[i] for i in TRUE]), np.array(TRUE, ">i4")],
 )
-def test_npy_of_numbers_and_names(values: np.ndarray, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_npy_of_numbers_and_names(values: npt.NDArray[np.generic], tmp_path: Path) -> None:
     """An array of integers of any width, or of names."""
     np.save(tmp_path / "labels.npy", values)
     labels = open_labels(str(tmp_path / "labels.npy"), CLASSES)

@@ -1,0 +1,225 @@
+"""Whole runs by other engines: a service through both doors, and Ray; the same bytes as in this process."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundle.repository import Bundle
+from serving.scoring import job, ray_engine
+from serving.scoring.errors import BadImageError, EngineError, InputError, ModelError
+from serving.scoring.progress import Meter
+from serving.scoring.settings import ScoreSettings
+from serving.scoring.watch import Watch
+from tests.pictures import png
+from tests.serving.models import Linear
+from tests.serving.processes import ROOT, Service, environment
+from tests.serving.scoring.parts import some_images
+
+COUNT = 700
+PART_ROWS = 300
+NO_RAY = "Ray Data is not installed: pip install 'glyph[ray]'"
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with images as .npy, some of them as PNG files with one that is none, and labels."""
+    directory = tmp_path_factory.mktemp("material")
+    images = some_images(COUNT)
+    np.save(directory / "images.npy", images)
+    np.save(directory / "labels.npy", np.arange(COUNT + 21) % 10)
+    (directory / "files").mkdir()
+    for place in range(20):
+        (directory / "files" / f"{place:02}.png").write_bytes(png(images[place]))
+    (directory / "files" / "bad.png").write_bytes(b"no image")
+    return directory
+
+
+def settings_of(bundle: Bundle, material: Path, output: Path, **more: Any) -> ScoreSettings:
+    """Return the settings of a run over all of the material."""
+    given = {
+        "input": (str(material / "images.npy"), str(material / "files")),
+        "model": bundle.path.parent,
+        "provider": "cpu",
+        "part_rows": PART_ROWS,
+        "labels": str(material / "labels.npy"),
+    }
+    return ScoreSettings(output=output, **(given | more))
+
+
+def run(settings: ScoreSettings) -> tuple[job.Outcome, list[str]]:
+    """Run a job as the command does; return its outcome and what it printed."""
+    said: list[str] = []
+    watch = Watch(settings, meter=Meter(), show=said.append)
+    outcome = job.run(settings, watch, environment={})
+    watch.end(outcome)
+    return outcome, said
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of a job's parts and of the receipts that lie beside them."""
+    files = sorted([*folder.glob("part-*"), *folder.glob("_receipts/*")])
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def here(bundle: Bundle, material: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return the output of a run in this process, and what it printed."""
+    output = tmp_path_factory.mktemp("here") / "scores"
+    outcome, said = run(settings_of(bundle, material, output))
+    assert (outcome.complete, outcome.errors) == (True, 1)
+    return output, said
+
+
+def test_the_summary_of_a_run(here: tuple[Path, list[str]], linear: Linear, material: Path) -> None:
+    """A whole run counts and compares what NumPy computes of the same images."""
+    images = np.load(material / "images.npy")
+    predicted = linear.logits(images).argmax(axis=1)
+    predicted = np.concatenate([predicted, predicted[:20]])  # the PNG files are the first of them
+    true = np.arange(COUNT + 20) % 10  # the one that is no image sorts last
+    right = int((predicted == true).sum())
+    said = "\n".join(here[1])
+    assert "721 rows, 720 scored, 1 with an error" in said
+    assert "bad.png: the content is no supported image" in said
+    assert f"{right:,} of 720 as --labels" in said
+    for label, count in enumerate(np.bincount(predicted, minlength=10)):
+        assert f"  {label} {count:14,} " in said
+
+
+def test_a_service_gives_the_same_bytes(
+    here: tuple[Path, list[str]], service: Service, bundle: Bundle, material: Path, tmp_path: Path
+) -> None:
+    """By --url, through both doors, every part and every receipt is what this process writes."""
+    url = f"http://127.0.0.1:{service.port}"
+    _, said = run(settings_of(bundle, material, tmp_path / "scores", url=url))
+    assert content(tmp_path / "scores") == content(here[0])
+    assert said[:-1] == here[1][:-1]  # but for the rate
+
+
+def test_a_service_whose_model_is_not_here(
+    service: Service, material: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Without the model on this machine the answers are the same, and drift is not measured."""
+    url = f"http://127.0.0.1:{service.port}"
+    _, said = run(settings_of(bundle, material, tmp_path / "scores", url=url, model=tmp_path / "none"))
+    assert not [line for line in said if "drift" in line]
+    assert [line for line in said if line.startswith("accuracy")]
+
+
+def test_a_service_that_goes_away_ends_the_run(
+    bundle: Bundle, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends with a sentence, not by waiting for ever."""
+    with pytest.raises(EngineError, match="cannot be reached"):
+        run(settings_of(bundle, material, tmp_path / "scores", url="http://127.0.0.1:1", patience_seconds=0))
+
+
+def test_the_report_is_written_again_of_a_complete_run(
+    here: tuple[Path, list[str]], bundle: Bundle, material: Path, tmp_path: Path
+) -> None:
+    """The same command with --report, after the end, computes nothing and writes the page."""
+    settings = settings_of(bundle, material, here[0], report=tmp_path / "report.html")
+    _, said = run(settings)
+    assert said == here[1][:-1]
+    assert "Compared with the labels" in (tmp_path / "report.html").read_text()
+
+
+def test_merge_sums_up_what_the_shards_found(
+    here: tuple[Path, list[str]], bundle: Bundle, material: Path, tmp_path: Path
+) -> None:
+    """Two shards and `merge`, as commands, end with the summary of one run, labels included."""
+    output = tmp_path / "scores"
+    for shard in ("0/2", "1/2"):
+        run(settings_of(bundle, material, output, shard=shard))
+    command = [sys.executable, "-m", "serving.score", "merge", "--output", str(output)]
+    done = subprocess.run(
+        [*command, "--model", str(bundle.path.parent), "--report", str(tmp_path / "report.html")],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (3, f"report: {tmp_path / 'report.html'}\n")
+    assert done.stdout.splitlines() == here[1][:-1]
+    assert content(output) == content(here[0])
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason=NO_RAY)
+def test_ray_gives_the_same_bytes(
+    here: tuple[Path, list[str]], bundle: Bundle, material: Path, tmp_path: Path
+) -> None:
+    """Actors of a local Ray write every part and receipt as this process does, and go on where it stopped."""
+    output = tmp_path / "scores"
+    command = [sys.executable, "-m", "serving.score", "--engine", "ray", "--model", str(bundle.path.parent)]
+    command += ["--provider", "cpu", "--part-rows", str(PART_ROWS), "--labels", str(material / "labels.npy")]
+    command += ["--input", str(material / "images.npy"), str(material / "files"), "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.splitlines()[:-1] == here[1][:-1]
+    assert content(output) == content(here[0])
+    assert json.loads((output / "_SUCCESS").read_text()) == json.loads((here[0] / "_SUCCESS").read_text())
+
+
+class Driver:
+    """What the driver gives an actor, without a cluster."""
+
+    def __init__(self, bundle: Bundle, material: Path, output: Path, **more: Any) -> None:
+        self.settings = settings_of(bundle, material, output, **more)
+        plain = settings_of(bundle, material, output)
+        self.facts = run(plain)[0].facts
+
+    def told(self, part: int, **changed: str) -> dict[str, Any]:
+        """Return what an actor says of a part."""
+        fingerprint = dict(self.facts.fingerprint) | changed
+        actor = ray_engine.PartScorer(self.settings.model_dump_json(), fingerprint, str(ROOT))
+        with closing(actor):
+            (line,) = actor({"part": np.array([part])})["told"]
+        document: dict[str, Any] = json.loads(line)
+        return document
+
+
+def test_an_actor_writes_a_part_that_is_missing(bundle: Bundle, material: Path, tmp_path: Path) -> None:
+    """Without a cluster too: the part's bytes are those that were there."""
+    driver = Driver(bundle, material, tmp_path / "scores")
+    before = content(tmp_path / "scores")
+    (tmp_path / "scores" / "part-000001.parquet").unlink()
+    assert driver.told(1)["rows"] == PART_ROWS
+    assert content(tmp_path / "scores") == before
+
+
+def test_an_actor_says_what_keeps_it_from_its_work(bundle: Bundle, material: Path, tmp_path: Path) -> None:
+    """Another input, a model that is not there, a bad image with --strict: each comes back as its own error."""
+    driver = Driver(bundle, material, tmp_path / "scores")
+    told = driver.told(0, model="another")
+    assert told["error"] == InputError.__name__
+    assert "sees another job: model was another" in told["message"]
+    strict = Driver(bundle, material, tmp_path / "strict", strict=True)
+    assert strict.told(2)["error"] == BadImageError.__name__
+    lost = Driver(bundle, material, tmp_path / "lost", model=tmp_path / "none")
+    assert lost.told(0)["error"] == ModelError.__name__
+    shutil.rmtree(tmp_path / "lost")
+
+
+def test_ray_cannot_read_the_standard_input(bundle: Bundle, tmp_path: Path) -> None:
+    """Every node reads for itself, so there must be something to read."""
+    settings = ScoreSettings(input=("-",), output=tmp_path / "scores", engine="ray", model=bundle.path.parent)
+    with pytest.raises(InputError, match="standard input on every node"):
+        ray_engine.score_on_ray(settings, [0], None, None, None)  # type: ignore[arg-type]
+
+
+def test_without_ray_the_sentence_says_what_to_install(
+    bundle: Bundle, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extra that is missing is named."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EngineError, match=r"pip install 'glyph\[ray\]'"):
+        run(settings_of(bundle, material, tmp_path / "scores", engine="ray"))
