@@ -7,6 +7,7 @@ BENCHES = {
     "presets": ("bench.presets", "test error of each preset over seeds, with its time"),
     "committee": ("bench.committee", "test error of a committee, and of one network distilled from it"),
     "training": ("bench.training", "images/s of the training loop, against the course's DataLoader loop"),
+    "serving": ("bench.serving.command", "requests/s, latency, CPU and memory, beside other model servers"),
     "kills": ("bench.kills", "a run killed again and again ends at the uninterrupted run's weights"),
     "probes": ("bench.probes", "probes of the management port, at twice the data port's capacity"),
     "fuzz": ("bench.fuzz", "damaged images and requests: every one is refused or answered, none fails"),
@@ -14,10 +15,15 @@ BENCHES = {
     "start": ("bench.start", "time from the command to the first 200 of /readyz"),
     "reload": ("bench.reload", "requests that fail while versions are published, good and bad ones"),
     "overload": ("bench.overload", "what is answered at three times the capacity, and right after"),
+    "footprint": ("bench.footprint", "memory of each kind of pod, and how long training takes to stop"),
     "lifecycle": ("bench.lifecycle", "requests that are lost while services are restarted under load"),
     "scoring": (
         "bench.scoring",
         "images/s of the batch scorer, against session.run, decoding, PyTorch and Ray Data",
+    ),
+    "scoring-kills": (
+        "bench.scoring_kills",
+        "a batch scoring run killed again and again ends at the undisturbed run's bytes",
     ),
     "augmentation": ("bench.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
 }
