@@ -71,7 +71,6 @@ images: ## build IMAGES="train serve-cuda score-cuda"; REGISTRY=host/team/ PUSH=
 test-images: $(VENV)/installed-development ## the tests of the images, with PyTorch and CUDA in them: 25 GB of disk
 	TEST_IMAGES=all $(VENV)/bin/pytest tests/containers
 
-# `--namespace glyph` stands in every manifest; these lines ask for objects by name.
 train-job: registry ## train on a cluster: OVERLAY=cpu, gpu or local; REGISTRY=host/team/ is where the images are
 	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/common
 	$(KUBECTL) delete job glyph-train --namespace glyph --ignore-not-found

@@ -4,7 +4,7 @@
 # nothing of the machine changes.
 #
 #   tests/containers/podman.sh up               makes it ready
-#   tests/containers/podman.sh podman WORD...   runs podman there; its root is $GLYPH_PODMAN/root
+#   tests/containers/podman.sh podman WORD...   runs podman there; it sees this machine's files at /host
 #   tests/containers/podman.sh run WORD...      runs a program of this machine in the same network, to ask the pods
 #   tests/containers/podman.sh down             ends everything that runs there; images and volumes stay
 #   tests/containers/podman.sh clean            removes the directory too
@@ -55,8 +55,12 @@ hold() {
     mount -t proc proc "$ROOT/proc"
     mount -t tmpfs tmpfs "$ROOT/run"
     mount -t tmpfs tmpfs "$ROOT/tmp"
-    touch "$HOLDER.ready"
-    exec sleep infinity' >"$HOME_OF_IT/holder.log" 2>&1 </dev/null &
+    mkdir -p "$ROOT/host"
+    # Not chroot: what enters a container that was made in a chroot finds itself outside of it.
+    cd "$ROOT"
+    pivot_root . host
+    /usr/bin/touch "/host$HOLDER.ready"
+    exec /usr/bin/sleep infinity' >"$HOME_OF_IT/holder.log" 2>&1 </dev/null &
   local outer=$!
   for _ in $(seq 100); do
     [ -e "$HOLDER.ready" ] && break
@@ -90,7 +94,7 @@ down() {
 
 case ${1-} in
   up) up ;;
-  podman) inside --mount --net --pid --ipc --uts chroot "$ROOT" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+  podman) inside --mount --net --pid --ipc --uts /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     PODMAN_IGNORE_CGROUPSV1_WARNING=1 "$@" ;;
   run)
     shift

@@ -57,8 +57,8 @@ SPECS: dict[tuple[str, str], dict[str, Any]] = {
         ),
     ),
     # github.com/kubernetes-sigs/kueue, config/components/crd/bases/kueue.x-k8s.io_*.yaml
-    ("kueue.x-k8s.io/v1beta1", "ResourceFlavor"): closed([]),
-    ("kueue.x-k8s.io/v1beta1", "ClusterQueue"): closed(
+    ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"): closed([]),
+    ("kueue.x-k8s.io/v1beta2", "ClusterQueue"): closed(
         [],
         namespaceSelector=closed(["matchLabels"], matchLabels={"type": "object"}),
         resourceGroups=many(
@@ -80,7 +80,7 @@ SPECS: dict[tuple[str, str], dict[str, Any]] = {
             16,
         ),
     ),
-    ("kueue.x-k8s.io/v1beta1", "LocalQueue"): closed([], clusterQueue=NAME),
+    ("kueue.x-k8s.io/v1beta2", "LocalQueue"): closed([], clusterQueue=NAME),
 }
 
 
