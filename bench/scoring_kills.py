@@ -23,6 +23,8 @@ PART_ROWS = 64
 FOLDER_ROWS = 2000
 MOST_PARTS = 3
 """A life ends when 0 to so many parts more are there."""
+PARTS_A_LIFE = 16
+"""Parts that there are for each life: more than it can write until it is killed."""
 MOST_SECONDS = 0.02
 """And a random part of this time later."""
 LIFE_SECONDS = 60
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> int:
         place = Path(name)
         model = publish_synthetic(place / "models").path.parent
         folder(place / "in", digits(FOLDER_ROWS))
-        np.save(place / "in.npy", digits(PART_ROWS * MOST_PARTS * options.kills, seed=6))
+        np.save(place / "in.npy", digits(PART_ROWS * PARTS_A_LIFE * options.kills, seed=6))
 
         def command(output: Path) -> list[str]:
             return [

@@ -1,0 +1,101 @@
+"""What is scored here and what the service answers are the same, bit for bit at equal batch size."""
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundle.repository import Bundle
+from serving.engine import BUCKETS
+from tests.pictures import EVERY_MODE, png
+from tests.serving.processes import Service
+from tests.serving.scoring.jobs import digits, folder, rows_of, score
+
+BATCH = BUCKETS[-1]
+
+
+def posted(service: Service, body: bytes, content_type: str) -> list[dict[str, Any]]:
+    """Return the predictions for a body."""
+    answer = service.ask("POST", "/predict", body, Content_Type=content_type)
+    assert answer.status == http.client.OK, answer.body
+    predictions: list[dict[str, Any]] = answer.json()["predictions"]
+    return predictions
+
+
+def same(row: dict[str, Any], prediction: dict[str, Any]) -> None:
+    """Compare a row of a JSON output with a prediction, number by number."""
+    assert row["probabilities"] == prediction["probabilities"]
+    assert row["probability"] == prediction["probability"]
+    assert (row["label"], row["index"]) == (prediction["label"], prediction["index"])
+    assert row["warning"] == ("; ".join(prediction["warnings"]) or None)
+
+
+def test_one_image_gets_the_same_answer_here_and_there(
+    service: Service, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Files of every mode, each a batch of its own in both: decoding, session and warnings are the same."""
+    (tmp_path / "in").mkdir()
+    inverted = 255 - digits(1)[0]
+    inverted[0] = inverted[-1] = 255
+    files = [*EVERY_MODE, png(inverted), png(np.minimum(digits(1)[0], 1))]
+    for place, data in enumerate(files):
+        (tmp_path / "in" / f"{place:03}").write_bytes(data)
+    score(bundle, tmp_path / "in", tmp_path / "out.jsonl", part_rows=1)
+    rows = rows_of(tmp_path / "out.jsonl")
+    assert any(row["warning"] for row in rows)
+    for row, data in zip(rows, files, strict=True):
+        (prediction,) = posted(service, data, _media_type(data))
+        same(row, prediction)
+
+
+@pytest.mark.parametrize("count", [BATCH, 100])
+def test_a_batch_gets_the_same_answers_here_and_there(
+    count: int, service: Service, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Pixels, posted as the batches that the scorer cuts; those scaled to 0..1 are warned of in both."""
+    images = digits(count)
+    images[3] = np.minimum(images[3], 1)
+    np.save(tmp_path / "in.npy", images)
+    score(bundle, tmp_path / "in.npy", tmp_path / "out.jsonl", part_rows=16384)
+    rows = rows_of(tmp_path / "out.jsonl")
+    predictions = posted(service, images.tobytes(), "application/octet-stream")
+    assert len(rows) == len(predictions) == count
+    assert rows[3]["warning"]
+    for row, prediction in zip(rows, predictions, strict=True):
+        same(row, prediction)
+
+
+def test_files_and_numbers_get_the_same_answers(bundle: Bundle, tmp_path: Path) -> None:
+    """How an image came makes no difference to what is said of it."""
+    images = digits(300)
+    folder(tmp_path / "in", images)
+    np.save(tmp_path / "in.npy", images)
+    answers = []
+    for given in ("in", "in.npy"):
+        score(bundle, tmp_path / given, tmp_path / f"{given}.jsonl", part_rows=300, workers=2)
+        answers.append(
+            [json.dumps([row["label"], row["probabilities"]]) for row in rows_of(tmp_path / f"{given}.jsonl")]
+        )
+    assert answers[0] == answers[1]
+
+
+def test_top_is_what_the_service_lists(service: Service, bundle: Bundle, tmp_path: Path) -> None:
+    """`--top 3` has the classes of `?top=3`, in its order."""
+    images = digits(20)
+    np.save(tmp_path / "in.npy", images)
+    score(bundle, tmp_path / "in.npy", tmp_path / "out.jsonl", top=3)
+    answer = service.ask("POST", "/predict?top=3", images.tobytes(), Content_Type="application/octet-stream")
+    asked = answer.json()["predictions"]
+    for row, prediction in zip(rows_of(tmp_path / "out.jsonl"), asked, strict=True):
+        assert list(row["probabilities"].items()) == list(prediction["probabilities"].items())
+
+
+def _media_type(data: bytes) -> str:
+    from bundle.images import sniff
+
+    found = sniff(data)
+    assert found is not None
+    return found
