@@ -6,3 +6,9 @@ neither torch nor onnxruntime. Open `manifest.py` first (what a bundle states), 
 `images.py` is the other half of the contract: what a file's pixels are, for whoever reads one. `page.py`,
 `sheet.py` and `confusion.py` are the parts that every report is made of.
 """
+
+import os
+
+# ONNX Runtime reports to its maker from Linux too, unless this is set before it is imported (its pull request 27379).
+# Both of this package's users import it first.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

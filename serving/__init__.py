@@ -5,3 +5,5 @@ Open `pipeline.py` first (a request's way, whatever the door), then `predict.py`
 asked and answered), `engine.py` (how a model is loaded and proven) and `app.py` (the routes).
 `__main__.py` is how the service starts.
 """
+
+import bundle  # noqa: F401  before ONNX Runtime: see there

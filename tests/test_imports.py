@@ -1,6 +1,7 @@
 """Which package may know which: read off every import statement, and off real processes."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,3 +95,24 @@ def test_no_library_brings_a_forbidden_one_along(package: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) & FORBIDDEN_WHEN_LOADED[package] == set()
+
+
+@pytest.mark.parametrize("module", ["serving.engine", "training.export"])
+def test_onnx_runtime_does_not_report_home(module: str, tmp_path: Path) -> None:
+    """A session leaves no identifier and no store of events where ONNX Runtime would keep them."""
+    model = (
+        "from onnx import TensorProto, helper; value = helper.make_tensor_value_info('x', TensorProto.FLOAT, [1]); "
+        "other = helper.make_tensor_value_info('y', TensorProto.FLOAT, [1]); "
+        "graph = helper.make_graph([helper.make_node('Identity', ['x'], ['y'])], 'g', [value], [other]); "
+        "model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)"
+    )
+    program = (
+        f"import {module}; {model}; import onnxruntime; "
+        "onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])"
+    )
+    places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=kept | places, check=True)
+    assert not [
+        path for path in tmp_path.rglob("*") if "microsoft" in str(path).lower() or path.name == ".ses"
+    ]

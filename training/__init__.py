@@ -9,3 +9,5 @@ Open `job.py` first: it is the whole way, top to bottom. Then, by what they are 
 - what comes out: `release`, `export` (the proof), `evaluate`, `report`, `figures`, `advice`, `card`
 - many runs: `tune`, `trials`, `space` (the search); `study`, `studies`, `study_runs` (the studies)
 """
+
+import bundle  # noqa: F401  before ONNX Runtime: see there

@@ -20,6 +20,7 @@ from training.presets import PRESETS
 from training.progress import Progress
 from training.search_settings import STUDIES, StudySettings, TuneSettings
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
+from training.stop import ending_at_once
 
 COMMANDS: Mapping[str, tuple[str, type[TrainingSettings]]] = {
     "fit": ("train a model, prove its export, publish it as the next version", TrainingSettings),
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_code(lambda: _run(arguments))
 
 
+@ending_at_once()
 def _run(arguments: list[str] | None) -> None:
     progress = Progress()
     options = parse(_parser(), arguments, StudySettings)

@@ -1,9 +1,11 @@
 """Being told to stop: SIGTERM and SIGINT set a flag, which every phase of the job looks at."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from training.errors import InterruptedRunError
 
@@ -60,6 +62,27 @@ class StopWhen(Stop):
         reason = self._reason()
         if reason is not None:
             raise reason
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let SIGTERM end the process where it is: while PyTorch loads, for seconds, there is nothing to save.
+
+    Without a handler the first process of a container would not be sent the signal at all
+    (pid_namespaces(7), "The namespace init process"), and would be killed at the end of the grace period. An
+    exception would not do: what is imported may take it for a library that is missing, and go on.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        sentence = f"error: stopped by {signal.Signals(number).name} before it began: run it again\n"
+        os.write(2, sentence.encode())
+        os._exit(InterruptedRunError.exit_code)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -157,3 +157,18 @@ def test_a_setting_that_is_wrong_ends_the_job(engine: Engine, train: Image) -> N
     assert ended.code == 2
     assert "--epochs" in ended.log
     assert "Traceback" not in ended.log
+
+
+def test_a_signal_reaches_a_job_that_has_not_begun(engine: Engine, train: Image) -> None:
+    """The first process of a container is sent only signals that it handles; SIGTERM is one from the start."""
+    program = """
+import os, signal
+from training.stop import ending_at_once
+with ending_at_once():
+    os.kill(1, signal.SIGTERM)
+print("went on")
+"""
+    # The mount is for pydantic alone: what handles the signal knows nothing of PyTorch.
+    ended = engine.run(train.tag, "-c", program, options=(*train.options, "--entrypoint=python"))
+    assert (ended.code, "went on" in ended.log) == (STOPPED, False)
+    assert "stopped by SIGTERM" in ended.log

@@ -206,3 +206,17 @@ def test_a_signal_ends_the_command_with_its_exit_code(
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after" in resumed.stderr
     assert (tmp_path / "m" / "mnist" / "1").is_dir()
+
+
+def test_a_signal_before_anything_was_done_ends_at_once() -> None:
+    """While libraries load there is nothing to save: the exit code says that it may be run again."""
+    program = """
+import os, signal
+from training.stop import ending_at_once
+with ending_at_once():
+    os.kill(os.getpid(), signal.SIGTERM)
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr == "error: stopped by SIGTERM before it began: run it again\n"
