@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
         "--mnist", type=Path, default=Path("data/mnist"), help="directory of MNIST's raw files"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=420_000, help="images of the arrays")
+    parser.add_argument("--images", type=int, default=600_000, help="images of the arrays")
     parser.add_argument("--files", type=int, default=70_000, help="PNG files")
     parser.add_argument("--without-ray", action="store_true", help="leave Ray Data out")
     parser.add_argument(

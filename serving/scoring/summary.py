@@ -32,7 +32,7 @@ LEAST_KEPT = 40
 FAULTS_KEPT = 5
 """Errors quoted of each part."""
 FAULTS_SHOWN = 20
-DRIFT_SAMPLE = 2048
+DRIFT_SAMPLE = 1024
 """Images of a part whose pixels are measured for drift, evenly spread; all would cost a tenth of the time."""
 TEXT_CLASSES = 20
 """Classes up to which the confusion matrix is printed."""
@@ -125,7 +125,7 @@ def _least(
         others = answers.probabilities[at].copy()
         others[best] = -1
         second = int(others.argmax())
-        packed = base64.b64encode(zlib.compress(chunk.images[at].tobytes(), 9)).decode()
+        packed = base64.b64encode(zlib.compress(chunk.images[at].tobytes(), 1)).decode()
         kept.append(
             [
                 chunk.sources[at],
