@@ -98,8 +98,9 @@ registry:
 lock: $(VENV)/installed-development ## write the locks anew from pyproject.toml
 	lock/compile.sh $(VENV)/bin/uv
 
-clean: ## remove the environments; data and models stay
+clean: ## remove the environments, and the engine that tests of images brought; data and models stay
 	rm -rf $(VENV) $(CLIENTS)
+	tests/containers/engine.sh clean
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
