@@ -175,6 +175,11 @@ def complete(rendering: Rendering) -> tuple[Document, ...]:
     return (*rendering.documents, *(d for d in others if (d["kind"], d["metadata"]["name"]) not in own))
 
 
+def in_bytes(quantity: str) -> int:
+    """Return what a quantity of memory such as 2Gi means."""
+    return int(quantity[:-2]) << {"Mi": 20, "Gi": 30}[quantity[-2:]]
+
+
 def _unhashed(document: Document) -> str:
     """Return the name that a generated ConfigMap has in its kustomization."""
     name: str = document["metadata"]["name"]

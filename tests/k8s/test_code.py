@@ -18,7 +18,7 @@ from serving.scoring.settings import ScoreSettings
 from serving.scoring.settings import environment_layer as scoring_layer
 from serving.settings import ServiceSettings, environment_layer, management_port
 from tests.conftest import ROOT
-from tests.k8s.rendering import CASES, Document, Pod, Rendering, complete, component, overlay, pods
+from tests.k8s.rendering import CASES, Document, Pod, Rendering, complete, component, in_bytes, overlay, pods
 from training import errors as training_errors
 from training.settings import ENVIRONMENT_PREFIX as TRAINING_PREFIX
 from training.settings import TrainingSettings
@@ -99,15 +99,9 @@ def test_variables_of_the_service_are_its_settings() -> None:
         assert settings.model.is_relative_to(mount["mountPath"])
         hook = pod.containers[-1]["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pod.spec["terminationGracePeriodSeconds"] >= hook + settings.graceful_timeout_seconds + 5
-        memory = quantity(pod.containers[-1]["resources"]["limits"]["memory"])
+        memory = in_bytes(pod.containers[-1]["resources"]["limits"]["memory"])
         workers = int(pod.containers[-1]["resources"]["limits"]["cpu"])
         assert workers * settings.queue_bytes <= memory / 2, "overload would be the end of the pod"
-
-
-def quantity(text: str) -> int:
-    """Return the bytes that a quantity such as 2Gi means."""
-    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", text).groups()  # type: ignore[union-attr]
-    return int(number) << {"Mi": 20, "Gi": 30}[unit]
 
 
 def test_variables_and_arguments_of_training_are_its_settings() -> None:
@@ -143,8 +137,9 @@ def test_variables_and_arguments_of_scoring_are_its_settings() -> None:
         assert 'ENTRYPOINT ["python", "-m", "serving.score"]' in stage("score")
         for path in (settings.output, settings.model, *settings.input):
             assert str(path).startswith("/glyph/"), name
-        arguments = pod.containers[-1].get("args", [])
-        assert arguments in ([], ["merge", "--output", "$(GLYPH_SCORE_OUTPUT)"])
+        assert 'CMD ["--help"]' in stage("score")  # which a pod without arguments would do, and succeed
+        words = ["merge"] if pod.containers[-1]["name"] == "merge" else []
+        assert pod.containers[-1]["args"] == [*words, "--output", "$(GLYPH_SCORE_OUTPUT)"]
 
 
 def test_the_volume_is_where_the_images_expect_it() -> None:
@@ -294,3 +289,23 @@ def test_the_parsers_are_real() -> None:
         environment_layer({"GLYPH_PROVIDE": "cpu"})
     with pytest.raises(ConfigurationError, match="did you mean 'GLYPH_SCORE_INPUT'"):
         scoring_layer({"GLYPH_SCORE_INPUTS": "/glyph/input"})
+
+
+def test_the_document_has_the_requests_and_limits() -> None:
+    """What a pod needs is written as the manifests have it."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    rows = {
+        "train": overlay("cpu", "train").one("Job", "glyph-train"),
+        "serve": overlay("cpu", "serve").one("Deployment", "glyph"),
+        "score": overlay("cpu", "score").one("Job", "glyph-score"),
+        "merge": overlay("cpu", "score").one("Job", "glyph-score-merge"),
+    }
+    for name, document in rows.items():
+        (container,) = document["spec"]["template"]["spec"]["containers"]
+        row = [f"| {name} |"]
+        for kind in ("requests", "limits"):
+            cpu, memory = (container["resources"][kind][key] for key in ("cpu", "memory"))
+            number = float(cpu.removesuffix("m")) / 1000 if cpu.endswith("m") else float(cpu)
+            unit = "CPU" if number == 1 else "CPUs"
+            row.append(f" {number:g} {unit}, {memory.replace('Mi', ' MiB').replace('Gi', ' GiB')} |")
+        assert "".join(row) in text
