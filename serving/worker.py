@@ -1,177 +1,49 @@
 """Gunicorn's thread worker with what a service on the open network needs: timeouts, a bounded queue, deadlines.
 
 A thread reads a request whole before it asks for one of the places in which requests are worked on,
-`threads` of them, so that clients that are slow hold threads and nothing else. Like the inference
-worker, this module is imported by the arbiter and must not import ONNX Runtime.
+`threads` of them, so that clients that are slow hold threads and nothing else. When the queue is full, the
+main thread refuses what it can without a thread. Like the inference worker, this module is imported by the
+arbiter and must not import ONNX Runtime.
 """
 
 import contextlib
 import errno
-import io
+import os
 import select
+import selectors
 import socket
 import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import FrameType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from gunicorn import util  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http import get_parser  # type: ignore[import-untyped]
-from gunicorn.http.body import Body  # type: ignore[import-untyped]
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
-from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
-from gunicorn.sock import ssl_wrap_socket  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
-from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import _DEFER, ThreadWorker  # type: ignore[import-untyped]
 
 from serving.errors import OverloadedError, ProblemError
 from serving.handover import HandoverWorker
 from serving.messages import Request, joined
 from serving.metrics import MALFORMED
-from serving.overload import FREE_BODY, Gate, late_body, late_head
+from serving.overload import FREE_BODY, THROTTLE_SECONDS, Gate, Throttle, hung_up, late_body
 from serving.settings import load_settings
+from serving.timed import LINGER_SECONDS, LateError, Received, ReceivedBody, TimedConnection
+
+if TYPE_CHECKING:
+    from serving.pipeline import Pipeline
 
 SPARE_THREADS = 16
 """Threads beyond those that may wait for a place, so that there is one to refuse what may not wait."""
 STEP_BYTES = 1 << 16
-SILENT_SECONDS = 0.05
-THROTTLE_SECONDS = 0.1
-"""How long a spare thread rests after a refusal for overload, and does not read that connection."""
-LINGER_SECONDS = 2.0
-
-
+PEEKED_BYTES = 1 << 14
+"""Most that the main thread looks at of a request that it refuses; a larger one is left to a thread."""
 _LATER = object()
 """What `handle` returns for a connection that is to wait until there is nothing else to do."""
-
-
-def hung_up(sock: socket.socket) -> bool:
-    """Tell whether the client will send nothing more; it may still want to read, or has gone."""
-    poll = select.poll()
-    poll.register(sock, select.POLLRDHUP)
-    return bool(poll.poll(0))
-
-
-class LateError(Exception):
-    """The client did not send what it announced in its time; the problem says what."""
-
-    def __init__(self, problem: ProblemError) -> None:
-        super().__init__(problem.detail)
-        self.problem = problem
-
-
-class TimedUnreader(SocketUnreader):  # type: ignore[misc]
-    """Reads from a socket until a moment, not for a time: a client that trickles gains nothing by it."""
-
-    def __init__(self, sock: Any, write_timeout: float) -> None:
-        super().__init__(sock)
-        self._write_timeout = write_timeout
-        self.problem: ProblemError | None = None
-        self.moment = 0.0
-
-    def until(self, seconds: float, problem: ProblemError | None) -> None:
-        """Begin a phase that takes so many seconds at most, and say what is answered else, if anything."""
-        self.moment, self.problem = time.monotonic() + seconds, problem
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        """Return what has arrived.
-
-        Raises:
-            LateError: the moment has passed, and there is something to answer.
-            TimeoutError: the moment has passed.
-        """
-        left = self.moment - time.monotonic()
-        try:
-            self.sock.settimeout(max(left, 0.001))
-            return cast("bytes", super().chunk(size_hint))
-        except TimeoutError:
-            if self.problem is None:
-                raise
-            raise LateError(self.problem) from None
-        finally:
-            with contextlib.suppress(OSError):
-                self.sock.settimeout(self._write_timeout)
-
-
-class TimedConnection(TConn):  # type: ignore[misc]
-    """Gunicorn's connection, with a time for each phase."""
-
-    initialized: bool
-    sock: Any
-
-    def __init__(self, worker: "ServingThreadWorker", *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._worker = worker
-        self.settings = worker.settings
-        self.later = False
-        """Whether the client had hung up when others were waiting too."""
-        self.proxied: dict[str, Any] | None = None
-        self._threads: ThreadPoolExecutor = worker.tpool
-
-    def wait_for_data(self, timeout: float) -> bool:
-        """Leave a client that has connected and says nothing to the poller; Gunicorn gives it a thread for 5 s."""
-        return bool(super().wait_for_data(min(timeout, SILENT_SECONDS)))
-
-    def close(self, graceful: bool = False) -> None:
-        """Close; what lingers to let the client read its answer does so on a thread, not in the main loop.
-
-        A worker that ends lingers on idle connections too, on which a request may be on its way.
-        """
-        if graceful or not self._worker.alive:
-            with contextlib.suppress(RuntimeError):  # the pool is gone: the process ends
-                self.sock.settimeout(LINGER_SECONDS)
-                self._threads.submit(util.close_graceful, self.sock)
-                return
-        super().close()
-
-    def init(self) -> None:
-        """Begin to read a request, and at first with the connection."""
-        seconds = self.settings.header_timeout_seconds
-        if not self.initialized:
-            self.initialized = True
-            self.sock.settimeout(seconds)
-            if self.cfg.is_ssl:
-                self._shake_hands()
-            self.parser = get_parser(self.cfg, self.sock, self.client)
-            self.parser.unreader = TimedUnreader(self.sock, self.settings.write_timeout_seconds)
-        self.parser.unreader.until(seconds, late_head(seconds))
-
-    def _shake_hands(self) -> None:
-        try:
-            self.sock = ssl_wrap_socket(self.sock, self.cfg)
-            self.sock.do_handshake()
-        except TimeoutError as error:
-            raise ConnectionResetError(errno.ECONNRESET, "no TLS handshake in time") from error
-
-
-class Received:
-    """What has been read of a body, then the rest of it, then what reading it failed with."""
-
-    def __init__(self, data: bytes, rest: Any, error: Exception | None) -> None:
-        self._data = io.BytesIO(data)
-        self._rest = rest
-        self._error = error
-
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes."""
-        if data := self._data.read(size):
-            return data
-        if self._error is not None:
-            raise self._error
-        return cast("bytes", self._rest.read(size))
-
-
-class ReceivedBody(Body):  # type: ignore[misc]
-    """`wsgi.input` of a request that was read before the application was asked."""
-
-    arrived = 0.0
-    """`time.perf_counter()` when it was whole."""
-    refusal: ProblemError | None = None
-    """Why a prediction of it is refused; `serving.bodies` raises it."""
-    held = 0
-    """Bytes that the gate holds for it."""
 
 
 class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
@@ -184,6 +56,9 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
         self._on_threads: set[Any] = set()
         self._places = threading.Semaphore(self.settings.threads)
         self._later: deque[Any] = deque()
+        self._throttle = Throttle()
+        self._resting: deque[tuple[float, Any]] = deque()
+        """Refused connections, which are not read before their moment."""
         super().init_process()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
@@ -208,9 +83,76 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
         self._cut()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Hand a connection to a thread, and remember it."""
+        """Hand a connection to a thread, unless there is no room for its request and it can be refused here."""
+        if self.alive and self._full() and not conn.later and self._put_off(conn):
+            return
         self._on_threads.add(conn)
         super().enqueue_req(conn)
+
+    def _full(self) -> bool:
+        """Whether a request that is handed to a thread now would find no place, unless many clients are slow."""
+        limit = self.gate.limit
+        return len(self._on_threads) >= limit and self.gate.waiting > max(limit - SPARE_THREADS, limit // 2)
+
+    def _put_off(self, conn: Any) -> bool:
+        """Refuse an ordinary request on the main thread, in a tenth of the time; False if a thread must look at it."""
+        if self.cfg.is_ssl or self.cfg.proxy_protocol != "off" or conn.unread():
+            return False
+        try:
+            data = conn.sock.recv(PEEKED_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:  # it has connected and said nothing yet
+            self._rest(conn, time.monotonic())
+            return True
+        except OSError:
+            return False
+        from serving.inference.head import read_ordinary
+
+        end = data.find(b"\r\n\r\n") + 4
+        head = read_ordinary(data[:end])
+        pipeline = self.wsgi.extensions["glyph.pipeline"]
+        if head is None or head.length is None or len(data) < end + head.length:
+            return False
+        if not pipeline.is_prediction(head.method, head.path) or "SCRIPT_NAME" in os.environ:
+            return False
+        conn.sock.recv(end + head.length)
+        request = Request(
+            method=head.method,
+            path=head.path,
+            query=head.query,
+            headers=head.headers,
+            client=conn.client[0] if conn.client else "",
+        )
+        conn.sock.setblocking(False)
+        try:
+            keep = self._send_refusal(
+                conn, request, self.gate.refusal(), (1, 1), time.perf_counter(), keep=head.keep_alive
+            )
+        except OSError:
+            keep = False
+        if keep:
+            self._rest(conn, self._throttle.until(time.monotonic()))
+        else:
+            self.nr_conns -= 1
+            conn.close(graceful=True)
+        return True
+
+    def _rest(self, conn: Any, moment: float) -> None:
+        """Leave a connection alone until then."""
+        if moment > time.monotonic():
+            self._resting.append((moment, conn))
+            return
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        if not self.alive:
+            conn.timeout = min(conn.timeout, time.monotonic() + LINGER_SECONDS)
+        self.keepalived_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Wait as Gunicorn does, but not beyond the moment at which a connection has rested."""
+        if self._resting:
+            timeout = min(timeout, max(0.0, self._resting[0][0] - time.monotonic()))
+        super().wait_for_and_dispatch_events(timeout)
 
     def _cut(self) -> None:
         """Let no thread wait for a client any more: the interpreter would wait for the thread."""
@@ -223,7 +165,7 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
 
         After a crowd of impatient clients most of those have gone, and nobody would read the answers.
         """
-        if not conn.later and self._busy() and hung_up(conn.sock):
+        if not conn.later and self._busy() and hung_up(conn.sock.fileno()):
             conn.later = True
             return _LATER
         return super().handle(conn)
@@ -234,6 +176,9 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
     def murder_pending(self) -> None:
         """Look after what waits, as the main loop has it done in each of its turns."""
         super().murder_pending()
+        now = time.monotonic()
+        while self._resting and self._resting[0][0] <= now:
+            self._rest(self._resting.popleft()[1], now)
         while self._later and not self._busy():
             self.enqueue_req(self._later.popleft())
             if len(self._on_threads) >= self.settings.threads:
@@ -260,8 +205,6 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         """Read the body, wait for a place, and have the application answer."""
-        from serving.pipeline import Pipeline
-
         pipeline: Pipeline = self.wsgi.extensions["glyph.pipeline"]
         # The PROXY protocol names the client once for all requests of a connection; Gunicorn's gthread forgets it.
         req.proxy_protocol_info = conn.proxied = req.proxy_protocol_info or conn.proxied
@@ -277,7 +220,7 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
                 return keep
             try:
                 with self._places:
-                    if self._busy() and not conn.later and hung_up(conn.sock):
+                    if self._busy() and not conn.later and hung_up(conn.sock.fileno()):
                         return self._handle(
                             req, conn, self.gate.overloaded("others wait that have not hung up")
                         )
@@ -299,9 +242,6 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
 
     def _refuse(self, req: Any, conn: Any, error: OverloadedError) -> bool:
         """Answer for overload as the application would, without it: that takes a fraction of the time."""
-        from serving.inference.response import Dates, render
-
-        pipeline = self.wsgi.extensions["glyph.pipeline"]
         client = conn.client[0] if conn.client else ""
         request = Request(
             method=req.method,
@@ -310,10 +250,28 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
             headers=joined(req.headers),
             client=(conn.proxied or {}).get("client_addr") or client,
         )
-        exchange = pipeline.open(request, req.body.arrived)
+        return self._send_refusal(
+            conn, request, error, req.version, req.body.arrived, keep=not req.should_close()
+        )
+
+    def _send_refusal(
+        self,
+        conn: Any,
+        request: Request,
+        error: OverloadedError,
+        version: tuple[int, int],
+        arrived: float,
+        *,
+        keep: bool,
+    ) -> bool:
+        """Answer, and tell whether the connection is kept."""
+        from serving.inference.response import Dates, render
+
+        pipeline: Pipeline = self.wsgi.extensions["glyph.pipeline"]
+        exchange = pipeline.open(request, arrived)
         answer = pipeline.close(exchange, pipeline.refuse(exchange, error))
-        keep = self.alive and not req.should_close()
-        conn.sock.sendall(render(answer, req.version, Dates().now(), keep_alive=keep))
+        keep = keep and self.alive
+        conn.sock.sendall(render(answer, version, Dates().now(), keep_alive=keep))
         return keep
 
     def _go_on(self, req: Any, conn: Any) -> None:

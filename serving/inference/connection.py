@@ -350,10 +350,10 @@ class Connection(asyncio.Protocol):
         self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
         self._advance()
 
-    def throttle(self, seconds: float) -> None:
-        """Read nothing for a while: this client's last request was refused for overload."""
+    def throttle(self, moment: float) -> None:
+        """Read nothing until then, by the loop's time: this client's last request was refused for overload."""
         self._throttled = True
-        self._door.loop.call_later(seconds, self._unthrottle)
+        self._door.loop.call_at(moment, self._unthrottle)
 
     def _unthrottle(self) -> None:
         self._throttled = False

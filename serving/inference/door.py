@@ -19,17 +19,11 @@ from serving.inference.head import FAST_BYTES, FAST_FIELDS, Head
 from serving.inference.response import Dates, status_line
 from serving.messages import Answer, Request
 from serving.metrics import CLIENT_GONE
-from serving.overload import Gate
+from serving.overload import Gate, Throttle
 from serving.pipeline import Exchange, Pipeline
 
 LARGE_BODY = 32 << 10
 """Bodies beyond this size are decoded on a thread: their milliseconds would hold everybody else up."""
-
-THROTTLE_SECONDS = 0.1
-"""For how long, at least, a connection is left alone after it was refused for overload."""
-REFUSALS_A_SECOND = 400
-"""How many refused connections are read again in a second: a client that does not heed Retry-After must not
-take the time in which others are answered. At some 40 us each, refusals stay below a twentieth of a core."""
 
 
 class Door:
@@ -45,7 +39,7 @@ class Door:
         self.batcher = Batcher(loop, self.pipeline)
         self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="application")
         self.dates = Dates()
-        self._resume = 0.0
+        self._throttle = Throttle()
         self.connections: set[Connection] = set()
         configuration = worker.cfg
         self.least_suspicious = configuration.limit_request_line + 2
@@ -120,7 +114,7 @@ class Door:
             error = self._enter()
         if error is not None:
             if isinstance(error, OverloadedError):
-                connection.throttle(self._throttled())
+                connection.throttle(self._throttle.until(self.loop.time()))
             connection.answered(pipeline.close(exchange, pipeline.refuse(exchange, error)))
             return
         if len(request.body) > LARGE_BODY or "content-encoding" in request.headers:
@@ -152,12 +146,6 @@ class Door:
             return self.pipeline.answer(exchange)
         exchange.refusal = CLIENT_GONE
         return self.pipeline.close(exchange, Answer(body=b""))
-
-    def _throttled(self) -> float:
-        """Return the seconds for which a connection is not read after a refusal; see `REFUSALS_A_SECOND`."""
-        now = self.loop.time()
-        self._resume = max(now + THROTTLE_SECONDS, self._resume + 1 / REFUSALS_A_SECOND)
-        return self._resume - now
 
     def _hand_over(self, connection: Connection, exchange: Exchange, future: Future[Answer]) -> None:
         """Take an answer from a thread to the loop."""

@@ -128,6 +128,31 @@ def test_beyond_the_queue_the_answer_is_503_with_retry_after(narrow: Service, di
     assert narrow.post(png(digit)).status == 200
 
 
+def test_a_connection_that_was_refused_is_answered_when_there_is_room(narrow: Service, digit: Pixels) -> None:
+    """Small requests that come when large ones have filled the queue; each client asks on until it is answered."""
+    (worker,) = children(narrow.process.pid)
+    small = post(png(digit))
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connected(narrow.port)) for _ in range(24)]
+        streams = [stack.enter_context(connection.makefile("rb")) for connection in connections]
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            for number, connection in enumerate(connections):
+                connection.sendall(large(digit) if number < 12 else small)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        refused = 0
+        for connection, stream in list(zip(connections, streams, strict=True))[12:]:
+            while (answer := read_answer(stream))[0] == 503:
+                refused += 1
+                assert "retry-after" in answer[1]
+                assert answer[1]["connection"] == "keep-alive"
+                assert b"urn:glyph:problem:overloaded" in answer[2]
+                connection.sendall(small)
+            assert answer[0] == 200
+        assert refused
+
+
 def test_what_cannot_be_held_in_memory_is_503(narrow: Service, digit: Pixels) -> None:
     """Bodies that are announced, and not sent yet, count."""
     with connected(narrow.port) as one, connected(narrow.port) as other, other.makefile("rb") as stream:
