@@ -64,6 +64,13 @@ def _score(words: Sequence[str]) -> int:
         conflict_handler="resolve",
     )
     add_options(parser, ScoreSettings)
+    parser.add_argument(  # like the next one in the place of one that add_options made, which has no default
+        "--output",
+        dest="output",
+        default=argparse.SUPPRESS,
+        metavar="PLACE",
+        help=str(ScoreSettings.model_fields["output"].description),
+    )
     parser.add_argument(
         "--input",
         dest="input",
