@@ -249,9 +249,8 @@ def test_autoscalers_ask_for_metrics_that_there_are() -> None:
     metrics = component("hpa-in-flight").one("HorizontalPodAutoscaler", "glyph")["spec"]["metrics"]
     adapter = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in metrics}
     triggers = component("keda").one("ScaledObject", "glyph")["spec"]["triggers"]
-    asked = {
-        re.search(r"sum\((\w+)", t["metadata"]["query"])[1]: t["metadata"]["threshold"] for t in triggers
-    }  # type: ignore[index]
+    queries = {trigger["metadata"]["query"]: trigger["metadata"]["threshold"] for trigger in triggers}
+    asked = {re.findall(r"sum\((\w+)", query)[0]: threshold for query, threshold in queries.items()}
     assert adapter == asked
     assert all(CATALOGUE[name].kind == "gauge" for name in adapter)
     for metric in adapter:

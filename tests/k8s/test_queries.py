@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import promql_parser
 import pytest
@@ -46,7 +47,7 @@ def queries() -> Iterator[tuple[str, str]]:
 def asked(query: str) -> Asked:
     """Return what a query asks for, by its syntax tree."""
     found = Asked()
-    waiting = [promql_parser.parse(query)]
+    waiting: list[Any] = [promql_parser.parse(query)]
     while waiting:
         node = waiting.pop()
         match type(node).__name__:
