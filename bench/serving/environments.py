@@ -1,0 +1,71 @@
+"""An environment for each peer, with pinned packages, outside the tree.
+
+They lie in `$XDG_CACHE_HOME/glyph-bench` (`~/.cache/glyph-bench`), and are made anew when their lock
+changes. The locks, `peers/locks/*.txt`, name every package with its version.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+PEERS = Path(__file__).parent / "peers"
+LOCKS = PEERS / "locks"
+INSTALL_SECONDS = 1200.0
+
+
+class UnavailableError(Exception):
+    """A peer cannot be had or started here; the text says why."""
+
+
+def cache() -> Path:
+    """Return the folder of all environments."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "glyph-bench"
+
+
+def python_of(name: str) -> Path:
+    """Return the interpreter of an environment, whether it is there or not."""
+    return cache() / name / "bin" / "python"
+
+
+def install(name: str) -> None:
+    """Make an environment, unless it is there with what its lock says.
+
+    Raises:
+        UnavailableError: its packages cannot be installed here.
+    """
+    lock = LOCKS / f"{name}.txt"
+    state = hashlib.sha256(lock.read_bytes()).hexdigest() + f" {sys.version_info[:2]}"
+    stamp = cache() / name / "installed"
+    if stamp.is_file() and stamp.read_text() == state:
+        return
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    if uv is None:
+        raise UnavailableError("uv is not installed: pip install uv")
+    print(f"installing {name} into {cache() / name}", file=sys.stderr, flush=True)
+    shutil.rmtree(cache() / name, ignore_errors=True)
+    _run([uv, "venv", "--quiet", "--python", sys.executable, str(cache() / name)])
+    _run([uv, "pip", "install", "--quiet", "--python", str(python_of(name)), "--requirements", str(lock)])
+    stamp.write_text(state)
+
+
+def version_of(name: str, package: str) -> str:
+    """Return the version of a package that a lock has."""
+    for line in (LOCKS / f"{name}.txt").read_text().splitlines():
+        found, _, version = line.partition("==")
+        if found == package:
+            return version
+    raise KeyError(f"{name}.txt has no {package}")
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"its packages were not installed in {INSTALL_SECONDS:.0f} s") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UnavailableError(f"its packages cannot be installed: {' '.join(lines[-3:])[:300]}")

@@ -1,0 +1,58 @@
+"""The harness's arithmetic: percentiles, medians over rounds, ratios. Sources beside each."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What one round gave for one server; NaN where nothing was answered."""
+
+    rate: float
+    """Answers/s."""
+    p50: float
+    """Seconds."""
+    p99: float
+    cpu: float
+    """CPU seconds of the server, all its processes, for each answer."""
+    rss: float
+    """Bytes."""
+    pss: float
+    errors: int
+    wrong: int
+    """Of the answers that were checked."""
+    checked: int
+    busy: float
+    """Share of its core that the load generator used; near 1 it was the bottleneck."""
+
+
+def percentile(values: npt.NDArray[np.float64], share: float) -> float:
+    """Return the smallest value that at least `share` of all are no greater than (nearest rank).
+
+    An observed value, never one between two (R. Hyndman, Y. Fan, "Sample Quantiles in Statistical
+    Packages", 1996, definition 1). NaN if there are none.
+    """
+    if not len(values):
+        return float("nan")
+    return float(np.quantile(values, share, method="inverted_cdf"))
+
+
+def middle(readings: Sequence[Reading]) -> Reading:
+    """Return the median of each figure over the rounds; errors and checks are summed."""
+    if not readings:
+        raise ValueError("there is no round to take the median of")
+    columns = {name: [asdict(reading)[name] for reading in readings] for name in _NAMES}
+    summed = {name: sum(columns[name]) for name in ("errors", "wrong", "checked")}
+    return Reading(**{name: statistics.median(column) for name, column in columns.items()} | summed)
+
+
+def ratio(value: float, baseline: float) -> float:
+    """Return `value / baseline`; NaN where there is no baseline."""
+    return value / baseline if baseline > 0 else float("nan")
+
+
+_NAMES = [field.name for field in fields(Reading)]
