@@ -1,7 +1,6 @@
 """The Flask application: which paths there are, and how a result or an error becomes a response."""
 
 import logging
-import time
 from typing import Any
 
 import orjson
@@ -12,9 +11,10 @@ from serving import bodies, description, oip, oip_metadata, page
 from serving.around import surround
 from serving.errors import MalformedBodyError, MethodNotAllowedError, NotFoundError, ProblemError
 from serving.flask_metrics import measure
-from serving.messages import JSON, Answer, Request
+from serving.messages import JSON, Answer
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline, problem, request_id, unforeseen
+from serving.predictions import Predictions, answer, request_of
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 
@@ -40,7 +40,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     @app.post("/v2/models/<model>/infer")
     @app.post("/v2/models/<model>/versions/<version>/infer")
     def _predict(**_: str) -> Response:
-        return _answer(pipeline)
+        return _response(answer(pipeline, request.environ))
 
     @app.get("/livez")
     def _livez() -> Response:
@@ -62,31 +62,8 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     app.register_error_handler(ProblemError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(Exception, _failure)
+    app.wsgi_app = Predictions(app.wsgi_app, pipeline)  # type: ignore[method-assign]  # Flask's own way in
     return app
-
-
-def _request(body: bytes) -> Request:
-    """Return the current request as plain data."""
-    return Request(
-        method=request.method,
-        path=request.path,
-        query=request.query_string.decode("latin-1"),
-        headers={name.lower(): value for name, value in request.headers.items()},
-        body=body,
-        client=request.remote_addr or "",
-    )
-
-
-def _answer(pipeline: Pipeline) -> Response:
-    """Answer a prediction route on this thread."""
-    try:
-        body = bodies.read(pipeline.settings.max_body_bytes)
-    except ProblemError as error:
-        exchange = pipeline.open(_request(b""), time.perf_counter())
-        bodies.discard()
-        return _response(pipeline.close(exchange, pipeline.refuse(exchange, error)))
-    arrived = getattr(request.environ["wsgi.input"], "arrived", None) or time.perf_counter()
-    return _response(pipeline.answer(pipeline.open(_request(body), arrived)))
 
 
 def _response(answer: Answer) -> Response:
@@ -100,13 +77,13 @@ def _json(document: dict[str, Any]) -> Response:
 def _name(response: Response) -> Response:
     """Give every answer its request's id; those of the prediction routes have it already."""
     if "X-Request-ID" not in response.headers:
-        response.headers["X-Request-ID"] = request_id(_request(b"").headers)
+        response.headers["X-Request-ID"] = request_id(request_of(request.environ).headers)
     return response
 
 
 def _problem(error: ProblemError) -> Response:
     g.refusal = error.kind  # for the metrics
-    bodies.discard()
+    bodies.discard(request.environ)
     is_oip = request.path == "/v2" or request.path.startswith("/v2/")
     return _response(oip.problem(error) if is_oip else problem(error))
 

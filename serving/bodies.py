@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+from typing import Any
 
-from flask import request
+from werkzeug.wsgi import get_content_length, get_input_stream
 
 from serving.pipeline import too_large, unreadable
 
@@ -12,20 +13,20 @@ log = logging.getLogger("glyph.serving")
 MAX_DISCARDED_BYTES = 64 << 20
 
 
-def read(limit: int) -> bytes:
-    """Return the current request's body; never more than the limit is read.
+def read(environ: dict[str, Any], limit: int) -> bytes:
+    """Return a request's body; never more than the limit is read.
 
     Raises:
         BodyTooLargeError: there is more.
         OverloadedError, RequestTimeoutError: the door refuses it.
         MalformedBodyError: the framing is broken, or the body ends early.
     """
-    if (refusal := getattr(request.environ["wsgi.input"], "refusal", None)) is not None:
+    if (refusal := getattr(environ["wsgi.input"], "refusal", None)) is not None:
         raise refusal  # our thread worker reads the body before, and knows already that it is late or too much
-    announced = request.content_length
+    announced = get_content_length(environ)
     if announced is None or announced <= limit:
         try:
-            body = _read(limit + 1)
+            body = _read(environ, announced, limit + 1)
         # What a server raises for broken framing is its own class, and another with each server.
         except Exception as error:
             log.info("a request's body could not be read: %s", error)
@@ -35,34 +36,34 @@ def read(limit: int) -> bytes:
     raise too_large(limit)
 
 
-def discard() -> None:
+def discard(environ: dict[str, Any]) -> None:
     """Read what is left of a refused request's body and forget it, up to a bound.
 
     Gunicorn closes a connection on which much is unread, and the reset that follows takes the
     answer from a client that is still sending. Beyond the bound that is the lesser evil.
     """
-    if not request.environ.get("wsgi.input_terminated"):
+    if not environ.get("wsgi.input_terminated"):
         return  # such a server's stream has no end, and reading on would wait for ever
-    if (request.content_length or 0) > MAX_DISCARDED_BYTES:
+    if (get_content_length(environ) or 0) > MAX_DISCARDED_BYTES:
         return
-    stream, left = request.environ["wsgi.input"], MAX_DISCARDED_BYTES
+    stream, left = environ["wsgi.input"], MAX_DISCARDED_BYTES
     with contextlib.suppress(Exception):  # a body that was broken already stays broken
         while left > 0 and (chunk := stream.read(min(left, 1 << 16))):
             left -= len(chunk)
 
 
-def _read(most: int) -> bytes:
+def _read(environ: dict[str, Any], announced: int | None, most: int) -> bytes:
     """Read the body, `most` bytes at most.
 
-    Not by `request.get_data()`: it cuts a chunked body at MAX_CONTENT_LENGTH and says nothing.
+    Not by Flask's `get_data()`: it cuts a chunked body at MAX_CONTENT_LENGTH and says nothing.
     """
-    if not request.environ.get("wsgi.input_terminated"):
-        return request.get_data(cache=False)  # such a server has no chunked bodies, so the length is known
-    stream, pieces = request.environ["wsgi.input"], []
+    if not environ.get("wsgi.input_terminated"):
+        return get_input_stream(environ).read()  # such a server has no chunked bodies, so the length is known
+    stream, pieces = environ["wsgi.input"], []
     while most > 0 and (piece := stream.read(most)):
         pieces.append(piece)
         most -= len(piece)
     body = b"".join(pieces)
-    if request.content_length is not None and len(body) < request.content_length:
+    if announced is not None and len(body) < announced:
         raise EOFError("the client closed the connection")
     return body
