@@ -35,7 +35,7 @@ make_root() {
   fi
   say "making $ROOT with podman from Debian's packages"
   sed -E "s/bookworm/$SUITE/g" "$sources" >"$HOME_OF_IT/debian.sources"
-  mmdebstrap --quiet --variant=minbase --include=podman,runc,netavark,aardvark-dns,nftables,iproute2,ca-certificates \
+  mmdebstrap --quiet --variant=minbase --include=podman,catatonit,runc,netavark,aardvark-dns,nftables,iproute2,ca-certificates \
     "$SUITE" "$ROOT.new" "$HOME_OF_IT/debian.sources" >&2
   # crun refuses a machine that has both generations of control groups.
   mkdir -p "$ROOT.new/etc/containers"
