@@ -209,7 +209,7 @@ def test_scoring_in_shares_answers_every_picture_once(
     assert merged.code == 0, merged.log
     assert (cluster.volume / "scores" / "_SUCCESS").exists()
     table = pyarrow.parquet.read_table(cluster.volume / "scores").to_pydict()
-    found = {Path(source).name: label for source, label in zip(table["source"], table["label"], strict=True)}
+    found = {Path(row).name: label for row, label in zip(table["row"], table["label"], strict=True)}
     assert sorted(found) == [f"{number:05d}.png" for number in range(PICTURES)]
     answers = np.array([int(found[f"{number:05d}.png"]) for number in range(PICTURES)])
     assert (answers == labels).mean() > 0.9
