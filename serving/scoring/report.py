@@ -46,7 +46,13 @@ def render(
     if summary.errors:
         sections.append(Section(anchor="errors", title="Rows with an error", body=_errors(summary)))
     rows = [(key, Html(f"<code>{text(value)}</code>")) for key, value in facts.items()]
-    sections.append(Section(anchor="run", title="The run", body=table(rows, ("", ""))))
+    sections.append(
+        Section(
+            anchor="run",
+            title="The run",
+            body=table(rows, ("fact", "value"), caption="What was run, on what"),
+        )
+    )
     least = summary.least
     picture = sheet.sheet(np.stack([doubt.image() for doubt in least])) if least else "data:,"
     said = f"Scored {when}: {summary.rows:,} rows, {summary.errors:,} of them with an error."
@@ -124,7 +130,7 @@ def _drift(summary: Summary) -> str:
         '<p class="quiet">The population stability index compares these images with the validation set that the '
         "model was published with: below 0.1 nothing has changed, above 0.25 it is another population.</p>"
     )
-    return table(rows, ("feature", "PSI", "")) + note
+    return table(rows, ("feature", "PSI", "reading"), caption="Against the validation set") + note
 
 
 def _comparison(summary: Summary) -> str:
@@ -178,4 +184,4 @@ def _errors(summary: Summary) -> str:
     ]
     more = summary.errors - len(rows)
     rest = f"<p>And {more:,} more: the rows with a text in the column error.</p>" if more else ""
-    return table(rows, ("row", "error")) + rest
+    return table(rows, ("row", "error"), caption="The first of them") + rest

@@ -141,6 +141,21 @@ def test_labels_are_compared(receipts: list[Receipt], labels: Labels) -> None:
     assert confusion.right == np.trace(expected)
 
 
+def test_rows_without_a_label_are_not_compared(tmp_path: Path) -> None:
+    """Where only some rows have a label, the others count neither as right nor as wrong."""
+    path = tmp_path / "labels.csv"
+    path.write_text("row,label\n" + "".join(f"{at},{TRUE[at]}\n" for at in range(0, PART, 2)))
+    some = open_labels(str(path), CLASSES)
+    chunk, answers = part(0)
+    tally = Tallier(classes=CLASSES, reference=REFERENCE, labels=some).of(chunk, answers)
+    summary = summed([a_receipt(0, chunk, tally)], some)
+    compared = np.arange(0, PART, 2)
+    assert summary.confusion.images == len(compared)
+    assert summary.confusion.right == int((TRUE[compared] == ANSWERS.indices[compared]).sum())
+    said = "\n".join(lines(summary, seconds=1, rows_now=1))
+    assert f"{PART - 1 - len(compared)} rows have no label" in said
+
+
 def test_the_order_of_the_parts_changes_nothing(receipts: list[Receipt], labels: Labels) -> None:
     """Parts that end in any order give the same words."""
     expected = [*lines(summed(receipts, labels), seconds=10, rows_now=900)]

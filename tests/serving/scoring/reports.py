@@ -1,0 +1,43 @@
+"""A page about a run that never was, with all that can be on it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bundle.manifest import Histogram, Reference
+from serving.scoring import report
+from serving.scoring.labels import open_labels
+from serving.scoring.summary import LabelsGiven, Summary, Tallier
+from tests.serving.scoring.parts import a_chunk, a_receipt, some_answers, some_images
+
+NASTY = (
+    "<script>alert(1)</script>",
+    "a & b",
+    "\"quoted\" 'twice'",
+    "שלום",
+    "turned \u202eback",
+    "$title ${sheet}",
+)
+COUNT = 300
+
+
+def a_page(tmp_path: Path, classes: tuple[str, ...], rows: list[str]) -> tuple[Summary, str]:
+    """Return a summary with all that can be in it, and its page."""
+    bins = Histogram(edges=(0, 127, 256), counts=(5, 5))
+    reference = Reference(
+        mean_ink=bins, border_brightness=bins, confidence=bins, predicted=(1,) * len(classes)
+    )
+    true = tmp_path / "labels.npy"
+    np.save(true, np.random.default_rng(2).integers(0, len(classes), COUNT))
+    labels = open_labels(str(true), classes)
+    chunk = a_chunk(some_images(COUNT), rows=rows, errors={7: "no image: <b>"}, warnings={})
+    tally = Tallier(classes=classes, reference=reference, labels=labels).of(
+        chunk, some_answers(COUNT, classes)
+    )
+    given = LabelsGiven(labels.where, labels.sha256)
+    summary = Summary(classes=classes, reference=reference, labels=given)
+    summary.add(a_receipt(0, chunk, tally))
+    page = report.render(
+        summary, title="Scored: <x>", when="now", seconds=2.0, rows_now=COUNT, facts={"input <a>": "b & c"}
+    )
+    return summary, page
