@@ -15,7 +15,8 @@ import signal
 import sys
 from typing import Any
 
-from gunicorn.app.wsgiapp import WSGIApplication  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.app.wsgiapp import WSGIApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
 
@@ -112,8 +113,8 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         super().kill_worker(pid, sig)
 
 
-class Service(WSGIApplication):  # type: ignore[misc]
-    """The application as Gunicorn's configuration names it, under our arbiter."""
+class UnderOurArbiter(BaseApplication):  # type: ignore[misc]
+    """What Gunicorn's `Application` comes to when it has looked at its own options."""
 
     def run(self) -> None:
         """Serve until a signal ends it."""
@@ -122,6 +123,10 @@ class Service(WSGIApplication):  # type: ignore[misc]
         except RuntimeError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+
+
+class Service(WSGIApplication, UnderOurArbiter):  # type: ignore[misc]
+    """The application as Gunicorn's configuration names it, under our arbiter."""
 
 
 def main() -> None:
