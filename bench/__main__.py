@@ -8,6 +8,8 @@ BENCHES = {
     "committee": ("bench.committee", "test error of a committee, and of one network distilled from it"),
     "training": ("bench.training", "images/s of the training loop, against the course's DataLoader loop"),
     "serving": ("bench.serving.command", "requests/s, latency, CPU and memory, beside other model servers"),
+    "budget": ("bench.budget", "where the microseconds of a prediction go, beside what the core could do"),
+    "gpu": ("bench.gpu", "latency and throughput by batch size, on CUDA beside the CPU"),
     "kills": ("bench.kills", "a run killed again and again ends at the uninterrupted run's weights"),
     "probes": ("bench.probes", "probes of the management port, at twice the data port's capacity"),
     "fuzz": ("bench.fuzz", "damaged images and requests: every one is refused or answered, none fails"),
