@@ -70,7 +70,8 @@ hold() {
   pgrep -P "$outer" >"$HOLDER"
 }
 
-held() { [ -s "$HOLDER" ] && kill -0 "$(cat "$HOLDER")" 2>/dev/null; }
+# The number may be another process's by now, after a restart of the machine.
+held() { [ -s "$HOLDER" ] && [ "$(cat "/proc/$(cat "$HOLDER")/comm" 2>/dev/null)" = sleep ]; }
 
 up() {
   [ "$(id -u)" = 0 ] || missing "namespaces and a root directory want root: be root"
