@@ -19,7 +19,7 @@ compile lock/ray.txt --extra training --extra serving --extra ray --constraints 
 compile lock/training.txt --extra training --constraints lock/development.txt
 # Images install one of these two, and for batch scoring the third on top. The ONNX Runtime without CUDA has the
 # version of the one with it, so that an image answers as was tested.
-runtime=$(mktemp)
+runtime=lock/onnxruntime.in # its name is in the lock
 trap 'rm -f "$runtime"' EXIT
 sed -n 's/^onnxruntime-gpu\(==[^ ]*\).*/onnxruntime\1/p' lock/development.txt >"$runtime"
 compile lock/image-cuda.txt --extra image-cuda --constraints lock/development.txt
