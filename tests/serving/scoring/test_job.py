@@ -204,6 +204,22 @@ def test_a_death_at_any_call_leaves_whole_parts_only(name: str, bundle: Bundle, 
     assert not [path for path in written.rglob(".*") if path.name.startswith(".part")]
 
 
+def test_a_full_disk_leaves_no_half_part(bundle: Bundle, tmp_path: Path) -> None:
+    """The run ends with a sentence; when there is room it goes on, to the same bytes."""
+    np.save(tmp_path / "in.npy", digits(130))
+    score(bundle, tmp_path / "in.npy", tmp_path / "whole")
+    command = _command(bundle, [str(tmp_path / "in.npy")], tmp_path / "out")
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    limited += "sys.argv = sys.argv[1:]; runpy.run_module('serving.score', run_name='__main__')"
+    full = [sys.executable, "-c", limited, *command[2:]]
+    done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 73, done.stderr
+    assert "File too large; make room" in done.stderr
+    assert parts(tmp_path / "out").items() < parts(tmp_path / "whole").items()
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    assert parts(tmp_path / "out") == parts(tmp_path / "whole")
+
+
 def test_ten_kills_end_with_the_same_bytes(
     bundle: Bundle, mixed: list[str], whole: dict[str, bytes], tmp_path: Path
 ) -> None:

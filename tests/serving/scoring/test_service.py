@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bundle.manifest import BLACK_ON_WHITE, WHITE_ON_BLACK, Polarity
 from bundle.repository import Bundle
 from serving.engine import BUCKETS
+from serving.images import decode, warnings_of
+from serving.scoring.decoding import decode_files, take_numbers
 from tests.pictures import EVERY_MODE, png
 from tests.serving.processes import Service
 from tests.serving.scoring.jobs import digits, folder, rows_of, score
@@ -66,6 +69,25 @@ def test_a_batch_gets_the_same_answers_here_and_there(
     assert rows[3]["warning"]
     for row, prediction in zip(rows, predictions, strict=True):
         same(row, prediction)
+
+
+@pytest.mark.parametrize("polarity", [WHITE_ON_BLACK, BLACK_ON_WHITE])
+def test_the_warnings_are_the_services(polarity: Polarity) -> None:
+    """Which images can be warned of at all is found out in a cheaper way here, and misses none."""
+    random = np.random.default_rng(9)
+    images = np.concatenate([digits(20), 255 - digits(20), np.zeros((1, 28, 28), np.uint8)])
+    levels = random.integers(0, 256, (200, 1, 1))
+    images = np.concatenate([images, np.minimum(digits(200, seed=8), levels).astype(np.uint8)])
+    framed = digits(200, seed=7)
+    framed[:, 0] = framed[:, -1] = framed[:, :, 0] = framed[:, :, -1] = random.integers(96, 160, (200, 1))
+    images = np.concatenate([images, framed, np.minimum(framed, 1)])
+    files = decode_files([png(image) for image in images], polarity).warnings
+    numbers = take_numbers(images, {}, polarity).warnings
+    expected = warnings_of(images, polarity)
+    assert 100 < sum(map(bool, expected)) < len(images)
+    for at, image in enumerate(images):
+        assert numbers.get(at, "") == "; ".join(expected[at])
+        assert files.get(at, "") == "; ".join(decode(png(image), None, polarity).warnings)
 
 
 def test_files_and_numbers_get_the_same_answers(bundle: Bundle, tmp_path: Path) -> None:
