@@ -9,6 +9,7 @@ BENCHES = {
     "training": ("bench.training", "images/s of the training loop, against the course's DataLoader loop"),
     "serving": ("bench.serving.command", "requests/s, latency, CPU and memory, beside other model servers"),
     "budget": ("bench.budget", "where the microseconds of a prediction go, beside what the core could do"),
+    "decoding": ("bench.decoding", "microseconds of a PNG, by each way of decoding that was looked at"),
     "gpu": ("bench.gpu", "latency and throughput by batch size, on CUDA beside the CPU"),
     "kills": ("bench.kills", "a run killed again and again ends at the uninterrupted run's weights"),
     "probes": ("bench.probes", "probes of the management port, at twice the data port's capacity"),

@@ -120,7 +120,12 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
             `kind` says which.
     """
     pixels = plain_png.decode(data)
-    return _opened(data, _pixels) if pixels is None else pixels
+    return decode_any(data) if pixels is None else pixels
+
+
+def decode_any(data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode as `decode` does, by Pillow's parser whatever the file is."""
+    return _opened(data, _pixels)
 
 
 def check_header(data: bytes) -> None:

@@ -48,10 +48,10 @@ def decode(data: bytes) -> npt.NDArray[np.uint8] | None:
     pixels = data[_PIXELS:end]
     if not _is_whole(pixels):
         return None
-    return np.frombuffer(_unfiltered(pixels), np.uint8).reshape(_SIZE)
+    return np.frombuffer(unfiltered(pixels), np.uint8).reshape(_SIZE)
 
 
-def _unfiltered(pixels: bytes) -> bytes:
+def unfiltered(pixels: bytes) -> bytes:
     """Return the pixels of a sound stream, as `Image.frombytes(..., "zip")` and `tobytes` do it (Pillow 13)."""
     image = core.new("L", _SIZE)
     decoder = core.zip_decoder("L", "L", 0)

@@ -175,6 +175,7 @@ def _about(options: argparse.Namespace, subject: Subject, cores: Cores) -> dict[
             "server": said(cores.server),
             "client": said(cores.client),
             "workers": workers,
+            "idle": "Those that use more than 0.5% of a core while nobody asks are stopped until it is their turn.",
             "rounds": options.rounds,
             "seconds": options.seconds,
         },

@@ -137,6 +137,9 @@ class Generator:
             self._open_loop(started, specification.rate)
         ended = time.perf_counter()
         spent = time.process_time() - cpu_started
+        for connection in self._connections.values():
+            connection.socket.close()
+        self._epoll.close()
         result.seconds = specification.seconds
         result.all_seconds = ended - started
         if specification.rate is None:
@@ -158,13 +161,14 @@ class Generator:
 
     def _open_loop(self, started: float, rate: float) -> None:
         """Send what is due, on the connections that are free; spin, because a poll's timeout is coarse."""
-        due, interval = started, 1 / rate
+        due, asked = started, 0
         while True:
             now = time.perf_counter()
             while due <= now and due < self._until and self._free:
                 self.result.late = max(self.result.late, now - max(due, self._freed))
                 self._send(self._free.popleft(), due)
-                due += interval
+                asked += 1
+                due = started + asked / rate  # from the start, so that rounding does not add up
                 now = time.perf_counter()
             self._free.extend(self._answered(0))
             if due >= self._until and len(self._free) == len(self._connections):

@@ -86,6 +86,12 @@ class Family:
                     pss += int(rest.split()[0]) * 1024 if name == "Pss" else 0
         return Usage(cpu_seconds=self.cpu_seconds(members), rss=rss, pss=pss, processes=len(members))
 
+    def signal(self, number: int) -> None:
+        """Send a signal to all its processes: SIGSTOP lets it rest, SIGCONT goes on."""
+        for member in self.members():
+            with contextlib.suppress(OSError):
+                os.kill(member, number)
+
     def last_lines(self, count: int = 3) -> str:
         """Return the end of what it has printed, on one line."""
         lines = self.log.read_text(errors="replace").split("\n")
@@ -93,14 +99,13 @@ class Family:
 
     def end(self) -> None:
         """End it: by SIGTERM to the process that was started, then by SIGKILL to whatever is left."""
+        self.signal(signal.SIGCONT)
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(END_SECONDS)
-        while members := self.members():
-            for member in members:
-                with contextlib.suppress(OSError):
-                    os.kill(member, signal.SIGKILL)
+        while self.members():
+            self.signal(signal.SIGKILL)
             self.process.poll()
             time.sleep(0.02)  # a killed process is gone a moment later
         self.process.wait()

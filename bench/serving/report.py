@@ -25,7 +25,7 @@ packages (`bench/serving/peers/locks`), by one small file (`bench/serving/peers`
 its documentation recommends for speed. All use the same decoding and the same session options, but for
 Glyph, which has its own. The servers share {server}, with {workers}; the load generator has {client} for
 itself. All are up at the same time, and asked in turns: each round asks every one once, in another order.
-A figure is the median over {rounds} rounds of {seconds:g} s, after 0.3 s that are not counted. Thirty distinct
+{idle} A figure is the median over {rounds} rounds of {seconds:g} s, after 0.3 s that are not counted. Thirty distinct
 images are sent in turns over kept connections; twenty answers of each round are compared with the
 graph's own probabilities.
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,9 @@ PREPARE_SECONDS = 120.0
 TOLERANCE = 1e-4
 """Between probabilities: batches of other sizes add in another order."""
 DISTINCT_REQUESTS = 30
+IDLE_SECONDS = 2.0
+RESTLESS_SHARE = 0.005
+"""Of one core; a server that uses more while nobody asks is stopped until it is its turn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +59,7 @@ class Cores:
     client: tuple[int, ...]
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Running:
     """A server that answers."""
 
@@ -264,12 +268,41 @@ def interleaved(
     servers = [server for server in up.values() if workload in server.contender.forms]
     readings: dict[str, list[Reading]] = {server.contender.name: [] for server in servers}
     order = random.Random(f"{workload} {connections}")  # noqa: S311  an order, no secret
-    for _ in range(rounds):
-        order.shuffle(servers)
-        for server in servers:
-            reading, _ = measure(server, workload, connections, seconds, subject, cores)
-            readings[server.contender.name].append(reading)
+    with resting(up) as restless:
+        for _ in range(rounds):
+            order.shuffle(servers)
+            for server in servers:
+                if server in restless:
+                    server.family.signal(signal.SIGCONT)
+                reading, _ = measure(server, workload, connections, seconds, subject, cores)
+                if server in restless:
+                    server.family.signal(signal.SIGSTOP)
+                readings[server.contender.name].append(reading)
     return readings
+
+
+@contextlib.contextmanager
+def resting(up: dict[str, Running]) -> Iterator[list[Running]]:
+    """Stop the servers that use the cores though nobody asks them, and give them; at the end they go on.
+
+    Heartbeats and polling of those that are not asked would be taken from the one that is.
+    """
+    before = {name: server.family.usage().cpu_seconds for name, server in up.items()}
+    started = time.perf_counter()
+    time.sleep(IDLE_SECONDS)  # nothing is awaited: what is measured is what happens when nothing happens
+    elapsed = time.perf_counter() - started
+    restless = [
+        server
+        for name, server in up.items()
+        if server.family.usage().cpu_seconds - before[name] > RESTLESS_SHARE * elapsed
+    ]
+    for server in restless:
+        server.family.signal(signal.SIGSTOP)
+    try:
+        yield restless
+    finally:
+        for server in restless:
+            server.family.signal(signal.SIGCONT)
 
 
 def machine() -> dict[str, Any]:
@@ -288,7 +321,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
     }
 

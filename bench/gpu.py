@@ -1,0 +1,95 @@
+"""Latency of one image and images/s by batch size, on CUDA beside the CPU, and where CUDA starts to win.
+
+    python -m bench gpu --model models/mnist
+
+Each figure is of the service's own engine, with one thread on the CPU: pixels in the host's memory to
+probabilities in the host's memory, no HTTP. Without a GPU that works it says why, and measures the CPU
+alone; then it exits with 3, so that nobody takes that for a comparison.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.serving.statistics import percentile
+from bundle.errors import BundleError
+from bundle.repository import resolve
+
+if TYPE_CHECKING:
+    from serving.engine import Engine
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+WARM_CALLS = 10
+NO_GPU = 3
+
+
+def timed(engine: "Engine", images: npt.NDArray[np.uint8], seconds: float) -> npt.NDArray[np.float64]:
+    """Return the seconds of each call on these images, one after the other, for about so long."""
+    for _ in range(WARM_CALLS):
+        engine.infer(images)
+    times: list[float] = []
+    ended = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < ended:
+        engine.infer(images)
+        times.append(time.perf_counter() - started)
+    return np.array(times)
+
+
+def first_win(cpu: dict[int, float], gpu: dict[int, float]) -> int | None:
+    """Return the smallest batch size from which on CUDA answers more images/s at every size; None if at none."""
+    won = None
+    for size in sorted(cpu, reverse=True):
+        if gpu[size] <= cpu[size]:
+            break
+        won = size
+    return won
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench and return its exit code."""
+    from serving import cuda
+    from serving.engine import open_engine
+
+    parser = argparse.ArgumentParser(
+        prog="python -m bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--device", type=int, default=0, help="which GPU")
+    options = parser.parse_args(arguments)
+    try:
+        bundle = resolve(options.model)
+        engines: dict[str, Engine] = {"cpu": open_engine(bundle, "cpu", options.device)}
+        reason = cuda.missing(options.device)
+        if reason is None:
+            engines["cuda"] = open_engine(bundle, "cuda", options.device)
+    except (BundleError, OSError) as error:
+        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
+        return 2
+    random = np.random.default_rng(0)
+    rates: dict[str, dict[int, float]] = {name: {} for name in engines}
+    print(f"{'batch':>5} {'provider':>8} {'p50 ms':>9} {'p99 ms':>9} {'images/s':>12}")
+    for size in SIZES:
+        images = random.integers(0, 256, (size, 28, 28), dtype=np.uint8)
+        for name, engine in engines.items():
+            times = timed(engine, images, options.seconds)
+            rates[name][size] = size * len(times) / float(times.sum())
+            p50, p99 = percentile(times, 0.5) * 1e3, percentile(times, 0.99) * 1e3
+            print(f"{size:5} {name:>8} {p50:9.3f} {p99:9.3f} {rates[name][size]:12,.0f}", flush=True)
+    if reason is not None:
+        print(f"There is no GPU to compare with: {reason}.")
+        return NO_GPU
+    win = first_win(rates["cpu"], rates["cuda"])
+    print(
+        "CUDA never answers more images/s than one core of the CPU."
+        if win is None
+        else f"CUDA answers more images/s than one core of the CPU from batches of {win} on."
+    )
+    return 0

@@ -1,0 +1,110 @@
+"""The arithmetic of `bench serving`, against closed forms and by hand."""
+
+import math
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.gpu import first_win
+from bench.serving import chart, report
+from bench.serving.statistics import Reading, middle, percentile, ratio
+from bench.serving.wire import Message, open_inference_binary, predictions, tensors
+
+
+def reading(rate: float, **others: float) -> Reading:
+    """Return a reading with this rate, and the same small figures else."""
+    figures = {"p50": 0.001, "p99": 0.002, "cpu": 1e-4, "rss": 2.0, "pss": 1.0, "busy": 0.2} | others
+    return Reading(rate=rate, errors=1, wrong=0, checked=20, **figures)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
+def test_a_percentile_is_the_smallest_value_with_enough_below(values: list[float], share: float) -> None:
+    """Counting by hand: at least the share is no greater, and of every smaller value less than the share."""
+    found = percentile(np.array(values), share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share * len(values) - 1e-9
+    smaller = [value for value in values if value < found]
+    assert len(smaller) < share * len(values)
+
+
+def test_the_percentiles_of_one_to_a_hundred() -> None:
+    """The nearest rank: of 1..100 the median is 50 and p99 is 99; of nothing there is none."""
+    values = np.arange(100.0, 0, -1)
+    assert (percentile(values, 0.5), percentile(values, 0.99)) == (50, 99)
+    assert math.isnan(percentile(np.array([]), 0.5))
+
+
+def test_the_middle_of_rounds_is_the_median_and_errors_add_up() -> None:
+    """One slow round does not move the figure, and no error is lost."""
+    found = middle([reading(100), reading(900), reading(110)])
+    assert (found.rate, found.errors, found.checked) == (110, 3, 60)
+    with pytest.raises(ValueError, match="no round"):
+        middle([])
+
+
+def test_a_ratio_without_a_baseline_is_none() -> None:
+    """Nothing is divided by a server that was not measured."""
+    assert ratio(3, 2) == 1.5
+    assert math.isnan(ratio(3, 0))
+
+
+def test_the_table_has_each_figure_with_its_ratio_to_naive_flask() -> None:
+    """By hand: ten times the rate, a fourth of the p99, the fastest first; images are counted in batches."""
+    table = report.piece_table("png", {"flask": [reading(100, p99=0.008)], "glyph": [reading(1000)]})
+    first, second = table.splitlines()[2:]
+    assert [cell.strip() for cell in first.split("|")][1:9] == [
+        *("**Glyph**", "1,000", "10.0", "1.00", "1.00", "2.00", "0.25", "100"),
+    ]
+    assert second.startswith("| naive Flask | 100 | 1.00 |")
+    assert "| 6,400 |" in report.piece_table("batch", {"flask": [reading(100)]})
+
+
+def test_what_was_asked_is_said_met_or_not() -> None:
+    """Glyph beside Mosec, at 2.9 and at 3 times."""
+    for rate, met in ((290, "no"), (300, "yes")):
+        readings = {"glyph": [vars_of(reading(rate))], "mosec": [vars_of(reading(100))]}
+        table = report.aims_table({"closed": {"png/16": readings}})
+        line = next(line for line in table.splitlines() if "best peer" in line)
+        assert line.endswith(f"| {rate / 100:.2f} | at least 3 | {met} |")
+
+
+def vars_of(one: Reading) -> dict[str, float]:
+    """Return a reading as the JSON file has it."""
+    return {name: getattr(one, name) for name in one.__slots__}
+
+
+def test_charts_are_well_formed_and_have_every_server() -> None:
+    """Both pictures parse as XML and name all servers."""
+    titles = {"glyph": "Glyph", "flask": "naive <Flask>"}
+    bars = chart.bars({"glyph": {1: 5.0, 64: 50.0}, "flask": {1: 2.0, 64: 5.0}}, titles, "rates")
+    points = [{"offered": 10.0, "p99": 0.001}, {"offered": 900.0, "p99": 0.4}]
+    for text in (bars, chart.lines({"glyph": points, "flask": points}, titles, "load")):
+        words = {"".join(element.itertext()) for element in ET.fromstring(text)}  # noqa: S314  it is ours
+        assert set(titles.values()) <= words
+    assert "50 · 10.0x" in bars
+
+
+def test_the_open_inference_protocol_goes_there_and_back() -> None:
+    """A binary request says where its JSON ends; binary and JSON answers give the same numbers."""
+    images = np.arange(2 * 784, dtype=np.uint8).reshape(2, 28, 28)
+    request = open_inference_binary(images)
+    length = int(request.headers["Inference-Header-Content-Length"])
+    assert request.body[length:] == images.tobytes()
+    rows = np.array([[0.25, 0.75]], "<f4")
+    head = b'{"outputs":[{"name":"probabilities","shape":[1,2]}]}'
+    binary = Message(head + rows.tobytes(), {"inference-header-content-length": str(len(head))})
+    plain = Message(b'{"outputs":[{"shape":[1,2],"data":[0.25,0.75]}]}')
+    assert (tensors(binary) == rows).all()
+    assert (tensors(plain) == rows).all()
+    assert (predictions(Message(b'{"predictions":[{"probabilities":{"a":0.25,"b":0.75}}]}')) == rows).all()
+
+
+def test_a_gpu_wins_from_where_it_is_ahead_to_the_end() -> None:
+    """A lead that is lost again at a larger batch is none."""
+    cpu = {1: 10.0, 2: 10.0, 4: 10.0}
+    assert first_win(cpu, {1: 20.0, 2: 5.0, 4: 20.0}) == 4
+    assert first_win(cpu, {1: 20.0, 2: 20.0, 4: 20.0}) == 1
+    assert first_win(cpu, {1: 20.0, 2: 20.0, 4: 10.0}) is None
