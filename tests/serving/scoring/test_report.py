@@ -17,7 +17,7 @@ from tests.serving.scoring.reports import COUNT, NASTY, a_page
     ("classes", "rows"),
     [
         (tuple("0123456789"), [str(row) for row in range(COUNT)]),
-        (NASTY, [f"{NASTY[row % 6]}/{'long' * 40}/{row}.png" for row in range(COUNT)]),
+        (NASTY, [f"{'long' * 40}/{NASTY[row % 6]}/{row}.png" for row in range(COUNT)]),
     ],
 )
 def test_nothing_comes_from_outside(classes: tuple[str, ...], rows: list[str], tmp_path: Path) -> None:
