@@ -6,16 +6,14 @@ all the same is answered by the same `answer`.
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication
 
 from serving import bodies
 from serving.errors import ProblemError
 from serving.inference.response import status_line
 from serving.messages import Answer, Request
 from serving.pipeline import Pipeline
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication
 
 Environ = dict[str, Any]
 
@@ -26,11 +24,11 @@ _OTHER_NAMES = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-lengt
 class Predictions:
     """A WSGI application that answers predictions, and gives everything else to another."""
 
-    def __init__(self, application: "WSGIApplication", pipeline: Pipeline) -> None:
+    def __init__(self, application: WSGIApplication, pipeline: Pipeline) -> None:
         self._application = application
         self._pipeline = pipeline
 
-    def __call__(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer, or ask the other application."""
         if not self._pipeline.is_prediction(environ["REQUEST_METHOD"], _text(environ["PATH_INFO"])):
             return self._application(environ, start_response)
