@@ -26,6 +26,8 @@ from tests.serving.scoring.jobs import digits, folder, parts, rows_of, score
 
 KILLS = 10
 DONE_SECONDS = 120
+LARGEST_FILE = 100_000
+"""Bytes: more than a receipt and a small part have, and fewer than a large part."""
 
 
 @pytest.fixture(scope="module")
@@ -206,15 +208,20 @@ def test_a_death_at_any_call_leaves_whole_parts_only(name: str, bundle: Bundle, 
 
 def test_a_full_disk_leaves_no_half_part(bundle: Bundle, tmp_path: Path) -> None:
     """The run ends with a sentence; when there is room it goes on, to the same bytes."""
-    np.save(tmp_path / "in.npy", digits(130))
-    score(bundle, tmp_path / "in.npy", tmp_path / "whole")
-    command = _command(bundle, [str(tmp_path / "in.npy")], tmp_path / "out")
-    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    np.save(tmp_path / "in.npy", digits(4000))
+    score(bundle, tmp_path / "in.npy", tmp_path / "whole", part_rows=3000)
+    assert [len(content) > LARGEST_FILE for content in parts(tmp_path / "whole").values()] == [True, False]
+    command = _command(bundle, [str(tmp_path / "in.npy")], tmp_path / "out", "--part-rows", "3000")
+    limited = (
+        f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({LARGEST_FILE},) * 2); "
+    )
     limited += "sys.argv = sys.argv[1:]; runpy.run_module('serving.score', run_name='__main__')"
-    full = [sys.executable, "-c", limited, *command[2:]]
+    # With -c, argv begins with '-c'; the module's own begins with a name that nobody reads.
+    full = [sys.executable, "-c", limited, "score", *command[3:]]
     done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 73, done.stderr
     assert "File too large; make room" in done.stderr
+    assert (tmp_path / "out" / "_receipts" / "part-000000.json").exists()
     assert parts(tmp_path / "out").items() < parts(tmp_path / "whole").items()
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
     assert parts(tmp_path / "out") == parts(tmp_path / "whole")
