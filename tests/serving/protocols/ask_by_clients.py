@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-import httpx  # type: ignore[import-not-found]
+import httpx
 import numpy as np
 import numpy.typing as npt
 import tritonclient.http as triton  # type: ignore[import-not-found]
