@@ -380,7 +380,6 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: ProblemError) -> None:
         """Answer what never became a request, and close."""
         self._door.pipeline.state.metrics.refusal(error.kind)
-        self._door.pipeline.state.metrics.refusal(error.kind)
         date = self._door.dates.now()
         self._transport.write(render(problem(error), (1, 1), date, keep_alive=False))
         self._close()
