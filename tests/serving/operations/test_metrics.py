@@ -260,8 +260,7 @@ def test_what_never_became_a_request_is_counted_by_its_reason(busy: Managed) -> 
 
 def test_a_head_that_never_comes_is_one_refusal(bundle: Bundle, tmp_path: Path, door: str) -> None:
     """Who begins a request and does not go on is told 408, and is counted once."""
-    hasty = {"header_timeout_seconds": 0.3, "threads": 2}
-    with managed(tmp_path, model=bundle.path.parent, worker=door, **hasty) as pod:
+    with managed(tmp_path, model=bundle.path.parent, worker=door, header_timeout_seconds=0.3) as pod:
         for count in (1, 2):
             with socket.create_connection(
                 ("127.0.0.1", pod.service.port), timeout=ANSWER_SECONDS
