@@ -15,6 +15,7 @@ import argparse
 import datetime as dt
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -47,6 +48,9 @@ def main(arguments: list[str]) -> int:
         except (BundleError, OSError) as error:
             print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
             return 2
+        signal.signal(
+            signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
+        )  # its servers end with it
         good = _measure(options, subject, document)
         if options.json:
             options.json.write_text(json.dumps(document, indent=1) + "\n")
