@@ -6,8 +6,8 @@
 
 Started by the arbiter (`serving.companion`), with a pipe as its standard input that ends when the
 arbiter does. It reads the workers' numbers from memory that they share and asks nobody anything,
-so a worker that is busy or stuck delays no probe. Two processes: the outer one holds the socket and
-starts the inner one again should it die.
+so a worker that is busy or stuck delays no probe. Two processes: the outer one holds the socket, starts
+the inner one again should it die, and ends it with the arbiter even if it is stuck.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -205,14 +204,24 @@ def main() -> int:
     arbiter = os.getppid()
     listener = listen(settings)
     while True:
+        ended, held = os.pipe()
         child = os.fork()
         if child == 0:
+            os.close(ended)
             serve(settings, listener, directory, arbiter)
+        os.close(held)  # now only the child holds it: its end is one thing to wait for beside the arbiter's
+        select.select([0, ended], [], [])
+        os.close(ended)
+        if _arbiter_is_gone(0):
+            os.kill(child, signal.SIGKILL)  # it would see so too, were it not stuck
+            os.waitpid(child, 0)
+            break
         _, status = os.waitpid(child, 0)
-        if os.waitstatus_to_exitcode(status) == 0:
-            return 0
         log.error("the process of the management port died (%s) and is started again", status)
-        time.sleep(RESTART_SECONDS)
+        if _arbiter_is_gone(RESTART_SECONDS):
+            break
+    shutil.rmtree(directory, ignore_errors=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -104,9 +104,14 @@ def serving_command(*arguments: str) -> list[str]:
 
 @contextlib.contextmanager
 def running(
-    directory: Path, *, until: str = "/livez", tls: ssl.SSLContext | None = None, **settings: object
+    directory: Path,
+    *,
+    until: str = "/livez",
+    tls: ssl.SSLContext | None = None,
+    code: int = 0,
+    **settings: object,
 ) -> Iterator[Service]:
-    """Start the service, wait until `until` answers 200, and at the end see SIGTERM end it well."""
+    """Start the service, wait until `until` answers 200, and at the end see SIGTERM end it, with `code`."""
     port = free_port()
     values = {"provider": "cpu", "workers": 1, "port": port} | settings
     output = directory / f"service-{port}.log"
@@ -119,7 +124,7 @@ def running(
         await_ok(service, until)
         yield service
         process.terminate()
-        assert process.wait(START_SECONDS) == 0, service.log()
+        assert process.wait(START_SECONDS) == code, service.log()
     finally:
         if process.poll() is None:
             process.kill()

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from bundle.repository import Bundle
+from serving.__main__ import unusable_address
+from serving.pod import DEPARTED
 from tests.pictures import a_digit, png
 from tests.serving.models import publish_synthetic
 from tests.serving.operations.management import Managed, await_, managed
@@ -27,12 +29,25 @@ def workers_of(arbiter: int) -> list[int]:
     ]
 
 
-def management_of(arbiter: int) -> int:
-    """Return the process id of the management process that answers: the inner one."""
+def outer_of(arbiter: int) -> int:
+    """Return the process id of the management process that holds the socket."""
     children = Path(f"/proc/{arbiter}/task/{arbiter}/children").read_text().split()
     (outer,) = {int(pid) for pid in children} - set(workers_of(arbiter))
+    return outer
+
+
+def management_of(arbiter: int) -> int:
+    """Return the process id of the management process that answers: the inner one."""
+    outer = outer_of(arbiter)
     (inner,) = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
     return int(inner)
+
+
+def directory_of(worker: int) -> Path:
+    """Return where the workers' shared memory is."""
+    maps = Path(f"/proc/{worker}/maps").read_text().splitlines()
+    (directory,) = {Path(line.split()[-1]).parent for line in maps if line.endswith(".slots")}
+    return directory
 
 
 def open_files(pid: int, descriptor: str = "*") -> list[str]:
@@ -161,30 +176,48 @@ def test_the_management_process_ends_with_the_arbiter_and_leaves_nothing(
     bundle: Bundle, tmp_path: Path, sign: signal.Signals
 ) -> None:
     """Asked or killed: the port is free again and the shared memory is given back."""
-    try:
-        with managed(tmp_path, model=bundle.path.parent) as pod:
-            arbiter = pod.service.process.pid
-            workers, management = workers_of(arbiter), management_of(arbiter)
-            maps = Path(f"/proc/{workers[0]}/maps").read_text()
-            (directory,) = {
-                Path(line.split()[-1]).parent for line in maps.splitlines() if line.endswith(".slots")
-            }
-            assert directory.is_dir()
-            # Nobody but the arbiter holds the other end of the pipe that the management process waits on.
-            (pipe,) = open_files(management, "0")
-            assert pipe.startswith("pipe:")
-            for worker in workers:
-                assert pipe not in open_files(worker)
-            os.kill(arbiter, sign)
-            pod.service.process.wait(START_SECONDS)
-            await_(lambda: is_gone(management))
-            await_(lambda: not directory.exists())
-            await_(lambda: all(is_gone(worker) for worker in workers))
-            with pytest.raises(ConnectionRefusedError):
-                pod.ask("/livez")
-    except AssertionError:
-        if sign == signal.SIGTERM:  # `running` expects an exit code that SIGKILL does not give
-            raise
+    code = 0 if sign == signal.SIGTERM else -sign
+    with managed(tmp_path, model=bundle.path.parent, code=code) as pod:
+        arbiter = pod.service.process.pid
+        workers, management = workers_of(arbiter), management_of(arbiter)
+        directory = directory_of(workers[0])
+        assert directory.is_dir()
+        # Nobody but the arbiter holds the other end of the pipe that the management process waits on.
+        (pipe,) = open_files(management, "0")
+        assert pipe.startswith("pipe:")
+        for worker in workers:
+            assert pipe not in open_files(worker)
+        os.kill(arbiter, sign)
+        pod.service.process.wait(START_SECONDS)
+        await_(lambda: is_gone(management))
+        await_(lambda: not directory.exists())
+        await_(lambda: all(is_gone(worker) for worker in workers))
+        with pytest.raises(ConnectionRefusedError):
+            pod.ask("/livez")
+
+
+@pytest.mark.parametrize("ailment", ["stuck", "dying"])
+def test_the_management_process_ends_with_the_arbiter_whatever_ails_it(
+    bundle: Bundle, tmp_path: Path, ailment: str
+) -> None:
+    """Its port is free again for the next service, and its memory given back."""
+    with managed(tmp_path, model=bundle.path.parent, code=-signal.SIGKILL) as pod:
+        arbiter = pod.service.process.pid
+        outer, inner = outer_of(arbiter), management_of(arbiter)
+        directory = directory_of(workers_of(arbiter)[0])
+        if ailment == "stuck":
+            os.kill(inner, signal.SIGSTOP)
+        else:
+            (directory / DEPARTED).write_text(
+                "{}"
+            )  # whoever reads this fails before it looks at anything else
+            os.kill(inner, signal.SIGKILL)
+            await_(lambda: "KeyError" in pod.service.log())
+        os.kill(arbiter, signal.SIGKILL)
+        await_(lambda: is_gone(outer))
+        assert is_gone(inner)
+        assert not directory.exists()
+        assert unusable_address("127.0.0.1", pod.port) is None
 
 
 def test_signals_to_the_whole_group_leave_it_to_the_arbiter(pod: Managed) -> None:
