@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from bundle.errors import BundleError, InvalidBundleError, PublishError
 from bundle.files import CHUNK_BYTES
-from bundle.manifest import FILES, MANIFEST_FILE, Manifest
+from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES, Manifest, is_complete
 from bundle.repository import Bundle, install, staging
 
 MAX_MANIFEST_BYTES = 4 << 20
@@ -60,7 +60,7 @@ def fetch(url: str, digest: str, models: Path) -> Bundle:
     if found := _already_there(models / manifest.name / version, digest):
         return found
     with staging(models, manifest.name) as directory:
-        for name in FILES:
+        for name in sorted(manifest.files, key=(*FILES, *OPTIONAL_FILES).index):
             _file(f"{base}/{name}", directory / name, manifest.files[name])
         return install(directory, manifest, int(version))
 
@@ -70,7 +70,7 @@ def _manifest(url: str, digest: str) -> Manifest:
     manifest = Manifest.from_bytes(data)
     if manifest.digest != digest.lower():
         raise FetchError(f"{url} has the digest {manifest.digest}, not {digest}: it is another version")
-    if set(manifest.files) != set(FILES):  # other names could lead anywhere
+    if not is_complete(manifest.files):  # other names could lead anywhere
         raise InvalidBundleError(f"{url} lists {sorted(manifest.files)}, a bundle is {sorted(FILES)}")
     return manifest
 

@@ -6,6 +6,7 @@ string identifies the whole bundle, and one changed byte anywhere is noticed.
 """
 
 import json
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -20,6 +21,7 @@ MAX_SHOWN_DEPTH = 6
 
 MANIFEST_FILE = "manifest.json"
 ONNX_FILE = "model.onnx"
+INTEGER_ONNX_FILE = "model.integer.onnx"
 TORCHSCRIPT_FILE = "model.pt"
 TORCH_EXPORT_FILE = "model.pt2"
 GOLDEN_FILE = "golden.npz"
@@ -36,7 +38,15 @@ FILES = (
     REPORT_FILE,
     CARD_FILE,
 )
-"""Every file of a bundle but the manifest, which lists their SHA-256."""
+"""What every bundle has, beside the manifest, which lists each file's SHA-256."""
+OPTIONAL_FILES = (INTEGER_ONNX_FILE,)
+"""What a bundle may have: older ones have it not, and it is left out where it cannot be proven."""
+
+
+def is_complete(names: Collection[str]) -> bool:
+    """Tell whether these files, the manifest aside, make a bundle: all that it has, and none that it may not."""
+    return {*FILES} <= {*names} <= {*FILES, *OPTIONAL_FILES}
+
 
 Polarity = Literal["white-on-black", "black-on-white"]
 WHITE_ON_BLACK: Polarity = "white-on-black"
@@ -165,7 +175,10 @@ class Facts(Frozen):
     validation: Metrics
     test: Metrics
     parity: dict[str, Parity]
-    """By exported form: `torchscript`, `torch_export`, `onnx_cpu`, and `onnx_cuda` if there was one."""
+    """By exported form: `torchscript`, `torch_export`, `onnx_cpu`; `onnx_cpu_integer` of the file
+    `model.integer.onnx`; `onnx_cuda` if there was one."""
+    omitted: Annotated[dict[str, str], Field(exclude_if=lambda value: not value)] = {}
+    """Of optional files that could not be proven: why they are left out. Left out of the file itself if empty."""
     golden: Golden
     sample_label: ClassName
     """The class of `sample.png`."""

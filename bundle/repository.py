@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bundle.errors import BundleError, InvalidBundleError, NoBundleError, PublishError
 from bundle.files import fsync_path, sha256_bytes, sha256_file, write_whole
-from bundle.manifest import FILES, MANIFEST_FILE, Facts, Manifest
+from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES, Facts, Manifest, is_complete
 from bundle.triton import config_pbtxt
 
 STAGING_PREFIX = ".staging-"
@@ -142,7 +142,7 @@ def publish(directory: Path, facts: Facts) -> Bundle:
     """Make the staged `directory` the next version of its model, atomically and durably.
 
     Args:
-        directory: from `staging`, holding every file of `FILES` and nothing else.
+        directory: from `staging`, holding every file of `FILES`, maybe of `OPTIONAL_FILES`, and nothing else.
         facts: what the manifest says beside the hashes.
 
     Raises:
@@ -151,16 +151,18 @@ def publish(directory: Path, facts: Facts) -> Bundle:
     """
     model = directory.parent
     present = {entry.name for entry in directory.iterdir()}
-    if present != set(FILES):
+    if not is_complete(present):
         raise PublishError(
             f"a bundle is exactly {', '.join(FILES)}; "
-            f"missing: {sorted(set(FILES) - present)}, unknown: {sorted(present - set(FILES))}"
+            f"missing: {sorted(set(FILES) - present)}, "
+            f"unknown: {sorted(present - {*FILES, *OPTIONAL_FILES})}"
         )
     if facts.name != model.name:
         raise PublishError(f"the facts are of model '{facts.name}', the place of '{model.name}'")
     try:
         _write_config(model, facts)
-        _finish(directory, Manifest.seal(facts, {name: sha256_file(directory / name) for name in FILES}))
+        files = {name: sha256_file(directory / name) for name in sorted(present)}
+        _finish(directory, Manifest.seal(facts, files))
         version = _rename_to_next_version(directory, model)
         fsync_path(model)
         fsync_path(model.parent)  # the model's own name may be new, too
@@ -194,7 +196,7 @@ def install(directory: Path, manifest: Manifest, version: int) -> Bundle:
 def _finish(directory: Path, manifest: Manifest) -> None:
     """Write the manifest, and let nothing be lost or changed from here on."""
     write_whole(directory / MANIFEST_FILE, manifest.to_bytes())
-    for name in (*FILES, MANIFEST_FILE):
+    for name in (*manifest.files, MANIFEST_FILE):
         (directory / name).chmod(0o444)
         fsync_path(directory / name)
     directory.chmod(0o755)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bundle.errors import BundleError
 from bundle.golden import GoldenExamples
-from bundle.manifest import FILES, GOLDEN_FILE, MANIFEST_FILE
+from bundle.manifest import FILES, GOLDEN_FILE, MANIFEST_FILE, OPTIONAL_FILES, is_complete
 from bundle.repository import CONFIG_FILE, Bundle
 from bundle.triton import config_pbtxt
 
@@ -21,9 +21,9 @@ def problems(path: Path) -> list[str]:
         return [str(error)]
     found = []
     manifest = bundle.manifest
-    if set(manifest.files) != set(FILES):
+    if not is_complete(manifest.files):
         found.append(f"{MANIFEST_FILE} lists {sorted(manifest.files)}, a bundle is {sorted(FILES)}")
-    for name in sorted(set(manifest.files) & set(FILES)):  # other names could lead anywhere
+    for name in sorted(set(manifest.files) & {*FILES, *OPTIONAL_FILES}):  # other names could lead anywhere
         try:
             data = bundle.read(name)
             if name == GOLDEN_FILE:

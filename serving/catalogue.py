@@ -133,8 +133,8 @@ CATALOGUE: dict[str, Metric] = {
         Metric(
             name="glyph_execution_provider_info",
             kind="gauge",
-            labels=("provider", "device"),
-            help="1 for each execution provider in use, and its device",
+            labels=("provider", "device", "arithmetic"),
+            help="1 for each execution provider in use, its device, and the arithmetic of the first layer",
         ),
         Metric(
             name="glyph_model_workers",

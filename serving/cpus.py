@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, which in a container is fewer than the machine has."""
+"""What CPUs this process may use: how many, which in a container is fewer than the machine has, and of what kind."""
 
 import math
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cpus() -> int:
@@ -29,3 +30,17 @@ def _quota(v2: Path, v1: Path) -> float | None:
         return None if limit in ("max", "-1") else float(limit) / float(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def has_integer_matrices() -> bool:
+    """Tell whether this processor multiplies matrices of bytes in hardware of its own: Intel's AMX.
+
+    Dot products of bytes alone (AVX512-VNNI, AVX-VNNI) do not make up for the three products that take
+    the place of one.
+    """
+    try:
+        lines = CPUINFO.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return "amx_int8" in flags.split()

@@ -13,18 +13,29 @@ import onnxruntime
 
 from bundle.errors import GoldenMismatchError, InvalidBundleError
 from bundle.golden import GoldenExamples
-from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, ONNX_FILE, Manifest
+from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, INTEGER_ONNX_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
 from serving import cuda
+from serving.cpus import has_integer_matrices
 from serving.errors import ProviderError
 
 log = logging.getLogger("glyph.serving")
 
 Provider = Literal["cuda", "cpu"]
+Arithmetic = Literal["float32", "integer", "mixed"]
+"""Of the first layer: `mixed` is float32 for batches of up to `LARGEST_FLOAT32` images, and integer beyond."""
+ArithmeticPolicy = Literal["auto", "float32", "integer"]
+GRAPHS: dict[Arithmetic, tuple[str, ...]] = {
+    "float32": (ONNX_FILE,),
+    "integer": (INTEGER_ONNX_FILE,),
+    "mixed": (ONNX_FILE, INTEGER_ONNX_FILE),
+}
 PROVIDER_NAMES: dict[str, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 LOG_SEVERITY_FATAL = 4
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Sizes of the batches that a session is run with."""
+LARGEST_FLOAT32 = 16
+"""Up to this many images float32 is as fast as integers, or faster (`python -m bench arithmetic`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +62,45 @@ class Engine:
     provider: Provider
     session: Any
     """An `onnxruntime.InferenceSession`."""
+    large: Any = None
+    """The one for batches of more than `LARGEST_FLOAT32` images, where that is another."""
+    arithmetic: Arithmetic = "float32"
 
     def infer(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """Return the model's outputs for `uint8[n, 28, 28]`, n at least 1.
 
         The session sees a few shapes only, whatever n is: batches are padded to the next of `BUCKETS`,
         and larger ones run in pieces of the largest. So kernels and memory are chosen for each shape
-        once, and both doors run one image in the same way.
+        once, and both doors run one image in the same way. With `mixed` arithmetic it is the whole batch
+        that counts, not a last piece: so what was asked in a large batch is computed in integers, whatever
+        came with it.
         """
+        session = self.session if self.large is None or len(images) <= LARGEST_FLOAT32 else self.large
         most = BUCKETS[-1]
         if len(images) <= most:
-            return self._run(images)
-        parts = [self._run(images[start : start + most]) for start in range(0, len(images), most)]
+            return _run(session, images)
+        parts = [_run(session, images[start : start + most]) for start in range(0, len(images), most)]
         return Outputs(
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
         )
 
-    def _run(self, images: npt.NDArray[np.uint8]) -> Outputs:
-        count = len(images)
-        if more := padding(count):
-            images = np.concatenate([images, np.zeros((more, *images.shape[1:]), np.uint8)])
-        outputs = Outputs(*self.session.run(["logits", "probabilities"], {"images": images}))
-        return outputs[:count] if more else outputs
+
+def _run(session: Any, images: npt.NDArray[np.uint8]) -> Outputs:
+    """Return the outputs for at most the largest of `BUCKETS`."""
+    count = len(images)
+    more = padding(count)
+    if more:
+        images = padded(images, count + more)
+    outputs = Outputs(*session.run(["logits", "probabilities"], {"images": images}))
+    return outputs[:count] if more else outputs
+
+
+def padded(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """Return `uint8[size, 28, 28]`: the images, and black ones after them."""
+    full = np.zeros((size, *images.shape[1:]), np.uint8)
+    full[: len(images)] = images
+    return full
 
 
 def padding(count: int) -> int:
@@ -100,23 +127,63 @@ def choose_provider(policy: str, device_id: int) -> Provider:
     return "cpu"
 
 
-def open_engine(bundle: Bundle, provider: Provider, device_id: int) -> Engine:
-    """Verify every file of the bundle, build the session from the verified bytes, replay the golden examples.
+def choose_arithmetic(policy: ArithmeticPolicy, bundle: Bundle, provider: Provider) -> Arithmetic:
+    """Decide how a version is computed by policy: `float32`, `integer`, or `auto`; `auto` logs what is lacking.
+
+    CUDA computes in float32, whatever the policy.
 
     Raises:
-        InvalidBundleError: a file is missing or changed, the graph is not what the contract says,
+        InvalidBundleError: the policy is `integer`, and the version has no graph for it.
+    """
+    if provider != "cpu" or policy == "float32":
+        return "float32"
+    lacking = None
+    if INTEGER_ONNX_FILE not in bundle.manifest.files:
+        why = bundle.manifest.omitted.get(INTEGER_ONNX_FILE, "an older Glyph published it")
+        lacking = f"version {bundle.version} has no {INTEGER_ONNX_FILE} ({why})"
+    if policy == "integer":
+        if lacking:
+            raise InvalidBundleError(
+                f"integer arithmetic was asked for, and {lacking}: ask for 'auto', or publish another version"
+            )
+        return "integer"
+    if lacking is None and not has_integer_matrices():
+        lacking = "this processor has no AMX for integers"
+    if lacking:
+        log.info("arithmetic: float32 (auto, because %s)", lacking)
+        return "float32"
+    return "mixed"
+
+
+def open_engine(
+    bundle: Bundle, provider: Provider, device_id: int, arithmetic: Arithmetic = "float32"
+) -> Engine:
+    """Verify every file of the bundle, build sessions from the verified bytes, replay the golden examples.
+
+    Raises:
+        InvalidBundleError: a file is missing or changed, a graph is not what the contract says,
             or (GoldenMismatchError) a golden example is answered wrongly.
         ProviderError: CUDA works on this machine, but not for this session.
     """
     verified = {name: bundle.read(name) for name in {*bundle.manifest.files, ONNX_FILE, GOLDEN_FILE}}
-    session = _session(verified[ONNX_FILE], provider, device_id)
-    _check_signature(session, bundle.manifest)
-    engine = Engine(bundle=bundle, provider=provider, session=session)
-    _replay(engine, GoldenExamples.from_bytes(verified[GOLDEN_FILE], bundle.manifest))
-    return engine
+    golden = GoldenExamples.from_bytes(verified[GOLDEN_FILE], bundle.manifest)
+    sessions = []
+    for name in GRAPHS[arithmetic]:
+        session = _session(name, verified[name], provider, device_id)
+        _check_signature(name, session, bundle.manifest)
+        # Alone: so each graph answers the examples in one batch and one by one, whichever sizes are its own.
+        _replay(name, Engine(bundle=bundle, provider=provider, session=session), golden)
+        sessions.append(session)
+    return Engine(
+        bundle=bundle,
+        provider=provider,
+        arithmetic=arithmetic,
+        session=sessions[0],
+        large=sessions[-1] if arithmetic == "mixed" else None,
+    )
 
 
-def _session(graph: bytes, provider: Provider, device_id: int) -> Any:
+def _session(name: str, graph: bytes, provider: Provider, device_id: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_SEVERITY_FATAL  # its errors arrive as exceptions; said once is enough
     # One request is about 0.1 ms of work: more threads cost more than they bring, and a spinning
@@ -138,7 +205,7 @@ def _session(graph: bytes, provider: Provider, device_id: int) -> Any:
         text = " ".join(str(error).split())
         # A graph that only CUDA refuses is the provider's fault, any other the bundle's.
         if provider == "cpu" or type(error).__name__ in ("InvalidProtobuf", "InvalidGraph"):
-            raise InvalidBundleError(f"{ONNX_FILE} cannot be loaded: {text}") from error
+            raise InvalidBundleError(f"{name} cannot be loaded: {text}") from error
         raise ProviderError(f"CUDA was found, but the model cannot be loaded on it: {text}") from error
     if session.get_providers()[0] != PROVIDER_NAMES[provider]:
         raise ProviderError(
@@ -147,7 +214,7 @@ def _session(graph: bytes, provider: Provider, device_id: int) -> Any:
     return session
 
 
-def _check_signature(session: Any, manifest: Manifest) -> None:
+def _check_signature(name: str, session: Any, manifest: Manifest) -> None:
     """Compare the graph's inputs and outputs, names, types and shapes, with the contract's."""
     expected = {
         "images": ("tensor(uint8)", [IMAGE_SIZE, IMAGE_SIZE]),
@@ -157,12 +224,12 @@ def _check_signature(session: Any, manifest: Manifest) -> None:
     nodes = [*session.get_inputs(), *session.get_outputs()]
     found = {node.name: (node.type, list(node.shape[1:])) for node in nodes}
     if found != expected or len(session.get_inputs()) != 1:
-        raise InvalidBundleError(f"{ONNX_FILE} has the signature {found}, the contract asks for {expected}")
+        raise InvalidBundleError(f"{name} has the signature {found}, the contract asks for {expected}")
     if any(isinstance(node.shape[0], int) for node in nodes):
-        raise InvalidBundleError(f"{ONNX_FILE} has a fixed batch axis: export it with a dynamic one")
+        raise InvalidBundleError(f"{name} has a fixed batch axis: export it with a dynamic one")
 
 
-def _replay(engine: Engine, golden: GoldenExamples) -> None:
+def _replay(name: str, engine: Engine, golden: GoldenExamples) -> None:
     """Ask for the golden examples whole and one by one, and compare both with what is recorded."""
     tolerance = engine.bundle.manifest.golden.tolerance
     try:
@@ -172,10 +239,10 @@ def _replay(engine: Engine, golden: GoldenExamples) -> None:
         text = " ".join(str(error).split())
         if engine.provider == "cuda":
             raise ProviderError(f"CUDA was found, but the model does not run on it: {text}") from error
-        raise InvalidBundleError(f"{ONNX_FILE} does not run: {text}") from error
+        raise InvalidBundleError(f"{name} does not run: {text}") from error
     for answered, how in ((whole, "in one batch"), (single, "one by one")):
         if problem := golden.mismatch(answered, tolerance):
             raise GoldenMismatchError(
-                f"the golden examples, asked {how} on {PROVIDER_NAMES[engine.provider]}, are not answered as "
-                f"recorded: {problem}"
+                f"the golden examples, asked {how} of {name} on {PROVIDER_NAMES[engine.provider]}, are not "
+                f"answered as recorded: {problem}"
             )

@@ -111,7 +111,8 @@ def _facts(samples: Samples, workers: list[Worker]) -> None:
         model = facts["model"]
         version = str(model["version"])
         samples["glyph_model_info"][model["name"], version, model["digest"]] = 1
-        samples["glyph_execution_provider_info"][facts["provider"], facts["device"]] = 1
+        where = facts["provider"], facts["device"], facts["arithmetic"]
+        samples["glyph_execution_provider_info"][where] = 1
         count = samples["glyph_model_workers"].get((version,), 0)
         samples["glyph_model_workers"][version,] = count + 1
     if told:

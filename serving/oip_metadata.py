@@ -64,7 +64,11 @@ def _metadata(engine: Engine, versions: list[int]) -> dict[str, Any]:
             {"name": name, "datatype": "FP32", "shape": [-1, len(manifest.classes)]} for name in OUTPUTS
         ],
         # Strings by name, as open_inference_rest.yaml has it.
-        "properties": {"digest": manifest.digest, "execution_provider": PROVIDER_NAMES[engine.provider]},
+        "properties": {
+            "digest": manifest.digest,
+            "execution_provider": PROVIDER_NAMES[engine.provider],
+            "arithmetic": engine.arithmetic,
+        },
     }
 
 

@@ -40,6 +40,15 @@ class ServiceSettings(Settings):
         ),
     ] = "auto"
     device_id: Annotated[int, Field(ge=0, description="which GPU, where CUDA is used")] = 0
+    arithmetic: Annotated[
+        Literal["auto", "float32", "integer"],
+        Field(
+            description="how the CPU computes the first layer: 'auto' takes integers for batches of more than "
+            "16 images where the processor has AMX and the version a graph for it, and float32 else. An answer's "
+            "last digits can then differ by its batch; with 'float32' or 'integer' they do not. 'integer' refuses "
+            "a version without that graph. CUDA computes in float32"
+        ),
+    ] = "auto"
     host: Annotated[str, Field(min_length=1, description="address to listen on; 0.0.0.0 is all of IPv4")] = (
         "127.0.0.1"
     )
@@ -81,7 +90,7 @@ class ServiceSettings(Settings):
         Literal["inference", "gthread"],
         Field(
             description="how a process serves: 'inference' is an event loop that runs what has arrived as one "
-            "batch, 'gthread' is Gunicorn's threads, one request each"
+            "batch, 'gthread' is Gunicorn's threads, of which one does that"
         ),
     ] = "inference"
     threads: Annotated[
@@ -89,8 +98,7 @@ class ServiceSettings(Settings):
         Field(
             ge=1,
             le=1024,
-            description="threads of a process: with gthread the requests it works on at once, else for pages, "
-            "probes and large bodies",
+            description="threads of a process for pages, probes and large bodies: how many it works on at once",
         ),
     ] = 4
     connections: Annotated[

@@ -10,7 +10,7 @@ from typing import Any
 
 from bundle.errors import BundleError, GoldenMismatchError
 from bundle.repository import Bundle, resolve, versions
-from serving.engine import Engine, Provider, choose_provider, open_engine
+from serving.engine import Engine, Provider, choose_arithmetic, choose_provider, open_engine
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.metrics import Metrics
 from serving.settings import ServiceSettings
@@ -130,6 +130,7 @@ class ModelState:
                 "digest": manifest.digest,
             },
             "provider": engine.provider,
+            "arithmetic": engine.arithmetic,
             "loaded": self.versions(),
             "refused": self._refused(),
         }
@@ -211,13 +212,17 @@ class ModelState:
     def _open(self, bundle: Bundle) -> Engine:
         """Open the bundle on the chosen provider; at start, under `auto`, on the CPU if CUDA fails it."""
         try:
-            return open_engine(bundle, self.provider, self.settings.device_id)
+            return self._open_on(self.provider, bundle)
         except ProviderError as error:
             if self.settings.provider != "auto" or self._loaded:
                 raise
             log.warning("execution provider: CPU (auto, because %s)", error)
             self.provider = "cpu"
-            return open_engine(bundle, self.provider, self.settings.device_id)
+            return self._open_on(self.provider, bundle)
+
+    def _open_on(self, provider: Provider, bundle: Bundle) -> Engine:
+        arithmetic = choose_arithmetic(self.settings.arithmetic, bundle, provider)
+        return open_engine(bundle, provider, self.settings.device_id, arithmetic)
 
     def _swap(self, chosen: Loaded) -> None:
         if self._loaded and self._loaded[0] is chosen:
@@ -228,10 +233,11 @@ class ModelState:
         self._publish()
         manifest = chosen.engine.bundle.manifest
         log.info(
-            "ready: %s version %d on %s, digest %s",
+            "ready: %s version %d on %s in %s arithmetic, digest %s",
             manifest.name,
             version,
             chosen.engine.provider,
+            chosen.engine.arithmetic,
             manifest.digest[:12],
         )
 
@@ -282,6 +288,7 @@ class ModelState:
                     "digest": manifest.digest,
                 },
                 "provider": engine.provider,
+                "arithmetic": engine.arithmetic,
                 "device": device,
             }
         self.metrics.publish(facts)

@@ -21,8 +21,16 @@ import onnxruntime
 import torch
 from torch import nn
 
-from bundle.manifest import IMAGE_SIZE, ONNX_FILE, TORCH_EXPORT_FILE, TORCHSCRIPT_FILE, Parity
+from bundle.manifest import (
+    IMAGE_SIZE,
+    INTEGER_ONNX_FILE,
+    ONNX_FILE,
+    TORCH_EXPORT_FILE,
+    TORCHSCRIPT_FILE,
+    Parity,
+)
 from training.errors import ExportError
+from training.integer import integer_graph
 from training.model import Standardisation
 from training.stochastic import GaussianNoise
 
@@ -33,6 +41,10 @@ Absolute where logits are of order one. A confident network has logits of 50 and
 float32 itself rounds at 4e-6 and two correct orders of summation differ by more than 1e-5."""
 CUDA_LOGIT_TOLERANCE = 1e-4
 """The same for CUDA, whose matrix products sum in yet another order."""
+GOLDEN_TOLERANCE = 1e-4
+"""Allowed |difference| of a golden example's probability, where a server replays it."""
+INTEGER_FORM = "onnx_cpu_integer"
+"""Of `model.integer.onnx`, in the manifest's parity."""
 PROVING_BATCH = 1000
 OPSET = 20
 
@@ -174,14 +186,57 @@ def prove(
     }
     if torch.cuda.is_available() and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         forms["onnx_cuda"] = _onnx(directory / ONNX_FILE, "CUDAExecutionProvider")
+    expected = _expected(model, standardise, images)
+    try:
+        return {name: _compare(name, answer, expected, images) for name, answer in forms.items()}
+    except ExportError as error:
+        raise ExportError(f"{error}; nothing was published") from None
+
+
+def add_integer_graph(
+    directory: Path, model: nn.Sequential, standardise: Standardisation, temperature: float, images: Images
+) -> Parity | str:
+    """Write `model.integer.onnx` beside the proven `model.onnx`, if it is proven as strictly.
+
+    Args:
+        directory: where `export` wrote.
+        model: the trained module, on the CPU, in evaluation mode.
+        standardise: what came before it in training.
+        temperature: the calibration's.
+        images: the whole test set, `uint8[n, 28, 28]`.
+
+    Returns:
+        What was measured of the file; or, in a sentence, why there is none.
+    """
+    path = directory / INTEGER_ONNX_FILE
+    try:
+        path.write_bytes(integer_graph(onnx.load(str(directory / ONNX_FILE))).SerializeToString())
+        inspect_onnx(path)
+        expected = _expected(model, standardise, images)
+        parity = _compare(INTEGER_FORM, _onnx(path, "CPUExecutionProvider"), expected, images)
+        # A softmax's derivatives are at most 1/4, and 1/2 in sum: by so much a probability can be off. A server
+        # would refuse the version if it were more than the tolerance, of which half is left to its own rounding.
+        off = parity.max_absolute_difference / temperature / 2
+        if off > GOLDEN_TOLERANCE / 2:
+            raise ExportError(
+                f"a probability could be off by {off:.3g}, {GOLDEN_TOLERANCE / 2:.3g} is allowed"
+            )
+    except ExportError as error:
+        path.unlink(missing_ok=True)
+        return str(error)
+    return parity
+
+
+def _expected(model: nn.Sequential, standardise: Standardisation, images: Images) -> Answers:
     with torch.inference_mode():
-        expected = _in_batches(lambda batch: model(standardise(torch.from_numpy(batch))).numpy(), images)
-    parity = {}
-    for name, answer in forms.items():
-        tolerance = CUDA_LOGIT_TOLERANCE if name == "onnx_cuda" else LOGIT_TOLERANCE
-        parity[name] = measure_parity(name, expected, _in_batches(answer, images), tolerance)
-        one = answer(images[:1])
-        measure_parity(f"{name} at batch 1", expected[:1], one, tolerance)
+        return _in_batches(lambda batch: model(standardise(torch.from_numpy(batch))).numpy(), images)
+
+
+def _compare(name: str, answer: Answer, expected: Answers, images: Images) -> Parity:
+    """Return how far a form is from what is expected of all images; the first is asked alone, too."""
+    tolerance = CUDA_LOGIT_TOLERANCE if name == "onnx_cuda" else LOGIT_TOLERANCE
+    parity = measure_parity(name, expected, _in_batches(answer, images), tolerance)
+    measure_parity(f"{name} at batch 1", expected[:1], answer(images[:1]), tolerance)
     return parity
 
 
@@ -197,8 +252,7 @@ def measure_parity(name: str, expected: Answers, answered: Answers, tolerance: f
     if not relative.max() <= tolerance or differing:  # NaN compares false, and must not pass
         raise ExportError(
             f"{name} is not the trained model: a logit differs by {relative.max():.3g} of the image's "
-            f"largest ({tolerance:.3g} is allowed) and {differing} label(s) of {len(expected)} differ; "
-            "nothing was published"
+            f"largest ({tolerance:.3g} is allowed) and {differing} label(s) of {len(expected)} differ"
         )
     return Parity(
         images=len(expected),

@@ -13,6 +13,7 @@ from bundle.golden import GoldenExamples
 from bundle.manifest import (
     CARD_FILE,
     GOLDEN_FILE,
+    INTEGER_ONNX_FILE,
     REPORT_FILE,
     SAMPLE_FILE,
     Dataset,
@@ -33,7 +34,6 @@ from training.settings import TrainingSettings
 from training.stop import Stop
 
 GOLDEN_PER_CLASS = 3
-GOLDEN_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +64,8 @@ class Measured:
     """Of some training images: the other end of the generalisation gap."""
     duplicates: Duplicates
     parity: dict[str, Parity]
+    omitted: dict[str, str]
+    """Optional files that are not written, and why."""
 
 
 def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
@@ -86,6 +88,16 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
         test = data.test()  # every choice is made: this is the one look at the test set
         parity = export.prove(directory, model, standardise, test.images)
         stop.check()
+        integer = export.add_integer_graph(directory, model, standardise, temperature, test.images)
+        omitted = {}
+        if isinstance(integer, Parity):
+            parity[export.INTEGER_FORM] = integer
+        else:
+            omitted[INTEGER_ONNX_FILE] = integer
+            progress.say(
+                f"{INTEGER_ONNX_FILE} is left out: {integer}; the CPU computes in float32 throughout"
+            )
+        stop.check()
         twins = duplicates(data.training, test)
         progress.say(f"{len(test)} test images: {twins.sentence()}")
         seen = report.training_sample(candidate.train)
@@ -98,6 +110,7 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
             training=evaluate.metrics(seen_logits, seen.labels, temperature),
             duplicates=twins,
             parity=parity,
+            omitted=omitted,
         )
         stated = _write_documents(directory, candidate, measured)
         stop.check()
@@ -155,7 +168,8 @@ def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sam
         validation=evaluate.metrics(measured.validation_logits, validation.labels, temperature),
         test=evaluate.metrics(measured.test_logits, test.labels, temperature),
         parity=measured.parity,
-        golden=Golden(images=len(golden.images), tolerance=GOLDEN_TOLERANCE),
+        omitted=measured.omitted,
+        golden=Golden(images=len(golden.images), tolerance=export.GOLDEN_TOLERANCE),
         sample_label=data.classes[sample_label],
         reference=facts.reference(validation.images, measured.validation_logits, temperature),
     )

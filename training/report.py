@@ -257,7 +257,12 @@ def _parity(facts: Facts) -> str:
         )
         for form, parity in facts.parity.items()
     ]
-    return table(rows, head, caption="Each exported form against the trained module, over the whole test set")
+    proven = table(
+        rows, head, caption="Each exported form against the trained module, over the whole test set"
+    )
+    return proven + "".join(
+        f"<p>{text(f'{name} is left out: {reason}.')}</p>" for name, reason in facts.omitted.items()
+    )
 
 
 def _configuration(facts: Facts) -> str:

@@ -114,13 +114,14 @@ def _own_paths() -> dict[str, Any]:
             **problems(PREDICT),
         },
     }
-    ready = {"ready": True, "model": _MODEL, "provider": "cpu", "loaded": [3], "refused": []}
+    running = {"provider": "cpu", "arithmetic": "mixed"}
+    ready = {"ready": True, "model": _MODEL, **running, "loaded": [3], "refused": []}
     readiness = {"200": _ok("Send traffic.", _json("Ready", ready)), **problems(FAILURES)}
     metrics = {"images": 10000, "accuracy": 0.9927, "nll": 0.024, "ece": 0.004, "nll_calibrated": 0.024}
     metadata = {
         "model": _MODEL,
         "created": "2026-11-22T00:00:00Z",
-        "provider": "cpu",
+        **running,
         "input": {
             "height": IMAGE_SIZE,
             "width": IMAGE_SIZE,
@@ -217,7 +218,11 @@ def _protocol_paths() -> dict[str, Any]:
         "outputs": [
             {"name": name, "datatype": "FP32", "shape": [-1, 10]} for name in ("logits", "probabilities")
         ],
-        "properties": {"digest": _DIGEST, "execution_provider": "CPUExecutionProvider"},
+        "properties": {
+            "digest": _DIGEST,
+            "execution_provider": "CPUExecutionProvider",
+            "arithmetic": "mixed",
+        },
     }
     paths = {
         "/v2": _get(

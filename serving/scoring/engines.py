@@ -88,8 +88,12 @@ class LocalEngine:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Return the provider: CUDA and the CPU round differently, and so may versions."""
-        return {"provider": self.session.provider, "onnxruntime": onnxruntime.__version__}
+        """Return the provider and the arithmetic, which round differently, and so may versions."""
+        return {
+            "provider": self.session.provider,
+            "arithmetic": self.session.arithmetic,
+            "onnxruntime": onnxruntime.__version__,
+        }
 
     @property
     def batch(self) -> int:
@@ -119,7 +123,10 @@ def open_local(settings: ScoreSettings) -> LocalEngine:
     try:
         bundle = resolve(settings.model, settings.version)
         provider = sessions.choose_provider(settings.provider, settings.device_id)
-        return LocalEngine(sessions.open_engine(bundle, provider, settings.device_id))
+        arithmetic = sessions.choose_arithmetic(settings.arithmetic, bundle, provider)
+        if arithmetic == "mixed":
+            arithmetic = "integer"  # as all full batches are; the last one of a part has the same bits so
+        return LocalEngine(sessions.open_engine(bundle, provider, settings.device_id, arithmetic))
     except BundleError as error:
         raise ModelError(str(error)) from error
     except ProviderError as error:

@@ -69,7 +69,12 @@ def score_on_ray(
 def _pinned(settings: ScoreSettings, engine: Engine) -> ScoreSettings:
     """Return settings that mean on every node what they mean here."""
     assert isinstance(engine, LocalEngine)  # noqa: S101  the settings allow no other beside Ray
-    pinned = {"version": engine.session.bundle.version, "provider": engine.session.provider, "shard": "0/1"}
+    pinned = {
+        "version": engine.session.bundle.version,
+        "provider": engine.session.provider,
+        "arithmetic": engine.session.arithmetic,
+        "shard": "0/1",
+    }
     if engine.session.provider == "cuda":
         pinned["device_id"] = 0  # Ray shows each actor the one device that is its own
     return settings.model_copy(update=pinned)

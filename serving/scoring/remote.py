@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from bundle.manifest import IMAGE_SIZE, Polarity
-from serving.engine import BUCKETS
+from bundle.manifest import Polarity
+from serving.engine import BUCKETS, padded
 from serving.oip import HEADER_LENGTH, INPUT, OCTETS
 from serving.scoring.errors import EngineError
 from serving.scoring.records import Images
@@ -208,13 +208,15 @@ class RemoteEngine:
     classes: Sequence[str]
     polarity: Polarity
     provider: str
+    arithmetic: str
+    """Of a full batch."""
     concurrency: int
     batch: int = BUCKETS[-1]
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Return the provider that the service computes with, as a local engine would."""
-        return {"provider": self.provider}
+        """Return what the service computes with, as a local engine would."""
+        return {"provider": self.provider, "arithmetic": self.arithmetic}
 
     def score(self, images: Images) -> npt.NDArray[np.float32]:
         """Return the probabilities as the service gives them.
@@ -222,10 +224,7 @@ class RemoteEngine:
         Raises:
             EngineError: it cannot be reached, refuses, or answers what the protocol does not have.
         """
-        full = images
-        if len(images) < self.batch:
-            full = np.zeros((self.batch, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-            full[: len(images)] = images
+        full = images if len(images) == self.batch else padded(images, self.batch)
         response = self.client.ask("POST", self._path, *question(full))
         return answer(response, self.version, (len(full), len(self.classes)))[: len(images)]
 
@@ -265,6 +264,8 @@ def _served(client: Client, settings: ScoreSettings) -> RemoteEngine:
             classes=tuple(map(str, document["classes"])),
             polarity=document["input"]["polarity"],
             provider=str(document["provider"]),
+            # An older service has no other than float32; one that is mixed computes full batches in integers.
+            arithmetic="float32" if document.get("arithmetic", "float32") == "float32" else "integer",
             concurrency=settings.connections,
         )
     except (ValueError, KeyError, TypeError) as error:

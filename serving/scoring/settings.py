@@ -52,6 +52,13 @@ class ScoreSettings(Settings):
         Field(description="execution provider: 'auto' takes CUDA if it works and the CPU else"),
     ] = "auto"
     device_id: Annotated[int, Field(ge=0, description="which GPU, where CUDA is used")] = 0
+    arithmetic: Annotated[
+        Literal["auto", "float32", "integer"],
+        Field(
+            description="how the CPU computes the first layer: 'auto' takes integers where the processor has AMX and "
+            "the version a graph for it, and float32 else. A job has one of the two: name it where its machines differ"
+        ),
+    ] = "auto"
     engine: Annotated[
         Literal["local", "ray"],
         Field(description="where it is computed: in this process, or by Ray Data (needs glyph[ray])"),

@@ -12,6 +12,7 @@ from bundle.golden import GoldenExamples
 from bundle.manifest import (
     FILES,
     GOLDEN_FILE,
+    INTEGER_ONNX_FILE,
     ONNX_FILE,
     SAMPLE_FILE,
     Dataset,
@@ -26,6 +27,7 @@ from bundle.manifest import (
 )
 from bundle.repository import Bundle, publish, staging
 from tests.pictures import a_digit, png
+from training.integer import integer_graph
 
 CLASSES = tuple("0123456789")
 
@@ -53,9 +55,9 @@ class Linear:
     def graph(self, batch: str | int = "batch", classes: int = len(CLASSES)) -> bytes:
         """Return the same as an ONNX graph with the contract's signature."""
         nodes = [
-            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-            helper.make_node("Flatten", ["floats"], ["flat"]),
-            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+            helper.make_node("Reshape", ["images", "shape"], ["flat"]),
+            helper.make_node("Cast", ["flat"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Gemm", ["floats", "weights", "bias"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
         ]
         images = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, 28, 28])
@@ -66,12 +68,19 @@ class Linear:
         tensors = [
             numpy_helper.from_array(self.weights, "weights"),
             numpy_helper.from_array(self.bias, "bias"),
+            numpy_helper.from_array(np.array([-1, 784]), "shape"),
         ]
         graph = helper.make_graph(nodes, "linear", [images], outputs, tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         onnx.checker.check_model(model)
         serialized: bytes = model.SerializeToString()
         return serialized
+
+
+def in_integers(graph: bytes) -> bytes:
+    """Return the second graph that a training job would publish beside this one."""
+    serialized: bytes = integer_graph(onnx.load_from_string(graph)).SerializeToString()
+    return serialized
 
 
 def facts(linear: Linear, sample: npt.NDArray[np.uint8], *, polarity: str, golden: int) -> Facts:
@@ -118,9 +127,18 @@ def publish_synthetic(
     *,
     polarity: str = "white-on-black",
     graph: bytes | None = None,
+    integer: bytes | None = b"",
     golden_shift: float = 0,
 ) -> Bundle:
-    """Publish a bundle under a directory of models, sound unless an argument says otherwise."""
+    """Publish a bundle under a directory of models, sound unless an argument says otherwise.
+
+    Args:
+        models: where.
+        polarity: of the images.
+        graph: to be served in place of the right one.
+        integer: to be served in integer arithmetic in place of the right one; None is a bundle without.
+        golden_shift: by how much the golden probabilities are wrong.
+    """
     linear, digit = a_linear(), a_digit()
     images = np.random.default_rng(11).integers(0, 256, (5, 28, 28), dtype=np.uint8)
     probabilities = linear.probabilities(images)
@@ -133,6 +151,8 @@ def publish_synthetic(
         GOLDEN_FILE: golden.to_bytes(),
         SAMPLE_FILE: png(digit),
     }
+    if integer is not None:
+        contents[INTEGER_ONNX_FILE] = integer or in_integers(linear.graph())
     with staging(models, "synthetic") as directory:
         for name, content in contents.items():
             (directory / name).write_bytes(content)

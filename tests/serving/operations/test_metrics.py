@@ -20,6 +20,7 @@ from serving import reference, slots
 from serving.access import digest_of
 from serving.alerts import ALERTS, rules
 from serving.catalogue import CATALOGUE, NATS, PROBABILITY
+from serving.cpus import has_integer_matrices
 from tests.pictures import a_digit, png
 from tests.serving.models import CLASSES, Linear
 from tests.serving.operations.management import Managed, managed
@@ -177,7 +178,12 @@ def test_open_metrics_is_spoken_where_it_is_asked_for(busy: Managed) -> None:
 def test_an_operator_sees_where_and_what_is_served(busy: Managed, bundle: Bundle) -> None:
     """Model, digest, provider, device, workers and their processes."""
     assert busy.value("glyph_model_info", name="synthetic", version="1", digest=bundle.manifest.digest) == 1
-    assert busy.value("glyph_execution_provider_info", provider="cpu", device="cpu") == 1
+    where = {
+        "provider": "cpu",
+        "device": "cpu",
+        "arithmetic": "mixed" if has_integer_matrices() else "float32",
+    }
+    assert busy.value("glyph_execution_provider_info", **where) == 1
     assert busy.value("glyph_model_workers", version="1") == 2
     assert busy.value("glyph_workers", state="ready") == 2
     assert busy.value("glyph_golden_check_passed") == 1

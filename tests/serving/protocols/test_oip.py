@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from bundle.repository import Bundle
+from serving.cpus import has_integer_matrices
 from tests.serving.models import Linear
 from tests.serving.processes import Answer, Service
 
@@ -82,7 +83,11 @@ def test_the_protocols_own_objects(service: Service, bundle: Bundle) -> None:
         "platform": "onnx_onnxv1",
         "inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28]}],
         "outputs": [{"name": "logits", **shape}, {"name": "probabilities", **shape}],
-        "properties": {"digest": bundle.manifest.digest, "execution_provider": "CPUExecutionProvider"},
+        "properties": {
+            "digest": bundle.manifest.digest,
+            "execution_provider": "CPUExecutionProvider",
+            "arithmetic": "mixed" if has_integer_matrices() else "float32",
+        },
     }
     for path in ("/v2/models/synthetic", "/v2/models/synthetic/versions/1"):
         assert service.ask("GET", path).json() == expected

@@ -191,6 +191,7 @@ def an_engine(asked: Client, local: LocalEngine) -> RemoteEngine:
         classes=local.classes,
         polarity=local.polarity,
         provider="cpu",
+        arithmetic="float32",
         concurrency=1,
     )
 
