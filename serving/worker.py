@@ -1,14 +1,13 @@
 """Gunicorn's thread worker with what a service on the open network needs: timeouts, a bounded queue, deadlines.
 
-A thread reads a request whole before it asks for one of the places in which requests are worked on,
-`threads` of them, so that clients that are slow hold threads and nothing else. When the queue is full, the
-main thread refuses what it can without a thread. Like the inference worker, this module is imported by the
-arbiter and must not import ONNX Runtime.
+Ordinary predictions are answered together, on one thread: see `combiner.py`. For any other request a thread
+reads it whole before it asks for one of the places in which requests are worked on, `threads` of them, so
+that clients that are slow hold threads and nothing else. Like the inference worker, this module is imported
+by the arbiter and must not import ONNX Runtime.
 """
 
 import contextlib
 import errno
-import os
 import select
 import selectors
 import socket
@@ -31,6 +30,7 @@ from serving.handover import HandoverWorker
 from serving.messages import Request, joined
 from serving.metrics import MALFORMED
 from serving.overload import FREE_BODY, THROTTLE_SECONDS, Gate, Throttle, hung_up, late_body
+from serving.served import Kept, Served
 from serving.settings import load_settings
 from serving.timed import LINGER_SECONDS, LateError, Received, ReceivedBody, TimedConnection
 
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 SPARE_THREADS = 16
 """Threads beyond those that may wait for a place, so that there is one to refuse what may not wait."""
 STEP_BYTES = 1 << 16
-PEEKED_BYTES = 1 << 14
-"""Most that the main thread looks at of a request that it refuses; a larger one is left to a thread."""
 _LATER = object()
 """What `handle` returns for a connection that is to wait until there is nothing else to do."""
 
 
 class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
     """`gthread` with timeouts, a bounded queue and deadlines; not ready from SIGTERM on."""
+
+    alive: bool
 
     def init_process(self) -> None:
         """Make the places, then what Gunicorn makes."""
@@ -59,6 +59,7 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
         self._throttle = Throttle()
         self._resting: deque[tuple[float, Any]] = deque()
         """Refused connections, which are not read before their moment."""
+        self.keepalived_conns = Kept()
         super().init_process()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
@@ -79,62 +80,64 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve; at the end of the grace period, leave nobody to wait for."""
+        from serving.combiner import Combiner
+        from serving.inference.head import ordinary_suffices
+
+        self._combiner = Combiner(self)
+        self._combines = not self.cfg.is_ssl and self.cfg.proxy_protocol == "off" and ordinary_suffices(self)
         super().run()
         self._cut()
+        self._combiner.close()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Hand a connection to a thread, unless there is no room for its request and it can be refused here."""
-        if self.alive and self._full() and not conn.later and self._put_off(conn):
-            return
+        """Leave a connection to the combiner, which hands what is not ordinary on to a thread."""
+        if self.alive and self._combines and not conn.unread():
+            self._combiner.add(conn)
+        else:
+            self._on_thread(conn)
+
+    def _on_thread(self, conn: Any) -> None:
         self._on_threads.add(conn)
         super().enqueue_req(conn)
 
-    def _full(self) -> bool:
-        """Whether a request that is handed to a thread now would find no place, unless many clients are slow."""
-        limit = self.gate.limit
-        return len(self._on_threads) >= limit and self.gate.waiting > max(limit - SPARE_THREADS, limit // 2)
-
-    def _put_off(self, conn: Any) -> bool:
-        """Refuse an ordinary request on the main thread, in a tenth of the time; False if a thread must look at it."""
-        if self.cfg.is_ssl or self.cfg.proxy_protocol != "off" or conn.unread():
-            return False
-        try:
-            data = conn.sock.recv(PEEKED_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:  # it has connected and said nothing yet
-            self._rest(conn, time.monotonic())
-            return True
-        except OSError:
-            return False
-        from serving.inference.head import read_ordinary
-
-        end = data.find(b"\r\n\r\n") + 4
-        head = read_ordinary(data[:end])
-        pipeline = self.wsgi.extensions["glyph.pipeline"]
-        if head is None or head.length is None or len(data) < end + head.length:
-            return False
-        if not pipeline.is_prediction(head.method, head.path) or "SCRIPT_NAME" in os.environ:
-            return False
-        conn.sock.recv(end + head.length)
-        request = Request(
-            method=head.method,
-            path=head.path,
-            query=head.query,
-            headers=head.headers,
-            client=conn.client[0] if conn.client else "",
-        )
-        conn.sock.setblocking(False)
-        try:
-            keep = self._send_refusal(
-                conn, request, self.gate.refusal(), (1, 1), time.perf_counter(), keep=head.keep_alive
-            )
-        except OSError:
-            keep = False
-        if keep:
-            self._rest(conn, self._throttle.until(time.monotonic()))
-        else:
+    def after(self, served: Served) -> None:
+        """Take connections back from the combiner."""
+        now = time.monotonic()
+        for conn in served.kept:
+            self._rest(conn, now)
+        for conn in served.refused:
+            self._rest(conn, self._throttle.until(now))
+        for conn in served.closed:
             self.nr_conns -= 1
             conn.close(graceful=True)
-        return True
+        for conn in served.extraordinary:
+            self._on_thread(conn)
+        self._later.extend(served.later)
+        for conn, rest, keep in served.unwritten:
+            self._on_threads.add(conn)
+            future = self.tpool.submit(self._write, conn, rest)
+            future.add_done_callback(partial(self.method_queue.defer, self._written, conn, keep))
+
+    def _write(self, conn: Any, rest: bytes) -> None:
+        """Write the rest of an answer, on a thread, in as much time as a client has to take it."""
+        conn.sock.settimeout(self.settings.write_timeout_seconds)
+        conn.sock.sendall(rest)
+
+    def _written(self, conn: Any, keep: bool, future: Any) -> None:
+        self._on_threads.discard(conn)
+        one = [conn]
+        self.after(Served(kept=one) if keep and future.exception() is None else Served(closed=one))
+
+    def keeps(self) -> bool:
+        """Tell whether a connection may be kept after its answer."""
+        return bool(self.alive and len(self.keepalived_conns) < self.max_keepalived)
+
+    def count(self) -> None:
+        """Count a request, and end the process after the last that it may answer."""
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
 
     def _rest(self, conn: Any, moment: float) -> None:
         """Leave a connection alone until then."""
@@ -171,7 +174,7 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
         return super().handle(conn)
 
     def _busy(self) -> bool:
-        return self.gate.waiting >= self.settings.threads
+        return self.gate.waiting >= self.settings.threads or len(self._combiner) > 0
 
     def murder_pending(self) -> None:
         """Look after what waits, as the main loop has it done in each of its turns."""
@@ -183,6 +186,7 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
             self.enqueue_req(self._later.popleft())
             if len(self._on_threads) >= self.settings.threads:
                 break
+        self._combiner.go_on()
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Let a client that has connected just before the end still send its request; Gunicorn resets it."""
@@ -242,6 +246,9 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
 
     def _refuse(self, req: Any, conn: Any, error: OverloadedError) -> bool:
         """Answer for overload as the application would, without it: that takes a fraction of the time."""
+        from serving.inference.response import Dates, render
+
+        pipeline: Pipeline = self.wsgi.extensions["glyph.pipeline"]
         client = conn.client[0] if conn.client else ""
         request = Request(
             method=req.method,
@@ -250,28 +257,10 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
             headers=joined(req.headers),
             client=(conn.proxied or {}).get("client_addr") or client,
         )
-        return self._send_refusal(
-            conn, request, error, req.version, req.body.arrived, keep=not req.should_close()
-        )
-
-    def _send_refusal(
-        self,
-        conn: Any,
-        request: Request,
-        error: OverloadedError,
-        version: tuple[int, int],
-        arrived: float,
-        *,
-        keep: bool,
-    ) -> bool:
-        """Answer, and tell whether the connection is kept."""
-        from serving.inference.response import Dates, render
-
-        pipeline: Pipeline = self.wsgi.extensions["glyph.pipeline"]
-        exchange = pipeline.open(request, arrived)
+        exchange = pipeline.open(request, req.body.arrived)
         answer = pipeline.close(exchange, pipeline.refuse(exchange, error))
-        keep = keep and self.alive
-        conn.sock.sendall(render(answer, version, Dates().now(), keep_alive=keep))
+        keep = not req.should_close() and self.alive
+        conn.sock.sendall(render(answer, req.version, Dates().now(), keep_alive=keep))
         return keep
 
     def _go_on(self, req: Any, conn: Any) -> None:

@@ -15,7 +15,7 @@ from serving.inference import bridge
 from serving.inference.batcher import Batcher, Job
 from serving.inference.bridge import Wire
 from serving.inference.connection import Connection, Phase
-from serving.inference.head import FAST_BYTES, FAST_FIELDS, Head
+from serving.inference.head import Head, has_hooks, ordinary_suffices
 from serving.inference.response import Dates, status_line
 from serving.messages import Answer, Request
 from serving.metrics import CLIENT_GONE
@@ -47,17 +47,9 @@ class Door:
         self.connections: set[Connection] = set()
         configuration = worker.cfg
         self.least_suspicious = configuration.limit_request_line + 2
-        hooks = [configuration.settings[name] for name in ("pre_request", "post_request")]
-        self.hooked = any(hook.get() is not hook.default for hook in hooks)
+        self.hooked = has_hooks(configuration)
         self._root = "SCRIPT_NAME" not in os.environ
-        self.fast = (
-            self._root
-            and not self.hooked
-            and not worker.log.access_log_enabled
-            and configuration.limit_request_line >= FAST_BYTES
-            and configuration.limit_request_field_size >= FAST_BYTES
-            and configuration.limit_request_fields >= FAST_FIELDS
-        )
+        self.fast = ordinary_suffices(worker)
         """Whether Gunicorn's own request is not wanted, which hooks and the access log are given."""
 
     # Connections

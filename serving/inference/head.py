@@ -6,6 +6,7 @@ parser would say the same. Whatever else arrives is given to Gunicorn's own pars
 refuses it as it does for every other worker class, with the same words.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,6 +70,25 @@ class _Fields:
         if key in self.headers:
             self.repeated = True
         self.headers[key] = value.decode("latin-1").rstrip(" \t")
+
+
+def has_hooks(configuration: Any) -> bool:
+    """Tell whether Gunicorn's configuration wants to see requests."""
+    hooks = [configuration.settings[name] for name in ("pre_request", "post_request")]
+    return any(hook.get() is not hook.default for hook in hooks)
+
+
+def ordinary_suffices(worker: Any) -> bool:
+    """Tell whether `read_ordinary` may be asked: nobody wants Gunicorn's own request, nor refuses more than it does."""
+    configuration = worker.cfg
+    return (
+        "SCRIPT_NAME" not in os.environ
+        and not has_hooks(configuration)
+        and not worker.log.access_log_enabled
+        and configuration.limit_request_line >= FAST_BYTES
+        and configuration.limit_request_field_size >= FAST_BYTES
+        and configuration.limit_request_fields >= FAST_FIELDS
+    )
 
 
 def read_ordinary(head: bytes) -> Head | None:
