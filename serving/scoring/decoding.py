@@ -6,6 +6,7 @@ which it is when the parent is killed, too.
 """
 
 import contextlib
+import gc
 import os
 import pickle
 import queue
@@ -21,7 +22,7 @@ import numpy as np
 
 from bundle import images
 from bundle.errors import ImageError
-from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, Polarity
+from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from serving.images import SCALED_WARNING, warnings_of
 from serving.scoring.errors import ScoringError
 from serving.scoring.listing import Reader
@@ -31,6 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BUFFER = 1 << 20
 
 _BORDER = 4 * IMAGE_SIZE - 4
+_TOP_AND_BOTTOM = np.r_[0 : IMAGE_SIZE // 4, -IMAGE_SIZE // 4 : 0]
+"""Of an image's 32-bit words, those of its first and its last row."""
+_PAPER = {WHITE_ON_BLACK: np.uint32(0), BLACK_ON_WHITE: np.uint32(0xFFFFFFFF)}
 _ABOVE_ONE = np.uint64(0xFEFEFEFEFEFEFEFE)
 
 Files = Sequence[bytes | str]
@@ -61,14 +65,18 @@ def _warnings(
 ) -> dict[int, str]:
     """Return what `/predict` would warn of, by row.
 
-    Whether a row can be warned of at all, its border and its largest pixel tell, which costs a tenth.
+    Whether a row can be warned of at all, its border and its largest pixel tell, which costs a tenth. An image
+    whose first and last row are nothing but paper has at least half a border of it: it is not asked further.
     """
-    sides = (pixels[:, 0], pixels[:, -1], pixels[:, 1:-1, 0], pixels[:, 1:-1, -1])
+    flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    suspect = (flat.view(np.uint32)[:, _TOP_AND_BOTTOM] != _PAPER[polarity]).any(axis=1)
+    framed = pixels[suspect]
+    sides = (framed[:, 0], framed[:, -1], framed[:, 1:-1, 0], framed[:, 1:-1, -1])
     border = sum(side.sum(axis=1, dtype=np.uint32) for side in sides)
-    suspect = border < 127.5 * _BORDER if polarity == BLACK_ON_WHITE else border > 127.5 * _BORDER
+    half = 127.5 * _BORDER
+    suspect[suspect] = border < half if polarity == BLACK_ON_WHITE else border > half
     if numbers:  # of a file's pixels /predict does not say that they are scaled
-        eights = np.ascontiguousarray(pixels).reshape(len(pixels), -1).view(np.uint64)
-        suspect |= (np.bitwise_or.reduce(eights, axis=1) & _ABOVE_ONE) == 0
+        suspect |= (np.bitwise_or.reduce(flat.view(np.uint64), axis=1) & _ABOVE_ONE) == 0
     places = [at for at in np.flatnonzero(suspect).tolist() if at not in errors]
     if not places:
         return {}
@@ -86,7 +94,19 @@ class Decoders:
     def __init__(self, count: int) -> None:
         self.count = count
         self._idle: queue.SimpleQueue[_Line] = queue.SimpleQueue()
-        pairs = [socket.socketpair() for _ in range(count)]
+        self._lines: list[_Line] = []
+        self._first: subprocess.Popen[bytes] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Tell whether there are processes."""
+        return self._first is not None
+
+    def start(self) -> None:
+        """Start the processes, unless they are: they load their modules while this one goes on."""
+        if self._first is not None:
+            return
+        pairs = [socket.socketpair() for _ in range(self.count)]
         self._lines = [_Line(ours) for ours, _ in pairs]
         # One program that loads its modules once and forks; not a fork of this process, which has threads.
         self._first = subprocess.Popen(
@@ -105,7 +125,7 @@ class Decoders:
             self._idle.put(line)
 
     def decode(self, work: Reader | Files, polarity: Polarity) -> Decoded:
-        """Have files read, if they are not, and decoded.
+        """Have files read, if they are not, and decoded; the processes are started.
 
         Raises:
             ScoringError: the process is gone: the system may have killed it, for want of memory.
@@ -128,7 +148,8 @@ class Decoders:
         """End the processes."""
         for line in self._lines:
             line.close()
-        self._first.wait()
+        if self._first is not None:
+            self._first.wait()
 
 
 class _Line:
@@ -159,6 +180,7 @@ def main(arguments: Sequence[str]) -> int:
     """Decode for the parent, in a process for each of its sockets, until it closes them or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gc.freeze()  # what was imported lives as long as the process: no collection need look at it
     connections = [socket.socket(fileno=int(number)) for number in arguments]
     children = []
     for connection in connections[1:]:

@@ -19,6 +19,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
@@ -49,6 +50,9 @@ ENDINGS: tuple[tuple[str, Kind], ...] = (
     (".lst", "list"),
 )
 """Endings by which files are known, without `.gz`."""
+USUAL_ENDINGS = (b".png", b".jpg", b".jpeg")
+"""Those of image files that need no closer look; others may be, too."""
+DOT = ord(".")
 
 
 class Source(Protocol):
@@ -88,7 +92,12 @@ class Source(Protocol):
 
 
 def open_inputs(
-    inputs: Sequence[str], *, column: str | None, say: Callable[[str], None], stdin: BinaryIO | None = None
+    inputs: Sequence[str],
+    *,
+    column: str | None,
+    say: Callable[[str], None],
+    packed: Callable[[], None] = lambda: None,
+    stdin: BinaryIO | None = None,
 ) -> list[Source]:
     """Open all inputs, in the order in which they are named; an empty source is left out.
 
@@ -96,31 +105,46 @@ def open_inputs(
         inputs: as `ScoreSettings.input`.
         column: of the images in Parquet files, where it is not plain.
         say: takes a line about what was left out.
+        packed: is called as soon as it is known that there are files to decode, perhaps more than once: who
+            decodes can make ready while the rest is listed.
         stdin: by default the process's.
 
     Raises:
         InputError: one is not there, of no known kind, or damaged; or there is no image in all of them.
     """
+    asked = _Asked(column, say, packed)
     sources: list[Source] = []
     for place in inputs:
-        sources += _open(place, column, say, stdin)
+        sources += _open(place, asked, stdin)
+        if any(source.packed and source.count for source in sources):
+            packed()
     sources = [source for source in sources if source.count]
     if not sources:
         raise InputError(f"there is no image in {', '.join(inputs)}: name a folder or file that has some")
     return sources
 
 
-def _open(place: str, column: str | None, say: Callable[[str], None], stdin: BinaryIO | None) -> list[Source]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `open_inputs` was asked for besides the inputs."""
+
+    column: str | None
+    say: Callable[[str], None]
+    packed: Callable[[], None]
+
+
+def _open(place: str, asked: _Asked, stdin: BinaryIO | None) -> list[Source]:
     if place == STDIN:
-        return _open_stdin(sys.stdin.buffer if stdin is None else stdin, column, say)
+        return _open_stdin(sys.stdin.buffer if stdin is None else stdin, asked)
     if os.path.isdir(place):
-        return _gather(place, os.path.join(place, ""), _walk(os.fsencode(place)), column, say)
+        root = os.path.join(place, "")
+        return _gather(place, root, _walk(os.fsencode(root)), asked)
     if not os.path.exists(place):
         if glob.has_magic(place):
             found = ((name, os.stat(name)) for name in _matches(place))
-            return _gather(place, "", found, column, say)
+            return _gather(place, "", found, asked)
         raise InputError(f"there is no {place}: name a folder, a file, or a pattern in quotes")
-    return _open_file(place, Path(place), column, say)
+    return _open_file(place, Path(place), asked)
 
 
 def _matches(pattern: str) -> list[bytes]:
@@ -132,9 +156,9 @@ def _matches(pattern: str) -> list[bytes]:
 
 
 def _walk(
-    root: bytes, above: frozenset[tuple[int, int]] = frozenset()
+    root: bytes, prefix: bytes = b"", above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield the files of a folder and of those in it, their paths relative to it, by name."""
+    """Yield the files of a folder (its name with a slash) and of those in it, by name, each after `prefix`."""
     try:
         names = sorted(os.listdir(root))
         here = os.stat(root)
@@ -142,31 +166,31 @@ def _walk(
         raise InputError(f"the folder {shown(root)} cannot be read: {error.strerror}") from error
     above |= {(here.st_dev, here.st_ino)}
     for name in names:
-        path = os.path.join(root, name)
+        path = root + name
         try:
             found = os.stat(path)
         except OSError:
-            yield name, os.lstat(path)  # a link to nowhere: its row will say so
+            yield prefix + name, os.lstat(path)  # a link to nowhere: its row will say so
             continue
         if not stat.S_ISDIR(found.st_mode):
-            yield name, found
+            yield prefix + name, found
         elif (found.st_dev, found.st_ino) not in above and not name.startswith(b"."):
-            for below, facts in _walk(path, above):
-                yield name + b"/" + below, facts
+            yield from _walk(path + b"/", prefix + name + b"/", above)
 
 
 def _gather(
-    name: str,
-    root: str,
-    found: Iterator[tuple[bytes, os.stat_result]],
-    column: str | None,
-    say: Callable[[str], None],
+    name: str, root: str, found: Iterator[tuple[bytes, os.stat_result]], asked: _Asked
 ) -> list[Source]:
     """Return the image files as one source, then each file of many images as one of its own."""
     files = FileRows(name, os.fsencode(root))
     containers: list[str] = []
     left_out = 0
     for path, facts in found:
+        if path.endswith(USUAL_ENDINGS) and path[path.rfind(b"/") + 1] != DOT:  # most of ten million names
+            files.add_known(path, facts)
+            if files.count == 1:
+                asked.packed()
+            continue
         text = os.fsdecode(path)
         kind = _kind_by_ending(text)
         if kind == "labels" or is_sidecar(text):
@@ -175,22 +199,19 @@ def _gather(
             files.add_known(path, facts)
         else:
             containers.append(root + text)
-    _say_left_out(name, left_out, say)
+    _say_left_out(name, left_out, asked.say)
     sources: list[Source] = [files]
     for container in containers:
-        sources += _open_file(container, Path(container), column, say)
+        sources += _open_file(container, Path(container), asked)
     return sources
 
 
 def _kind_by_ending(name: str) -> Kind | None:
-    name = name.lower()
-    if name.endswith((".png", ".jpg", ".jpeg")):  # most of ten million names
-        return None
-    name = name.removesuffix(".gz")
+    name = name.lower().removesuffix(".gz")
     return next((kind for ending, kind in ENDINGS if name.endswith(ending)), None)
 
 
-def _open_file(name: str, path: Path, column: str | None, say: Callable[[str], None]) -> list[Source]:
+def _open_file(name: str, path: Path, asked: _Asked) -> list[Source]:
     try:
         with path.open("rb") as file:
             start = file.read(SNIFFED)
@@ -205,11 +226,13 @@ def _open_file(name: str, path: Path, column: str | None, say: Callable[[str], N
         case "npz":
             sources = [*open_npz(name, path)]
         case "parquet":
-            sources = [TableRows(name, path, column)]
+            sources = [TableRows(name, path, asked.column)]
         case "tar":
-            sources = [_said(open_tar(name, path), say)]
+            asked.packed()
+            sources = [_said(open_tar(name, path), asked.say)]
         case "zip":
-            sources = [_said(open_zip(name, path), say)]
+            asked.packed()
+            sources = [_said(open_zip(name, path), asked.say)]
         case "image":
             one = FileRows(name, b"")
             one.add(os.fsencode(path))
@@ -280,7 +303,7 @@ def _open_list(name: str, path: Path) -> FileRows:
     return rows
 
 
-def _open_stdin(stdin: BinaryIO, column: str | None, say: Callable[[str], None]) -> list[Source]:
+def _open_stdin(stdin: BinaryIO, asked: _Asked) -> list[Source]:
     """Copy the standard input into a temporary file, so that it can be counted, and open that.
 
     A file's time would differ from run to run, so its content takes its place in the fingerprint.
@@ -290,7 +313,7 @@ def _open_stdin(stdin: BinaryIO, column: str | None, say: Callable[[str], None])
     copy.file.flush()
     if copy.file.tell() == 0:
         raise InputError("the standard input is empty: pipe a list of paths, or a file, into it")
-    return [_FromStdin(source, copy) for source in _open_file(STDIN, Path(copy.place), column, say)]
+    return [_FromStdin(source, copy) for source in _open_file(STDIN, Path(copy.place), asked)]
 
 
 class _FromStdin:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from serving.scoring.decoding import Decoders
 from serving.scoring.engines import Engine, open_local
 from serving.scoring.errors import BadImageError, WriteError
 from serving.scoring.formats import Layout
-from serving.scoring.inputs import Source, open_inputs
+from serving.scoring.inputs import open_inputs
 from serving.scoring.observer import Observer, Receipt, Totals
 from serving.scoring.output import JobFacts, OutputFolder, versions
 from serving.scoring.pipeline import Part, score_parts
@@ -61,15 +61,20 @@ def run(
     """
     index, count = shard_of(settings, os.environ if environment is None else environment)
     with ExitStack() as stack:
-        sources = open_inputs(settings.input, column=settings.column, say=observer.say, stdin=stdin)
+        decoders = Decoders(settings.workers or usable_cpus())
+        stack.callback(decoders.close)
+        sources = open_inputs(
+            settings.input,
+            column=settings.column,
+            say=observer.say,
+            packed=decoders.start if settings.engine == "local" else lambda: None,
+            stdin=stdin,
+        )
         for source in sources:
             stack.callback(source.close)
         plan = Plan(sources, settings.part_rows)
         columns = plan.columns()
         own = range(index, plan.parts, count)
-        decoders = _decoders(sources, settings) if own else None  # they load while the model does
-        if decoders is not None:
-            stack.callback(decoders.close)
         engine = open_engine(settings)
         stack.callback(engine.close)
         observer.meet(engine)
@@ -100,7 +105,7 @@ def run(
 
                 new = score_on_ray(settings, missing, folder.facts, engine, observer)
             else:
-                scored = score_parts(plan, missing, engine, decoders)
+                scored = score_parts(plan, missing, engine, decoders if decoders.started else None)
                 new = _write_all(scored, folder, layout, observer, strict=settings.strict)
             if count > 1:
                 receipts = sorted([*done, *new], key=lambda receipt: receipt.part)
@@ -181,12 +186,6 @@ def refuse_errors(part: Part) -> None:
             f"{part.chunk.sources[at]}, {part.chunk.rows[at]}: {reason}; correct or remove it, or leave out "
             "--strict to have a row with the error"
         )
-
-
-def _decoders(sources: Iterable[Source], settings: ScoreSettings) -> Decoders | None:
-    if settings.engine == "ray" or not any(source.packed for source in sources):
-        return None
-    return Decoders(settings.workers or usable_cpus())
 
 
 def _write_all(

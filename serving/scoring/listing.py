@@ -19,8 +19,7 @@ from bundle.bombs import MAX_FILE_BYTES
 from serving.scoring.names import Names
 
 STRIDE = 256
-"""Rows between two offsets that are kept in memory."""
-
+"""Rows that are written together; of each such block an offset is kept in memory."""
 
 USUAL_BYTES = 8192
 """What most 28x28 images stay below."""
@@ -66,25 +65,39 @@ class Listing:
         self._digest = hashlib.sha256()
         self._at = 0
         self.count = 0
+        self._records: list[bytes] = []
+        self._facts: list[bytes] = []
 
     def append(self, fields: tuple[bytes, ...], facts: bytes = b"") -> None:
         """Add a record; the `facts` (a size, a time) go into the fingerprint only."""
-        record = b"\0".join(fields) + b"\0"
-        if self.count % STRIDE == 0:
-            self._offsets.append(self._at)
-        self._scratch.file.write(record)
-        self._digest.update(record)
-        self._digest.update(facts + b"\n")
-        self._at += len(record)
+        self._records.extend(fields)
+        self._facts.append(facts)
         self.count += 1
+        if len(self._facts) == STRIDE:
+            self._write()
+
+    def _write(self) -> None:
+        """Write the records that are held back: one at a time would cost as much as looking at the files."""
+        if not self._facts:
+            return
+        block = b"\0".join(self._records) + b"\0"
+        self._offsets.append(self._at)
+        self._scratch.file.write(block)
+        self._scratch.file.flush()
+        self._digest.update(block)
+        self._digest.update(b"\n".join(self._facts) + b"\n")
+        self._at += len(block)
+        self._records.clear()
+        self._facts.clear()
 
     def sha256(self) -> str:
-        """Return the fingerprint of all records and their facts."""
+        """Return the fingerprint of all records and their facts, the last of which is added."""
+        self._write()
         return self._digest.hexdigest()
 
     def take(self, first: int, count: int) -> list[tuple[bytes, ...]]:
-        """Return `count` records from number `first` on."""
-        self._scratch.file.flush()
+        """Return `count` records from number `first` on; the last one is added."""
+        self._write()
         low, high = first // STRIDE, -(-(first + count) // STRIDE)
         start = self._offsets[low]
         end = self._offsets[high] if high < len(self._offsets) else self._at

@@ -53,9 +53,10 @@ def score_parts(
         InputError: a source is damaged.
         EngineError: the engine failed.
     """
-    readers = decoders.count if decoders else 1
+    readers, scorers = decoders.count if decoders else 1, engine.concurrency
     reading = ThreadPoolExecutor(readers, thread_name_prefix="read")
-    scoring = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="score")
+    scoring = ThreadPoolExecutor(scorers, thread_name_prefix="score")
+    most = AHEAD * (readers + scorers)
 
     def begin(slices: Sequence[Slice]) -> Callable[[], Scored]:
         if all(isinstance(one.work, Raw) and one.work.pixels is not None for one in slices):
@@ -71,7 +72,7 @@ def score_parts(
         for part in parts:
             finished: list[Scored] = []
             while sum(len(chunk) for chunk, _ in finished) < plan.rows_of(part):
-                while len(begun) < AHEAD * (readers + engine.concurrency) and (slices := next(wanted, None)):
+                while len(begun) < most and (slices := next(wanted, None)):
                     begun.append(begin(slices))
                 finished.append(begun.popleft()())
             yield Part(
