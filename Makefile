@@ -19,12 +19,16 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git describe --always --abbrev=40 --dirty=+changes --exclude='*' 2>/dev/null)
 VENV ?= .venv
 CLIENTS ?= $(VENV)-clients
+LINTERS ?= $(VENV)-linters
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
   && echo $$p && break; done)
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
+# Into an environment of its own: uv needs seconds where pip needs most of a minute; pip knows mirrors that uv does not.
+separately = $(VENV)/bin/python -m venv $1 && { $(VENV)/bin/uv pip install --quiet --require-hashes \
+  --python $1/bin/python -r $2 || $1/bin/python $(PIP_INSTALL) -r $2; }
 
-.PHONY: help run train serve test clients lint chromium lock clean images test-images train-job deploy score-job registry
+.PHONY: help run train serve test clients linters chromium lock clean images test-images train-job deploy score-job registry
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -42,13 +46,15 @@ train: $(VENV)/installed ## train and publish the next version
 serve: $(VENV)/installed ## serve what is published, training nothing
 	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
-test: $(VENV)/installed-development $(CLIENTS)/installed chromium ## lint, check types, run every test
+test: $(VENV)/installed-development $(CLIENTS)/installed $(LINTERS)/installed chromium ## lint, check types, run every test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(VENV)/bin/pytest $(TEST)
+	CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov $(VENV)/bin/pytest $(TEST)
 
 clients: $(CLIENTS)/installed ## the Open Inference Protocol's clients, which the tests ask by
+
+linters: $(LINTERS)/installed ## checkov, by whose rules the tests read the manifests
 
 chromium: ## the browser that the page is tested in, from Debian's packages where this is Debian and we are root
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
@@ -99,7 +105,7 @@ lock: $(VENV)/installed-development ## write the locks anew from pyproject.toml
 	lock/compile.sh $(VENV)/bin/uv
 
 clean: ## remove the environments, and the engine that tests of images brought; data and models stay
-	rm -rf $(VENV) $(CLIENTS)
+	rm -rf $(VENV) $(CLIENTS) $(LINTERS)
 	tests/containers/engine.sh clean
 
 $(VENV)/bin/python:
@@ -116,9 +122,13 @@ $(VENV)/installed-development: lock/development.txt | $(VENV)/bin/python
 	@$(VENV)/bin/python $(PIP_INSTALL) -r lock/development.txt
 	@touch $(VENV)/installed $@
 
-# An environment of its own: they hold old versions of what the service uses.
-$(CLIENTS)/installed: lock/clients.txt | $(VENV)/bin/python
+# They hold old versions of what the service uses.
+$(CLIENTS)/installed: lock/clients.txt | $(VENV)/installed-development
 	@echo "installing Triton's and KServe's clients into $(CLIENTS)"
-	@$(VENV)/bin/python -m venv $(CLIENTS)
-	@$(CLIENTS)/bin/python $(PIP_INSTALL) -r lock/clients.txt
+	@$(call separately,$(CLIENTS),lock/clients.txt)
+	@touch $@
+
+$(LINTERS)/installed: lock/linters.txt | $(VENV)/installed-development
+	@echo "installing checkov into $(LINTERS)"
+	@$(call separately,$(LINTERS),lock/linters.txt)
 	@touch $@

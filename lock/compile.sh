@@ -25,6 +25,8 @@ sed -n 's/^onnxruntime-gpu\(==[^ ]*\).*/onnxruntime\1/p' lock/development.txt >"
 compile lock/image-cuda.txt --extra image-cuda --constraints lock/development.txt
 compile lock/image-cpu.txt --extra image-cpu --constraints lock/development.txt --constraints "$runtime"
 compile lock/image-scoring.txt --extra scoring --constraints lock/development.txt
-# Other people's clients, which tests run unmodified, in an environment of their own: they hold old versions.
-"$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-  --custom-compile-command "make lock" --output-file lock/clients.txt lock/clients.in
+# In environments of their own: other people's clients, which tests run unmodified, and linters.
+for name in clients linters; do
+  "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --custom-compile-command "make lock" --output-file "lock/$name.txt" "lock/$name.in" "$@"
+done
