@@ -30,8 +30,9 @@ exit codes:
   66  the output belongs to another job, or was changed
   69  the execution provider, the service or the cluster is not there
   70  the model cannot be loaded or proven
+  71  a process that decodes was killed: run again
   73  the output cannot be written, or the disk is full
-  75  stopped by a signal, or parts are missing: run again
+  75  stopped by a signal, parts are missing, or another run is at work on them: run again
 
 examples:
   python -m serving.score --input photos/ --output scores/

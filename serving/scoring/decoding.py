@@ -24,7 +24,7 @@ from bundle import images
 from bundle.errors import ImageError
 from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from serving.images import SCALED_WARNING, warnings_of
-from serving.scoring.errors import ScoringError
+from serving.scoring.errors import DecoderError, InputError
 from serving.scoring.listing import Reader
 from serving.scoring.records import Decoded, Images
 
@@ -128,13 +128,14 @@ class Decoders:
         """Have files read, if they are not, and decoded; the processes are started.
 
         Raises:
-            ScoringError: the process is gone: the system may have killed it, for want of memory.
+            DecoderError: the process is gone.
+            InputError: the archive is gone that the files are in.
         """
         line = self._idle.get()
         try:
             answer = line.ask((work, polarity))
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise ScoringError(
+            raise DecoderError(
                 "a decoding process is gone (did the system run out of memory?); the same command goes on "
                 "where this one stopped, --workers takes fewer"
             ) from error
@@ -142,7 +143,7 @@ class Decoders:
             self._idle.put(line)
         if isinstance(answer, Decoded):
             return answer
-        raise ScoringError(f"the input cannot be read: {answer}")
+        raise InputError(f"the input cannot be read: {answer}; restore it and run again")
 
     def close(self) -> None:
         """End the processes."""
@@ -185,12 +186,20 @@ def main(arguments: Sequence[str]) -> int:
     children = []
     for connection in connections[1:]:
         if (child := os.fork()) == 0:
-            return _serve(connection)
+            return _serve(_only(connection, connections))
         children.append(child)
-    code = _serve(connections[0])
+    code = _serve(_only(connections[0], connections))
     for child in children:
         os.waitpid(child, 0)
     return code
+
+
+def _only(own: socket.socket, connections: Sequence[socket.socket]) -> socket.socket:
+    """Close the others' sockets: held here, they would stay open when those processes are killed."""
+    for connection in connections:
+        if connection is not own:
+            connection.close()
+    return own
 
 
 def _serve(connection: socket.socket) -> int:

@@ -44,6 +44,12 @@ class ModelError(ScoringError):
     exit_code = 70
 
 
+class DecoderError(ScoringError):
+    """A process that decodes is gone: the system killed it, as for want of memory."""
+
+    exit_code = 71
+
+
 class WriteError(ScoringError):
     """The output cannot be written: no permission, no room."""
 
@@ -52,6 +58,12 @@ class WriteError(ScoringError):
 
 class IncompleteError(ScoringError):
     """Not every part is there yet: run what is missing, then again."""
+
+    exit_code = 75
+
+
+class OccupiedError(ScoringError):
+    """Another run is at work on the same parts: one of the two is too many."""
 
     exit_code = 75
 

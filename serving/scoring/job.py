@@ -87,7 +87,10 @@ def run(
         )
         with written():
             folder = OutputFolder.claim(settings.output, facts_of(plan, engine, layout))
-            if (complete := folder.success()) is not None:
+            if (complete := folder.success()) is None:
+                stack.enter_context(folder.held(own))
+                complete = folder.success()  # who held it before may have completed it
+            if complete is not None:
                 observer.say(f"{settings.output} is complete already: nothing is left to do")
                 return Outcome(receipts=complete, complete=True, facts=folder.facts)
             folder.clear_leftovers(own)
@@ -118,14 +121,16 @@ def merge(output: OutputFolder) -> Outcome:
 
     Raises:
         IncompleteError: parts are missing.
+        OccupiedError: a shard is still at work.
         OutputError: a part was changed.
         WriteError: the result cannot be written.
     """
     with written():
         receipts = output.success()
-        return Outcome(
-            receipts=output.finish() if receipts is None else receipts, complete=True, facts=output.facts
-        )
+        if receipts is None:
+            with output.held(range(output.facts.parts)):
+                receipts = output.success() or output.finish()
+        return Outcome(receipts=receipts, complete=True, facts=output.facts)
 
 
 def open_engine(settings: ScoreSettings) -> Engine:

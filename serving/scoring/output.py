@@ -10,9 +10,13 @@ with the parts that are missing. Where the output is one file, the folder is the
 the parts are removed when the file is written.
 """
 
+import errno
+import fcntl
 import os
+import struct
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bundle.files import fsync_path, sha256_bytes, sha256_file, whole_file, write_whole
-from serving.scoring.errors import IncompleteError, OutputError
+from serving.scoring.errors import IncompleteError, OccupiedError, OutputError
 from serving.scoring.formats import parquet_writer
 from serving.scoring.observer import Receipt
 from serving.scoring.plan import differences
@@ -32,6 +36,8 @@ MANIFEST = "_manifest.json"
 RECEIPTS = "_receipts"
 SUCCESS = "_SUCCESS"
 SCHEMA_VERSION = 1
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems say that have no locks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +99,33 @@ class OutputFolder:
         if not (folder / MANIFEST).exists():
             raise OutputError(f"there is no job's output in {folder}: name what --output named")
         return cls(output, _read_manifest(folder))
+
+    @contextmanager
+    def held(self, parts: range) -> Iterator[None]:
+        """Keep every other run from these parts, until the block ends or the process does, however it ends.
+
+        A byte of the manifest stands for each part. Its locks are those of an open file (`F_OFD_SETLK`,
+        fcntl(2)): no other reader of the manifest loses them, and the system frees them, over NFS too.
+
+        Raises:
+            OccupiedError: another run has one of them.
+        """
+        with (self.folder / MANIFEST).open("r+b") as file:
+            ranges = [(parts.start, len(parts))] if parts.step == 1 else [(part, 1) for part in parts]
+            for first, count in ranges:
+                wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)
+                try:
+                    fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
+                except (BlockingIOError, PermissionError) as error:
+                    raise OccupiedError(
+                        f"another run is at work on these parts of {self.output}: let it end, or give each run a "
+                        "--shard i/n of its own, all with the same n"
+                    ) from error
+                except OSError as error:
+                    if error.errno not in NO_LOCKS:
+                        raise
+                    break  # two runs write the same bytes there, and one may end with an error
+            yield
 
     @property
     def folder(self) -> Path:

@@ -44,6 +44,31 @@ def test_every_kind_gives_what_the_model_says(
     assert {row["model"] for row in rows} == {bundle.manifest.digest}
 
 
+def test_every_array_of_images_in_an_archive_is_a_source(
+    bundle: Bundle, linear: Linear, tmp_path: Path
+) -> None:
+    """In the order of their names, each with its own rows from 0; labels and other arrays are left out."""
+    train, test, flat = digits(150), digits(40, seed=6), digits(7, seed=8)
+    np.savez(
+        tmp_path / "mnist.npz",
+        x_train=train,
+        x_test=test,
+        another=flat.reshape(7, 784),
+        y_train=np.arange(150),
+        y_test=np.zeros(40, np.uint8),
+        scaled=train.astype(np.float32) / 255,
+    )
+    score(bundle, tmp_path / "mnist.npz", tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    place = str(tmp_path / "mnist.npz")
+    expected = [(f"{place}:another", str(row)) for row in range(7)]
+    expected += [(f"{place}:x_test", str(row)) for row in range(40)]
+    expected += [(f"{place}:x_train", str(row)) for row in range(150)]
+    assert [(row["source"], row["row"]) for row in rows] == expected
+    images = np.concatenate([flat, test, train])
+    np.testing.assert_allclose(probabilities(rows), linear.probabilities(images), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "kind", ["idx", "idx, gzip", "npy", "tar", "tar, gzip", "zip", "list", "parquet of files"]
 )

@@ -1,0 +1,149 @@
+"""Runs beside each other, shards without work, and decoding processes that are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundle.repository import Bundle
+from serving.scoring.decoding import Decoders
+from serving.scoring.errors import DecoderError, IncompleteError, OccupiedError
+from serving.scoring.job import merge
+from serving.scoring.output import OutputFolder
+from tests.conftest import ROOT
+from tests.serving.scoring.jobs import digits, folder, parts, score
+
+DONE_SECONDS = 120
+COUNT = 300
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of PNG files."""
+    place = tmp_path_factory.mktemp("given") / "in"
+    folder(place, digits(COUNT))
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(bundle: Bundle, given: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the parts that one undisturbed run writes."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    score(bundle, given, output)
+    return parts(output)
+
+
+def command(bundle: Bundle, given: Path, output: Path, *more: str) -> list[str]:
+    """Return a run as a user starts it."""
+    words = [*("--quiet", "--input", str(given), "--output", str(output), "--model", str(bundle.path.parent))]
+    return [sys.executable, "-m", "serving.score", *words, "--provider", "cpu", "--part-rows", "64", *more]
+
+
+@pytest.mark.parametrize("name", ["out", "out.csv"])
+def test_more_shards_than_images(name: str, bundle: Bundle, tmp_path: Path) -> None:
+    """A shard without a part ends well and writes nothing; the merge asks for the one that has it."""
+    np.save(tmp_path / "in.npy", digits(3))
+    score(bundle, tmp_path / "in.npy", tmp_path / f"whole-{name}")
+    output = tmp_path / name
+    for index in (4, 1, 3, 2):
+        outcome = score(bundle, tmp_path / "in.npy", output, shard=f"{index}/5")
+        assert (outcome.receipts, outcome.complete) == ([], False)
+    with pytest.raises(IncompleteError, match=r"1 of 1 parts are missing.*: 0\. "):
+        merge(OutputFolder.open(output))
+    assert len(score(bundle, tmp_path / "in.npy", output, shard="0/5").receipts) == 1
+    outcome = merge(OutputFolder.open(output))
+    assert sum(receipt.rows for receipt in outcome.receipts) == 3
+    if output.suffix:
+        assert output.read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
+    else:
+        assert parts(output) == parts(tmp_path / f"whole-{name}")
+
+
+def test_two_runs_of_one_job_at_once(
+    bundle: Bundle, given: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    """One of them does it all; the other one ends with a sentence, or finds it done; no byte differs."""
+    words = command(bundle, given, tmp_path / "out")
+    runs = [
+        subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ends = [(run.communicate(timeout=DONE_SECONDS)[1], run.returncode) for run in runs]
+    assert 0 in [code for _, code in ends]
+    for said, code in ends:
+        assert (code == 0 and not said) or (code == 75 and "another run is at work" in said), (said, code)
+    assert parts(tmp_path / "out") == whole
+    assert not [*(tmp_path / "out").rglob(".*")]
+
+
+def test_a_run_is_refused_while_another_has_a_part_of_it(
+    bundle: Bundle, given: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Of the same shard, of another cut of the same parts, and the merge; other parts go on."""
+    output = tmp_path / "out"
+    score(bundle, given, output, shard="0/5")
+    first = OutputFolder.open(output)
+    with first.held(range(1, 5, 5)):
+        for shard in ("1/5", "0/1", "0/3", "1/2"):  # 5 parts: part 1 is theirs, but for 0/3 and 0/5
+            if shard == "0/3":
+                score(bundle, given, output, shard=shard)
+                continue
+            with pytest.raises(OccupiedError, match="another run is at work"):
+                score(bundle, given, output, shard=shard)
+        with pytest.raises(OccupiedError):
+            merge(first)
+        told = subprocess.run(
+            command(bundle, given, output), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert told.returncode == OccupiedError.exit_code == 75
+        assert told.stderr.count("\n") == 1
+    assert score(bundle, given, output).complete
+    assert parts(output) == whole
+
+
+@pytest.mark.parametrize("which", ["the first", "one that it forked"])
+def test_a_decoding_process_that_is_killed(
+    which: str,
+    bundle: Bundle,
+    given: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run ends with a sentence and a code of its own, and does not wait; run again, it goes on."""
+    decode = Decoders.decode
+    killed: list[int] = []
+
+    def killing(self: Decoders, *arguments: Any) -> Any:
+        if not killed and len(parts(tmp_path / "out")):
+            assert self._first is not None
+            victim = self._first.pid if which == "the first" else _forked_by(self._first.pid)
+            killed.append(victim)
+            os.kill(victim, signal.SIGKILL)
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(Decoders, "decode", killing)
+    # One part is there before the first slice of the second run is decoded.
+    score(bundle, given, tmp_path / "out", shard="0/5", workers=2)
+    with pytest.raises(DecoderError, match="the same command goes on"):
+        score(bundle, given, tmp_path / "out", workers=2)
+    assert killed
+    assert DecoderError.exit_code == 71
+    assert len(parts(tmp_path / "out")) < len(whole)
+    assert score(bundle, given, tmp_path / "out", workers=2).complete
+    assert parts(tmp_path / "out") == whole
+
+
+def _forked_by(pid: int) -> int:
+    """Return the first child of a process, once there is one."""
+    deadline = time.monotonic() + DONE_SECONDS
+    while not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    return int(children[0])
