@@ -1,5 +1,6 @@
 """Bundles for tests: whole and consistent, with files that are not models."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,16 @@ def some_golden(images: int = GOLDEN_IMAGES, classes: int = len(CLASSES)) -> Gol
     )
 
 
-def fill(directory: Path, classes: int = len(CLASSES)) -> None:
-    """Write every file that `publish` asks for."""
-    for name in FILES:
+def fill(directory: Path, classes: int = len(CLASSES), more: Collection[str] = ()) -> None:
+    """Write every file that `publish` asks for, and `more`."""
+    for name in (*FILES, *more):
         (directory / name).write_bytes(f"the content of {name}\n".encode() * 3)
     (directory / GOLDEN_FILE).write_bytes(some_golden(classes=classes).to_bytes())
 
 
-def publish_one(models: Path, **changes: Any) -> Bundle:
-    """Publish a bundle in `models`, with `changes` to its facts."""
+def publish_one(models: Path, more: Collection[str] = (), **changes: Any) -> Bundle:
+    """Publish a bundle in `models`, with `more` files than it must have and `changes` to its facts."""
     facts = some_facts(**changes)
     with staging(models, facts.name) as directory:
-        fill(directory, len(facts.classes))
+        fill(directory, len(facts.classes), more)
         return publish(directory, facts)

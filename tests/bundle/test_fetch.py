@@ -15,7 +15,7 @@ import pytest
 from bundle import fetch as module
 from bundle.errors import BundleError, InvalidBundleError, PublishError
 from bundle.fetch import FetchError, fetch
-from bundle.manifest import FILES, MANIFEST_FILE, ONNX_FILE
+from bundle.manifest import FILES, MANIFEST_FILE, ONNX_FILE, OPTIONAL_FILES
 from bundle.repository import Bundle, versions
 from bundle.verify import problems
 from tests.bundle.making import publish_one
@@ -32,10 +32,10 @@ class Site:
     asked: list[str] = field(default_factory=list)
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+@pytest.fixture(params=[(), OPTIONAL_FILES], ids=["no optional file", "optional files"])
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     """Serve a published version 1 at /shapes/3."""
-    bundle = publish_one(tmp_path / "publisher")
+    bundle = publish_one(tmp_path / "publisher", request.param)
     directory = tmp_path / "www"
     shutil.copytree(bundle.path, directory / "shapes" / "3")
     for path in (directory / "shapes" / "3").iterdir():
@@ -65,7 +65,8 @@ def test_a_version_arrives_whole_under_its_number(site: Site, tmp_path: Path) ->
     found = fetch(f"{site.url}/", site.bundle.manifest.digest, tmp_path / "models")
     assert found.path == tmp_path / "models" / "shapes" / "3"
     assert problems(found.path) == []
-    for name in (*FILES, MANIFEST_FILE):
+    assert {*found.manifest.files} >= {*FILES}
+    for name in (*site.bundle.manifest.files, MANIFEST_FILE):
         assert (found.path / name).read_bytes() == (site.bundle.path / name).read_bytes()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundle.errors import InvalidBundleError, NoBundleError, PublishError
-from bundle.manifest import FILES, MANIFEST_FILE, ONNX_FILE
+from bundle.manifest import FILES, MANIFEST_FILE, ONNX_FILE, OPTIONAL_FILES
 from bundle.repository import (
     CONFIG_FILE,
     STAGING_LEFTOVER_SECONDS,
@@ -49,6 +49,14 @@ def test_a_version_holds_exactly_its_files_and_any_user_may_read_them(tmp_path: 
     assert {entry.stat().st_mode & 0o777 for entry in path.iterdir()} == {0o444}
     assert path.stat().st_mode & 0o777 == 0o755
     assert hidden(path.parent) == []
+
+
+def test_an_optional_file_is_published_as_the_others_are(tmp_path: Path) -> None:
+    """It is read-only and in the manifest, and stands in no other version."""
+    path = publish_one(tmp_path, OPTIONAL_FILES).path
+    assert {entry.name for entry in path.iterdir()} == {*FILES, *OPTIONAL_FILES, MANIFEST_FILE}
+    assert {entry.stat().st_mode & 0o777 for entry in path.iterdir()} == {0o444}
+    assert {*publish_one(tmp_path).manifest.files} == {*FILES}
 
 
 def test_a_gap_is_not_filled(tmp_path: Path) -> None:

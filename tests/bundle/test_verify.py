@@ -13,7 +13,7 @@ import pytest
 from bundle.errors import InvalidBundleError
 from bundle.files import sha256_bytes
 from bundle.golden import GoldenExamples
-from bundle.manifest import FILES, GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE, Manifest
+from bundle.manifest import FILES, GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE, OPTIONAL_FILES, Manifest
 from bundle.repository import CONFIG_FILE, Bundle
 from bundle.verify import problems
 from tests.bundle.making import CLASSES, publish_one, some_facts, some_golden
@@ -87,6 +87,19 @@ def test_a_directory_in_place_of_a_file_is_named(bundle: Bundle, name: str) -> N
     (bundle.path / name).unlink()
     (bundle.path / name).mkdir()
     assert any(Path(name).name in problem for problem in problems(bundle.path))
+
+
+def test_an_optional_file_is_checked_where_the_manifest_has_it(tmp_path: Path) -> None:
+    """A bundle is intact with it and without; changed, lost or added later it is a problem."""
+    without, bundle = publish_one(tmp_path), publish_one(tmp_path, OPTIONAL_FILES)
+    for name in OPTIONAL_FILES:
+        assert problems(without.path) == problems(bundle.path) == []
+        flip(bundle.path / name)
+        assert [problem.split()[0] for problem in problems(bundle.path)] == [name]
+        flip(bundle.path / name)
+        (bundle.path / name).rename(without.path / name)
+        assert problems(bundle.path) == [f"{name} cannot be read: No such file or directory"]
+        assert problems(without.path) == [f"{name} does not belong to the bundle: remove it"]
 
 
 def test_a_stranger_is_named(bundle: Bundle) -> None:
