@@ -183,7 +183,8 @@ def test_the_graph_is_the_network_by_two_runtimes(network: MLP, exported: Path) 
         exact = exact @ weights + bias
         exact = exact if place == len(layers) - 1 else np.maximum(exact, 0)
     (by_runtime,) = asked(model, images, "logits")
-    (by_reference,) = ReferenceEvaluator(model).run(["logits"], {"images": images})
+    reference: Any = ReferenceEvaluator(model)
+    (by_reference,) = reference.run(["logits"], {"images": images})
     np.testing.assert_allclose(by_runtime, exact, atol=1e-5)
     np.testing.assert_allclose(by_reference, exact, atol=1e-5)
 
