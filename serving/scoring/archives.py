@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle.bombs import MAX_FILE_BYTES
+from serving.scoring import directory
 from serving.scoring.arrays import DAMAGE, unreadable
 from serving.scoring.errors import InputError
 from serving.scoring.listing import Listing, Scratch, file_fingerprint, shown, too_large
@@ -23,7 +24,6 @@ SIDECARS = frozenset(
 """Endings of what lies beside images in archives and folders: labels, descriptions. Not scored."""
 
 _DEFLATED = 8
-_ENCRYPTED = 1
 _LOCAL_HEADER = 30
 
 Unpack = Callable[[bytes, bytes], bytes]
@@ -148,18 +148,12 @@ def open_zip(name: str, path: Path) -> ArchiveRows:
     """
     source = ArchiveRows(name, path, zipped=True)
     try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if not member.is_dir():
-                    source.add(
-                        member.filename,
-                        member.header_offset,
-                        member.compress_size,
-                        member.file_size,
-                        member.CRC,
-                        -1 if member.flag_bits & _ENCRYPTED else member.compress_type,
-                    )
-    except (NotImplementedError, *DAMAGE) as error:
+        with path.open("rb", buffering=1 << 20) as file:
+            for entry in directory.entries(file):
+                if not entry.name.endswith("/"):
+                    method = -1 if entry.encrypted else entry.method
+                    source.add(entry.name, entry.offset, entry.packed, entry.size, entry.checksum, method)
+    except DAMAGE as error:
         raise unreadable(path, error) from error
     return source
 
