@@ -8,6 +8,7 @@ A way that is not installed is named and left out.
 
 import argparse
 import io
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -30,10 +31,11 @@ def main(arguments: list[str]) -> int:
     data = png(a_digit())
     start = data.index(b"IDAT") + 4
     pixels = data[start : start + int.from_bytes(data[start - 8 : start - 4], "big")]
+    scanlines = zlib.decompress(pixels)
     ways: dict[str, Callable[[], object]] = {
         "the service's way (bundle.images.decode)": lambda: images.decode(data),
         "of it the filters, by Pillow's C objects": lambda: np.frombuffer(
-            plain_png.unfiltered(pixels), np.uint8
+            plain_png.unfiltered(scanlines), np.uint8
         ).reshape(28, 28),
         "Image.frombytes(..., 'zip'), nothing checked": lambda: np.frombuffer(
             Image.frombytes("L", (28, 28), pixels, "zip", "L").tobytes(), np.uint8

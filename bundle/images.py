@@ -139,9 +139,10 @@ def check_header(data: bytes) -> None:
 
 def sniff(data: bytes) -> str | None:
     """Return the media type that the first bytes say, a key of `PARSERS`, or None if they say none."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((media_type for magic, media_type in _IMAGES if data.startswith(magic)), None)
+    for magic, media_type in _IMAGES:
+        if data.startswith(magic):
+            return media_type
+    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
 def stranger(data: bytes) -> str:
