@@ -106,7 +106,7 @@ def _phases(model: Path) -> list[tuple[str, float, str]]:
     whole = pipeline.close(closing, Answer(body=answer.body))
 
     rows = [
-        ("parse the head", fastest(lambda: read_ordinary(head)), "ORDINARY, then httptools"),
+        ("parse the head", fastest(lambda: read_ordinary(head)), "one expression, then split"),
         ("open: id, route, trace", fastest(exchange), ""),
         ("admit and decode a PNG", fastest(lambda: predict.prepare(engine, request, png, settings)), ""),
         ("  of it the file", fastest(lambda: files.decode(png)), "chunks, checksums, inflate, filters"),

@@ -19,7 +19,6 @@ ALLOWED = {
         "cv2",
         "flask",
         "gunicorn",
-        "httptools",
         "numpy",
         "onnxruntime",
         "opentelemetry",  # an extra, imported where tracing is asked for

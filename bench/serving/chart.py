@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from math import log10
 
-from bench.serving.contenders import BASELINE, GLYPH
+from bench.serving.contender import BASELINE, GLYPH
 
 WIDTH, LEFT, BAR = 760, 190, 18
 COLOURS = {1: "#9ecae1", 16: "#4292c6", 64: "#084594"}

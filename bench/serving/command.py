@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from bench.serving import chart, report
-from bench.serving.contenders import CONTENDERS, GLYPH, WORKLOADS, Contender
+from bench.serving.contender import GLYPH, WORKLOADS, Contender
+from bench.serving.contenders import CONTENDERS
 from bench.serving.environments import version_of
 from bench.serving.openloop import sweep
 from bench.serving.rounds import Cores, Subject, interleaved, machine, running

@@ -1,71 +1,21 @@
-"""Who takes part: how each server is started, how it is asked, and where its settings are from."""
+"""Who takes part, in the order of the report's first table."""
 
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from bench.serving import wire
-from bench.serving.environments import PEERS, python_of
+from bench.serving import commands, wire
+from bench.serving.contender import (
+    BASELINE,
+    CONSTANT,
+    GLYPH,
+    GTHREAD,
+    ROOT,
+    TENSORS,
+    WORKLOADS,
+    Contender,
+)
+from bench.serving.environments import PEERS
 from bench.serving.wire import Form
-
-ROOT = Path(__file__).parents[2]
-BASELINE = "flask"
-GLYPH = "glyph"
-GTHREAD = "glyph-gthread"
-CONSTANT = "glyph-constant"
-WORKLOADS = {
-    "png": "one PNG of 28x28",
-    "raw": "one raw image, 784 bytes",
-    "batch": "64 raw images",
-}
-"""Name: what a request has."""
-TENSORS = "/v2/models/{model}/infer"
-IMAGES = {"png": 1, "raw": 1, "batch": 64}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setup:
-    """What a server is started with."""
-
-    port: int
-    more_ports: tuple[int, ...]
-    """For servers that insist on others besides."""
-    workers: int
-    """As many as there are cores for the server."""
-    bundle: Path
-    name: str
-    """The model's."""
-    directory: Path
-    """The server's own, empty."""
-
-    @property
-    def graph(self) -> Path:
-        """Return the ONNX file that all serve."""
-        return self.bundle / "model.onnx"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contender:
-    """One server."""
-
-    name: str
-    title: str
-    command: Callable[[Setup], list[str]]
-    forms: Mapping[str, Form]
-    """By workload; one that is missing is not measured."""
-    settings: str
-    """What was set and who recommends it, for the report."""
-    environment: Callable[[Setup], dict[str, str]] = field(default=lambda _: {})
-    prepare: Callable[[Setup], list[str] | None] = field(default=lambda _: None)
-    """Writes what the server wants to find, and returns a command to be run before it, if one is needed."""
-    lock: str | None = None
-    """The environment that it runs in, a key of `environments.LOCKS`; None is this one."""
-    is_floor: bool = False
-    """Answers a constant: what it says is not checked, and it is no peer."""
 
 
 def _same(path: str, *workloads: str) -> dict[str, Form]:
@@ -77,154 +27,9 @@ def _same(path: str, *workloads: str) -> dict[str, Form]:
     }
 
 
-def _gunicorn(application: str) -> Callable[[Setup], list[str]]:
-    def command(setup: Setup) -> list[str]:
-        return [
-            *(
-                str(python_of("flask")),
-                "-m",
-                "gunicorn",
-                "--no-control-socket",
-                "--bind",
-                f"127.0.0.1:{setup.port}",
-            ),
-            *("--worker-class", "gthread", "--workers", str(setup.workers), "--threads", "4"),
-            *("--keep-alive", "75", "--chdir", str(PEERS), application),
-        ]
-
-    return command
-
-
-def _python(lock: str, script: str) -> Callable[[Setup], list[str]]:
-    return lambda setup: [str(python_of(lock)), str(PEERS / script), str(setup.port), str(setup.directory)]
-
-
-def _glyph_environment(worker: str) -> Callable[[Setup], dict[str, str]]:
-    def environment(setup: Setup) -> dict[str, str]:
-        settings = {
-            "model": setup.bundle.parent,
-            "host": "127.0.0.1",
-            "port": setup.port,
-            "management_port": setup.more_ports[0],
-            "provider": "cpu",
-            "worker": worker,
-            "workers": setup.workers,
-        }
-        return {f"GLYPH_{name.upper()}": str(value) for name, value in settings.items()} | {
-            "PYTHONPATH": str(ROOT)
-        }
-
-    return environment
-
-
 def _glyph_forms() -> dict[str, Form]:
     tensors = Form(path=TENSORS, encode=wire.open_inference_binary, decode=wire.tensors)
     return _same("/predict", "png", "raw") | {"batch": tensors}
-
-
-def _bento(setup: Setup) -> list[str]:
-    program = python_of("bentoml").parent / "bentoml"
-    address = ("--host", "127.0.0.1", "--port", str(setup.port), "--api-workers", str(setup.workers))
-    return [str(program), "serve", "bentoml_service:Classifier", "--working-dir", str(PEERS), *address]
-
-
-def _fastapi(setup: Setup) -> list[str]:
-    return [
-        *(str(python_of("fastapi")), "-m", "uvicorn", "--app-dir", str(PEERS), "fastapi_server:app"),
-        *("--port", str(setup.port), "--workers", str(setup.workers)),
-        *("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"),
-    ]
-
-
-def _mosec(setup: Setup) -> list[str]:
-    address = (
-        "--address",
-        "127.0.0.1",
-        "--port",
-        str(setup.port),
-        "--path",
-        str(setup.directory / "sockets"),
-    )
-    return [str(python_of("mosec")), str(PEERS / "mosec_server.py"), *address, "--log-level", "warning"]
-
-
-def _prepare_mlserver(setup: Setup) -> None:
-    http, grpc, metrics = setup.port, *setup.more_ports[:2]
-    settings = {
-        "debug": False,
-        "parallel_workers": 0,
-        "host": "127.0.0.1",
-        "http_port": http,
-        "grpc_port": grpc,
-    }
-    settings |= {"metrics_port": metrics, "metrics_endpoint": None, "gzip_enabled": False}
-    model = {"name": setup.name, "implementation": "mlserver_model.Classifier"}
-    (setup.directory / "settings.json").write_text(json.dumps(settings))
-    (setup.directory / "model-settings.json").write_text(json.dumps(model))
-
-
-def _mlserver(setup: Setup) -> list[str]:
-    return [str(python_of("mlserver").parent / "mlserver"), "start", str(setup.directory)]
-
-
-def _kserve(setup: Setup) -> list[str]:
-    options = ("--http_port", str(setup.port), "--workers", str(setup.workers), "--log_config_file")
-    quiet = setup.directory / "logging.yaml"
-    return [str(python_of("kserve")), str(PEERS / "kserve_server.py"), *options, str(quiet)]
-
-
-def _prepare_kserve(setup: Setup) -> None:
-    document = {"version": 1, "disable_existing_loggers": True, "root": {"level": "WARNING"}}
-    (setup.directory / "logging.yaml").write_text(json.dumps(document))  # JSON is YAML
-
-
-def _mlflow(setup: Setup) -> list[str]:
-    address = ("--host", "127.0.0.1", "--port", str(setup.port), "--workers", str(setup.workers))
-    program = python_of("mlflow").parent / "mlflow"
-    return [
-        str(program),
-        "models",
-        "serve",
-        "-m",
-        str(setup.directory / "model"),
-        "--env-manager",
-        "local",
-        *address,
-    ]
-
-
-def _prepare_mlflow(setup: Setup) -> list[str]:
-    return [str(python_of("mlflow")), str(PEERS / "mlflow_model.py"), str(setup.directory / "model")]
-
-
-def _torchserve(setup: Setup) -> list[str]:
-    store = ("--model-store", str(setup.directory), "--ts-config", str(setup.directory / "config.properties"))
-    flags = ("--foreground", "--ncs", "--disable-token-auth")
-    return [str(python_of("torchserve").parent / "torchserve"), "--start", *flags, *store]
-
-
-def _prepare_torchserve(setup: Setup) -> list[str]:
-    inference, management, metrics = setup.port, *setup.more_ports[:2]
-    loaded: dict[str, Any] = {setup.name: {"1.0": {"defaultVersion": True, "marName": f"{setup.name}.mar"}}}
-    loaded[setup.name]["1.0"] |= {"minWorkers": setup.workers, "maxWorkers": setup.workers}
-    loaded[setup.name]["1.0"] |= {"batchSize": 64, "maxBatchDelay": 1, "responseTimeout": 120}
-    snapshot = {"name": "startup.cfg", "modelCount": 1, "models": loaded}
-    lines = {
-        "inference_address": f"http://127.0.0.1:{inference}",
-        "management_address": f"http://127.0.0.1:{management}",
-        "metrics_address": f"http://127.0.0.1:{metrics}",
-        "grpc_inference_port": setup.more_ports[2],
-        "grpc_management_port": setup.more_ports[3],
-        "disable_system_metrics": "true",
-        "install_py_dep_per_model": "false",
-        "model_snapshot": json.dumps(snapshot),
-    }
-    text = "".join(f"{name}={value}\n" for name, value in lines.items())
-    (setup.directory / "config.properties").write_text(text)
-    archiver = python_of("torchserve").parent / "torch-model-archiver"
-    handler = ("--handler", str(PEERS / "torchserve_handler.py"), "--extra-files", str(PEERS / "classify.py"))
-    model = ("--model-name", setup.name, "--version", "1.0", "--export-path", str(setup.directory))
-    return [str(archiver), *model, *handler]
 
 
 def _base64_json(images: wire.Images) -> dict[str, str]:
@@ -253,7 +58,7 @@ CONTENDERS = (
         name=GLYPH,
         title="Glyph",
         command=lambda _: [sys.executable, "-m", "serving"],
-        environment=_glyph_environment("inference"),
+        environment=commands.glyph_environment("inference"),
         forms=_glyph_forms(),
         settings="defaults",
     ),
@@ -261,22 +66,32 @@ CONTENDERS = (
         name=GTHREAD,
         title="Glyph, gthread",
         command=lambda _: [sys.executable, "-m", "serving"],
-        environment=_glyph_environment("gthread"),
+        environment=commands.glyph_environment("gthread"),
         forms=_glyph_forms(),
         settings="GLYPH_WORKER=gthread, 4 threads, the default",
     ),
     Contender(
         name="mosec",
         title="Mosec",
-        command=_mosec,
+        command=commands.mosec,
         forms=_same("/predict"),
         settings="max_batch_size 64, max_wait_time 1 ms (mosecorg.github.io/mosec/reference/interface)",
         lock="mosec",
     ),
     Contender(
+        name="mosec-decoder",
+        title="Mosec, Glyph's decoder",
+        command=commands.mosec,
+        environment=lambda _: {"BENCH_DECODER": "glyph", "PYTHONPATH": f"{PEERS}{os.pathsep}{ROOT}"},
+        forms=_same("/predict"),
+        settings="as Mosec, and PNGs are decoded by Glyph's `bundle.plain_png` instead of Pillow",
+        lock="mosec",
+        borrows=True,
+    ),
+    Contender(
         name="fastapi",
         title="FastAPI + Uvicorn",
-        command=_fastapi,
+        command=commands.fastapi,
         forms=_same("/predict"),
         settings="uvloop, httptools, no access log, a worker for each core (uvicorn.org/settings); orjson",
         lock="fastapi",
@@ -284,7 +99,7 @@ CONTENDERS = (
     Contender(
         name=BASELINE,
         title="naive Flask",
-        command=_gunicorn("flask_naive:app"),
+        command=commands.gunicorn("flask_naive:app"),
         forms=_same("/predict"),
         settings="Gunicorn gthread, 4 threads, keep-alive 75 s",
         lock="flask",
@@ -292,7 +107,7 @@ CONTENDERS = (
     Contender(
         name="bentoml",
         title="BentoML",
-        command=_bento,
+        command=commands.bento,
         forms=_same("/predict", "png")
         | {
             name: Form(path="/pixels", encode=wire.octets_body, decode=wire.predictions)
@@ -306,7 +121,7 @@ CONTENDERS = (
     Contender(
         name="litserve",
         title="LitServe",
-        command=_python("litserve", "litserve_server.py"),
+        command=commands.python("litserve", "litserve_server.py"),
         forms=LITSERVE_FORMS,
         settings="max_batch_size 64, batch_timeout 1 ms, fast_queue, an API server for each core "
         "(lightning.ai/docs/litserve/api-reference/litserver)",
@@ -315,7 +130,7 @@ CONTENDERS = (
     Contender(
         name="ray",
         title="Ray Serve",
-        command=_python("ray", "ray_server.py"),
+        command=commands.python("ray", "ray_server.py"),
         forms=_same("/predict"),
         environment=lambda _: {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -331,8 +146,8 @@ CONTENDERS = (
     Contender(
         name="mlserver",
         title="MLServer",
-        command=_mlserver,
-        prepare=_prepare_mlserver,
+        command=commands.mlserver,
+        prepare=commands.prepare_mlserver,
         forms=_same("/predict", "png") | {"raw": _as_numbers, "batch": _as_numbers},
         settings="parallel_workers 0, debug off, no metrics, no gzip (docs.seldon.ai/mlserver, Parallel Inference)",
         lock="mlserver",
@@ -340,8 +155,8 @@ CONTENDERS = (
     Contender(
         name="kserve",
         title="KServe",
-        command=_kserve,
-        prepare=_prepare_kserve,
+        command=commands.kserve,
+        prepare=commands.prepare_kserve,
         forms=_same("/v1/models/{model}:predict", "png") | {"raw": _as_bytes, "batch": _as_bytes},
         settings="a Uvicorn worker for each core, no latency log, no gRPC (kserve.model_server's arguments)",
         lock="kserve",
@@ -349,8 +164,8 @@ CONTENDERS = (
     Contender(
         name="mlflow",
         title="MLflow",
-        command=_mlflow,
-        prepare=_prepare_mlflow,
+        command=commands.mlflow,
+        prepare=commands.prepare_mlflow,
         forms={
             "png": Form(
                 path="/invocations",
@@ -367,8 +182,8 @@ CONTENDERS = (
     Contender(
         name="torchserve",
         title="TorchServe",
-        command=_torchserve,
-        prepare=_prepare_torchserve,
+        command=commands.torchserve,
+        prepare=commands.prepare_torchserve,
         forms=_same("/predictions/{model}"),
         settings="batch_size 64, max_batch_delay 1 ms, system metrics off (pytorch.org/serve, Performance Guide)",
         lock="torchserve",
@@ -376,7 +191,7 @@ CONTENDERS = (
     Contender(
         name="flask-constant",
         title="floor: constant Flask",
-        command=_gunicorn("flask_constant:app"),
+        command=commands.gunicorn("flask_constant:app"),
         forms=_same("/predict"),
         settings="Gunicorn gthread, 4 threads",
         lock="flask",
@@ -385,7 +200,7 @@ CONTENDERS = (
     Contender(
         name="wsgi-constant",
         title="floor: constant WSGI",
-        command=_gunicorn("wsgi_constant:app"),
+        command=commands.gunicorn("wsgi_constant:app"),
         forms=_same("/predict"),
         settings="Gunicorn gthread, 4 threads",
         lock="flask",
@@ -397,24 +212,10 @@ CONTENDERS = (
         command=lambda _: [
             *(sys.executable, "-m", "gunicorn", "-c", "python:bench.serving.peers.glyph_constant"),
         ],
-        environment=_glyph_environment("inference"),
+        environment=commands.glyph_environment("inference"),
         forms=_glyph_forms(),
         settings="the inference worker, between request and answer nothing",
         is_floor=True,
     ),
 )
 """All of them, in the order of the report's first table."""
-
-
-def environment_of(contender: Contender, setup: Setup) -> dict[str, str]:
-    """Return the environment variables that a server is started with, besides this process's."""
-    common = {
-        "BENCH_MODEL": str(setup.graph),
-        "BENCH_NAME": setup.name,
-        "BENCH_WORKERS": str(setup.workers),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(PEERS) if contender.lock else "",
-    }
-    if contender.lock:
-        common["PATH"] = f"{python_of(contender.lock).parent}:{os.environ['PATH']}"
-    return common | contender.environment(setup)

@@ -1,7 +1,8 @@
 """An environment for each peer, with pinned packages, outside the tree.
 
 They lie in `$XDG_CACHE_HOME/glyph-bench` (`~/.cache/glyph-bench`), and are made anew when their lock
-changes. The locks, `peers/locks/*.txt`, name every package with its version.
+changes. The locks, `peers/locks/*.txt`, name every package with its version and hashes (`compile.sh` there
+writes them).
 """
 
 import hashlib
@@ -55,9 +56,9 @@ def install(name: str) -> None:
 def version_of(name: str, package: str) -> str:
     """Return the version of a package that a lock has."""
     for line in (LOCKS / f"{name}.txt").read_text().splitlines():
-        found, _, version = line.partition("==")
+        found, _, rest = line.partition("==")
         if found == package:
-            return version
+            return rest.split()[0]  # hashes may follow
     raise KeyError(f"{name}.txt has no {package}")
 
 

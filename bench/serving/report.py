@@ -5,7 +5,8 @@ from math import isnan
 from statistics import median
 from typing import Any
 
-from bench.serving.contenders import BASELINE, CONSTANT, CONTENDERS, GLYPH, GTHREAD, IMAGES, WORKLOADS
+from bench.serving.contender import BASELINE, CONSTANT, GLYPH, GTHREAD, IMAGES, WORKLOADS
+from bench.serving.contenders import CONTENDERS
 from bench.serving.statistics import Reading, middle, ratio
 
 Document = dict[str, Any]
@@ -22,8 +23,10 @@ other figures; the ratios carry further.
 METHOD = """\
 Every server serves the same graph with ONNX Runtime on the CPU, in an environment of its own with pinned
 packages (`bench/serving/peers/locks`), by one small file (`bench/serving/peers`), with the settings that
-its documentation recommends for speed. All use the same decoding and the same session options, but for
-Glyph, which has its own. The servers share {server}, with {workers}; the load generator has {client} for
+its documentation recommends for speed. All decode with Pillow, `Image.open(file).convert("L")`, as a service
+in Python commonly does, and open the session with the same options; Glyph has its own decoder for plain PNGs.
+*Mosec, Glyph's decoder* is Mosec with that one: it shows what the decoder alone brings, and is not counted
+among the peers. The servers share {server}, with {workers}; the load generator has {client} for
 itself. All are up at the same time, and asked in turns: each round asks every one once, in another order.
 {idle} A figure is the median over {rounds} rounds of {seconds:g} s, after 0.3 s that are not counted. Thirty distinct
 images are sent in turns over kept connections; twenty answers of each round are compared with the
@@ -164,7 +167,7 @@ def _aims(
         yield "gthread, requests/s of naive Flask", ratio(of[GTHREAD].rate, of[BASELINE].rate), 1.5, False
 
 
-PEER_NAMES = {one.name for one in CONTENDERS if not one.is_floor and not one.name.startswith("glyph")}
+PEER_NAMES = {one.name for one in CONTENDERS if one.is_peer}
 
 
 def load_table(workload: str, sweeps: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

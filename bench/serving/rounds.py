@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.serving import contenders as catalogue
 from bench.serving import environments, processes
-from bench.serving.contenders import BASELINE, Contender, Setup
+from bench.serving.contender import BASELINE, IMAGES, ROOT, Contender, Setup, environment_of
 from bench.serving.environments import UnavailableError
 from bench.serving.generator import Result, Specification
 from bench.serving.processes import Family
@@ -46,7 +45,7 @@ class Subject:
 
     def requests(self, workload: str) -> list[tuple[Images, Probabilities]]:
         """Return the images of each distinct request, and their probabilities."""
-        size = catalogue.IMAGES[workload]
+        size = IMAGES[workload]
         places = np.arange(DISTINCT_REQUESTS * size).reshape(-1, size) % len(self.images)
         return [(self.images[row], self.probabilities[row]) for row in places]
 
@@ -112,7 +111,7 @@ def start(contender: Contender, subject: Subject, cores: Cores, directory: Path)
         directory=directory,
     )
     directory.mkdir(parents=True)
-    environment = catalogue.environment_of(contender, setup)
+    environment = environment_of(contender, setup)
     if (command := contender.prepare(setup)) is not None:
         preparation = processes.start(
             command, cpus=cores.server, directory=directory / "preparation", environment=environment
@@ -249,7 +248,7 @@ def _generate(specification: Specification, cores: Cores) -> Result:
     document = json.dumps({name: getattr(specification, name) for name in specification.__slots__})
     with processes.pinned(cores.client):
         done = subprocess.run(
-            command, input=document, stdout=subprocess.PIPE, text=True, check=True, cwd=catalogue.ROOT
+            command, input=document, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT
         )
     return Result(**json.loads(done.stdout))
 

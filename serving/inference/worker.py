@@ -28,7 +28,7 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class InferenceWorker(HandoverWorker, Worker):  # type: ignore[misc]
-    """Serves HTTP/1.1 with uvloop and httptools; see the package's own words."""
+    """Serves HTTP/1.1 on uvloop; see the package's own words."""
 
     alive: bool
     loop: asyncio.AbstractEventLoop

@@ -1,6 +1,7 @@
 """What every peer does with an image: the same decoding, the same ONNX session, the same answer.
 
-This file runs in the peers' environments, so it imports nothing but NumPy, Pillow and ONNX Runtime.
+This file runs in the peers' environments, so it imports nothing but NumPy, Pillow and ONNX Runtime; with
+BENCH_DECODER=glyph also Glyph's decoder, for the contender that shows what that brings.
 """
 
 import base64
@@ -18,6 +19,14 @@ BATCH = 64
 
 Images = npt.NDArray[np.uint8]
 
+if os.environ.get("BENCH_DECODER") == "glyph":
+    from bundle.plain_png import decode as decode_plain
+else:
+
+    def decode_plain(data: bytes) -> Images | None:  # noqa: ARG001  nothing is plain
+        """Leave every file to Pillow."""
+        return None
+
 
 def open_session() -> Any:
     """Return the session, with the options that suit a model this small best, on one core as on many."""
@@ -33,6 +42,8 @@ def open_session() -> Any:
 
 def from_file(data: bytes) -> Images:
     """Return `uint8[1, 28, 28]` of an image file."""
+    if (pixels := decode_plain(data)) is not None:
+        return pixels[None]
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("L"))[None]
 
