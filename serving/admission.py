@@ -26,7 +26,7 @@ UNDECLARED = ("", "application/octet-stream")
 """Media types of a form part that say nothing, so that its content decides."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Upload:
     """One file as it was sent, not yet looked at."""
 
@@ -54,6 +54,8 @@ def admit(content_type: str | None, body: bytes, *, max_files: int) -> list[Uplo
         raise EmptyBodyError(
             "the request has no body", remedy="Send an image file: curl --data-binary @digit.png ..."
         )
+    if content_type in PARSERS:
+        return [Upload(filename=None, media_type=content_type, data=body)]
     media_type, options = parse_options_header(content_type)
     media_type = canonical(media_type)
     if media_type in PARSERS:

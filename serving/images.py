@@ -50,7 +50,7 @@ PROBLEMS: dict[ImageFault, tuple[type[ProblemError], str]] = {
 """What the decoder refuses, as the problem (with its status) and the remedy that are answered."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Decoded:
     """One image as the model takes it."""
 

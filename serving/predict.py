@@ -23,7 +23,7 @@ from serving.messages import Answer, Request
 from serving.settings import ServiceSettings
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Work:
     """What one request asks of a model."""
 
@@ -64,14 +64,15 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
         case "application/x-npy":
             images = arrays.npy(body, settings.max_images)
             warnings = warnings_of(images, polarity)
-        case _:
+        case "multipart/form-data":
             uploads = admit(content_type, body, max_files=settings.max_files)
-            if media_type == "multipart/form-data":
-                decoded = [_decode_part(upload, place, polarity) for place, upload in enumerate(uploads)]
-            else:
-                decoded = [decode(upload.data, upload.media_type, polarity) for upload in uploads]
+            decoded = [_decode_part(upload, place, polarity) for place, upload in enumerate(uploads)]
             images, warnings = _stacked(decoded)
             filenames = [upload.filename for upload in uploads]
+        case _:
+            (upload,) = admit(content_type, body, max_files=settings.max_files)
+            one = decode(upload.data, upload.media_type, polarity)
+            images, warnings = one.pixels[None], [one.warnings]
     return Work(
         engine=engine, images=images, encode=partial(encode, engine.bundle, asked, filenames, warnings)
     )

@@ -34,7 +34,7 @@ TURN_IMAGES = 64
 """Images after which a turn stops to decode: about 5 ms of work, so that sockets are not left alone for long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A request that waits for its inference."""
 

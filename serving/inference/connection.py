@@ -348,7 +348,8 @@ class Connection(asyncio.Protocol):
         self.phase = Phase.HEAD
         settings = self._door.settings
         self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
-        self._advance()
+        if len(self._input) or self.hung_up or self._paused:
+            self._advance()
 
     def throttle(self, moment: float) -> None:
         """Read nothing until then, by the loop's time: this client's last request was refused for overload."""

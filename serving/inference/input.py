@@ -28,8 +28,8 @@ class Input:
 
     def add(self, data: bytes) -> None:
         """Take what has arrived."""
-        if not len(self):
-            self.put(data)
+        if self._at >= len(self._data):
+            self._data, self._at = data, 0
             return
         if self._at or not isinstance(self._data, bytearray):
             self._data = bytearray(memoryview(self._data)[self._at :])
@@ -43,12 +43,13 @@ class Input:
 
     def take(self, length: int | None = None) -> bytes:
         """Return so many bytes, by default all, as read."""
-        start = self._at
-        self._at = len(self._data) if length is None else start + length
-        taken = bytes(self._data[start : self._at])
-        if not len(self):
-            self.put(b"")
-        return taken
+        data, start = self._data, self._at
+        end = len(data) if length is None else start + length
+        if end >= len(data):
+            self._data, self._at = b"", 0
+        else:
+            self._at = end
+        return bytes(data[start:end])
 
     def head(self, client: Any) -> Head | None:
         """Return the head of a request as read; None if more has to arrive.
@@ -60,7 +61,7 @@ class Input:
             ParseException: it is malformed, or what there is of it cannot become a head any more.
         """
         data, at = self._data, self._at
-        if not len(self):
+        if at >= len(data):
             return None
         end = data.find(b"\r\n\r\n", max(at, self._searched - 3))
         if end == at:  # an empty line may come before a request (RFC 9112, section 2.2), two may not

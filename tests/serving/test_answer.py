@@ -1,0 +1,97 @@
+"""The document of an answer, which is written from pieces: the same bytes as a JSON library writes of all of it."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from bundle.repository import Bundle
+from serving.answer import encode
+from serving.engine import Outputs
+from serving.messages import Answer
+from serving.query import parse
+from tests.pictures import Pixels
+from tests.serving.models import Linear
+
+NASTY = ('a "b"', "50%", "%b%%d", "\\", "é\u2028", " ", "1,2],[3", "}", "null", "\t")
+"""Names of classes that mean something to JSON or to a template."""
+WARNINGS = ((), ('a "warning"',), ("one", "50% of two"))
+
+
+@pytest.fixture(scope="module", name="nasty")
+def fixture_nasty(bundle: Bundle) -> Bundle:
+    """Return a bundle whose classes have such names."""
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"classes": NASTY}))
+
+
+def rows(*probabilities: float) -> Outputs:
+    """Return outputs of an image for each probability, which its last but one class has."""
+    images = np.full((len(probabilities), 10), 1e-9, np.float32)
+    images[:, 8] = probabilities
+    return Outputs(np.log(images), images)
+
+
+def expected(bundle: Bundle, outputs: Outputs, filenames: list[str | None] | None, top: int | None) -> bytes:
+    """Return the document as orjson writes it whole."""
+    predictions: list[dict[str, Any]] = []
+    for place, row in enumerate(outputs.probabilities):
+        order = range(10) if top is None else np.argsort(-row, kind="stable")[:top]
+        index = int(row.argmax())
+        prediction = {
+            "label": NASTY[index],
+            "index": index,
+            "probability": row[index],
+            "probabilities": {NASTY[one]: row[one] for one in order},
+            "warnings": WARNINGS[place],
+        }
+        if filenames is not None and filenames[place] is not None:
+            prediction["filename"] = filenames[place]
+        predictions.append(prediction)
+    model = {"name": bundle.manifest.name, "version": bundle.version, "digest": bundle.manifest.digest}
+    return orjson.dumps({"model": model, "predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+@pytest.mark.parametrize("top", [None, 1, 3, 10])
+@pytest.mark.parametrize("filenames", [None, [None, 'x"},{"', "%s%"]])
+def test_it_is_what_a_library_writes_of_the_whole(
+    nasty: Bundle, linear: Linear, digit: Pixels, filenames: list[str | None] | None, top: int | None
+) -> None:
+    """Byte for byte, whatever classes, files and warnings are called."""
+    images = np.stack([digit, 255 - digit, digit // 2])
+    outputs = Outputs(linear.logits(images).astype("f4"), linear.probabilities(images))
+    answer = encode(nasty, parse("" if top is None else f"top={top}"), filenames, WARNINGS, outputs)
+    assert answer.body == expected(nasty, outputs, filenames, top)
+
+
+def test_numbers_are_read_back_exactly(bundle: Bundle) -> None:
+    """The smallest and the largest float32 too: 0, 1, a denormal one."""
+    numbers = np.zeros((1, 10), np.float32)
+    numbers[0, :6] = [1.0, np.float32(1e-45), np.finfo(np.float32).tiny, 0.1, 1 / 3, np.float32(1) - 2**-24]
+    body = json.loads(encode(bundle, parse(""), None, [()], Outputs(numbers, numbers)).body)
+    read = np.array(list(body["predictions"][0]["probabilities"].values()), np.float64).astype(np.float32)
+    assert read.tobytes() == numbers.tobytes()
+
+
+def test_a_threshold_is_compared_as_the_probabilities_are_written(bundle: Bundle) -> None:
+    """0.9 in an answer is enough for a threshold of 0.9, though the nearest float32 is a little less than 0.9."""
+
+    def label(answer: Answer) -> Any:
+        return json.loads(answer.body)["predictions"][0]["label"]
+
+    just = rows(0.9)
+    below = rows(float(np.nextafter(np.float32(0.9), np.float32(0))))
+    assert float(just.probabilities.max()) < 0.9
+    assert label(encode(bundle, parse("threshold=0.9"), None, [()], just)) == "8"
+    assert label(encode(bundle, parse("threshold=0.9"), None, [()], below)) is None
+    assert label(encode(bundle, parse("threshold=0"), None, [()], below)) == "8"
+
+
+def test_of_two_equals_the_first_is_named(bundle: Bundle) -> None:
+    """As NumPy's argmax has it."""
+    half = np.zeros((1, 10), np.float32)
+    half[0, [3, 7]] = 0.5
+    body = json.loads(encode(bundle, parse(""), None, [()], Outputs(half, half)).body)
+    assert body["predictions"][0]["index"] == int(half.argmax()) == 3
