@@ -69,7 +69,7 @@ def test_it_is_what_a_library_writes_of_the_whole(
 def test_numbers_are_read_back_exactly(bundle: Bundle) -> None:
     """The smallest and the largest float32 too: 0, 1, a denormal one."""
     numbers = np.zeros((1, 10), np.float32)
-    numbers[0, :6] = [1.0, np.float32(1e-45), np.finfo(np.float32).tiny, 0.1, 1 / 3, np.float32(1) - 2**-24]
+    numbers[0, :6] = np.array([1, 1e-45, 2**-126, 0.1, 1 / 3, 1 - 2**-24], np.float32)
     body = json.loads(encode(bundle, parse(""), None, [()], Outputs(numbers, numbers)).body)
     read = np.array(list(body["predictions"][0]["probabilities"].values()), np.float64).astype(np.float32)
     assert read.tobytes() == numbers.tobytes()
