@@ -33,7 +33,7 @@ GRAPHS: dict[Arithmetic, tuple[str, ...]] = {
 PROVIDER_NAMES: dict[str, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 LOG_SEVERITY_FATAL = 4
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Sizes of the batches that a session is run with."""
+"""Sizes of the batches that a session is run with; the batch scorer has its own."""
 LARGEST_FLOAT32 = 16
 """Up to this many images float32 is as fast as integers, or faster (`python -m bench arithmetic`)."""
 
@@ -65,31 +65,32 @@ class Engine:
     large: Any = None
     """The one for batches of more than `LARGEST_FLOAT32` images, where that is another."""
     arithmetic: Arithmetic = "float32"
+    sizes: tuple[int, ...] = BUCKETS
 
     def infer(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """Return the model's outputs for `uint8[n, 28, 28]`, n at least 1.
 
-        The session sees a few shapes only, whatever n is: batches are padded to the next of `BUCKETS`,
+        The session sees a few shapes only, whatever n is: batches are padded to the next of `sizes`,
         and larger ones run in pieces of the largest. So kernels and memory are chosen for each shape
         once, and both doors run one image in the same way. With `mixed` arithmetic it is the whole batch
         that counts, not a last piece: so what was asked in a large batch is computed in integers, whatever
         came with it.
         """
         session = self.session if self.large is None or len(images) <= LARGEST_FLOAT32 else self.large
-        most = BUCKETS[-1]
+        sizes, most = self.sizes, self.sizes[-1]
         if len(images) <= most:
-            return _run(session, images)
-        parts = [_run(session, images[start : start + most]) for start in range(0, len(images), most)]
+            return _run(session, images, sizes)
+        parts = [_run(session, images[start : start + most], sizes) for start in range(0, len(images), most)]
         return Outputs(
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
         )
 
 
-def _run(session: Any, images: npt.NDArray[np.uint8]) -> Outputs:
-    """Return the outputs for at most the largest of `BUCKETS`."""
+def _run(session: Any, images: npt.NDArray[np.uint8], sizes: tuple[int, ...]) -> Outputs:
+    """Return the outputs for at most the largest of `sizes`."""
     count = len(images)
-    more = padding(count)
+    more = padding(count, sizes)
     if more:
         images = padded(images, count + more)
     outputs = Outputs(*session.run(["logits", "probabilities"], {"images": images}))
@@ -103,10 +104,10 @@ def padded(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     return full
 
 
-def padding(count: int) -> int:
+def padding(count: int, sizes: tuple[int, ...] = BUCKETS) -> int:
     """Return how many images a batch of `count` is padded with; of more than the largest, the last piece."""
-    last = (count - 1) % BUCKETS[-1] + 1
-    return next(size for size in BUCKETS if size >= last) - last
+    last = (count - 1) % sizes[-1] + 1
+    return next(size for size in sizes if size >= last) - last
 
 
 def choose_provider(policy: str, device_id: int) -> Provider:

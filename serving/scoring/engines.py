@@ -1,7 +1,7 @@
 """What computes the probabilities: here the service's own session, in this process."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -65,6 +65,12 @@ class Engine(Protocol):
         ...
 
 
+BATCH: dict[sessions.Provider, int] = {"cpu": sessions.BUCKETS[-1], "cuda": 4096}
+"""Images that are computed at once, where nothing else is asked for. A CPU's caches hold no more of them; a GPU
+waits for its driver between batches, the longer the smaller they are, and of 4096 images all activations take
+tens of megabytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalEngine:
     """The service's proven session in this process."""
@@ -97,8 +103,8 @@ class LocalEngine:
 
     @property
     def batch(self) -> int:
-        """Return the largest batch that the session is run with, in the service too."""
-        return sessions.BUCKETS[-1]
+        """Return the largest batch that the session is run with."""
+        return self.session.sizes[-1]
 
     @property
     def concurrency(self) -> int:
@@ -126,7 +132,10 @@ def open_local(settings: ScoreSettings) -> LocalEngine:
         arithmetic = sessions.choose_arithmetic(settings.arithmetic, bundle, provider)
         if arithmetic == "mixed":
             arithmetic = "integer"  # as all full batches are; the last one of a part has the same bits so
-        return LocalEngine(sessions.open_engine(bundle, provider, settings.device_id, arithmetic))
+        session = sessions.open_engine(bundle, provider, settings.device_id, arithmetic)
+        most = settings.batch or BATCH[provider]
+        sizes = tuple(1 << power for power in range(most.bit_length()))
+        return LocalEngine(replace(session, sizes=sizes))
     except BundleError as error:
         raise ModelError(str(error)) from error
     except ProviderError as error:

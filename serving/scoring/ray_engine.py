@@ -73,6 +73,7 @@ def _pinned(settings: ScoreSettings, engine: Engine) -> ScoreSettings:
         "version": engine.session.bundle.version,
         "provider": engine.session.provider,
         "arithmetic": engine.session.arithmetic,
+        "batch": engine.batch,
         "shard": "0/1",
     }
     if engine.session.provider == "cuda":

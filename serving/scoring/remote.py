@@ -26,11 +26,11 @@ import numpy.typing as npt
 import orjson
 
 from bundle.manifest import Polarity
-from serving.engine import BUCKETS, padded
+from serving.engine import padded
 from serving.oip import HEADER_LENGTH, INPUT, OCTETS
 from serving.scoring.errors import EngineError
 from serving.scoring.records import Images
-from serving.scoring.settings import ScoreSettings
+from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 10.0
@@ -211,7 +211,7 @@ class RemoteEngine:
     arithmetic: str
     """Of a full batch."""
     concurrency: int
-    batch: int = BUCKETS[-1]
+    batch: int = LARGEST_ASKED
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -267,6 +267,7 @@ def _served(client: Client, settings: ScoreSettings) -> RemoteEngine:
             # An older service has no other than float32; one that is mixed computes full batches in integers.
             arithmetic="float32" if document.get("arithmetic", "float32") == "float32" else "integer",
             concurrency=settings.connections,
+            batch=settings.batch or LARGEST_ASKED,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(

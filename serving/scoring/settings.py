@@ -21,6 +21,9 @@ Format = Literal["parquet", "csv", "jsonl"]
 ENDINGS: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """Ending of an output that is one file: its format. Any other output is a folder of parts."""
 
+LARGEST_ASKED = 256
+"""Images that a service computes at once: it cuts larger requests."""
+
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
 
 
@@ -59,6 +62,14 @@ class ScoreSettings(Settings):
             "the version a graph for it, and float32 else. A job has one of the two: name it where its machines differ"
         ),
     ] = "auto"
+    batch: Annotated[
+        Annotated[int, Field(ge=32, le=4096)] | None,
+        OrNone,
+        Field(
+            description="images that are computed at once, a power of two from 32 to 4096, by --url to 256; none is "
+            "256, and 4096 on CUDA",
+        ),
+    ] = None
     engine: Annotated[
         Literal["local", "ray"],
         Field(description="where it is computed: in this process, or by Ray Data (needs glyph[ray])"),
@@ -142,6 +153,12 @@ class ScoreSettings(Settings):
             raise ValueError(f"format: {self.output.name} ends as {ending}, and --format says {self.format}")
         if self.url and self.engine == "ray":
             raise ValueError("url: a service computes, or Ray does: leave out --url or --engine ray")
+        if self.batch and self.batch.bit_count() != 1:
+            raise ValueError(f"batch: {self.batch} is no power of two: name 256, for example")
+        if self.url and self.batch and self.batch > LARGEST_ASKED:
+            raise ValueError(
+                f"batch: {self.batch} is more than the {LARGEST_ASKED} that a service computes at once: name fewer"
+            )
         if self.shard is not None:
             shard_of(self, {})
         return self

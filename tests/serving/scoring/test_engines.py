@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import numpy as np
 import pytest
 
 from bundle.repository import Bundle
-from serving.scoring import job, ray_engine
+from serving import engine as sessions
+from serving.scoring import engines, job, ray_engine
 from serving.scoring.errors import BadImageError, EngineError, InputError, ModelError
 from serving.scoring.progress import Meter
-from serving.scoring.settings import ScoreSettings
+from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 from serving.scoring.watch import Watch
 from tests.pictures import png
 from tests.serving.models import Linear
 from tests.serving.processes import ROOT, Service, environment
+from tests.serving.scoring.jobs import rows_of
 from tests.serving.scoring.parts import some_images
 
 COUNT = 700
@@ -223,3 +226,65 @@ def test_without_ray_the_sentence_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EngineError, match=r"pip install 'glyph\[ray\]'"):
         run(settings_of(bundle, material, tmp_path / "scores", engine="ray"))
+
+
+class Watched:
+    """A session that notes the sizes of the batches that it is run with."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.sizes: list[int] = []
+
+    def run(self, outputs: list[str], inputs: dict[str, Any]) -> Any:
+        """Note the size, and run."""
+        self.sizes.append(len(inputs["images"]))
+        return self.session.run(outputs, inputs)
+
+
+@pytest.mark.parametrize(("asked", "largest"), [(None, 512), (64, 64), (1024, 1024)])
+def test_batches_are_as_large_as_the_provider_likes(
+    asked: int | None, largest: int, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is run with the provider's size, or the one asked for, and gives its bits; the rest is padded."""
+    monkeypatch.setitem(engines.BATCH, "cpu", 512)
+    images = some_images(COUNT)
+    np.save(tmp_path / "in.npy", images)
+    watched: list[Watched] = []
+    opened = sessions.open_engine
+
+    def watching(*arguments: Any) -> sessions.Engine:
+        engine = opened(*arguments)
+        watched.append(Watched(engine.session))
+        return replace(engine, session=watched[0])
+
+    monkeypatch.setattr(sessions, "open_engine", watching)
+    settings = ScoreSettings(
+        input=(str(tmp_path / "in.npy"),),
+        output=tmp_path / "out.parquet",
+        model=bundle.path.parent,
+        provider="cpu",
+        arithmetic="float32",
+        batch=asked,
+    )
+    outcome, _ = run(settings)
+    sizes = [min(largest, COUNT - start) for start in range(0, COUNT, largest)]
+    assert sorted(watched[0].sizes) == sorted(1 << (size - 1).bit_length() for size in sizes)
+    assert outcome.facts.fingerprint["batch"] == str(largest)
+    expected = []
+    for start in range(0, COUNT, largest):
+        batch = np.zeros((1 << (min(largest, COUNT - start) - 1).bit_length(), 28, 28), np.uint8)
+        batch[: COUNT - start] = images[start : start + len(batch)]
+        expected += watched[0].session.run(["probabilities"], {"images": batch})[0].tolist()[: COUNT - start]
+    assert [row["probabilities"] for row in rows_of(tmp_path / "out.parquet")] == expected
+
+
+def test_cuda_is_given_larger_batches_and_a_service_no_larger_than_it_computes(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """What a provider is given by default; what is not to be had is said."""
+    assert engines.BATCH["cuda"] > engines.BATCH["cpu"] == sessions.BUCKETS[-1] == LARGEST_ASKED
+    given: dict[str, Any] = {"input": ("x",), "output": tmp_path / "out", "model": bundle.path.parent}
+    with pytest.raises(ValueError, match="batch: 48 is no power of two"):
+        ScoreSettings(**given, batch=48)
+    with pytest.raises(ValueError, match="batch: 512 is more than the 256 that a service"):
+        ScoreSettings(**given, batch=512, url="http://127.0.0.1:1")
