@@ -209,7 +209,6 @@ class RemoteEngine:
     polarity: Polarity
     provider: str
     arithmetic: str
-    """Of a full batch."""
     concurrency: int
     batch: int = LARGEST_ASKED
 
@@ -264,8 +263,7 @@ def _served(client: Client, settings: ScoreSettings) -> RemoteEngine:
             classes=tuple(map(str, document["classes"])),
             polarity=document["input"]["polarity"],
             provider=str(document["provider"]),
-            # An older service has no other than float32; one that is mixed computes full batches in integers.
-            arithmetic="float32" if document.get("arithmetic", "float32") == "float32" else "integer",
+            arithmetic=str(document.get("arithmetic", "float32")),  # an older service has no other
             concurrency=settings.connections,
             batch=settings.batch or LARGEST_ASKED,
         )

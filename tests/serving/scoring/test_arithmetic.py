@@ -44,8 +44,8 @@ def probabilities(output: Path) -> list[Any]:
     return [[row["probability"], row["label"]] for row in rows_of(output)]
 
 
-def test_auto_is_one_arithmetic_for_every_batch(bundle: Bundle, processor: str, images: Path) -> None:
-    """Where a service is mixed, the scorer is not: a single image has the bits that it has among 256."""
+def test_auto_goes_by_the_processor(bundle: Bundle, processor: str, images: Path) -> None:
+    """As in the service; and a single image has the bits that it has among 256."""
     chosen = open_local(settings(bundle, images, images.parent / "out"))
     assert chosen.identity["arithmetic"] == chosen.session.arithmetic == processor
     batch = digits(256)
@@ -110,23 +110,19 @@ def test_actors_of_ray_are_told_the_arithmetic(bundle: Bundle, processor: str, t
 
 
 @pytest.mark.parametrize("worker", ["inference", "gthread"])
-@pytest.mark.parametrize("arithmetic", ["float32", "integer", "mixed"])
+@pytest.mark.parametrize("arithmetic", ["float32", "integer"])
 def test_a_service_gives_the_bits_of_this_process(
     bundle: Bundle, tmp_path: Path, worker: str, arithmetic: str
 ) -> None:
-    """By --url, whoever else asks, and the few images of a last batch too: full batches are in integers if any is."""
-    if arithmetic == "mixed" and not cpus.has_integer_matrices():
-        pytest.skip("this processor has no AMX for integers, so no service is mixed here")
-    given = "auto" if arithmetic == "mixed" else arithmetic
-    policy = "float32" if arithmetic == "float32" else "integer"
-    local = open_local(settings(bundle, "in", tmp_path / "out", arithmetic=policy))
+    """By --url, whoever else asks meanwhile, and the few images of a last batch too."""
+    local = open_local(settings(bundle, "in", tmp_path / "out", arithmetic=arithmetic))
     asked = {"input": ("in",), "output": tmp_path / "out", "patience_seconds": 5.0}
     with running(
-        tmp_path, until="/readyz", model=bundle.path.parent, worker=worker, arithmetic=given
+        tmp_path, until="/readyz", model=bundle.path.parent, worker=worker, arithmetic=arithmetic
     ) as service:
         url = f"http://127.0.0.1:{service.port}"
         with contextlib.closing(open_remote(ScoreSettings(url=url, **asked))) as far:
-            assert far.identity["arithmetic"] == local.identity["arithmetic"] == policy
+            assert far.identity["arithmetic"] == local.identity["arithmetic"] == arithmetic
 
             def posted() -> int:
                 body = digits(1).tobytes()

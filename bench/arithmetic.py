@@ -1,0 +1,97 @@
+"""Microseconds of inference for each image, in float32 and with the first layer in integers, by size of the batch.
+
+    python -m bench arithmetic --model models/mnist
+
+Both are the service's own engine on one thread, in one interleaved run; figures are medians. Warm is a
+call after another one; cold is a call after something else has filled the core's cache, as a service's own work
+does between two batches. Above 1 a ratio is in favour of integers. `GLYPH_ARITHMETIC=auto` takes them where the
+processor has AMX.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.errors import BundleError
+from bundle.repository import resolve
+
+if TYPE_CHECKING:
+    from serving.engine import Engine
+
+WARM_CALLS = 10
+COLD_CALLS = 3
+CACHE_BYTES = 8 << 20
+"""More than a core has of its own."""
+LINE_BYTES = 64
+
+
+def seconds(engine: "Engine", images: npt.NDArray[np.uint8], fill: npt.NDArray[np.uint8] | None) -> float:
+    """Return the time of one call, after `fill` has passed through the cache, if there is one."""
+    if fill is not None:
+        fill[::LINE_BYTES] += 1
+    started = time.perf_counter()
+    engine.infer(images)
+    return time.perf_counter() - started
+
+
+def measured(
+    engines: dict[str, "Engine"], images: npt.NDArray[np.uint8], rounds: int
+) -> dict[tuple[str, str], float]:
+    """Return the median of a call, by name of the engine and `warm` or `cold`."""
+    fill = np.zeros(CACHE_BYTES, np.uint8)
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for name, engine in engines.items():
+            engine.infer(images)
+            times[name, "warm"] += [seconds(engine, images, None) for _ in range(WARM_CALLS)]
+            times[name, "cold"] += [seconds(engine, images, fill) for _ in range(COLD_CALLS)]
+    return {key: statistics.median(found) for key, found in times.items()}
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table and return the exit code."""
+    from serving.cpus import has_integer_matrices
+    from serving.engine import BUCKETS, choose_arithmetic, open_engine
+
+    parser = argparse.ArgumentParser(
+        prog="python -m bench arithmetic",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="how often each engine takes its turn at a size"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        bundle = resolve(options.model)
+        engines = {
+            policy: open_engine(bundle, "cpu", 0, choose_arithmetic(policy, bundle, "cpu"))
+            for policy in ("float32", "integer")
+        }
+    except (BundleError, OSError) as error:
+        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
+        return 2
+    amx = "has" if has_integer_matrices() else "has no"
+    print(f"This processor {amx} AMX for integers. Microseconds for each image, and float32's by integers':")
+    print(f"{'':7}{'warm':>9}{'':16}{'':3}{'cold':>9}")
+    head = "".join(f"{name:>9}" for name in ("float32", "integer", "ratio"))
+    print(f"{'batch':>7}{head}   {head}")
+    random = np.random.default_rng(0)
+    for size in BUCKETS:
+        found = measured(engines, random.integers(0, 256, (size, 28, 28), dtype=np.uint8), options.rounds)
+        row = f"{size:7}"
+        for state in ("warm", "cold"):
+            floats, integers = (found[name, state] / size * 1e6 for name in ("float32", "integer"))
+            row += f"{floats:9.2f}{integers:9.2f}{floats / integers:9.2f}   "
+        print(row.rstrip(), flush=True)
+    return 0
