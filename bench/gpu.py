@@ -53,7 +53,7 @@ def first_win(cpu: dict[int, float], gpu: dict[int, float]) -> int | None:
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
     from serving import cuda
-    from serving.engine import open_engine
+    from serving.engine import choose_arithmetic, open_engine
 
     parser = argparse.ArgumentParser(
         prog="python -m bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         bundle = resolve(options.model)
-        engines: dict[str, Engine] = {"cpu": open_engine(bundle, "cpu", options.device)}
+        arithmetic = choose_arithmetic("auto", bundle, "cpu")
+        engines: dict[str, Engine] = {"cpu": open_engine(bundle, "cpu", options.device, arithmetic)}
         reason = cuda.missing(options.device)
         if reason is None:
             engines["cuda"] = open_engine(bundle, "cuda", options.device)

@@ -34,7 +34,7 @@ from bundle import images as decoder
 from bundle.manifest import ONNX_FILE, TORCH_EXPORT_FILE
 from bundle.repository import Bundle, resolve
 from serving.cpus import usable_cpus
-from serving.engine import BUCKETS, open_engine
+from serving.engine import BUCKETS, choose_arithmetic, open_engine
 from serving.scoring import job
 from serving.scoring.listing import read_file
 from serving.scoring.progress import Meter
@@ -131,7 +131,8 @@ def write_idx(path: Path, images: Images, count: int) -> None:
 def _contenders(
     material: Material, stack: contextlib.ExitStack, *, without_ray: bool
 ) -> Iterator[tuple[str, Callable[[], int]]]:
-    single = open_engine(material.bundle, "cpu", 0).session
+    arithmetic = choose_arithmetic("auto", material.bundle, "cpu")  # as the scorer's
+    single = open_engine(material.bundle, "cpu", 0, arithmetic).session
     usual = onnxruntime.InferenceSession(material.bundle.read(ONNX_FILE), providers=["CPUExecutionProvider"])
     yield "session.run loop, one thread", partial(_raw, single, material.images, 1)
     yield "session.run loop, ONNX Runtime's own threads", partial(_raw, usual, material.images, 1)

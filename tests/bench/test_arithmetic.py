@@ -1,0 +1,30 @@
+"""The bench of the two arithmetics: a row for each size, or a sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.arithmetic import main
+from serving.engine import BUCKETS
+from tests.serving.models import publish_synthetic
+
+
+def test_each_size_has_a_row_of_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes are the service's own; each ratio is that of the two figures before it."""
+    model = publish_synthetic(tmp_path).path.parent
+    assert main(["--model", str(model), "--rounds", "1"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
+    assert [int(row[0]) for row in rows] == [*BUCKETS]
+    for _, *figures in rows:
+        warm_floats, warm_integers, warm, cold_floats, cold_integers, cold = map(float, figures)
+        assert warm == pytest.approx(warm_floats / warm_integers, abs=0.02, rel=0.05)
+        assert cold == pytest.approx(cold_floats / cold_integers, abs=0.02, rel=0.05)
+
+
+def test_a_version_without_the_graph_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is nothing to compare then, and the exit code says so."""
+    model = publish_synthetic(tmp_path, integer=None).path.parent
+    assert main(["--model", str(model)]) == 2
+    assert "has no model.integer.onnx" in capsys.readouterr().err
