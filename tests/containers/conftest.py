@@ -7,6 +7,7 @@ images for GPUs as well.
 
 import io
 import os
+import shutil
 import sys
 import sysconfig
 import tarfile
@@ -17,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.containers.cluster import SHORT, Cluster, Runs, manifest, pod_of
 from tests.containers.docker import Ended, Engine
+from tests.containers.podman import Podman, playable
 
 ALL = os.environ.get("TEST_IMAGES") == "all"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -40,6 +43,11 @@ class Image:
     """What `docker run` needs besides."""
     whole: bool = True
     """Whether its packages are in it."""
+
+    @property
+    def packages(self) -> str | None:
+        """What is mounted, from where to where, if they are not."""
+        return None if self.whole else self.options[0].removeprefix("--volume=")
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,9 @@ def train(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Image:
     site.mkdir(parents=True)
     (environment / "bin").mkdir()
     (environment / "bin" / "python").symlink_to("/usr/local/bin/python")
+    torchrun = environment / "bin" / "torchrun"  # what its package has for it is a line of the same meaning
+    torchrun.write_text("#!/opt/venv/bin/python\nfrom torch.distributed.run import main\n\nmain()\n")
+    torchrun.chmod(0o755)
     (environment / "pyvenv.cfg").write_text("home = /usr/local/bin\n")
     tag = engine.build(
         "Dockerfile.train", "glyph-test-train:thin", f"--build-context=packages={packages}", *LABELS
@@ -145,6 +156,40 @@ def trained(engine: Engine, train: Image, mnist_directory: Path) -> Iterator[Tra
             stopped = job.stop(60)
         finished = engine.run(train.tag, *FIT, "--resume", options=options)
         yield Trained(volume, stopped, finished)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Return podman, with the volume that the claim asks for."""
+    podman = Podman.up()
+    try:
+        podman.podman("pod", "rm", "--all", "--force", "--time=0")
+        podman.podman("volume", "rm", "--all", "--force")
+        user = pod_of(manifest("train", "Job", "glyph-train"))["securityContext"]["fsGroup"]
+        claim = manifest("common", "PersistentVolumeClaim", "glyph")["metadata"]["name"]
+        yield Cluster(podman, podman.volume(claim, user), user)
+    finally:
+        podman.down()
+
+
+@pytest.fixture(scope="session")
+def trained_by_pods(cluster: Cluster, engine: Engine, train: Image, mnist_directory: Path) -> Runs:
+    """Run the Job with a wrong setting; then evict it in the middle of training, and start it again."""
+    shutil.copytree(mnist_directory, cluster.volume / "data" / "mnist")
+    cluster.give()
+    job = manifest("train", "Job", "glyph-train")
+    settings = manifest("train", "ConfigMap", "glyph-train")
+    image = cluster.podman.load(engine, train.tag)
+    wrong = playable(job, image, variables=SHORT | {"GLYPH_TRAIN_EPOCHS": "none"}, packages=train.packages)
+    right = playable(job, image, variables=SHORT, packages=train.packages)
+    with cluster.podman.playing(settings, wrong) as pod:
+        ended_wrong = pod.ended()
+    with cluster.podman.playing(settings, right) as pod:
+        pod.await_(lambda: "epoch   3" in pod.log())
+        evicted = pod.stop(pod_of(job)["terminationGracePeriodSeconds"])
+    with cluster.podman.playing(settings, right) as pod:
+        second = pod.ended()
+    return Runs(ended_wrong, evicted, second)
 
 
 def _archive(directory: Path) -> bytes:

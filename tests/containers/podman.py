@@ -98,18 +98,37 @@ class Podman:
         os.chown(path, user, user)
         return path
 
+    def ask(self, port: int, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Ask a pod without a network of its own; return the status (0: it does not answer) and the body."""
+        done = subprocess.run(
+            [SCRIPT, "run", sys.executable, "-c", _ASK, f"http://127.0.0.1:{port}{path}"],
+            input=body,
+            capture_output=True,
+            check=False,
+        )
+        status, _, content = done.stdout.partition(b"\n")
+        return int(status or 0), content
+
+    def network(self, name: str, subnet: str) -> str:
+        """Create a network of pods, in podman's own namespace."""
+        self.podman("network", "rm", "--force", name)
+        self.podman("network", "create", f"--subnet={subnet}", name)
+        return name
+
     @contextmanager
-    def playing(self, *documents: Document) -> Iterator["Playing"]:
-        """Start the one pod of some manifests, and remove it in the end."""
+    def playing(
+        self, *documents: Document, network: str = "host", starts: bool = True
+    ) -> Iterator["Playing"]:
+        """Start the one pod of some manifests, or see that it does not start; and remove it in the end."""
         (workload,) = (document for document in documents if document["kind"] != "ConfigMap")
         pod = f"{workload['metadata']['name']}-pod"  # podman's name for it
         (container,) = workload["spec"]["template"]["spec"]["containers"]
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             file.write(yaml.safe_dump_all(documents))
             file.flush()
-            done = self.podman("kube", "play", "--network=host", f"{HOST}{file.name}", check=False)
+            done = self.podman("kube", "play", f"--network={network}", f"{HOST}{file.name}", check=False)
         try:
-            assert done.returncode == 0, done.stderr
+            assert (done.returncode == 0) == starts, done.stderr
             yield Playing(self, f"{pod}-{container['name']}")
         finally:
             self.podman("pod", "rm", "--force", "--time=0", pod)
@@ -140,15 +159,8 @@ class Playing:
         return self.podman.podman("exec", self.name, *command, check=False)
 
     def ask(self, port: int, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Ask it from its own network; return the status (0: it does not answer) and the body."""
-        done = subprocess.run(
-            [SCRIPT, "run", sys.executable, "-c", _ASK, f"http://127.0.0.1:{port}{path}"],
-            input=body,
-            capture_output=True,
-            check=False,
-        )
-        status, _, content = done.stdout.partition(b"\n")
-        return int(status or 0), content
+        """Ask it as `Podman.ask` does."""
+        return self.podman.ask(port, path, body)
 
     def stop(self, seconds: int) -> Ended:
         """End it as a kubelet does: SIGTERM, and SIGKILL after the grace period."""
@@ -173,10 +185,17 @@ def playable(
     document = copy.deepcopy(document)
     spec = document["spec"]["template"]["spec"]
     (container,) = spec["containers"]
-    container |= {"image": image, "imagePullPolicy": "Never"}
+    for each in (*spec.get("initContainers", ()), container):
+        each |= {"image": image, "imagePullPolicy": "Never"}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         container.pop(probe, None)
     container.setdefault("env", []).extend({"name": n, "value": v} for n, v in variables.items())
+    for volume in spec["volumes"]:
+        if "emptyDir" in volume:  # podman would take the claim's volume for it, if that has the same name
+            for each in (*spec.get("initContainers", ()), container):
+                for mount in each["volumeMounts"]:
+                    mount["name"] += "-empty" if mount["name"] == volume["name"] else ""
+            volume["name"] += "-empty"
     if packages:
         outside, inside = packages.split(":")[:2]
         container["volumeMounts"].append({"name": "packages", "mountPath": inside, "readOnly": True})

@@ -5,125 +5,36 @@ read-only root, limits, volumes. A cluster's part is played by these tests: they
 the shares, ask the probes and give the volume to the group.
 """
 
-import io
 import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet
 import pytest
-from PIL import Image as Pillow
 
+from tests.containers.cluster import Cluster, Runs, ask_probe, manifest, png, pod_of
 from tests.containers.conftest import Image
-from tests.containers.docker import Ended, Engine
-from tests.containers.podman import Document, Playing, Podman, playable
-from tests.k8s.rendering import in_bytes, overlay
+from tests.containers.docker import Engine
+from tests.containers.podman import Document, Playing, playable
+from tests.k8s.rendering import in_bytes
 from training.idx import read_idx
 
 pytestmark = pytest.mark.timeout(900)
-OVERLAY = "local"
-SHORT = {
-    "GLYPH_TRAIN_EPOCHS": "15",
-    "GLYPH_TRAIN_HIDDEN": "32",
-    "GLYPH_TRAIN_THREADS": "1",
-    "GLYPH_TRAIN_SEED": "5",
-}
-"""A training that takes seconds."""
 PICTURES, PART_ROWS = 60, 16
 """What is scored: four parts, one for each share."""
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Podman with a volume, in place of a cluster."""
-
-    podman: Podman
-    volume: Path
-    user: int
-
-    def give(self) -> None:
-        """Let the volume belong to the group, as fsGroup does."""
-        for path in self.volume.rglob("*"):
-            shutil.chown(path, self.user, self.user)
-
-
-def manifest(part: str, kind: str, name: str) -> Document:
-    """Return an object of the overlay."""
-    return overlay(OVERLAY, part).one(kind, name)
-
-
-def pod_of(document: Document) -> dict[str, Any]:
-    """Return the specification of its pods."""
-    spec: dict[str, Any] = document["spec"]["template"]["spec"]
-    return spec
-
-
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Return podman, with the volume that the claim asks for."""
-    podman = Podman.up()
-    try:
-        podman.podman("pod", "rm", "--all", "--force", "--time=0")
-        podman.podman("volume", "rm", "--all", "--force")
-        user = pod_of(manifest("train", "Job", "glyph-train"))["securityContext"]["fsGroup"]
-        claim = manifest("common", "PersistentVolumeClaim", "glyph")["metadata"]["name"]
-        yield Cluster(podman, podman.volume(claim, user), user)
-    finally:
-        podman.down()
-
-
-@dataclass(frozen=True)
-class Runs:
-    """How three pods of the training Job ended."""
-
-    wrong: Ended
-    evicted: Ended
-    second: Ended
-
-
-@pytest.fixture(scope="module")
-def trained(cluster: Cluster, engine: Engine, train: Image, mnist_directory: Path) -> Runs:
-    """Run the Job with a wrong setting; then evict it in the middle of training, and start it again."""
-    shutil.copytree(mnist_directory, cluster.volume / "data" / "mnist")
-    cluster.give()
-    job = manifest("train", "Job", "glyph-train")
-    settings = manifest("train", "ConfigMap", "glyph-train")
-    image = cluster.podman.load(engine, train.tag)
-    packages = train.options[0].removeprefix("--volume=") if train.options else None
-    wrong = playable(job, image, variables=SHORT | {"GLYPH_TRAIN_EPOCHS": "none"}, packages=packages)
-    right = playable(job, image, variables=SHORT, packages=packages)
-    with cluster.podman.playing(settings, wrong) as pod:
-        ended_wrong = pod.ended()
-    with cluster.podman.playing(settings, right) as pod:
-        pod.await_(lambda: "epoch   3" in pod.log())
-        evicted = pod.stop(pod_of(job)["terminationGracePeriodSeconds"])
-    with cluster.podman.playing(settings, right) as pod:
-        second = pod.ended()
-    return Runs(ended_wrong, evicted, second)
-
-
-@pytest.fixture(scope="module")
-def serving(cluster: Cluster, engine: Engine, serve: Image, trained: Runs) -> Iterator[Playing]:
+def serving(cluster: Cluster, engine: Engine, serve: Image, trained_by_pods: Runs) -> Iterator[Playing]:
     """Serve what was trained, from the same volume."""
-    assert trained.second.code == 0, trained.second.log
+    assert trained_by_pods.second.code == 0, trained_by_pods.second.log
     deployment = manifest("serve", "Deployment", "glyph")
     settings = manifest("serve", "ConfigMap", "glyph-serve")
     image = cluster.podman.load(engine, serve.tag)
     with cluster.podman.playing(settings, playable(deployment, image, variables={})) as pod:
-        pod.await_(lambda: probe(pod, "readinessProbe") == 200)
+        pod.await_(lambda: ask_probe(pod, "readinessProbe") == 200)
         yield pod
-
-
-def probe(pod: Playing, name: str) -> int:
-    """Ask what a probe of the Deployment asks, at the port that it names; return the status."""
-    (container,) = pod_of(manifest("serve", "Deployment", "glyph"))["containers"]
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    asked = container[name]["httpGet"]
-    return pod.ask(ports[asked["port"]], asked["path"])[0]
 
 
 def rules(job: Document) -> dict[str, list[int]]:
@@ -132,32 +43,34 @@ def rules(job: Document) -> dict[str, list[int]]:
     return {rule["action"]: rule["onExitCodes"]["values"] for rule in own}
 
 
-def test_an_eviction_in_the_middle_of_training_is_survived(trained: Runs) -> None:
+def test_an_eviction_in_the_middle_of_training_is_survived(trained_by_pods: Runs) -> None:
     """The pod ends within its grace by a code that the Job ignores; the next one goes on and publishes."""
     job = manifest("train", "Job", "glyph-train")
-    assert trained.evicted.code in rules(job)["Ignore"], trained.evicted.log
-    assert "epoch   3" in trained.evicted.log
-    assert "epoch  15" not in trained.evicted.log
-    assert trained.second.code == 0, trained.second.log
-    assert "epoch   1 " not in trained.second.log
-    assert "epoch  15" in trained.second.log
-    assert "published /glyph/models/mnist/1" in trained.second.log
+    assert trained_by_pods.evicted.code in rules(job)["Ignore"], trained_by_pods.evicted.log
+    assert "epoch   3" in trained_by_pods.evicted.log
+    assert "epoch  15" not in trained_by_pods.evicted.log
+    assert trained_by_pods.second.code == 0, trained_by_pods.second.log
+    assert "epoch   1 " not in trained_by_pods.second.log
+    assert "epoch  15" in trained_by_pods.second.log
+    assert "published /glyph/models/mnist/1" in trained_by_pods.second.log
 
 
-def test_a_wrong_setting_fails_the_job_at_once(trained: Runs) -> None:
+def test_a_wrong_setting_fails_the_job_at_once(trained_by_pods: Runs) -> None:
     """By a code that the Job is not to try again."""
-    assert trained.wrong.code in rules(manifest("train", "Job", "glyph-train"))["FailJob"], trained.wrong.log
-    assert "GLYPH_TRAIN_EPOCHS" in trained.wrong.log
+    assert trained_by_pods.wrong.code in rules(manifest("train", "Job", "glyph-train"))["FailJob"], (
+        trained_by_pods.wrong.log
+    )
+    assert "GLYPH_TRAIN_EPOCHS" in trained_by_pods.wrong.log
 
 
 def test_the_probes_are_answered(serving: Playing) -> None:
     """Startup, readiness and liveness, at the ports that the manifest names."""
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert probe(serving, name) == 200
+        assert ask_probe(serving, name) == 200
 
 
 def test_a_posted_image_is_answered(serving: Playing, mnist_directory: Path) -> None:
-    """By the model that the other pod trained."""
+    """By the model that the other pod trained_by_pods."""
     images = read_idx(mnist_directory / "t10k-images-idx3-ubyte", 3)
     labels = read_idx(mnist_directory / "t10k-labels-idx1-ubyte", 1)
     status, body = serving.ask(8080, "/predict", png(images[0]))
@@ -185,10 +98,10 @@ def test_the_pod_is_confined_as_it_says(serving: Playing) -> None:
 
 
 def test_scoring_in_shares_answers_every_picture_once(
-    cluster: Cluster, engine: Engine, score: Image, trained: Runs, mnist_directory: Path
+    cluster: Cluster, engine: Engine, score: Image, trained_by_pods: Runs, mnist_directory: Path
 ) -> None:
     """Four numbered pods and one that merges, on the volume that was trained and served from."""
-    assert trained.second.code == 0
+    assert trained_by_pods.second.code == 0
     images = read_idx(mnist_directory / "t10k-images-idx3-ubyte", 3)[:PICTURES]
     labels = read_idx(mnist_directory / "t10k-labels-idx1-ubyte", 1)[:PICTURES]
     (cluster.volume / "input").mkdir()
@@ -219,10 +132,3 @@ def test_the_service_ends_by_itself_within_its_grace(serving: Playing) -> None:
     """SIGTERM ends it with 0, long before SIGKILL; the last test, because nobody answers after it."""
     ended = serving.stop(pod_of(manifest("serve", "Deployment", "glyph"))["terminationGracePeriodSeconds"])
     assert ended.code == 0, ended.log
-
-
-def png(image: np.ndarray[Any, Any]) -> bytes:
-    """Return a picture as a file."""
-    file = io.BytesIO()
-    Pillow.fromarray(image).save(file, format="PNG")
-    return file.getvalue()
