@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.conftest import ROOT
 SCRIPT = Path(__file__).with_name("engine.sh")
 UNAVAILABLE = 69
 WAIT_SECONDS = 120.0
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 CONFINED = (
     "--read-only",
     "--cap-drop=ALL",
@@ -108,6 +110,19 @@ class Engine:
         whole = int(self.inspect("image", tag)["Size"])
         self.sizes[tag] = (whole, whole - int(self.inspect("image", self.base)["Size"]))
         return tag
+
+    def make_images(self, image: str, registry: str, *settings: str) -> None:
+        """Run `make images` for one of them."""
+        subprocess.run(
+            [
+                *("make", "images", f"IMAGES={image}", f"REGISTRY={registry}", *settings),
+                *(f"BASE={self.base}", f"BUILD_NETWORK={self.build_network}"),
+            ],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            check=True,
+        )
 
     @contextlib.contextmanager
     def volume(self) -> Iterator[str]:

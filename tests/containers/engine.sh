@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A Docker engine for the tests of the images: the machine's own where there is one, else one of Debian's packages
 # that runs from a directory and is gone with it. It has no bridge and no rule in any firewall: nothing of the
-# machine's network changes, and containers run with `--network none` (builds with `--network host`).
+# machine's network changes, and containers run with `--network none` (builds with `--network host`). A registry to
+# push to, docker-registry, comes with it.
 #
 #   eval "$(tests/containers/engine.sh up)"   exports DOCKER_HOST and whatever else the engine needs, and for builds
 #                                             BASE (`--build-arg BASE=$BASE`) and BUILD_NETWORK (`--network`)
@@ -32,7 +33,7 @@ packages_of_docker() {
   apt=(-qq -o "Dir::Etc::SourceList=$PWD/apt/docker.sources" -o Dir::Etc::SourceParts=/dev/null
     -o "Dir::State::Lists=$PWD/apt/lists" -o "Dir::Cache=$PWD/apt/cache" -o APT::Sandbox::User=root)
   apt-get "${apt[@]}" update >&2
-  (cd debs && apt-get "${apt[@]}" download docker.io docker-cli docker-buildx containerd >&2)
+  (cd debs && apt-get "${apt[@]}" download docker.io docker-cli docker-buildx containerd docker-registry >&2)
   for package in debs/*.deb; do dpkg -x "$package" root; done
   rm -rf apt debs
 }
@@ -49,7 +50,7 @@ start_own() {
     apt-get -qq update >&2
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends runc mmdebstrap >/dev/null
   fi
-  if [ ! -x root/usr/sbin/dockerd ]; then
+  if [ ! -x root/usr/bin/docker-registry ]; then
     say "unpacking Docker from Debian's packages under $HOME_OF_IT"
     packages_of_docker
   fi

@@ -3,17 +3,15 @@
 import json
 import shutil
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.containers.conftest import Image
-from tests.containers.docker import Engine
+from tests.containers.docker import VERSION, Engine
 
 pytestmark = pytest.mark.timeout(900)
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 CONTEXT = {"LICENSE", "bundle", "serving", "training", "lock"}
 
 
@@ -73,14 +71,7 @@ def test_bake_has_every_image(engine: Engine) -> None:
 
 def test_make_images_builds_what_it_says(engine: Engine, serve: Image) -> None:
     """`make images` builds the same layers, with the version, the commit and the registry in their places."""
-    settings = [f"BASE={engine.base}", f"BUILD_NETWORK={engine.build_network}", "REGISTRY=example.org/team/"]
-    subprocess.run(
-        ["make", "images", "IMAGES=serve-cpu", *settings],
-        cwd=ROOT,
-        env=engine.environment,
-        capture_output=True,
-        check=True,
-    )
+    engine.make_images("serve-cpu", "example.org/team/")
     made = engine.inspect("image", "example.org/team/glyph-serve:cpu")
     assert made["RootFS"]["Layers"] == engine.inspect("image", serve.tag)["RootFS"]["Layers"]
     commit = subprocess.run(
