@@ -14,7 +14,6 @@ generator on others: with two cores, one each. Exits 1 if Glyph did not start, o
 import argparse
 import datetime as dt
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,9 +30,6 @@ from bench.serving.environments import version_of
 from bench.serving.openloop import sweep
 from bench.serving.rounds import Cores, Subject, interleaved, machine, running
 from bundle.errors import BundleError
-from bundle.golden import GoldenExamples
-from bundle.manifest import GOLDEN_FILE
-from bundle.repository import resolve
 
 QUICK = ("glyph", "glyph-gthread", "flask", "fastapi", "mosec", "glyph-constant")
 OPEN_LOOP = ("glyph", "glyph-gthread", "mosec", "fastapi", "flask", "bentoml", "litserve", "kserve")
@@ -45,7 +41,7 @@ def main(arguments: list[str]) -> int:
     document = _existing(options.json)
     if not options.report:
         try:
-            subject = _subject(options.model)
+            subject = Subject.of(options.model)
         except (BundleError, OSError) as error:
             print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
             return 2
@@ -71,8 +67,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cores = sorted(os.sched_getaffinity(0))
-    half = max(len(cores) // 2, 1)
+    cores = Cores.halves()
     parser.add_argument(
         "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
     )
@@ -88,10 +83,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="measure nothing; write what the JSON file has")
     parser.add_argument("--json", type=Path, help="file to add the measurements to")
     parser.add_argument("--markdown", type=Path, help="file for the report; its charts go beside it")
-    parser.add_argument("--server-cpus", type=_cores, default=tuple(cores[:half]), help="as 0,1")
-    parser.add_argument(
-        "--client-cpus", type=_cores, default=tuple(cores[half:]) or tuple(cores), help="as 2,3"
-    )
+    parser.add_argument("--server-cpus", type=_cores, default=cores.server, help="as 0,1")
+    parser.add_argument("--client-cpus", type=_cores, default=cores.client, help="as 2,3")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds = 2, 0.5
@@ -106,18 +99,6 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 def _cores(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
-
-
-def _subject(model: Path) -> Subject:
-    """Return the newest version under a model's directory, with its golden examples to ask about."""
-    bundle = resolve(model)
-    golden = GoldenExamples.from_bytes(bundle.read(GOLDEN_FILE), bundle.manifest)
-    return Subject(
-        bundle=bundle.path.absolute(),
-        name=bundle.manifest.name,
-        images=golden.images,
-        probabilities=golden.probabilities,
-    )
 
 
 def _existing(path: Path | None) -> dict[str, Any]:

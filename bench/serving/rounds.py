@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -23,6 +24,9 @@ from bench.serving.generator import Result, Specification
 from bench.serving.processes import Family
 from bench.serving.statistics import Reading, percentile
 from bench.serving.wire import Form, Images, Message, Probabilities
+from bundle.golden import GoldenExamples
+from bundle.manifest import GOLDEN_FILE
+from bundle.repository import resolve
 
 START_SECONDS = 120.0
 PREPARE_SECONDS = 120.0
@@ -43,6 +47,22 @@ class Subject:
     images: Images
     probabilities: Probabilities
 
+    @classmethod
+    def of(cls, model: Path) -> "Subject":
+        """Return the newest version under a model's directory, with its golden examples to ask about.
+
+        Raises:
+            BundleError: there is none.
+        """
+        bundle = resolve(model)
+        golden = GoldenExamples.from_bytes(bundle.read(GOLDEN_FILE), bundle.manifest)
+        return cls(
+            bundle=bundle.path.absolute(),
+            name=bundle.manifest.name,
+            images=golden.images,
+            probabilities=golden.probabilities,
+        )
+
     def requests(self, workload: str) -> list[tuple[Images, Probabilities]]:
         """Return the images of each distinct request, and their probabilities."""
         size = IMAGES[workload]
@@ -56,6 +76,13 @@ class Cores:
 
     server: tuple[int, ...]
     client: tuple[int, ...]
+
+    @classmethod
+    def halves(cls) -> "Cores":
+        """Return half of the cores for each; where there is but one, both have it."""
+        usable = sorted(os.sched_getaffinity(0))
+        half = max(len(usable) // 2, 1)
+        return cls(server=tuple(usable[:half]), client=tuple(usable[half:]) or tuple(usable))
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -271,11 +298,8 @@ def interleaved(
         for _ in range(rounds):
             order.shuffle(servers)
             for server in servers:
-                if server in restless:
-                    server.family.signal(signal.SIGCONT)
-                reading, _ = measure(server, workload, connections, seconds, subject, cores)
-                if server in restless:
-                    server.family.signal(signal.SIGSTOP)
+                with awake(server, restless):
+                    reading, _ = measure(server, workload, connections, seconds, subject, cores)
                 readings[server.contender.name].append(reading)
     return readings
 
@@ -304,9 +328,18 @@ def resting(up: dict[str, Running]) -> Iterator[list[Running]]:
             server.family.signal(signal.SIGCONT)
 
 
+@contextlib.contextmanager
+def awake(server: Running, restless: Sequence[Running]) -> Iterator[None]:
+    """Let a server go on for as long, if it is one of those that were stopped."""
+    if server in restless:
+        server.family.signal(signal.SIGCONT)
+    yield
+    if server in restless:
+        server.family.signal(signal.SIGSTOP)
+
+
 def machine() -> dict[str, Any]:
     """Return what the figures were taken on."""
-    import os
     import platform
 
     model = next(
