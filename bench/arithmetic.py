@@ -4,8 +4,8 @@
 
 Both are the service's own engine on one thread, in one interleaved run; figures are medians. Warm is a
 call after another one; cold is a call after something else has filled the core's cache, as a service's own work
-does between two batches. Above 1 a ratio is in favour of integers. `GLYPH_ARITHMETIC=auto` takes them where the
-processor has AMX.
+does between two batches. Above 1 a ratio is in favour of integers; the last column is what `GLYPH_ARITHMETIC=auto`
+takes on this processor.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def measured(
 def main(arguments: list[str]) -> int:
     """Print the table and return the exit code."""
     from serving.cpus import has_integer_matrices
-    from serving.engine import BUCKETS, choose_arithmetic, open_engine
+    from serving.engine import BUCKETS, LARGEST_FLOAT32, choose_arithmetic, open_engine
 
     parser = argparse.ArgumentParser(
         prog="python -m bench arithmetic",
@@ -81,11 +81,12 @@ def main(arguments: list[str]) -> int:
     except (BundleError, OSError) as error:
         print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
         return 2
-    amx = "has" if has_integer_matrices() else "has no"
-    print(f"This processor {amx} AMX for integers. Microseconds for each image, and float32's by integers':")
+    amx = has_integer_matrices()
+    print(f"This processor has {'' if amx else 'no '}AMX for integers.")
+    print("Microseconds for each image, and float32's by integers':")
     print(f"{'':7}{'warm':>9}{'':16}{'':3}{'cold':>9}")
     head = "".join(f"{name:>9}" for name in ("float32", "integer", "ratio"))
-    print(f"{'batch':>7}{head}   {head}")
+    print(f"{'batch':>7}{head}   {head}   auto")
     random = np.random.default_rng(0)
     for size in BUCKETS:
         found = measured(engines, random.integers(0, 256, (size, 28, 28), dtype=np.uint8), options.rounds)
@@ -93,5 +94,5 @@ def main(arguments: list[str]) -> int:
         for state in ("warm", "cold"):
             floats, integers = (found[name, state] / size * 1e6 for name in ("float32", "integer"))
             row += f"{floats:9.2f}{integers:9.2f}{floats / integers:9.2f}   "
-        print(row.rstrip(), flush=True)
+        print(f"{row}{'integer' if amx and size > LARGEST_FLOAT32 else 'float32'}", flush=True)
     return 0

@@ -22,14 +22,21 @@ from serving.errors import ProviderError
 log = logging.getLogger("glyph.serving")
 
 Provider = Literal["cuda", "cpu"]
-Arithmetic = Literal["float32", "integer"]
-"""Of the first layer."""
+Arithmetic = Literal["float32", "integer", "mixed"]
+"""Of the first layer: `mixed` is float32 for batches of up to `LARGEST_FLOAT32` images, and integer beyond."""
 ArithmeticPolicy = Literal["auto", "float32", "integer"]
-GRAPHS: dict[Arithmetic, str] = {"float32": ONNX_FILE, "integer": INTEGER_ONNX_FILE}
+GRAPHS: dict[Arithmetic, tuple[str, ...]] = {
+    "float32": (ONNX_FILE,),
+    "integer": (INTEGER_ONNX_FILE,),
+    "mixed": (ONNX_FILE, INTEGER_ONNX_FILE),
+}
 PROVIDER_NAMES: dict[str, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 LOG_SEVERITY_FATAL = 4
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Sizes of the batches that a session is run with; the batch scorer has its own."""
+LARGEST_FLOAT32 = 8
+"""Up to this many images float32 is as fast as integers or faster: AMX works on 16 rows at a time, and a core that
+waits between single requests has its registers to save (`python -m bench arithmetic`, docs/performance.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class Engine:
     provider: Provider
     session: Any
     """An `onnxruntime.InferenceSession`."""
+    large: Any = None
+    """The one for batches of more than `LARGEST_FLOAT32` images, where that is another."""
     arithmetic: Arithmetic = "float32"
     sizes: tuple[int, ...] = BUCKETS
 
@@ -64,23 +73,29 @@ class Engine:
 
         The session sees a few shapes only, whatever n is: batches are padded to the next of `sizes`,
         and larger ones run in pieces of the largest. So kernels and memory are chosen for each shape
-        once, and both doors run one image in the same way.
+        once, and both doors run one image in the same way. With `mixed` arithmetic it is the whole batch
+        that counts, not a last piece: so what was asked in a large batch is computed in integers, whatever
+        came with it.
         """
-        most = self.sizes[-1]
+        session = self.session if self.large is None or len(images) <= LARGEST_FLOAT32 else self.large
+        sizes, most = self.sizes, self.sizes[-1]
         if len(images) <= most:
-            return self._run(images)
-        parts = [self._run(images[start : start + most]) for start in range(0, len(images), most)]
+            return _run(session, images, sizes)
+        parts = [_run(session, images[start : start + most], sizes) for start in range(0, len(images), most)]
         return Outputs(
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
         )
 
-    def _run(self, images: npt.NDArray[np.uint8]) -> Outputs:
-        count = len(images)
-        if more := padding(count, self.sizes):
-            images = padded(images, count + more)
-        outputs = Outputs(*self.session.run(["logits", "probabilities"], {"images": images}))
-        return outputs[:count] if more else outputs
+
+def _run(session: Any, images: npt.NDArray[np.uint8], sizes: tuple[int, ...]) -> Outputs:
+    """Return the outputs for at most the largest of `sizes`."""
+    count = len(images)
+    more = padding(count, sizes)
+    if more:
+        images = padded(images, count + more)
+    outputs = Outputs(*session.run(["logits", "probabilities"], {"images": images}))
+    return outputs[:count] if more else outputs
 
 
 def padded(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
@@ -139,13 +154,13 @@ def choose_arithmetic(policy: ArithmeticPolicy, bundle: Bundle, provider: Provid
     if lacking:
         log.info("arithmetic: float32 (auto, because %s)", lacking)
         return "float32"
-    return "integer"
+    return "mixed"
 
 
 def open_engine(
     bundle: Bundle, provider: Provider, device_id: int, arithmetic: Arithmetic = "float32"
 ) -> Engine:
-    """Verify every file of the bundle, build the session from the verified bytes, replay the golden examples.
+    """Verify every file of the bundle, build sessions from the verified bytes, replay the golden examples.
 
     Raises:
         InvalidBundleError: a file is missing or changed, a graph is not what the contract says,
@@ -153,12 +168,21 @@ def open_engine(
         ProviderError: CUDA works on this machine, but not for this session.
     """
     verified = {name: bundle.read(name) for name in {*bundle.manifest.files, ONNX_FILE, GOLDEN_FILE}}
-    name = GRAPHS[arithmetic]
-    session = _session(name, verified[name], provider, device_id)
-    _check_signature(name, session, bundle.manifest)
-    engine = Engine(bundle=bundle, provider=provider, arithmetic=arithmetic, session=session)
-    _replay(name, engine, GoldenExamples.from_bytes(verified[GOLDEN_FILE], bundle.manifest))
-    return engine
+    golden = GoldenExamples.from_bytes(verified[GOLDEN_FILE], bundle.manifest)
+    sessions = []
+    for name in GRAPHS[arithmetic]:
+        session = _session(name, verified[name], provider, device_id)
+        _check_signature(name, session, bundle.manifest)
+        # Alone: so each graph answers the examples in one batch and one by one, whichever sizes are its own.
+        _replay(name, Engine(bundle=bundle, provider=provider, session=session), golden)
+        sessions.append(session)
+    return Engine(
+        bundle=bundle,
+        provider=provider,
+        arithmetic=arithmetic,
+        session=sessions[0],
+        large=sessions[-1] if arithmetic == "mixed" else None,
+    )
 
 
 def _session(name: str, graph: bytes, provider: Provider, device_id: int) -> Any:

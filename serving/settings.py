@@ -43,9 +43,10 @@ class ServiceSettings(Settings):
     arithmetic: Annotated[
         Literal["auto", "float32", "integer"],
         Field(
-            description="how the CPU computes the first layer: 'auto' takes integers where the processor has AMX and "
-            "the version a graph for it, and float32 else; 'integer' refuses a version without that graph. CUDA "
-            "computes in float32"
+            description="how the CPU computes the first layer: 'auto' takes integers for batches of more than "
+            "8 images where the processor has AMX and the version a graph for it, and float32 else. An answer's "
+            "last digits can then differ by its batch; with 'float32' or 'integer' they do not. 'integer' refuses "
+            "a version without that graph. CUDA computes in float32"
         ),
     ] = "auto"
     host: Annotated[str, Field(min_length=1, description="address to listen on; 0.0.0.0 is all of IPv4")] = (

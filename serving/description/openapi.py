@@ -114,7 +114,7 @@ def _own_paths() -> dict[str, Any]:
             **problems(PREDICT),
         },
     }
-    running = {"provider": "cpu", "arithmetic": "integer"}
+    running = {"provider": "cpu", "arithmetic": "mixed"}
     ready = {"ready": True, "model": _MODEL, **running, "loaded": [3], "refused": []}
     readiness = {"200": _ok("Send traffic.", _json("Ready", ready)), **problems(FAILURES)}
     metrics = {"images": 10000, "accuracy": 0.9927, "nll": 0.024, "ece": 0.004, "nll_calibrated": 0.024}
@@ -221,7 +221,7 @@ def _protocol_paths() -> dict[str, Any]:
         "properties": {
             "digest": _DIGEST,
             "execution_provider": "CPUExecutionProvider",
-            "arithmetic": "integer",
+            "arithmetic": "mixed",
         },
     }
     paths = {

@@ -130,7 +130,7 @@ def _metadata() -> dict[str, Any]:
                 "ready": {"type": "boolean"},
                 "model": _ref("Model"),
                 "provider": {"enum": ["cpu", "cuda"]},
-                "arithmetic": {"enum": ["float32", "integer"]},
+                "arithmetic": {"enum": ["float32", "integer", "mixed"]},
                 "loaded": {"type": "array", "items": {"type": "integer"}},
                 "refused": {
                     "type": "array",
@@ -145,7 +145,7 @@ def _metadata() -> dict[str, Any]:
                 "model": _ref("Model"),
                 "created": {"type": "string"},
                 "provider": {"enum": ["cpu", "cuda"]},
-                "arithmetic": {"enum": ["float32", "integer"]},
+                "arithmetic": {"enum": ["float32", "integer", "mixed"]},
                 "input": _object(
                     {
                         "height": {"const": IMAGE_SIZE},

@@ -130,6 +130,8 @@ def open_local(settings: ScoreSettings) -> LocalEngine:
         bundle = resolve(settings.model, settings.version)
         provider = sessions.choose_provider(settings.provider, settings.device_id)
         arithmetic = sessions.choose_arithmetic(settings.arithmetic, bundle, provider)
+        if arithmetic == "mixed":
+            arithmetic = "integer"  # as all full batches are; the last one of a part has the same bits so
         session = sessions.open_engine(bundle, provider, settings.device_id, arithmetic)
         most = settings.batch or BATCH[provider]
         sizes = tuple(1 << power for power in range(most.bit_length()))

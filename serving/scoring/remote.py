@@ -26,12 +26,14 @@ import numpy.typing as npt
 import orjson
 
 from bundle.manifest import Polarity
-from serving.engine import padded
+from serving.engine import LARGEST_FLOAT32, padded
 from serving.oip import HEADER_LENGTH, INPUT, OCTETS
 from serving.scoring.errors import EngineError
 from serving.scoring.records import Images
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 
+LEAST_ASKED = LARGEST_FLOAT32 + 1
+"""Fewer images are computed in float32 by a service that is mixed, unless others come with them."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
@@ -209,6 +211,7 @@ class RemoteEngine:
     polarity: Polarity
     provider: str
     arithmetic: str
+    """Of a full batch."""
     concurrency: int
     batch: int = LARGEST_ASKED
 
@@ -223,7 +226,8 @@ class RemoteEngine:
         Raises:
             EngineError: it cannot be reached, refuses, or answers what the protocol does not have.
         """
-        full = images if len(images) == self.batch else padded(images, self.batch)
+        size = max(self.batch, LEAST_ASKED)
+        full = images if len(images) == size else padded(images, size)
         response = self.client.ask("POST", self._path, *question(full))
         return answer(response, self.version, (len(full), len(self.classes)))[: len(images)]
 
@@ -263,7 +267,8 @@ def _served(client: Client, settings: ScoreSettings) -> RemoteEngine:
             classes=tuple(map(str, document["classes"])),
             polarity=document["input"]["polarity"],
             provider=str(document["provider"]),
-            arithmetic=str(document.get("arithmetic", "float32")),  # an older service has no other
+            # An older service has no other than float32; one that is mixed computes full batches in integers.
+            arithmetic="float32" if document.get("arithmetic", "float32") == "float32" else "integer",
             concurrency=settings.connections,
             batch=settings.batch or LARGEST_ASKED,
         )

@@ -13,9 +13,9 @@ def test_each_size_has_a_row_of_both(tmp_path: Path, capsys: pytest.CaptureFixtu
     """Sizes are the service's own; each ratio is that of the two figures before it."""
     model = publish_synthetic(tmp_path).path.parent
     assert main(["--model", str(model), "--rounds", "1"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[4:]]
     assert [int(row[0]) for row in rows] == [*BUCKETS]
-    for _, *figures in rows:
+    for _, *figures, _auto in rows:
         warm_floats, warm_integers, warm, cold_floats, cold_integers, cold = map(float, figures)
         assert warm == pytest.approx(warm_floats / warm_integers, abs=0.02, rel=0.05)
         assert cold == pytest.approx(cold_floats / cold_integers, abs=0.02, rel=0.05)

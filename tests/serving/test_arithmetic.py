@@ -1,4 +1,4 @@
-"""Which graph computes: by the policy, the processor and the version's files; and what it then answers."""
+"""Which graph computes which batch: by the policy, the processor, the version's files and the batch's size."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +14,8 @@ from bundle.errors import GoldenMismatchError, InvalidBundleError
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle
 from bundle.verify import problems
-from serving import cpus
-from serving.engine import Arithmetic, choose_arithmetic, open_engine
+from serving import cpus, engine
+from serving.engine import Arithmetic, Engine, choose_arithmetic, open_engine
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 from tests.serving.models import Linear, a_linear, in_integers, publish_synthetic
@@ -49,6 +49,19 @@ def old(tmp_path: Path) -> Bundle:
     return publish_synthetic(tmp_path / "old", integer=None)
 
 
+class Watched:
+    """A session that notes the size of each batch."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.sizes: list[int] = []
+
+    def run(self, names: list[str], feed: dict[str, Pixels]) -> Any:
+        """Note, and answer."""
+        self.sizes.append(len(feed["images"]))
+        return self.session.run(names, feed)
+
+
 def images_of(count: int) -> Pixels:
     """Return noise."""
     return np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -67,7 +80,7 @@ def test_a_processor_has_integer_matrices_by_its_flags(processor: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "amx", "provider", "chosen"),
     [
-        ("auto", True, "cpu", "integer"),
+        ("auto", True, "cpu", "mixed"),
         ("auto", False, "cpu", "float32"),
         ("float32", True, "cpu", "float32"),
         ("integer", True, "cpu", "integer"),
@@ -108,10 +121,42 @@ def test_each_arithmetic_answers_as_numpy_does(
     """At every size the logits are float64's."""
     opened = open_engine(bundle, "cpu", 0, arithmetic)
     assert opened.arithmetic == arithmetic
-    for count in (1, 2, 16, 17, 64, 300):
+    for count in (1, 2, 8, 9, 64, 300):
         outputs = opened.infer(images_of(count))
         assert np.allclose(outputs.logits, linear.logits(images_of(count)), atol=5e-5)
         assert np.allclose(outputs.probabilities, linear.probabilities(images_of(count)), atol=1e-5)
+
+
+def watched(bundle: Bundle) -> tuple[Engine, Watched, Watched]:
+    """Return a mixed engine, with its session of small batches and that of large ones."""
+    opened = open_engine(bundle, "cpu", 0, "mixed")
+    small, large = Watched(opened.session), Watched(opened.large)
+    return (
+        Engine(bundle=bundle, provider="cpu", arithmetic="mixed", session=small, large=large),
+        small,
+        large,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 8])
+def test_small_batches_are_in_float32(bundle: Bundle, count: int) -> None:
+    """Up to 8 images, padding aside."""
+    mixed, small, large = watched(bundle)
+    mixed.infer(images_of(count))
+    assert (small.sizes, large.sizes) == ([1 << (count - 1).bit_length()], [])
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(9, [16]), (16, [16]), (17, [32]), (256, [256]), (257, [256, 1]), (515, [256, 256, 4])],
+)
+def test_large_batches_are_in_integers_whole(bundle: Bundle, count: int, sizes: list[int]) -> None:
+    """From 9 images on, also the few that a last piece has: nobody's bits depend on where a batch is cut."""
+    mixed, small, large = watched(bundle)
+    outputs = mixed.infer(images_of(count))
+    assert (small.sizes, large.sizes) == ([], sizes)
+    alone = open_engine(bundle, "cpu", 0, "integer").infer(images_of(count))
+    assert outputs.logits.tobytes() == alone.logits.tobytes()
 
 
 def test_the_two_differ_by_less_than_parity_allows(bundle: Bundle) -> None:
@@ -125,14 +170,17 @@ def test_the_two_differ_by_less_than_parity_allows(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("arithmetic", get_args(Arithmetic))
-def test_an_answer_does_not_depend_on_its_batch(bundle: Bundle, arithmetic: Arithmetic) -> None:
-    """In either arithmetic a batch of any size gives each image the same bits."""
+def test_an_answer_depends_on_its_batch_only_where_that_is_said(
+    bundle: Bundle, arithmetic: Arithmetic
+) -> None:
+    """In one arithmetic every size gives the same bits; `mixed` has two kinds of batches."""
     opened = open_engine(bundle, "cpu", 0, arithmetic)
-    images = images_of(256)
+    images = images_of(255)
     whole = opened.infer(images).logits
-    for size in (1, 5, 16, 17, 100):
-        pieces = [opened.infer(images[start : start + size]).logits for start in range(0, 256, size)]
-        assert np.concatenate(pieces).tobytes() == whole.tobytes(), size
+    for size in (1, 3, 5, 15, 51, 85):  # whole pieces: the last one is as large as the others
+        pieces = [opened.infer(images[start : start + size]).logits for start in range(0, 255, size)]
+        same = np.concatenate(pieces).tobytes() == whole.tobytes()
+        assert same == (arithmetic != "mixed" or size > 8), size
 
 
 def wrong_graph() -> bytes:
@@ -164,11 +212,12 @@ def wrong_when(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **sizes: Any) ->
     monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
 
 
-def test_a_wrong_second_graph_alone_is_refused(tmp_path: Path) -> None:
-    """Its golden answers are compared as the other's are, and float32 stays servable."""
+@pytest.mark.parametrize("arithmetic", ["integer", "mixed"])
+def test_a_wrong_second_graph_alone_is_refused(tmp_path: Path, arithmetic: Arithmetic) -> None:
+    """Its golden answers are compared too, though the five examples are a small batch; float32 stays servable."""
     bundle = publish_synthetic(tmp_path, integer=wrong_graph())
     with pytest.raises(GoldenMismatchError, match=rf"in one batch of {INTEGER_ONNX_FILE} on CPU"):
-        open_engine(bundle, "cpu", 0, "integer")
+        open_engine(bundle, "cpu", 0, arithmetic)
     assert open_engine(bundle, "cpu", 0, "float32").arithmetic == "float32"
 
 
@@ -179,7 +228,7 @@ def test_the_second_graph_is_replayed_in_both_sizes(
     """Whole and one by one, each by the very session that will answer."""
     wrong_when(bundle, monkeypatch, alone=alone)
     with pytest.raises(GoldenMismatchError, match=rf"{how} of {INTEGER_ONNX_FILE}"):
-        open_engine(bundle, "cpu", 0, "integer")
+        open_engine(bundle, "cpu", 0, "mixed")
 
 
 def test_a_second_graph_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -188,14 +237,13 @@ def test_a_second_graph_that_is_none_is_refused(tmp_path: Path) -> None:
     for place, graph in enumerate((b"no graph", in_integers(narrow.graph(classes=9)))):
         bundle = publish_synthetic(tmp_path / str(place), integer=graph)
         with pytest.raises(InvalidBundleError, match=rf"^{INTEGER_ONNX_FILE} "):
-            open_engine(bundle, "cpu", 0, "integer")
+            open_engine(bundle, "cpu", 0, "mixed")
 
 
-@pytest.mark.parametrize(("arithmetic", "file"), [("float32", ONNX_FILE), ("integer", INTEGER_ONNX_FILE)])
-def test_the_session_is_built_from_the_bytes_that_were_verified(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, arithmetic: Arithmetic, file: str
+def test_sessions_are_built_from_the_bytes_that_were_verified(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An arithmetic loads its own graph, and no other."""
+    """A pure arithmetic loads its own graph alone, the mixed one both."""
     given: list[bytes] = []
     session = onnxruntime.InferenceSession
 
@@ -204,8 +252,15 @@ def test_the_session_is_built_from_the_bytes_that_were_verified(
         return session(graph, *arguments, **options)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", noting)
-    open_engine(bundle, "cpu", 0, arithmetic)
-    assert given == [(bundle.path / file).read_bytes()]
+    floats, integers = ((bundle.path / name).read_bytes() for name in (ONNX_FILE, INTEGER_ONNX_FILE))
+    for arithmetic, expected in (
+        ("float32", [floats]),
+        ("integer", [integers]),
+        ("mixed", [floats, integers]),
+    ):
+        given.clear()
+        open_engine(bundle, "cpu", 0, arithmetic)  # type: ignore[arg-type]
+        assert given == expected
 
 
 @pytest.mark.usefixtures("processor")
@@ -215,7 +270,7 @@ def test_a_wrong_second_graph_keeps_a_version_from_being_served(tmp_path: Path) 
     publish_synthetic(tmp_path, integer=wrong_graph())
     started = ModelState.start(ServiceSettings(model=good.path.parent, provider="cpu"))
     report = started.report()
-    assert (report["model"]["version"], report["arithmetic"]) == (1, "integer")
+    assert (report["model"]["version"], report["arithmetic"]) == (1, "mixed")
     assert INTEGER_ONNX_FILE in report["refused"][0]["reason"]
     floats = ModelState.start(
         ServiceSettings(model=good.path.parent, provider="cpu", arithmetic="float32")
@@ -263,3 +318,10 @@ def test_a_service_says_and_computes_what_it_is_set_to(bundle: Bundle, tmp_path:
     for images, answered in zip(bodies, answers, strict=True):
         found = np.array([[*probabilities.values()] for probabilities in answered], dtype=np.float32)
         assert found.tobytes() == expected.infer(images).probabilities.tobytes()
+
+
+def test_the_engines_table_fits_the_settings() -> None:
+    """The setting's sentence names the size that the engine has."""
+    description = str(ServiceSettings.model_fields["arithmetic"].description)
+    assert f"batches of more than {engine.LARGEST_FLOAT32} images" in description
+    assert engine.LARGEST_FLOAT32 in engine.BUCKETS

@@ -181,7 +181,7 @@ def test_an_operator_sees_where_and_what_is_served(busy: Managed, bundle: Bundle
     where = {
         "provider": "cpu",
         "device": "cpu",
-        "arithmetic": "integer" if has_integer_matrices() else "float32",
+        "arithmetic": "mixed" if has_integer_matrices() else "float32",
     }
     assert busy.value("glyph_execution_provider_info", **where) == 1
     assert busy.value("glyph_model_workers", version="1") == 2

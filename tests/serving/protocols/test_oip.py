@@ -86,7 +86,7 @@ def test_the_protocols_own_objects(service: Service, bundle: Bundle) -> None:
         "properties": {
             "digest": bundle.manifest.digest,
             "execution_provider": "CPUExecutionProvider",
-            "arithmetic": "integer" if has_integer_matrices() else "float32",
+            "arithmetic": "mixed" if has_integer_matrices() else "float32",
         },
     }
     for path in ("/v2/models/synthetic", "/v2/models/synthetic/versions/1"):
