@@ -28,7 +28,7 @@ from bench.serving.contender import GLYPH, WORKLOADS, Contender
 from bench.serving.contenders import CONTENDERS
 from bench.serving.environments import version_of
 from bench.serving.openloop import sweep
-from bench.serving.rounds import Cores, Subject, interleaved, machine, running
+from bench.serving.rounds import Cores, Subject, awake, interleaved, machine, resting, running
 from bundle.errors import BundleError
 
 QUICK = ("glyph", "glyph-gthread", "flask", "fastapi", "mosec", "glyph-constant")
@@ -120,11 +120,15 @@ def _measure(options: argparse.Namespace, subject: Subject, document: dict[str, 
             if contender.name in up:
                 known["cold_starts"].append(up[contender.name].cold_start)
         if options.open_loop:
-            for workload in options.workload or ["png"]:
-                sweeps = document["open"].setdefault(workload, {})
-                for name, server in up.items():
-                    _say(f"open loop, {WORKLOADS[workload]}: {server.contender.title}")
-                    sweeps[name] = sweep(server, workload, options.seconds, subject, cores)
+            with resting(up) as restless:
+                for workload in options.workload or ["png"]:
+                    sweeps = document["open"].setdefault(workload, {})
+                    for name, server in up.items():
+                        _say(f"open loop, {WORKLOADS[workload]}: {server.contender.title}")
+                        with awake(server, restless):
+                            sweeps[name] = sweep(
+                                server, workload, options.seconds, options.rounds, subject, cores
+                            )
             return GLYPH not in missing
         good = GLYPH not in missing
         for workload in options.workload or WORKLOADS:

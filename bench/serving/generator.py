@@ -56,7 +56,9 @@ class Result:
     """What came back."""
 
     answers: int = 0
-    """Within the measured seconds, with status 200."""
+    """With status 200, within the measured seconds; in an open loop to requests that were due within them."""
+    completed: int = 0
+    """With status 200, within the measured seconds, whenever the requests were due: past saturation, fewer."""
     all_answers: int = 0
     """With the warm-up's."""
     seconds: float = 0.0
@@ -225,6 +227,8 @@ class Generator:
             self._error(status.decode("latin-1"))
             return
         result.all_answers += 1
+        if self._from <= now < self._until:
+            result.completed += 1
         measured = connection.sent if self.specification.rate is not None else now
         if not self._from <= measured < self._until:
             return

@@ -1,13 +1,17 @@
 """The load generator, against real servers on loopback."""
 
 import contextlib
+import json
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.serving.generator import Generator, Result, Specification
@@ -55,9 +59,9 @@ def serving(answer: Callable[[int, socket.socket], None]) -> Iterator[int]:
 
 
 def ask(
-    port: int, directory: Path, *, rate: float | None = None, connections: int = 4
+    port: int, directory: Path, *, rate: float | None = None, connections: int = 4, apart: bool = False
 ) -> "tuple[Result, array[float]]":
-    """Ask for half a second, and return what came back and the latencies."""
+    """Ask for half a second, in a process of its own if `apart`, and return what came back and the latencies."""
     specification = Specification(
         port=port,
         requests=[b64encode(REQUEST).decode()],
@@ -67,7 +71,13 @@ def ask(
         rate=rate,
         latencies=str(directory / "latencies"),
     )
-    result = Generator(specification).run()
+    if apart:
+        program = [sys.executable, "-m", "bench.serving.generator"]
+        text = json.dumps(asdict(specification))
+        done = subprocess.run(program, input=text, stdout=subprocess.PIPE, text=True, check=True)
+        result = Result(**json.loads(done.stdout))
+    else:
+        result = Generator(specification).run()
     latencies = array("d")
     latencies.frombytes((directory / "latencies").read_bytes())
     return result, latencies
@@ -134,3 +144,21 @@ def test_a_stall_is_charged_to_all_who_came_meanwhile(tmp_path: Path) -> None:
     longest = sorted(latencies, reverse=True)
     for place, latency in enumerate(longest[:25]):
         assert latency >= STALL_SECONDS - 0.01 * (place + 1)
+
+
+def test_latencies_of_an_open_loop_are_those_of_a_queue(tmp_path: Path) -> None:
+    """One server that takes longer than the interval: what waits grows for as long as it is asked (D/D/1)."""
+    service, rate = 0.02, 100
+    turn = threading.Lock()
+
+    def answer(_: int, client: socket.socket) -> None:
+        with turn:
+            time.sleep(service)  # this is what is tested: a server that takes a known time
+        client.sendall(response(b"fine"))
+
+    with serving(answer) as port:
+        result, latencies = ask(port, tmp_path, rate=rate, connections=50, apart=True)
+    assert result.answers == len(latencies) == 50
+    # In whatever order they are taken, the k-th answer comes after k times the service.
+    assert sum(latencies) >= sum((k + 1) * service - k / rate for k in range(50)) - 1e-3
+    assert result.completed <= 0.5 / service
