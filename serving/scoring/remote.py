@@ -26,14 +26,12 @@ import numpy.typing as npt
 import orjson
 
 from bundle.manifest import Polarity
-from serving.engine import LARGEST_FLOAT32, padded
+from serving.engine import padded
 from serving.oip import HEADER_LENGTH, INPUT, OCTETS
 from serving.scoring.errors import EngineError
 from serving.scoring.records import Images
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 
-LEAST_ASKED = LARGEST_FLOAT32 + 1
-"""Fewer images are computed in float32 by a service that is mixed, unless others come with them."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
@@ -226,8 +224,7 @@ class RemoteEngine:
         Raises:
             EngineError: it cannot be reached, refuses, or answers what the protocol does not have.
         """
-        size = max(self.batch, LEAST_ASKED)
-        full = images if len(images) == size else padded(images, size)
+        full = images if len(images) == self.batch else padded(images, self.batch)
         response = self.client.ask("POST", self._path, *question(full))
         return answer(response, self.version, (len(full), len(self.classes)))[: len(images)]
 
