@@ -1,17 +1,13 @@
 """The load generator, against real servers on loopback."""
 
 import contextlib
-import json
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 import time
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from bench.serving.generator import Generator, Result, Specification
@@ -47,6 +43,7 @@ def serving(answer: Callable[[int, socket.socket], None]) -> Iterator[int]:
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
+        request_queue_size = 64  # who finds the queue full tries again a second later
 
     with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -59,9 +56,9 @@ def serving(answer: Callable[[int, socket.socket], None]) -> Iterator[int]:
 
 
 def ask(
-    port: int, directory: Path, *, rate: float | None = None, connections: int = 4, apart: bool = False
+    port: int, directory: Path, *, rate: float | None = None, connections: int = 4
 ) -> "tuple[Result, array[float]]":
-    """Ask for half a second, in a process of its own if `apart`, and return what came back and the latencies."""
+    """Ask for half a second and return what came back and the latencies."""
     specification = Specification(
         port=port,
         requests=[b64encode(REQUEST).decode()],
@@ -71,13 +68,7 @@ def ask(
         rate=rate,
         latencies=str(directory / "latencies"),
     )
-    if apart:
-        program = [sys.executable, "-m", "bench.serving.generator"]
-        text = json.dumps(asdict(specification))
-        done = subprocess.run(program, input=text, stdout=subprocess.PIPE, text=True, check=True)
-        result = Result(**json.loads(done.stdout))
-    else:
-        result = Generator(specification).run()
+    result = Generator(specification).run()
     latencies = array("d")
     latencies.frombytes((directory / "latencies").read_bytes())
     return result, latencies
@@ -157,7 +148,7 @@ def test_latencies_of_an_open_loop_are_those_of_a_queue(tmp_path: Path) -> None:
         client.sendall(response(b"fine"))
 
     with serving(answer) as port:
-        result, latencies = ask(port, tmp_path, rate=rate, connections=50, apart=True)
+        result, latencies = ask(port, tmp_path, rate=rate, connections=50)
     assert result.answers == len(latencies) == 50
     # In whatever order they are taken, the k-th answer comes after k times the service.
     assert sum(latencies) >= sum((k + 1) * service - k / rate for k in range(50)) - 1e-3
