@@ -98,7 +98,7 @@ def _phases(model: Path) -> list[tuple[str, float, str]]:
 
     work = pipeline.prepare(pipeline.open(request, time.perf_counter()))
     outputs = engine.infer(work.images)
-    answer = work.encode(outputs)
+    answer = work.encode(outputs, 0)
     closing = pipeline.open(request, time.perf_counter())
     closing.phases.update(decode=1e-5, queue=1e-5, infer=1e-5, encode=1e-5)
     closing.batch = 1
@@ -115,7 +115,7 @@ def _phases(model: Path) -> list[tuple[str, float, str]]:
             fastest(lambda: predict.prepare(engine, octets, octets.body, settings)),
             "",
         ),
-        ("encode", fastest(lambda: work.encode(outputs)), "argmax, orjson"),
+        ("encode", fastest(lambda: work.encode(outputs, 0)), "argmax, orjson"),
         ("close: fields, metrics", fastest(lambda: pipeline.close(closing, Answer(body=answer.body))), ""),
         ("render", fastest(lambda: render(whole, (1, 1), dates.now(), keep_alive=True)), ""),
     ]

@@ -23,6 +23,7 @@ def encode(
     filenames: Sequence[str | None] | None,
     warnings: Sequence[tuple[str, ...]],
     outputs: Outputs,
+    start: int,
 ) -> Answer:
     """Return the answer, one prediction for each image, in their order.
 
@@ -41,36 +42,45 @@ def encode(
             index are null and the probability still says how near it was.
         filenames: of a form's files; None where there was no form.
         warnings: of each image.
-        outputs: for the probabilities, `float32[len(warnings), classes]`; written with as many digits
-            as a float32 needs to be read back exactly.
+        outputs: of a batch, for the probabilities, `float32[n, classes]`; written with as many digits as a
+            float32 needs to be read back exactly.
+        start: where in the batch the images of this answer begin.
     """
     manifest = bundle.manifest
     pieces = _pieces(manifest.name, bundle.version, manifest.digest, manifest.classes)
-    rows = orjson.dumps(outputs.probabilities, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+    rows = outputs.written or _written(outputs)
     # In float32, as the probabilities are: 0.9 in an answer is not below a threshold of 0.9.
     least = 0.0 if asked.threshold is None else float(np.float32(asked.threshold))
     predictions: list[bytes] = []
-    for i, row in enumerate(outputs.probabilities.tolist()):
-        probability = max(row)
-        index = row.index(probability)
-        numbers = rows[i].split(b",")
+    for i, warned in enumerate(warnings):
+        index, probability, row = rows[start + i]
+        numbers = row.split(b",")
         sure = probability >= least
         if asked.top is None:
             listed = pieces.all_classes % tuple(numbers)
         else:
-            order = np.argsort(-outputs.probabilities[i], kind="stable")[: asked.top].tolist()
+            order = np.argsort(-outputs.probabilities[start + i], kind="stable")[: asked.top].tolist()
             listed = b",".join([pieces.keys[place] + numbers[place] for place in order])
         prediction = b'{"label":%b,"index":%b,"probability":%b,"probabilities":{%b},"warnings":%b' % (
             pieces.labels[index] if sure else b"null",
             b"%d" % index if sure else b"null",
             numbers[index],
             listed,
-            orjson.dumps(warnings[i]) if warnings[i] else b"[]",
+            orjson.dumps(warned) if warned else b"[]",
         )
         if filenames is not None and (filename := filenames[i]) is not None:
             prediction += b',"filename":' + orjson.dumps(filename)
         predictions.append(prediction)
     return Answer(body=pieces.start + b"},".join(predictions) + b"}]}")
+
+
+def _written(outputs: Outputs) -> list[tuple[int, float, bytes]]:
+    """Return each image's most probable class, its probability, and all as JSON: for the whole batch at once."""
+    probabilities = outputs.probabilities
+    rows = orjson.dumps(probabilities, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+    places, most = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
+    outputs.written = list(zip(places, most, rows, strict=True))
+    return outputs.written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

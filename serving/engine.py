@@ -39,7 +39,7 @@ LARGEST_FLOAT32 = 8
 waits between single requests has its registers to save (`python -m bench arithmetic`, docs/performance.md)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outputs:
     """What the model gave for a batch; `outputs[start:stop]` are those of some of its images."""
 
@@ -47,6 +47,8 @@ class Outputs:
     """`float32[n, classes]`, before the softmax, the calibration's temperature applied."""
     probabilities: npt.NDArray[np.float32]
     """`float32[n, classes]`, calibrated; rows sum to 1."""
+    written: list[tuple[int, float, bytes]] | None = None
+    """What `serving.answer` writes of each image, once it was asked for: all requests of a batch together."""
 
     def __len__(self) -> int:
         return len(self.probabilities)

@@ -106,11 +106,12 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
         document = _object(jsonbody.read(body[:length], settings.max_images), "the request")
         images = _images(document, body[length:], settings.max_images)
         asked = _asked(document)
-    return Work(engine=engine, images=images, encode=partial(encode, engine, asked))
+    return Work(engine=engine, images=images, encode=partial(encode, engine, asked, len(images)))
 
 
-def encode(engine: Engine, asked: Asked, outputs: Outputs) -> Answer:
+def encode(engine: Engine, asked: Asked, count: int, outputs: Outputs, start: int) -> Answer:
     """Return the inference response: JSON alone, or JSON with the binary tensors behind it."""
+    outputs = outputs[start : start + count]
     document: dict[str, Any] = {
         "model_name": engine.bundle.manifest.name,
         "model_version": str(engine.bundle.version),

@@ -30,8 +30,8 @@ class Work:
     engine: Engine
     images: npt.NDArray[np.uint8]
     """`uint8[n, 28, 28]`, n at least 1."""
-    encode: Callable[[Outputs], Answer]
-    """Makes the answer of the n images' outputs."""
+    encode: Callable[[Outputs, int], Answer]
+    """Makes the answer of a batch's outputs, where those of the n images begin at the place given."""
 
 
 def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSettings) -> Work:

@@ -196,7 +196,7 @@ class Batcher:
                 try:
                     if not isinstance(outputs, Outputs):
                         raise outputs
-                    answer = self._pipeline.encode(exchange, work, outputs[start:stop])
+                    answer = self._pipeline.encode(exchange, work, outputs, start)
                 except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
                     answer = self._pipeline.refuse(exchange, error)
                 start = stop

@@ -44,11 +44,13 @@ def render(answer: Answer, version: tuple[int, int], date: str, *, keep_alive: b
         ValueError: a field has a name or a value that would be read as something else.
     """
     headers = answer.headers
-    # What holds for each character of all of them together holds for each of them.
-    names, values = "".join(headers), "".join(headers.values())
-    if headers and ("" in headers or not (TOKEN_RE.fullmatch(names) and HEADER_VALUE_RE.fullmatch(values))):
-        raise ValueError(f"a response field cannot be written: {headers}")
     fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if fields:
+        # What holds for each character of all of them together holds for each of them.
+        names, values = "".join(headers), "".join(headers.values())
+        plain = values.isascii() and values.isprintable()
+        if "" in headers or not (TOKEN_RE.fullmatch(names) and (plain or HEADER_VALUE_RE.fullmatch(values))):
+            raise ValueError(f"a response field cannot be written: {headers}")
     head = (
         f"HTTP/{version[0]}.{version[1]} {_STATUS_LINES[answer.status]}\r\n"
         f"Server: {SERVER}\r\nDate: {date}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n"

@@ -62,15 +62,37 @@ def test_it_is_what_a_library_writes_of_the_whole(
     """Byte for byte, whatever classes, files and warnings are called."""
     images = np.stack([digit, 255 - digit, digit // 2])
     outputs = Outputs(linear.logits(images).astype("f4"), linear.probabilities(images))
-    answer = encode(nasty, parse("" if top is None else f"top={top}"), filenames, WARNINGS, outputs)
+    answer = encode(nasty, parse("" if top is None else f"top={top}"), filenames, WARNINGS, outputs, 0)
     assert answer.body == expected(nasty, outputs, filenames, top)
+
+
+def test_requests_of_one_batch_are_written_each_for_itself(
+    nasty: Bundle, linear: Linear, digit: Pixels
+) -> None:
+    """Whichever is first, an image's answer is what it is alone."""
+    images = np.stack([digit, 255 - digit, digit // 2])
+    outputs = Outputs(linear.logits(images).astype("f4"), linear.probabilities(images))
+    alone = [
+        encode(nasty, parse(query), None, [()], outputs[place : place + 1], 0).body
+        for place in range(3)
+        for query in ("", "top=2")
+    ]
+    together = [
+        encode(nasty, parse(query), None, [()], outputs, place).body
+        for place in range(3)
+        for query in ("", "top=2")
+    ]
+    assert together == alone
+    assert len(set(alone)) == 6
+    last = encode(nasty, parse(""), None, [(), ()], outputs, 1)
+    assert json.loads(last.body)["predictions"] == [json.loads(one)["predictions"][0] for one in alone[2::2]]
 
 
 def test_numbers_are_read_back_exactly(bundle: Bundle) -> None:
     """The smallest and the largest float32 too: 0, 1, a denormal one."""
     numbers = np.zeros((1, 10), np.float32)
     numbers[0, :6] = np.array([1, 1e-45, 2**-126, 0.1, 1 / 3, 1 - 2**-24], np.float32)
-    body = json.loads(encode(bundle, parse(""), None, [()], Outputs(numbers, numbers)).body)
+    body = json.loads(encode(bundle, parse(""), None, [()], Outputs(numbers, numbers), 0).body)
     read = np.array(list(body["predictions"][0]["probabilities"].values()), np.float64).astype(np.float32)
     assert read.tobytes() == numbers.tobytes()
 
@@ -84,14 +106,14 @@ def test_a_threshold_is_compared_as_the_probabilities_are_written(bundle: Bundle
     just = rows(0.9)
     below = rows(float(np.nextafter(np.float32(0.9), np.float32(0))))
     assert float(just.probabilities.max()) < 0.9
-    assert label(encode(bundle, parse("threshold=0.9"), None, [()], just)) == "8"
-    assert label(encode(bundle, parse("threshold=0.9"), None, [()], below)) is None
-    assert label(encode(bundle, parse("threshold=0"), None, [()], below)) == "8"
+    assert label(encode(bundle, parse("threshold=0.9"), None, [()], just, 0)) == "8"
+    assert label(encode(bundle, parse("threshold=0.9"), None, [()], below, 0)) is None
+    assert label(encode(bundle, parse("threshold=0"), None, [()], below, 0)) == "8"
 
 
 def test_of_two_equals_the_first_is_named(bundle: Bundle) -> None:
     """As NumPy's argmax has it."""
     half = np.zeros((1, 10), np.float32)
     half[0, [3, 7]] = 0.5
-    body = json.loads(encode(bundle, parse(""), None, [()], Outputs(half, half)).body)
+    body = json.loads(encode(bundle, parse(""), None, [()], Outputs(half, half), 0).body)
     assert body["predictions"][0]["index"] == int(half.argmax()) == 3
