@@ -2,21 +2,21 @@
 
     python -m bench scoring --model models/mnist              throughput, all contenders in turn, round by round
     python -m bench scoring --model models/mnist --memory 10000000      memory of a run over so many images
+    python -m bench scoring --model models/mnist --memory 1000000 --zip     the same, of PNG files in a zip
 
 Contenders of images that are numbers already (MNIST's, again and again, as IDX and .npy): our whole run,
-from the listing to `_SUCCESS`, against a loop of `session.run` over an array in memory, that writes nothing.
-Of PNG files: our whole run against reading and decoding alone, on all cores. Against both: the script that
-is usually written, torchvision's dataset, a DataLoader and an eager model; and Ray Data on this machine, where
-it is installed. Figures are medians over the rounds, in images/s.
+from the listing to `_SUCCESS`, against loops of `session.run` over an array in memory, that write nothing: of the
+session that our run has, and of the one in float32, where that is another. Of PNG files: our whole run against
+reading and decoding alone, on all cores, by functions that keep nothing. On a CPU the same cores have to compute,
+too, so it is also said what decoding and computing alone would allow. Against both: the script that is usually
+written, torchvision's dataset, a DataLoader and an eager model; and Ray Data on this machine, where it is
+installed. Figures are medians over the rounds, in images/s.
 """
 
 import argparse
 import contextlib
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -30,11 +30,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from bench.scoring_memory import measure, write_idx
 from bundle import images as decoder
-from bundle.manifest import ONNX_FILE, TORCH_EXPORT_FILE
+from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE, TORCH_EXPORT_FILE
 from bundle.repository import Bundle, resolve
 from serving.cpus import usable_cpus
-from serving.engine import BUCKETS, choose_arithmetic, open_engine
+from serving.engine import BUCKETS, Arithmetic, choose_arithmetic, open_engine
 from serving.scoring import job
 from serving.scoring.listing import read_file
 from serving.scoring.progress import Meter
@@ -45,8 +46,6 @@ BATCH = BUCKETS[-1]
 SMALL, MEDIUM = 10_000, 250_000
 """Images of a round for the DataLoader and for Ray Data: rates are compared, not times."""
 RAW_SHARE, DECODE_SHARE, LOADER_TIMES = 0.90, 0.85, 5.0
-MEMORY_LIMIT = 1 << 30
-LOOK_SECONDS = 0.1
 
 Images = npt.NDArray[np.uint8]
 
@@ -58,7 +57,7 @@ class Material:
     bundle: Bundle
     images: Images
     directory: Path
-    files: Sequence[Path]
+    files: Sequence[bytes]
 
 
 def main(arguments: list[str]) -> int:
@@ -79,6 +78,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--memory", type=int, metavar="N", help="only watch the memory of a run over N images"
     )
+    parser.add_argument("--zip", action="store_true", help="with --memory: PNG files in a zip, not IDX")
     options = parser.parse_args(arguments)
     bundle = resolve(options.model)
     digits = np.concatenate(
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         if options.memory:
-            return _memory(options.model, digits, options.memory, directory)
+            return measure(options.model, digits, options.memory, directory, zipped=options.zip)
         images = np.resize(digits, (options.images, 28, 28))
         (directory / "png" / "all").mkdir(parents=True)
         files = write_material(images, digits[: options.files], directory)
@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
         return _tell({name: statistics.median(found) for name, found in rates.items()}, rates, options)
 
 
-def write_material(images: Images, pictures: Images, directory: Path) -> list[Path]:
+def write_material(images: Images, pictures: Images, directory: Path) -> list[bytes]:
     """Write an IDX file, a .npy file and a folder of PNG files; return the files."""
     from PIL import Image
 
@@ -115,28 +115,26 @@ def write_material(images: Images, pictures: Images, directory: Path) -> list[Pa
     np.save(directory / "images.npy", images)
     files = []
     for place, pixels in enumerate(pictures):
-        files.append(directory / "png" / "all" / f"{place:06d}.png")
-        Image.fromarray(pixels).save(files[-1])
+        path = directory / "png" / "all" / f"{place:06d}.png"
+        Image.fromarray(pixels).save(path)
+        files.append(bytes(path))
     return files
-
-
-def write_idx(path: Path, images: Images, count: int) -> None:
-    """Write an IDX file of `count` images, those given again and again."""
-    with path.open("wb") as file:
-        file.write(b"\0\0\x08\3" + np.array([count, 28, 28], ">u4").tobytes())
-        for start in range(0, count, len(images)):
-            file.write(images[: count - start].tobytes())
 
 
 def _contenders(
     material: Material, stack: contextlib.ExitStack, *, without_ray: bool
 ) -> Iterator[tuple[str, Callable[[], int]]]:
-    arithmetic = choose_arithmetic("auto", material.bundle, "cpu")  # as the scorer's
-    single = open_engine(material.bundle, "cpu", 0, arithmetic).session
-    usual = onnxruntime.InferenceSession(material.bundle.read(ONNX_FILE), providers=["CPUExecutionProvider"])
-    yield "session.run loop, one thread", partial(_raw, single, material.images, 1)
-    yield "session.run loop, ONNX Runtime's own threads", partial(_raw, usual, material.images, 1)
-    yield "session.run loops, one for each core", partial(_raw, single, material.images, usable_cpus())
+    ours = choose_arithmetic("auto", material.bundle, "cpu")
+    computed: dict[Arithmetic, str] = {"float32": ONNX_FILE}
+    if ours != "float32":
+        computed["integer"] = INTEGER_ONNX_FILE
+    for arithmetic, graph in computed.items():
+        single = open_engine(material.bundle, "cpu", 0, arithmetic).session
+        usual = onnxruntime.InferenceSession(material.bundle.read(graph), providers=["CPUExecutionProvider"])
+        yield f"session.run loop, {arithmetic}, one thread", partial(_raw, single, material.images, 1)
+        yield f"session.run loop, {arithmetic}, its own threads", partial(_raw, usual, material.images, 1)
+        cores = usable_cpus()
+        yield f"session.run loops, {arithmetic}, on each core", partial(_raw, single, material.images, cores)
     yield "glyph, IDX", partial(_ours, material, "images-idx3-ubyte")
     yield "glyph, .npy", partial(_ours, material, "images.npy")
     processes = stack.enter_context(ProcessPoolExecutor(usable_cpus(), get_context("spawn")))
@@ -185,16 +183,16 @@ def _ours(material: Material, name: str) -> int:
         return outcome.facts.rows
 
 
-def _decode_files(files: Sequence[Path]) -> int:
+def _decode_files(files: Sequence[bytes]) -> int:
     """Read and decode by the very functions that the scorer uses: what is compared is the rest."""
     for path in files:
-        content = read_file(bytes(path))
+        content = read_file(path)
         assert isinstance(content, bytes)  # noqa: S101  this bench wrote it
         decoder.decode(content)
     return len(files)
 
 
-def _decode_only(processes: ProcessPoolExecutor, files: Sequence[Path]) -> int:
+def _decode_only(processes: ProcessPoolExecutor, files: Sequence[bytes]) -> int:
     return sum(processes.map(_decode_files, [files[at : at + 1024] for at in range(0, len(files), 1024)]))
 
 
@@ -304,17 +302,22 @@ def _tell(found: dict[str, float], rates: dict[str, list[float]], options: argpa
     )
     for name, rate in found.items():
         print(f"{name:48} {rate:12,.0f}   ({min(rates[name]):,.0f} to {max(rates[name]):,.0f})")
-    raw = max(found["session.run loop, one thread"], found["session.run loop, ONNX Runtime's own threads"])
-    ceiling = found["session.run loops, one for each core"]
+    ours = "integer" if any("integer" in name for name in found) else "float32"
+    raw = max(found[f"session.run loop, {ours}, {how}"] for how in ("one thread", "its own threads"))
+    plain = max(found[f"session.run loop, float32, {how}"] for how in ("one thread", "its own threads"))
+    ceiling = found[f"session.run loops, {ours}, on each core"]
+    decoding = found["read and decode PNG only, all cores"]
     missed = 0
     for what, value, target in (
-        ("IDX / the faster session.run loop", found["glyph, IDX"] / raw, RAW_SHARE),
-        (".npy / the faster session.run loop", found["glyph, .npy"] / raw, RAW_SHARE),
-        ("IDX / session.run loops on every core", found["glyph, IDX"] / ceiling, None),
+        (f"IDX / the faster session.run loop, {ours}", found["glyph, IDX"] / raw, RAW_SHARE),
+        (f".npy / the faster session.run loop, {ours}", found["glyph, .npy"] / raw, RAW_SHARE),
+        ("IDX / the faster session.run loop, float32", found["glyph, IDX"] / plain, None),
+        (f"IDX / session.run loops on every core, {ours}", found["glyph, IDX"] / ceiling, None),
+        ("PNG / decoding only", found["glyph, PNG"] / decoding, DECODE_SHARE),
         (
-            "PNG / decoding only",
-            found["glyph, PNG"] / found["read and decode PNG only, all cores"],
-            DECODE_SHARE,
+            "PNG / decoding and session.run, both on these cores",
+            found["glyph, PNG"] * (1 / decoding + 1 / ceiling),
+            None,
         ),
         ("IDX / DataLoader + eager", found["glyph, IDX"] / found["DataLoader + eager, IDX"], LOADER_TIMES),
         ("PNG / DataLoader + eager", found["glyph, PNG"] / found["DataLoader + eager, PNG"], LOADER_TIMES),
@@ -338,52 +341,3 @@ def _tell(found: dict[str, float], rates: dict[str, list[float]], options: argpa
         missed += target is not None and value < target
         print(f"{what:56} {value:8.2f}{verdict}")
     return int(missed > 0)
-
-
-def _memory(model: Path, digits: Images, count: int, directory: Path) -> int:
-    """Watch the memory of a run, and of one over a hundredth of it; exit 1 if it grows by a gigabyte."""
-    peaks = []
-    for images in (count // 100, count):
-        path = directory / "images-idx3-ubyte"
-        write_idx(path, digits, images)
-        output = directory / f"scores-{images}"
-        command = [sys.executable, "-m", "serving.score", "--model", str(model), "--input", str(path)]
-        process = subprocess.Popen([*command, "--output", str(output), "--provider", "cpu"])
-        ended, found = threading.Event(), [0]
-        watcher = threading.Thread(target=_watch_memory, args=(process.pid, ended, found))
-        watcher.start()
-        started = time.perf_counter()
-        code = process.wait()
-        elapsed = time.perf_counter() - started
-        ended.set()
-        watcher.join()
-        peaks.append(found[0])
-        print(
-            f"{images:,} images: exit code {code}, {images / elapsed:,.0f} images/s from start to end, peak "
-            f"{found[0] / 2**20:,.0f} MiB with all processes"
-        )
-        if code:
-            return 1
-    grown = peaks[1] - peaks[0]
-    print(f"a hundred times the images took {grown / 2**20:+,.0f} MiB")
-    return int(grown > MEMORY_LIMIT)
-
-
-def _watch_memory(pid: int, ended: threading.Event, found: list[int]) -> None:
-    """Note the most memory that a process and its children hold together (Pss: shared pages are split)."""
-    while not ended.wait(LOOK_SECONDS):
-        found[0] = max(found[0], sum(map(_proportional_bytes, _tree(pid))))
-
-
-def _tree(pid: int) -> Iterator[int]:
-    yield pid
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            yield from _tree(int(child))
-
-
-def _proportional_bytes(pid: int) -> int:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
-    return 0
