@@ -125,7 +125,10 @@ def test_beyond_the_queue_the_answer_is_503_with_retry_after(narrow: Service, di
             assert 1 <= int(headers["retry-after"]) <= 60
             assert b"urn:glyph:problem:overloaded" in body
             assert headers["connection"] == "keep-alive"
-    assert narrow.post(png(digit)).status == 200
+    for _ in range(50):  # a thread gives its place back a moment after its client has the answer
+        if (status := narrow.post(png(digit)).status) != 503:
+            break
+    assert status == 200
 
 
 def test_a_connection_that_was_refused_is_answered_when_there_is_room(narrow: Service, digit: Pixels) -> None:
