@@ -67,7 +67,9 @@ def integer_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     weights, bias = _layer(product, tensors)
     one_way = reshape.input[0] == "images" and cast.input[0] == reshape.output[0]
     if not one_way or product.input[0] != cast.output[0] or _used(nodes[2:], cast.output[0]) != 1:
-        raise ExportError("its first matrix product has another input than the raw pixels")
+        raise ExportError(
+            "its first matrix product has another input than the raw pixels, or these have another use"
+        )
 
     built = onnx.ModelProto()
     built.CopyFrom(model)

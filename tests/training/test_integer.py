@@ -218,6 +218,15 @@ def _scaled_pixels(model: ModelProto) -> None:
     model.graph.node[2].input[0] = "elsewhere"
 
 
+def _pixels_elsewhere(model: ModelProto) -> None:
+    _scaled_pixels(model)
+    model.graph.node[3].input[0] = "floats"
+
+
+def _pixels_twice(model: ModelProto) -> None:
+    model.graph.node[3].input[0] = "floats"
+
+
 def _no_bias(model: ModelProto) -> None:
     del model.graph.node[2].input[2]
 
@@ -236,6 +245,8 @@ def _other_size(model: ModelProto) -> None:
     [
         (_other_first, "first operator is no matrix product of the raw pixels"),
         (_scaled_pixels, "another input than the raw pixels"),
+        (_pixels_elsewhere, "another input than the raw pixels"),
+        (_pixels_twice, "another input than the raw pixels"),
         (_no_bias, "none of constant weights and a bias"),
         (_half, "none of constant weights and a bias"),
         (_other_size, r"has the form float32\[100, 7\]"),
