@@ -333,7 +333,7 @@ def _tell(found: dict[str, float], rates: dict[str, list[float]], options: argpa
         ),
     ):
         if np.isnan(value):
-            print(f"{what:56} Ray is not installed: pip install 'glyph[ray]'")
+            print(f"{what:56} not measured: --without-ray, or pip install 'glyph[ray]'")
             continue
         verdict = (
             "" if target is None else f"   (at least {target:g}: {'yes' if value >= target else 'MISSED'})"
