@@ -24,9 +24,14 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
   && echo $$p && break; done)
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
-# Into an environment of its own: uv needs seconds where pip needs most of a minute; pip knows mirrors that uv does not.
-separately = $(VENV)/bin/python -m venv $1 && { $(VENV)/bin/uv pip install --quiet --require-hashes \
-  --python $1/bin/python -r $2 || $1/bin/python $(PIP_INSTALL) -r $2; }
+# $(call install,ENVIRONMENT,LOCK) makes a virtual environment and installs a lock into it: by uv, which is in the lock of
+# development and needs half of pip's time; by pip where uv finds no index, since pip may know mirrors that uv does not.
+UV = $(VENV)/bin/uv
+install = test -x $1/bin/python || $(VENV)/bin/python -m venv $1; \
+  test -x $(UV) || { sed -n '/^uv==/,/\# via/p' lock/development.txt >$(VENV)/uv.txt \
+    && $(VENV)/bin/python $(PIP_INSTALL) --quiet -r $(VENV)/uv.txt; }; \
+  $(UV) pip install $(if $(CI),--quiet) --compile-bytecode --require-hashes --python $1/bin/python -r $2 \
+    || $1/bin/python $(PIP_INSTALL) -r $2
 
 .PHONY: help run train serve test clients linters chromium lock clean images test-images train-job deploy score-job registry
 .DELETE_ON_ERROR:
@@ -114,21 +119,21 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: lock/run.txt | $(VENV)/bin/python
 	@echo "installing the locked packages into $(VENV) (PyTorch's CUDA libraries are most of it)"
-	@$(VENV)/bin/python $(PIP_INSTALL) -r lock/run.txt
+	@$(call install,$(VENV),lock/run.txt)
 	@touch $@
 
 $(VENV)/installed-development: lock/development.txt | $(VENV)/bin/python
 	@echo "installing the locked packages into $(VENV) (PyTorch's CUDA libraries are most of it)"
-	@$(VENV)/bin/python $(PIP_INSTALL) -r lock/development.txt
+	@$(call install,$(VENV),lock/development.txt)
 	@touch $(VENV)/installed $@
 
 # They hold old versions of what the service uses.
-$(CLIENTS)/installed: lock/clients.txt | $(VENV)/installed-development
+$(CLIENTS)/installed: lock/clients.txt | $(VENV)/bin/python
 	@echo "installing Triton's and KServe's clients into $(CLIENTS)"
-	@$(call separately,$(CLIENTS),lock/clients.txt)
+	@$(call install,$(CLIENTS),lock/clients.txt)
 	@touch $@
 
-$(LINTERS)/installed: lock/linters.txt | $(VENV)/installed-development
+$(LINTERS)/installed: lock/linters.txt | $(VENV)/bin/python
 	@echo "installing checkov into $(LINTERS)"
-	@$(call separately,$(LINTERS),lock/linters.txt)
+	@$(call install,$(LINTERS),lock/linters.txt)
 	@touch $@
