@@ -72,7 +72,7 @@ CATALOGUE: dict[str, Metric] = {
             labels=("phase",),
             buckets=SECONDS,
             known=("decode", "queue", "infer", "encode"),
-            help="Time a prediction request spent in each phase: decode, queue (not with gthread), infer, encode",
+            help="Time a prediction request spent in each phase: decode, queue, infer, encode",
         ),
         # Batches and the queue
         Metric(
@@ -89,7 +89,7 @@ CATALOGUE: dict[str, Metric] = {
         Metric(
             name="glyph_queue_images",
             kind="gauge",
-            help="Images that wait for an inference at this moment; gthread: 0",
+            help="Images that wait for an inference at this moment; gthread: those of the batch that is made",
         ),
         # Predictions and drift
         Metric(
