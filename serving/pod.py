@@ -149,6 +149,7 @@ def report(workers: list[Worker]) -> dict[str, Any]:
         "ready": True,
         "model": newest.facts["model"],
         "provider": newest.facts["provider"],
+        "arithmetic": newest.facts["arithmetic"],
         "loaded": newest.facts["loaded"],
         "refused": refused,
         "workers": states,
