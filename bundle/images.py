@@ -24,8 +24,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from bundle import bombs, plain_png
+from bundle.contract import IMAGE_SIZE
 from bundle.errors import ImageError, ImageFault
-from bundle.manifest import IMAGE_SIZE
 
 PARSERS: dict[str, type[ImageFile.ImageFile]] = {
     "image/png": PngImageFile,

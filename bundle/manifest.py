@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from bundle import contract
 from bundle.errors import InvalidBundleError
 from bundle.files import sha256_bytes
 
 SCHEMA_VERSION = 1
-IMAGE_SIZE = 28
+IMAGE_SIZE = contract.IMAGE_SIZE
 MAX_SHOWN_DEPTH = 6
 """Parts of a field's place that an error names; hyperparameters can nest deeper."""
 
@@ -48,9 +49,9 @@ def is_complete(names: Collection[str]) -> bool:
     return {*FILES} <= {*names} <= {*FILES, *OPTIONAL_FILES}
 
 
-Polarity = Literal["white-on-black", "black-on-white"]
-WHITE_ON_BLACK: Polarity = "white-on-black"
-BLACK_ON_WHITE: Polarity = "black-on-white"
+Polarity = contract.Polarity
+WHITE_ON_BLACK = contract.WHITE_ON_BLACK
+BLACK_ON_WHITE = contract.BLACK_ON_WHITE
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import _imaging as core
 
 from bundle.bombs import MAX_FILE_BYTES
-from bundle.manifest import IMAGE_SIZE
+from bundle.contract import IMAGE_SIZE
 
 _SIZE = (IMAGE_SIZE, IMAGE_SIZE)
 _BOX = (0, 0, IMAGE_SIZE, IMAGE_SIZE)

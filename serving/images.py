@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle import images
+from bundle.contract import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from bundle.errors import ImageError, ImageFault
-from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from serving.errors import (
     BrokenImageError,
     ImageTooLargeError,

@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from bundle.manifest import IMAGE_SIZE
+from bundle.contract import IMAGE_SIZE
 from serving.scoring.errors import InputError
 from serving.scoring.listing import file_fingerprint
 from serving.scoring.names import Names

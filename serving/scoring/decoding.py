@@ -21,8 +21,8 @@ from typing import IO, Any, cast
 import numpy as np
 
 from bundle import images
+from bundle.contract import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from bundle.errors import ImageError
-from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from serving.images import SCALED_WARNING, warnings_of
 from serving.scoring.errors import DecoderError, InputError
 from serving.scoring.listing import Reader

@@ -1,0 +1,8 @@
+"""The images of the contract: their size and their polarity. What decodes needs no more, and imports no more."""
+
+from typing import Literal
+
+IMAGE_SIZE = 28
+Polarity = Literal["white-on-black", "black-on-white"]
+WHITE_ON_BLACK: Polarity = "white-on-black"
+BLACK_ON_WHITE: Polarity = "black-on-white"
