@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 def _phases(model: Path) -> list[tuple[str, float, str]]:
     from bundle import images as files
     from serving import predict
-    from serving.engine import padding
+    from serving.engine import LARGEST_FLOAT32, padding
     from serving.inference.head import read_ordinary
     from serving.inference.response import Dates, render
     from serving.messages import Answer, Request
@@ -126,7 +126,8 @@ def _phases(model: Path) -> list[tuple[str, float, str]]:
         each = fastest(lambda batch=images: engine.infer(batch)) / count  # type: ignore[misc]
         at_peak = 2 * weights * (count + padding(count)) / peak / count
         note = f"{at_peak * 1e6:.2f} us at this core's {peak / 1e9:.0f} GFLOP/s in float32 products"
-        rows.append((f"infer, for each image of {count}", each, note))
+        kind = "float32" if engine.large is None or count <= LARGEST_FLOAT32 else "integers"
+        rows.append((f"infer in {kind}, for each image of {count}", each, note))
         batch_outputs = engine.infer(images)
         counted = fastest(
             lambda batch=images, of=batch_outputs: metrics.batch(engine, batch, of, 0)  # type: ignore[misc]
