@@ -1,5 +1,6 @@
 """`make train-job`, `make deploy` and `make score-job`, with a kubectl that writes down what it is asked."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,22 +9,27 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.k8s.rendering import OVERLAYS, PARTS
+from tests.k8s.rendering import KUBECTL, OVERLAYS, PARTS
 
-KUBECTL = """\
+NOBODY = "http://127.0.0.1:9"
+"""The port of discard (RFC 863), where no API server is."""
+DOUBLE = """\
 #!/bin/sh
 echo "$*" >>"{log}"
+{kubectl} "$@" --server={nobody} 2>>"{log}.$1"
 case "$1" in get) echo "{finished}" ;; esac
 """
 
 
-def make(tmp_path: Path, *words: str, finished: str = "SuccessCriteriaMet Complete") -> list[list[str]]:
+def make(
+    tmp_path: Path, *words: str, finished: str = "SuccessCriteriaMet Complete", real: str | Path = ":"
+) -> list[list[str]]:
     """Run make in a copy of what it needs, and return the words of each call of kubectl."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     log, kubectl = tmp_path / "log", tmp_path / "kubectl"
-    kubectl.write_text(KUBECTL.format(log=log, finished=finished))
+    kubectl.write_text(DOUBLE.format(log=log, finished=finished, kubectl=real, nobody=NOBODY))
     kubectl.chmod(0o755)
     run = subprocess.run(
         ["make", *words, f"KUBECTL={kubectl}"], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -55,6 +61,18 @@ def test_scoring_is_merged_when_its_shares_have_ended(tmp_path: Path, finished: 
     assert verbs == ["apply", "delete", "apply", "get", "patch", "wait"]
     assert calls[1][1:4] == ["job", "glyph-score", "glyph-score-merge"]
     assert calls[4][1:3] == calls[5][1:3] == ["job", "glyph-score-merge"]
+
+
+def test_kubectl_understands_what_it_is_asked(tmp_path: Path) -> None:
+    """The real one reads every call and every manifest, and lacks nothing but an API server."""
+    for target in ("train-job", "deploy", "score-job"):
+        place = tmp_path / target
+        place.mkdir()
+        verbs = {call[0] for call in make(place, target, real=KUBECTL)}
+        for verb in verbs:
+            said = (place / f"log.{verb}").read_text()
+            assert "refused" in said
+            assert not {"unknown", "usage", "invalid"} & set(re.findall(r"\w+", said)), said
 
 
 def test_a_registry_is_written_once_for_all(tmp_path: Path) -> None:
