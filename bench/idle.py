@@ -74,15 +74,15 @@ class Crowd:
 
     def __init__(self, port: int, request: bytes) -> None:
         self._port, self._request = port, request
-        self._connections: list[Connection] = []
+        self.connections: list[Connection] = []
 
     def grow(self, count: int) -> None:
         """Connect until there are so many."""
-        while len(self._connections) < count:
+        while len(self.connections) < count:
             one = Connection(self._port)
             one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             one.socket.settimeout(ANSWER_SECONDS)
-            self._connections.append(one)
+            self.connections.append(one)
             one.send(self._request)
             while not one.complete(data := one.socket.recv(1 << 16)):
                 if not data:
@@ -93,15 +93,15 @@ class Crowd:
     def closed(self) -> int:
         """Return how many the server has ended."""
         poll = select.poll()
-        for one in self._connections:
+        for one in self.connections:
             poll.register(one.socket, select.POLLIN)
         return len(poll.poll(0))
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """End them all."""
-        for one in self._connections:
+        for one in self.connections:
             one.socket.close()
-        self._connections.clear()
+        self.connections.clear()
 
 
 def roomy(contender: Contender) -> Contender:
@@ -131,7 +131,7 @@ def look(
             found.memory.setdefault(idle, int(reading.rss))
         found.closed += crowd.closed()
     finally:
-        crowd.leave()
+        crowd.close()
 
 
 def descriptors(wanted: int) -> int:

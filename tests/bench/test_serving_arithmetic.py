@@ -1,6 +1,7 @@
 """The arithmetic of `bench serving`, against closed forms and by hand."""
 
 import math
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.gpu import first_win
-from bench.serving import chart, report
+from bench.serving import chart, openloop, report
+from bench.serving.generator import Result
 from bench.serving.statistics import Reading, middle, percentile, ratio
 from bench.serving.wire import Message, open_inference_binary, predictions, tensors
 
@@ -69,6 +71,30 @@ def test_what_was_asked_is_said_met_or_not() -> None:
         table = report.aims_table({"closed": {"png/16": readings}})
         line = next(line for line in table.splitlines() if "best peer" in line)
         assert line.endswith(f"| {rate / 100:.2f} | at least 3 | {met} |")
+
+
+def test_who_decodes_as_glyph_does_is_no_peer() -> None:
+    """Mosec with Glyph's decoder is faster here, and Glyph is compared with Mosec."""
+    rates = {"glyph": 300, "mosec": 100, "mosec-decoder": 1000, "glyph-gthread": 900, "wsgi-constant": 5000}
+    readings = {name: [vars_of(reading(rate))] for name, rate in rates.items()}
+    table = report.aims_table({"closed": {"png/16": readings}})
+    assert "requests/s of the best peer | 3.00 | at least 3 | yes |" in table
+
+
+def test_a_sweep_ends_with_the_first_rate_that_is_not_kept_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of a hundred a second that gives 85: the middle one of its tries decides, so one bad one does not."""
+    bad = iter([40])  # of all tries the first
+
+    def measure(*_: object, rate: float | None = None) -> tuple[Reading, Result]:
+        if rate is None:
+            return reading(100), Result()
+        return reading(rate), Result(completed=int(next(bad, min(rate, 85)) * 2), late=0.001)
+
+    monkeypatch.setattr(openloop, "measure", measure)
+    nobody: Any = None
+    points = openloop.sweep(nobody, "png", 2.0, 3, nobody, nobody)
+    assert [point["share"] for point in points] == [0.1, 0.3, 0.5, 0.7, 0.8, 0.9]
+    assert [round(point["answered"], 2) for point in points] == [1, 1, 1, 1, 1, 0.94]
 
 
 def vars_of(one: Reading) -> dict[str, float]:
