@@ -202,14 +202,16 @@ def test_training_is_tried_again_as_its_exit_codes_say() -> None:
 
 
 def test_scoring_is_tried_again_as_its_exit_codes_say() -> None:
-    """A share that a signal stopped goes on; a full disk is waited for; nothing else is tried again."""
+    """A share that a signal stopped goes on; a full disk and want of memory may pass; nothing else is tried again."""
     errors = codes_of(scoring_errors, scoring_errors.ScoringError)
     rendering = overlay("cpu", "score")
     shares, merging = (policy(rendering.one("Job", name)) for name in ("glyph-score", "glyph-score-merge"))
     permanent = {scoring_errors.EXIT_SETTING, scoring_errors.EXIT_BAD_IMAGES, *errors.values()} - {
         errors["Stopped"],
         errors["WriteError"],
+        errors["DecoderError"],
     }
+    assert errors["OccupiedError"] == errors["Stopped"]  # the other run is waited for
     assert shares == {"Ignore": {errors["Stopped"]}, "FailIndex": permanent}
     assert merging == {"FailJob": permanent | {errors["IncompleteError"]}}
 
