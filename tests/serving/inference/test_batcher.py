@@ -29,8 +29,8 @@ Pixels = npt.NDArray[np.uint8]
 
 @pytest.fixture
 def pipeline(bundle: Bundle) -> Pipeline:
-    """Return the pipeline of an application."""
-    app = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu"))
+    """Return the pipeline of an application, in one arithmetic for batches of every size."""
+    app = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu", arithmetic="float32"))
     found = app.extensions["glyph.pipeline"]
     assert isinstance(found, Pipeline)
     return found
