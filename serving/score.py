@@ -4,6 +4,7 @@ Its exit codes are in the help, and in `serving.scoring.errors`.
 """
 
 import argparse
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -93,6 +94,7 @@ def _score(words: Sequence[str]) -> int:
     from serving.scoring.job import run
     from serving.scoring.watch import Watch
 
+    gc.freeze()  # what was imported stays: no collection need look at it
     watch = Watch(settings)
     try:
         outcome = run(settings, watch)
