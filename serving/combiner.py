@@ -75,7 +75,7 @@ class Combiner:
         return len(self._readable)
 
     def add(self, conn: Any) -> None:
-        """Take a connection on which something has arrived, or may."""
+        """Take a connection on which something has arrived."""
         self._readable.append((conn, time.perf_counter()))
 
     def go_on(self) -> None:
@@ -143,10 +143,13 @@ class Combiner:
         """Begin an ordinary prediction that has arrived whole; None if it is anything else."""
         try:
             data = conn.sock.recv(PEEKED_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:  # it has connected and said nothing yet
+        except BlockingIOError:  # nothing after all
             served.kept.append(conn)
             return None
         except OSError:
+            served.closed.append(conn)
+            return None
+        if not data:  # the client has left
             served.closed.append(conn)
             return None
         start = data.find(b"\r\n\r\n") + 4

@@ -76,7 +76,13 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
                 raise
             return
         self.nr_conns += 1
-        self.enqueue_req(TimedConnection(self, self.cfg, sock, address, listener.getsockname()))
+        conn = TimedConnection(self, self.cfg, sock, address, listener.getsockname())
+        if self.alive and self._combines:
+            self._rest(
+                conn, time.monotonic()
+            )  # until it says something: who is silent does not wait in the queue
+        else:
+            self.enqueue_req(conn)
 
     def run(self) -> None:
         """Serve; at the end of the grace period, leave nobody to wait for."""

@@ -1,12 +1,16 @@
 """The thread worker's short way: what waits at the same time is answered together, whatever the clients do."""
 
 import json
+import os
 import random
 import re
 import select
+import signal
 import socket
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +19,7 @@ import pytest
 from bundle.repository import Bundle
 from serving.served import Kept
 from tests.pictures import png
-from tests.serving.inference.test_overload import at_once
+from tests.serving.inference.test_overload import at_once, children
 from tests.serving.inference.wire import ANSWER_SECONDS, connected, post, read_answer
 from tests.serving.processes import Service, running
 
@@ -66,6 +70,37 @@ def test_a_client_that_does_not_read_gets_every_answer_when_it_does(threads: Ser
                 status, fields, body = read_answer(stream)
                 assert (status, fields["x-request-id"]) == (200, name)
                 assert len(json.loads(body)["predictions"]) == 16
+
+
+def test_what_waits_beyond_the_queue_is_refused_and_its_connection_kept(
+    bundle: Bundle, tmp_path: Path, digit: Pixels
+) -> None:
+    """Of eighty idle connections that ask at once four fit into the queue; the others are told when to come back."""
+    limits = {"threads": 1, "queue_limit": 3}
+    common = {"until": "/readyz", "model": bundle.path.parent, "worker": "gthread"}
+    with running(tmp_path, **common, **limits) as narrow, ExitStack() as stack:  # type: ignore[arg-type]
+        (worker,) = children(narrow.process.pid)
+        connections = [stack.enter_context(connected(narrow.port)) for _ in range(80)]
+        streams = [stack.enter_context(connection.makefile("rb")) for connection in connections]
+        for connection, stream in zip(connections, streams, strict=True):
+            connection.sendall(post(png(digit)))
+            assert read_answer(stream)[0] == 200
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            for connection in connections:
+                connection.sendall(post(png(digit)))
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        answers = [read_answer(stream) for stream in streams]
+        assert {status for status, _, _ in answers} == {200, 503}
+        for status, fields, body in answers:
+            if status == 503:
+                assert 1 <= int(fields["retry-after"]) <= 60
+                assert b"urn:glyph:problem:overloaded" in body
+                assert fields["connection"] == "keep-alive"
+        for connection, stream in zip(connections, streams, strict=True):  # all are read again, after a while
+            connection.sendall(post(png(digit)))
+            assert read_answer(stream)[0] in {200, 503}
 
 
 def test_idle_connections_are_kept_in_the_order_of_a_deque() -> None:
