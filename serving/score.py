@@ -5,6 +5,7 @@ Its exit codes are in the help, and in `serving.scoring.errors`.
 
 import argparse
 import gc
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from bundle.configuration import Layer, add_options, build, from_arguments, pars
 from bundle.errors import ConfigurationError
 from serving.scoring.errors import EXIT_BAD_IMAGES, EXIT_DONE, EXIT_SETTING, ScoringError, Stopped
 from serving.scoring.settings import ScoreSettings, environment_layer
+
+GRACE_SECONDS = 10
+"""How long a run that is stopped may take to end its threads; Kubernetes gives it 30."""
 
 _EPILOGUE = """\
 Every option is an environment variable too: --part-rows is GLYPH_SCORE_PART_ROWS. An option wins.
@@ -127,8 +131,19 @@ def _merge(words: Sequence[str]) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    """End the run: in good order, or at once if that takes long, as parts are whole at any moment."""
     del frame
-    raise Stopped(f"stopped by {signal.Signals(number).name}: the same command goes on where it stopped")
+    stopped = Stopped(f"stopped by {signal.Signals(number).name}: the same command goes on where it stopped")
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        os.write(sys.stderr.fileno(), f"error: {stopped}\n".encode())
+        os._exit(stopped.exit_code)
+
+    # An exception between a lock's taking and its `with` leaves it taken: then a thread waits for ever.
+    signal.signal(signal.SIGALRM, end)
+    signal.alarm(GRACE_SECONDS)
+    raise stopped
 
 
 if __name__ == "__main__":

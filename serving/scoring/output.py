@@ -76,7 +76,11 @@ class OutputFolder:
         folder = folder_of(output)
         manifest = folder / MANIFEST
         if not manifest.exists():
-            _refuse_strangers(output, folder)
+            try:
+                _refuse_strangers(output, folder)
+            except OutputError:
+                if not manifest.exists():  # else another run of the job, or shard, came first just now
+                    raise
             (folder / RECEIPTS).mkdir(parents=True, exist_ok=True)
             _write_once(manifest, orjson.dumps(asdict(facts), option=orjson.OPT_INDENT_2) + b"\n")
         found = _read_manifest(folder)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bundle.repository import Bundle
+from serving.scoring import output as folders
 from serving.scoring.decoding import Decoders
 from serving.scoring.errors import DecoderError, IncompleteError, OccupiedError
 from serving.scoring.job import merge
@@ -80,6 +81,44 @@ def test_two_runs_of_one_job_at_once(
         assert (code == 0 and not said) or (code == 75 and "another run is at work" in said), (said, code)
     assert parts(tmp_path / "out") == whole
     assert not [*(tmp_path / "out").rglob(".*")]
+
+
+def test_two_runs_that_find_no_job_make_one(
+    bundle: Bundle, given: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a shard's look and its claim another one has begun, and finished its parts: they share the job."""
+    refuse = folders._refuse_strangers
+    others = iter(["0/2"])
+
+    def late(*arguments: Any) -> None:
+        if shard := next(others, None):
+            score(bundle, given, tmp_path / "out", shard=shard)
+        refuse(*arguments)
+
+    monkeypatch.setattr(folders, "_refuse_strangers", late)
+    score(bundle, given, tmp_path / "out", shard="1/2")
+    assert merge(OutputFolder.open(tmp_path / "out")).complete
+    assert parts(tmp_path / "out") == whole
+
+
+def test_a_run_that_cannot_end_in_good_order_ends(bundle: Bundle, given: Path, tmp_path: Path) -> None:
+    """A thread that never returns does not keep a stopped run: after a grace it ends with the same code."""
+    stuck = (
+        "import sys, threading, time, serving.score as score; from serving.scoring import pipeline\n"
+        "score.GRACE_SECONDS = 1\n"
+        "def never(*_): print('stuck', flush=True); threading.Event().wait()\n"
+        "pipeline._scored = never\n"
+        f"sys.exit(score.main({command(bundle, given, tmp_path / 'out')[3:]!r}))"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", stuck], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "stuck\n"
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=DONE_SECONDS)
+    assert (run.returncode, said.count("\n")) == (75, 1)
+    assert "stopped by SIGTERM" in said
 
 
 def test_a_run_is_refused_while_another_has_a_part_of_it(
