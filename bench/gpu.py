@@ -1,5 +1,7 @@
 """Latency of one image and images/s by batch size, on CUDA beside the CPU, and where CUDA starts to win.
 
+"graphs" is CUDA as `GLYPH_CUDA_GRAPHS=true` has it: page-locked buffers that stay, and a captured graph for each size.
+
     python -m bench gpu --model models/mnist
 
 Each figure is of the service's own engine, with one thread on the CPU: pixels in the host's memory to
@@ -71,6 +73,7 @@ def main(arguments: list[str]) -> int:
         reason = cuda.missing(options.device)
         if reason is None:
             engines["cuda"] = open_engine(bundle, "cuda", options.device)
+            engines["graphs"] = open_engine(bundle, "cuda", options.device, cuda_graphs=True)
     except (BundleError, OSError) as error:
         print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
         return 2
@@ -87,10 +90,11 @@ def main(arguments: list[str]) -> int:
     if reason is not None:
         print(f"There is no GPU to compare with: {reason}.")
         return NO_GPU
-    win = first_win(rates["cpu"], rates["cuda"])
-    print(
-        "CUDA never answers more images/s than one core of the CPU."
-        if win is None
-        else f"CUDA answers more images/s than one core of the CPU from batches of {win} on."
-    )
+    for name, title in (("cuda", "CUDA"), ("graphs", "CUDA with graphs and fixed buffers")):
+        win = first_win(rates["cpu"], rates[name])
+        print(
+            f"{title} never answers more images/s than one core of the CPU."
+            if win is None
+            else f"{title} answers more images/s than one core of the CPU from batches of {win} on."
+        )
     return 0

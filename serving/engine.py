@@ -16,6 +16,7 @@ from bundle.golden import GoldenExamples
 from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, INTEGER_ONNX_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
 from serving import cuda
+from serving.bound import OUTPUTS, BoundSession
 from serving.cpus import has_integer_matrices
 from serving.errors import ProviderError
 
@@ -64,7 +65,7 @@ class Engine:
     bundle: Bundle
     provider: Provider
     session: Any
-    """An `onnxruntime.InferenceSession`."""
+    """An `onnxruntime.InferenceSession`, or a `BoundSession`."""
     large: Any = None
     """The one for batches of more than `LARGEST_FLOAT32` images, where that is another."""
     arithmetic: Arithmetic = "float32"
@@ -96,7 +97,7 @@ def _run(session: Any, images: npt.NDArray[np.uint8], sizes: tuple[int, ...]) ->
     more = padding(count, sizes)
     if more:
         images = padded(images, count + more)
-    outputs = Outputs(*session.run(["logits", "probabilities"], {"images": images}))
+    outputs = Outputs(*session.run(list(OUTPUTS), {"images": images}))
     return outputs[:count] if more else outputs
 
 
@@ -160,9 +161,16 @@ def choose_arithmetic(policy: ArithmeticPolicy, bundle: Bundle, provider: Provid
 
 
 def open_engine(
-    bundle: Bundle, provider: Provider, device_id: int, arithmetic: Arithmetic = "float32"
+    bundle: Bundle,
+    provider: Provider,
+    device_id: int,
+    arithmetic: Arithmetic = "float32",
+    *,
+    cuda_graphs: bool = False,
 ) -> Engine:
     """Verify every file of the bundle, build sessions from the verified bytes, replay the golden examples.
+
+    With `cuda_graphs` each of `BUCKETS` is captured now, so that no request waits for that.
 
     Raises:
         InvalidBundleError: a file is missing or changed, a graph is not what the contract says,
@@ -173,8 +181,11 @@ def open_engine(
     golden = GoldenExamples.from_bytes(verified[GOLDEN_FILE], bundle.manifest)
     sessions = []
     for name in GRAPHS[arithmetic]:
-        session = _session(name, verified[name], provider, device_id)
+        captured = cuda_graphs and provider == "cuda"
+        session = _session(name, verified[name], provider, device_id, cuda_graphs=captured)
         _check_signature(name, session, bundle.manifest)
+        if captured:
+            session = _captured(session, device_id, len(bundle.manifest.classes))
         # Alone: so each graph answers the examples in one batch and one by one, whichever sizes are its own.
         _replay(name, Engine(bundle=bundle, provider=provider, session=session), golden)
         sessions.append(session)
@@ -187,7 +198,20 @@ def open_engine(
     )
 
 
-def _session(name: str, graph: bytes, provider: Provider, device_id: int) -> Any:
+def _captured(session: Any, device_id: int, classes: int) -> BoundSession:
+    bound = BoundSession(session, "cuda", device_id, classes)
+    try:
+        for size in BUCKETS:
+            bound.run(list(OUTPUTS), {"images": np.zeros((size, IMAGE_SIZE, IMAGE_SIZE), np.uint8)})
+    except Exception as error:  # its classes share no base but Exception
+        text = " ".join(str(error).split())
+        raise ProviderError(
+            f"the model cannot be captured as CUDA graphs: {text}; GLYPH_CUDA_GRAPHS=false does without"
+        ) from error
+    return bound
+
+
+def _session(name: str, graph: bytes, provider: Provider, device_id: int, *, cuda_graphs: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_SEVERITY_FATAL  # its errors arrive as exceptions; said once is enough
     # One request is about 0.1 ms of work: more threads cost more than they bring, and a spinning
@@ -201,7 +225,10 @@ def _session(name: str, graph: bytes, provider: Provider, device_id: int) -> Any
         # CUDA alone does not stop the CPU fallback, and CPU beside it is refused with this entry.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         # TF32 rounds to 10 bits of mantissa, which the golden tolerance is not made for.
-        providers = [(PROVIDER_NAMES[provider], {"device_id": str(device_id), "use_tf32": "0"})]
+        settings = {"device_id": str(device_id), "use_tf32": "0"}
+        if cuda_graphs:
+            settings["enable_cuda_graph"] = "1"
+        providers = [(PROVIDER_NAMES[provider], settings)]
     onnxruntime.set_default_logger_severity(LOG_SEVERITY_FATAL)
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=providers)

@@ -40,6 +40,13 @@ class ServiceSettings(Settings):
         ),
     ] = "auto"
     device_id: Annotated[int, Field(ge=0, description="which GPU, where CUDA is used")] = 0
+    cuda_graphs: Annotated[
+        bool,
+        Field(
+            description="whether CUDA replays one captured graph for each size of a batch, in buffers that stay, "
+            "instead of starting kernel after kernel. Not yet measured on a GPU ('python -m bench gpu'), so off"
+        ),
+    ] = False
     arithmetic: Annotated[
         Literal["auto", "float32", "integer"],
         Field(

@@ -222,7 +222,8 @@ class ModelState:
 
     def _open_on(self, provider: Provider, bundle: Bundle) -> Engine:
         arithmetic = choose_arithmetic(self.settings.arithmetic, bundle, provider)
-        return open_engine(bundle, provider, self.settings.device_id, arithmetic)
+        graphs = self.settings.cuda_graphs
+        return open_engine(bundle, provider, self.settings.device_id, arithmetic, cuda_graphs=graphs)
 
     def _swap(self, chosen: Loaded) -> None:
         if self._loaded and self._loaded[0] is chosen:

@@ -7,6 +7,7 @@ import pytest
 
 from bundle.repository import Bundle
 from serving import cuda
+from serving.bound import BoundSession, lock_pages
 from serving.engine import open_engine
 from tests.pictures import a_digit, png
 from tests.serving.models import Linear
@@ -28,6 +29,25 @@ def test_a_cuda_engine_answers_as_numpy_does(bundle: Bundle, linear: Linear) -> 
     for count in (1, 7, 300):
         images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
         assert np.allclose(opened.infer(images).probabilities, linear.probabilities(images), atol=1e-4)
+
+
+def test_cuda_graphs_answer_as_the_session_does(bundle: Bundle) -> None:
+    """Bit for bit, at every size that is captured and in pieces, and again after others."""
+    plain = open_engine(bundle, "cuda", 0)
+    captured = open_engine(bundle, "cuda", 0, cuda_graphs=True)
+    assert isinstance(captured.session, BoundSession)
+    for count in (1, 2, 7, 64, 300, 1):
+        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        assert captured.infer(images).probabilities.tobytes() == plain.infer(images).probabilities.tobytes()
+
+
+def test_pages_are_locked_for_as_long_as_an_array_lives() -> None:
+    """And can be again, which they could not be if they still were."""
+    array = np.zeros(1 << 20, np.uint8)
+    assert lock_pages(array)
+    assert not lock_pages(array)
+    del array
+    assert lock_pages(np.zeros(1 << 20, np.uint8))
 
 
 @pytest.mark.parametrize("policy", ["cuda", "auto"])
