@@ -84,6 +84,16 @@ def test_the_warnings_are_the_services(polarity: Polarity) -> None:
     framed = digits(200, seed=7)
     framed[:, 0] = framed[:, -1] = framed[:, :, 0] = framed[:, :, -1] = random.integers(96, 160, (200, 1))
     images = np.concatenate([images, framed, np.minimum(framed, 1)])
+    for bare in (
+        np.s_[:, 0],
+        np.s_[:, -1],
+        np.s_[:, :, 0],
+        np.s_[:, [0, -1]],
+    ):  # sides of paper, the rest is ink
+        for paper in (0, 255):
+            sided = np.full((1, 28, 28), 255 - paper, np.uint8)
+            sided[bare] = paper
+            images = np.concatenate([images, sided])
     files = decode_files([png(image) for image in images], polarity).warnings
     numbers = take_numbers(images, {}, polarity).warnings
     expected = warnings_of(images, polarity)
