@@ -62,6 +62,7 @@ if _settings.tls_certificate is not None:
     certfile = str(_settings.tls_certificate)
     keyfile = str(_settings.tls_key) if _settings.tls_key is not None else None
 
+http_parser = "python"  # whatever is installed: gunicorn_h1c answers malformed requests in other words
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
