@@ -89,9 +89,10 @@ def test_the_warnings_are_the_services(polarity: Polarity) -> None:
         np.s_[:, -1],
         np.s_[:, :, 0],
         np.s_[:, [0, -1]],
-    ):  # sides of paper, the rest is ink
+    ):  # sides of paper, the others are ink
         for paper in (0, 255):
             sided = np.full((1, 28, 28), 255 - paper, np.uint8)
+            sided[0, 1:-1, 1:-1] = 128
             sided[bare] = paper
             images = np.concatenate([images, sided])
     files = decode_files([png(image) for image in images], polarity).warnings
