@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=1_000_000, help="images of the arrays")
-    parser.add_argument("--files", type=int, default=70_000, help="PNG files")
+    parser.add_argument("--files", type=int, default=70_000, help="PNG files, MNIST's again and again")
     parser.add_argument("--without-ray", action="store_true", help="leave Ray Data out")
     parser.add_argument(
         "--memory", type=int, metavar="N", help="only watch the memory of a run over N images"
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
             return measure(options.model, digits, options.memory, directory, zipped=options.zip)
         images = np.resize(digits, (options.images, 28, 28))
         (directory / "png" / "all").mkdir(parents=True)
-        files = write_material(images, digits[: options.files], directory)
+        files = write_material(images, np.resize(digits, (options.files, 28, 28)), directory)
         material = Material(bundle=bundle, images=images, directory=directory, files=files)
         with contextlib.ExitStack() as stack:
             contenders = dict(_contenders(material, stack, without_ray=options.without_ray))
