@@ -54,8 +54,6 @@ def admit(content_type: str | None, body: bytes, *, max_files: int) -> list[Uplo
         raise EmptyBodyError(
             "the request has no body", remedy="Send an image file: curl --data-binary @digit.png ..."
         )
-    if content_type in PARSERS:
-        return [Upload(filename=None, media_type=content_type, data=body)]
     media_type, options = parse_options_header(content_type)
     media_type = canonical(media_type)
     if media_type in PARSERS:

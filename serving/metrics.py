@@ -92,8 +92,10 @@ class Metrics:
 
     def observe(self, exchange: "Exchange", answer: "Answer") -> None:
         """A prediction request is answered (or its client is gone): count it, once for each `opened`."""
-        now = time.perf_counter()
+        whole = time.perf_counter() - exchange.arrived
         values, phases = self._values, self._phases
+        refusal = exchange.refusal
+        status = CLIENT_GONE_STATUS if refusal == CLIENT_GONE else answer.status
         with self._lock:
             values[self._in_flight] -= 1
             for phase, seconds in exchange.phases.items():
@@ -101,9 +103,7 @@ class Metrics:
                 place = phases[phase]
                 values[place + bisect_left(SECONDS, seconds)] += 1
                 values[place + _SUM_OF_SECONDS] += seconds
-        refusal = exchange.refusal
-        status = CLIENT_GONE_STATUS if refusal == CLIENT_GONE else answer.status
-        self.request(exchange.route, exchange.request.method, status, now - exchange.arrived, refusal)
+            self._count(exchange.route, exchange.request.method, status, whole, refusal)
 
     def request(self, route: str, method: str, status: int, seconds: float, refusal: str = "") -> None:
         """Count an answered request.
@@ -115,16 +115,8 @@ class Metrics:
             seconds: from the whole request to the whole answer.
             refusal: the kind of problem, where the answer was an error.
         """
-        values = self._values
         with self._lock:
-            places = self._requests.get((route, method, status))
-            if places is None:
-                places = self._route(route, method, status)
-            values[places[0]] += 1
-            values[places[1] + bisect_left(SECONDS, seconds)] += 1
-            values[places[1] + _SUM_OF_SECONDS] += seconds
-            if refusal:
-                values[self._place("glyph_refusals_total", refusal)] += 1
+            self._count(route, method, status, seconds, refusal)
 
     def refusal(self, reason: str) -> None:
         """Count a refusal of what never became a request that `observe` or `request` could count."""
@@ -202,6 +194,15 @@ class Metrics:
             self._values[cpu] = usage.ru_utime + usage.ru_stime
 
     # Below: with the lock held
+
+    def _count(self, route: str, method: str, status: int, seconds: float, refusal: str) -> None:
+        values = self._values
+        places = self._requests.get((route, method, status)) or self._route(route, method, status)
+        values[places[0]] += 1
+        values[places[1] + bisect_left(SECONDS, seconds)] += 1
+        values[places[1] + _SUM_OF_SECONDS] += seconds
+        if refusal:
+            values[self._place("glyph_refusals_total", refusal)] += 1
 
     def _flush(self) -> None:
         if self._statistics is not None:

@@ -151,14 +151,13 @@ def deadline(value: str | None, arrived: float, ceiling_seconds: float) -> float
     return arrived + min(int(value[:12]) / 1000, ceiling_seconds)
 
 
-def check_deadline(moment: float) -> None:
-    """Return if there is still time.
+def check_deadline(moment: float, now: float | None = None) -> None:
+    """Return if there is still time, by `time.perf_counter()` where `now` is not given.
 
     Raises:
         DeadlineExceededError: the moment has passed, and nothing should be computed any more.
     """
-    late = time.perf_counter() - moment
-    if late > 0:
+    if (time.perf_counter() if now is None else now) > moment:
         raise DeadlineExceededError(
             "the request's time was over before its turn came, and it was not computed",
             remedy="Allow more with X-Request-Timeout-Ms (the service has a ceiling of its own), or ask again "

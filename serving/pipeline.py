@@ -106,16 +106,20 @@ class Pipeline:
             ProblemError: the request cannot be answered.
         """
         started = time.perf_counter()
-        exchange.holder = self.access.check(exchange.request.headers.get("authorization"))
-        asked = exchange.request.headers.get(TIMEOUT_FIELD)
-        exchange.deadline = deadline(asked, exchange.arrived, self.settings.request_timeout_seconds)
-        check_deadline(exchange.deadline)
-        body = codings.undone(exchange.request, self.settings.max_body_bytes)
+        request, settings = exchange.request, self.settings
+        headers, body = request.headers, request.body
+        if self.access.tokens is not None:
+            exchange.holder = self.access.check(headers.get("authorization"))
+        asked = headers.get(TIMEOUT_FIELD)
+        exchange.deadline = deadline(asked, exchange.arrived, settings.request_timeout_seconds)
+        check_deadline(exchange.deadline, started)
+        if "content-encoding" in headers:
+            body = codings.undone(request, settings.max_body_bytes)
         if exchange.target is None:
-            work = predict.prepare(self.state.engine(), exchange.request, body, self.settings)
+            work = predict.prepare(self.state.engine(), request, body, settings)
         else:
             engine = exchange.target.engine(self.state)
-            work = oip.prepare(engine, exchange.request, body, self.settings)
+            work = oip.prepare(engine, request, body, settings)
         exchange.phases["decode"] = time.perf_counter() - started
         return work
 
@@ -136,11 +140,13 @@ class Pipeline:
 
     def close(self, exchange: Exchange, answer: Answer) -> Answer:
         """End: give the answer what every answer carries."""
-        codings.compress(answer, exchange.request.headers.get("accept-encoding"))
-        answer.headers["X-Request-ID"] = exchange.id
+        asked, fields = exchange.request.headers, answer.headers
+        if "accept-encoding" in asked:
+            codings.compress(answer, asked["accept-encoding"])
+        fields["X-Request-ID"] = exchange.id
         if exchange.phases:
-            answer.headers["Server-Timing"] = server_timing(exchange)
-        merge(answer.headers, self.headers.of(exchange.request.headers))
+            fields["Server-Timing"] = server_timing(exchange)
+        merge(fields, self.headers.of(asked))
         self.state.metrics.observe(exchange, answer)
         if self.trail.wanted or exchange.trace is not None:
             self._leave_trail(exchange, answer)

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from bundle.images import PARSERS
 from bundle.manifest import Polarity
 from serving import arrays, instances, query
 from serving.admission import Upload, admit
@@ -70,8 +71,11 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
             images, warnings = _stacked(decoded)
             filenames = [upload.filename for upload in uploads]
         case _:
-            (upload,) = admit(content_type, body, max_files=settings.max_files)
-            one = decode(upload.data, upload.media_type, polarity)
+            declared: str | None = media_type
+            if media_type not in PARSERS:  # another name of one, or nothing that is decoded here
+                (upload,) = admit(content_type, body, max_files=settings.max_files)
+                declared = upload.media_type
+            one = decode(body, declared, polarity)
             images, warnings = one.pixels[None], [one.warnings]
     return Work(
         engine=engine, images=images, encode=partial(encode, engine.bundle, asked, filenames, warnings)

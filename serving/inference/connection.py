@@ -340,7 +340,8 @@ class Connection(asyncio.Protocol):
         self._wire = None
         if self.phase is not Phase.ANSWER:
             return
-        self._release()
+        if self._held:
+            self._release()
         self._head = None
         if not keep or self.closing():
             self._close()
