@@ -26,7 +26,7 @@ from serving.errors import (
     TooManyImagesError,
 )
 from serving.messages import Answer, Request
-from serving.predict import Work
+from serving.predict import Work, cost_of
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 
@@ -106,7 +106,12 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
         document = _object(jsonbody.read(body[:length], settings.max_images), "the request")
         images = _images(document, body[length:], settings.max_images)
         asked = _asked(document)
-    return Work(engine=engine, images=images, encode=partial(encode, engine, asked, len(images)))
+    return Work(
+        engine=engine,
+        images=images,
+        encode=partial(encode, engine, asked, len(images)),
+        cost=cost_of(len(images), decoded=length > len(body) // 2),  # numbers in JSON
+    )
 
 
 def encode(engine: Engine, asked: Asked, count: int, outputs: Outputs, start: int) -> Answer:

@@ -30,8 +30,9 @@ from serving.overload import check_deadline
 from serving.pipeline import Exchange, Pipeline
 from serving.predict import Work
 
-TURN_IMAGES = 64
-"""Images after which a turn stops to decode: about 5 ms of work, so that sockets are not left alone for long."""
+TURN_COST = 256
+"""What a turn does before it looks at the sockets again, as `Work.cost` counts: up to 5 ms, which is 64 files, or
+four requests of 64 images of pixels. Those are run as one batch: alone, each would find the caches full of weights."""
 
 
 @dataclass(slots=True)
@@ -99,12 +100,12 @@ class Batcher:
 
     def _turn(self) -> None:
         self._scheduled = False
-        images = sum(len(work.images) for _, work in self._decoded)
-        while images < TURN_IMAGES and (job := self._next()) is not None:
+        cost = sum(work.cost for _, work in self._decoded)
+        while cost < TURN_COST and (job := self._next()) is not None:
             if (work := self._decode(job)) is not None:
                 self._decoded.append((job, work))
-                images += len(work.images)
-        self._metrics.queue(images + self._queued())
+                cost += work.cost
+        self._metrics.queue(sum(len(work.images) for _, work in self._decoded) + self._queued())
         if self._running:
             return  # what is decoded now runs when the device is free; `_ran` goes on
         if self._decoded:

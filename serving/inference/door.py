@@ -22,6 +22,7 @@ from serving.messages import Answer, Request
 from serving.metrics import CLIENT_GONE
 from serving.overload import Gate, Throttle
 from serving.pipeline import PREDICT, Exchange, Pipeline
+from serving.predict import PIXELS
 
 LARGE_BODY = 32 << 10
 """Bodies beyond this size are decoded on a thread: their milliseconds would hold everybody else up.
@@ -31,7 +32,6 @@ and back costs 0.09 ms (`python -m bench bodies`, on an idle Intel Xeon).
 """
 LARGE_PIXELS = 128 << 10
 """The same for bodies of nothing but pixels, which need no decoding: some 160 images, about 1 ms (the same bench)."""
-PIXELS = frozenset(("application/octet-stream", "application/x-npy"))
 
 
 class Door:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pytest
 import uvloop
 
@@ -17,7 +18,7 @@ from bundle.repository import Bundle
 from serving.app import create_app
 from serving.engine import BUCKETS, Engine, Outputs, padding
 from serving.errors import OverloadedError
-from serving.inference.batcher import TURN_IMAGES, Batcher, Job
+from serving.inference.batcher import TURN_COST, Batcher, Job
 from serving.messages import Answer, Request
 from serving.pipeline import Exchange, Pipeline
 from serving.settings import ServiceSettings
@@ -25,6 +26,8 @@ from tests.pictures import png
 from tests.serving.models import Linear, publish_synthetic
 
 Pixels = npt.NDArray[np.uint8]
+FILES = TURN_COST // 4
+"""Image files that are decoded in a turn."""
 
 
 @pytest.fixture
@@ -110,7 +113,29 @@ def test_a_turn_takes_a_bounded_number(
     exchanges = [asked(pipeline, digit) for _ in range(200)]
     answers = answered(loop, Batcher(loop, pipeline), exchanges)
     assert {answer.status for answer in answers} == {200}
-    assert {exchange.batch for exchange in exchanges} == {TURN_IMAGES, 200 % TURN_IMAGES}
+    assert {exchange.batch for exchange in exchanges} == {FILES, 200 % FILES}
+
+
+def test_a_turn_takes_more_of_what_needs_no_decoding(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """Requests of 64 images of pixels: four are a batch, by either protocol, and as JSON one is."""
+
+    def of(path: str, kind: str, body: bytes) -> Exchange:
+        headers = {"content-type": kind, "inference-header-content-length": "0"}
+        request = Request(method="POST", path=path, headers=headers, body=body)
+        return pipeline.open(request, time.perf_counter())
+
+    pixels = np.repeat(digit[None], 64, axis=0)
+    octets = "application/octet-stream"
+    for path in ("/predict", "/v2/models/synthetic/infer"):
+        exchanges = [of(path, octets, pixels.tobytes()) for _ in range(6)]
+        assert {answer.status for answer in answered(loop, Batcher(loop, pipeline), exchanges)} == {200}
+        assert [exchange.batch for exchange in exchanges] == [256] * 4 + [128] * 2
+    numbers = orjson.dumps({"instances": pixels.tolist()})
+    exchanges = [of("/predict", "application/json", numbers) for _ in range(2)]
+    assert {answer.status for answer in answered(loop, Batcher(loop, pipeline), exchanges)} == {200}
+    assert [exchange.batch for exchange in exchanges] == [64, 64]
 
 
 def test_a_bad_request_spoils_its_own_answer_only(
@@ -128,7 +153,7 @@ def test_who_has_hung_up_waits_behind_the_others(
     exchanges = [asked(pipeline, digit) for _ in range(100)]
     answers = answered(loop, Batcher(loop, pipeline), exchanges, hung_up=frozenset(range(50)))
     assert {answer.status for answer in answers} == {200}  # for they may be there, and have only said all
-    first_batch = {number for number, exchange in enumerate(exchanges) if exchange.batch == TURN_IMAGES}
+    first_batch = {number for number, exchange in enumerate(exchanges) if exchange.batch == FILES}
     assert set(range(50, 100)) < first_batch
 
 
