@@ -24,7 +24,8 @@ METHOD = """\
 Every server serves the same graph with ONNX Runtime on the CPU, in an environment of its own with pinned
 packages (`bench/serving/peers/locks`), by one small file (`bench/serving/peers`), with the settings that
 its documentation recommends for speed. All decode with Pillow, `Image.open(file).convert("L")`, as a service
-in Python commonly does, and open the session with the same options; Glyph has its own decoder for plain PNGs.
+in Python commonly does, and open the session with the same options; Glyph has its own decoder for plain PNGs, and
+computes batches of more than 8 by its bundle's second graph, the same network with its first layer in integers.
 *Mosec, Glyph's decoder* is Mosec with that one: it shows what the decoder alone brings, and is not counted
 among the peers. The servers share {server}, with {workers}; the load generator has {client} for
 itself. All are up at the same time, and asked in turns: each round asks every one once, in another order.
@@ -138,7 +139,9 @@ def aims_table(document: Document) -> str:
             if not isnan(found):
                 met = found <= aim if below else found >= aim
                 asked = f"{'at most' if below else 'at least'} {aim:g}"
-                where = f"{WORKLOADS[workload]}, {connections} connections: {what}"
+                where = (
+                    f"{WORKLOADS[workload]}, {connections} connection{'s' if connections > 1 else ''}: {what}"
+                )
                 rows.append((where, f"{found:.2f}", asked, "yes" if met else "no"))
     return _table(("Glyph's figure, as a multiple of", "measured", "asked", "met"), rows)
 
