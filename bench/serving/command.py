@@ -38,6 +38,9 @@ OPEN_LOOP = ("glyph", "glyph-gthread", "mosec", "fastapi", "flask", "bentoml", "
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
     options = _options(arguments)
+    for file in (options.json, options.markdown):
+        if file is not None:  # before what would be lost is measured
+            file.parent.mkdir(parents=True, exist_ok=True)
     document = _existing(options.json)
     if not options.report:
         try:

@@ -67,7 +67,7 @@ def markdown(document: Document, chart: str | None = None, load_chart: str | Non
         "## Start and memory\n",
         start_table(document),
         "## How it is measured\n",
-        METHOD.format(**about["how"]),
+        METHOD.format(**about["how"] | {"rounds": _rounds(document)}),
     ]
     parts += ["Settings:\n", settings_list(document)]
     return "\n".join(parts)
@@ -252,3 +252,12 @@ def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     names = list(head)
     lines: list[Sequence[str]] = [names, ["---", *["---:"] * (len(names) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _rounds(document: Mapping[str, Any]) -> str:
+    """Return over how many rounds the closed loops were measured, which may have been in several runs."""
+    counts = {
+        len(rounds) for readings in document["closed"].values() for rounds in readings.values() if rounds
+    }
+    least, most = min(counts, default=0), max(counts, default=0)
+    return str(least) if least == most else f"{least} to {most}"
