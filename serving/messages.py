@@ -11,7 +11,7 @@ JSON = "application/json"
 class Request:
     """One HTTP request, whole: its body was read within its limit and its framing undone.
 
-    Nobody changes it. What is made for each request is not frozen all the same: that costs 0.1 us a field.
+    Nobody changes it. What is made for each request is not frozen all the same: that costs a call for each field.
     """
 
     method: str

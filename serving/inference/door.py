@@ -211,7 +211,6 @@ def takes_long(request: Request) -> bool:
         return True
     if request.path == PREDICT:
         return False
-    document = headers.get(
-        oip.HEADER_LENGTH.lower(), ""
-    )  # bytes of JSON before the tensors; by default all are
-    return not (document.isascii() and document.isdigit() and len(document) < 9) or int(document) > LARGE_BODY
+    # So many bytes before the tensors are JSON; where it is not said, all are.
+    length = headers.get(oip.HEADER_LENGTH.lower(), "")
+    return not (length.isascii() and length.isdigit() and len(length) < 9) or int(length) > LARGE_BODY

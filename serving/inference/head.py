@@ -41,7 +41,7 @@ FORWARDED = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded
 
 @dataclass(slots=True)
 class Head:
-    """What the head of a request says. Nobody changes it; to freeze it would cost a microsecond a request."""
+    """What the head of a request says. Nobody changes it; not frozen, as `messages.Request` is not."""
 
     method: str
     path: str
