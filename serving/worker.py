@@ -78,9 +78,8 @@ class ServingThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
         self.nr_conns += 1
         conn = TimedConnection(self, self.cfg, sock, address, listener.getsockname())
         if self.alive and self._combines:
-            self._rest(
-                conn, time.monotonic()
-            )  # until it says something: who is silent does not wait in the queue
+            # Until it says something: who is silent does not wait in the queue.
+            self._rest(conn, time.monotonic())
         else:
             self.enqueue_req(conn)
 
