@@ -152,6 +152,7 @@ def test_a_hup_whose_workers_find_no_model_keeps_the_old_ones(
     """The version is gone from the disk, and the old workers have it in memory."""
     model = Path(shutil.copytree(bundle.path.parent, tmp_path / bundle.manifest.name))
     service = start(workers=2, model=model, reload_seconds=0)
+    until(lambda: service.log().count("ready: ") == 2)
     old = set(children(service.process.pid))
     aside = model.rename(tmp_path / "aside")
     with Load(service, png(digit), 2) as load:
