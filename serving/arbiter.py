@@ -94,6 +94,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         Raises:
             HaltServer: a worker could not start, and there is none that answers.
         """
+        before = dict(self.WORKERS)
         while True:
             try:
                 super().reap_workers()
@@ -101,7 +102,9 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
                 if not self.must_be_ready:
                     raise
             else:
-                return
+                break
+        for pid in before.keys() - self.WORKERS.keys():
+            before[pid].gone()
 
     def kill_worker(self, pid: int, sig: int) -> None:
         """Send a signal, SIGTERM only once: a second one might find a process that is half gone."""

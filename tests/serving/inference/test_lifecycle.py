@@ -168,6 +168,25 @@ def test_a_hup_whose_workers_find_no_model_keeps_the_old_ones(
     assert set(load.statuses) == {200}
 
 
+def test_a_worker_without_a_model_accepts_nothing_while_another_answers(
+    start: Callable[..., Service], bundle: Bundle, digit: Pixels, tmp_path: Path
+) -> None:
+    """It would refuse in no time, and so draw most connections to itself."""
+    model = Path(shutil.copytree(bundle.path.parent, tmp_path / bundle.manifest.name))
+    service = start(workers=2, model=model, reload_seconds=0.5)
+    until(lambda: service.log().count("ready: ") == 2)
+    first, second = children(service.process.pid)
+    aside = model.rename(tmp_path / "aside")
+    os.kill(first, signal.SIGKILL)
+    until(lambda: "not ready: " in service.log())
+    for _ in range(50):  # each on a connection of its own
+        assert service.post(png(digit)).status == 200
+    os.kill(second, signal.SIGKILL)  # nobody answers any more: the reason is better than silence
+    until(lambda: service.post(png(digit)).status == 503)
+    aside.rename(model)
+    until(lambda: service.post(png(digit)).status == 200)
+
+
 def test_usr2_starts_a_second_service_on_the_same_port_and_loses_no_request(
     start: Callable[..., Service], digit: Pixels
 ) -> None:
