@@ -15,6 +15,7 @@ installed. Figures are medians over the rounds, in images/s.
 
 import argparse
 import contextlib
+import os
 import statistics
 import tempfile
 import time
@@ -138,7 +139,14 @@ def _contenders(
     yield "glyph, IDX", partial(_ours, material, "images-idx3-ubyte")
     yield "glyph, .npy", partial(_ours, material, "images.npy")
     processes = stack.enter_context(ProcessPoolExecutor(usable_cpus(), get_context("spawn")))
-    yield "read and decode PNG only, all cores", partial(_decode_only, processes, material.files)
+    yield (
+        "read and decode PNG only, all cores",
+        partial(_decode_only, processes, _decode_files, material.files),
+    )
+    yield (
+        "the same by Pillow's Image.open, all cores",
+        partial(_decode_only, processes, _decode_by_pillow, material.files),
+    )
     yield "glyph, PNG", partial(_ours, material, "png")
     model = _eager(material.bundle)
     yield "DataLoader + eager, IDX", partial(_loader, model, material, 0, png=False)
@@ -185,15 +193,25 @@ def _ours(material: Material, name: str) -> int:
 
 def _decode_files(files: Sequence[bytes]) -> int:
     """Read and decode by the very functions that the scorer uses: what is compared is the rest."""
+    contents = [content for path in files if isinstance(content := read_file(path), bytes)]
+    decoder.decode_all(contents)
+    return len(contents)
+
+
+def _decode_by_pillow(files: Sequence[bytes]) -> int:
+    """Read and decode as anybody would, by the library that the scorer's decoder is compared with in the tests."""
+    from PIL import Image
+
     for path in files:
-        content = read_file(path)
-        assert isinstance(content, bytes)  # noqa: S101  this bench wrote it
-        decoder.decode(content)
+        with Image.open(os.fsdecode(path)) as image:
+            np.asarray(image.convert("L"))
     return len(files)
 
 
-def _decode_only(processes: ProcessPoolExecutor, files: Sequence[bytes]) -> int:
-    return sum(processes.map(_decode_files, [files[at : at + 1024] for at in range(0, len(files), 1024)]))
+def _decode_only(
+    processes: ProcessPoolExecutor, decode: Callable[[Sequence[bytes]], int], files: Sequence[bytes]
+) -> int:
+    return sum(processes.map(decode, [files[at : at + 1024] for at in range(0, len(files), 1024)]))
 
 
 def _eager(bundle: Bundle) -> Callable[[Any], Any]:
@@ -314,6 +332,11 @@ def _tell(found: dict[str, float], rates: dict[str, list[float]], options: argpa
         ("IDX / the faster session.run loop, float32", found["glyph, IDX"] / plain, None),
         (f"IDX / session.run loops on every core, {ours}", found["glyph, IDX"] / ceiling, None),
         ("PNG / decoding only", found["glyph, PNG"] / decoding, DECODE_SHARE),
+        (
+            "PNG / decoding only, by Pillow's Image.open",
+            found["glyph, PNG"] / found["the same by Pillow's Image.open, all cores"],
+            None,
+        ),
         (
             "PNG / decoding and session.run, both on these cores",
             found["glyph, PNG"] * (1 / decoding + 1 / ceiling),

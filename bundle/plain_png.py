@@ -5,13 +5,15 @@ parser does for such a file is to find out that there is nothing to do. Whatever
 whole to the last bit, is left to Pillow, which accepts or refuses it as ever: here is only ever said
 what Pillow would say too, in a fourth of the time.
 
-Pillow's own code undoes the filters, called as Pillow itself calls it, without the objects around it. It
-takes only zlib streams, so what was unpacked here to be checked is handed on as one that is not compressed:
-to unpack it twice would cost more than all the rest.
+Pillow's own code undoes the filters, called as Pillow itself calls it, without the objects around it, and
+for many images at once: they are handed to it as one, one below the other. It takes only zlib streams, so what
+was unpacked here to be checked is handed on as one that is not compressed: to unpack it twice would cost more
+than all the rest.
 """
 
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +23,15 @@ from bundle.bombs import MAX_FILE_BYTES
 from bundle.contract import IMAGE_SIZE
 
 _SIZE = (IMAGE_SIZE, IMAGE_SIZE)
-_BOX = (0, 0, IMAGE_SIZE, IMAGE_SIZE)
 _SCANLINE = 1 + IMAGE_SIZE
 _RAW_BYTES = IMAGE_SIZE * _SCANLINE
 _FILTERS = b"\0\1\2\3\4"
-_STORED = b"\x78\x01\x01" + struct.pack("<HH", _RAW_BYTES, _RAW_BYTES ^ 0xFFFF)
-"""Before an image's scanlines: a zlib stream of one block that is not compressed (RFC 1950, 2.2; RFC 1951, 3.2.4).
-
-The checksum that should follow is left out: Pillow's decoder stops at the last pixel.
-"""
+_BLACK = bytes(_SCANLINE)
+"""A line of no filter and no light, above each image: what a filter takes for the line above an image's first."""
+_LINES = IMAGE_SIZE + 1
+"""Of an image with the black one."""
+_MOST = 64
+"""Images at once: a block of a zlib stream that is not compressed has at most 65,535 bytes."""
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -45,6 +47,15 @@ _PIXELS = len(_START) + 8
 
 def decode(data: bytes) -> npt.NDArray[np.uint8] | None:
     """Return `uint8[28, 28]`, or None if the file is not plain or not sound; what follows IEND is not looked at."""
+    lines = scanlines(data)
+    return None if lines is None else unfiltered([lines])[0]
+
+
+def scanlines(data: bytes) -> bytes | None:
+    """Return what the file has of each line, its filter and its 28 bytes; None as of `decode`.
+
+    All that can be wrong with a file is found here; `unfiltered` accepts whatever this returns.
+    """
     if len(data) > MAX_FILE_BYTES or not data.startswith(_START) or data[_PIXELS - 4 : _PIXELS] != b"IDAT":
         return None
     end = _PIXELS + int.from_bytes(data[_PIXELS - 8 : _PIXELS - 4], "big")
@@ -52,20 +63,33 @@ def decode(data: bytes) -> npt.NDArray[np.uint8] | None:
         return None
     if zlib.crc32(data[_PIXELS - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
         return None
-    scanlines = _unpacked(data[_PIXELS:end])
-    return None if scanlines is None else np.frombuffer(unfiltered(scanlines), np.uint8).reshape(_SIZE)
+    return _unpacked(data[_PIXELS:end])
 
 
-def unfiltered(scanlines: bytes) -> bytes:
-    """Return the pixels of an image's scanlines, as `Image.frombytes(..., "zip")` and `tobytes` do it (Pillow 13)."""
-    image = core.new("L", _SIZE)
+def unfiltered(several: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+    """Return `uint8[n, 28, 28]` of n images' scanlines, n at least 1."""
+    if len(several) > _MOST:
+        parts = [unfiltered(several[start : start + _MOST]) for start in range(0, len(several), _MOST)]
+        return np.concatenate(parts)
+    count = len(several)
+    box = (0, 0, IMAGE_SIZE, count * _LINES)
+    # As `Image.frombytes(..., "zip")` and `tobytes` do it (Pillow 13).
+    image = core.new("L", box[2:])
     decoder = core.zip_decoder("L", "L", 0)
-    decoder.setimage(image, _BOX)
-    decoder.decode(_STORED + scanlines)
+    decoder.setimage(image, box)
+    decoder.decode(_stored(_BLACK + _BLACK.join(several)))
     encoder = core.raw_encoder("L", "L", 0, 1)
-    encoder.setimage(image, _BOX)
-    content: bytes = encoder.encode(IMAGE_SIZE * IMAGE_SIZE)[2]
-    return content
+    encoder.setimage(image, box)
+    content = encoder.encode(count * _LINES * IMAGE_SIZE)[2]
+    return np.ascontiguousarray(np.frombuffer(content, np.uint8).reshape(count, _LINES, IMAGE_SIZE)[:, 1:])
+
+
+def _stored(content: bytes) -> bytes:
+    """Return a zlib stream of one block that is not compressed (RFC 1950, 2.2; RFC 1951, 3.2.4).
+
+    The checksum that should follow is left out: Pillow's decoder stops at the last pixel.
+    """
+    return b"\x78\x01\x01" + struct.pack("<HH", len(content), len(content) ^ 0xFFFF) + content
 
 
 def _unpacked(stream: bytes) -> bytes | None:
@@ -76,9 +100,9 @@ def _unpacked(stream: bytes) -> bytes | None:
     """
     inflater = zlib.decompressobj()
     try:
-        scanlines = inflater.decompress(stream, _RAW_BYTES + 1)
+        lines = inflater.decompress(stream, _RAW_BYTES + 1)
     except zlib.error:
         return None
-    if len(scanlines) != _RAW_BYTES or not inflater.eof or inflater.unused_data:
+    if len(lines) != _RAW_BYTES or not inflater.eof or inflater.unused_data:
         return None
-    return None if scanlines[::_SCANLINE].translate(None, _FILTERS) else scanlines
+    return None if lines[::_SCANLINE].translate(None, _FILTERS) else lines

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from bundle.repository import Bundle
 from serving.engine import Outputs
+from serving.images import looks_inverted
 from serving.messages import Answer
 from serving.query import Query
 
@@ -21,7 +23,8 @@ def encode(
     bundle: Bundle,
     asked: Query,
     filenames: Sequence[str | None] | None,
-    warnings: Sequence[tuple[str, ...]],
+    warnings: Sequence[tuple[str, ...]] | None,
+    images: npt.NDArray[np.uint8],
     outputs: Outputs,
     start: int,
 ) -> Answer:
@@ -41,14 +44,17 @@ def encode(
         asked: `top`, so many classes alone, the most probable first; `threshold`, below which label and
             index are null and the probability still says how near it was.
         filenames: of a form's files; None where there was no form.
-        warnings: of each image.
-        outputs: of a batch, for the probabilities, `float32[n, classes]`; written with as many digits as a
+        warnings: of each image; None if it is one image, of a file, that nobody has looked at yet.
+        images: of a batch, `uint8[n, 28, 28]`.
+        outputs: of the batch, for the probabilities, `float32[n, classes]`; written with as many digits as a
             float32 needs to be read back exactly.
         start: where in the batch the images of this answer begin.
     """
     manifest = bundle.manifest
     pieces = _pieces(manifest.name, bundle.version, manifest.digest, manifest.classes)
     rows = outputs.written or _written(outputs)
+    if warnings is None:
+        warnings = (looks_inverted(images[start], manifest.input.polarity),)
     # In float32, as the probabilities are: 0.9 in an answer is not below a threshold of 0.9.
     least = 0.0 if asked.threshold is None else float(np.float32(asked.threshold))
     predictions: list[bytes] = []

@@ -78,6 +78,9 @@ class Headers:
 
 def merge(into: dict[str, str], fields: Mapping[str, str]) -> None:
     """Put fields into an answer's own; what varies, varies by both."""
+    if "Vary" not in into:
+        into.update(fields)
+        return
     for name, value in fields.items():
         if name == "Vary" and (varies := into.get("Vary")):
             parts = [part.strip() for part in varies.split(",")]

@@ -82,7 +82,7 @@ def decode(data: bytes, media_type: str | None, polarity: Polarity) -> Decoded:
     except ImageError as error:
         problem, remedy = PROBLEMS[error.kind]
         raise problem(error.detail, remedy=remedy) from error
-    return Decoded(pixels=pixels, warnings=_looks_inverted(pixels, polarity))
+    return Decoded(pixels=pixels, warnings=looks_inverted(pixels, polarity))
 
 
 def canonical(media_type: str) -> str:
@@ -108,7 +108,7 @@ def _check_declared(data: bytes, media_type: str) -> None:
 
 def warnings_of(images: npt.NDArray[np.uint8], polarity: Polarity) -> list[tuple[str, ...]]:
     """Return what a caller should know of each of `uint8[n, 28, 28]` that came as numbers."""
-    return [_looks_inverted(pixels, polarity) + _looks_scaled(pixels) for pixels in images]
+    return [looks_inverted(pixels, polarity) + _looks_scaled(pixels) for pixels in images]
 
 
 def _looks_scaled(pixels: npt.NDArray[np.uint8]) -> tuple[str, ...]:
@@ -116,7 +116,8 @@ def _looks_scaled(pixels: npt.NDArray[np.uint8]) -> tuple[str, ...]:
     return SCALED_WARNING if b"\1" in content and not content.translate(None, b"\0\1") else ()
 
 
-def _looks_inverted(pixels: npt.NDArray[np.uint8], polarity: Polarity) -> tuple[str, ...]:
+def looks_inverted(pixels: npt.NDArray[np.uint8], polarity: Polarity) -> tuple[str, ...]:
+    """Return the warning that paper and ink seem to be the wrong way round, or nothing, for `uint8[28, 28]`."""
     paper = _PAPER[polarity]
     content = pixels.tobytes()
     if content.startswith(paper) and content.endswith(paper):

@@ -114,7 +114,7 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
     )
 
 
-def encode(engine: Engine, asked: Asked, count: int, outputs: Outputs, start: int) -> Answer:
+def encode(engine: Engine, asked: Asked, count: int, _images: Any, outputs: Outputs, start: int) -> Answer:
     """Return the inference response: JSON alone, or JSON with the binary tensors behind it."""
     outputs = outputs[start : start + count]
     document: dict[str, Any] = {

@@ -3,7 +3,7 @@
     exchange = pipeline.open(request, arrived)     its id, its route
     work     = pipeline.prepare(exchange)          admit and decode: may raise ProblemError
     ...      the door runs the inference: alone (`answer`), or with whatever else has arrived
-    answer   = pipeline.encode(exchange, work, outputs, start)
+    answer   = pipeline.encode(exchange, work, images, outputs, start)
     answer   = pipeline.refuse(exchange, error)    instead, wherever a ProblemError came up
     answer   = pipeline.close(exchange, answer)    the fields that every answer carries, the metrics, the log
 
@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from serving import codings, oip, predict
@@ -123,10 +125,12 @@ class Pipeline:
         exchange.phases["decode"] = time.perf_counter() - started
         return work
 
-    def encode(self, exchange: Exchange, work: Work, outputs: Outputs, start: int) -> Answer:
-        """Return the answer, the outputs of a batch in hand, where those for `work.images` begin at `start`."""
+    def encode(
+        self, exchange: Exchange, work: Work, images: npt.NDArray[np.uint8], outputs: Outputs, start: int
+    ) -> Answer:
+        """Return the answer, a batch's images and outputs in hand, where those of `work` begin at `start`."""
         started = time.perf_counter()
-        answer = work.encode(outputs, start)
+        answer = work.encode(images, outputs, start)
         exchange.phases["encode"] = time.perf_counter() - started
         return answer
 
@@ -177,11 +181,12 @@ class Pipeline:
             work = self.prepare(exchange)
             check_deadline(exchange.deadline)
             started = time.perf_counter()
-            outputs = work.engine.infer(work.images)
+            images = predict.images_of([work])
+            outputs = work.engine.infer(images)
             exchange.phases["infer"] = time.perf_counter() - started
-            exchange.batch = len(work.images)
-            self.state.metrics.batch(work.engine, work.images, outputs, padding(len(work.images)))
-            answer = self.encode(exchange, work, outputs, 0)
+            exchange.batch = len(images)
+            self.state.metrics.batch(work.engine, images, outputs, padding(len(images)))
+            answer = self.encode(exchange, work, images, outputs, 0)
         except Exception as error:  # noqa: BLE001  a door must answer whatever happened
             answer = self.refuse(exchange, error)
         return self.close(exchange, answer)

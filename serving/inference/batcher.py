@@ -28,7 +28,7 @@ from serving.messages import Answer
 from serving.metrics import CLIENT_GONE
 from serving.overload import check_deadline
 from serving.pipeline import Exchange, Pipeline
-from serving.predict import Work
+from serving.predict import Work, images_of
 
 TURN_COST = 256
 """What a turn does before it looks at the sockets again, as `Work.cost` counts: up to 5 ms, which is 64 files, or
@@ -54,7 +54,15 @@ class Batch:
 
     engine: Engine
     jobs: list[tuple[Job, Work]]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of it."""
+
+    seconds: float
     images: npt.NDArray[np.uint8]
+    outputs: Outputs
 
 
 class Batcher:
@@ -105,7 +113,7 @@ class Batcher:
             if (work := self._decode(job)) is not None:
                 self._decoded.append((job, work))
                 cost += work.cost
-        self._metrics.queue(sum(len(work.images) for _, work in self._decoded) + self._queued())
+        self._metrics.queue(sum(len(work) for _, work in self._decoded) + self._queued())
         if self._running:
             return  # what is decoded now runs when the device is free; `_ran` goes on
         if self._decoded:
@@ -159,7 +167,7 @@ class Batcher:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits
             self._loop.call_soon_threadsafe(self._ran, batches, results)
 
-    def _ran(self, batches: list[Batch], results: list["Result"]) -> None:
+    def _ran(self, batches: list[Batch], results: list[Result | Exception]) -> None:
         self._running = False
         if self._decoded or self._queued():
             self._schedule()
@@ -175,51 +183,41 @@ class Batcher:
             else:
                 groups.setdefault(id(work.engine), []).append((job, work))
         self._decoded = []
-        return [
-            Batch(
-                group[0][1].engine,
-                group,
-                group[0][1].images if len(group) == 1 else np.concatenate([work.images for _, work in group]),
-            )
-            for group in groups.values()
-        ]
+        return [Batch(group[0][1].engine, group) for group in groups.values()]
 
-    def _answer(self, batches: list[Batch], results: list["Result"]) -> None:
-        for batch, (outputs, seconds) in zip(batches, results, strict=True):
-            count = len(batch.images)
-            if isinstance(outputs, Outputs):
-                self._metrics.batch(batch.engine, batch.images, outputs, padding(count))
-            start = 0
+    def _answer(self, batches: list[Batch], results: list[Result | Exception]) -> None:
+        for batch, result in zip(batches, results, strict=True):
+            if isinstance(result, Exception):
+                for job, _ in batch.jobs:
+                    self._finish(job, self._pipeline.refuse(job.exchange, result))
+                continue
+            images, outputs, start = result.images, result.outputs, 0
+            self._metrics.batch(batch.engine, images, outputs, padding(len(images)))
             for job, work in batch.jobs:
-                exchange, stop = job.exchange, start + len(work.images)
-                exchange.phases["infer"] = seconds
-                exchange.batch = count
+                exchange = job.exchange
+                exchange.phases["infer"] = result.seconds
+                exchange.batch = len(images)
                 try:
-                    if not isinstance(outputs, Outputs):
-                        raise outputs
-                    answer = self._pipeline.encode(exchange, work, outputs, start)
+                    answer = self._pipeline.encode(exchange, work, images, outputs, start)
                 except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
                     answer = self._pipeline.refuse(exchange, error)
-                start = stop
+                start += len(work)
                 self._finish(job, answer)
 
     def _finish(self, job: Job, answer: Answer) -> None:
         job.done(self._pipeline.close(job.exchange, answer))
 
 
-Result = tuple[Outputs | Exception, float]
-"""What an inference gave, and the seconds it took."""
-
-
-def run_all(batches: list[Batch]) -> list[Result]:
+def run_all(batches: list[Batch]) -> list[Result | Exception]:
     """Run each batch; a failure is a result too, of its own batch only."""
-    results: list[Result] = []
+    results: list[Result | Exception] = []
     for batch in batches:
         started = time.perf_counter()
-        outputs: Outputs | Exception
         try:
-            outputs = batch.engine.infer(batch.images)
+            images = images_of([work for _, work in batch.jobs])
+            outputs = batch.engine.infer(images)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base
-            outputs = error
-        results.append((outputs, time.perf_counter() - started))
+            results.append(error)
+        else:
+            results.append(Result(time.perf_counter() - started, images, outputs))
     return results

@@ -22,7 +22,6 @@ import numpy as np
 
 from bundle import images
 from bundle.contract import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
-from bundle.errors import ImageError
 from serving.images import SCALED_WARNING, warnings_of
 from serving.scoring.errors import DecoderError, InputError
 from serving.scoring.listing import Reader
@@ -42,16 +41,9 @@ Files = Sequence[bytes | str]
 
 def decode_files(files: Files, polarity: Polarity) -> Decoded:
     """Decode image files as `/predict` does; a text in place of one, or what is no image, is an error."""
-    errors: dict[int, str] = {}
-    pixels = np.zeros((len(files), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    for at, data in enumerate(files):
-        if isinstance(data, str):
-            errors[at] = data
-            continue
-        try:
-            pixels[at] = images.decode(data)
-        except ImageError as error:
-            errors[at] = error.detail
+    pixels, refused = images.decode_all([b"" if isinstance(data, str) else data for data in files])
+    errors = {at: error.detail for at, error in refused.items()}
+    errors |= {at: data for at, data in enumerate(files) if isinstance(data, str)}
     return Decoded(pixels, errors, _warnings(pixels, errors, polarity, numbers=False))
 
 

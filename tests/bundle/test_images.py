@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from bundle.errors import ImageError, ImageFault
-from bundle.images import PARSERS, check_header, decode, sniff
+from bundle.images import PARSERS, check_header, decode, decode_all, sniff
 from tests.conftest import ROOT
 from tests.pictures import (
     EVERY_FORMAT,
@@ -70,6 +70,21 @@ def test_every_gray_image_survives_a_lossless_format_bit_for_bit(media_type: str
     decoded = decode(LOSSLESS[media_type](Image.fromarray(pixels)))
     assert decoded.dtype == np.uint8
     assert np.array_equal(decoded, pixels)
+
+
+def test_many_files_are_what_each_is_alone(digit: Pixels) -> None:
+    """Plain ones between others, and refusals by their places."""
+    files = [png(digit), SAMPLES["image/bmp"], b"", *EVERY_MODE, png(digit.T), png(digit)[:-20], png(digit)]
+    pixels, refused = decode_all(files)
+    for place, data in enumerate(files):
+        if place in refused:
+            with pytest.raises(ImageError) as alone:
+                decode(data)
+            assert (refused[place].kind, refused[place].detail) == (alone.value.kind, alone.value.detail)
+            assert not pixels[place].any()
+        else:
+            assert np.array_equal(pixels[place], decode(data))
+    assert sorted(refused) == [2, len(files) - 2]
 
 
 def test_a_jpeg_comes_out_close_to_what_went_in(digit: Pixels) -> None:

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -61,6 +61,17 @@ def test_every_filter_is_undone(kind: int, pixels: Pixels) -> None:
     decoded = plain_png.decode(plain(zlib.compress(filtered(pixels, kind))))
     assert decoded is not None
     assert (decoded == pixels).all()
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_many_are_undone_at_once(data: st.DataObject) -> None:
+    """Whatever their filters are, no image sees a line of the one before it."""
+    count = data.draw(st.integers(1, 130))
+    pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
+    kinds = data.draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
+    several = [filtered(image, kind) for image, kind in zip(pixels, kinds, strict=True)]
+    assert np.array_equal(plain_png.unfiltered(several), pixels)
 
 
 def test_what_pillow_writes_goes_the_short_way() -> None:

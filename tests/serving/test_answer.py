@@ -18,6 +18,7 @@ from tests.serving.models import Linear
 
 NASTY = ('a "b"', "50%", "%b%%d", "\\", "é\u2028", " ", "1,2],[3", "}", "null", "\t")
 """Names of classes that mean something to JSON or to a template."""
+BLACK = np.zeros((1, 28, 28), np.uint8)
 WARNINGS = ((), ('a "warning"',), ("one", "50% of two"))
 
 
@@ -62,7 +63,9 @@ def test_it_is_what_a_library_writes_of_the_whole(
     """Byte for byte, whatever classes, files and warnings are called."""
     images = np.stack([digit, 255 - digit, digit // 2])
     outputs = Outputs(linear.logits(images).astype("f4"), linear.probabilities(images))
-    answer = encode(nasty, parse("" if top is None else f"top={top}"), filenames, WARNINGS, outputs, 0)
+    answer = encode(
+        nasty, parse("" if top is None else f"top={top}"), filenames, WARNINGS, images, outputs, 0
+    )
     assert answer.body == expected(nasty, outputs, filenames, top)
 
 
@@ -73,18 +76,18 @@ def test_requests_of_one_batch_are_written_each_for_itself(
     images = np.stack([digit, 255 - digit, digit // 2])
     outputs = Outputs(linear.logits(images).astype("f4"), linear.probabilities(images))
     alone = [
-        encode(nasty, parse(query), None, [()], outputs[place : place + 1], 0).body
+        encode(nasty, parse(query), None, [()], images, outputs[place : place + 1], 0).body
         for place in range(3)
         for query in ("", "top=2")
     ]
     together = [
-        encode(nasty, parse(query), None, [()], outputs, place).body
+        encode(nasty, parse(query), None, [()], images, outputs, place).body
         for place in range(3)
         for query in ("", "top=2")
     ]
     assert together == alone
     assert len(set(alone)) == 6
-    last = encode(nasty, parse(""), None, [(), ()], outputs, 1)
+    last = encode(nasty, parse(""), None, [(), ()], images, outputs, 1)
     assert json.loads(last.body)["predictions"] == [json.loads(one)["predictions"][0] for one in alone[2::2]]
 
 
@@ -92,7 +95,7 @@ def test_numbers_are_read_back_exactly(bundle: Bundle) -> None:
     """The smallest and the largest float32 too: 0, 1, a denormal one."""
     numbers = np.zeros((1, 10), np.float32)
     numbers[0, :6] = np.array([1, 1e-45, 2**-126, 0.1, 1 / 3, 1 - 2**-24], np.float32)
-    body = json.loads(encode(bundle, parse(""), None, [()], Outputs(numbers, numbers), 0).body)
+    body = json.loads(encode(bundle, parse(""), None, [()], BLACK, Outputs(numbers, numbers), 0).body)
     read = np.array(list(body["predictions"][0]["probabilities"].values()), np.float64).astype(np.float32)
     assert read.tobytes() == numbers.tobytes()
 
@@ -106,14 +109,14 @@ def test_a_threshold_is_compared_as_the_probabilities_are_written(bundle: Bundle
     just = rows(0.9)
     below = rows(float(np.nextafter(np.float32(0.9), np.float32(0))))
     assert float(just.probabilities.max()) < 0.9
-    assert label(encode(bundle, parse("threshold=0.9"), None, [()], just, 0)) == "8"
-    assert label(encode(bundle, parse("threshold=0.9"), None, [()], below, 0)) is None
-    assert label(encode(bundle, parse("threshold=0"), None, [()], below, 0)) == "8"
+    assert label(encode(bundle, parse("threshold=0.9"), None, [()], BLACK, just, 0)) == "8"
+    assert label(encode(bundle, parse("threshold=0.9"), None, [()], BLACK, below, 0)) is None
+    assert label(encode(bundle, parse("threshold=0"), None, [()], BLACK, below, 0)) == "8"
 
 
 def test_of_two_equals_the_first_is_named(bundle: Bundle) -> None:
     """As NumPy's argmax has it."""
     half = np.zeros((1, 10), np.float32)
     half[0, [3, 7]] = 0.5
-    body = json.loads(encode(bundle, parse(""), None, [()], Outputs(half, half), 0).body)
+    body = json.loads(encode(bundle, parse(""), None, [()], BLACK, Outputs(half, half), 0).body)
     assert body["predictions"][0]["index"] == int(half.argmax()) == 3

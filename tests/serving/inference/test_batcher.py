@@ -13,6 +13,7 @@ import numpy.typing as npt
 import orjson
 import pytest
 import uvloop
+from PIL import Image
 
 from bundle.repository import Bundle
 from serving.app import create_app
@@ -22,7 +23,7 @@ from serving.inference.batcher import TURN_COST, Batcher, Job
 from serving.messages import Answer, Request
 from serving.pipeline import Exchange, Pipeline
 from serving.settings import ServiceSettings
-from tests.pictures import png
+from tests.pictures import encoded, png
 from tests.serving.models import Linear, publish_synthetic
 
 Pixels = npt.NDArray[np.uint8]
@@ -104,6 +105,39 @@ def test_what_arrives_together_is_run_together_and_answered_as_if_alone(
         pipeline.answer(asked(pipeline, one)).body for one in pixels
     ]
     assert set(exchanges[0].phases) == {"queue", "decode", "infer", "encode"}
+
+
+def test_files_of_all_kinds_and_pixels_in_one_batch_keep_their_places(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """Plain PNGs are made pixels together, all others before; one is inverted, and only that one is warned of."""
+    a, b, c, d = images(digit, 4)
+    bodies = [
+        ("image/png", png(a)),
+        ("application/octet-stream", np.stack([b, 255 - c]).tobytes()),
+        ("image/png", png(255 - c)),
+        ("image/bmp", encoded(Image.fromarray(d), "BMP")),
+        ("image/png", encoded(Image.fromarray(a).convert("RGB"), "PNG")),
+        ("image/png", png(b)),
+    ]
+
+    def opened() -> list[Exchange]:
+        return [
+            pipeline.open(
+                Request(method="POST", path="/predict", headers={"content-type": kind}, body=body),
+                time.perf_counter(),
+            )
+            for kind, body in bodies
+        ]
+
+    exchanges = opened()
+    answers = answered(loop, Batcher(loop, pipeline), exchanges)
+    assert {exchange.batch for exchange in exchanges} == {7}
+    assert [answer.body for answer in answers] == [pipeline.answer(exchange).body for exchange in opened()]
+    warned = [
+        [bool(one["warnings"]) for one in orjson.loads(answer.body)["predictions"]] for answer in answers
+    ]
+    assert warned == [[False], [False, True], [True], [False], [False], [False]]
 
 
 def test_a_turn_takes_a_bounded_number(
