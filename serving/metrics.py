@@ -95,7 +95,8 @@ class Metrics:
         whole = time.perf_counter() - exchange.arrived
         values, phases = self._values, self._phases
         refusal = exchange.refusal
-        status = CLIENT_GONE_STATUS if refusal == CLIENT_GONE else answer.status
+        # An int, because to look something up by an HTTPStatus calls a function of Python's.
+        status = CLIENT_GONE_STATUS if refusal == CLIENT_GONE else int(answer.status)
         with self._lock:
             values[self._in_flight] -= 1
             for phase, seconds in exchange.phases.items():

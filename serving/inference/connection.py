@@ -10,9 +10,8 @@ import asyncio
 import io
 import time
 from datetime import timedelta
-from enum import Enum, auto
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it ships no types
 
@@ -41,16 +40,10 @@ LINGER_SECONDS = 2.0
 """How long a closed connection goes on reading: a reset would take the answer from a client that still sends."""
 
 
-class Phase(Enum):
-    """What a connection is doing."""
-
-    HEAD = auto()
-    BODY = auto()
-    ANSWER = auto()
-    """Waiting for the answer of the request that was read."""
-    LINGER = auto()
-    """Answered for the last time; what still comes is thrown away."""
-    CLOSED = auto()
+Phase = Literal["head", "body", "answer", "linger", "closed"]
+"""What a connection is doing: it waits for a head or a body; it waits for the answer of the request that was read;
+it is answered for the last time, and what still comes is thrown away; it is closed. No Enum: to name a member takes
+as long as ten comparisons, and they are named a dozen times for each request."""
 
 
 class Connection(asyncio.Protocol):
@@ -61,12 +54,12 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
         self.client: Any = ""
         self.server: Any = ""
-        self.phase = Phase.HEAD
+        self.phase: Phase = "head"
         self._deadline = inf
         self._input = Input(door)
         self._head: Head | None = None
         self._body: Body | None = None
-        """On its way; in another phase than BODY it is only read to find its end."""
+        """On its way; in another phase than "body" it is only read to find its end."""
         self._held = 0  # bytes that the gate holds for the body
         self._must_close = False
         self._started = 0.0
@@ -94,7 +87,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
-        if self.phase in (Phase.LINGER, Phase.CLOSED):
+        if self.phase in ("linger", "closed"):
             return
         self._input.add(data)
         self._advance()
@@ -102,15 +95,15 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Answer what was asked before the client's last byte, then close; True keeps the way back open."""
         self.hung_up = True
-        if self.phase is Phase.BODY:
+        if self.phase == "body":
             self._dispatch(None, unreadable())
-        elif self.phase is Phase.HEAD and (self._body is not None or not self._blocked()):
+        elif self.phase == "head" and (self._body is not None or not self._blocked()):
             self._drop()  # idle, or in the middle of something that is not a request yet
-        return self.phase in (Phase.ANSWER, Phase.HEAD)
+        return self.phase in ("answer", "head")
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Forget all; an answer that is still being made finds nobody."""
-        self.phase = Phase.CLOSED
+        self.phase = "closed"
         self._release()
         if self._wire is not None:
             self._wire.lose()
@@ -134,11 +127,11 @@ class Connection(asyncio.Protocol):
         self._unsent_since = min(self._unsent_since, now) if self._transport.get_write_buffer_size() else inf
         if now - self._unsent_since > self._door.settings.write_timeout_seconds:
             self.abort()
-        elif now < self._deadline or self._blocked() or self.phase in (Phase.ANSWER, Phase.CLOSED):
+        elif now < self._deadline or self._blocked() or self.phase in ("answer", "closed"):
             return
-        elif self.phase is Phase.LINGER:
+        elif self.phase == "linger":
             self.abort()
-        elif self.phase is Phase.BODY:
+        elif self.phase == "body":
             self._dispatch(None, late_body(self._door.settings.body_timeout_seconds))
         elif self._input and self._body is None:
             self._refuse(late_head(self._door.settings.header_timeout_seconds))
@@ -147,17 +140,17 @@ class Connection(asyncio.Protocol):
 
     def end_within(self, seconds: float) -> None:
         """Close if no request arrives in this time: the process ends."""
-        if self.phase is Phase.HEAD and self._body is None:
+        if self.phase == "head" and self._body is None:
             self._deadline = min(self._deadline, self._door.loop.time() + seconds)
 
     def abort(self) -> None:
         """Close at once, whatever is not written yet."""
-        self.phase = Phase.CLOSED
+        self.phase = "closed"
         self._transport.abort()
 
     def _drop(self) -> None:
         """Close when what is written has gone out."""
-        self.phase = Phase.CLOSED
+        self.phase = "closed"
         self._transport.close()
 
     def _blocked(self) -> bool:
@@ -177,20 +170,20 @@ class Connection(asyncio.Protocol):
         while self._step():
             pass
         self._advancing = False
-        pause = self._throttled or (len(self._input) > HELD_INPUT and self.phase is not Phase.BODY)
-        if pause != self._paused and self.phase in (Phase.HEAD, Phase.BODY, Phase.ANSWER):
+        pause = self._throttled or (len(self._input) > HELD_INPUT and self.phase != "body")
+        if pause != self._paused and self.phase in ("head", "body", "answer"):
             self._paused = pause
             self._transport.pause_reading() if pause else self._transport.resume_reading()
 
     def _step(self) -> bool:
         """Do one thing, and tell whether there may be more to do."""
-        if self._body is not None and self.phase in (Phase.HEAD, Phase.BODY, Phase.ANSWER):
+        if self._body is not None and self.phase in ("head", "body", "answer"):
             return len(self._input) > 0 and self._read_body(self._body)
-        if self.phase is not Phase.HEAD or self._blocked():
+        if self.phase != "head" or self._blocked():
             return False
         if self._read_head():
             return True
-        if self.hung_up and self.phase is Phase.HEAD:
+        if self.hung_up and self.phase == "head":
             self._drop()
         return False
 
@@ -232,7 +225,7 @@ class Connection(asyncio.Protocol):
             return
         if head.expects_continue:
             self._transport.write(CONTINUE)
-        self.phase = Phase.BODY
+        self.phase = "body"
         self._wait(self._door.settings.body_timeout_seconds)
 
     def _read_body(self, body: Body) -> bool:
@@ -242,12 +235,12 @@ class Connection(asyncio.Protocol):
         except ParseException as error:
             self._door.worker.log.debug("a request's body could not be read: %s", error)
             self._body, self._must_close = None, True
-            if self.phase is Phase.BODY:
+            if self.phase == "body":
                 self._dispatch(None, unreadable())
-            elif self.phase is Phase.HEAD:
+            elif self.phase == "head":
                 self._close()
             return False
-        return self._collect(body) if self.phase is Phase.BODY else self._discard(body)
+        return self._collect(body) if self.phase == "body" else self._discard(body)
 
     def _collect(self, body: Body) -> bool:
         """Dispatch the request when its body is whole, or as soon as it is too large."""
@@ -274,7 +267,7 @@ class Connection(asyncio.Protocol):
             self._wait(self._door.settings.keepalive_seconds)
         elif body.size > MAX_DISCARDED_BYTES:
             self._body, self._must_close = None, True
-            if self.phase is Phase.HEAD:
+            if self.phase == "head":
                 self._close()
         return True
 
@@ -300,7 +293,7 @@ class Connection(asyncio.Protocol):
         """
         head = self._head
         assert head is not None  # noqa: S101  a body has a head
-        self.phase, self._deadline, self._started = Phase.ANSWER, inf, time.perf_counter()
+        self.phase, self._deadline, self._started = "answer", inf, time.perf_counter()
         if body is None:
             self._must_close, self._body = True, None
         self._door.count()
@@ -320,7 +313,7 @@ class Connection(asyncio.Protocol):
 
     def answered(self, answer: Answer) -> None:
         """Write the answer of the request that was read."""
-        if self.phase is not Phase.ANSWER or self._head is None:
+        if self.phase != "answer" or self._head is None:
             return  # the client has gone
         close = self.closing()
         try:
@@ -338,7 +331,7 @@ class Connection(asyncio.Protocol):
     def finished(self, *, keep: bool) -> None:
         """Go on to the next request, or close: an answer is written, whoever wrote it."""
         self._wire = None
-        if self.phase is not Phase.ANSWER:
+        if self.phase != "answer":
             return
         if self._held:
             self._release()
@@ -346,7 +339,7 @@ class Connection(asyncio.Protocol):
         if not keep or self.closing():
             self._close()
             return
-        self.phase = Phase.HEAD
+        self.phase = "head"
         settings = self._door.settings
         self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
         if len(self._input) or self.hung_up or self._paused:
@@ -359,14 +352,14 @@ class Connection(asyncio.Protocol):
 
     def _unthrottle(self) -> None:
         self._throttled = False
-        if self.phase is not Phase.CLOSED:
+        if self.phase != "closed":
             self._advance()
 
     def _send_from_thread(self, data: bytes) -> None:
         self._door.loop.call_soon_threadsafe(self._send, data)
 
     def _send(self, data: bytes) -> None:
-        if self.phase is Phase.ANSWER:
+        if self.phase == "answer":
             self._transport.write(data)
             if not self._full and self._wire is not None:
                 self._wire.resume()
@@ -392,7 +385,7 @@ class Connection(asyncio.Protocol):
         if self.hung_up or not self._transport.can_write_eof():
             self._drop()
             return
-        self.phase = Phase.LINGER
+        self.phase = "linger"
         self._wait(LINGER_SECONDS)
         if self._paused:
             self._paused = False

@@ -15,7 +15,7 @@ from serving.errors import OverloadedError, ProblemError
 from serving.inference import bridge
 from serving.inference.batcher import Batcher, Job
 from serving.inference.bridge import Wire
-from serving.inference.connection import Connection, Phase
+from serving.inference.connection import Connection
 from serving.inference.head import Head, has_hooks, ordinary_suffices
 from serving.inference.response import Dates, status_line
 from serving.messages import Answer, Request
@@ -125,7 +125,7 @@ class Door:
             Job(
                 exchange,
                 functools.partial(self._predicted, connection),
-                lambda: connection.phase is Phase.CLOSED,
+                lambda: connection.phase == "closed",
                 lambda: connection.hung_up,
             )
         )
@@ -142,7 +142,7 @@ class Door:
 
     def _answer(self, connection: Connection, exchange: Exchange) -> Answer:
         """Answer a large request on a thread, if there is still somebody to read it."""
-        if connection.phase is not Phase.CLOSED:
+        if connection.phase != "closed":
             return self.pipeline.answer(exchange)
         exchange.refusal = CLIENT_GONE
         return self.pipeline.close(exchange, Answer(body=b""))
