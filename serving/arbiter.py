@@ -94,7 +94,6 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         Raises:
             HaltServer: a worker could not start, and there is none that answers.
         """
-        before = dict(self.WORKERS)
         while True:
             try:
                 super().reap_workers()
@@ -102,9 +101,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
                 if not self.must_be_ready:
                     raise
             else:
-                break
-        for pid in before.keys() - self.WORKERS.keys():
-            before[pid].gone()
+                return
 
     def kill_worker(self, pid: int, sig: int) -> None:
         """Send a signal, SIGTERM only once: a second one might find a process that is half gone."""

@@ -106,6 +106,11 @@ def pre_fork(server: Any, worker: Any) -> None:
     worker.must_be_ready = getattr(server, "must_be_ready", False)
 
 
+def child_exit(_server: Any, worker: Any) -> None:
+    """Forget that a worker was ready, whatever has ended it."""
+    worker.gone()
+
+
 def post_fork(_server: Any, _worker: Any) -> None:
     """Let go of the arbiter's things, and log as Gunicorn does."""
     _companion.forked()
