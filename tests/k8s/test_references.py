@@ -166,6 +166,19 @@ def test_autoscalers_scale_what_is_there(case: str) -> None:
         assert all("cpu" in c["resources"]["requests"] for pod in pods(rendering) for c in pod.containers)
 
 
+@pytest.mark.parametrize("part", ["train", "score"])
+def test_on_a_laptop_there_is_room_beside_the_service(part: str) -> None:
+    """Of minikube's two CPUs, of which its own pods ask for about one, a pod of any part fits beside the service's."""
+    requests = [
+        container["resources"]["requests"]["cpu"]
+        for rendering in (overlay("local", "serve"), overlay("local", part))
+        for pod in pods(rendering)
+        for container in pod.containers
+    ]
+    millis = [int(cpu.removesuffix("m")) if cpu.endswith("m") else 1000 * int(cpu) for cpu in requests]
+    assert sum(millis) <= 1000
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_names_labels_and_namespaces_follow_the_convention(case: str) -> None:
     """Everything is Glyph's, in its namespace, with the recommended labels."""
