@@ -28,8 +28,6 @@ _RAW_BYTES = IMAGE_SIZE * _SCANLINE
 _FILTERS = b"\0\1\2\3\4"
 _BLACK = bytes(_SCANLINE)
 """A line of no filter and no light, above each image: what a filter takes for the line above an image's first."""
-_LINES = IMAGE_SIZE + 1
-"""Of an image with the black one."""
 _MOST = 64
 """Images at once: a block of a zlib stream that is not compressed has at most 65,535 bytes."""
 
@@ -48,7 +46,7 @@ _PIXELS = len(_START) + 8
 def decode(data: bytes) -> npt.NDArray[np.uint8] | None:
     """Return `uint8[28, 28]`, or None if the file is not plain or not sound; what follows IEND is not looked at."""
     lines = scanlines(data)
-    return None if lines is None else unfiltered([lines])[0]
+    return None if lines is None else _pixels(lines).reshape(_SIZE)
 
 
 def scanlines(data: bytes) -> bytes | None:
@@ -71,17 +69,21 @@ def unfiltered(several: Sequence[bytes]) -> npt.NDArray[np.uint8]:
     if len(several) > _MOST:
         parts = [unfiltered(several[start : start + _MOST]) for start in range(0, len(several), _MOST)]
         return np.concatenate(parts)
-    count = len(several)
-    box = (0, 0, IMAGE_SIZE, count * _LINES)
-    # As `Image.frombytes(..., "zip")` and `tobytes` do it (Pillow 13).
-    image = core.new("L", box[2:])
+    pixels = _pixels(_BLACK + _BLACK.join(several)).reshape(len(several), 1 + IMAGE_SIZE, IMAGE_SIZE)
+    return np.ascontiguousarray(pixels[:, 1:])
+
+
+def _pixels(lines: bytes) -> npt.NDArray[np.uint8]:
+    """Undo the filters of scanlines, as `Image.frombytes(..., "zip")` and `tobytes` do it (Pillow 13)."""
+    count = len(lines) // _SCANLINE
+    size, box = (IMAGE_SIZE, count), (0, 0, IMAGE_SIZE, count)
+    image = core.new("L", size)
     decoder = core.zip_decoder("L", "L", 0)
     decoder.setimage(image, box)
-    decoder.decode(_stored(_BLACK + _BLACK.join(several)))
+    decoder.decode(_stored(lines))
     encoder = core.raw_encoder("L", "L", 0, 1)
     encoder.setimage(image, box)
-    content = encoder.encode(count * _LINES * IMAGE_SIZE)[2]
-    return np.ascontiguousarray(np.frombuffer(content, np.uint8).reshape(count, _LINES, IMAGE_SIZE)[:, 1:])
+    return np.frombuffer(encoder.encode(count * IMAGE_SIZE)[2], np.uint8)
 
 
 def _stored(content: bytes) -> bytes:
