@@ -9,7 +9,8 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -25,13 +26,11 @@ pytestmark = pytest.mark.skipif(
     VARIABLE not in os.environ, reason=f"no cluster: {VARIABLE} may name a kubeconfig of one without Glyph"
 )
 
-Kubectl = Callable[..., str]
-
 
 def kubectl(*words: object, documents: tuple[Document, ...] = ()) -> str:
     """Ask the cluster, and return what is printed; a refusal or a warning is an error."""
     run = subprocess.run(
-        [KUBECTL, "--kubeconfig", os.path.expanduser(os.environ[VARIABLE]), *map(str, words)],  # noqa: PTH111
+        [KUBECTL, "--kubeconfig", Path(os.environ[VARIABLE]).expanduser(), *map(str, words)],
         input=yaml.safe_dump_all(documents),
         capture_output=True,
         text=True,
