@@ -20,6 +20,8 @@ from gunicorn.app.wsgiapp import WSGIApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
 
+from serving.handover import ENDING
+
 CONFIGURATION = ("--config", "python:serving.gunicorn_conf")
 LOOK_SECONDS = 0.05
 """How often it is looked whether new workers are ready."""
@@ -82,6 +84,15 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
             self.log.error("the new workers could not get ready, and the old ones serve on")
         self._handover = None
         return True
+
+    def spawn_worker(self) -> int:
+        """Start a worker, which can be told to end from its first instruction on."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            pid: int = super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        return pid
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         """Wait as long as Gunicorn does, or until it is time to look after new workers."""

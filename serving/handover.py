@@ -5,6 +5,7 @@ Like the worker classes, this module is imported by the arbiter and must not imp
 
 import mmap
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -13,6 +14,9 @@ _FREE, _LOADING, _UNREADY, _READY = range(4)
 _table = mmap.mmap(-1, 1 << 12)
 """A byte for each worker, shared by the arbiter and all its children: each writes its own, everybody reads."""
 LOOK_SECONDS = 0.1
+ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+"""Held back from before the fork until the child has its own handlers: the arbiter's, which it has so far, would
+take note of the signal for an arbiter that is not there."""
 
 
 class HandoverWorker:
@@ -40,6 +44,11 @@ class HandoverWorker:
     def ready(self) -> bool:
         """Whether the model's golden examples gave the recorded answers; asked in the arbiter."""
         return _table[self._place] == _READY
+
+    def init_signals(self) -> None:
+        """Handle signals as a worker does, and those that came since the fork."""
+        super().init_signals()  # type: ignore[misc]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def gone(self) -> None:
         """Forget it; for the arbiter, when the process has ended."""

@@ -168,6 +168,14 @@ def test_a_hup_whose_workers_find_no_model_keeps_the_old_ones(
     assert set(load.statuses) == {200}
 
 
+def test_who_is_told_to_end_while_workers_start_ends(start: Callable[..., Service]) -> None:
+    """HUP, and SIGTERM right behind it: it finds the new workers forked, and not much more."""
+    service = start(workers=2, graceful_timeout_seconds=600)
+    service.process.send_signal(signal.SIGHUP)
+    service.process.terminate()
+    assert service.process.wait(START_SECONDS) == 0
+
+
 def test_a_worker_without_a_model_accepts_nothing_while_another_answers(
     start: Callable[..., Service], bundle: Bundle, digit: Pixels, tmp_path: Path
 ) -> None:
