@@ -124,7 +124,7 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def decode_all(files: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], dict[int, ImageError]]:
-    """Decode files as `decode` does, in three quarters of the time that one by one takes.
+    """Decode files as `decode` does, in less time than one by one takes.
 
     Returns:
         `uint8[n, 28, 28]`, black where there is no image; and by the file's place why there is none.

@@ -43,7 +43,7 @@ LINGER_SECONDS = 2.0
 Phase = Literal["head", "body", "answer", "linger", "closed"]
 """What a connection is doing: it waits for a head or a body; it waits for the answer of the request that was read;
 it is answered for the last time, and what still comes is thrown away; it is closed. No Enum: to name a member takes
-as long as ten comparisons, and they are named a dozen times for each request."""
+several times as long as the comparison, and they are named a dozen times for each request."""
 
 
 class Connection(asyncio.Protocol):

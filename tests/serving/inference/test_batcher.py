@@ -27,6 +27,7 @@ from tests.pictures import encoded, png
 from tests.serving.models import Linear, publish_synthetic
 
 Pixels = npt.NDArray[np.uint8]
+PATIENCE = 30.0
 FILES = TURN_COST // 4
 """Image files that are decoded in a turn."""
 
@@ -84,7 +85,9 @@ def answered(
             )
 
     loop.call_soon(put)
+    late = loop.call_later(PATIENCE, loop.stop)  # where an answer never comes
     loop.run_forever()
+    late.cancel()
     return [answers[number] for number in range(len(exchanges))]
 
 

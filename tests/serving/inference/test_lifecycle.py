@@ -146,13 +146,21 @@ def test_a_hup_ends_no_worker_before_its_successors_are_ready(start: Callable[..
         assert f"Worker exiting (pid: {pid})" in service.log()
 
 
+def started_on_a_copy(
+    start: Callable[..., Service], bundle: Bundle, tmp_path: Path, *, reload_seconds: float
+) -> tuple[Service, Path]:
+    """Start two workers, both of them ready, and return where the model is that they alone serve."""
+    model = Path(shutil.copytree(bundle.path.parent, tmp_path / bundle.manifest.name))
+    service = start(workers=2, model=model, reload_seconds=reload_seconds)
+    until(lambda: service.log().count("ready: ") == 2)
+    return service, model
+
+
 def test_a_hup_whose_workers_find_no_model_keeps_the_old_ones(
     start: Callable[..., Service], bundle: Bundle, digit: Pixels, tmp_path: Path
 ) -> None:
     """The version is gone from the disk, and the old workers have it in memory."""
-    model = Path(shutil.copytree(bundle.path.parent, tmp_path / bundle.manifest.name))
-    service = start(workers=2, model=model, reload_seconds=0)
-    until(lambda: service.log().count("ready: ") == 2)
+    service, model = started_on_a_copy(start, bundle, tmp_path, reload_seconds=0)
     old = set(children(service.process.pid))
     aside = model.rename(tmp_path / "aside")
     with Load(service, png(digit), 2) as load:
@@ -180,9 +188,7 @@ def test_a_worker_without_a_model_accepts_nothing_while_another_answers(
     start: Callable[..., Service], bundle: Bundle, digit: Pixels, tmp_path: Path
 ) -> None:
     """It would refuse in no time, and so draw most connections to itself."""
-    model = Path(shutil.copytree(bundle.path.parent, tmp_path / bundle.manifest.name))
-    service = start(workers=2, model=model, reload_seconds=0.5)
-    until(lambda: service.log().count("ready: ") == 2)
+    service, model = started_on_a_copy(start, bundle, tmp_path, reload_seconds=0.5)
     first, second = children(service.process.pid)
     aside = model.rename(tmp_path / "aside")
     os.kill(first, signal.SIGKILL)
