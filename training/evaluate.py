@@ -12,7 +12,12 @@ from training.model import Standardisation
 
 BATCH = 5000
 ECE_BINS = 15
-BISECTIONS = 80
+PRIOR_IMAGES = 4.0
+"""Weight of the prior of the temperature, in images. Of 0.5 to 8 it had the lowest log loss on the test images of 24
+networks, each trained on 800 images of two of MNIST's classes and calibrated on 66."""
+FOLDS = 5
+BISECTIONS = 60
+"""Of an interval of 8: the last is shorter than float64's rounding."""
 LOG_TEMPERATURE_LIMIT = 4.0
 """Temperatures are sought between e^-4 and e^4, 0.018 to 55."""
 
@@ -69,10 +74,35 @@ def expected_calibration_error(logits: Logits, labels: Labels, temperature: floa
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """Return the temperature T that minimises the likelihood loss of softmax(logits / T).
+    """Return the temperature T of softmax(logits / T), or 1 where held-out images do not show that T is better.
 
-    In b = 1/T the loss is convex, with derivative mean(E_p[z] - z_true), so bisection on the sign
-    of the derivative finds the minimum. Source: Guo et al. (2017), section 4.2.
+    The images are cut into 5 parts, and each part's log loss is taken at the temperature that the other four give
+    (`map_temperature`). Only if that mean is below the log loss at T = 1 is T fitted on all of them.
+
+    Args:
+        logits: `float32[n, classes]` of images the model was not trained on.
+        labels: `int64[n]`.
+    """
+    parts = np.arange(len(labels)) % FOLDS
+    held_out = 0.0
+    for part in range(min(FOLDS, len(labels))):
+        there = parts == part
+        temperature = map_temperature(logits[~there], labels[~there]) if not there.all() else 1.0
+        held_out += negative_log_likelihood(logits[there], labels[there], temperature) * int(there.sum())
+    if held_out / len(labels) >= negative_log_likelihood(logits, labels):
+        return 1.0
+    return map_temperature(logits, labels)
+
+
+def map_temperature(logits: Logits, labels: Labels) -> float:
+    """Return the most probable temperature: the likelihood of the labels times a prior with its mode at 1.
+
+    The likelihood alone has no maximum where every image is classified correctly: T goes to 0, and one wrong image
+    later costs hundreds of nats. The prior of b = 1/T is the Gamma distribution of rate k = PRIOR_IMAGES and shape
+    k + 1, -ln p(b) = k (b - ln b) + constant. Like the loss of n images it is convex in b, and so is their sum,
+    n loss(b) + k (b - ln b). Its derivative, n mean(E_p[z] - z_true) + k (1 - T), has one zero, which bisection finds.
+
+    Source: Guo et al. (2017), section 4.2, for the loss.
 
     Args:
         logits: `float32[n, classes]` of images the model was not trained on.
@@ -82,7 +112,7 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
 
     def slope(temperature: float) -> float:
         expected = (np.exp(log_softmax(logits, temperature)) * logits).sum(axis=1)
-        return float((expected - true).mean())
+        return float((expected - true).sum()) + PRIOR_IMAGES * (1 - temperature)
 
     low, high = -LOG_TEMPERATURE_LIMIT, LOG_TEMPERATURE_LIMIT
     for _ in range(BISECTIONS):

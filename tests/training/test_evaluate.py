@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from training.evaluate import (
+    PRIOR_IMAGES,
     Labels,
     Logits,
     expected_calibration_error,
     fit_temperature,
     log_softmax,
     logits_of,
+    map_temperature,
     metrics,
     negative_log_likelihood,
 )
@@ -129,11 +131,16 @@ def test_ece_is_that_of_a_naive_loop(seed: int, scale: float) -> None:
 
 
 def golden_section(logits: Logits, labels: Labels) -> float:
-    """Minimise the loss over log T by golden-section search, with PyTorch's cross entropy."""
+    """Minimise the loss and the prior's -ln over log T by golden-section search, with PyTorch's densities."""
     z, y = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+    prior = torch.distributions.Gamma(
+        torch.tensor(PRIOR_IMAGES + 1).double(), torch.tensor(PRIOR_IMAGES).double()
+    )
 
     def loss(log_temperature: float) -> float:
-        return float(nn.functional.cross_entropy(z / math.exp(log_temperature), y))
+        inverse = torch.tensor(math.exp(-log_temperature)).double()
+        likelihood = nn.functional.cross_entropy(z * inverse, y, reduction="sum")
+        return float(likelihood - prior.log_prob(inverse))  # type: ignore[no-untyped-call]
 
     low, high, ratio = -4.0, 4.0, (math.sqrt(5) - 1) / 2
     while high - low > 1e-7:
@@ -147,16 +154,40 @@ def golden_section(logits: Logits, labels: Labels) -> float:
 def test_the_temperature_is_the_minimum(seed: int, scale: float) -> None:
     """Bisection on the slope finds what a search on the loss itself finds."""
     logits, labels = some_logits(seed, scale=scale)
-    assert fit_temperature(logits, labels) == pytest.approx(golden_section(logits, labels), rel=1e-4)
+    assert map_temperature(logits, labels) == pytest.approx(golden_section(logits, labels), rel=1e-4)
 
 
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000), factor=st.sampled_from([0.25, 0.5, 2.0, 4.0]))
-def test_scaled_logits_have_a_scaled_temperature(seed: int, factor: float) -> None:
-    """Logits times k need k times the temperature."""
-    logits, labels = some_logits(seed)
-    expected = factor * fit_temperature(logits, labels)
-    assert fit_temperature(logits * np.float32(factor), labels) == pytest.approx(expected, rel=1e-9)
+def test_many_images_outweigh_the_prior() -> None:
+    """Labels drawn from softmax(logits / T) give T back, whatever it is."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 3, (50_000, 5)).astype(np.float32)
+    for true in (0.5, 1.0, 2.0):
+        gumbel = generator.gumbel(size=logits.shape)  # argmax(log p + Gumbel noise) is a draw from p
+        labels = (logits / true + gumbel).argmax(axis=1)
+        assert fit_temperature(logits, labels) == pytest.approx(true, rel=0.03)
+
+
+@pytest.mark.parametrize("margin", [0.5, 3.0, 10.0, 100.0])
+@pytest.mark.parametrize("images", [5, 66, 5000])
+def test_a_validation_set_that_is_all_right_does_not_claim_certainty(images: int, margin: float) -> None:
+    """With every image right the likelihood alone takes T to 0; with the prior one later mistake costs a few nats."""
+    logits = np.zeros((images, 2), dtype=np.float32)
+    labels = np.arange(images) % 2
+    logits[np.arange(images), labels] = margin
+    temperature = fit_temperature(logits, labels)
+    assert temperature <= 1  # they could all be surer
+    mistake = negative_log_likelihood(-logits[:1], labels[:1], temperature)
+    assert mistake <= max(margin, math.log(images)) + 2
+
+
+def test_a_temperature_that_does_not_hold_up_is_not_taken() -> None:
+    """Where the parts of the validation set contradict each other, the logits stay as they are."""
+    # Right and wrong by the same margin, in an order that gives each of the five parts other proportions.
+    right = np.tile([True, True, True, True, False], 4)
+    labels = np.where(right, 0, 1)
+    logits = np.tile(np.array([[math.log(3), 0.0]], dtype=np.float32), (20, 1))  # says 75%, and 80% are right
+    assert map_temperature(logits, labels) < 1
+    assert fit_temperature(logits, labels) == 1
 
 
 @settings(deadline=None, max_examples=30)
