@@ -25,6 +25,7 @@ import torch
 from bundle.configuration import Layer, add_options, build, from_arguments, nearest, parse
 from bundle.errors import BundleError, ConfigurationError
 from bundle.repository import Bundle, versions
+from training.augmentation_policy import apply_policy
 from training.data import DataSet, Images, polarity
 from training.datasets import load
 from training.distill import Committee, load_committee
@@ -65,8 +66,6 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError("torchrun is for fit: start the bench as a plain process")
     base = _settings(options, options.preset, options.member_set, {})
-    augmentation = {name: getattr(base, name) for name in AugmentationSettings.model_fields}
-    pupil = _settings(options, options.student, options.student_set, augmentation)
     data = load(
         base.data,
         mnist_directory=base.data_dir,
@@ -74,6 +73,9 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
         seed=base.test_seed,
         test_share=base.test_share,
     )
+    base = apply_policy(base, data)
+    augmentation = {name: getattr(base, name) for name in AugmentationSettings.model_fields}
+    pupil = apply_policy(_settings(options, options.student, options.student_set, augmentation), data)
     name = base.name or model_name(data.name)
     members = [
         _trained(_named(base, f"{name}-member-{seed}", seed=seed), data, progress)

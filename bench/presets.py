@@ -5,7 +5,8 @@
     python -m bench presets --preset strong --epochs 20        any training setting can be changed
 
 The figures in `training/presets.py` come from here. A seed changes the split, the weights, the
-order and dropout; the test set is the same and is looked at once per run, after training.
+order and dropout; the test set is the same and is looked at once per run, after training: as it is, and with every
+image moved or turned (`training/robustness.py`).
 """
 
 import argparse
@@ -18,7 +19,8 @@ from pathlib import Path
 import torch
 
 from bundle.configuration import Layer, add_options, build, from_arguments
-from training.data import polarity, split
+from training.augmentation_policy import apply_policy
+from training.data import paper, polarity, split
 from training.datasets import load
 from training.evaluate import logits_of
 from training.fit import Run, fit
@@ -26,6 +28,7 @@ from training.machine import choose_device
 from training.outcome import exit_code
 from training.presets import PRESETS
 from training.progress import Progress
+from training.robustness import accuracies
 from training.settings import TrainingSettings
 from training.stop import listen
 
@@ -58,33 +61,41 @@ def main(arguments: list[str]) -> int:
 def _measure(name: str, settings: TrainingSettings, seeds: range, progress: Progress) -> None:
     device = choose_device(settings)
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    errors, times = [], []
+    runs, times = [], []
     for seed in seeds:
-        error, seconds = _one_run(settings.model_copy(update={"seed": seed}), progress)
-        errors.append(error)
+        errors, seconds = _one_run(settings, seed, progress)
+        runs.append(errors)
         times.append(seconds)
-        line = {"preset": name, "seed": seed, "test_error_percent": error, "seconds": round(seconds, 1)}
+        line = {"preset": name, "seed": seed, "test_error_percent": errors, "seconds": round(seconds, 1)}
         print(json.dumps(line), flush=True)
-    deviation = statistics.stdev(errors) if len(seeds) > 1 else 0.0
+    shown = ", ".join(f"{change} {_spread([errors[change] for errors in runs])}" for change in runs[0])
     print(
-        f"{name}: test error {statistics.mean(errors):.3f}% ± {deviation:.3f} (n={len(seeds)}), "
+        f"{name}: test error {shown} (n={len(seeds)}), "
         f"median {statistics.median(times):.1f} s on {named}, {torch.get_num_threads()} threads",
         flush=True,
     )
 
 
-def _one_run(settings: TrainingSettings, progress: Progress) -> tuple[float, float]:
-    """Return the test error in percent, and the seconds that training took."""
+def _spread(values: list[float]) -> str:
+    """Return mean and standard deviation, in words."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f}% ± {deviation:.3f}"
+
+
+def _one_run(settings: TrainingSettings, seed: int, progress: Progress) -> tuple[dict[str, float], float]:
+    """Return the test error in percent, of the images as they are and changed, and the seconds of training."""
     device = choose_device(settings)
     data = load(settings.data, mnist_directory=settings.data_dir, progress=progress)
+    settings = apply_policy(settings, data).model_copy(update={"seed": seed})
     train, validation = split(data.training, settings.validation, settings.seed)
+    ink = polarity(train.images)
     with tempfile.TemporaryDirectory() as directory, listen() as stop:
         run = Run(
             settings=settings,
             train=train.to(device),
             validation=validation.to(device),
             classes=len(data.classes),
-            polarity=polarity(train.images),
+            polarity=ink,
             data_sha256=data.sha256,
             directory=Path(directory),
             progress=progress,
@@ -94,5 +105,8 @@ def _one_run(settings: TrainingSettings, progress: Progress) -> tuple[float, flo
         fitted = fit(run)
         seconds = time.perf_counter() - started
     test = data.test()
-    logits = logits_of(fitted.model, fitted.standardise, torch.from_numpy(test.images).to(device))
-    return 100 * float((logits.argmax(axis=1) != test.labels).mean()), seconds
+    model = fitted.model.cpu()
+    logits = logits_of(model, fitted.standardise, torch.from_numpy(test.images))
+    right = {"as it is": float((logits.argmax(axis=1) == test.labels).mean())}
+    right |= accuracies(model, fitted.standardise, test, paper(ink))
+    return {change: round(100 * (1 - share), 4) for change, share in right.items()}, seconds

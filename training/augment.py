@@ -75,7 +75,10 @@ class Augmenter:
 
         Raises:
             ConfigurationError: a gentle class does not exist.
+            ValueError: the policy is still `auto`.
         """
+        if limits.augmentation == "auto":
+            raise ValueError("apply_policy has not chosen the limits by the data set")
         unknown = [label for label in limits.gentle_classes if label >= classes]
         if unknown:
             raise ConfigurationError(

@@ -70,11 +70,13 @@ class DataSet:
         sha256: Mapping[str, str],
         training: Images,
         read_test: Callable[[], Images],
+        is_handwriting: bool = False,
     ) -> None:
         self.name = name
         self.classes = classes
         self.sha256 = dict(sha256)
         self.training = training
+        self.is_handwriting = is_handwriting
         self._read_test: Callable[[], Images] | None = read_test
 
     def test(self) -> Images:
@@ -102,6 +104,7 @@ def load_mnist(directory: Path, progress: Progress) -> DataSet:
         sha256=MNIST_SHA256,
         training=part("train"),
         read_test=lambda: part("t10k"),
+        is_handwriting=True,
     )
 
 
@@ -167,3 +170,8 @@ def border_brightness(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 def polarity(images: npt.NDArray[np.uint8]) -> Polarity:
     """Tell which end of 0..255 is ink: paper is what most borders show."""
     return WHITE_ON_BLACK if np.median(border_brightness(images)) < 128 else BLACK_ON_WHITE
+
+
+def paper(polarity: Polarity) -> int:
+    """Return the pixel around the ink: 0 for white on black, 255 for black on white."""
+    return 0 if polarity == WHITE_ON_BLACK else 255

@@ -17,7 +17,7 @@ from bundle.manifest import WHITE_ON_BLACK, Polarity
 from training import checkpoint
 from training.augment import Augmenter
 from training.captured import CapturedStep, Step
-from training.data import Resident
+from training.data import Resident, paper
 from training.distill import Committee
 from training.distributed import AGREE_EVERY_STEPS, World
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
@@ -143,7 +143,7 @@ def begin(run: Run) -> TrainingState:
             classes=run.classes,
             seed=settings.seed,
             device=device,
-            paper=0 if run.polarity == WHITE_ON_BLACK else 255,
+            paper=paper(run.polarity),
         ),
         epoch_index=torch.zeros((), dtype=torch.int64, device=device),
         average=AveragedWeights(model, settings.ema) if settings.ema else None,

@@ -88,6 +88,7 @@ def load_idx(path: str, *, seed: int, test_share: float, progress: Progress) -> 
         sha256={file.name.removesuffix(".gz"): value for file, value in (sha256 | test_sha256).items()},
         training=training,
         read_test=read_test,
+        is_handwriting=known is not None and known.handwriting,
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from bundle.errors import BundleError
 from bundle.repository import Bundle, versions
 from training import checkpoint, distributed
+from training.augmentation_policy import apply_policy, describe_policy
 from training.data import polarity, split
 from training.datasets import load
 from training.distill import load_committee
@@ -42,6 +43,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                 seed=settings.test_seed,
                 test_share=settings.test_share,
             )
+        settings = apply_policy(settings, data)
         settings = settings.model_copy(update={"name": settings.name or model_name(data.name)})
         train, validation = split(data.training, settings.validation, settings.seed)
         ink = polarity(train.images)
@@ -50,6 +52,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
             f"training on {len(train)} images, validating on {len(validation)}, on {device} "
             f"with {torch.get_num_threads()} threads"
         )
+        progress.say(describe_policy(settings.model_dump()))
         directory = settings.runs / str(settings.name)
         with closing(open_loggers(settings, progress) if world.is_writer else Loggers()) as loggers:
             fitted = fit(

@@ -24,6 +24,8 @@ class KnownSet:
     """The label of the first class."""
     transposed: bool = False
     """Whether its images lie in the file column by column."""
+    handwriting: bool = True
+    """Whether its images are written by hand, and keep their class when they are rotated or deformed a little."""
 
 
 def _emnist(split: str, classes: str, first_label: int = 0) -> KnownSet:
@@ -57,7 +59,7 @@ KNOWN = {
     known.name: known
     for known in (
         KnownSet(name="mnist", classes=tuple(string.digits)),
-        KnownSet(name="fashion-mnist", classes=_FASHION),
+        KnownSet(name="fashion-mnist", classes=_FASHION, handwriting=False),
         # Source: kmnist_classmap.csv; torchvision names them o, ki, su, tsu, na, ha, ma, ya, re, wo.
         KnownSet(name="kmnist", classes=tuple("おきすつなはまやれを")),
         _emnist("byclass", string.digits + string.ascii_uppercase + string.ascii_lowercase),

@@ -99,6 +99,7 @@ def weight_settings(settings: TrainingSettings) -> dict[str, object]:
 
 def plain(settings: TrainingSettings) -> TrainingSettings:
     """Return the settings of `fit` among those of a search or a study."""
-    return TrainingSettings.model_validate(
-        {name: getattr(settings, name) for name in TrainingSettings.model_fields}
-    )
+    given = (
+        settings.model_fields_set & TrainingSettings.model_fields.keys()
+    )  # an augmentation policy fills in the rest
+    return TrainingSettings.model_validate({name: getattr(settings, name) for name in given})

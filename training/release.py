@@ -26,10 +26,11 @@ from bundle.manifest import (
 from bundle.repository import Bundle, publish, staging
 from training import evaluate, export, facts, report
 from training.card import model_card
-from training.data import DataSet, Images, polarity
+from training.data import DataSet, Images, paper, polarity
 from training.duplicates import Duplicates, duplicates
 from training.fit import Fitted
 from training.progress import Progress
+from training.robustness import accuracies
 from training.settings import TrainingSettings
 from training.stop import Stop
 
@@ -63,6 +64,8 @@ class Measured:
     training: Metrics
     """Of some training images: the other end of the generalisation gap."""
     duplicates: Duplicates
+    robustness: dict[str, float]
+    """Accuracy on the test images after each change."""
     parity: dict[str, Parity]
     omitted: dict[str, str]
     """Optional files that are not written, and why."""
@@ -109,6 +112,9 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
             test_logits=evaluate.logits_of(model, standardise, torch.from_numpy(test.images), stop.check),
             training=evaluate.metrics(seen_logits, seen.labels, temperature),
             duplicates=twins,
+            robustness=accuracies(
+                model, standardise, test, paper(polarity(candidate.train.images)), stop.check
+            ),
             parity=parity,
             omitted=omitted,
         )
@@ -167,6 +173,7 @@ def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sam
         environment=facts.environment(candidate.device, settings.code_revision),
         validation=evaluate.metrics(measured.validation_logits, validation.labels, temperature),
         test=evaluate.metrics(measured.test_logits, test.labels, temperature),
+        robustness=measured.robustness,
         parity=measured.parity,
         omitted=measured.omitted,
         golden=Golden(images=len(golden.images), tolerance=export.GOLDEN_TOLERANCE),

@@ -14,6 +14,7 @@ from bundle.manifest import Facts, Metrics
 from bundle.page import NOTHING, Html, Section, page, scroll, table, text
 from training import figures
 from training.advice import Verdict, advise, judge, published_epoch
+from training.augmentation_policy import describe_policy
 from training.data import Images
 from training.duplicates import Duplicates
 from training.evaluate import ECE_BINS, Logits
@@ -77,6 +78,7 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
             title="Classes",
             body=confusion.by_class(counts, "test images", "Per class, on the test set"),
         ),
+        Section(anchor="robustness", title="Moved and turned images", body=_robustness(facts)),
         Section(anchor="calibration", title="Calibration", body=_calibration(subject)),
     ]
     after = [
@@ -164,14 +166,14 @@ def _curves(subject: Subject) -> str:
     ]
     pictures = "".join(f"<figure>{picture}</figure>" for picture in drawn)
     at_rest = (
-        f" The diamond is the published weights on {rest.images} training images without dropout; its distance "
-        "to the validation curve is the generalisation gap."
+        f" The diamond is the published weights on {rest.images} training images without dropout or augmentation; "
+        "its distance to the validation curve is the generalisation gap."
         if rest
         else ""
     )
     note = (
-        '<p class="quiet">The training curve is the mean over an epoch, with dropout and while the weights move, '
-        f"so it can lie above the validation curve; the shaded area is between them.{at_rest}</p>"
+        '<p class="quiet">The training curve is the mean over an epoch, with dropout and augmentation and while the '
+        f"weights move, so it can lie above the validation curve; the shaded area is between them.{at_rest}</p>"
     )
     rows = [
         (
@@ -203,6 +205,13 @@ def _curves(subject: Subject) -> str:
     )
 
 
+def _robustness(facts: Facts) -> str:
+    accuracy = {"as they are": facts.test.accuracy, **facts.robustness}
+    rows = [(change, f"{value:.2%}", f"{1 - value:.2%}") for change, value in accuracy.items()]
+    said = f"<p>{text(describe_policy(facts.hyperparameters))}</p>"
+    return said + table(rows, ("test images", "accuracy", "error"), caption="The same test images, changed")
+
+
 def _calibration(subject: Subject) -> str:
     facts = subject.facts
     before = Bins.of(subject.logits, subject.test.labels, 1.0)
@@ -223,10 +232,14 @@ def _calibration(subject: Subject) -> str:
     ]
     head = ("confidence", *("images before", "mean confidence", "accuracy"))
     numbers = table(rows, (*head, "images after", "mean confidence", "accuracy"))
+    found = (
+        f"fitted on the validation set; it changes no label. ECE {before.error:.2%} before, {after.error:.2%} after."
+        if facts.temperature != 1
+        else "because no other had a lower log loss on validation images that it was not fitted on: nothing changes."
+    )
     return (
         f"<p>Test images by the probability of the predicted class. Calibration divides the logits by the "
-        f"temperature {facts.temperature:.4f}, fitted on the validation set; it changes no label. ECE "
-        f"{before.error:.2%} before, {after.error:.2%} after.</p>"
+        f"temperature {facts.temperature:.4f}, {found}</p>"
         f'<div class="pictures">{pictures}</div>'
         f"<details><summary>The numbers, bin by bin</summary>{numbers}</details>"
     )

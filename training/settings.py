@@ -200,6 +200,10 @@ class AugmentationSettings(Settings):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
+    augmentation: Literal["custom", "auto", "handwriting", "basic"] = "custom"
+    """policy for the limits that are not given: basic moves and scales, handwriting also rotates and deforms
+    elastically, custom does nothing; auto is handwriting for MNIST, KMNIST and EMNIST, and basic for other images"""
+
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     """largest rotation to either side, in degrees"""
 

@@ -42,8 +42,11 @@ weight_decay:
   sgd: {low: 0.000001, high: 0.001, log: true}
   muon: {low: 0.003, high: 0.5, log: true}
 """
-NOT_SEARCHED = frozenset({*PlaceSettings.model_fields, *MachineSettings.model_fields, "teachers"})
-"""Settings that choose the data, the places and the machine: trials that differed in them would not compare."""
+NOT_SEARCHED = frozenset(
+    {*PlaceSettings.model_fields, *MachineSettings.model_fields, "teachers", "augmentation"}
+)
+"""Settings that choose the data, the places and the machine: trials that differed in them would not compare.
+Of augmentation the limits are searched, by their names, and not the policy that fills them in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from bundle.configuration import nearest
 from bundle.errors import ConfigurationError
 from bundle.files import write_whole
+from training.augmentation_policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError
 from training.material import prepare, weight_settings
 from training.progress import Progress
@@ -42,6 +43,7 @@ def study(names: Sequence[str], settings: StudySettings, given: Collection[str],
     chosen = _chosen(names)
     with listen() as stop, _alone(settings.output):
         material = prepare(settings, progress)
+        settings = apply_policy(settings, material.data)
         start = frame(settings, given, len(material.train), len(material.data.classes))
         studies = [PLANS[name](start) for name in chosen]
         work = Work(settings.output, settings.seed, settings.code_revision, material, stop, progress)

@@ -20,6 +20,7 @@ from optuna.trial import Trial
 from bundle.configuration import Layer, build
 from bundle.errors import ConfigurationError
 from training import best, checkpoint
+from training.augmentation_policy import apply_policy
 from training.errors import DivergedError, InterruptedRunError
 from training.fit import fit
 from training.material import Material, plain, prepare, weight_settings
@@ -94,11 +95,12 @@ def tune(settings: TuneSettings, given: Collection[str], progress: Progress) -> 
     if not space:
         raise ConfigurationError("every setting of the default space was given: nothing is left to search")
     with listen() as stop:
+        material = prepare(settings, progress)
         common = _Search(
             settings=settings,
-            base=base,
+            base=apply_policy(base, material.data),
             space=space,
-            material=prepare(settings, progress),
+            material=material,
             stop=stop,
             deadline=time.monotonic() + (settings.timeout_minutes * 60 or float("inf")),
         )

@@ -29,6 +29,17 @@ def test_it_states_the_facts() -> None:
     assert "white on black" in card
 
 
+def test_it_states_the_error_on_changed_images() -> None:
+    """How the model fares on moved and turned images stands beside how the training images were deformed."""
+    facts = a_subject(rotation=10.0).facts
+    card = model_card(facts)
+    assert (
+        f"The test error is {1 - facts.test.accuracy:.2%} as the images are, "
+        "8.77% moved by 2 and 2 pixels, 12.35% turned by 15 degrees."
+    ) in card
+    assert "rotated by up to 10 degrees" in unescaped(card)
+
+
 def test_softmax_regression_has_no_activation() -> None:
     """Without hidden layers only the two widths are stated."""
     assert "(784-10)" in model_card(a_subject(hidden=()).facts)

@@ -67,8 +67,8 @@ def settings(tmp_path: Path) -> TuneSettings:
 
 
 def changed(settings: TuneSettings, **changes: Any) -> TuneSettings:
-    """Return the settings with others."""
-    return TuneSettings.model_validate(settings.model_dump() | changes)
+    """Return the settings with others; what was not given stays open for the augmentation policy."""
+    return TuneSettings.model_validate(settings.model_dump(exclude_unset=True) | changes)
 
 
 def arguments(settings: TuneSettings) -> list[str]:

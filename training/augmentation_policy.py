@@ -1,0 +1,70 @@
+"""`--augmentation`: how far the training images are deformed where the single options do not say it.
+
+Source of the limits for handwriting: Simard, Steinkraus and Platt, "Best practices for convolutional neural
+networks applied to visual document analysis", ICDAR 2003, section 2 (the elastic deformation), and the
+validation sets of MNIST (the rest; `training/presets.py` has what they give).
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from training.data import DataSet
+from training.settings import TrainingSettings
+
+S = TypeVar("S", bound=TrainingSettings)
+
+LIMITS: Mapping[str, Mapping[str, float]] = {
+    "custom": {},
+    "basic": {"translation": 2.0, "scaling": 0.1},
+    "handwriting": {
+        "rotation": 10.0,
+        "translation": 2.0,
+        "scaling": 0.1,
+        "elastic_alpha": 34.0,
+        "elastic_sigma": 4.0,
+    },
+}
+"""Policy: its limits, by the settings' names. `auto` is one of these, chosen by the data set."""
+
+
+def apply_policy(settings: S, data: DataSet) -> S:
+    """Return the settings with the policy's limits where none were given, and `auto` replaced by what it chose.
+
+    A limit that was given, 0 too, is kept. Handwriting keeps its class when it is rotated or deformed a little; of
+    images that are not known to be handwriting only moving and scaling are taken for granted.
+    """
+    policy = settings.augmentation
+    if policy == "auto":
+        policy = "handwriting" if data.is_handwriting else "basic"
+    chosen = {name: value for name, value in LIMITS[policy].items() if name not in settings.model_fields_set}
+    return settings.model_copy(update={**chosen, "augmentation": policy})
+
+
+def describe_policy(hyperparameters: Mapping[str, Any]) -> str:
+    """Return in a sentence how the training images were deformed.
+
+    Args:
+        hyperparameters: the settings of the run, by name; the policy has been applied.
+    """
+    deformations = {
+        "rotation": "rotated by up to {:g} degrees",
+        "shear": "sheared by up to {:g} degrees",
+        "translation": "moved by up to {:g} pixels along each axis",
+        "scaling": "scaled by up to {:.0%}",
+        "elastic_alpha": "deformed elastically (alpha {:g})",
+        "erasing": "erased in part with probability {:g}",
+    }
+    said = [
+        text.format(hyperparameters[name]) for name, text in deformations.items() if hyperparameters.get(name)
+    ]
+    sentence = (
+        f"Every epoch saw each training image {', '.join(said)}."
+        if said
+        else "No training image was deformed."
+    )
+    if hyperparameters.get("augmentation") == "basic":
+        sentence += (
+            " The data set is not known to be handwriting, so nothing else was taken for granted: if its images keep "
+            "their class when they are rotated or deformed a little, train with --augmentation handwriting."
+        )
+    return sentence
