@@ -19,7 +19,9 @@ from training.progress import Progress
 
 MAGIC = b"GLYPHCK1"
 HASH_BYTES = 32
-PATTERN = "checkpoint-*.pt"
+PATTERN = f"checkpoint-{'[0-9]' * 12}.pt"
+LEFTOVER_PATTERN = f".{PATTERN}.{'?' * 8}"
+"""Exactly as `save` and `write_whole` name files: `checkpoint-best.pt` is somebody's, and stays."""
 
 Snapshot = dict[str, Any]
 
@@ -93,7 +95,7 @@ def clear(directory: Path) -> None:
         UnwritableError: the directory is read-only.
     """
     try:
-        for path in (*directory.glob(PATTERN), *directory.glob(f".{PATTERN}*")):
+        for path in (*directory.glob(PATTERN), *directory.glob(LEFTOVER_PATTERN)):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise UnwritableError(f"cannot remove checkpoints in {directory}: {error.strerror}") from None

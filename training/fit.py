@@ -1,10 +1,9 @@
 """Fit a model: the training step, the epoch around it, and the run around that."""
 
-import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +13,13 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from bundle.manifest import WHITE_ON_BLACK, Polarity
-from training import checkpoint
+from training import checkpoint, metrics
 from training.augment import Augmenter
 from training.captured import CapturedStep, Step
 from training.data import Resident, paper
 from training.distill import Committee
 from training.distributed import AGREE_EVERY_STEPS, World
-from training.errors import DivergedError, InterruptedRunError, UnwritableError
+from training.errors import DivergedError, InterruptedRunError
 from training.evaluate import logits_of, negative_log_likelihood
 from training.model import MLP, Standardisation, constrain_norms
 from training.objective import objective
@@ -31,7 +30,6 @@ from training.settings import TrainingSettings
 from training.state import Epoch, TrainingState
 from training.stop import Stop
 
-METRICS_FILE = "metrics.jsonl"
 GO_ON, SAVE, STOP = range(3)
 STATISTICS_IMAGES = 10_000
 """Enough for a mean to a hundredth of a deviation."""
@@ -64,7 +62,7 @@ class Run:
     polarity: Polarity = WHITE_ON_BLACK
     data_sha256: dict[str, str]
     directory: Path
-    """Gets the checkpoints, and one JSON line per epoch (`Epoch`'s fields) in `metrics.jsonl`."""
+    """Gets the checkpoints, and the metrics of each epoch."""
     progress: Progress
     stop: Stop
     on_begin: Callable[[str], None] = nothing
@@ -156,12 +154,7 @@ def begin(run: Run) -> TrainingState:
         run.progress.say(f"resumed after {state.epoch} epochs and {state.position} batches")
     run.world.wait()  # nobody may clear or write before everybody has read
     if run.world.is_writer:
-        try:
-            run.directory.mkdir(parents=True, exist_ok=True)
-            with (run.directory / METRICS_FILE).open("ab") as file:
-                file.truncate(state.metrics_bytes)
-        except OSError as error:
-            raise UnwritableError(f"cannot write in {run.directory}: {error.strerror}") from None
+        metrics.begin(run.directory, state.metrics_bytes)
         if not snapshot:
             checkpoint.clear(run.directory)
     return state
@@ -343,12 +336,7 @@ def _save(run: Run, state: TrainingState) -> None:
 
 def _write_down(run: Run, state: TrainingState, epoch: Epoch) -> None:
     if run.world.is_writer:
-        try:
-            with (run.directory / METRICS_FILE).open("ab") as file:
-                file.write(json.dumps(asdict(epoch)).encode() + b"\n")
-                state.metrics_bytes = file.tell()
-        except OSError as error:
-            raise UnwritableError(f"cannot write in {run.directory}: {error.strerror}") from None
+        state.metrics_bytes = metrics.append(run.directory, epoch)
     run.progress.say(
         f"epoch {epoch.epoch:3d}  train loss {epoch.train_loss:.4f}  "
         f"validation loss {epoch.validation_loss:.4f}  "

@@ -15,10 +15,11 @@ import torch
 from bench.kills import kill_until_done
 from bundle.files import write_whole
 from tests.training.runs import rich_run, small_run, weights
-from training import checkpoint
+from training import checkpoint, metrics
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
 from training.fit import Run, fit
 from training.progress import Progress
+from training.state import Epoch
 from training.stop import Stop
 
 KILLS = 50
@@ -155,6 +156,92 @@ def test_without_resume_a_run_starts_afresh(tmp_path: Path) -> None:
         fit(small_run(tmp_path, StopAfter(40)))
     assert len(fit(small_run(tmp_path)).history) == 3
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+OTHERS = (
+    "checkpoint-best.pt",
+    "checkpoint-100.pt",
+    "checkpoint-000000000001.pt.bak",
+    ".checkpoint-best.pt.swp",
+)
+
+
+def test_the_checkpoints_of_others_stay(tmp_path: Path) -> None:
+    """What only looks like a checkpoint is not removed, read or counted, from a run's start to its end."""
+    for name in OTHERS:
+        (tmp_path / name).write_bytes(b"mine")
+    leftover = tmp_path / ".checkpoint-000000000007.pt.k1l2m3n4"  # as a killed writer leaves it
+    leftover.write_bytes(b"half")
+    with pytest.raises(InterruptedRunError):
+        fit(small_run(tmp_path, StopAfter(40), checkpoint_seconds=0.0, keep_checkpoints=1))
+    assert not leftover.exists()
+    assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 3
+    fit(small_run(tmp_path, resume=True))
+    checkpoint.clear(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "metrics.jsonl"} == (
+        dict.fromkeys(OTHERS, b"mine")
+    )
+
+
+def test_with_the_checkpoints_of_others_alone_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    """`--resume` begins anew beside them, and does not ask for their removal."""
+    (tmp_path / "checkpoint-best.pt").write_bytes(b"mine")
+    assert checkpoint.load_latest(tmp_path, Progress(quiet=True)) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"step": 1, "loss": 2.3}\n',
+        b'{"epoch": 1, "loss": 2.3}\n',
+        b'{"epoch": 1, "loss": 2.3}',
+        b"text",
+        b"\n",
+    ],
+)
+def test_the_metrics_of_others_are_not_overwritten(tmp_path: Path, content: bytes) -> None:
+    """A metrics.jsonl that no run of this program wrote is refused by name, and stays as it is."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UnwritableError, match=str(path)):
+        fit(small_run(tmp_path))
+    assert path.read_bytes() == content
+
+
+def test_metrics_that_a_crash_cut_off_are_ones_own(tmp_path: Path) -> None:
+    """Wherever the first line of an earlier run ends, a new run overwrites it."""
+    path = tmp_path / "metrics.jsonl"
+    metrics.begin(tmp_path, 0)
+    metrics.append(
+        tmp_path,
+        Epoch(
+            epoch=1,
+            train_loss=0.5,
+            train_accuracy=0.9,
+            validation_loss=0.25,
+            validation_accuracy=0.95,
+            learning_rate=1e-3,
+            seconds=1.5,
+            images_per_second=1e5,
+        ),
+    )
+    line = path.read_bytes()
+    for length in range(len(line) + 1):
+        path.write_bytes(line[:length])
+        metrics.begin(tmp_path, 0)
+        assert path.read_bytes() == b""
+
+
+def test_metrics_that_were_removed_begin_anew(tmp_path: Path) -> None:
+    """A resumed run whose metrics are gone writes those of the epochs that follow, and no zeros before them."""
+    with pytest.raises(InterruptedRunError):
+        fit(small_run(tmp_path, StopAfter(40)))
+    (tmp_path / "metrics.jsonl").unlink()
+    fit(small_run(tmp_path, resume=True))
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        3
+    ]
+    assert len(fit(small_run(tmp_path)).history) == 3
 
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
