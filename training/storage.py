@@ -17,6 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from bundle.errors import ConfigurationError
 from training.errors import UnwritableError
 
+JOURNAL_START = b'{"op_code":'
+"""How a journal begins: with the record of the search's creation, as `JournalStorage` writes all of them."""
 LOCK_GRACE_SECONDS = 30
 """After this long a journal's lock whose owner was killed is taken from it."""
 
@@ -71,16 +73,25 @@ def open_storage(spec: str, default: Path) -> BaseStorage:
     if "://" in spec:
         return _database(spec)
     path = Path(spec) if spec else default
+    foreign = ConfigurationError(f"{path} is not a journal of Optuna's: give --storage another file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+        if not _begins_as_a_journal(
+            path
+        ):  # Optuna takes a file of one line without its end for an empty journal
+            raise foreign
         return JournalStorage(WholeLines(path))
     except OSError as error:
         raise UnwritableError(f"the search's journal {path} cannot be written: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigurationError(
-            f"{path} is not a journal of Optuna's: give --storage another file"
-        ) from None
+        raise foreign from None
+
+
+def _begins_as_a_journal(path: Path) -> bool:
+    """Tell whether a file is a journal, as far as its beginning says, or the beginning of one."""
+    with path.open("rb") as file:
+        return JOURNAL_START.startswith(file.read(len(JOURNAL_START)))
 
 
 def shown(spec: str) -> str:

@@ -25,6 +25,9 @@ from training.studies import PLANS, Study, frame
 from training.study_report import render
 from training.study_runs import Planned, Record, Work
 
+LOCK_FILE = ".lock"
+PAGE_FILE = "study.html"
+
 
 def study(names: Sequence[str], settings: StudySettings, given: Collection[str], progress: Progress) -> Path:
     """Do the studies, or what is missing of them, and return the report's path.
@@ -37,6 +40,7 @@ def study(names: Sequence[str], settings: StudySettings, given: Collection[str],
 
     Raises:
         ConfigurationError: a study is unknown, or the settings do not suit it.
+        UnwritableError: the directory is not writable, is worked in, or holds files of others by the results' names.
         InterruptedRunError: a signal came; the same command goes on.
         TrainingError: as `fit`.
     """
@@ -71,10 +75,18 @@ def _chosen(names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Keep other processes out of the directory; the lock goes with the process, however that ends."""
+    """Keep other processes out of the directory; the lock goes with the process, however that ends.
+
+    The lock's file stays, and says that what has the results' names is a study's.
+    """
+    lock = output / LOCK_FILE
+    results = (PAGE_FILE, *map(_lines_file, STUDIES))
+    taken = [output / name for name in results if (output / name).exists()]
+    if taken and not lock.exists():
+        raise UnwritableError(f"{taken[0]} is there, and no study wrote it: give another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        file = (output / ".lock").open("w")
+        file = lock.open("a")
     except OSError as error:
         raise UnwritableError(f"{output} cannot be written: {error.strerror}") from None
     with file:
@@ -99,11 +111,15 @@ def _report(
     for run in planned:
         place = {"study": run.study, "series": run.point.series, "x": run.point.x, "label": run.point.label}
         results[run.study].append(place | {"seed": run.settings.seed} | (work.record(run) or {}))
-    page = output / "study.html"
+    page = output / PAGE_FILE
     try:
         for name, lines in results.items():
-            write_whole(output / f"{name}.jsonl", "".join(json.dumps(r) + "\n" for r in lines).encode())
+            write_whole(output / _lines_file(name), "".join(json.dumps(r) + "\n" for r in lines).encode())
         write_whole(page, render(studies, results, base, work.environment).encode())
     except OSError as error:
         raise UnwritableError(f"{page} cannot be written: {error.strerror}") from None
     return page
+
+
+def _lines_file(study: str) -> str:
+    return f"{study}.jsonl"

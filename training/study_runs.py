@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,10 @@ class Work:
                     f"{run.point.label}, seed {run.settings.seed}: {_outcome(record)}"
                 )
 
-        shutil.rmtree(self._output / "unfinished", ignore_errors=True)  # of runs killed at their very end
+        for run in planned:  # a run may have been killed at its very end
+            shutil.rmtree(self._directory(run), ignore_errors=True)
+        with suppress(OSError):  # other studies have unfinished runs, or it is not there
+            (self._output / "unfinished").rmdir()
 
     def test(self, planned: Sequence[Planned]) -> None:
         """Read the test set, once, and judge every model that it has not judged."""

@@ -396,6 +396,30 @@ def test_two_processes_do_not_share_a_directory(settings: StudySettings) -> None
             study(["dropout"], settings, GIVEN, QUIET)
 
 
+@pytest.mark.parametrize("name", ["study.html", "size.jsonl", "dropout.jsonl"])
+def test_the_files_of_others_are_not_overwritten(settings: StudySettings, name: str) -> None:
+    """A directory with a file that a study would write, and no study did, is refused before anything is trained."""
+    settings.output.mkdir()
+    (settings.output / name).write_text("mine")
+    for chosen in ("restarts", "dropout"):
+        with pytest.raises(UnwritableError, match=f"{name} is there"):
+            study([chosen], settings, GIVEN, QUIET)
+    assert [path.name for path in settings.output.iterdir()] == [name]
+    assert (settings.output / name).read_text() == "mine"
+
+
+def test_unfinished_runs_of_others_are_not_removed(settings: StudySettings) -> None:
+    """A study removes the checkpoints of its own runs, and neither another study's nor a user's directory."""
+    others = settings.output / "unfinished" / "thesis"
+    others.mkdir(parents=True)
+    (others / "chapter-1.txt").write_text("mine")
+    (settings.output / ".lock").write_text("mine")
+    study(["restarts"], settings, GIVEN, QUIET)
+    assert [path.name for path in others.parent.iterdir()] == ["thesis"]
+    assert (others / "chapter-1.txt").read_text() == "mine"
+    assert (settings.output / ".lock").read_text() == "mine"
+
+
 def test_a_changed_record_is_a_sentence(settings: StudySettings) -> None:
     """A result that is no JSON any more is named, not passed over."""
     study(["restarts"], settings, GIVEN, QUIET)

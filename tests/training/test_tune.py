@@ -585,3 +585,20 @@ def test_a_file_that_is_no_journal_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello\nworld\n")
     with pytest.raises(ConfigurationError, match="not a journal"):
         storage.open_storage(str(tmp_path / "notes.txt"), Path("unused"))
+
+
+@pytest.mark.parametrize("text", ['{"one": "line"}', "x = 1", "a text", "\n", "a line\n", '{"one": 1}\n'])
+def test_a_file_that_is_no_journal_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    """A storage that names some other file, of one line without an end too, leaves every byte of it."""
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match="not a journal"):
+        storage.open_study(
+            storage.open_storage(str(path), Path("unused")),
+            "tune",
+            seed=0,
+            warm_up_epochs=1,
+            prune=True,
+            identity={},
+        )
+    assert path.read_text() == text
