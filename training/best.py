@@ -13,6 +13,8 @@ from training.errors import UnwritableError
 SETTINGS, IMAGES = "settings", "validation_images"
 """What a finished trial remembers: all settings that its weights depend on, and what it was judged on."""
 
+_START = "# Best: "
+
 
 def find(study: optuna.Study) -> FrozenTrial | None:
     """Return the finished trial with the best score, the first of equals, or None."""
@@ -30,6 +32,23 @@ def sentence(study: optuna.Study, trial: FrozenTrial) -> str:
     )
 
 
+def refuse_strangers(path: Path) -> None:
+    """See that no file but an earlier search's would be overwritten.
+
+    Raises:
+        UnwritableError: one would be, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            is_own = file.read(len(_START)) == _START.encode()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UnwritableError(f"{path} cannot be read: {error.strerror}") from None
+    if not is_own:
+        raise UnwritableError(f"{path} is there, and no search wrote it: give --best or another --study")
+
+
 def write(study: optuna.Study, path: Path) -> FrozenTrial | None:
     """Write the best trial's settings, whole or not at all; return the trial, or None if there is none.
 
@@ -41,12 +60,12 @@ def write(study: optuna.Study, path: Path) -> FrozenTrial | None:
         return None
     settings: dict[str, Any] = trial.user_attrs[SETTINGS]
     text = (
-        f"# Best: {sentence(study, trial)}.\n"
+        f"{_START}{sentence(study, trial)}.\n"
         "# The test set was not read. Train, test and publish it with\n"
         f"#   python -m training fit --config {path}\n"
     ) + yaml.safe_dump(settings, sort_keys=True, default_flow_style=None, width=1000)
     try:
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             write_whole(path, text.encode())
     except OSError as error:
         raise UnwritableError(f"the best settings cannot be written to {path}: {error.strerror}") from None

@@ -85,6 +85,7 @@ def tune(settings: TuneSettings, given: Collection[str], progress: Progress) -> 
 
     Raises:
         ConfigurationError: the space or the storage is not usable.
+        UnwritableError: a file cannot be written, or RUNS/STUDY/best.yaml is somebody else's.
         InterruptedRunError: a signal came; what is done is kept, and the same command goes on.
         DivergedError: there is not one trial with a finite loss.
         TrainingError: as `fit`, for the reasons that no other settings would change.
@@ -104,6 +105,8 @@ def tune(settings: TuneSettings, given: Collection[str], progress: Progress) -> 
             stop=stop,
             deadline=time.monotonic() + (settings.timeout_minutes * 60 or float("inf")),
         )
+        if settings.best is None:  # a file that is named is overwritten, as by any program
+            best.refuse_strangers(common.best_path)
         study = open_study(
             open_storage(settings.storage, common.directory / "journal.log"),
             settings.study,

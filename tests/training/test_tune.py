@@ -24,7 +24,7 @@ from training import space as spaces
 from training import storage, trials
 from training.__main__ import main
 from training.data import DataSet
-from training.errors import DivergedError, InterruptedRunError
+from training.errors import DivergedError, InterruptedRunError, UnwritableError
 from training.fit import fit
 from training.material import prepare
 from training.presets import PRESETS
@@ -409,6 +409,18 @@ def test_the_best_file_is_what_fit_takes_and_gives_its_score(
     assert got[0].dropout == (best.params["dropout"],)
     fitted = fit(prepare(got[0], QUIET).run(got[0], path.parent / "again", Stop()))
     assert max(epoch.validation_accuracy for epoch in fitted.history) == best.value
+
+
+def test_a_best_file_of_others_is_not_overwritten(settings: TuneSettings) -> None:
+    """A best.yaml that no search wrote is refused before the first trial; a file that --best names is replaced."""
+    path = settings.runs / "tune" / "best.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\xffmine")
+    with pytest.raises(UnwritableError, match=f"{path} is there, and no search wrote it"):
+        tune(settings, (), QUIET)
+    assert path.read_bytes() == b"\xffmine"
+    assert tune(changed(settings, best=path, trials=1), (), QUIET).read_text().startswith("# Best: trial 0")
+    assert tune(changed(settings, trials=2), (), QUIET) == path
 
 
 def test_the_test_set_is_not_read(settings: TuneSettings, monkeypatch: pytest.MonkeyPatch) -> None:
