@@ -22,26 +22,43 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from bundle.configuration import Layer, add_options, build, from_arguments, nearest, parse
+from bundle.configuration import (
+    Layer,
+    add_options,
+    build,
+    default_of,
+    early_options,
+    from_arguments,
+    parse,
+    side_by_side,
+)
 from bundle.errors import BundleError, ConfigurationError
 from bundle.repository import Bundle, versions
 from training.augmentation_policy import apply_policy
 from training.data import DataSet, Images, polarity
 from training.datasets import load
+from training.defaults import preset_layer
 from training.distill import Committee, load_committee
 from training.job import run
 from training.machine import choose_device
 from training.material import weight_settings
 from training.outcome import exit_code
-from training.presets import PRESETS
 from training.progress import Progress
 from training.settings import AugmentationSettings, TrainingSettings, model_name
 
 BATCH = 1000
+MEMBER, STUDENT = "record", "default"
+RESUMED: Mapping[str, object] = {"resume": True}
+"""What the bench sets unless an option does."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
+    return exit_code(lambda: _measure(parse(_parser(arguments), arguments, TrainingSettings), Progress()))
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """Return the parser; its help states the defaults that hold for this command line's presets."""
     parser = argparse.ArgumentParser(
         prog="python -m bench committee",
         description=__doc__,
@@ -49,15 +66,22 @@ def main(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--members", type=int, default=7, help="how many (default: 7)")
-    parser.add_argument("--preset", default="record", help="of the members (default: record)")
-    parser.add_argument("--student", default="default", help="preset of the student (default: default)")
+    parser.add_argument("--preset", default=MEMBER, help=f"of the members (default: {MEMBER})")
+    parser.add_argument("--student", default=STUDENT, help=f"preset of the student (default: {STUDENT})")
     for who in ("member", "student"):
         parser.add_argument(
             f"--{who}-set", action="append", default=[], metavar="NAME=VALUE", help=f"a setting of the {who}"
         )
     parser.add_argument("--plain", action="store_true", help="train the student without teachers as well")
-    add_options(parser, TrainingSettings)
-    return exit_code(lambda: _measure(parse(parser, arguments, TrainingSettings), Progress()))
+    early = early_options(arguments, "--preset", "--student")
+    member, student = [MEMBER, *early["--preset"]][-1], [STUDENT, *early["--student"]][-1]
+    members = [Layer(RESUMED, ""), preset_layer(member)]
+    seen = {
+        name: default_of(TrainingSettings, name, members)[0] for name in AugmentationSettings.model_fields
+    }
+    sides = {"members": members, "student": [Layer({**RESUMED, **seen}, ""), preset_layer(student)]}
+    add_options(parser, TrainingSettings, [side_by_side(TrainingSettings, sides)])
+    return parser
 
 
 def _measure(options: argparse.Namespace, progress: Progress) -> None:
@@ -65,7 +89,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
         raise ConfigurationError(f"--members: a committee has at least one; it was {options.members}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError("torchrun is for fit: start the bench as a plain process")
-    base = _settings(options, options.preset, options.member_set, {})
+    base, pupil = _sides(options)
     data = load(
         base.data,
         mnist_directory=base.data_dir,
@@ -73,9 +97,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
         seed=base.test_seed,
         test_share=base.test_share,
     )
-    base = apply_policy(base, data)
-    augmentation = {name: getattr(base, name) for name in AugmentationSettings.model_fields}
-    pupil = apply_policy(_settings(options, options.student, options.student_set, augmentation), data)
+    base, pupil = apply_policy(base, data), apply_policy(pupil, data)
     name = base.name or model_name(data.name)
     members = [
         _trained(_named(base, f"{name}-member-{seed}", seed=seed), data, progress)
@@ -105,16 +127,24 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
     )
 
 
+def _sides(options: argparse.Namespace) -> tuple[TrainingSettings, TrainingSettings]:
+    """Return the members' settings and the student's, which sees what they see unless told otherwise."""
+    base = _settings(options, options.preset, options.member_set, {})
+    names = AugmentationSettings.model_fields.keys()
+    if base.augmentation != "custom":
+        names &= base.model_fields_set  # the policy fills in the rest, for both alike
+    augmentation = {name: getattr(base, name) for name in names}
+    return base, _settings(options, options.student, options.student_set, augmentation)
+
+
 def _settings(
     options: argparse.Namespace, preset: str, own: Iterable[str], first: Mapping[str, object]
 ) -> TrainingSettings:
     """Build one side's settings; `first` gives way to everything."""
-    if preset not in PRESETS:
-        raise ConfigurationError(f"unknown preset {preset}{nearest(preset, PRESETS)}")
     pairs = [text.partition("=") for text in own]
     layers = [
-        Layer({"resume": True, **first}, "the setting '{name}'"),
-        Layer(PRESETS[preset](), f"{{name}} of the preset '{preset}'"),
+        Layer({**RESUMED, **first}, "the setting '{name}'"),
+        preset_layer(preset),
         from_arguments(TrainingSettings, options),
         Layer({name: value for name, _, value in pairs}, "{name}=VALUE"),
     ]

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from bundle.configuration import Layer, add_options, build, from_arguments
+from bundle.configuration import Layer, add_options, build, early_options, from_arguments, side_by_side
 from training.augmentation_policy import apply_policy
 from training.data import paper, polarity, split
 from training.datasets import load
+from training.defaults import preset_layer
 from training.evaluate import logits_of
 from training.fit import Run, fit
 from training.machine import choose_device
@@ -45,13 +46,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--first-seed", type=int, default=0, help="where to begin, to spread runs over machines"
     )
-    add_options(parser, TrainingSettings)
+    chosen = [name for name in early_options(arguments, "--preset")["--preset"] if name in PRESETS] or [
+        *PRESETS
+    ]
+    presets = side_by_side(TrainingSettings, {name: [preset_layer(name)] for name in chosen})
+    seeds = Layer({"seed": "one after the other, from --first-seed on"}, "")
+    add_options(parser, TrainingSettings, [presets, seeds])
     options = parser.parse_args(arguments)
     progress = Progress()
 
     def measure() -> None:
         for name in options.preset or PRESETS:
-            layers = [Layer(PRESETS[name](), name), from_arguments(TrainingSettings, options)]
+            layers = [preset_layer(name), from_arguments(TrainingSettings, options)]
             seeds = range(options.first_seed, options.first_seed + options.seeds)
             _measure(name, build(TrainingSettings, layers), seeds, progress)
 

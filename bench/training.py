@@ -15,21 +15,22 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from bundle.configuration import Layer, add_options, build, from_arguments
+from bundle.configuration import add_options, build, from_arguments
 from training.data import Resident, split
 from training.datasets import load
+from training.defaults import DEFAULT_PRESET, preset_layer
 from training.fetch import MNIST_SHA256
 from training.fit import Run, begin, make_step
 from training.machine import choose_device
 from training.model import MLP
 from training.outcome import exit_code
 from training.precision import uses_bfloat16
-from training.presets import PRESETS
 from training.progress import Progress
 from training.settings import TrainingSettings
 from training.stop import Stop
@@ -48,15 +49,13 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds; each runs both loops")
     parser.add_argument("--images", type=int, default=12_800, help="images a round for the course's loop")
-    add_options(parser, TrainingSettings)
+    preset = preset_layer(DEFAULT_PRESET)
+    preset = replace(preset, values={**preset.values, "augmentation": "custom"})  # as the course's loop
+    add_options(parser, TrainingSettings, [preset])
     options = parser.parse_args(arguments)
 
     def measure() -> None:
-        preset = {
-            **PRESETS["default"](),
-            "augmentation": "custom",
-        }  # the course's loop deforms nothing either
-        layers = [Layer(preset, "default"), from_arguments(TrainingSettings, options)]
+        layers = [preset, from_arguments(TrainingSettings, options)]
         _compare(build(TrainingSettings, layers), options.rounds, options.images)
 
     return exit_code(measure)

@@ -8,9 +8,10 @@ error that names the nearest known one.
 
 import argparse
 import difflib
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -45,6 +46,8 @@ CommaSeparated = BeforeValidator(_split)
 """Put in `Annotated[tuple[int, ...], CommaSeparated]`: accepts `512,256` and `512` beside a real list."""
 OrNone = BeforeValidator(_none)
 """Put in `Annotated[int | None, OrNone]`: accepts `none` beside a real None."""
+_CREDENTIALS = re.compile(r"(?<=://)[^:/@]*(?::.*)?@", re.DOTALL)
+"""To the last @: database drivers take passwords with an @ or a slash in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,22 @@ def from_environment(
     return Layer(values, f"the environment variable {prefix}{{NAME}}")
 
 
-def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
-    """Give the parser one option for each setting, with its description and default as help."""
+def add_options(
+    parser: argparse.ArgumentParser, settings: type[Settings], layers: Sequence[Layer] = ()
+) -> None:
+    """Give the parser one option for each setting, with its description and default as help.
+
+    Args:
+        parser: gets the options.
+        settings: whose fields they are.
+        layers: what a run without options takes its settings from, as for `build`, where that is more
+            than the fields' own defaults.
+    """
     for name, field in settings.model_fields.items():
         option = "--" + name.replace("_", "-")
-        text = f"{field.description} (default: {_shown(field.default)})".replace("%", "%%")
+        value, place = default_of(settings, name, layers)
+        default = f"{_shown(value)}, from {place}" if place else _shown(value)
+        text = f"{field.description} (default: {default})".replace("%", "%%")
         if field.annotation is bool:
             parser.add_argument(
                 option,
@@ -144,6 +158,49 @@ def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> No
                 metavar=_metavar(field),
                 help=text,
             )
+
+
+def default_of(settings: type[Settings], name: str, layers: Sequence[Layer]) -> tuple[Any, str]:
+    """Return what a setting is where no option gives it, not validated, and whence: empty for its own default."""
+    for layer in reversed(layers):
+        if name in layer.values:
+            return layer.values[name], layer.place_of(name)
+    return settings.model_fields[name].default, ""
+
+
+def side_by_side(settings: type[Settings], sides: Mapping[str, Sequence[Layer]]) -> Layer:
+    """Return the defaults of runs with several names, for help: `30`, or `first 30; second 150` where they differ."""
+    texts = {}
+    for name in settings.model_fields:
+        shown = {side: _shown(default_of(settings, name, layers)[0]) for side, layers in sides.items()}
+        alike = len(set(shown.values())) == 1
+        texts[name] = next(iter(shown.values())) if alike else "; ".join(map(" ".join, shown.items()))
+    return Layer(texts, "")
+
+
+def for_help(read: Callable[[], Layer]) -> Layer:
+    """Return the layer that `read` gives, or an empty one where it raises: help is shown whatever is set wrongly."""
+    try:
+        return read()
+    except ConfigurationError:
+        return Layer({}, "")
+
+
+def early_options(arguments: Sequence[str], *options: str) -> dict[str, list[str]]:
+    """Return the values that a command line gives some options, for what must be known before its parser is made.
+
+    What is wrong with it, the parser says.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in options:
+        early.add_argument(option, dest=option, action="append", nargs="?")
+    found = vars(early.parse_known_args(arguments)[0])
+    return {option: [value for value in found[option] or () if value is not None] for option in options}
+
+
+def without_credentials(text: str) -> str:
+    """Return a text, and where it is a URL that holds a user's name and password, the URL without them."""
+    return _CREDENTIALS.sub("", text)
 
 
 def parse(
@@ -194,9 +251,9 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def _shown(default: Any) -> str:
-    if isinstance(default, tuple):
+    if isinstance(default, tuple | list):
         return ",".join(str(part) for part in default) or "none"
-    return "none" if default is None else str(default)
+    return "none" if default is None else without_credentials(str(default)) or "empty"
 
 
 def _sentences(error: ValidationError, merged: Mapping[str, Any], origin: Mapping[str, str]) -> Iterable[str]:
@@ -207,4 +264,6 @@ def _sentences(error: ValidationError, merged: Mapping[str, Any], origin: Mappin
             continue
         name = str(problem["loc"][0])
         place = origin.get(name, f"the setting '{name}'")
-        yield f"{place}: {message[0].lower()}{message[1:]}; it was {merged.get(name)!r}"
+        value = merged.get(name)
+        said = without_credentials(value) if isinstance(value, str) else value  # errors are logged
+        yield f"{place}: {message[0].lower()}{message[1:]}; it was {said!r}"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from bundle.configuration import add_options, build, from_arguments, parse
+from bundle.configuration import add_options, build, for_help, from_arguments, parse
 from bundle.errors import ConfigurationError
 from serving.access import check_file
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer, management_port
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check-address", action="store_true", help="only tell whether the address can be listened on"
     )
-    add_options(parser, ServiceSettings)
+    add_options(parser, ServiceSettings, [for_help(lambda: environment_layer(os.environ))])
     try:
         options = parse(parser, arguments, ServiceSettings)
         layer = from_arguments(ServiceSettings, options)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from bundle.configuration import Layer, add_options, build, from_arguments, parse
+from bundle.configuration import Layer, add_options, build, for_help, from_arguments, parse
 from bundle.errors import ConfigurationError
 from serving.scoring.errors import EXIT_BAD_IMAGES, EXIT_DONE, EXIT_SETTING, ScoringError, Stopped
 from serving.scoring.settings import ScoreSettings, environment_layer
@@ -69,7 +69,7 @@ def _score(words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         conflict_handler="resolve",
     )
-    add_options(parser, ScoreSettings)
+    add_options(parser, ScoreSettings, [for_help(environment_layer)])
     parser.add_argument(  # like the next one in the place of one that add_options made, which has no default
         "--output",
         dest="output",

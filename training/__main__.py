@@ -6,15 +6,12 @@ Exit codes: 0 done; 2 a setting is unknown or out of range; 65 the data; 66 a ch
 """
 
 import argparse
-import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
-from bundle.configuration import Layer, add_options, build, from_arguments, from_environment, nearest, parse
-from bundle.errors import ConfigurationError
+from bundle.configuration import Layer, add_options, build, from_arguments, parse
+from training.defaults import DEFAULT_PRESET, environment_layer, file_layer, preset_layer, shown_layers
 from training.outcome import exit_code
 from training.presets import PRESETS
 from training.progress import Progress
@@ -38,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
 @ending_at_once()
 def _run(arguments: list[str] | None) -> None:
     progress = Progress()
-    options = parse(_parser(), arguments, StudySettings)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parse(_parser(words), words, StudySettings)
     layers = _layers(options)
     settings = build(COMMANDS[options.command][1], layers)
     given = frozenset(name for layer in layers[1:] for name in layer.values)
@@ -63,7 +61,9 @@ def _run(arguments: list[str] | None) -> None:
             print(published.path)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser; its help states the defaults that hold for this command line's preset and file."""
+    is_help = not {"-h", "--help"}.isdisjoint(words)
     parser = argparse.ArgumentParser(
         prog="python -m training",
         description=__doc__,
@@ -77,39 +77,29 @@ def _parser() -> argparse.ArgumentParser:
             help=text,
             description=f"{text[0].upper()}{text[1:]}. Each option can also be given in the environment: "
             f"--batch-size as {ENVIRONMENT_PREFIX}BATCH_SIZE. The command line wins over the environment, "
-            "that over the file, and that over the preset.",
+            "that over the file, and that over the preset. A default is what holds where no option says otherwise.",
             allow_abbrev=False,
         )
-        command.add_argument("--preset", default="default", metavar="NAME", help=", ".join(PRESETS))
+        command.add_argument(
+            "--preset",
+            default=DEFAULT_PRESET,
+            metavar="NAME",
+            help=f"{', '.join(PRESETS)} (default: {DEFAULT_PRESET})",
+        )
         command.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings, by name")
-        add_options(command, kind)
+        add_options(command, kind, shown_layers(kind, words) if is_help and name in words else ())
         if kind is StudySettings:
             command.add_argument("studies", nargs="+", metavar="NAME", help=f"all, or {', '.join(STUDIES)}")
     return parser
 
 
-def _file(path: Path | None) -> Layer:
-    """Read a YAML file of settings; no file has no settings."""
-    if path is None:
-        return Layer({}, "")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from None
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ConfigurationError(f"{path} is not a list of 'name: value' lines")
-    return Layer(values, f"{{name}} in {path}")
-
-
 def _layers(options: argparse.Namespace) -> list[Layer]:
     """Collect the settings from everywhere; the first layer is the preset, the others are the user's."""
-    if options.preset not in PRESETS:
-        raise ConfigurationError(f"unknown preset {options.preset}{nearest(options.preset, PRESETS)}")
     kind = COMMANDS[options.command][1]
     return [
-        Layer(PRESETS[options.preset](), f"{{name}} of the preset '{options.preset}'"),
-        _file(options.config),
-        from_environment(kind, os.environ, ENVIRONMENT_PREFIX),
+        preset_layer(options.preset),
+        file_layer(options.config),
+        environment_layer(kind),
         from_arguments(kind, options),
     ]
 

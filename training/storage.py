@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from bundle.configuration import without_credentials
 from bundle.errors import ConfigurationError
 from training.errors import UnwritableError
 
@@ -94,19 +95,15 @@ def _begins_as_a_journal(path: Path) -> bool:
         return JOURNAL_START.startswith(file.read(len(JOURNAL_START)))
 
 
-def shown(spec: str) -> str:
-    """Return a storage's name without the password that a URL may hold."""
-    head, separator, tail = spec.partition("://")
-    return f"{head}{separator}{tail.rpartition('@')[2]}" if separator else spec
-
-
 def _database(url: str) -> BaseStorage:
     try:
         return RDBStorage(url)
     # SQLAlchemy raises its own tree and its drivers theirs; a missing driver is an ImportError.
     except Exception as error:  # noqa: BLE001
-        reason = str(error).replace(url, shown(url)).splitlines()[0][:300]
-        raise ConfigurationError(f"the database {shown(url)} cannot be used: {reason}") from None
+        reason = str(error).replace(url, without_credentials(url)).splitlines()[0][:300]
+        raise ConfigurationError(
+            f"the database {without_credentials(url)} cannot be used: {reason}"
+        ) from None
 
 
 def quiet_optuna() -> None:

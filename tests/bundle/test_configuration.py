@@ -15,9 +15,13 @@ from bundle.configuration import (
     Settings,
     add_options,
     build,
+    early_options,
+    for_help,
     from_arguments,
     from_environment,
     nearest,
+    side_by_side,
+    without_credentials,
 )
 from bundle.errors import ConfigurationError
 
@@ -258,6 +262,90 @@ def test_help_states_every_option_with_its_default(capsys: pytest.CaptureFixture
         "--light, --no-light",
     ):
         assert shown in text
+
+
+def defaults(*layers: Layer) -> dict[str, str]:
+    """Return what the help says in parentheses behind each setting."""
+    parser = argparse.ArgumentParser()
+    add_options(parser, Oven, layers)
+    return {
+        action.dest: action.help.partition("(default: ")[2].removesuffix(")")
+        for action in parser._actions
+        if action.help and "(default: " in action.help
+    }
+
+
+def test_help_states_the_last_layers_value_and_its_place() -> None:
+    """What a run takes without an option is the last layer's, as in `build`; a field's own default needs no place."""
+    file = Layer({"heat": 100, "shelves": [1, 2], "timer": None}, "{name} in the file")
+    environment = from_environment(Oven, {"OVEN_HEAT": "150", "OVEN_NAME": ""}, "OVEN_")
+    assert defaults(file, environment) == {
+        "batch_size": "12",
+        "heat": "150, from the environment variable OVEN_HEAT",
+        "shelves": "1,2, from shelves in the file",
+        "timer": "none, from timer in the file",
+        "mode": "fan",
+        "light": "False",
+        "name": "empty, from the environment variable OVEN_NAME",
+    }
+
+
+def test_help_states_a_percent_sign_of_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """A value with what argparse takes for a format is shown as it is."""
+    parser = argparse.ArgumentParser()
+    add_options(parser, Oven, [Layer({"name": "100%(s)"}, "a %d place")])
+    parser.print_help()
+    assert "(default: 100%(s), from a %d place)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_sets_several_runs_side_by_side() -> None:
+    """Where runs differ each one's value is named, and where they do not there is one."""
+    hot, cold = Layer({"heat": 300, "mode": "grill"}, ""), Layer({"heat": 50, "mode": "grill"}, "")
+    found = defaults(side_by_side(Oven, {"hot": [hot], "cold": [cold]}))
+    assert (found["heat"], found["mode"], found["batch_size"]) == ("hot 300; cold 50", "grill", "12")
+
+
+def test_a_layer_for_help_is_empty_where_it_cannot_be_read() -> None:
+    """A misspelt variable does not keep the help away."""
+    assert not for_help(lambda: from_environment(Oven, {"OVEN_HEET": "1"}, "OVEN_")).values
+    assert for_help(lambda: from_environment(Oven, {"OVEN_HEAT": "1"}, "OVEN_")).values == {"heat": "1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([], []),
+        (["--mode", "fan"], ["fan"]),
+        (["--mode=fan", "--other", "x", "word", "--mode", "grill", "--help"], ["fan", "grill"]),
+        (["--mode", "--help"], []),
+        (["--mod", "fan"], []),
+    ],
+)
+def test_early_options_are_found_among_all_others(arguments: list[str], found: list[str]) -> None:
+    """Nothing that is wrong with a command line is said before its parser says it."""
+    assert early_options(arguments, "--mode") == {"--mode": found}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://host/db"),
+        ("postgresql://me:se/c@ret@host:5432/db", "postgresql://host:5432/db"),
+        ("https://me@host/", "https://host/"),
+        ("https://host/@me", "https://host/@me"),
+        ("https://host:80/", "https://host:80/"),
+        ("me@host", "me@host"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+    ],
+)
+def test_credentials_are_taken_out_of_urls(text: str, said: str) -> None:
+    """User and password go, whatever characters the password has; what is no URL stays."""
+    assert without_credentials(text) == said
+
+
+def test_a_refused_url_is_said_without_its_password() -> None:
+    """The sentence about a wrong value does not bring a password into a log."""
+    assert refused(parse("--mode", "https://me:secret@host")).endswith("it was 'https://host'")
 
 
 @given(st.text())

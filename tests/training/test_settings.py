@@ -1,7 +1,6 @@
 """The training job's settings and command line: every misuse ends with 2 and a sentence, before any work."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,12 +61,9 @@ def test_help_lists_every_option_with_its_meaning_and_default(name: str) -> None
     assert all(preset in text for preset in PRESETS)
 
 
-def test_every_default_is_allowed_and_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every default passes its own limits, and the help says as many defaults as there are settings."""
+def test_every_default_is_allowed() -> None:
+    """Every default passes its own limits."""
     TrainingSettings()
-    with pytest.raises(SystemExit):
-        main(["fit", "--help"])
-    assert len(re.findall(r"\(default:", capsys.readouterr().out)) == len(TrainingSettings.model_fields)
 
 
 def test_an_unknown_option_ends_with_2() -> None:

@@ -1,0 +1,89 @@
+"""What a command takes its settings from where no option gives them, for the run and for its `--help`."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from bundle.configuration import Layer, default_of, early_options, for_help, from_environment, nearest
+from bundle.errors import ConfigurationError
+from training.presets import PRESETS
+from training.search_settings import StudySettings, TuneSettings
+from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
+
+DEFAULT_PRESET = "default"
+
+
+def preset_layer(name: str) -> Layer:
+    """Return the settings of a preset.
+
+    Raises:
+        ConfigurationError: there is none of that name; it says which is nearest.
+    """
+    if name not in PRESETS:
+        raise ConfigurationError(f"unknown preset {name}{nearest(name, PRESETS)}")
+    return Layer(PRESETS[name](), f"the preset '{name}'")
+
+
+def file_layer(path: Path | None) -> Layer:
+    """Read a YAML file of settings; no file has no settings.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is something else.
+    """
+    if path is None:
+        return Layer({}, "")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ConfigurationError(f"{path} is not a list of 'name: value' lines")
+    return Layer(values, f"{{name}} in {path}")
+
+
+def environment_layer(kind: type[TrainingSettings]) -> Layer:
+    """Return the settings in this process's environment.
+
+    Raises:
+        ConfigurationError: a variable names no setting; it says which is nearest.
+    """
+    return from_environment(kind, os.environ, ENVIRONMENT_PREFIX)
+
+
+def shown_layers(kind: type[TrainingSettings], words: Sequence[str]) -> list[Layer]:
+    """Return what `--help` is to show as defaults: the values of a run that gets none of the command line's options.
+
+    Args:
+        kind: the command's settings.
+        words: the command line, of which `--preset`, `--config`, `--scale` and `--space` count.
+
+    Raises:
+        ConfigurationError: the preset is unknown, or the file is none of settings.
+    """
+    early = early_options(words, "--preset", "--config", "--scale", "--space")
+    preset, files = [DEFAULT_PRESET, *early["--preset"]][-1], early["--config"]
+    layers = [
+        preset_layer(preset),
+        file_layer(Path(files[-1]) if files else None),
+        for_help(lambda: environment_layer(kind)),
+    ]
+    given = {name for layer in layers[1:] for name in layer.values}
+
+    def set_to(name: str) -> object:
+        return [default_of(kind, name, layers)[0], *early[f"--{name}"]][-1]
+
+    if kind is StudySettings and set_to("scale") == "quick":
+        from training.studies import QUICK
+
+        layers.insert(1, Layer(QUICK, "the scale 'quick'"))
+    if kind is TuneSettings:
+        from training.space import DEFAULT_SPACE
+
+        space = set_to("space")
+        searched = (
+            file_layer(Path(str(space))).values if space else yaml.safe_load(DEFAULT_SPACE).keys() - given
+        )
+        layers.append(Layer(dict.fromkeys(searched, "searched"), str(space or "the default space")))
+    return layers
