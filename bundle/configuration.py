@@ -37,14 +37,14 @@ def _split(value: Any) -> Any:
     return [value] if isinstance(value, int | float) else value
 
 
-def _none(value: Any) -> Any:
+def none_where_said(value: Any) -> Any:
     """Read an empty word, `none` or `null` as None, for settings that may be absent."""
     return None if isinstance(value, str) and value.lower() in ("", "none", "null") else value
 
 
 CommaSeparated = BeforeValidator(_split)
 """Put in `Annotated[tuple[int, ...], CommaSeparated]`: accepts `512,256` and `512` beside a real list."""
-OrNone = BeforeValidator(_none)
+OrNone = BeforeValidator(none_where_said)
 """Put in `Annotated[int | None, OrNone]`: accepts `none` beside a real None."""
 _CREDENTIALS = re.compile(r"(?<=://)[^:/@]*(?::.*)?@", re.DOTALL)
 """To the last @: database drivers take passwords with an @ or a slash in them."""

@@ -3,10 +3,19 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from bundle.configuration import Layer, default_of, early_options, for_help, from_environment, nearest
+from bundle.configuration import (
+    Layer,
+    default_of,
+    early_options,
+    for_help,
+    from_environment,
+    nearest,
+    none_where_said,
+)
 from bundle.errors import ConfigurationError
 from training.presets import PRESETS
 from training.search_settings import StudySettings, TuneSettings
@@ -71,7 +80,7 @@ def shown_layers(kind: type[TrainingSettings], words: Sequence[str]) -> list[Lay
     ]
     given = {name for layer in layers[1:] for name in layer.values}
 
-    def set_to(name: str) -> object:
+    def set_to(name: str) -> Any:
         return [default_of(kind, name, layers)[0], *early[f"--{name}"]][-1]
 
     if kind is StudySettings and set_to("scale") == "quick":
@@ -81,9 +90,9 @@ def shown_layers(kind: type[TrainingSettings], words: Sequence[str]) -> list[Lay
     if kind is TuneSettings:
         from training.space import DEFAULT_SPACE
 
-        space = set_to("space")
+        space = none_where_said(set_to("space"))
         searched = (
-            file_layer(Path(str(space))).values if space else yaml.safe_load(DEFAULT_SPACE).keys() - given
+            yaml.safe_load(DEFAULT_SPACE).keys() - given if space is None else file_layer(Path(space)).values
         )
         layers.append(Layer(dict.fromkeys(searched, "searched"), str(space or "the default space")))
     return layers

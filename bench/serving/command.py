@@ -30,6 +30,7 @@ from bench.serving.environments import version_of
 from bench.serving.openloop import sweep
 from bench.serving.rounds import Cores, Subject, awake, interleaved, machine, resting, running
 from bundle.errors import BundleError
+from bundle.files import write_whole
 
 QUICK = ("glyph", "glyph-gthread", "flask", "fastapi", "mosec", "glyph-constant")
 OPEN_LOOP = ("glyph", "glyph-gthread", "mosec", "fastapi", "flask", "bentoml", "litserve", "kserve")
@@ -53,7 +54,9 @@ def main(arguments: list[str]) -> int:
         )  # its servers end with it
         good = _measure(options, subject, document)
         if options.json:
-            options.json.write_text(json.dumps(document, indent=1) + "\n")
+            write_whole(
+                options.json, json.dumps(document, indent=1).encode() + b"\n"
+            )  # earlier runs are in it
     else:
         good = True
     if not document["closed"] and not document["open"]:

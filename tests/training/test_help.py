@@ -157,6 +157,8 @@ def test_a_search_states_what_it_searches(
     space.write_text("epochs: [1, 2]\n")
     found = stated(capsys, "tune", "--space", str(space), "--help")
     assert [name for name, text in found.items() if text.startswith("searched")] == ["epochs"]
+    monkeypatch.setenv("GLYPH_TRAIN_SPACE", "none")
+    assert stated(capsys, "tune", "--help")["optimizer"] == "searched, from the default space"
 
 
 def test_a_password_in_a_url_is_not_shown(
