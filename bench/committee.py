@@ -97,7 +97,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
         seed=base.test_seed,
         test_share=base.test_share,
     )
-    base, pupil = apply_policy(base, data), apply_policy(pupil, data)
+    base, pupil = apply_policy(base, data.is_handwriting), apply_policy(pupil, data.is_handwriting)
     name = base.name or model_name(data.name)
     members = [
         _trained(_named(base, f"{name}-member-{seed}", seed=seed), data, progress)
@@ -130,7 +130,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
 def _sides(options: argparse.Namespace) -> tuple[TrainingSettings, TrainingSettings]:
     """Return the members' settings and the student's, which sees what they see unless told otherwise."""
     base = _settings(options, options.preset, options.member_set, {})
-    names = AugmentationSettings.model_fields.keys()
+    names = set(AugmentationSettings.model_fields)
     if base.augmentation != "custom":
         names &= base.model_fields_set  # the policy fills in the rest, for both alike
     augmentation = {name: getattr(base, name) for name in names}

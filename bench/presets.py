@@ -92,7 +92,7 @@ def _one_run(settings: TrainingSettings, seed: int, progress: Progress) -> tuple
     """Return the test error in percent, of the images as they are and changed, and the seconds of training."""
     device = choose_device(settings)
     data = load(settings.data, mnist_directory=settings.data_dir, progress=progress)
-    settings = apply_policy(settings, data).model_copy(update={"seed": seed})
+    settings = apply_policy(settings, data.is_handwriting).model_copy(update={"seed": seed})
     train, validation = split(data.training, settings.validation, settings.seed)
     ink = polarity(train.images)
     with tempfile.TemporaryDirectory() as directory, listen() as stop:

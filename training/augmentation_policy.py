@@ -8,7 +8,6 @@ validation sets of MNIST (the rest; `training/presets.py` has what they give).
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from training.data import DataSet
 from training.settings import TrainingSettings
 
 S = TypeVar("S", bound=TrainingSettings)
@@ -27,17 +26,34 @@ LIMITS: Mapping[str, Mapping[str, float]] = {
 """Policy: its limits, by the settings' names. `auto` is one of these, chosen by the data set."""
 
 
-def apply_policy(settings: S, data: DataSet) -> S:
+def apply_policy(settings: S, is_handwriting: bool) -> S:
     """Return the settings with the policy's limits where none were given, and `auto` replaced by what it chose.
 
     A limit that was given, 0 too, is kept. Handwriting keeps its class when it is rotated or deformed a little; of
     images that are not known to be handwriting only moving and scaling are taken for granted.
+
+    Args:
+        settings: as they were given; settings that were rebuilt from all of their values count as given.
+        is_handwriting: what is known of the data set.
     """
     policy = settings.augmentation
     if policy == "auto":
-        policy = "handwriting" if data.is_handwriting else "basic"
+        policy = "handwriting" if is_handwriting else "basic"
     chosen = {name: value for name, value in LIMITS[policy].items() if name not in settings.model_fields_set}
     return settings.model_copy(update={**chosen, "augmentation": policy})
+
+
+def described_limits(policy: str) -> dict[str, str]:
+    """Return what a policy makes of the limits that are not given, for `--help`, by the settings' names."""
+    if policy != "auto":
+        return {name: f"{value:g}" for name, value in LIMITS.get(policy, {}).items()}
+    basic = LIMITS["basic"]
+    return {
+        name: f"{value:g}"
+        if value == basic.get(name)
+        else f"{value:g} for handwriting and {basic.get(name, 0):g} else"
+        for name, value in LIMITS["handwriting"].items()
+    }
 
 
 def describe_policy(hyperparameters: Mapping[str, Any]) -> str:

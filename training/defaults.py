@@ -17,6 +17,7 @@ from bundle.configuration import (
     none_where_said,
 )
 from bundle.errors import ConfigurationError
+from training.augmentation_policy import described_limits
 from training.presets import PRESETS
 from training.search_settings import StudySettings, TuneSettings
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
@@ -66,12 +67,12 @@ def shown_layers(kind: type[TrainingSettings], words: Sequence[str]) -> list[Lay
 
     Args:
         kind: the command's settings.
-        words: the command line, of which `--preset`, `--config`, `--scale` and `--space` count.
+        words: the command line, of which `--preset`, `--config`, `--augmentation`, `--scale` and `--space` count.
 
     Raises:
         ConfigurationError: the preset is unknown, or the file is none of settings.
     """
-    early = early_options(words, "--preset", "--config", "--scale", "--space")
+    early = early_options(words, "--preset", "--config", "--augmentation", "--scale", "--space")
     preset, files = [DEFAULT_PRESET, *early["--preset"]][-1], early["--config"]
     layers = [
         preset_layer(preset),
@@ -83,10 +84,12 @@ def shown_layers(kind: type[TrainingSettings], words: Sequence[str]) -> list[Lay
     def set_to(name: str) -> Any:
         return [default_of(kind, name, layers)[0], *early[f"--{name}"]][-1]
 
+    policy = str(set_to("augmentation"))
+    layers.insert(0, Layer(described_limits(policy), f"the augmentation policy '{policy}'"))
     if kind is StudySettings and set_to("scale") == "quick":
         from training.studies import QUICK
 
-        layers.insert(1, Layer(QUICK, "the scale 'quick'"))
+        layers.insert(2, Layer(QUICK, "the scale 'quick'"))
     if kind is TuneSettings:
         from training.space import DEFAULT_SPACE
 

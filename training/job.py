@@ -43,7 +43,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                 seed=settings.test_seed,
                 test_share=settings.test_share,
             )
-        settings = apply_policy(settings, data)
+        settings = apply_policy(settings, data.is_handwriting)
         settings = settings.model_copy(update={"name": settings.name or model_name(data.name)})
         train, validation = split(data.training, settings.validation, settings.seed)
         ink = polarity(train.images)

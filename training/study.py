@@ -47,7 +47,7 @@ def study(names: Sequence[str], settings: StudySettings, given: Collection[str],
     chosen = _chosen(names)
     with listen() as stop, _alone(settings.output):
         material = prepare(settings, progress)
-        settings = apply_policy(settings, material.data)
+        settings = apply_policy(settings, material.data.is_handwriting)
         start = frame(settings, given, len(material.train), len(material.data.classes))
         studies = [PLANS[name](start) for name in chosen]
         work = Work(settings.output, settings.seed, settings.code_revision, material, stop, progress)

@@ -99,7 +99,7 @@ def tune(settings: TuneSettings, given: Collection[str], progress: Progress) -> 
         material = prepare(settings, progress)
         common = _Search(
             settings=settings,
-            base=apply_policy(base, material.data),
+            base=apply_policy(base, material.data.is_handwriting),
             space=space,
             material=material,
             stop=stop,

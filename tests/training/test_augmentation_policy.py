@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,26 +12,12 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.augment import Augmenter
 from training.augmentation_policy import LIMITS, apply_policy, describe_policy
-from training.data import DataSet, Images
 from training.material import plain
 from training.presets import PRESETS
 from training.search_settings import TuneSettings
 from training.settings import AugmentationSettings, TrainingSettings
 
 HANDWRITING = LIMITS["handwriting"]
-
-
-def a_set(*, is_handwriting: bool) -> DataSet:
-    """Return a data set that is handwriting, or not known to be."""
-    images = Images(images=np.zeros((2, 28, 28), dtype=np.uint8), labels=np.arange(2))
-    return DataSet(
-        name="x",
-        classes=("a", "b"),
-        sha256={},
-        training=images,
-        read_test=lambda: images,
-        is_handwriting=is_handwriting,
-    )
 
 
 def limits(settings: TrainingSettings) -> dict[str, Any]:
@@ -43,7 +28,7 @@ def limits(settings: TrainingSettings) -> dict[str, Any]:
 def resolved(*, is_handwriting: bool, **given: object) -> TrainingSettings:
     """Return the default preset's settings with some given, for a data set."""
     layers = [Layer(PRESETS["default"](), "preset"), Layer(given, "options")]
-    return apply_policy(build(TrainingSettings, layers), a_set(is_handwriting=is_handwriting))
+    return apply_policy(build(TrainingSettings, layers), is_handwriting)
 
 
 def test_the_default_preset_takes_what_the_data_set_bears() -> None:
@@ -67,7 +52,7 @@ def test_what_is_given_is_kept() -> None:
 def test_a_search_keeps_what_was_not_given_open() -> None:
     """The settings of `fit` inside those of `tune` get the policy's limits as well."""
     settings = TuneSettings.model_validate({**PRESETS["default"](), "scaling": 0.3})
-    assert limits(apply_policy(plain(settings), a_set(is_handwriting=True))) == {
+    assert limits(apply_policy(plain(settings), is_handwriting=True)) == {
         **HANDWRITING,
         "scaling": 0.3,
     }
@@ -77,7 +62,7 @@ def test_settings_that_a_run_recorded_are_taken_as_they_are() -> None:
     """What the manifest or `best.yaml` says trains the same again, on any data set."""
     recorded = resolved(is_handwriting=False)
     again = TrainingSettings.model_validate(recorded.model_dump())
-    assert apply_policy(again, a_set(is_handwriting=True)) == recorded
+    assert apply_policy(again, is_handwriting=True) == recorded
 
 
 def test_an_undecided_policy_does_not_train() -> None:

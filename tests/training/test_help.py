@@ -47,8 +47,9 @@ def defaults_in(shown: str) -> dict[str, str]:
 
 
 def values(found: Mapping[str, str]) -> dict[str, str]:
-    """Return the stated defaults as an option would take them."""
-    plain = {name: text.partition(", from ")[0] for name, text in found.items()}
+    """Return the stated defaults as an option would take them, without what follows from the augmentation policy."""
+    own = {name: text for name, text in found.items() if ", from the augmentation policy " not in text}
+    plain = {name: text.partition(", from ")[0] for name, text in own.items()}
     return {name: EMPTY.get(text, text) for name, text in plain.items()}
 
 
@@ -102,6 +103,22 @@ def test_file_and_environment_count_and_are_named(
     assert found["seed"] == "6, from the environment variable GLYPH_TRAIN_SEED"
     settings, _ = used(monkeypatch, "fit", "--config", str(file))
     assert build(TrainingSettings, [Layer(values(found), "{name}")]) == settings
+
+
+def test_limits_that_the_augmentation_policy_sets_are_stated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy's limits stand where none are given; `auto` has two kinds of data sets."""
+    found = stated(capsys, "fit", "--help")
+    assert found["rotation"] == "10 for handwriting and 0 else, from the augmentation policy 'auto'"
+    assert found["translation"] == "2, from the augmentation policy 'auto'"
+    assert found["shear"] == "0.0"
+    monkeypatch.setenv("GLYPH_TRAIN_AUGMENTATION", "handwriting")
+    monkeypatch.setenv("GLYPH_TRAIN_ROTATION", "5")
+    found = stated(capsys, "fit", "--help")
+    assert found["rotation"] == "5, from the environment variable GLYPH_TRAIN_ROTATION"
+    assert found["elastic_alpha"] == "34, from the augmentation policy 'handwriting'"
+    assert stated(capsys, "fit", "--preset", "record", "--help")["translation"].startswith("2")
 
 
 def test_other_options_are_no_defaults(capsys: pytest.CaptureFixture[str]) -> None:
