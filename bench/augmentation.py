@@ -8,6 +8,7 @@ tensor batch, which draw once for the whole batch, so that all its images are de
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torchvision.transforms import v2
 
 from training.augment import Augmenter
 from training.data import Images, load_mnist
+from training.errors import DeviceError
 from training.progress import Progress
 from training.settings import AugmentationSettings
 
@@ -76,6 +78,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--data", type=Path, default=Path("data/mnist"), help="directory of MNIST's files")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("error: --device cuda was asked for and torch finds no CUDA device", file=sys.stderr)
+        return DeviceError.exit_code
     device = torch.device(options.device)
     images = load_mnist(options.data, Progress(quiet=True)).training
     contenders = [

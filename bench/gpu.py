@@ -6,7 +6,7 @@
 
 Each figure is of the service's own engine, with one thread on the CPU: pixels in the host's memory to
 probabilities in the host's memory, no HTTP. Without a GPU that works it says why, and measures the CPU
-alone; then it exits with 3, so that nobody takes that for a comparison.
+alone, if there is a model; then it exits with 3, so that nobody takes that for a comparison.
 """
 
 import argparse
@@ -66,15 +66,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--device", type=int, default=0, help="which GPU")
     options = parser.parse_args(arguments)
+    reason = cuda.missing(options.device)
     try:
         bundle = resolve(options.model)
         arithmetic = choose_arithmetic("auto", bundle, "cpu")
         engines: dict[str, Engine] = {"cpu": open_engine(bundle, "cpu", options.device, arithmetic)}
-        reason = cuda.missing(options.device)
         if reason is None:
             engines["cuda"] = open_engine(bundle, "cuda", options.device)
             engines["graphs"] = open_engine(bundle, "cuda", options.device, cuda_graphs=True)
     except (BundleError, OSError) as error:
+        if reason is not None:
+            print(f"There is no GPU to measure: {reason}.")
+            return NO_GPU
         print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
         return 2
     random = np.random.default_rng(0)

@@ -1,0 +1,40 @@
+"""What this machine has for CUDA: GPU, driver, CUDA's and the libraries' versions; exit code 3 if CUDA cannot work."""
+
+import sys
+from importlib import metadata
+
+from serving import cuda
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "onnxruntime-gpu",
+    "onnx",
+    "onnxscript",
+    "numpy",
+    "pydantic",
+    "flask",
+    "gunicorn",
+)
+
+
+def main() -> int:
+    """Print it and return the exit code."""
+    print(f"Python {sys.version.split()[0]}")
+    for name in PACKAGES:
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} is not installed")
+    import torch
+
+    print(f"torch is built for CUDA {torch.version.cuda}")
+    for device in range(torch.cuda.device_count()):
+        print(f"GPU {device}: {torch.cuda.get_device_properties(device)}")
+    reason = cuda.missing(0)
+    print(f"There is no GPU to run on: {reason}." if reason else "CUDA works for ONNX Runtime.")
+    return 3 if reason else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
