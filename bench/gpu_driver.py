@@ -13,6 +13,7 @@ PACKAGES = (
     "onnxscript",
     "numpy",
     "pydantic",
+    "pyyaml",
     "flask",
     "gunicorn",
 )
