@@ -3,6 +3,17 @@
 from enum import StrEnum
 
 
+def one_line(value: object, most: int = 300) -> str:
+    """Return what a file or a library said as one line that a terminal, a log and JSON can hold.
+
+    White space is one space, a character that is not printed stands as its code point, and what is longer than
+    `most` characters is cut: a prepared file decides neither the length nor the look of a sentence about it.
+    """
+    text = " ".join(str(value)[: 10 * most].split())
+    cut = text if len(text) <= most else text[: most - 1] + "…"
+    return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in cut)
+
+
 class BundleError(Exception):
     """A bundle, or a model repository, is not what the contract says."""
 

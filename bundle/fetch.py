@@ -2,13 +2,11 @@
 
 The URL is that of the version's directory, with its files below it: any server of static files will do.
 Nothing that comes is trusted: the manifest must have the digest that was asked for, which is known from
-elsewhere; every other file the SHA-256 that the manifest states. What has a limit of size is cut there,
-and nothing counts until all of it has come.
+elsewhere; each file is cut at its limit; and nothing counts until all of it has come and is what every
+reader of a bundle asks for (`reading.py`).
 """
 
-import hashlib
 import http.client
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,19 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bundle.errors import BundleError, InvalidBundleError, PublishError
+from bundle import reading
+from bundle.errors import BundleError, InvalidBundleError, PublishError, one_line
 from bundle.files import CHUNK_BYTES
-from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES, Manifest, is_complete
-from bundle.repository import Bundle, install, staging
+from bundle.manifest import FILES, MANIFEST_FILE, MAX_BYTES, OPTIONAL_FILES, Manifest
+from bundle.repository import Bundle, install, staging, version_of
 
-MAX_MANIFEST_BYTES = 4 << 20
-"""Settings, hashes and histograms: one of 47 classes has 20 KB."""
-MAX_FILE_BYTES = 1 << 30
-"""The largest file of the largest preset has 48 MB."""
 TIMEOUT_SECONDS = 30.0
 """For a connection, and then for each piece that is read."""
-
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class FetchError(BundleError):
@@ -46,32 +39,42 @@ def fetch(url: str, digest: str, models: Path) -> Bundle:
         models: the model repository to write in.
 
     Raises:
-        FetchError: the URL is none that can be fetched, the server does not answer with the files, or
-            they are not what the digest says.
+        FetchError: the URL is none that can be fetched; the server does not answer with the files; the manifest has
+            another digest; or a file is not what it says, or such that no reader would take it.
         InvalidBundleError: what came is no manifest, or the version that is there was changed.
         PublishError: the repository cannot be written, or has another version of that number.
     """
-    address = urlsplit(url)
-    version = address.path.rstrip("/").rpartition("/")[2]
-    if address.scheme not in ("http", "https") or not address.hostname or not _VERSION.fullmatch(version):
+    version = _version(url)
+    if version is None:
         raise FetchError(f"{url!r} is no address of a version: give https://HOST/PATH/VERSION")
     base = url.rstrip("/")
     manifest = _manifest(f"{base}/{MANIFEST_FILE}", digest)
-    if found := _already_there(models / manifest.name / version, digest):
+    if found := _already_there(models / manifest.name / str(version), digest):
         return found
     with staging(models, manifest.name) as directory:
         for name in sorted(manifest.files, key=(*FILES, *OPTIONAL_FILES).index):
-            _file(f"{base}/{name}", directory / name, manifest.files[name])
-        return install(directory, manifest, int(version))
+            _file(f"{base}/{name}", directory / name)
+            try:
+                reading.check(directory, manifest, name)
+            except InvalidBundleError as error:
+                raise FetchError(f"{base} cannot be taken: {error}") from None
+        return install(directory, manifest, version)
+
+
+def _version(url: str) -> int | None:
+    """Return the version at the end of a web address; None if it is none."""
+    try:
+        address = urlsplit(url)
+    except ValueError:  # half of an IPv6 address
+        return None
+    is_web = address.scheme in ("http", "https") and address.hostname
+    return version_of(address.path.rstrip("/").rpartition("/")[2]) if is_web else None
 
 
 def _manifest(url: str, digest: str) -> Manifest:
-    data = b"".join(_chunks(url, MAX_MANIFEST_BYTES))
-    manifest = Manifest.from_bytes(data)
+    manifest = Manifest.from_bytes(b"".join(_chunks(url, MAX_BYTES[MANIFEST_FILE])))
     if manifest.digest != digest.lower():
         raise FetchError(f"{url} has the digest {manifest.digest}, not {digest}: it is another version")
-    if not is_complete(manifest.files):  # other names could lead anywhere
-        raise InvalidBundleError(f"{url} lists {sorted(manifest.files)}, a bundle is {sorted(FILES)}")
     return manifest
 
 
@@ -83,20 +86,17 @@ def _already_there(path: Path, digest: str) -> Bundle | None:
         raise PublishError(
             f"{path} is there already, with the digest {bundle.manifest.digest}: remove it first"
         )
+    bundle.prove()
     return bundle
 
 
-def _file(url: str, path: Path, sha256: str) -> None:
-    digest = hashlib.sha256()
+def _file(url: str, path: Path) -> None:
     try:
         with path.open("wb") as file:
-            for chunk in _chunks(url, MAX_FILE_BYTES):
-                digest.update(chunk)
+            for chunk in _chunks(url, MAX_BYTES[path.name]):
                 file.write(chunk)
     except OSError as error:  # the server's are FetchError by now
         raise PublishError(f"cannot write {path}: {error.strerror}") from None
-    if digest.hexdigest() != sha256:
-        raise FetchError(f"{url} has the SHA-256 {digest.hexdigest()}, the manifest says {sha256}")
 
 
 def _chunks(url: str, limit: int) -> Iterator[bytes]:
@@ -125,6 +125,8 @@ def _said_plainly(url: str) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         error.close()
-        raise FetchError(f"{url} is answered with {error.code} {error.reason}") from None
-    except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
-        raise FetchError(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error}") from None
+        raise FetchError(f"{url} is answered with {error.code} {one_line(error.reason)}") from None
+    # URLError and time-outs are OSErrors; an address that is not ASCII is a ValueError.
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = one_line(getattr(error, "reason", None) or error)
+        raise FetchError(f"{url} cannot be fetched: {reason}") from None

@@ -7,6 +7,7 @@ reader never sees half a file, and a crash at any instruction leaves the old one
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,65 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: it cannot be read, or is larger, or `path` is something else than a regular file: a directory,
+            a device, a FIFO, or a symbolic link. It is refused before a byte of it is read, and never waited for.
+    """
+    with _open_regular(path, limit) as (file, size):
+        data = file.read(size + 1)
+    if len(data) != size:
+        raise _changing()
+    return data
+
+
+def sha256_regular(path: Path, limit: int) -> str:
+    """Return the SHA-256 of what `read_regular` would return, without holding it.
+
+    Raises:
+        OSError: as `read_regular`.
+    """
+    digest, count = hashlib.sha256(), 0
+    with _open_regular(path, limit) as (file, size):
+        while count <= size and (chunk := file.read(CHUNK_BYTES)):
+            digest.update(chunk)
+            count += len(chunk)
+    if count != size:
+        raise _changing()
+    return digest.hexdigest()
+
+
+@contextmanager
+def _open_regular(path: Path, limit: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file, and give it with its size.
+
+    O_NOFOLLOW refuses a link as the last part of the path; links to directories before it are followed.
+    O_NONBLOCK lets a FIFO be opened without a writer, so that it can be refused, and is nothing to a regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link, and no regular file") from None
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if found.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and at most {limit:,} are read")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            yield file, found.st_size
+    finally:
+        os.close(descriptor)
+
+
+def _changing() -> OSError:
+    return OSError(errno.EAGAIN, "it changed while it was read")
 
 
 def fsync_path(path: Path) -> None:

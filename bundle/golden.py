@@ -1,29 +1,35 @@
 """Golden examples: images, and the probabilities that any correct loading of the model gives them."""
 
 import io
+import math
+import struct
 import zipfile
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bundle.errors import InvalidBundleError
+from bundle.errors import InvalidBundleError, one_line
 from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, Manifest
 
 UNREADABLE = (
     ValueError,
-    KeyError,
     OSError,
     EOFError,
-    TypeError,  # a single array is no archive, and no context manager
     NotImplementedError,
     RuntimeError,
+    struct.error,
     zipfile.BadZipFile,
-    zlib.error,
 )
-"""What `numpy.load` and `zipfile` raise for bytes that are no npz."""
+"""What `zipfile` raises for bytes that are no archive, or one that it cannot read."""
+MAX_DIRECTORY_BYTES = 1024
+"""Of the archive's two entries in its directory: `zipfile` makes an object of each before anybody can ask how many."""
+
+_END = struct.Struct("<4s4H2LH")  # APPNOTE.TXT of PKWARE, section 4.3.16: the end of the central directory
+_ZIP64_LOCATOR = 20  # section 4.3.15: what would stand before it, and would say otherwise
+_NPY_HEAD = b"\x93NUMPY\x01\x00"  # numpy.lib.format: magic, version 1.0; the header's length has two bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,27 +49,22 @@ class GoldenExamples:
 
     @classmethod
     def from_bytes(cls, data: bytes, manifest: Manifest) -> "GoldenExamples":
-        """Read an npz, without pickle, and check it against the manifest.
+        """Read what `to_bytes` wrote, of the shapes that the manifest states; nothing else is unpacked or parsed.
 
         Raises:
-            InvalidBundleError: it is no npz, or its arrays are not what the manifest says.
+            InvalidBundleError: it is no npz without compression, or its arrays are not what the manifest says.
         """
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                images: npt.NDArray[Any] = archive["images"]
-                probabilities: npt.NDArray[Any] = archive["probabilities"]
-        except UNREADABLE as error:
-            raise InvalidBundleError(f"{GOLDEN_FILE} cannot be read: {error}") from None
         count, classes = manifest.golden.images, len(manifest.classes)
-        for name, array, shape, dtype in (
-            ("images", images, (count, IMAGE_SIZE, IMAGE_SIZE), np.uint8),
-            ("probabilities", probabilities, (count, classes), np.float32),
-        ):
-            if array.shape != shape or array.dtype != dtype:
-                raise InvalidBundleError(
-                    f"{GOLDEN_FILE}: {name} is {array.dtype}{list(array.shape)}, "
-                    f"the manifest asks for {np.dtype(dtype)}{list(shape)}"
-                )
+        try:
+            arrays = _members(data)
+            images: npt.NDArray[np.uint8] = _array(
+                arrays, "images", (count, IMAGE_SIZE, IMAGE_SIZE), np.dtype(np.uint8)
+            )
+            probabilities: npt.NDArray[np.float32] = _array(
+                arrays, "probabilities", (count, classes), np.dtype(np.float32)
+            )
+        except UNREADABLE as error:
+            raise InvalidBundleError(f"{GOLDEN_FILE} cannot be read: {one_line(error)}") from None
         if not np.isfinite(probabilities).all() or np.abs(probabilities.sum(1) - 1).max() > 1e-4:
             raise InvalidBundleError(f"{GOLDEN_FILE}: the probabilities do not sum to 1")
         return cls(images=images, probabilities=probabilities)
@@ -81,3 +82,35 @@ class GoldenExamples:
         if not worst <= tolerance:  # NaN compares false, and must not pass
             return f"a golden probability is off by {worst:.3g}; {tolerance:.3g} is allowed"
         return None
+
+
+def _members(data: bytes) -> dict[str, bytes]:
+    """Return what a zip file of two members without compression holds, by their names."""
+    signature, _, _, _, entries, size, _, comment = _END.unpack(data[-_END.size :])
+    plain = signature == b"PK\x05\x06" and not comment
+    zip64 = data[-_END.size - _ZIP64_LOCATOR :].startswith(b"PK\x06\x07")
+    if not plain or zip64 or entries != 2 or size > MAX_DIRECTORY_BYTES:
+        raise ValueError("it is no archive of two arrays")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its arrays are compressed")
+        return {entry.filename: archive.read(entry) for entry in archive.infolist()}
+
+
+def _array(
+    arrays: Mapping[str, bytes], name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Return an array whose header says exactly this shape and type.
+
+    The header is a Python expression. It is compared, not evaluated.
+    """
+    content = arrays.get(f"{name}.npy", b"")
+    start = len(_NPY_HEAD) + 2
+    end = start + int.from_bytes(content[len(_NPY_HEAD) : start], "little")
+    header = content[start:end].decode("latin-1").rstrip()
+    expected = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
+    if not content.startswith(_NPY_HEAD) or header != expected:
+        raise ValueError(f"{name} has the header {one_line(header, 100)!r}, the manifest asks for {expected}")
+    if len(content) - end != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} has {len(content) - end:,} bytes, which is not what its header says")
+    return np.frombuffer(content, dtype, offset=end).reshape(shape)

@@ -9,10 +9,18 @@ import json
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bundle import contract
-from bundle.errors import InvalidBundleError
+from bundle.errors import InvalidBundleError, one_line
 from bundle.files import sha256_bytes
 
 SCHEMA_VERSION = 1
@@ -43,6 +51,22 @@ FILES = (
 OPTIONAL_FILES = (INTEGER_ONNX_FILE,)
 """What a bundle may have: older ones have it not, and it is left out where it cannot be proven."""
 
+MIB = 1 << 20
+MAX_MODEL_BYTES = 512 * MIB
+"""134 million weights; the largest preset has 12."""
+MAX_BYTES = {
+    MANIFEST_FILE: MIB,  # one of 47 classes has 20 KB; to parse a hostile one takes a hundred times its size
+    ONNX_FILE: MAX_MODEL_BYTES,
+    INTEGER_ONNX_FILE: MAX_MODEL_BYTES,
+    TORCHSCRIPT_FILE: MAX_MODEL_BYTES,
+    TORCH_EXPORT_FILE: MAX_MODEL_BYTES,
+    GOLDEN_FILE: 256 * MIB,  # 11,000 examples of 4,000 classes have 180; training writes 1,000 at most
+    SAMPLE_FILE: MIB,
+    REPORT_FILE: 16 * MIB,  # training keeps it below 2 MB
+    CARD_FILE: MIB,
+}
+"""Most bytes of each file that are read."""
+
 
 def is_complete(names: Collection[str]) -> bool:
     """Tell whether these files, the manifest aside, make a bundle: all that it has, and none that it may not."""
@@ -53,9 +77,16 @@ Polarity = contract.Polarity
 WHITE_ON_BLACK = contract.WHITE_ON_BLACK
 BLACK_ON_WHITE = contract.BLACK_ON_WHITE
 
+MAX_GOLDEN_IMAGES = 20_000
+"""A server replays them whole and one by one before it is ready. Training writes 1,000 at most."""
+MAX_INTEGER = (1 << 63) - 1
+"""What every reader of JSON and of int64 can hold."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Positive = Annotated[int, Field(gt=0, le=MAX_INTEGER)]
 
 
 class Frozen(BaseModel):
@@ -77,7 +108,7 @@ class InputContract(Frozen):
 class Metrics(Frozen):
     """How well the model does on one part of the data, in nats for the losses."""
 
-    images: Annotated[int, Field(gt=0)]
+    images: Positive
     accuracy: Fraction
     nll: Annotated[float, Field(ge=0)]
     """Mean negative log-likelihood of the true class, before calibration."""
@@ -90,12 +121,12 @@ class Metrics(Frozen):
 class Parity(Frozen):
     """How far one exported form is from the trained module, over the whole test set."""
 
-    images: Annotated[int, Field(gt=0)]
+    images: Positive
     max_absolute_difference: Annotated[float, Field(ge=0)]
     """Largest |difference| of a logit."""
     max_relative_difference: Annotated[float, Field(ge=0)]
     """Largest |difference| of a logit, divided by max(1, the image's largest |logit|)."""
-    labels_differing: Annotated[int, Field(ge=0)]
+    labels_differing: Count
 
 
 class Dataset(Frozen):
@@ -104,10 +135,10 @@ class Dataset(Frozen):
     name: str
     sha256: dict[str, Sha256]
     """SHA-256 of each raw file, or of the one array file."""
-    train: Annotated[int, Field(gt=0)]
-    validation: Annotated[int, Field(gt=0)]
-    test: Annotated[int, Field(gt=0)]
-    split_seed: int
+    train: Positive
+    validation: Positive
+    test: Positive
+    split_seed: Count
 
 
 class Environment(Frozen):
@@ -117,14 +148,14 @@ class Environment(Frozen):
     python: str
     packages: dict[str, str]
     device: str
-    threads: Annotated[int, Field(gt=0)]
+    threads: Positive
 
 
 class Histogram(Frozen):
     """Counts over bins; `edges` has one number more than `counts`."""
 
     edges: tuple[float, ...]
-    counts: tuple[Annotated[int, Field(ge=0)], ...]
+    counts: tuple[Count, ...]
 
     @model_validator(mode="after")
     def _one_edge_more(self) -> Self:
@@ -144,14 +175,14 @@ class Reference(Frozen):
     """Mean of an image's 108 border pixels, 0..255."""
     confidence: Histogram
     """Calibrated probability of the predicted class."""
-    predicted: tuple[Annotated[int, Field(ge=0)], ...]
+    predicted: tuple[Count, ...]
     """Count of predictions by class."""
 
 
 class Golden(Frozen):
     """How `golden.npz` is to be replayed before a server calls itself ready."""
 
-    images: Annotated[int, Field(gt=0)]
+    images: Annotated[int, Field(gt=0, le=MAX_GOLDEN_IMAGES)]
     tolerance: Annotated[float, Field(gt=0, le=0.01)]
     """Largest allowed |difference| of a probability."""
 
@@ -160,7 +191,7 @@ class Facts(Frozen):
     """All that the training job knows of a model, before its files are hashed."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-    created: str
+    created: Annotated[str, Field(pattern=r"^[0-9TZ:.+-]{1,40}$")]
     """ISO 8601, UTC."""
     run_id: str = ""
     """Of the training run, so that a run restarted after publishing does not publish twice."""
@@ -203,7 +234,18 @@ class Manifest(Facts):
 
     schema_version: Literal[1] = 1
     files: dict[str, Sha256]
+    """All of `FILES`, maybe some of `OPTIONAL_FILES`, and no others: another name could lead anywhere."""
     digest: Sha256
+
+    @field_validator("files")
+    @classmethod
+    def _complete(cls, files: dict[str, str]) -> dict[str, str]:
+        if not is_complete(files):
+            raise ValueError(
+                f"it lists {one_line(', '.join(sorted(files)))}; a bundle is {', '.join(FILES)} and maybe "
+                f"{', '.join(OPTIONAL_FILES)}"
+            )
+        return files
 
     @classmethod
     def seal(cls, facts: Facts, files: dict[str, str]) -> Self:
@@ -226,21 +268,22 @@ class Manifest(Facts):
         """
         try:
             document: Any = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise InvalidBundleError(f"{MANIFEST_FILE} is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError, too
+            raise InvalidBundleError(f"{MANIFEST_FILE} is not JSON: {one_line(error)}") from None
         version = document.get("schema_version") if isinstance(document, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise InvalidBundleError(
-                f"{MANIFEST_FILE} has schema version {version} and this code reads up to "
+                f"{MANIFEST_FILE} has schema version {one_line(version, 20)} and this code reads up to "
                 f"{SCHEMA_VERSION}: upgrade Glyph, or publish with the older one"
             )
         try:
             manifest = cls.model_validate(document)
         except ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"][:MAX_SHOWN_DEPTH]) or "the document"
             raise InvalidBundleError(
-                f"{MANIFEST_FILE}: {where}: {first['msg']} ({error.error_count()} problem(s) in all)"
+                f"{MANIFEST_FILE}: {one_line(where, 100)}: {one_line(first['msg'], 500)} "
+                f"({error.error_count()} problem(s) in all)"
             ) from None
         if manifest.digest != manifest.expected_digest() or manifest.to_bytes() != data:
             raise InvalidBundleError(

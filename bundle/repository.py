@@ -15,14 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundle import reading
 from bundle.errors import BundleError, InvalidBundleError, NoBundleError, PublishError
-from bundle.files import fsync_path, sha256_bytes, sha256_file, write_whole
-from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES, Facts, Manifest, is_complete
+from bundle.files import fsync_path, read_regular, sha256_regular, write_whole
+from bundle.manifest import FILES, MANIFEST_FILE, MAX_BYTES, OPTIONAL_FILES, Facts, Manifest, is_complete
 from bundle.triton import config_pbtxt
 
 STAGING_PREFIX = ".staging-"
 STAGING_LEFTOVER_SECONDS = 24 * 3600
 CONFIG_FILE = "config.pbtxt"
+MAX_CONFIG_BYTES = 1 << 16
+MAX_VERSION_DIGITS = 18
+"""What int64 holds, which is what JSON's readers hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,16 +48,12 @@ class Bundle:
         path = path.absolute()
         if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
             raise NoBundleError(f"there is no directory {path}")
-        version = _version_of(path.name)
+        version = version_of(path.name)
         if version is None:
             raise NoBundleError(
                 f"{path} is not a version: give models/NAME/VERSION, where VERSION is an integer"
             )
-        try:
-            data = (path / MANIFEST_FILE).read_bytes()
-        except OSError as error:
-            raise InvalidBundleError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from None
-        manifest = Manifest.from_bytes(data)
+        manifest = reading.read_manifest(path)
         if manifest.name != path.parent.name:
             raise InvalidBundleError(
                 f"the manifest is of model '{manifest.name}', the directory of '{path.parent.name}'"
@@ -61,27 +61,24 @@ class Bundle:
         return cls(path=path, version=version, manifest=manifest)
 
     def read(self, name: str) -> bytes:
-        """Return the content of the file `name`, proven to be what was published.
+        """Return the content of the file `name`, proven to be what was published, and safe to parse.
 
         What is hashed is what is returned, so nothing can be swapped in between.
 
         Raises:
-            InvalidBundleError: the file is missing, unreadable, changed or not in the manifest.
+            InvalidBundleError: see `reading.read`.
         """
-        published = self.manifest.files.get(name)
-        if published is None:
-            raise InvalidBundleError(f"{name} is not in the manifest: it does not belong to the bundle")
-        try:
-            data = (self.path / name).read_bytes()
-        except OSError as error:
-            raise InvalidBundleError(f"{name} cannot be read: {error.strerror}") from None
-        found = sha256_bytes(data)
-        if found != published:
-            raise InvalidBundleError(
-                f"{name} was changed after it was published: its SHA-256 is {found}, "
-                f"the manifest says {published}; restore the file or publish again"
-            )
-        return data
+        return reading.read(self.path, self.manifest, name)
+
+    def prove(self, *names: str) -> dict[str, bytes]:
+        """Prove every file to be what was published, and return the content of those that are named.
+
+        Raises:
+            InvalidBundleError: see `reading.read`; also of a file that is named and that the bundle has not.
+        """
+        for name in sorted({*self.manifest.files} - {*names}):
+            reading.check(self.path, self.manifest, name)
+        return {name: self.read(name) for name in names}
 
 
 def versions(model: Path) -> list[int]:
@@ -97,7 +94,7 @@ def versions(model: Path) -> list[int]:
         return []
     except OSError as error:
         raise NoBundleError(f"{model} cannot be read: {error.strerror}") from None
-    return sorted(version for name in names if (version := _version_of(name)) is not None)
+    return sorted(version for name in names if (version := version_of(name)) is not None)
 
 
 def resolve(model: Path, version: int | None = None) -> Bundle:
@@ -146,8 +143,8 @@ def publish(directory: Path, facts: Facts) -> Bundle:
         facts: what the manifest says beside the hashes.
 
     Raises:
-        PublishError: files are missing or unknown, the class count differs from what the model's
-            versions have, or the disk refused.
+        PublishError: files are missing, unknown, or such that no reader would take them; the class count differs
+            from what the model's versions have; or the disk refused.
     """
     model = directory.parent
     present = {entry.name for entry in directory.iterdir()}
@@ -160,8 +157,7 @@ def publish(directory: Path, facts: Facts) -> Bundle:
     if facts.name != model.name:
         raise PublishError(f"the facts are of model '{facts.name}', the place of '{model.name}'")
     try:
-        _write_config(model, facts)
-        files = {name: sha256_file(directory / name) for name in sorted(present)}
+        files = {name: sha256_regular(directory / name, MAX_BYTES[name]) for name in sorted(present)}
         _finish(directory, Manifest.seal(facts, files))
         version = _rename_to_next_version(directory, model)
         fsync_path(model)
@@ -174,16 +170,14 @@ def publish(directory: Path, facts: Facts) -> Bundle:
 def install(directory: Path, manifest: Manifest, version: int) -> Bundle:
     """Make the staged `directory` the version `version` of its model, atomically and durably.
 
-    For a bundle that was published elsewhere: its manifest is known, and its files are proven to be
-    what that says.
+    For a bundle that was published elsewhere, whose manifest is known.
 
     Raises:
-        PublishError: the version is there already, the class count differs from what the model's
-            versions have, or the disk refused.
+        PublishError: a file is not what the manifest says, or such that no reader would take it; the version is
+            there already; the class count differs from what the model's versions have; or the disk refused.
     """
     model = directory.parent
     try:
-        _write_config(model, manifest)
         _finish(directory, manifest)
         directory.rename(model / str(version))
         fsync_path(model)
@@ -194,8 +188,15 @@ def install(directory: Path, manifest: Manifest, version: int) -> Bundle:
 
 
 def _finish(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest, and let nothing be lost or changed from here on."""
+    """Write the manifest, prove all by what a reader will prove, and let nothing be lost or changed from here on."""
     write_whole(directory / MANIFEST_FILE, manifest.to_bytes())
+    try:
+        reading.read_manifest(directory)
+        for name in sorted(manifest.files):
+            reading.check(directory, manifest, name)
+    except InvalidBundleError as error:
+        raise PublishError(f"no reader would take this version of '{manifest.name}': {error}") from None
+    _write_config(directory.parent, manifest)
     for name in (*manifest.files, MANIFEST_FILE):
         (directory / name).chmod(0o444)
         fsync_path(directory / name)
@@ -206,6 +207,10 @@ def _finish(directory: Path, manifest: Manifest) -> None:
 def _rename_to_next_version(directory: Path, model: Path) -> int:
     version = max(versions(model), default=0) + 1
     while True:
+        if version_of(str(version)) is None:
+            raise PublishError(
+                f"{model} has version {version - 1}, after which there is no number: remove it"
+            )
         try:
             directory.rename(model / str(version))
         except OSError as error:
@@ -218,10 +223,10 @@ def _rename_to_next_version(directory: Path, model: Path) -> int:
 
 def _write_config(model: Path, facts: Facts) -> None:
     """Write Triton's configuration, which all versions share; refuse what would break them."""
+    if has_config(model, facts):
+        return
     config = config_pbtxt(facts.name, len(facts.classes)).encode()
     path = model / CONFIG_FILE
-    if path.exists() and path.read_bytes() == config:
-        return
     for version in versions(model):
         try:
             published = Bundle.open(model / str(version)).manifest
@@ -233,6 +238,15 @@ def _write_config(model: Path, facts: Facts) -> None:
                 f"this model has {len(facts.classes)}: publish it under another name (--name)"
             )
     write_whole(path, config)
+
+
+def has_config(model: Path, facts: Facts) -> bool:
+    """Tell whether Triton's configuration is what every version of this model needs."""
+    try:
+        found = read_regular(model / CONFIG_FILE, MAX_CONFIG_BYTES)
+    except OSError:
+        return False
+    return found == config_pbtxt(facts.name, len(facts.classes)).encode()
 
 
 def _clear_leftovers(model: Path) -> None:
@@ -248,9 +262,10 @@ def _clear_leftovers(model: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _version_of(name: str) -> int | None:
+def version_of(name: str) -> int | None:
     """Return the version that a directory name stands for: a positive integer without leading 0."""
-    return int(name) if name.isascii() and name.isdigit() and name[0] != "0" else None
+    digits = name.isascii() and name.isdigit() and len(name) <= MAX_VERSION_DIGITS
+    return int(name) if digits and name[0] != "0" else None
 
 
 def _listing(published: list[int]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from bundle.errors import GoldenMismatchError, InvalidBundleError
+from bundle.errors import GoldenMismatchError, InvalidBundleError, one_line
 from bundle.golden import GoldenExamples
 from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, INTEGER_ONNX_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
@@ -168,16 +168,16 @@ def open_engine(
     *,
     cuda_graphs: bool = False,
 ) -> Engine:
-    """Verify every file of the bundle, build sessions from the verified bytes, replay the golden examples.
+    """Prove every file of the bundle, build sessions from the verified bytes, replay the golden examples.
 
     With `cuda_graphs` each of `BUCKETS` is captured now, so that no request waits for that.
 
     Raises:
-        InvalidBundleError: a file is missing or changed, a graph is not what the contract says,
-            or (GoldenMismatchError) a golden example is answered wrongly.
+        InvalidBundleError: a file is missing, changed or refused (`bundle/reading.py`), a graph is not what the
+            contract says, or (GoldenMismatchError) a golden example is answered wrongly.
         ProviderError: CUDA works on this machine, but not for this session.
     """
-    verified = {name: bundle.read(name) for name in {*bundle.manifest.files, ONNX_FILE, GOLDEN_FILE}}
+    verified = bundle.prove(GOLDEN_FILE, *GRAPHS[arithmetic])
     golden = GoldenExamples.from_bytes(verified[GOLDEN_FILE], bundle.manifest)
     sessions = []
     for name in GRAPHS[arithmetic]:
@@ -204,7 +204,7 @@ def _captured(session: Any, device_id: int, classes: int) -> BoundSession:
         for size in BUCKETS:
             bound.run(list(OUTPUTS), {"images": np.zeros((size, IMAGE_SIZE, IMAGE_SIZE), np.uint8)})
     except Exception as error:  # its classes share no base but Exception
-        text = " ".join(str(error).split())
+        text = one_line(error)
         raise ProviderError(
             f"the model cannot be captured as CUDA graphs: {text}; GLYPH_CUDA_GRAPHS=false does without"
         ) from error
@@ -213,6 +213,7 @@ def _captured(session: Any, device_id: int, classes: int) -> BoundSession:
 
 def _session(name: str, graph: bytes, provider: Provider, device_id: int, *, cuda_graphs: bool) -> Any:
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # else its bytes decide
     options.log_severity_level = LOG_SEVERITY_FATAL  # its errors arrive as exceptions; said once is enough
     # One request is about 0.1 ms of work: more threads cost more than they bring, and a spinning
     # thread takes the CPU from the process's own HTTP.
@@ -233,7 +234,7 @@ def _session(name: str, graph: bytes, provider: Provider, device_id: int, *, cud
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # its classes share no base but Exception
-        text = " ".join(str(error).split())
+        text = one_line(error)
         # A graph that only CUDA refuses is the provider's fault, any other the bundle's.
         if provider == "cpu" or type(error).__name__ in ("InvalidProtobuf", "InvalidGraph"):
             raise InvalidBundleError(f"{name} cannot be loaded: {text}") from error
@@ -255,7 +256,9 @@ def _check_signature(name: str, session: Any, manifest: Manifest) -> None:
     nodes = [*session.get_inputs(), *session.get_outputs()]
     found = {node.name: (node.type, list(node.shape[1:])) for node in nodes}
     if found != expected or len(session.get_inputs()) != 1:
-        raise InvalidBundleError(f"{name} has the signature {found}, the contract asks for {expected}")
+        raise InvalidBundleError(
+            f"{name} has the signature {one_line(found)}, the contract asks for {expected}"
+        )
     if any(isinstance(node.shape[0], int) for node in nodes):
         raise InvalidBundleError(f"{name} has a fixed batch axis: export it with a dynamic one")
 
@@ -267,7 +270,7 @@ def _replay(name: str, engine: Engine, golden: GoldenExamples) -> None:
         whole = engine.infer(golden.images).probabilities
         single = np.concatenate([engine.infer(image[None]).probabilities for image in golden.images])
     except Exception as error:  # its classes share no base but Exception
-        text = " ".join(str(error).split())
+        text = one_line(error)
         if engine.provider == "cuda":
             raise ProviderError(f"CUDA was found, but the model does not run on it: {text}") from error
         raise InvalidBundleError(f"{name} does not run: {text}") from error

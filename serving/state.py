@@ -1,14 +1,15 @@
 """What the service answers with at this moment: proven engines, or the reason why there is none."""
 
+import contextlib
 import logging
-import os
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.errors import BundleError, GoldenMismatchError
+from bundle.errors import BundleError, GoldenMismatchError, one_line
+from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES
 from bundle.repository import Bundle, resolve, versions
 from serving.engine import Engine, Provider, choose_arithmetic, choose_provider, open_engine
 from serving.errors import NotFoundError, NotReadyError, ProviderError
@@ -17,17 +18,19 @@ from serving.settings import ServiceSettings
 
 log = logging.getLogger("glyph.serving")
 
+MAX_REASON = 1000
+"""Characters of a refusal, which every probe is answered with."""
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Return what tells a version's directory from a changed one: each file's name, inode, size and time."""
-    try:
-        with os.scandir(path) as entries:
-            stats = [(entry.name, entry.stat()) for entry in entries]
-    except OSError:
-        return ()
-    return tuple(sorted((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+    """Return what tells a version from a changed one: name, inode, size and time of each of a bundle's files."""
+    found = []
+    for name in (MANIFEST_FILE, *FILES, *OPTIONAL_FILES):
+        with contextlib.suppress(OSError):
+            stat = (path / name).lstat()
+            found.append((name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,22 +153,32 @@ class ModelState:
         its place, so that removing a version rolls back.
 
         Raises:
-            ProviderError: nothing is served yet, the policy is `cuda`, and CUDA refuses this model.
+            ProviderError: nothing is served yet, the policy is `cuda`, and CUDA refuses every version that can be
+                proven otherwise.
         """
+        failed: dict[int, ProviderError] = {}
         with self._loading:
             try:
                 before = self._loaded, dict(self._refusals)
                 candidates = self._candidates()
                 self._forget(candidates)
                 for version in candidates:
-                    if self._serve(version):
-                        break
+                    try:
+                        if self._serve(version):
+                            break
+                    except ProviderError as error:  # an older version may work
+                        failed[version] = error
             except BundleError as error:  # nothing is published, or the directory cannot be read
                 if not self._loaded and self._reason != str(error):
                     self._reason = str(error)
                     log.error("not ready: %s", error)  # noqa: TRY400  the sentence says all, a traceback nothing
             if before != (self._loaded, self._refusals) or not self._loaded:
                 self._publish()
+            for version, failure in failed.items():
+                if not self._loaded:
+                    raise failure
+                found = fingerprint(self.settings.model / str(version))
+                self._refuse(Refusal(version, one_line(failure, MAX_REASON), found, golden=False))
 
     def _candidates(self) -> list[int]:
         if self.settings.version is None and (published := versions(self.settings.model)):
@@ -196,10 +209,12 @@ class ModelState:
             except (BundleError, ProviderError) as error:
                 if isinstance(error, ProviderError) and not self._loaded:
                     raise
-                self._refuse(Refusal(version, str(error), found, isinstance(error, GoldenMismatchError)))
+                reason = one_line(error, MAX_REASON)  # it can quote a graph's own names
+                self._refuse(Refusal(version, reason, found, isinstance(error, GoldenMismatchError)))
             except Exception as error:
                 log.exception("loading version %d failed", version)
-                self._refuse(Refusal(version, f"an unexpected error: {error}", found, golden=False))
+                reason = f"an unexpected error: {one_line(error, MAX_REASON)}"
+                self._refuse(Refusal(version, reason, found, golden=False))
             else:
                 self._refusals.pop(version, None)
                 self._swap(Loaded(engine, found))

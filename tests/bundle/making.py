@@ -12,6 +12,10 @@ from bundle.repository import Bundle, publish, staging
 
 CLASSES = ("zero", "one", "two")
 GOLDEN_IMAGES = 4
+A_GRAPH = b"\x08\x0a\x3a\x00"
+"""The shortest ONNX file with a graph: format 10, and nothing in the graph."""
+HASHES = dict.fromkeys(FILES, "ab" * 32)
+"""What a manifest could say of its files."""
 
 
 def some_facts(**changes: Any) -> Facts:
@@ -82,7 +86,8 @@ def some_golden(images: int = GOLDEN_IMAGES, classes: int = len(CLASSES)) -> Gol
 def fill(directory: Path, classes: int = len(CLASSES), more: Collection[str] = ()) -> None:
     """Write every file that `publish` asks for, and `more`."""
     for name in (*FILES, *more):
-        (directory / name).write_bytes(f"the content of {name}\n".encode() * 3)
+        content = A_GRAPH if name.endswith(".onnx") else f"the content of {name}\n".encode() * 3
+        (directory / name).write_bytes(content)
     (directory / GOLDEN_FILE).write_bytes(some_golden(classes=classes).to_bytes())
 
 

@@ -11,10 +11,9 @@ from pydantic import ValidationError
 
 from bundle.errors import InvalidBundleError
 from bundle.files import sha256_bytes
-from bundle.manifest import SCHEMA_VERSION, Facts, Manifest
-from tests.bundle.making import some_facts
+from bundle.manifest import MAX_GOLDEN_IMAGES, MAX_INTEGER, SCHEMA_VERSION, Facts, Manifest
+from tests.bundle.making import HASHES, some_facts
 
-HASHES = {"model.onnx": "01" * 32, "golden.npz": "fe" * 32}
 SEALED = Manifest.seal(some_facts(), HASHES).to_bytes()
 
 class_names = st.lists(
@@ -39,7 +38,7 @@ def facts(draw: st.DrawFn) -> Facts:
     """Draw facts with any class names, hyperparameters and numbers that the schema allows."""
     classes = draw(class_names)
     metrics = {
-        "images": draw(st.integers(1)),
+        "images": draw(st.integers(1, MAX_INTEGER)),
         "accuracy": draw(fractions),
         "nll": draw(finite),
         "ece": draw(fractions),
@@ -181,7 +180,14 @@ def test_an_unknown_and_a_missing_field_are_named() -> None:
         ("temperature", 0),
         ("golden", {"images": 0, "tolerance": 1e-4}),
         ("golden", {"images": 4, "tolerance": 0.5}),
-        ("files", {"model.onnx": "AB" * 32}),
+        ("golden", {"images": MAX_GOLDEN_IMAGES + 1, "tolerance": 1e-4}),
+        ("created", "yesterday"),
+        ("created", "2026\n11"),
+        ("environment", {**json.loads(SEALED)["environment"], "threads": MAX_INTEGER + 1}),
+        ("files", HASHES | {"model.onnx": "AB" * 32}),
+        ("files", {}),
+        ("files", HASHES | {"../model.onnx": "ab" * 32}),
+        ("files", HASHES | {"manifest.json": "ab" * 32}),
         ("input", {"polarity": "white-on-black", "height": 32}),
         ("input", {"polarity": "grey"}),
     ],
@@ -198,6 +204,13 @@ def test_histograms_have_increasing_edges_one_more_than_counts(edges: tuple[floa
     broken = {"edges": edges, "counts": (1, 2)}
     with pytest.raises(ValidationError, match="histogram"):
         some_facts(reference=some_facts().reference.model_dump() | {"confidence": broken})
+
+
+def test_a_refusal_is_short_and_of_one_line() -> None:
+    """Whatever a manifest calls its fields, and however many it has."""
+    for document in (changed(**{"x\x1b[2J\n" * 10_000: 1}), changed(files={"\u202e" * 100_000: "ab" * 32})):
+        assert len(refused(document)) < 800
+        assert refused(document).isprintable()
 
 
 def test_class_names_are_text_that_can_be_written() -> None:

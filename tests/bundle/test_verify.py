@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from bundle.errors import InvalidBundleError
-from bundle.files import sha256_bytes
 from bundle.golden import GoldenExamples
-from bundle.manifest import FILES, GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE, OPTIONAL_FILES, Manifest
+from bundle.manifest import FILES, GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE, OPTIONAL_FILES
 from bundle.repository import CONFIG_FILE, Bundle
 from bundle.verify import problems
-from tests.bundle.making import CLASSES, publish_one, some_facts, some_golden
+from tests.bundle.hostile import relist, reseal, restate
+from tests.bundle.making import CLASSES, publish_one, some_golden
 from tests.conftest import ROOT
 
 
@@ -32,16 +32,6 @@ def flip(path: Path, position: int = -1, bit: int = 0) -> None:
     data[position] ^= 1 << bit
     path.chmod(0o644)
     path.write_bytes(data)
-
-
-def reseal(bundle: Bundle, name: str, data: bytes) -> None:
-    """Put other content into a file and seal the manifest anew: consistent, and still wrong."""
-    facts = some_facts()
-    (bundle.path / name).chmod(0o644)
-    (bundle.path / name).write_bytes(data)
-    manifest = Manifest.seal(facts, bundle.manifest.files | {name: sha256_bytes(data)})
-    (bundle.path / MANIFEST_FILE).chmod(0o644)
-    (bundle.path / MANIFEST_FILE).write_bytes(manifest.to_bytes())
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -138,7 +128,7 @@ def test_all_problems_are_reported_at_once(bundle: Bundle) -> None:
 )
 def test_golden_examples_of_another_shape_are_found(bundle: Bundle, golden: GoldenExamples) -> None:
     """Golden examples that cannot be replayed are found even where every hash is right."""
-    reseal(bundle, GOLDEN_FILE, golden.to_bytes())
+    reseal(bundle.path, GOLDEN_FILE, golden.to_bytes())
     found = problems(bundle.path)
     assert len(found) == 1
     assert found[0].startswith(GOLDEN_FILE)
@@ -183,12 +173,20 @@ def test_a_golden_mismatch_is_told_from_a_match() -> None:
 
 def test_a_manifest_with_other_files_is_found(bundle: Bundle) -> None:
     """A consistent manifest that lists fewer or other files than a bundle has is no bundle."""
-    files = dict(bundle.manifest.files)
-    files["../outside\0"] = files.pop(ONNX_FILE)
-    path = bundle.path / MANIFEST_FILE
-    path.chmod(0o644)
-    path.write_bytes(Manifest.seal(some_facts(), files).to_bytes())
-    assert any("lists" in problem for problem in problems(bundle.path))
+    whole: dict[str, str | None] = dict(bundle.manifest.files)
+    changes: list[dict[str, str | None]] = [
+        {"../outside\0": "ab" * 32},
+        {ONNX_FILE: None},
+        {"": "ab" * 32},
+        {"MODEL_CARD.MD": "ab" * 32},
+    ]
+    for change in changes:
+        restate(bundle.path, files={})
+        relist(bundle.path, whole | change)
+        assert any("lists" in problem for problem in problems(bundle.path))
+    restate(bundle.path, files={})
+    relist(bundle.path, whole)
+    assert problems(bundle.path) == []
 
 
 def test_verify_says_intact_and_ends_with_0(bundle: Bundle) -> None:

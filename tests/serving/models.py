@@ -30,6 +30,8 @@ from tests.pictures import a_digit, png
 from training.integer import integer_graph
 
 CLASSES = tuple("0123456789")
+NO_GRAPH = b"\x08\x0a"
+"""An ONNX file that says which format it has, and nothing else."""
 
 
 @dataclass(frozen=True)

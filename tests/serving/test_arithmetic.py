@@ -18,7 +18,7 @@ from serving import cpus, engine
 from serving.engine import Arithmetic, Engine, choose_arithmetic, open_engine
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.serving.models import Linear, a_linear, in_integers, publish_synthetic
+from tests.serving.models import NO_GRAPH, Linear, a_linear, in_integers, publish_synthetic
 from tests.serving.processes import running
 
 AMX = "flags\t\t: fpu sse2 avx512_vnni avx_vnni amx_bf16 amx_tile amx_int8 arch_capabilities"
@@ -232,9 +232,9 @@ def test_the_second_graph_is_replayed_in_both_sizes(
 
 
 def test_a_second_graph_that_is_none_is_refused(tmp_path: Path) -> None:
-    """Bytes that are no graph, and one of other classes: the sentence names the file."""
+    """A file without a graph, and a graph of other classes: the sentence names the file."""
     narrow = Linear(a_linear().weights[:, :9].copy(), a_linear().bias[:9].copy())
-    for place, graph in enumerate((b"no graph", in_integers(narrow.graph(classes=9)))):
+    for place, graph in enumerate((NO_GRAPH, in_integers(narrow.graph(classes=9)))):
         bundle = publish_synthetic(tmp_path / str(place), integer=graph)
         with pytest.raises(InvalidBundleError, match=rf"^{INTEGER_ONNX_FILE} "):
             open_engine(bundle, "cpu", 0, "mixed")

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from bundle import files
 from bundle.errors import InvalidBundleError
 from bundle.manifest import ONNX_FILE
 from bundle.repository import Bundle
@@ -37,13 +38,13 @@ def test_the_session_is_built_from_the_bytes_that_were_verified(
 ) -> None:
     """A file that is swapped between the check and the load changes nothing: it is read once."""
     reads: list[str] = []
-    read = Bundle.read
+    opened = files._open_regular
 
-    def counting(self: Bundle, name: str) -> bytes:
-        reads.append(name)
-        return read(self, name)
+    def counting(path: Path, limit: int) -> Any:
+        reads.append(path.name)
+        return opened(path, limit)
 
-    monkeypatch.setattr(Bundle, "read", counting)
+    monkeypatch.setattr(files, "_open_regular", counting)
     given: list[object] = []
     session = onnxruntime.InferenceSession
 

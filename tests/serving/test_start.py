@@ -14,7 +14,7 @@ from bundle.manifest import MANIFEST_FILE, ONNX_FILE
 from bundle.repository import Bundle
 from serving import cuda
 from tests.pictures import a_digit, png
-from tests.serving.models import a_linear, publish_synthetic
+from tests.serving.models import NO_GRAPH, a_linear, publish_synthetic
 from tests.serving.processes import (
     ROOT,
     START_SECONDS,
@@ -117,8 +117,8 @@ def test_a_fixed_batch_axis_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
-    """Bytes that were published faithfully and are no graph are named as such."""
-    bad = publish_synthetic(tmp_path, graph=b"this is no graph")
+    """A file that was published faithfully and has no graph in it is named."""
+    bad = publish_synthetic(tmp_path, graph=NO_GRAPH)
     with running(tmp_path, model=bad.path.parent) as service:
         assert_up_but_not_ready(service, ONNX_FILE, "cannot be loaded")
 

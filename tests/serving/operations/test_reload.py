@@ -1,6 +1,5 @@
 """New versions: proven beside the old one, swapped in whole, or refused with the old one answering on."""
 
-import json
 import os
 import shutil
 import stat
@@ -9,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bundle.files import sha256_bytes
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
 from serving.errors import NotFoundError, NotReadyError
 from serving.metrics import Metrics
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.serving.models import a_linear, publish_synthetic
+from tests.bundle.hostile import restate
+from tests.serving.models import NO_GRAPH, a_linear, publish_synthetic
 
 
 def start(bundle: Bundle, **settings: object) -> ModelState:
@@ -64,12 +63,7 @@ def half(bundle: Bundle) -> None:
 
 def future(bundle: Bundle) -> None:
     """Seal the manifest as a newer Glyph would, with a schema that this one does not know."""
-    path = writable(bundle.path / MANIFEST_FILE)
-    document = json.loads(path.read_bytes()) | {"schema_version": 2}
-    del document["digest"]
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-    document["digest"] = sha256_bytes(text)
-    path.write_bytes(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    restate(bundle.path, schema_version=2)
 
 
 def publish_bad(models: Path, fault: str) -> Bundle:
@@ -79,7 +73,7 @@ def publish_bad(models: Path, fault: str) -> Bundle:
     if fault == "golden mismatch":
         return publish_synthetic(models, golden_shift=0.001)
     if fault == "no graph":
-        return publish_synthetic(models, graph=b"this is no graph")
+        return publish_synthetic(models, graph=NO_GRAPH)
     bundle = publish_synthetic(models)
     faults: dict[str, Callable[[Bundle], None]]
     faults = {"corrupt": corrupt, "missing file": missing, "half a manifest": half, "future schema": future}

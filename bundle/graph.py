@@ -1,0 +1,130 @@
+"""What an ONNX file must not make a reader do, told from its bytes before ONNX Runtime or onnx parses them.
+
+A graph can name other files (external data, whose path ONNX Runtime resolves against the working directory) and
+operators of other domains than ONNX's own, some of which load libraries and files. No graph of Glyph's has either. The
+bytes are walked as protobuf's wire format (protobuf.dev, "Encoding") by the field numbers of onnx.proto3; this package
+imports no onnx, and the image that serves has none.
+"""
+
+from collections.abc import Iterator
+
+from bundle.errors import one_line
+
+MAX_FIELDS = 100_000
+"""Most fields that are looked at: a graph of 64 hidden layers has some thousands, each tensor's numbers being one."""
+MAX_DEPTH = 20
+"""Most messages within messages. A tensor in an attribute of a node is the fourth; a subgraph takes three more."""
+MAX_FIELD_NUMBER = (1 << 29) - 1
+DOMAINS = (b"", b"ai.onnx")
+"""Both are ONNX's own."""
+ORT_FORMAT = b"ORTM"
+"""At offset 4: the identifier of ONNX Runtime's flatbuffers, which it reads in place of ONNX where it finds it."""
+
+_MESSAGES: dict[str, dict[int, str]] = {
+    "model": {7: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {
+        5: "tensor",
+        6: "graph",
+        10: "tensor",
+        11: "graph",
+        22: "sparse tensor",
+        23: "sparse tensor",
+    },
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+"""Fields that are messages to walk into, by the message that they are in: all that can hold a tensor or a node."""
+_NO_ONNX = "it is no ONNX file"
+_ELSEWHERE = "it keeps weights in another file"
+_REFUSED = {
+    ("model", 20): "it has graphs for training",
+    ("model", 25): "it has functions of its own",
+    ("tensor", 13): _ELSEWHERE,
+}
+_DOMAIN = ("node", 7)
+_DATA_LOCATION = ("tensor", 14)
+
+_VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
+
+
+def objection(data: bytes) -> str | None:
+    """Return why an ONNX file must not be parsed, in a few words; None if nothing speaks against it.
+
+    Whether it is a model at all is not judged here.
+    """
+    if data[4:8] == ORT_FORMAT:
+        return "it is of ONNX Runtime's own format, not ONNX"
+    try:
+        _walk(data)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _walk(data: bytes) -> None:
+    """Look at every field of every message that can hold a tensor or a node.
+
+    Where parsers differ (a number too long, a field that has another type than it should), it is refused or
+    taken for what is worse.
+
+    Raises:
+        ValueError: one is refused, or it is no protobuf.
+    """
+    waiting = [("model", 0, len(data), 1)]
+    fields = 0
+    while waiting:
+        message, start, end, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        for number, wire, value, content in _fields(data, start, end):
+            fields += 1
+            if fields > MAX_FIELDS:
+                raise ValueError(f"it has more than {MAX_FIELDS} fields")
+            where = (message, number)
+            if where in _REFUSED or (where == _DATA_LOCATION and (wire != _VARINT or value)):
+                raise ValueError(_REFUSED.get(where, _ELSEWHERE))
+            if where == _DOMAIN and data[content] not in DOMAINS:
+                domain = one_line(data[content][:60].decode("utf-8", "replace"))
+                raise ValueError(f"it has an operator of the domain {domain!r}, not of ONNX's own")
+            if wire == _LEN and number in _MESSAGES[message]:
+                waiting.append((_MESSAGES[message][number], content.start, content.stop, depth + 1))
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, slice]]:
+    """Yield each field of the message between `at` and `end`: number, wire type, value of a varint, and where it is.
+
+    Raises:
+        ValueError: it is no message.
+    """
+    while at < end:
+        tag, at = _varint(data, at, end)
+        number, wire = tag >> 3, tag & 7
+        start, value = at, 0
+        if wire == _VARINT:
+            value, at = _varint(data, at, end)
+        elif wire == _LEN:
+            size, start = _varint(data, at, end)
+            at = start + size
+        elif wire in (_I64, _I32):
+            at += 8 if wire == _I64 else 4
+        else:
+            raise ValueError(_NO_ONNX)
+        if at > end or not 0 < number <= MAX_FIELD_NUMBER:
+            raise ValueError(_NO_ONNX)
+        yield number, wire, value, slice(start, at)
+
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return the number that begins at `at`, of at most ten bytes, and where it ends."""
+    number = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            break
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+    raise ValueError(_NO_ONNX)
