@@ -33,7 +33,7 @@ import onnxruntime
 
 from bench.scoring_memory import measure, write_idx
 from bundle import images as decoder
-from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE, TORCH_EXPORT_FILE
+from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle, resolve
 from serving.cpus import usable_cpus
 from serving.engine import BUCKETS, Arithmetic, choose_arithmetic, open_engine
@@ -218,11 +218,14 @@ def _eager(bundle: Bundle) -> Callable[[Any], Any]:
     """Return the published network as PyTorch runs it, operator by operator."""
     import torch
 
-    module = torch.export.load(str(bundle.path / TORCH_EXPORT_FILE)).module()
+    from training.teacher import layers_of
+
+    layers = layers_of(bundle.read(ONNX_FILE), len(bundle.manifest.classes))
 
     def run(batch: Any) -> Any:
         with torch.inference_mode():
-            return module(batch)
+            logits = layers(batch.flatten(1).float())
+            return logits, torch.softmax(logits / bundle.manifest.temperature, dim=1)
 
     return run
 

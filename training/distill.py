@@ -4,18 +4,18 @@ Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network"
 sections 1 and 2; the loss is in `objective.py`.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from bundle.errors import ConfigurationError, InvalidBundleError, NoBundleError
-from bundle.manifest import TORCH_EXPORT_FILE, Manifest, Polarity
+from bundle.manifest import ONNX_FILE, Manifest, Polarity
 from bundle.repository import Bundle
 from training.data import DataSet
 from training.errors import DataError
 from training.settings import TrainingSettings
+from training.teacher import layers_of
 
 
 class Committee:
@@ -58,7 +58,7 @@ def load_committee(
 
     Raises:
         ConfigurationError: a teacher is not a published version.
-        DataError: a teacher's files were changed, or it learned from other data: other classes,
+        DataError: a teacher's files were changed or refused, or it learned from other data: other classes,
             polarity, files, or another test set held out of them.
     """
     if not settings.teachers:
@@ -67,7 +67,7 @@ def load_committee(
     for path in settings.teachers:
         try:
             bundle = Bundle.open(path)
-            program = bundle.read(TORCH_EXPORT_FILE)
+            graph = bundle.prove(ONNX_FILE)[ONNX_FILE]
         except NoBundleError as error:
             raise ConfigurationError(f"teachers: {error}") from None
         except InvalidBundleError as error:
@@ -78,22 +78,12 @@ def load_committee(
                 f"the teacher {path} cannot teach here: {'; '.join(differing)}. "
                 "Name teachers that were trained on this data"
             )
-        members.append(_inner_layers(program).to(device))
+        try:
+            members.append(layers_of(graph, len(data.classes)).to(device))
+        except DataError as error:
+            raise DataError(f"the teacher {path} cannot be used: {error}") from None
         digests[str(path)] = bundle.manifest.digest
     return Committee(members, digests)
-
-
-def _inner_layers(program: bytes) -> nn.Module:
-    """Return what is inside a published `model.pt2`: pixels `float32[n, 784]` in 0..255 to logits.
-
-    The published function takes uint8 alone, and checks that. Augmented pixels have fractions, which
-    the student sees and rounding would keep from the teacher; so the layers behind the conversion to
-    float, which have the standardisation folded in, are called instead (`Served.layers`).
-    """
-    layers = torch.export.unflatten(torch.export.load(io.BytesIO(program))).layers
-    if not isinstance(layers, nn.Module):
-        raise TypeError(f"{TORCH_EXPORT_FILE} has no layers")
-    return layers.eval().requires_grad_(requires_grad=False)
 
 
 def _differences(

@@ -15,7 +15,7 @@ from torch import nn
 
 from bench.committee import main as bench_committee
 from bundle.errors import ConfigurationError
-from bundle.manifest import MANIFEST_FILE, TORCH_EXPORT_FILE, Manifest, Polarity
+from bundle.manifest import MANIFEST_FILE, ONNX_FILE, TORCH_EXPORT_FILE, Manifest, Polarity
 from bundle.repository import Bundle
 from tests.training.runs import small_run, weights
 from tests.training.sets import archive
@@ -372,12 +372,12 @@ def test_a_teacher_that_is_not_published_or_was_changed_is_refused(
     for path in (tmp_path / "models" / "none" / "1", published[0].path.parent):
         with pytest.raises(ConfigurationError, match="teachers: "):
             load_committee(settings(teachers=[path]), data, ink, CPU)
-    copy = tmp_path / "noisy-member-0" / "1"
-    copy.mkdir(parents=True)
-    (copy / MANIFEST_FILE).write_bytes((published[0].path / MANIFEST_FILE).read_bytes())
-    (copy / TORCH_EXPORT_FILE).write_bytes((published[1].path / TORCH_EXPORT_FILE).read_bytes())
-    with pytest.raises(DataError, match=r"model\.pt2 was changed after it was published"):
-        load_committee(settings(teachers=[copy]), data, ink, CPU)
+    for name in (ONNX_FILE, TORCH_EXPORT_FILE):
+        copy = shutil.copytree(published[0].path, tmp_path / name / "noisy-member-0" / "1")
+        (copy / name).chmod(0o644)
+        (copy / name).write_bytes((published[1].path / name).read_bytes())
+        with pytest.raises(DataError, match=f"{name} was changed after it was published"):
+            load_committee(settings(teachers=[copy]), data, ink, CPU)
 
 
 def test_the_command_refuses_with_its_exit_codes(
