@@ -15,6 +15,7 @@ from training.distill import load_committee
 from training.fit import Run, fit
 from training.loggers import Loggers, check_packages, open_loggers
 from training.machine import choose_device
+from training.parameters import check_publishable
 from training.progress import Progress
 from training.release import Candidate, release
 from training.settings import TrainingSettings, model_name
@@ -25,8 +26,8 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
     """Train, prove and publish one model; return what was published, in the process that wrote it.
 
     Raises:
-        ConfigurationError: a tracker was asked for whose package is not installed, or a teacher is
-            not a published version.
+        ConfigurationError: a tracker was asked for whose package is not installed, the network is larger than a
+            bundle can be, or a teacher is not a published version.
         TrainingError: the data, the device, the training or the export failed, or a signal came;
             see `errors.py`.
         PublishError: the model repository could not be written.
@@ -45,6 +46,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
             )
         settings = apply_policy(settings, data.is_handwriting)
         settings = settings.model_copy(update={"name": settings.name or model_name(data.name)})
+        check_publishable(settings, len(data.classes))
         train, validation = split(data.training, settings.validation, settings.seed)
         ink = polarity(train.images)
         committee = load_committee(settings, data, ink, device)

@@ -3,11 +3,14 @@
 from itertools import pairwise
 
 from bundle.errors import ConfigurationError
+from bundle.manifest import MAX_MODEL_BYTES, MIB
 from training.settings import ModelSettings
 
 PIXELS = 28 * 28
 TOLERANCE = 0.01
 """Networks of one comparison differ by this share of their parameters at most."""
+MOST = (MAX_MODEL_BYTES - MIB) // 4
+"""Of one network: an exported file has four bytes for each, and what else is in it."""
 
 
 def parameter_count(settings: ModelSettings, classes: int) -> int:
@@ -15,6 +18,18 @@ def parameter_count(settings: ModelSettings, classes: int) -> int:
     widths = (PIXELS, *settings.hidden, classes)
     linear = sum((before + 1) * after for before, after in pairwise(widths))
     return linear + (2 * sum(settings.hidden) if settings.batch_norm else 0)
+
+
+def check_publishable(settings: ModelSettings, classes: int) -> None:
+    """Make sure, before it is trained, that the network's files are not larger than a bundle's may be.
+
+    Raises:
+        ConfigurationError: they would be.
+    """
+    if (count := parameter_count(settings, classes)) > MOST:
+        raise ConfigurationError(
+            f"hidden: a network of {count:,} parameters cannot be published, {MOST:,} can: give fewer units"
+        )
 
 
 def equal_widths(settings: ModelSettings, depth: int, target: int, classes: int) -> tuple[int, ...]:

@@ -35,6 +35,8 @@ from training.settings import TrainingSettings
 from training.stop import Stop
 
 GOLDEN_PER_CLASS = 3
+GOLDEN_MOST = 1000
+"""Of all classes together: a server replays each before it is ready."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,7 +194,7 @@ def _golden(measured: Measured) -> tuple[GoldenExamples, int]:
     right = np.flatnonzero(logits.argmax(axis=1) == test.labels)
     first = right[:1] if len(right) else np.array([0])
     members = [np.flatnonzero(test.labels == label)[:GOLDEN_PER_CLASS] for label in range(logits.shape[1])]
-    chosen = np.array(list(dict.fromkeys(np.concatenate([first, *members]).tolist())))
+    chosen = np.array(list(dict.fromkeys(np.concatenate([first, *members]).tolist())))[:GOLDEN_MOST]
     probabilities = np.exp(evaluate.log_softmax(logits[chosen], measured.temperature)).astype(np.float32)
     examples = GoldenExamples(images=test.images[chosen], probabilities=probabilities)
     return examples, int(test.labels[chosen[0]])
