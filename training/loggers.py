@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import queue
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -247,8 +248,12 @@ class MLflow:
         self._log({f"published_{key}": value for key, value in _final_metrics(bundle.manifest).items()}, 0)
         self._client.set_tag(self._run, "glyph.digest", bundle.manifest.digest)
         self._client.set_tag(self._run, "glyph.bundle", str(bundle.path))
-        for file in (REPORT_FILE, MANIFEST_FILE):
-            self._client.log_artifact(self._run, str(bundle.path / file))
+        contents = {REPORT_FILE: bundle.read(REPORT_FILE), MANIFEST_FILE: bundle.manifest.to_bytes()}
+        with tempfile.TemporaryDirectory(prefix="glyph-mlflow-") as directory:
+            for name, content in contents.items():  # copies: what is sent is what was proven
+                path = Path(directory) / name
+                path.write_bytes(content)
+                self._client.log_artifact(self._run, str(path))
         self._is_published = True
 
     def close(self) -> None:

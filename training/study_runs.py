@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -172,7 +173,7 @@ class Work:
         try:
             kept = torch.load(path, map_location="cpu", weights_only=True)
             model.load_state_dict(kept["model"])
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"{path} is gone or damaged ({error}): remove {self._record_path(run)} too, and the same command "
                 "trains that model again"

@@ -13,8 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from bundle.errors import ConfigurationError
-from bundle.manifest import FILES
+from bundle.manifest import GOLDEN_FILE, REPORT_FILE
 from bundle.repository import Bundle, publish, staging
+from tests.bundle.making import fill, some_golden
 from tests.conftest import ROOT
 from tests.training.runs import small_run
 from tests.training.subjects import a_subject, an_epoch
@@ -72,9 +73,10 @@ def mlflow() -> Any:
 def bundle(tmp_path: Path) -> Bundle:
     """Return a published bundle whose files are stand-ins."""
     facts = a_subject().facts
+    classes = len(facts.classes)
     with staging(tmp_path / "models", facts.name) as directory:
-        for file in FILES:
-            (directory / file).write_text(f"this is {file}")
+        fill(directory, classes)
+        (directory / GOLDEN_FILE).write_bytes(some_golden(facts.golden.images, classes).to_bytes())
         return publish(directory, facts)
 
 
@@ -154,6 +156,20 @@ def test_mlflow_reads_the_run_back(
         assert Path(local).read_bytes() == (bundle.path / "report.html").read_bytes()
     else:
         assert (run.info.status, artifacts) == ("KILLED", set())
+
+
+def test_no_file_but_the_bundles_own_is_sent_to_mlflow(
+    mlflow: Any, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link in the report's place is not followed, and training goes on."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    (tmp_path / "secret").write_text("somebody else's")
+    (bundle.path / REPORT_FILE).unlink()
+    (bundle.path / REPORT_FILE).symlink_to(tmp_path / "secret")
+    log(settings(mlflow=(tmp_path / "tracking").as_uri()), bundle)
+    sent = [path.read_bytes() for path in (tmp_path / "tracking").rglob("*") if path.is_file()]
+    assert len(sent) > 5
+    assert not any(b"somebody else's" in content for content in sent)
 
 
 def test_a_resumed_run_goes_on_in_its_mlflow_run(

@@ -3,11 +3,13 @@
 import fcntl
 import json
 import os
+import pickle
 import random
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -36,6 +38,7 @@ from training.settings import ModelSettings, TrainingSettings
 from training.statistics import summarise, t_quantile
 from training.stop import Stop
 from training.study import study
+from training.study_runs import Planned, Work
 from training.subsets import nested_order, nested_subset
 
 QUIET = Progress(quiet=True)
@@ -347,6 +350,26 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(settings: StudySettings
     assert len(list((broken.output / "runs").iterdir())) == 8
     assert not (broken.output / "unfinished").exists()
     assert not any((broken.output / "untested").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "data", [b"", b"no weights", pickle.dumps(os.getcwd)], ids=["empty", "text", "pickle"]
+)
+def test_weights_that_are_none_are_a_sentence(
+    settings: StudySettings, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """A damaged file, and a pickle of a function, which is not loaded, are named with what helps."""
+    test = Work.test
+
+    def damaging(self: Work, planned: Sequence[Planned]) -> None:
+        for path in (settings.output / "untested").iterdir():
+            path.write_bytes(data)
+        test(self, planned)
+
+    monkeypatch.setattr(Work, "test", damaging)
+    with pytest.raises(CheckpointError, match="gone or damaged"):
+        study(["restarts"], settings, GIVEN, QUIET)
 
 
 def die_after(calls: int) -> None:
