@@ -19,12 +19,14 @@ from bundle import reading
 from bundle.errors import BundleError, InvalidBundleError, NoBundleError, PublishError
 from bundle.files import fsync_path, read_regular, sha256_regular, write_whole
 from bundle.manifest import FILES, MANIFEST_FILE, MAX_BYTES, OPTIONAL_FILES, Facts, Manifest, is_complete
-from bundle.triton import config_pbtxt
+from bundle.triton import FIRST_LINE, config_pbtxt
 
 STAGING_PREFIX = ".staging-"
 STAGING_LEFTOVER_SECONDS = 24 * 3600
 CONFIG_FILE = "config.pbtxt"
 MAX_CONFIG_BYTES = 1 << 16
+RANDOM = "?" * 8
+"""What `tempfile` ends its names with."""
 MAX_VERSION_DIGITS = 18
 """What int64 holds, which is what JSON's readers hold."""
 
@@ -227,6 +229,11 @@ def _write_config(model: Path, facts: Facts) -> None:
         return
     config = config_pbtxt(facts.name, len(facts.classes)).encode()
     path = model / CONFIG_FILE
+    if os.path.lexists(path) and not _is_own_config(path):
+        raise PublishError(
+            f"{path} was not written by Glyph, and would be overwritten: "
+            "move it, or publish under another name (--name)"
+        )
     for version in versions(model):
         try:
             published = Bundle.open(model / str(version)).manifest
@@ -249,8 +256,17 @@ def has_config(model: Path, facts: Facts) -> bool:
     return found == config_pbtxt(facts.name, len(facts.classes)).encode()
 
 
+def _is_own_config(path: Path) -> bool:
+    """Tell whether some Glyph wrote this configuration, for whatever model."""
+    try:
+        return read_regular(path, MAX_CONFIG_BYTES).startswith(FIRST_LINE.encode())
+    except OSError:
+        return False
+
+
 def _clear_leftovers(model: Path) -> None:
-    for path in (*model.glob(f"{STAGING_PREFIX}*"), *model.glob(f".{CONFIG_FILE}.*")):
+    """Remove what crashes left behind, by the exact names that `tempfile` makes: others' hidden files stay."""
+    for path in (*model.glob(f"{STAGING_PREFIX}{RANDOM}"), *model.glob(f".{CONFIG_FILE}.{RANDOM}")):
         try:
             if time.time() - path.lstat().st_mtime <= STAGING_LEFTOVER_SECONDS:
                 continue

@@ -4,8 +4,11 @@ import json
 
 MAX_BATCH = 1024
 
+FIRST_LINE = "# Written by Glyph when it publishes; the same for every version of this model."
+"""By which a configuration is known to be nobody else's."""
+
 _TEMPLATE = """\
-# Written by Glyph when it publishes; the same for every version of this model.
+{first_line}
 name: {name}
 platform: "onnxruntime_onnx"
 max_batch_size: {max_batch}
@@ -26,4 +29,6 @@ def config_pbtxt(name: str, classes: int) -> str:
     The batch axis is left out of `dims`, as `max_batch_size > 0` asks. Source: the model
     configuration reference of the Triton Inference Server.
     """
-    return _TEMPLATE.format(name=json.dumps(name), classes=classes, max_batch=MAX_BATCH)
+    return _TEMPLATE.format(
+        first_line=FIRST_LINE, name=json.dumps(name), classes=classes, max_batch=MAX_BATCH
+    )

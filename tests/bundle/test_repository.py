@@ -198,7 +198,8 @@ def test_old_leftovers_are_cleared_and_young_ones_kept(tmp_path: Path) -> None:
     """What a crash left more than a day ago goes at the next publication; what may be alive stays."""
     model = tmp_path / "shapes"
     now = time.time()
-    ages = {"old": STAGING_LEFTOVER_SECONDS + 60, "young": STAGING_LEFTOVER_SECONDS - 60}
+    old, young = STAGING_LEFTOVER_SECONDS + 60, STAGING_LEFTOVER_SECONDS - 60
+    ages = {"old_abcd": old, "youngabc": young, "swp": old}  # the last is an editor's, not of our making
     for prefix in (STAGING_PREFIX, f".{CONFIG_FILE}."):
         for name, age in ages.items():
             path = model / f"{prefix}{name}"
@@ -209,7 +210,10 @@ def test_old_leftovers_are_cleared_and_young_ones_kept(tmp_path: Path) -> None:
                 path.touch()
             os.utime(path, (now - age, now - age))
     publish_one(tmp_path)
-    assert hidden(model) == sorted([f"{STAGING_PREFIX}young", f".{CONFIG_FILE}.young"])
+    kept = [
+        f"{prefix}{name}" for prefix in (STAGING_PREFIX, f".{CONFIG_FILE}.") for name in ("youngabc", "swp")
+    ]
+    assert hidden(model) == sorted(kept)
 
 
 def test_a_leftover_that_vanishes_meanwhile_is_no_error(
@@ -242,12 +246,27 @@ def two_class_reference() -> dict[str, object]:
 
 
 def test_a_lost_triton_configuration_is_written_again(tmp_path: Path) -> None:
-    """Publishing restores `config.pbtxt` where it was deleted or changed."""
+    """Publishing restores `config.pbtxt` where it was deleted, or was another Glyph's."""
     config = publish_one(tmp_path).path.parent / CONFIG_FILE
     before = config.read_bytes()
-    config.write_text("changed")
+    config.unlink()
     publish_one(tmp_path)
     assert config.read_bytes() == before
+    config.write_bytes(before + b"# from an older template")
+    publish_one(tmp_path)
+    assert config.read_bytes() == before
+
+
+def test_a_configuration_of_somebody_elses_is_not_overwritten(tmp_path: Path) -> None:
+    """A model that was made for Triton by other means keeps its configuration; the refusal names the remedies."""
+    config = tmp_path / "shapes" / CONFIG_FILE
+    config.parent.mkdir()
+    config.write_text('name: "shapes"\nplatform: "tensorrt_plan"\n')
+    with pytest.raises(PublishError, match=r"was not written by Glyph.*--name"):
+        publish_one(tmp_path)
+    assert config.read_text().startswith('name: "shapes"')
+    assert versions(tmp_path / "shapes") == []
+    assert hidden(tmp_path / "shapes") == []
 
 
 @pytest.mark.parametrize("in_the_way", ["", "shapes"])
