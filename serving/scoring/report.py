@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle import confusion, sheet
+from bundle.files import write_whole
 from bundle.page import NOTHING, Html, Section, name, page, table, text
 from serving.scoring.errors import WriteError
 from serving.scoring.labels import UNKNOWN
@@ -67,7 +68,10 @@ def write(path: Path, content: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        if path.exists() and not path.is_file():  # a pipe or a terminal, which a rename would replace
+            path.write_text(content, encoding="utf-8")
+        else:
+            write_whole(path.resolve(), content.encode())
     except OSError as error:
         raise WriteError(
             f"--report {path} cannot be written: {error.strerror}; give another place"

@@ -159,9 +159,18 @@ class ScoreSettings(Settings):
             raise ValueError(
                 f"batch: {self.batch} is more than the {LARGEST_ASKED} that a service computes at once: name fewer"
             )
+        if self.report is not None and self._is_output(self.report):
+            raise ValueError(f"report: {self.report} is where the output is written: name another file")
         if self.shard is not None:
             shard_of(self, {})
         return self
+
+    def _is_output(self, path: Path) -> bool:
+        """Tell whether the output has, or may have, a file of its own at a path."""
+        place, output = path.resolve(), self.output.resolve()
+        if self.is_file or place == output:
+            return place == output
+        return place.parent == output and place.name.startswith(("part-", "_"))
 
     @property
     def written_format(self) -> Format:

@@ -76,3 +76,15 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b.html").read_text() == "x"
     with pytest.raises(WriteError, match=r"--report .* cannot be written: Is a directory"):
         report.write(tmp_path / "a", "x")
+
+
+def test_a_page_takes_the_place_of_a_file_only(tmp_path: Path) -> None:
+    """It is whole or not there, behind a link too; what is no file, as a terminal, is written to."""
+    (tmp_path / "link.html").symlink_to(tmp_path / "page.html")
+    for text in ("first", "second"):
+        report.write(tmp_path / "link.html", text)
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "page.html").read_text() == "second"
+    report.write(Path("/dev/null"), "x")
+    assert Path("/dev/null").is_char_device()
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
