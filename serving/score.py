@@ -125,8 +125,9 @@ def _merge(words: Sequence[str]) -> int:
     from serving.scoring.output import OutputFolder
     from serving.scoring.watch import Watch
 
-    outcome = merge(OutputFolder.open(options.output))
-    Watch(settings).end(outcome)
+    watch = Watch(settings)
+    outcome = merge(OutputFolder.open(options.output), watch.say)
+    watch.end(outcome)
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ from serving.scoring.engines import Engine, open_local
 from serving.scoring.errors import BadImageError, WriteError
 from serving.scoring.formats import Layout
 from serving.scoring.inputs import open_inputs
+from serving.scoring.manifest import JobFacts
 from serving.scoring.observer import Observer, Receipt, Totals
-from serving.scoring.output import JobFacts, OutputFolder, versions
+from serving.scoring.output import OutputFolder, versions
 from serving.scoring.pipeline import Part, score_parts
 from serving.scoring.plan import Plan
 from serving.scoring.settings import ScoreSettings, shard_of
@@ -86,23 +87,22 @@ def run(
             columns=columns,
         )
         with written():
-            folder = OutputFolder.claim(settings.output, facts_of(plan, engine, layout))
-            if (complete := folder.success()) is None:
+            folder = OutputFolder.claim(settings.output, facts_of(plan, engine, layout), observer.say)
+            if (complete := folder.complete()) is None:
                 stack.enter_context(folder.held(own))
-                complete = folder.success()  # who held it before may have completed it
+                complete = folder.complete()  # who held it before may have completed it
             if complete is not None:
                 observer.say(f"{settings.output} is complete already: nothing is left to do")
                 return Outcome(receipts=complete, complete=True, facts=folder.facts)
-            folder.clear_leftovers(own)
-            done = [receipt for part in own if (receipt := folder.receipt(part)) is not None]
+            done = folder.resume(own, observer.say)
             totals = Totals(
                 rows=plan.rows,
                 parts=plan.parts,
                 own_rows=sum(plan.rows_of(part) for part in own),
                 own_parts=len(own),
             )
-            observer.begin(totals, done)
-            missing = sorted({*own} - {receipt.part for receipt in done})
+            observer.begin(totals, [*done.values()])
+            missing = [part for part in own if part not in done]
             if settings.engine == "ray":
                 from serving.scoring.ray_engine import score_on_ray
 
@@ -111,25 +111,29 @@ def run(
                 scored = score_parts(plan, missing, engine, decoders if decoders.started else None)
                 new = _write_all(scored, folder, layout, observer, strict=settings.strict)
             if count > 1:
-                receipts = sorted([*done, *new], key=lambda receipt: receipt.part)
+                receipts = sorted([*done.values(), *new], key=lambda receipt: receipt.part)
                 return Outcome(receipts=receipts, complete=False, facts=folder.facts)
-            return Outcome(receipts=folder.finish(), complete=True, facts=folder.facts)
+            return Outcome(receipts=folder.finish(observer.say), complete=True, facts=folder.facts)
 
 
-def merge(output: OutputFolder) -> Outcome:
+def merge(output: OutputFolder, say: Callable[[str], None] = lambda _: None) -> Outcome:
     """Finish a job whose parts were written by several shards.
+
+    Args:
+        output: the job's.
+        say: takes a line for the user.
 
     Raises:
         IncompleteError: parts are missing.
         OccupiedError: a shard is still at work.
-        OutputError: a part was changed.
+        OutputError: a part, or the one file, was changed.
         WriteError: the result cannot be written.
     """
     with written():
-        receipts = output.success()
+        receipts = output.complete()
         if receipts is None:
             with output.held(range(output.facts.parts)):
-                receipts = output.success() or output.finish()
+                receipts = output.complete() or output.finish(say)
         return Outcome(receipts=receipts, complete=True, facts=output.facts)
 
 

@@ -1,93 +1,63 @@
-"""The output folder of one job: its manifest, its parts, their receipts, and `_SUCCESS` at last.
-
-    _manifest.json               what the job is; whoever comes with another one is refused
-    part-000000.parquet ...      the rows, whole or not there
-    _receipts/part-000000.json   what is known of a part; written before the part, so a part has one
-    _SUCCESS                     every part with its rows and its SHA-256; written when all are there
+"""What happens to a job's output: it is claimed, gone on with, and finished.
 
 A name that is there has its whole content behind it (`bundle.files`), so a run that was killed goes on
-with the parts that are missing. Where the output is one file, the folder is the file's name and `.parts`;
-the parts are removed when the file is written.
+with the parts that are missing. What is there and not as it was written (`job_files.intact`) is written
+anew, but for what this job has never written: that is somebody else's, and refused.
+
+Where the output is one file, the parts lie in a folder of its name and `.parts`, and are removed when the
+file is written.
 """
 
-import errno
-import fcntl
+import contextlib
+import itertools
 import os
-import struct
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bundle.files import fsync_path, sha256_bytes, sha256_file, whole_file, write_whole
-from serving.scoring.errors import IncompleteError, OccupiedError, OutputError
+from bundle.files import fsync_path, whole_file, write_whole
+from serving.scoring import locks
+from serving.scoring.errors import IncompleteError, OutputError
 from serving.scoring.formats import parquet_writer
+from serving.scoring.integrity import HashingWriter, read_intact, read_record, record, size_of
+from serving.scoring.job_files import RECEIPTS, SUCCESS, Intact, JobFiles, folder_of
+from serving.scoring.manifest import MANIFEST, JobFacts, read_manifest, write_once
 from serving.scoring.observer import Receipt
 from serving.scoring.plan import differences
-from serving.scoring.settings import ENDINGS
 
-MANIFEST = "_manifest.json"
-RECEIPTS = "_receipts"
-SUCCESS = "_SUCCESS"
-SCHEMA_VERSION = 1
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What file systems say that have no locks."""
+Say = Callable[[str], None]
+"""Takes a line for the user."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobFacts:
-    """What `_manifest.json` says."""
-
-    rows: int
-    parts: int
-    part_rows: int
-    format: str
-    model: str
-    """The bundle's digest."""
-    classes: Sequence[str]
-    fingerprint: Mapping[str, str]
-    """Everything that decides the bytes of the parts."""
-    schema_version: int = SCHEMA_VERSION
+_REMEDY = (
+    "Run again what has to write them (part p is of shard i/n where p modulo n is i), and then this command"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFolder:
+class OutputFolder(JobFiles):
     """One job's output."""
 
-    output: Path
-    """As it was asked for: a folder, or a file."""
-    facts: JobFacts
-
     @classmethod
-    def claim(cls, output: Path, facts: JobFacts) -> "OutputFolder":
+    def claim(cls, output: Path, facts: JobFacts, say: Say) -> "OutputFolder":
         """Make the folder this job's, or see that it is.
 
         Raises:
             OutputError: it belongs to another job (the message says what differs), or to none and is
                 not empty.
+            OccupiedError: its manifest is damaged, and another run is at work.
             OSError: it cannot be written.
         """
-        folder = folder_of(output)
-        manifest = folder / MANIFEST
-        if not manifest.exists():
-            try:
-                _refuse_strangers(output, folder)
-            except OutputError:
-                if not manifest.exists():  # else another run of the job, or shard, came first just now
-                    raise
-            (folder / RECEIPTS).mkdir(parents=True, exist_ok=True)
-            _write_once(manifest, orjson.dumps(asdict(facts), option=orjson.OPT_INDENT_2) + b"\n")
-        found = _read_manifest(folder)
+        job = cls(output, facts)
+        found = _manifest_in(job.folder)
+        if found is None or (found.sha256 != facts.sha256 and job._has_records()):
+            job._write_manifest(say)
+            found = read_manifest(job.folder) or facts
         if different := differences(found.fingerprint, facts.fingerprint):
             more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
             raise OutputError(
-                f"{folder} belongs to another job: {'; '.join(different[:5])}{more}. Give the same input, model "
+                f"{job.folder} belongs to another job: {'; '.join(different[:5])}{more}. Give the same input, model "
                 "and options to go on with it, or name another output"
             )
         return cls(output, found)
@@ -97,218 +67,229 @@ class OutputFolder:
         """Open a job's output as it is.
 
         Raises:
-            OutputError: there is none.
+            OutputError: there is none, or its manifest is damaged.
         """
         folder = folder_of(output)
-        if not (folder / MANIFEST).exists():
+        if (found := _manifest_in(folder)) is not None:
+            return cls(output, found)
+        if size_of(folder / MANIFEST) is None and not (folder / RECEIPTS).exists():
             raise OutputError(f"there is no job's output in {folder}: name what --output named")
-        return cls(output, _read_manifest(folder))
+        raise OutputError(
+            f"{folder / MANIFEST} was changed or removed after it was written: give the command that scored again, "
+            "which writes it anew, and then this one"
+        )
 
-    @contextmanager
-    def held(self, parts: range) -> Iterator[None]:
+    def _write_manifest(self, say: Say) -> None:
+        """Write the manifest where there is none, or a damaged one: if nobody else's is here, or ours is.
+
+        Raises:
+            OutputError: the folder is not empty, and what is in it is not known to be this job's.
+            OccupiedError: another run is at work here.
+        """
+        manifest = self.folder / MANIFEST
+        damaged = size_of(manifest) is not None
+        if self._has_records():
+            say(f"{manifest} was changed or removed after it was written: written anew")
+        elif damaged:
+            raise OutputError(
+                f"{manifest} was changed after it was written, and nothing beside it is known to be this job's: name "
+                "another output"
+            )
+        else:
+            try:
+                _refuse_strangers(self.output, self.folder)
+            except OutputError:
+                if not manifest.exists():  # else another run of the job, or shard, came first just now
+                    raise
+        (self.folder / RECEIPTS).mkdir(parents=True, exist_ok=True)
+        if not damaged:
+            if manifest.is_symlink():  # to nowhere
+                manifest.unlink()
+            write_once(manifest, self.facts.content())
+            return
+        with self.held(range(self.facts.parts)):
+            if read_manifest(self.folder) != self.facts:
+                write_whole(manifest, self.facts.content())
+
+    def _has_records(self) -> bool:
+        """Tell whether the folder has this job's records, and no other's."""
+        paths = (self.folder / SUCCESS, *(self.folder / RECEIPTS).glob("*.json"))
+        return {found.get("job") for path in paths if (found := read_record(path))} == {self.facts.sha256}
+
+    def held(self, parts: range) -> contextlib.AbstractContextManager[None]:
         """Keep every other run from these parts, until the block ends or the process does, however it ends.
-
-        A byte of the manifest stands for each part. Its locks are those of an open file (`F_OFD_SETLK`,
-        fcntl(2)): no other reader of the manifest loses them, and the system frees them, over NFS too.
 
         Raises:
             OccupiedError: another run has one of them.
         """
-        with (self.folder / MANIFEST).open("r+b") as file:
-            ranges = [(parts.start, len(parts))] if parts.step == 1 else [(part, 1) for part in parts]
-            for first, count in ranges:
-                wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)
-                try:
-                    fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
-                except (BlockingIOError, PermissionError) as error:
-                    raise OccupiedError(
-                        f"another run is at work on these parts of {self.output}: let it end, or give each run a "
-                        "--shard i/n of its own, all with the same n"
-                    ) from error
-                except OSError as error:
-                    if error.errno not in NO_LOCKS:
-                        raise
-                    break  # two runs write the same bytes there, and one may end with an error
-            yield
+        return locks.held(self.folder / MANIFEST, parts)
 
-    @property
-    def folder(self) -> Path:
-        """Return where the parts are."""
-        return folder_of(self.output)
+    def resume(self, parts: range, say: Say) -> dict[int, Receipt]:
+        """Return the receipts of those of the parts that are intact, and make way for the others.
 
-    def part_path(self, part: int) -> Path:
-        """Return a part's place."""
-        return self.folder / f"part-{part:06d}.{self.facts.format}"
+        `_SUCCESS` goes, as the job is not complete. Call it with the parts `held`.
 
-    def receipt(self, part: int) -> Receipt | None:
-        """Return what is known of a part, None if it is not written, or not as its receipt says."""
-        try:
-            receipt = self._receipt(part)
-            return receipt if self.part_path(part).stat().st_size == receipt.bytes else None
-        except FileNotFoundError:
-            return None
-
-    def write(self, part: int, content: bytes, *, rows: int, errors: int, tally: dict[str, Any]) -> Receipt:
-        """Write a part, its receipt first."""
-        receipt = Receipt(
-            part=part,
-            rows=rows,
-            errors=errors,
-            sha256=sha256_bytes(content),
-            bytes=len(content),
-            tally=tally,
-        )
-        write_whole(self._receipt_path(part), orjson.dumps(asdict(receipt)) + b"\n")
-        write_whole(self.part_path(part), content)
-        return receipt
-
-    def clear_leftovers(self, parts: Iterable[int]) -> None:
-        """Remove the temporary files that a killed run left of these parts."""
-        own = {f".part-{part:06d}" for part in parts}
-        for folder in (self.folder, self.folder / RECEIPTS):
-            for path in folder.iterdir():
-                if path.name.partition(".")[0] == "" and "." + path.name.split(".")[1] in own:
-                    path.unlink(missing_ok=True)
-
-    def success(self) -> list[Receipt] | None:
-        """Return all receipts if the job is complete, else None.
+        Args:
+            parts: this shard's.
+            say: is told what was damaged.
 
         Raises:
-            OutputError: it was complete, and its file was removed since.
+            OutputError: something is in the way that this job has not written.
         """
-        if not (self.folder / SUCCESS).exists():
-            return None
-        if self.is_file and not self.output.exists():
-            raise OutputError(
-                f"{self.output} was written and is gone: remove {self.folder}, too, to score anew"
-            )
-        self._remove_parts()
-        return [self._receipt(part) for part in range(self.facts.parts)]
+        self.refuse_strays()
+        found = self.intact(parts)
+        (self.folder / RECEIPTS).mkdir(exist_ok=True)
+        was_complete = size_of(self.folder / SUCCESS) is not None
+        damaged = self._damaged(parts, found, was_complete=was_complete)
+        if damaged:
+            say(f"{self._changed(damaged)}: computed anew")
+        if was_complete and not found.file and not os.path.lexists(self.output):
+            say(f"{self.output} was removed after it was written: computed anew")
+        if was_complete and not damaged and found.file:
+            say(f"{self.folder} is not as {SUCCESS} says, which is written anew when every part is there")
+        if not found.file:
+            self._make_way(say)
+        self._withdraw()
+        self.clear_leftovers(parts)
+        return found.receipts
 
-    @property
-    def is_file(self) -> bool:
-        """Tell whether the output is one file."""
-        return self.folder != self.output
-
-    def finish(self) -> list[Receipt]:
+    def finish(self, say: Say) -> list[Receipt]:
         """See that every part is there and unchanged, write the one file if it is one, and `_SUCCESS`.
+
+        Call it with all parts `held`.
 
         Raises:
             IncompleteError: parts are missing; the message says which.
             OutputError: a part was changed after it was written.
         """
-        found = {part: self.receipt(part) for part in range(self.facts.parts)}
-        if missing := [part for part, receipt in found.items() if receipt is None]:
-            raise IncompleteError(
-                f"{len(missing)} of {self.facts.parts} parts are missing in {self.folder}: {_ranges(missing)}. "
-                "Run what has to write them (part p is of shard i/n where p modulo n is i), then again"
-            )
-        receipts = [receipt for receipt in found.values() if receipt is not None]
-        for receipt in receipts:
-            path = self.part_path(receipt.part)
-            if sha256_file(path) != receipt.sha256:
-                raise OutputError(f"{path} was changed after it was written: remove it and run again")
-        summary: dict[str, Any] = {
-            "rows": sum(receipt.rows for receipt in receipts),
-            "errors": sum(receipt.errors for receipt in receipts),
-            "model": self.facts.model,
-            "parts": [
-                {
-                    "name": self.part_path(receipt.part).name,
-                    "rows": receipt.rows,
-                    "errors": receipt.errors,
-                    "bytes": receipt.bytes,
-                    "sha256": receipt.sha256,
-                }
-                for receipt in receipts
-            ],
-        }
-        if self.is_file:
-            self._join()
-            size = self.output.stat().st_size
-            summary["file"] = {"name": self.output.name, "bytes": size, "sha256": sha256_file(self.output)}
-        for leftover in (*self.folder.glob(".*"), *(self.folder / RECEIPTS).glob(".*")):
-            leftover.unlink(missing_ok=True)
-        write_whole(self.folder / SUCCESS, orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
-        self._remove_parts()
+        self.refuse_strays()
+        self._withdraw()
+        if self.file_is_intact():
+            found = self.intact(self.all)
+            if len(found.receipts) < self.facts.parts:
+                raise self._incomplete(found)
+            receipts = [*found.receipts.values()]
+        else:
+            receipts = self._join(say)
+        self.clear_leftovers(None)
+        write_whole(self.folder / SUCCESS, record(self.success(receipts)))
+        self.remove_parts()
         return receipts
 
-    def _join(self) -> None:
-        """Write the one file: the parts behind each other."""
-        paths = [self.part_path(part) for part in range(self.facts.parts)]
-        with whole_file(self.output) as file:
-            if self.facts.format == "parquet":
-                with parquet_writer(file, pq.read_schema(paths[0])) as writer:
-                    for path in paths:
-                        writer.write_table(pq.read_table(path, partitioning=None))
-                return
-            for path in paths:
-                content = path.read_bytes()
-                if self.facts.format == "csv" and path != paths[0]:
-                    content = content[content.index(b"\n") + 1 :]  # the line of names stands once
-                file.write(content)
+    def _incomplete(self, found: Intact) -> OutputError | IncompleteError:
+        """Return the error of a job whose parts are not all intact."""
+        damaged = self._damaged(self.all, found)
+        missing = [part for part in self.all if part not in found.receipts and part not in damaged]
+        told = [self._changed(damaged)] if damaged else []
+        if not found.file and self.file_receipt() is not None:
+            told.append(f"{self.output} was changed or removed after it was written")
+        error = OutputError if told else IncompleteError
+        if missing:
+            told.append(
+                f"{len(missing)} of {self.facts.parts} parts are missing in {self.folder}: {_ranges(missing)}"
+            )
+        return error(f"{'; '.join(told)}. {_REMEDY}")
 
-    def _remove_parts(self) -> None:
-        if self.is_file:
-            for path in self.folder.glob(f"part-*.{self.facts.format}"):
-                path.unlink(missing_ok=True)
+    def _damaged(self, parts: Sequence[int], found: Intact, *, was_complete: bool = False) -> list[int]:
+        """Return those of the parts that were written and are not intact; others may never have been written."""
+        return [
+            part
+            for part in parts
+            if part not in found.receipts
+            and ((found.file if self.is_file else was_complete) or size_of(self.part_path(part)) is not None)
+        ]
 
-    def _receipt_path(self, part: int) -> Path:
-        return self.folder / RECEIPTS / f"part-{part:06d}.json"
-
-    def _receipt(self, part: int) -> Receipt:
-        path = self._receipt_path(part)
-        try:
-            return Receipt(**orjson.loads(path.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise OutputError(f"{path} is damaged: remove it and run again") from error
-
-
-def folder_of(output: Path) -> Path:
-    """Return where the parts of an output are: itself, or beside it if it is one file."""
-    return output.with_name(output.name + ".parts") if output.suffix.lower() in ENDINGS else output
-
-
-def _refuse_strangers(output: Path, folder: Path) -> None:
-    """Refuse to write where something else is."""
-    if folder != output and output.exists():
-        raise OutputError(
-            f"{output} is there already, and no job of this scorer wrote it: name another output"
+    def _changed(self, parts: Sequence[int]) -> str:
+        """Say of parts that they are not intact."""
+        if len(parts) == 1:
+            return f"{self.part_path(parts[0])} or its receipt was changed or removed after it was written"
+        return (
+            f"{len(parts)} parts in {self.folder} or their receipts were changed or removed after they were written "
+            f"({_ranges(parts)})"
         )
+
+    def _join(self, say: Say) -> list[Receipt]:
+        """Write the one file, the parts behind each other, and its receipt before it is there.
+
+        Raises:
+            IncompleteError: parts are missing.
+            OutputError: a part was changed; or what is in the file's place is somebody else's.
+        """
+        receipts = [receipt for part in self.all if (receipt := self.receipt(part)) is not None]
+        there = [receipt for receipt in receipts if size_of(self.part_path(receipt.part)) == receipt.bytes]
+        if len(there) < self.facts.parts:  # known before the first is read
+            raise self._incomplete(self.intact(self.all))
+        self._make_way(say)  # before there is a receipt, which makes the file ours
+        joined = self.folder / f"joined.{self.facts.format}"
+        with whole_file(joined) as file, contextlib.ExitStack() as stack:
+            sink = HashingWriter(file)
+            writer: Any = None
+            for receipt in receipts:
+                content = read_intact(self.part_path(receipt.part), receipt.bytes, receipt.sha256)
+                if content is None:
+                    raise self._incomplete(self.intact(self.all))
+                if self.facts.format == "parquet":
+                    table = pq.read_table(pa.BufferReader(content))
+                    writer = writer or stack.enter_context(parquet_writer(sink, table.schema))
+                    writer.write_table(table)
+                    continue
+                if self.facts.format == "csv" and receipt is not receipts[0]:
+                    content = content[content.index(b"\n") + 1 :]  # the line of names stands once
+                sink.write(content)
+        self.write_file_receipt({"name": self.output.name, "bytes": sink.size, "sha256": sink.sha256})
+        self._make_way(say)
+        joined.replace(self.output)
+        fsync_path(self.output.parent)
+        return receipts
+
+    def _make_way(self, say: Say) -> None:
+        """See that nothing is lost when the one file is written: what is in its place is kept beside it.
+
+        Raises:
+            OutputError: this job has never written the file, so it is somebody else's.
+        """
+        if not os.path.lexists(self.output):
+            return
+        if self.file_receipt() is None:
+            raise OutputError(
+                f"{self.output} is there, and this job has not written it: move it away, and run again"
+            )
+        if not self.output.is_symlink() and size_of(self.output) == 0:
+            say(f"{self.output} was emptied after it was written: computed anew")
+            self.output.unlink(missing_ok=True)
+            return
+        names = (f"{self.output.name}.changed{more}" for more in itertools.chain([""], itertools.count(2)))
+        kept = next(path for path in map(self.output.with_name, names) if not os.path.lexists(path))
+        with contextlib.suppress(FileNotFoundError):  # another shard has just done it
+            self.output.rename(kept)
+            say(f"{self.output} is not as it was written: computed anew; what was there is kept as {kept}")
+
+    def _withdraw(self) -> None:
+        """Remove `_SUCCESS`, which is not true; what it says of the one file stays known."""
+        if size_of(self.folder / SUCCESS) is None:
+            return
+        if (known := self.file_receipt()) is not None:
+            self.write_file_receipt(known)
+        (self.folder / SUCCESS).unlink(missing_ok=True)
+
+
+def _manifest_in(folder: Path) -> JobFacts | None:
+    """Return what the manifest says; None where there is none, or not as it was written."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(
             f"{folder} is no folder: name another output, or one that ends in .parquet, .csv or .jsonl"
         )
+    return read_manifest(folder)
+
+
+def _refuse_strangers(output: Path, folder: Path) -> None:
+    """Refuse to write where something else is."""
+    if folder != output and os.path.lexists(output):
+        raise OutputError(
+            f"{output} is there already, and no job of this scorer wrote it: name another output, or move it away"
+        )
     if folder.exists() and any(path.name != RECEIPTS and path.name[0] != "." for path in folder.iterdir()):
         raise OutputError(f"{folder} is not empty and belongs to no job: name an empty or a new folder")
-
-
-def _write_once(path: Path, content: bytes) -> None:
-    """Write a file whole unless somebody else does at the same time."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.link(name, path)  # unlike a rename, it fails where there is one
-    except FileExistsError:
-        pass
-    finally:
-        Path(name).unlink(missing_ok=True)
-    fsync_path(path.parent)
-
-
-def _read_manifest(folder: Path) -> JobFacts:
-    path = folder / MANIFEST
-    try:
-        document = orjson.loads(path.read_bytes())
-        if document["schema_version"] > SCHEMA_VERSION:
-            raise OutputError(f"{path} was written by a newer Glyph: go on with that one")
-        return JobFacts(**document)
-    except (ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"{path} is damaged: name another output") from error
 
 
 def _ranges(numbers: Sequence[int]) -> str:

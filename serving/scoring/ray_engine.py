@@ -22,8 +22,9 @@ from serving.scoring.engines import Engine, LocalEngine, open_local
 from serving.scoring.errors import EngineError, InputError, ScoringError
 from serving.scoring.formats import Layout
 from serving.scoring.inputs import Source, open_inputs
+from serving.scoring.manifest import JobFacts
 from serving.scoring.observer import Observer, Receipt, Silent
-from serving.scoring.output import JobFacts, OutputFolder
+from serving.scoring.output import OutputFolder
 from serving.scoring.pipeline import score_parts
 from serving.scoring.plan import Plan, differences
 from serving.scoring.records import Answers, Chunk

@@ -18,6 +18,7 @@ from bundle.repository import Bundle
 from serving import engine as sessions
 from serving.scoring import engines, job, ray_engine
 from serving.scoring.errors import BadImageError, EngineError, InputError, ModelError
+from serving.scoring.integrity import read_record
 from serving.scoring.progress import Meter
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 from serving.scoring.watch import Watch
@@ -67,10 +68,15 @@ def run(settings: ScoreSettings) -> tuple[job.Outcome, list[str]]:
     return outcome, said
 
 
-def content(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of a job's parts and of the receipts that lie beside them."""
-    files = sorted([*folder.glob("part-*"), *folder.glob("_receipts/*")])
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def content(folder: Path) -> dict[str, Any]:
+    """Return the SHA-256 of a job's parts and what their receipts say, but for which job they are of."""
+    found: dict[str, Any] = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("part-*")
+    }
+    for path in folder.glob("_receipts/*"):
+        found[path.name] = read_record(path)
+        del found[path.name]["job"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +106,7 @@ def test_the_summary_of_a_run(here: tuple[Path, list[str]], linear: Linear, mate
 def test_a_service_gives_the_same_bytes(
     here: tuple[Path, list[str]], service: Service, bundle: Bundle, material: Path, tmp_path: Path
 ) -> None:
-    """By --url, through both doors, every part and every receipt is what this process writes."""
+    """By --url, through both doors, every part is what this process writes, and every receipt but for the job."""
     url = f"http://127.0.0.1:{service.port}"
     _, said = run(settings_of(bundle, material, tmp_path / "scores", url=url))
     assert content(tmp_path / "scores") == content(here[0])

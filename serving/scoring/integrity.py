@@ -1,0 +1,129 @@
+"""Whether what was written is still there, byte for byte: files by their SHA-256, records by their own checksum.
+
+    record(document)       JSON whose last field is the SHA-256 of the others
+    read_record(path)      the document, None unless every byte is as `record` wrote it
+    is_intact(path, ...)   whether a file has the size and the SHA-256 that are recorded of it
+
+Nothing but a regular file is read: a pipe in a file's place would block the run for ever.
+"""
+
+import hashlib
+import io
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from bundle.files import sha256_bytes, sha256_file
+from serving.scoring.errors import OutputError
+
+CHECKSUM = "checksum"
+
+
+def record(document: Mapping[str, Any]) -> bytes:
+    """Return a document as JSON with its checksum."""
+    checksum = sha256_bytes(orjson.dumps(document))
+    return orjson.dumps({**document, CHECKSUM: checksum}, option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return a record's document; None where there is none, or not as it was written.
+
+    Raises:
+        OutputError: there is something that is no file, or cannot be read.
+    """
+    if size_of(path) is None:
+        return None
+    with _readable(path):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # another run has just removed it
+            return None
+    try:
+        document: dict[str, Any] = orjson.loads(content)
+        del document[CHECKSUM]
+        return document if record(document) == content else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def is_intact(path: Path, size: int, sha256: str) -> bool:
+    """Tell whether a file is there with this content.
+
+    Raises:
+        OutputError: there is something that is no file, or cannot be read.
+    """
+    if size_of(path) != size:
+        return False
+    with _readable(path):
+        try:
+            return sha256_file(path) == sha256
+        except FileNotFoundError:  # another run has just removed it
+            return False
+
+
+def read_intact(path: Path, size: int, sha256: str) -> bytes | None:
+    """Return a file's content; None where it has another one, or is not there.
+
+    Raises:
+        OutputError: there is something that is no file, or cannot be read.
+    """
+    if size_of(path) != size:
+        return None
+    with _readable(path):
+        content = path.read_bytes()
+    return content if sha256_bytes(content) == sha256 else None
+
+
+def size_of(path: Path) -> int | None:
+    """Return a file's size in bytes; None where there is none, as behind a link to nowhere.
+
+    Raises:
+        OutputError: there is something that is no file, or it cannot be looked at.
+    """
+    with _readable(path):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+    if not stat.S_ISREG(found.st_mode):
+        raise OutputError(f"{path} is no file: move it away, and run again")
+    return found.st_size
+
+
+class HashingWriter(io.RawIOBase):
+    """Writes to a file, and knows the size and the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        """Return that it is: pyarrow asks."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write bytes, all of them."""
+        written = self._file.write(data)
+        self._digest.update(data)
+        self.size += written
+        return written
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 so far, as 64 lower-case hexadecimal digits."""
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be read: {error.strerror}; make it readable, or remove it, and run again"
+        ) from error

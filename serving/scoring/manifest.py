@@ -1,0 +1,87 @@
+"""`_manifest.json`: what a job is. Whoever comes to its output with another job is refused."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from bundle.files import fsync_path, sha256_bytes
+from serving.scoring.errors import OutputError
+from serving.scoring.integrity import CHECKSUM, read_record, record
+
+MANIFEST = "_manifest.json"
+SCHEMA_VERSION = 2
+"""1 had no checksums."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobFacts:
+    """What the manifest says."""
+
+    rows: int
+    parts: int
+    part_rows: int
+    format: str
+    model: str
+    """The bundle's digest."""
+    classes: Sequence[str]
+    fingerprint: Mapping[str, str]
+    """Everything that decides the bytes of the parts."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of all of this: every record of the job names it, so that no other job's is taken for one."""
+        return sha256_bytes(orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS))
+
+    def content(self) -> bytes:
+        """Return the manifest."""
+        return record(asdict(self))
+
+
+def read_manifest(folder: Path) -> JobFacts | None:
+    """Return what the manifest in a folder says; None where there is none, or not as it was written.
+
+    Raises:
+        OutputError: another version of Glyph wrote it; or there is something that is no file, or cannot be read.
+    """
+    path = folder / MANIFEST
+    document = read_record(path)
+    try:
+        version = _version_without_checksum(path) if document is None else document["schema_version"]
+        if version not in (None, SCHEMA_VERSION):
+            raise OutputError(
+                f"{path} was written by another version of Glyph: go on with that one, or name another output"
+            )
+        return None if document is None else JobFacts(**document)
+    except (KeyError, TypeError):  # it is another record, put here
+        return None
+
+
+def _version_without_checksum(path: Path) -> int | None:
+    """Return 1 of a manifest that was written when there were no checksums, else None."""
+    try:
+        document = orjson.loads(path.read_bytes())
+        return 1 if document["schema_version"] == 1 and CHECKSUM not in document else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file whole unless somebody else does at the same time."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.link(name, path)  # unlike a rename, it fails where there is one
+    except FileExistsError:
+        pass
+    finally:
+        Path(name).unlink(missing_ok=True)
+    fsync_path(path.parent)

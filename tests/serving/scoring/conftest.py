@@ -1,0 +1,30 @@
+"""Finished output, and copies of it to be damaged."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bundle.repository import Bundle
+from tests.serving.scoring.damages import COUNT, NAMES
+from tests.serving.scoring.jobs import digits, score
+
+
+@pytest.fixture(scope="package")
+def finished(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two inputs, and below `first` and `second` the finished outputs of each."""
+    place = tmp_path_factory.mktemp("finished")
+    for seed, given in enumerate(("first", "second")):
+        np.save(place / f"{given}.npy", digits(COUNT, seed=seed))
+        for name in NAMES:
+            score(bundle, place / f"{given}.npy", place / given / name)
+    return place
+
+
+@pytest.fixture
+def output(finished: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Return a copy of a finished output of the first input, by default the folder."""
+    shutil.copytree(finished / "first", tmp_path / "out")
+    place: Path = tmp_path / "out" / getattr(request, "param", "out")
+    return place
