@@ -24,6 +24,7 @@ from bench.resident import children
 
 PRESETS = ("default", "record")
 TRAIN_SECONDS = 45
+CHECKPOINT_SECONDS = 10
 WORKERS = 2
 LOAD_SECONDS = 15
 EVERY_SECONDS = 0.25
@@ -72,8 +73,9 @@ def train(preset: str, directory: Path) -> None:
     """Train until there are checkpoints, then stop it as an eviction does."""
     command = [sys.executable, "-m", "training", "fit", "--preset", preset]
     places = ["--models", str(directory / "models"), "--runs", str(directory / "runs"), "--name", "mnist"]
+    often = ["--checkpoint-seconds", str(CHECKPOINT_SECONDS)]
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen([*command, *places], stderr=log, stdout=log)
+        process = subprocess.Popen([*command, *places, *often], stderr=log, stdout=log)
     watched = Watched(process.pid)
     started = time.monotonic()
     while process.poll() is None and (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from training.data import Resident, paper
 from training.distill import Committee
 from training.distributed import AGREE_EVERY_STEPS, World
 from training.errors import DivergedError, InterruptedRunError
-from training.evaluate import logits_of, negative_log_likelihood
+from training.evaluate import Logits, logits_of, negative_log_likelihood
 from training.model import MLP, Standardisation, constrain_norms
 from training.objective import objective
 from training.optimize import AveragedWeights, Rates, build_optimizers, penalty
@@ -68,7 +69,8 @@ class Run:
     on_begin: Callable[[str], None] = nothing
     """Told the run's identity before anything else; a resumed run has the one that it had."""
     on_epoch: Callable[[Epoch], None] = nothing
-    """Told each epoch once it is saved, after a resumption the earlier ones again; what it raises ends the run."""
+    """Told each epoch once it is over; what it raises ends the run. A resumed run tells all of them again: those of
+    its checkpoint at once, and those that were lost with the process when they are trained again."""
     world: World = field(default_factory=World)
     committee: Committee | None = None
     """The teachers, on the device, if there are any."""
@@ -103,7 +105,7 @@ def fit(run: Run) -> Fitted:
         run.on_epoch(epoch)
     step = make_step(run, state)
     rates = Rates(state.optimizers, settings, run.batches * settings.epochs)
-    while state.epoch < settings.epochs and not _is_patience_over(state):
+    while not _is_over(state):
         started = time.perf_counter() - state.seconds
         rates.set(state.step - state.position)
         rate = float(state.optimizers[0].param_groups[0]["lr"])
@@ -146,6 +148,7 @@ def begin(run: Run) -> TrainingState:
         epoch_index=torch.zeros((), dtype=torch.int64, device=device),
         average=AveragedWeights(model, settings.ema) if settings.ema else None,
         total_loss=torch.zeros((), device=device),
+        saved=time.monotonic(),
         right=torch.zeros((), device=device),
     )
     snapshot = checkpoint.load_latest(run.directory, run.progress) if settings.resume else None
@@ -171,7 +174,6 @@ def _train_one_epoch(
     order = epoch_order(len(train), settings.seed, state.epoch).to(train.labels.device)
     state.model.train()
     state.epoch_index.fill_(state.epoch)
-    saved = time.monotonic()
     for batch in torch.split(order, settings.batch_size)[state.position :]:
         rates.set(state.step)
         step(batch)
@@ -180,14 +182,12 @@ def _train_one_epoch(
         state.position += 1
         state.step += 1
         task.advance(len(batch))
-        wish = _what_all_want(run, state, due=time.monotonic() - saved > settings.checkpoint_seconds)
+        wish = _agree(run, _wish(run, state), asked=state.step % AGREE_EVERY_STEPS == 0)
         if wish != GO_ON:
             state.seconds = time.perf_counter() - started
             _save(run, state)
-            saved = time.monotonic()
         if wish == STOP:
-            run.stop.check()
-            raise InterruptedRunError("another process was stopped: run it again with --resume to go on")
+            _end(run)
 
 
 def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.Tensor) -> None:
@@ -274,17 +274,13 @@ def epoch_order(images: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> None:
-    """Evaluate, write down, remember the best, and save."""
+    """Evaluate, write down, remember the best, and save if it is time, or the last epoch."""
     settings = run.settings
     renew_statistics(run, state)
     loss, right = (float(run.world.sum(v).item()) / len(run.train) for v in (state.total_loss, state.right))
     if not np.isfinite(loss):
         raise _diverged()
-    try:
-        logits = logits_of(state.judged, state.standardise, run.validation.images, run.stop.check)
-    except InterruptedRunError:
-        _save(run, state)
-        raise
+    logits = _validate(run, state, seconds)
     labels = run.validation.labels.cpu().numpy()
     epoch = Epoch(
         epoch=state.epoch + 1,
@@ -307,22 +303,51 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
     state.total_loss.zero_()
     state.right.zero_()
     _write_down(run, state, epoch)
-    _save(run, state)
+    wish = _agree(run, _wish(run, state))
+    if wish != GO_ON or _is_over(state):
+        _save(run, state)
     run.on_epoch(epoch)
 
 
-def _is_patience_over(state: TrainingState) -> bool:
-    return 0 < state.settings.patience <= state.epochs_since_best
+    if wish == STOP and not _is_over(state):
+        _end(run)
+def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
+    """Return the logits of the validation images; where a stop ends that, after writing a checkpoint."""
+    if run.world.size > 1:  # who stops here would be missed by the others: they agree on it after the epoch
+        return logits_of(state.judged, state.standardise, run.validation.images)
+    try:
+        return logits_of(state.judged, state.standardise, run.validation.images, run.stop.check)
+    except Exception:
+        if run.stop.requested:
+            state.seconds = seconds
+            _save(run, state)
+        raise
 
 
-def _what_all_want(run: Run, state: TrainingState, *, due: bool) -> int:
-    """Return GO_ON, SAVE or STOP, the same in every process: the most that any of them wants."""
-    wish = STOP if run.stop.requested else SAVE if due else GO_ON
+def _is_over(state: TrainingState) -> bool:
+    """Tell whether every epoch is done, or patience is at its end."""
+    settings = state.settings
+    return state.epoch >= settings.epochs or 0 < settings.patience <= state.epochs_since_best
+
+
+def _wish(run: Run, state: TrainingState) -> int:
+    """Return what this process wants: GO_ON, SAVE or STOP."""
+    if run.stop.requested:
+        return STOP
+    return SAVE if time.monotonic() - state.saved >= run.settings.checkpoint_seconds else GO_ON
+
+
+def _agree(run: Run, wish: int, *, asked: bool = True) -> int:
+    """Return the same in every process: the most that any of them wants, or GO_ON where they are not asked."""
     if run.world.size == 1:
         return wish
-    if state.step % AGREE_EVERY_STEPS:
-        return GO_ON
-    return run.world.max(wish, run.train.images.device)
+    return run.world.max(wish, run.train.images.device) if asked else GO_ON
+
+
+def _end(run: Run) -> NoReturn:
+    """End the run, whose checkpoint is written."""
+    run.stop.check()
+    raise InterruptedRunError("another process was stopped: run it again with --resume to go on")
 
 
 def _save(run: Run, state: TrainingState) -> None:
@@ -332,6 +357,7 @@ def _save(run: Run, state: TrainingState) -> None:
         raise _diverged()
     if run.world.is_writer:
         checkpoint.save(run.directory, state.step, snapshot, run.settings.keep_checkpoints)
+    state.saved = time.monotonic()
 
 
 def _write_down(run: Run, state: TrainingState, epoch: Epoch) -> None:

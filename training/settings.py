@@ -298,7 +298,8 @@ class MachineSettings(Settings):
         bool, Field(description="go on from the last checkpoint in RUNS/NAME, where there is one")
     ] = False
     checkpoint_seconds: Annotated[
-        NotNegative, Field(description="most time between two checkpoints; there is one per epoch as well")
+        NotNegative,
+        Field(description="seconds between two checkpoints; the last epoch and a signal write one as well"),
     ] = 60.0
     keep_checkpoints: Annotated[Positive, Field(description="how many of the last checkpoints are kept")] = 2
 

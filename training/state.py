@@ -57,6 +57,8 @@ class TrainingState:
     """Sum over this epoch's images so far, on the device."""
     right: torch.Tensor
     """How many of them were classified correctly, on the device."""
+    saved: float
+    """When the last checkpoint was written, or this process began, by its monotonic clock; in no checkpoint."""
     epoch: int = 0
     """Epochs completed."""
     position: int = 0

@@ -1,5 +1,6 @@
 """Small training runs for the tests: three classes of noise that can be told apart."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,22 @@ from training.settings import TrainingSettings
 from training.stop import Stop
 
 
+class StopAfter(Stop):
+    """A flag that is set when it has been looked at a number of times: once a step, once an epoch's end."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    @property
+    def requested(self) -> bool:
+        """Count the look."""
+        self._looks -= 1
+        if self._looks < 0:
+            self.signal = signal.SIGTERM
+        return super().requested
+
+
 def blobs(count: int, seed: int) -> Images:
     """Return noisy images of three classes, each bright in another third."""
     generator = np.random.default_rng(seed)
@@ -24,13 +41,13 @@ def blobs(count: int, seed: int) -> Images:
 
 
 def small_run(directory: Path, stop: Stop | None = None, **settings: object) -> Run:
-    """Return a run of three epochs of a small network, with `settings` changed."""
+    """Return a run of three epochs of a small network, with `settings` changed; on a GPU if `device` says so."""
     chosen = {"epochs": 3, "hidden": (32, 16), "batch_size": 32, "learning_rate": 3e-3, **settings}
-    cpu = torch.device("cpu")
+    device = torch.device("cuda" if chosen.get("device") == "cuda" else "cpu")
     return Run(
         settings=TrainingSettings.model_validate(chosen),
-        train=blobs(500, 1).to(cpu),
-        validation=blobs(100, 2).to(cpu),
+        train=blobs(500, 1).to(device),
+        validation=blobs(100, 2).to(device),
         classes=3,
         polarity="white-on-black",
         data_sha256={"blobs": "0" * 64},
@@ -59,4 +76,4 @@ def rich_run(directory: Path, stop: Stop | None = None, **settings: object) -> R
 
 def weights(fitted: Fitted) -> bytes:
     """Return every parameter and buffer as bytes."""
-    return b"".join(value.numpy().tobytes() for value in fitted.model.state_dict().values())
+    return b"".join(value.cpu().numpy().tobytes() for value in fitted.model.state_dict().values())

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +16,18 @@ import torch
 
 from bench.kills import kill_until_done
 from bundle.files import write_whole
-from tests.training.runs import rich_run, small_run, weights
+from tests.training.runs import StopAfter, rich_run, small_run, weights
 from training import checkpoint, metrics
+from training import fit as fitting
+from training.distributed import World
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
+from training.evaluate import logits_of
 from training.fit import Run, fit
 from training.progress import Progress
 from training.state import Epoch
-from training.stop import Stop
+from training.stop import Stop, StopWhen
 
 KILLS = 50
-
-
-class StopAfter(Stop):
-    """A flag that is set when it has been looked at a number of times."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self._looks = looks
-
-    @property
-    def requested(self) -> bool:
-        """Count the look."""
-        self._looks -= 1
-        if self._looks < 0:
-            self.signal = signal.SIGTERM
-        return super().requested
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +58,150 @@ def test_many_stops_in_one_run(tmp_path: Path, uninterrupted: bytes) -> None:
     assert weights(fitted) == uninterrupted
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+VALIDATION_SECONDS = 25.0
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let time pass in validation alone, 25 s an epoch; return the steps after which checkpoints are written."""
+    now: list[float] = [0.0]
+    steps: list[int] = []
+    save = checkpoint.save
+
+    def slowly(*arguments: Any) -> Any:
+        now[0] += VALIDATION_SECONDS
+        return logits_of(*arguments)
+
+    def noting(directory: Path, step: int, *rest: Any) -> Path:
+        steps.append(step)
+        return save(directory, step, *rest)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(fitting, "logits_of", slowly)
+    monkeypatch.setattr(checkpoint, "save", noting)
+    return steps
+
+
+def test_an_epochs_end_is_saved_if_it_is_time(tmp_path: Path, saved: list[int], uninterrupted: bytes) -> None:
+    """The clock runs on from epoch to epoch: of eight of 25 s each, the third, the sixth and the last are saved."""
+    assert weights(fit(rich_run(tmp_path, checkpoint_seconds=60))) == uninterrupted
+    assert saved == [3 * 16, 6 * 16, 8 * 16]
+
+
+def test_the_last_epoch_is_saved_whichever_it_is(tmp_path: Path, saved: list[int]) -> None:
+    """Early stopping's last one too: a resumed run trains nothing more, and ends at the same weights."""
+    early: dict[str, Any] = {"patience": 2, "learning_rate": 0.02, "checkpoint_seconds": 1e6, "epochs": 60}
+    fitted = fit(rich_run(tmp_path, **early))
+    assert len(fitted.history) < 60
+    assert saved == [16 * len(fitted.history)]
+    resumed = fit(rich_run(tmp_path, resume=True, **early))
+    assert (saved, resumed.history) == ([16 * len(fitted.history)], fitted.history)
+    assert weights(resumed) == weights(fitted)
+
+
+@pytest.mark.parametrize("dies_after", [1, 2, 3, 5, 6])
+def test_epochs_that_no_checkpoint_holds_are_trained_again(
+    tmp_path: Path, saved: list[int], uninterrupted: bytes, dies_after: int
+) -> None:
+    """They give the same weights, metrics and best epoch, stand in the file once, and are told again."""
+    told: list[int] = []
+
+    def die(epoch: Epoch) -> None:
+        told.append(epoch.epoch)
+        if len(told) == dies_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(replace(rich_run(tmp_path, checkpoint_seconds=60), on_epoch=die))
+    held = dies_after // 3 * 3
+    assert saved == [16 * epochs for epochs in (3, 6) if epochs <= held]
+    before = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    fitted = fit(replace(rich_run(tmp_path, checkpoint_seconds=60, resume=True), on_epoch=die))
+    assert weights(fitted) == uninterrupted
+    assert told == [*range(1, dies_after + 1), *range(1, 9)]
+    after = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in after] == [*range(1, 9)]
+    assert after[:held] == before[:held]
+    again = [json.loads(line)["validation_loss"] for line in after[held:dies_after]]
+    assert again == [json.loads(line)["validation_loss"] for line in before[held:]]
+
+
+def test_a_stop_at_an_epochs_end_is_saved_there(tmp_path: Path, uninterrupted: bytes) -> None:
+    """It takes no further step, and the epoch is told before the run ends."""
+    told: list[int] = []
+    run = rich_run(tmp_path, StopAfter(16), checkpoint_seconds=1e6)
+    with pytest.raises(InterruptedRunError, match="SIGTERM"):
+        fit(replace(run, on_epoch=lambda epoch: told.append(epoch.epoch)))
+    (path,) = tmp_path.glob("checkpoint-*.pt")
+    snapshot = checkpoint.load(path)
+    assert (told, snapshot["epoch"], snapshot["position"], snapshot["step"]) == ([1], 1, 0, 16)
+    assert weights(fit(rich_run(tmp_path, resume=True))) == uninterrupted
+
+
+class OverError(Exception):
+    """A reason of one's own to end."""
+
+
+def test_a_stop_while_validating_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: bytes
+) -> None:
+    """Whatever the flag raises: the resumed run validates again, with the time that the epoch took, and goes on."""
+    is_over: list[bool] = []
+
+    def over(*arguments: Any) -> Any:
+        is_over.append(True)
+        return logits_of(*arguments)
+
+    monkeypatch.setattr(fitting, "logits_of", over)
+    stop = StopWhen(Stop(), lambda: OverError() if is_over else None)
+    with pytest.raises(OverError):
+        fit(rich_run(tmp_path, stop, checkpoint_seconds=1e6))
+    snapshot = checkpoint.load(next(tmp_path.glob("checkpoint-*.pt")))
+    assert (snapshot["epoch"], snapshot["position"]) == (0, 16)
+    assert snapshot["seconds"] > 0
+    assert weights(fit(rich_run(tmp_path, resume=True))) == uninterrupted
+
+
+class Pair(World):
+    """Two processes of which this one is alone in being told to stop; the other agrees to all."""
+
+    __slots__ = ()
+
+    def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Return it as it is."""
+        return model
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Return it as it is."""
+        return value
+
+    def max(self, value: int, device: torch.device) -> int:  # noqa: ARG002
+        """Return this process's."""
+        return value
+
+    def gather(self, value: torch.Tensor, device: torch.device) -> list[torch.Tensor]:  # noqa: ARG002
+        """Return it twice."""
+        return [value, value]
+
+    def wait(self) -> None:
+        """Wait for nobody."""
+
+
+def test_processes_agree_on_a_stop_after_validating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is told while it validates ends with the others, at the epoch's end, and leaves none waiting."""
+    stop = Stop()
+
+    def told(*arguments: Any) -> Any:
+        stop.signal = signal.SIGTERM
+        return logits_of(*arguments)
+
+    monkeypatch.setattr(fitting, "logits_of", told)
+    with pytest.raises(InterruptedRunError, match="SIGTERM"):
+        fit(replace(rich_run(tmp_path, stop, checkpoint_seconds=1e6), world=Pair(size=2)))
+    (path,) = tmp_path.glob("checkpoint-*.pt")
+    assert checkpoint.load(path)["epoch"] == 1
 
 
 def test_a_run_killed_at_random_moments_ends_at_the_same_bytes(tmp_path: Path, uninterrupted: bytes) -> None:
