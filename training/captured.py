@@ -5,52 +5,113 @@ Python. What changes from step to step (the batch's indices, the learning rate, 
 tensors that the graph reads, at addresses that stay. Source: "CUDA semantics", PyTorch's notes.
 """
 
+import gc
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
+from training.errors import DeviceError
+
 WARM_UP_STEPS = 3
 """Real steps taken before recording: libraries allocate and choose their kernels in the first ones."""
+REASON_LENGTH = 300
 
 Step = Callable[[torch.Tensor], None]
 """Takes the indices of a batch, `int64[b]`, and moves the weights."""
 
 
-class CapturedStep:
-    """A step that runs eagerly a few times, is then recorded, and from there on replayed.
+def can_record(device: torch.device) -> bool:
+    """Tell whether steps on this device can be recorded."""
+    return device.type == "cuda"
 
-    Batches of another size than the first, the last of an epoch as a rule, run eagerly. The results
-    are those of eager steps, since the same kernels run on the same numbers.
-    """
 
-    def __init__(self, step: Step) -> None:
-        self._step = step
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: torch.Tensor | None = None
+class CudaGraphs:
+    """Records work as CUDA graphs, on a stream of its own."""
+
+    def __init__(self) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._taken = 0
 
-    def __call__(self, batch: torch.Tensor) -> None:
-        """Take one step on a batch of indices on the device, `int64[b]`."""
-        if self._batch is None:
-            self._batch = batch.clone()
-        if len(batch) != len(self._batch):
-            self._step(batch)
-        elif self._taken < WARM_UP_STEPS:
-            self._warm_up(batch)
-        else:
-            self._batch.copy_(batch)
-            if self._graph is None:
-                self._graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self._graph, stream=self._stream):
-                    self._step(self._batch)
-            self._graph.replay()
-
-    def _warm_up(self, batch: torch.Tensor) -> None:
-        """Step on the side stream that will record, as recording asks for."""
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """Do the work, on the stream that will record it, as recording asks for."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            self._step(batch)
+            work()
         current.wait_stream(self._stream)
-        self._taken += 1
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record the work without doing it, and return what does it.
+
+        Raises:
+            RuntimeError: it waits for the device, allocates what it may not, or the like.
+        """
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            work()
+        return graph.replay
+
+
+class CapturedStep:
+    """A step that runs eagerly a few times, is then recorded, and from there on replayed.
+
+    Batches of another size, the last of an epoch as a rule, run eagerly. The results are those of
+    eager steps, since the same kernels run on the same numbers.
+    """
+
+    def __init__(self, step: Step, size: int, device: torch.device) -> None:
+        """Prepare to record.
+
+        Args:
+            step: what is recorded.
+            size: images in a full batch. It is not that of the first batch seen: a run that is resumed
+                in the middle of an epoch may begin with the epoch's last, smaller one.
+            device: where batches are.
+        """
+        self._step, self._size = step, size
+        self._graphs = CudaGraphs()
+        self._batch = torch.empty(size, dtype=torch.int64, device=device)
+        self._replay: Callable[[], None] | None = None
+        self._taken = 0
+
+    def __call__(self, batch: torch.Tensor) -> None:
+        """Take one step on a batch of indices on the device, `int64[b]`.
+
+        Raises:
+            DeviceError: the step cannot be recorded.
+            torch.OutOfMemoryError: there is no memory for a recorded step beside the eager ones.
+        """
+        if len(batch) != self._size:
+            self._step(batch)
+        elif self._taken < WARM_UP_STEPS:
+            self._graphs.warm_up(partial(self._step, batch))
+            self._taken += 1
+        else:
+            self._batch.copy_(batch)
+            if self._replay is None:
+                self._replay = self._record()
+            self._replay()
+
+    def _record(self) -> Callable[[], None]:
+        # What the garbage collector frees while a stream records, such as another graph, would spoil the recording.
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return self._graphs.record(partial(self._step, self._batch))
+        except RuntimeError as error:
+            said = f"the training step cannot be recorded as a CUDA graph ({_cause(error)})"
+            remedy = "train with --no-cuda-graphs; with --resume it goes on from the last checkpoint"
+            if isinstance(error, torch.OutOfMemoryError):
+                raise torch.OutOfMemoryError(f"{said}: {remedy}") from error
+            raise DeviceError(f"{said}: {remedy}") from error
+        finally:
+            if collects:
+                gc.enable()
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what failed first: to end a recording that failed fails once more."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error) or type(error).__name__).splitlines()[0][:REASON_LENGTH]

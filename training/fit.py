@@ -14,9 +14,8 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from bundle.manifest import WHITE_ON_BLACK, Polarity
-from training import checkpoint, metrics
+from training import captured, checkpoint, metrics
 from training.augment import Augmenter
-from training.captured import CapturedStep, Step
 from training.data import Resident, paper
 from training.distill import Committee
 from training.distributed import AGREE_EVERY_STEPS, World
@@ -137,7 +136,7 @@ def begin(run: Run) -> TrainingState:
         run_id=uuid.uuid4().hex,
         model=model,
         standardise=Standardisation.of(run.train.images),
-        optimizers=build_optimizers(model, settings, captured=is_captured(run)),
+        optimizers=build_optimizers(model, settings, recordable=captured.can_record(device)),
         augment=Augmenter(
             settings,
             classes=run.classes,
@@ -148,8 +147,8 @@ def begin(run: Run) -> TrainingState:
         epoch_index=torch.zeros((), dtype=torch.int64, device=device),
         average=AveragedWeights(model, settings.ema) if settings.ema else None,
         total_loss=torch.zeros((), device=device),
-        saved=time.monotonic(),
         right=torch.zeros((), device=device),
+        saved=time.monotonic(),
     )
     snapshot = checkpoint.load_latest(run.directory, run.progress) if settings.resume else None
     if snapshot:
@@ -164,7 +163,7 @@ def begin(run: Run) -> TrainingState:
 
 
 def _train_one_epoch(
-    run: Run, state: TrainingState, step: Step, rates: Rates, task: Task, started: float
+    run: Run, state: TrainingState, step: captured.Step, rates: Rates, task: Task, started: float
 ) -> None:
     """Take the epoch's steps, from wherever it was left.
 
@@ -248,17 +247,20 @@ def renew_statistics(run: Run, state: TrainingState) -> None:
         update_bn(batches(), state.average.model)
 
 
-def make_step(run: Run, state: TrainingState) -> Step:
+def make_step(run: Run, state: TrainingState) -> captured.Step:
     """Return the function that takes a training step on a batch of indices, `int64[b]`, on the device."""
     step = partial(train_step, run, state, run.world.wrap(state.model))
-    return CapturedStep(step) if is_captured(run) else step
+    if not is_captured(run):
+        return step
+    full = min(run.settings.batch_size, len(run.train))
+    return captured.CapturedStep(step, full, run.train.labels.device)
 
 
 def is_captured(run: Run) -> bool:
     """Tell whether the step is recorded as a CUDA graph; Muon and several processes cannot be."""
     return (
         run.settings.cuda_graphs
-        and run.train.images.device.type == "cuda"
+        and captured.can_record(run.train.images.device)
         and run.settings.optimizer != "muon"
         and run.world.size == 1
     )
@@ -307,10 +309,10 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
     if wish != GO_ON or _is_over(state):
         _save(run, state)
     run.on_epoch(epoch)
-
-
     if wish == STOP and not _is_over(state):
         _end(run)
+
+
 def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
     """Return the logits of the validation images; where a stop ends that, after writing a checkpoint."""
     if run.world.size > 1:  # who stops here would be missed by the others: they agree on it after the epoch

@@ -18,7 +18,7 @@ MUON_REST_RATE = 1e-3
 
 
 def build_optimizers(
-    model: MLP, settings: OptimizationSettings, *, captured: bool = False
+    model: MLP, settings: OptimizationSettings, *, recordable: bool = False
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers that together own every parameter once.
 
@@ -28,14 +28,16 @@ def build_optimizers(
     Args:
         model: whose parameters are to move.
         settings: how.
-        captured: whether steps are recorded as a CUDA graph, which reads the rate from the device.
+        recordable: whether the device can record steps as CUDA graphs, which read the learning rate from a
+            `float32[]` on it. Eager steps then read it there too: a Python float has more digits, and would
+            give other weights. Muon is never recorded.
     """
     weights = [p for p in model.parameters() if p.ndim >= 2]
     biases = [p for p in model.parameters() if p.ndim < 2]
     decay = settings.weight_decay
     bias_decay = decay if settings.decay_biases else 0.0
     device = model.linear_layers()[0].weight.device
-    rate = torch.tensor(settings.learning_rate, device=device) if captured else settings.learning_rate
+    rate = torch.tensor(settings.learning_rate, device=device) if recordable else settings.learning_rate
     groups = [
         {"params": weights, "weight_decay": decay},
         {"params": biases, "weight_decay": bias_decay},
@@ -44,12 +46,12 @@ def build_optimizers(
         nesterov = settings.nesterov and settings.momentum > 0
         return [torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=nesterov, fused=True)]
     if settings.optimizer == "adam":
-        return [torch.optim.Adam(groups, lr=rate, fused=True, capturable=captured)]
+        return [torch.optim.Adam(groups, lr=rate, fused=True, capturable=recordable)]
     if settings.optimizer == "adamw":
-        return [torch.optim.AdamW(groups, lr=rate, fused=True, capturable=captured)]
+        return [torch.optim.AdamW(groups, lr=rate, fused=True, capturable=recordable)]
     matrices, rest = weights[:-1], weights[-1:]
     groups[0]["params"] = rest
-    adamw = torch.optim.AdamW(groups, lr=MUON_REST_RATE, fused=True, capturable=captured)
+    adamw = torch.optim.AdamW(groups, lr=MUON_REST_RATE, fused=True)
     if not matrices:
         return [adamw]
     muon = torch.optim.Muon(
@@ -96,7 +98,7 @@ class Rates:
         self._optimizers = list(optimizers)
         self._settings, self._total = settings, total
         for group in self._groups():
-            group.setdefault("peak_lr", float(group["lr"]))  # in the group, so that a checkpoint keeps it
+            group.setdefault("peak_lr", float(group["lr"]))
 
     def set(self, step: int) -> None:
         """Set the rates of step `step`, counted from 0 over all epochs."""

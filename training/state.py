@@ -119,11 +119,11 @@ class TrainingState:
         """
         self._refuse_other_runs(snapshot, data_sha256)
         self.model.load_state_dict(snapshot["model"])
-        for optimizer, state in zip(self.optimizers, snapshot["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-            for group in optimizer.param_groups:
-                if isinstance(group["lr"], torch.Tensor):
-                    group["lr"] = group["lr"].to(self.total_loss.device)
+        for optimizer, saved in zip(self.optimizers, snapshot["optimizers"], strict=True):
+            # The groups stay those of the settings and the device. `load_state_dict` would replace the tensor that a
+            # graph reads the learning rate from by what was saved, which may be a Python float or lie elsewhere.
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
         if self.average:
             self.average.model.load_state_dict(snapshot["average"])
         torch.set_rng_state(snapshot["generators"]["cpu"][self.world.rank])
