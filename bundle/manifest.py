@@ -148,7 +148,12 @@ class Environment(Frozen):
     python: str
     packages: dict[str, str]
     device: str
+    """`cpu` or `cuda`, and in brackets the processor's architecture or the GPU's name."""
     threads: Positive
+    cuda: Annotated[str, Field(exclude_if=lambda value: not value)] = ""
+    """The version that torch was built for, such as `13.0`. Left out of the file where no GPU trained."""
+    driver: Annotated[str, Field(exclude_if=lambda value: not value)] = ""
+    """Of NVIDIA, and the newest CUDA that it runs: `580.95.05 (CUDA 13.0)`. Left out of the file if not known."""
 
 
 class Histogram(Frozen):
@@ -210,9 +215,10 @@ class Facts(Frozen):
     """Test accuracy after each change of the images (`training/robustness.py`). Left out of the file if empty."""
     parity: dict[str, Parity]
     """By exported form: `torchscript`, `torch_export`, `onnx_cpu`; `onnx_cpu_integer` of the file
-    `model.integer.onnx`; `onnx_cuda` if there was one."""
+    `model.integer.onnx`; `onnx_cuda` if it was trained on CUDA and ONNX Runtime runs there."""
     omitted: Annotated[dict[str, str], Field(exclude_if=lambda value: not value)] = {}
-    """Of optional files that could not be proven: why they are left out. Left out of the file itself if empty."""
+    """What could not be proven, by optional file (`model.integer.onnx`, left out) or exported form (`onnx_cuda`), and
+    why. Left out of the file if empty."""
     golden: Golden
     sample_label: ClassName
     """The class of `sample.png`."""

@@ -8,6 +8,7 @@ compared with the trained module over the whole test set.
 import copy
 import io
 import logging
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -45,8 +46,12 @@ GOLDEN_TOLERANCE = 1e-4
 """Allowed |difference| of a golden example's probability, where a server replays it."""
 INTEGER_FORM = "onnx_cpu_integer"
 """Of `model.integer.onnx`, in the manifest's parity."""
+CUDA_FORM = "onnx_cuda"
+"""Of `model.onnx` on CUDA, likewise."""
 PROVING_BATCH = 1000
+REASON_LENGTH = 300
 OPSET = 20
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 Images = npt.NDArray[np.uint8]
 Answers = npt.NDArray[np.float32]
@@ -164,7 +169,7 @@ def _save_without_sources(scripted: torch.jit.ScriptModule, path: Path) -> None:
 def prove(
     directory: Path, model: nn.Sequential, standardise: Standardisation, images: Images
 ) -> dict[str, Parity]:
-    """Compare every exported file with the trained module, image by image; return what was measured.
+    """Compare every exported file with the trained module, image by image, on the CPU; return what was measured.
 
     Args:
         directory: where `export` wrote.
@@ -184,13 +189,50 @@ def prove(
         "torch_export": _torch_export(directory / TORCH_EXPORT_FILE),
         "onnx_cpu": _onnx(directory / ONNX_FILE, "CPUExecutionProvider"),
     }
-    if torch.cuda.is_available() and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        forms["onnx_cuda"] = _onnx(directory / ONNX_FILE, "CUDAExecutionProvider")
     expected = _expected(model, standardise, images)
     try:
         return {name: _compare(name, answer, expected, images) for name, answer in forms.items()}
     except ExportError as error:
         raise ExportError(f"{error}; nothing was published") from None
+
+
+def prove_on_cuda(
+    directory: Path, model: nn.Sequential, standardise: Standardisation, images: Images
+) -> Parity | str:
+    """Compare `model.onnx` on CUDA with the trained module, image by image.
+
+    A session that fails says nothing against the model: ONNX Runtime has kernels for fewer GPUs than torch.
+
+    Args:
+        directory: where `export` wrote.
+        model: the trained module, on the CPU, in evaluation mode.
+        standardise: what came before it in training.
+        images: the whole test set, `uint8[n, 28, 28]`.
+
+    Returns:
+        What was measured; or, in words, why ONNX Runtime does not run on CUDA here.
+
+    Raises:
+        ExportError: it runs, and a logit differs by more than the tolerance, or one label differs.
+    """
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        return f"the installed onnxruntime {onnxruntime.__version__} has no CUDA provider"
+    try:
+        answers = _ask(_onnx(directory / ONNX_FILE, CUDA_PROVIDER), images)
+    except Exception as error:  # noqa: BLE001  # ONNX Runtime's exceptions have no base of their own
+        return f"ONNX Runtime's session failed on CUDA ({_reason(error)})"
+    expected = _expected(model, standardise, images)
+    try:
+        return _measure(CUDA_FORM, expected, *answers)
+    except ExportError as error:
+        raise ExportError(f"{error}; nothing was published") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what CUDA says, of a message that goes on to name this machine; else the message's beginning."""
+    said = " ".join(str(error).split())
+    failure = re.search(r"\bCU\w+ failure \d+: [^;]+", said)
+    return (failure[0].strip() if failure else said)[:REASON_LENGTH] or type(error).__name__
 
 
 def add_integer_graph(
@@ -233,10 +275,19 @@ def _expected(model: nn.Sequential, standardise: Standardisation, images: Images
 
 
 def _compare(name: str, answer: Answer, expected: Answers, images: Images) -> Parity:
-    """Return how far a form is from what is expected of all images; the first is asked alone, too."""
-    tolerance = CUDA_LOGIT_TOLERANCE if name == "onnx_cuda" else LOGIT_TOLERANCE
-    parity = measure_parity(name, expected, _in_batches(answer, images), tolerance)
-    measure_parity(f"{name} at batch 1", expected[:1], answer(images[:1]), tolerance)
+    """Return how far a form is from what is expected of all images."""
+    return _measure(name, expected, *_ask(answer, images))
+
+
+def _ask(answer: Answer, images: Images) -> tuple[Answers, Answers]:
+    """Return what a form gives all images, and what it gives the first alone."""
+    return _in_batches(answer, images), answer(images[:1])
+
+
+def _measure(name: str, expected: Answers, answered: Answers, alone: Answers) -> Parity:
+    tolerance = CUDA_LOGIT_TOLERANCE if name == CUDA_FORM else LOGIT_TOLERANCE
+    parity = measure_parity(name, expected, answered, tolerance)
+    measure_parity(f"{name} at batch 1", expected[:1], alone, tolerance)
     return parity
 
 
@@ -318,10 +369,13 @@ def _logits(module: nn.Module, batch: Images) -> Answers:
 def _onnx(path: Path, provider: str) -> Answer:
     options = onnxruntime.SessionOptions()
     settings: dict[str, str] = {}
-    if provider == "CUDAExecutionProvider":
+    if provider == CUDA_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         settings = {"use_tf32": "0"}  # TF32 keeps 10 bits of the mantissa
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[(provider, settings)])
+    # Without `enable_fallback=0` a session that fails is tried on the CPU, and the error is that one's.
+    session = onnxruntime.InferenceSession(
+        path.read_bytes(), options, providers=[(provider, settings)], enable_fallback=0
+    )
 
     def answer(batch: Images) -> Answers:
         logits: Answers = session.run(["logits"], {"images": batch})[0]

@@ -12,6 +12,7 @@ import torch
 
 from bundle.manifest import Environment, Histogram, Reference
 from training.data import border_brightness
+from training.driver import describe_driver
 from training.evaluate import Logits, log_softmax
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
@@ -43,20 +44,23 @@ def code_revision(given: str) -> str:
 
 
 def environment(device: torch.device, revision: str) -> Environment:
-    """Return the versions and the device of this process."""
+    """Return the versions and the device of this process, and of what runs it."""
     packages = {}
     for name in PACKAGES:
         try:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    is_cuda = device.type == "cuda"
+    named = torch.cuda.get_device_name(device) if is_cuda else platform.machine()
     return Environment(
         code_revision=code_revision(revision),
         python=platform.python_version(),
         packages=packages,
         device=f"{device.type} ({named})",
         threads=torch.get_num_threads(),
+        cuda=torch.version.cuda or "" if is_cuda else "",
+        driver=describe_driver() if is_cuda else "",
     )
 
 

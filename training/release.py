@@ -70,7 +70,7 @@ class Measured:
     """Accuracy on the test images after each change."""
     parity: dict[str, Parity]
     omitted: dict[str, str]
-    """Optional files that are not written, and why."""
+    """Optional files that are not written and forms that are not proven, and why."""
 
 
 def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
@@ -93,8 +93,19 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
         test = data.test()  # every choice is made: this is the one look at the test set
         parity = export.prove(directory, model, standardise, test.images)
         stop.check()
-        integer = export.add_integer_graph(directory, model, standardise, temperature, test.images)
         omitted = {}
+        if candidate.device.type == "cuda":
+            cuda = export.prove_on_cuda(directory, model, standardise, test.images)
+            if isinstance(cuda, Parity):
+                parity[export.CUDA_FORM] = cuda
+            else:
+                omitted[export.CUDA_FORM] = cuda
+                progress.say(
+                    f"{export.CUDA_FORM} is left out: {cuda}; a server on CUDA proves its own session by the golden "
+                    "examples, before it is ready"
+                )
+            stop.check()
+        integer = export.add_integer_graph(directory, model, standardise, temperature, test.images)
         if isinstance(integer, Parity):
             parity[export.INTEGER_FORM] = integer
         else:

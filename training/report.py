@@ -330,6 +330,11 @@ def _lineage(subject: Subject) -> str:
         ),
         ("ink", facts.input.polarity.replace("-", " ")),
         ("device", environment.device),
+        *(
+            (name, value)
+            for name, value in (("CUDA", environment.cuda), ("driver", environment.driver))
+            if value
+        ),
         ("threads", str(environment.threads)),
         ("Python", environment.python),
         *sorted(environment.packages.items()),

@@ -81,6 +81,16 @@ def test_what_is_sealed_comes_back(stated: Facts) -> None:
     assert read.files == HASHES
 
 
+def test_a_gpu_is_named_where_there_was_one() -> None:
+    """CUDA and the driver come back; where they are empty the file is as it was before there were such fields."""
+    environment = some_facts().environment
+    gpu = environment.model_copy(update={"cuda": "13.0", "driver": "580.95.05 (CUDA 13.0)"})
+    sealed = Manifest.seal(some_facts(environment=gpu.model_dump()), HASHES)
+    assert Manifest.from_bytes(sealed.to_bytes()).environment == gpu
+    assert "driver" not in SEALED.decode()
+    assert Manifest.from_bytes(SEALED).environment == environment
+
+
 def test_the_digest_is_that_of_the_text_without_it() -> None:
     """Whoever has only sha256sum and a JSON library can compute the digest again."""
     document = json.loads(SEALED)
