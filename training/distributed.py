@@ -102,7 +102,9 @@ def join(*, cuda: bool) -> Iterator[World]:
                 "lower --nproc-per-node, or train with --device cpu"
             )
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # Bound to its device, a process connects at once, and a barrier need not guess which device is meant.
+    device = torch.device("cuda", local_rank) if cuda else None
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device)
     try:
         yield World(rank=dist.get_rank(), size=size, local_rank=local_rank)
     finally:

@@ -31,7 +31,8 @@ def uses_bfloat16(settings: TrainingSettings, device: torch.device) -> bool:
     """
     if settings.precision == "auto":
         if device.type == "cuda":
-            return bool(torch.cuda.is_bf16_supported())
+            # Emulated, before Ampere, it is slower than float32.
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
         enough = weights_times_images(settings) >= BFLOAT16_WEIGHTS_TIMES_IMAGES
         return enough and torch.cpu.get_capabilities().get("amx_bf16") is True
     return settings.precision == "bfloat16"

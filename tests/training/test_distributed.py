@@ -12,7 +12,7 @@ import torch
 from bundle.repository import Bundle, versions
 from tests.serving.processes import ROOT, environment
 from tests.training.runs import blobs
-from training.distributed import World
+from training.distributed import World, join
 
 pytestmark = pytest.mark.timeout(400)
 SETTINGS = [
@@ -120,6 +120,26 @@ def test_slices_are_the_batch() -> None:
             parts = [World(rank=rank, size=size).slice(batch) for rank in range(size)]
             assert torch.equal(torch.cat(parts), batch)
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_a_process_is_bound_to_its_gpu(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
+    """NCCL is told which device is this process's; Gloo has none."""
+    asked: list[tuple[str, torch.device | None]] = []
+
+    def initialise(backend: str, device_id: torch.device | None) -> None:
+        asked.append((backend, device_id))
+
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", initialise)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with join(cuda=cuda) as world:
+        assert (world.rank, world.size, world.local_rank) == (3, 4, 1)
+    assert asked == [("nccl", torch.device("cuda", 1)) if cuda else ("gloo", None)]
 
 
 def test_another_number_of_processes_may_not_resume(archive: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The network's parts, against their definitions."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -201,3 +202,16 @@ def test_bfloat16_is_chosen_by_the_work_in_a_batch_and_the_processor(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
     settings = TrainingSettings(hidden=hidden, batch_size=batch, precision="auto")
     assert uses_bfloat16(settings, torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize(("major", "expected"), [(7, False), (8, True), (10, True)])
+def test_a_gpu_that_emulates_bfloat16_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch, major: int, expected: bool
+) -> None:
+    """By itself it is taken from compute capability 8.0 on; before, torch would emulate it."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert uses_bfloat16(TrainingSettings(), torch.device("cuda")) is expected
