@@ -1,14 +1,15 @@
 """The training job on a GPU; not run where torch finds none."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bundle.manifest import Manifest
-from tests.training.runs import blobs, small_run, weights
-from training.fit import Fitted, Run, fit
+from tests.training.runs import small_run, weights
+from training.fit import fit
 from training.job import run
 from training.machine import choose_device
 from training.progress import Progress
@@ -20,38 +21,22 @@ pytestmark = [
 ]
 
 
-def on_cuda(directory: Path, **settings: object) -> Run:
-    """Return the small run with its images on the GPU."""
-    chosen = small_run(directory, None, **settings)
-    device = choose_device(chosen.settings)
-    return Run(
-        settings=chosen.settings,
-        train=blobs(500, 1).to(device),
-        validation=blobs(100, 2).to(device),
-        classes=3,
-        polarity=chosen.polarity,
-        data_sha256=chosen.data_sha256,
-        directory=directory,
-        progress=chosen.progress,
-        stop=chosen.stop,
-    )
-
-
-def cpu_weights(fitted: Fitted) -> bytes:
-    """Return the weights' bytes, fetched from the GPU."""
-    fitted.model.cpu()
-    return weights(fitted)
+@pytest.fixture(autouse=True)
+def repeatable() -> None:
+    """Set the process up as the job does."""
+    choose_device(TrainingSettings(device="cuda"))
 
 
 def test_the_same_seed_gives_the_same_bytes_on_cuda(tmp_path: Path) -> None:
     """Two runs on one GPU end at identical weights."""
-    assert cpu_weights(fit(on_cuda(tmp_path))) == cpu_weights(fit(on_cuda(tmp_path)))
+    first, second = (weights(fit(small_run(tmp_path / name, device="cuda"))) for name in "ab")
+    assert first == second
 
 
 def test_cuda_learns_what_the_cpu_learns(tmp_path: Path) -> None:
-    """Without dropout, the GPU's weights are the CPU's up to rounding after one epoch."""
-    chosen = {"dropout": (0.0,), "epochs": 1, "optimizer": "sgd"}
-    gpu, cpu = fit(on_cuda(tmp_path / "g", **chosen)), fit(small_run(tmp_path / "c", None, **chosen))
+    """Without dropout and in float32, the GPU's weights are the CPU's up to rounding after one epoch."""
+    chosen: dict[str, Any] = {"dropout": (0.0,), "epochs": 1, "optimizer": "sgd", "precision": "float32"}
+    gpu, cpu = (fit(small_run(tmp_path / device, device=device, **chosen)) for device in ("cuda", "cpu"))
     for a, b in zip(gpu.model.cpu().parameters(), cpu.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -63,7 +48,10 @@ def test_the_whole_job_proves_cuda_parity(tmp_path: Path, mnist_directory: Path)
     )
     published = run(settings, Progress(quiet=True))
     assert published is not None
-    manifest: Manifest = published.manifest
+    manifest = published.manifest
+    assert "onnx_cuda" in manifest.parity, manifest.omitted
     assert manifest.parity["onnx_cuda"].images == 10_000
-    assert manifest.environment.device.startswith("cuda")
+    assert manifest.environment.device == f"cuda ({torch.cuda.get_device_name()})"
+    assert manifest.environment.cuda == torch.version.cuda
+    assert re.search(r"CUDA \d+\.\d+", manifest.environment.driver)
     assert np.isfinite(manifest.test.nll)

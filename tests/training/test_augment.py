@@ -325,6 +325,7 @@ def test_every_limit_is_described() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
 def test_cuda_gives_the_same_pixels(digits: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     """CPU and CUDA agree up to float error, CUDA never waits, and a captured graph follows its epoch."""
     cuda = torch.device("cuda")
