@@ -28,7 +28,7 @@ class CheckpointError(TrainingError):
 
 
 class DeviceError(TrainingError):
-    """The device that was asked for is not there or does not work."""
+    """The device that was asked for is not there, does not work, or cannot record a step as a CUDA graph."""
 
     exit_code = 69
 
