@@ -20,14 +20,12 @@ REVISION = $(shell git describe --always --abbrev=40 --dirty=+changes --exclude=
 VENV ?= .venv
 CLIENTS ?= $(VENV)-clients
 LINTERS ?= $(VENV)-linters
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
-  && echo $$p && break; done)
+PYTHON ?=
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
 # $(call install,ENVIRONMENT,LOCK) makes a virtual environment and installs a lock into it: by uv, which is in the lock of
 # development and needs half of pip's time; by pip where uv finds no index, since pip may know mirrors that uv does not.
 UV = $(VENV)/bin/uv
-install = test -x $1/bin/python || $(VENV)/bin/python -m venv $1; \
+install = test -x $1/bin/pip || $(VENV)/bin/python -m venv $1; \
   test -x $(UV) || { sed -n '/^uv==/,/\# via/p' lock/development.txt >$(VENV)/uv.txt \
     && $(VENV)/bin/python $(PIP_INSTALL) --quiet -r $(VENV)/uv.txt; }; \
   $(UV) pip install $(if $(CI),--quiet) --compile-bytecode --require-hashes --python $1/bin/python -r $2 \
@@ -109,31 +107,31 @@ registry:
 lock: $(VENV)/installed-development ## write the locks anew from pyproject.toml
 	lock/compile.sh $(VENV)/bin/uv
 
-clean: ## remove the environments, and the engine that tests of images brought; data and models stay
-	rm -rf $(VENV) $(CLIENTS) $(LINTERS)
+clean: ## remove the environments with their Python, and the engine that tests of images brought; data and models stay
+	rm -rf $(VENV) $(VENV)-python $(CLIENTS) $(LINTERS)
 	tests/containers/engine.sh clean
 
-$(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+# pip is the last that comes into an environment.
+$(VENV)/bin/pip:
+	@python=$$(lock/python.sh $(VENV)-python $(PYTHON)) && "$$python" -m venv $(VENV)
 
-$(VENV)/installed: lock/run.txt | $(VENV)/bin/python
+$(VENV)/installed: lock/run.txt | $(VENV)/bin/pip
 	@echo "installing the locked packages into $(VENV) (PyTorch's CUDA libraries are most of it)"
 	@$(call install,$(VENV),lock/run.txt)
 	@touch $@
 
-$(VENV)/installed-development: lock/development.txt | $(VENV)/bin/python
+$(VENV)/installed-development: lock/development.txt | $(VENV)/bin/pip
 	@echo "installing the locked packages into $(VENV) (PyTorch's CUDA libraries are most of it)"
 	@$(call install,$(VENV),lock/development.txt)
 	@touch $(VENV)/installed $@
 
 # They hold old versions of what the service uses.
-$(CLIENTS)/installed: lock/clients.txt | $(VENV)/bin/python
+$(CLIENTS)/installed: lock/clients.txt | $(VENV)/bin/pip
 	@echo "installing Triton's and KServe's clients into $(CLIENTS)"
 	@$(call install,$(CLIENTS),lock/clients.txt)
 	@touch $@
 
-$(LINTERS)/installed: lock/linters.txt | $(VENV)/bin/python
+$(LINTERS)/installed: lock/linters.txt | $(VENV)/bin/pip
 	@echo "installing checkov into $(LINTERS)"
 	@$(call install,$(LINTERS),lock/linters.txt)
 	@touch $@

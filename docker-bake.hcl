@@ -15,7 +15,7 @@ variable "REVISION" {
 }
 
 variable "BASE" {
-  default = "python:3.11-slim-bookworm" // Python 3.11, 3.12 or 3.13 on Debian
+  default = "python:3.11-slim-bookworm" // Python 3.11 to 3.14 on Debian
 }
 
 group "default" {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the locks: each lists every package with its version and hashes, for Python 3.11 to 3.13.
+# Writes the locks: each lists every package with its version and hashes, for Python 3.11 to 3.14.
 # The development lock decides the versions; the others are the same versions, fewer packages.
 #   lock/compile.sh path/to/uv [--upgrade]
 set -euo pipefail
