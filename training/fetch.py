@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
@@ -131,6 +132,8 @@ def _fetch_from(
     except NotMnistError:  # of the directory, not of what the source gave
         raise
     except (DataError, OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the answer
         reason = " ".join(str(getattr(error, "reason", error)).split())  # some span several lines
         reasons[origin] = reason or type(error).__name__
     return left

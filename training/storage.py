@@ -97,7 +97,10 @@ def _begins_as_a_journal(path: Path) -> bool:
 
 def _database(url: str) -> BaseStorage:
     try:
-        return RDBStorage(url)
+        from sqlalchemy.pool import NullPool
+
+        # A connection ends with what it was for: Optuna would leave those of a pool open.
+        return RDBStorage(url, engine_kwargs={"poolclass": NullPool})
     # SQLAlchemy raises its own tree and its drivers theirs; a missing driver is an ImportError.
     except Exception as error:  # noqa: BLE001
         reason = str(error).replace(url, without_credentials(url)).splitlines()[0][:300]
