@@ -131,14 +131,14 @@ def running(
             process.wait()
 
 
-def await_ok(service: Service, path: str) -> None:
-    """Ask until the answer is 200; the pause is between tries to connect, not for a result."""
+def await_ok(service: Service, path: str) -> Answer:
+    """Ask until the answer is 200 and return it; the pause is between tries to connect, not for a result."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         assert service.process.poll() is None, service.log()
         with contextlib.suppress(OSError):
-            if service.ask("GET", path).status == 200:
-                return
+            if (answer := service.ask("GET", path)).status == 200:
+                return answer
         time.sleep(0.05)
     pytest.fail(f"{path} never answered 200:\n{service.log()}")
 
