@@ -44,6 +44,7 @@ ALLOWED = {
         "PIL",
         "pydantic",
         "rich",
+        "sqlalchemy",  # Optuna's, where a search has a database
         "torch",
         "torchvision",
         "yaml",
