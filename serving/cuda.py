@@ -9,21 +9,30 @@ import contextlib
 import ctypes
 import io
 import re
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 DRIVER_LIBRARY = "libcuda.so.1"
 PROVIDER_LIBRARY = "libonnxruntime_providers_cuda.so"
+BUILD_FACTS = "capi/build_and_package_info.py"
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 CHILD_SECONDS = 30
+LEAST_DRIVER = {12: 525, 13: 580}
+"""Major version of CUDA: the first branch of NVIDIA's driver that runs programs built for it.
+
+Source: NVIDIA, CUDA Compatibility, "Minor Version Compatibility", table 1
+(docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html).
+"""
 
 
 def missing_device(device_id: int) -> str | None:
     """Return what the driver lacks to use GPU `device_id`, in a sentence; None if nothing.
 
-    Source: the CUDA driver API: cuInit, cuDeviceGetCount, cuGetErrorString.
+    Source: the CUDA driver API: cuInit, cuDeviceGetCount, cuGetErrorString, cuDriverGetVersion.
     """
     try:
         driver = ctypes.CDLL(DRIVER_LIBRARY)
@@ -39,7 +48,36 @@ def missing_device(device_id: int) -> str | None:
         return f"the NVIDIA driver cannot start: {(text.value or b'unknown error').decode()} ({status})"
     if device_id >= count.value:
         return f"there is no GPU {device_id}: the NVIDIA driver finds {count.value}, numbered from 0"
-    return None
+    return _too_old(driver)
+
+
+def _too_old(driver: Any) -> str | None:
+    """Compare the newest CUDA that the driver runs with the one that ONNX Runtime is built for.
+
+    ONNX Runtime's own error comes late, when a session is made, and names no driver to install.
+    """
+    built = _build_facts()
+    needed = str(built.get("cuda_version") or "").partition(".")[0]
+    if not needed.isdigit():
+        return None  # not built for CUDA, or not installed: `missing_library` says so
+    version = ctypes.c_int(0)
+    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0 or version.value // 1000 >= int(needed):
+        return None
+    least = LEAST_DRIVER.get(int(needed))
+    return (
+        f"the NVIDIA driver runs CUDA {version.value // 1000}.{version.value % 1000 // 10} at most, and "
+        f"onnxruntime {built.get('__version__')} needs CUDA {needed}: install "
+        + (f"driver {least} or newer" if least else "a newer driver")
+    )
+
+
+def _build_facts() -> dict[str, Any]:
+    """Return what ONNX Runtime was built for, without importing it; empty if it is not installed."""
+    found = find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        return {}
+    path = Path(found.origin).parent / BUILD_FACTS
+    return runpy.run_path(str(path)) if path.exists() else {}
 
 
 def missing_library() -> str | None:
@@ -66,6 +104,7 @@ def missing_library() -> str | None:
                 f"the library {absent[1]} is missing, which ONNX Runtime's CUDA provider needs: "
                 "install onnxruntime-gpu[cuda,cudnn]"
             )
+        return f"ONNX Runtime's CUDA provider cannot be loaded: {error}"
     return None
 
 
@@ -86,8 +125,8 @@ def missing_device_by_child(device_id: int) -> str | None:
 
 if __name__ == "__main__":
     reason = missing_device(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
-    if reason is None and find_spec("onnxruntime") is None:
-        reason = "onnxruntime is not installed"
+    if reason is None and not _build_facts().get("cuda_version"):
+        reason = "no onnxruntime with CUDA is installed"
     if reason:
         print(reason)
     sys.exit(1 if reason else 0)

@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ def running(
     until: str = "/livez",
     tls: ssl.SSLContext | None = None,
     code: int = 0,
+    command: Sequence[str] | None = None,
     **settings: object,
 ) -> Iterator[Service]:
     """Start the service, wait until `until` answers 200, and at the end see SIGTERM end it, with `code`."""
@@ -117,7 +118,11 @@ def running(
     output = directory / f"service-{port}.log"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            serving_command(), env=environment(**values), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
+            command or serving_command(),
+            env=environment(**values),
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
     service = Service(process, port, output, tls)
     try:

@@ -156,7 +156,16 @@ def fake_driver(init: int, count: int) -> SimpleNamespace:
     def get_error(_: int, reference: Any) -> None:
         reference._obj.value = b"a driver's words"
 
-    return SimpleNamespace(cuInit=lambda _: init, cuDeviceGetCount=get_count, cuGetErrorString=get_error)
+    def get_version(reference: Any) -> int:
+        reference._obj.value = 99000
+        return 0
+
+    return SimpleNamespace(
+        cuInit=lambda _: init,
+        cuDeviceGetCount=get_count,
+        cuGetErrorString=get_error,
+        cuDriverGetVersion=get_version,
+    )
 
 
 @pytest.mark.parametrize(
