@@ -4,7 +4,9 @@ No session exists that has not given the recorded probabilities on the real exec
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +20,8 @@ from bundle.repository import Bundle
 from serving import cuda
 from serving.bound import OUTPUTS, BoundSession
 from serving.cpus import has_integer_matrices
-from serving.errors import ProviderError
+from serving.errors import DeviceLostError, ProviderError
+from serving.graph_thread import GraphSession, graph_thread
 
 log = logging.getLogger("glyph.serving")
 
@@ -65,11 +68,13 @@ class Engine:
     bundle: Bundle
     provider: Provider
     session: Any
-    """An `onnxruntime.InferenceSession`, or a `BoundSession`."""
+    """An `onnxruntime.InferenceSession`, or a `GraphSession`."""
     large: Any = None
     """The one for batches of more than `LARGEST_FLOAT32` images, where that is another."""
     arithmetic: Arithmetic = "float32"
     sizes: tuple[int, ...] = BUCKETS
+    probe: GoldenExamples | None = None
+    """On CUDA: a golden example that is asked again after a failure, to learn whether the GPU still computes."""
 
     def infer(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """Return the model's outputs for `uint8[n, 28, 28]`, n at least 1.
@@ -79,16 +84,42 @@ class Engine:
         once, and both doors run one image in the same way. With `mixed` arithmetic it is the whole batch
         that counts, not a last piece: so what was asked in a large batch is computed in integers, whatever
         came with it.
+
+        Raises:
+            DeviceLostError: the GPU failed, and fails a golden example too. Another error is of this batch only.
         """
         session = self.session if self.large is None or len(images) <= LARGEST_FLOAT32 else self.large
         sizes, most = self.sizes, self.sizes[-1]
-        if len(images) <= most:
-            return _run(session, images, sizes)
-        parts = [_run(session, images[start : start + most], sizes) for start in range(0, len(images), most)]
+        try:
+            if len(images) <= most:
+                return _run(session, images, sizes)
+            pieces = [images[start : start + most] for start in range(0, len(images), most)]
+            parts = [_run(session, piece, sizes) for piece in pieces]
+        except Exception as error:  # its classes share no base but Exception
+            if reason := self._lost():
+                text = " ".join(str(error).split())
+                raise DeviceLostError(
+                    f"CUDA fails ({text}), and a golden example that was answered before fails too: {reason}"
+                ) from error
+            raise
         return Outputs(
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
         )
+
+    def _lost(self) -> str | None:
+        """Return why the GPU cannot be asked any more; None if it still computes, or on the CPU.
+
+        Source: the CUDA runtime API: after an error such as cudaErrorIllegalAddress "the process must be terminated
+        and relaunched", for every later call returns it too.
+        """
+        if self.probe is None:
+            return None
+        try:
+            answered = _run(self.session, self.probe.images, self.sizes).probabilities
+        except Exception as error:  # noqa: BLE001  its classes share no base
+            return " ".join(str(error).split())
+        return self.probe.mismatch(answered, self.bundle.manifest.golden.tolerance)
 
 
 def _run(session: Any, images: npt.NDArray[np.uint8], sizes: tuple[int, ...]) -> Outputs:
@@ -167,10 +198,12 @@ def open_engine(
     arithmetic: Arithmetic = "float32",
     *,
     cuda_graphs: bool = False,
+    cudnn: bool = True,
 ) -> Engine:
     """Prove every file of the bundle, build sessions from the verified bytes, replay the golden examples.
 
-    With `cuda_graphs` each of `BUCKETS` is captured now, so that no request waits for that.
+    With `cuda_graphs` each of `BUCKETS` is captured now, so that no request waits for that. Without `cudnn` CUDA
+    does not load that library, which no operator of the contract's graphs should ask for.
 
     Raises:
         InvalidBundleError: a file is missing, changed or refused (`bundle/reading.py`), a graph is not what the
@@ -181,11 +214,9 @@ def open_engine(
     golden = GoldenExamples.from_bytes(verified[GOLDEN_FILE], bundle.manifest)
     sessions = []
     for name in GRAPHS[arithmetic]:
+        make = partial(_session, name, verified[name], provider, device_id, bundle.manifest, cudnn=cudnn)
         captured = cuda_graphs and provider == "cuda"
-        session = _session(name, verified[name], provider, device_id, cuda_graphs=captured)
-        _check_signature(name, session, bundle.manifest)
-        if captured:
-            session = _captured(session, device_id, len(bundle.manifest.classes))
+        session = _captured(make, device_id, len(bundle.manifest.classes)) if captured else make()
         # Alone: so each graph answers the examples in one batch and one by one, whichever sizes are its own.
         _replay(name, Engine(bundle=bundle, provider=provider, session=session), golden)
         sessions.append(session)
@@ -195,23 +226,45 @@ def open_engine(
         arithmetic=arithmetic,
         session=sessions[0],
         large=sessions[-1] if arithmetic == "mixed" else None,
+        probe=(
+            GoldenExamples(images=golden.images[:1], probabilities=golden.probabilities[:1])
+            if provider == "cuda"
+            else None
+        ),
     )
 
 
-def _captured(session: Any, device_id: int, classes: int) -> BoundSession:
-    bound = BoundSession(session, "cuda", device_id, classes)
+def _captured(make: Callable[..., Any], device_id: int, classes: int) -> GraphSession:
+    """Make a session with CUDA graphs and capture all sizes, each of these steps in a turn of its own.
+
+    The largest comes first: what memory it takes is there then, and no later capture moves what an earlier one
+    has written down.
+    """
+    session = graph_thread().open(
+        lambda: BoundSession(make(cuda_graphs=True), "cuda", device_id, classes, BUCKETS[-1])
+    )
     try:
-        for size in BUCKETS:
-            bound.run(list(OUTPUTS), {"images": np.zeros((size, IMAGE_SIZE, IMAGE_SIZE), np.uint8)})
+        for size in reversed(BUCKETS):
+            session.run(list(OUTPUTS), {"images": np.zeros((size, IMAGE_SIZE, IMAGE_SIZE), np.uint8)})
     except Exception as error:  # its classes share no base but Exception
         text = one_line(error)
         raise ProviderError(
             f"the model cannot be captured as CUDA graphs: {text}; GLYPH_CUDA_GRAPHS=false does without"
         ) from error
-    return bound
+    return session
 
 
-def _session(name: str, graph: bytes, provider: Provider, device_id: int, *, cuda_graphs: bool) -> Any:
+def _session(
+    name: str,
+    graph: bytes,
+    provider: Provider,
+    device_id: int,
+    manifest: Manifest,
+    *,
+    cuda_graphs: bool = False,
+    cudnn: bool = True,
+) -> Any:
+    """Return a session of ONNX Runtime's with the contract's signature, on the provider that was asked for."""
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.load_model_format", "ONNX")  # else its bytes decide
     options.log_severity_level = LOG_SEVERITY_FATAL  # its errors arrive as exceptions; said once is enough
@@ -229,10 +282,13 @@ def _session(name: str, graph: bytes, provider: Provider, device_id: int, *, cud
         settings = {"device_id": str(device_id), "use_tf32": "0"}
         if cuda_graphs:
             settings["enable_cuda_graph"] = "1"
+        if not cudnn:
+            settings["enable_cudnn"] = "0"
         providers = [(PROVIDER_NAMES[provider], settings)]
     onnxruntime.set_default_logger_severity(LOG_SEVERITY_FATAL)
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=providers)
+        # Without the last argument its Python layer tries again on the CPU, and raises what came of that instead.
+        session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:  # its classes share no base but Exception
         text = one_line(error)
         # A graph that only CUDA refuses is the provider's fault, any other the bundle's.
@@ -243,6 +299,7 @@ def _session(name: str, graph: bytes, provider: Provider, device_id: int, *, cud
         raise ProviderError(
             f"{PROVIDER_NAMES[provider]} was asked for, the session got {session.get_providers()}"
         )
+    _check_signature(name, session, manifest)
     return session
 
 

@@ -1,7 +1,7 @@
 """Every error that the service raises on purpose: what was wrong, and what to do.
 
 `ProblemError` and its children become answers: RFC 9457 problem details. `ProviderError` ends the
-service before it has answered anything.
+service before it has answered anything, `DeviceLostError` a worker that has answered.
 """
 
 from http import HTTPStatus
@@ -18,6 +18,10 @@ class ServingError(Exception):
 
 class ProviderError(ServingError):
     """The execution provider that was asked for does not work here; the message says what is missing."""
+
+
+class DeviceLostError(ServingError):
+    """The GPU computes no more for this process, which has to be replaced; the message says what CUDA reports."""
 
 
 class ProblemError(ServingError):

@@ -8,7 +8,8 @@ Where others wait, a request whose client has hung up goes behind them all, and 
 when the queue is full: it may still want to read, but after a crowd of impatient clients most have gone.
 
 On the CPU the inference runs in the loop: at 7 to 50 us an image, a thread's hand-over would cost
-more than it frees. On CUDA it runs in a thread beside the loop, which decodes the next batch meanwhile.
+more than it frees. On CUDA it runs in a thread beside the loop, which decodes the next batch meanwhile;
+where CUDA graphs are on, that thread is the process's `graph_thread`.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ import numpy.typing as npt
 
 from serving.engine import Engine, Outputs, padding
 from serving.errors import DeadlineExceededError, OverloadedError
+from serving.graph_thread import GraphThread, graph_thread
 from serving.messages import Answer
 from serving.metrics import CLIENT_GONE
 from serving.overload import check_deadline
@@ -75,11 +77,10 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._later: deque[Job] = deque()  # of clients that have hung up
         self._scheduled = False
-        self._beside = (
-            ThreadPoolExecutor(1, thread_name_prefix="inference")
-            if pipeline.state.provider == "cuda"
-            else None
-        )
+        self._own = ThreadPoolExecutor(1, thread_name_prefix="inference")  # started when it is first needed
+        self._beside: ThreadPoolExecutor | GraphThread | None = None
+        if pipeline.state.provider == "cuda":
+            self._beside = graph_thread() if pipeline.settings.cuda_graphs else self._own
         self._running = False
         self._decoded: list[tuple[Job, Work]] = []
 
@@ -97,9 +98,8 @@ class Batcher:
         return True
 
     def close(self) -> None:
-        """Free the thread, once nothing waits any more."""
-        if self._beside is not None:
-            self._beside.shutdown(wait=False)
+        """Free the thread, once nothing waits any more; the graphs' thread is the process's."""
+        self._own.shutdown(wait=False)
 
     def _schedule(self) -> None:
         if not self._scheduled:

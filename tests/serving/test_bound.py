@@ -1,8 +1,7 @@
 """Fixed buffers for each size of a batch, run on the CPU; test_cuda.py runs the same on a GPU."""
 
 import ctypes
-import gc
-from concurrent.futures import ThreadPoolExecutor
+import mmap
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,13 @@ import onnxruntime
 import pytest
 
 from bundle.repository import Bundle
-from serving import bound, cuda, engine
-from serving.bound import OUTPUTS, BoundSession, lock_pages
+from serving import bound, cuda
+from serving.bound import OUTPUTS, BoundSession, lock_pages, whole_pages
 from serving.engine import BUCKETS, open_engine
 from serving.errors import ProviderError
+from serving.graph_thread import GraphSession
 from tests.pictures import Pixels
+from tests.serving.posing import BoundOnCpu, Posing, posing
 
 NAMES = list(OUTPUTS)
 
@@ -33,7 +34,7 @@ def batch(count: int) -> Pixels:
 @pytest.mark.parametrize("names", [NAMES, ["probabilities"]])
 def test_it_answers_as_the_session_does(session: Any, names: list[str]) -> None:
     """Bit for bit, whatever size came before."""
-    tested = BoundSession(session, "cpu", 0, 10)
+    tested = BoundSession(session, "cpu", 0, 10, 256)
     for count in (1, 64, 3, 1, 256, 64):
         expected = session.run(names, {"images": batch(count)})
         found = tested.run(names, {"images": batch(count)})
@@ -50,7 +51,7 @@ def test_each_size_has_a_graph_of_its_own(session: Any, monkeypatch: pytest.Monk
         return made[-1]
 
     monkeypatch.setattr(onnxruntime, "RunOptions", noting)
-    tested = BoundSession(session, "cpu", 0, 10)
+    tested = BoundSession(session, "cpu", 0, 10, 256)
     for count in (1, 64, 1):
         tested.run(NAMES, {"images": batch(count)})
     assert [one.get_run_config_entry("gpu_graph_id") for one in made] == ["1", "64"]
@@ -58,7 +59,7 @@ def test_each_size_has_a_graph_of_its_own(session: Any, monkeypatch: pytest.Monk
 
 def test_an_answer_stays_what_it_was(session: Any) -> None:
     """The next run has the same buffers, and the images given are not kept."""
-    tested = BoundSession(session, "cpu", 0, 10)
+    tested = BoundSession(session, "cpu", 0, 10, 256)
     images = batch(4)
     (before,) = tested.run(["probabilities"], {"images": images})
     kept = before.copy()
@@ -67,58 +68,47 @@ def test_an_answer_stays_what_it_was(session: Any) -> None:
     assert before.tobytes() == kept.tobytes() != after.tobytes()
 
 
-def test_threads_do_not_meet_in_a_buffer(session: Any) -> None:
-    """Each of many that run at once gets the answers for its own images."""
-    tested = BoundSession(session, "cpu", 0, 10)
-    inputs = [np.roll(batch(8), shift, axis=1) for shift in range(24)]
-    expected = [session.run(["logits"], {"images": images})[0].tobytes() for images in inputs]
-
-    def run(images: Pixels) -> set[bytes]:
-        return {tested.run(["logits"], {"images": images})[0].tobytes() for _ in range(40)}
-
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(run, inputs)) == [{one} for one in expected]
-
-
-class Posing(onnxruntime.InferenceSession):  # type: ignore[misc]  # it ships no types
-    """A session on the CPU that says it is on CUDA, and what it was asked for."""
-
-    asked: Any = None
-
-    def __init__(self, graph: bytes, options: Any, providers: Any) -> None:
-        type(self).asked = providers
-        del options
-        super().__init__(graph, providers=["CPUExecutionProvider"])
-
-    def get_providers(self) -> list[str]:
-        """Return what is expected."""
-        return ["CUDAExecutionProvider"]
+def test_all_sizes_have_one_block_of_pages_that_is_locked_once(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA locks pages: a second lock of one of them fails, and memory of others in it would be locked too."""
+    runtime = _Runtime(0)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: runtime)
+    on_cpu = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+    monkeypatch.setattr(
+        onnxruntime.OrtValue, "ortvalue_from_shape_and_type", lambda shape, kind, *_: on_cpu(shape, kind)
+    )
+    tested = BoundSession(session, "cuda", 0, 10, 256)
+    for count in (256, 64, 3, 1):
+        tested.run(NAMES, {"images": batch(count)})
+    ((address, size),) = runtime.locked.items()
+    assert address % mmap.PAGESIZE == size % mmap.PAGESIZE == 0
+    for buffers in tested._buffers.values():
+        start = buffers.pixels.ctypes.data
+        assert address <= start <= start + buffers.pixels.nbytes <= address + size
+    tested.close()
+    assert runtime.locked == {}
 
 
 @pytest.mark.parametrize("graphs", [True, False])
-def test_cuda_is_asked_for_graphs_only_where_they_are_wanted(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, *, graphs: bool
-) -> None:
-    """And every size is run before the first request: here on the CPU, by a session that poses."""
-    sizes: list[int] = []
-
-    class OnCpu(BoundSession):
-        def __init__(self, session: Any, device: str, device_id: int, classes: int) -> None:
-            assert (device, device_id) == ("cuda", 3)
-            super().__init__(session, "cpu", 0, classes)
-
-        def run(self, names: list[str], feeds: dict[str, Pixels]) -> Any:
-            sizes.append(len(feeds["images"]))
-            return super().run(names, feeds)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Posing)
-    monkeypatch.setattr(engine, "BoundSession", OnCpu)
-    opened = open_engine(bundle, "cuda", 3, cuda_graphs=graphs)
+def test_cuda_is_asked_for_graphs_only_where_they_are_wanted(bundle: Bundle, *, graphs: bool) -> None:
+    """And every size is captured before the first request, the largest first, whose memory the others find."""
+    with posing():
+        opened = open_engine(bundle, "cuda", 3, cuda_graphs=graphs)
+        assert isinstance(opened.session, GraphSession) is graphs
+        assert BoundOnCpu.sizes[: len(BUCKETS)] == (BUCKETS[::-1] if graphs else ())
     ((name, settings),) = Posing.asked
     assert name == "CUDAExecutionProvider"
+    assert settings["device_id"] == "3"
     assert settings.get("enable_cuda_graph") == ("1" if graphs else None)
-    assert isinstance(opened.session, OnCpu) is graphs
-    assert tuple(sizes[: len(BUCKETS)]) == (BUCKETS if graphs else ())
+
+
+@pytest.mark.parametrize("cudnn", [True, False])
+def test_cudnn_can_be_left_out(bundle: Bundle, *, cudnn: bool) -> None:
+    """By the provider's option; a version of ONNX Runtime without it would refuse the name."""
+    with posing():
+        open_engine(bundle, "cuda", 0, cudnn=cudnn)
+    assert Posing.asked[0][1].get("enable_cudnn") == (None if cudnn else "0")
 
 
 @pytest.mark.skipif(cuda.missing_device(0) is None, reason="this machine has CUDA")
@@ -141,15 +131,16 @@ class _Runtime:
     """CUDA's runtime, as far as it locks pages."""
 
     def __init__(self, status: int) -> None:
-        self.status, self.locked, self.asked = status, set[int](), 0
+        self.status, self.locked, self.asked = status, dict[int, int](), 0
 
     def cudaHostRegister(self, address: Any, size: Any, flags: Any) -> int:  # noqa: N802  its own name
-        assert (size.value, flags.value) == (784, 0)
-        self.locked |= {address.value} if self.status == 0 else set()
+        assert flags.value == 0
+        assert address.value not in self.locked
+        self.locked |= {address.value: size.value} if self.status == 0 else {}
         return self.status
 
     def cudaHostUnregister(self, address: Any) -> int:  # noqa: N802
-        self.locked.remove(address.value)
+        del self.locked[address.value]
         return 0
 
     def cudaGetLastError(self) -> int:  # noqa: N802
@@ -157,23 +148,22 @@ class _Runtime:
         return self.status
 
 
-def test_pages_are_locked_while_an_array_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And freed with it; who cannot lock them goes on without."""
+def test_pages_are_locked_until_they_are_unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot lock them goes on without."""
     runtime = _Runtime(0)
     monkeypatch.setattr(ctypes, "CDLL", lambda _: runtime)
-    array = np.zeros(784, np.uint8)
-    address = array.ctypes.data
-    assert lock_pages(array)
-    assert runtime.locked == {address}
-    del array
-    gc.collect()
-    assert runtime.locked == set()
+    array = whole_pages(784)
+    unlock = lock_pages(array)
+    assert unlock is not None
+    assert runtime.locked == {array.ctypes.data: mmap.PAGESIZE}
+    unlock()
+    assert runtime.locked == {}
     runtime = _Runtime(2)
-    assert not lock_pages(np.zeros(784, np.uint8))
+    assert lock_pages(whole_pages(784)) is None
     assert runtime.asked == len(bound.RUNTIMES)
 
 
 def test_without_cuda_no_page_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library cannot be loaded, and that is no error."""
     monkeypatch.setattr(bound, "RUNTIMES", ("libnothing.so.1",))
-    assert not lock_pages(np.zeros(784, np.uint8))
+    assert lock_pages(whole_pages(784)) is None

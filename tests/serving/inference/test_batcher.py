@@ -19,6 +19,7 @@ from bundle.repository import Bundle
 from serving.app import create_app
 from serving.engine import BUCKETS, Engine, Outputs, padding
 from serving.errors import OverloadedError
+from serving.graph_thread import graph_thread
 from serving.inference.batcher import TURN_COST, Batcher, Job
 from serving.messages import Answer, Request
 from serving.pipeline import Exchange, Pipeline
@@ -316,6 +317,29 @@ def test_on_cuda_the_loop_decodes_the_next_batch_while_one_runs(
     assert {answer.status for answer in answers} == {200}
     assert [exchange.batch for exchange in exchanges] == [1, 5, 5, 5, 5, 5]
     assert all(name.startswith("inference") for name in threads)
+
+
+def test_with_cuda_graphs_the_batches_thread_is_theirs(
+    bundle: Bundle, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """And it goes on when the batcher ends, for it is the process's."""
+    settings = ServiceSettings(model=bundle.path.parent, provider="cpu", cuda_graphs=True)
+    pipeline: Pipeline = create_app(settings).extensions["glyph.pipeline"]
+    pipeline.state.provider = "cuda"  # the engine stays on the CPU; the batcher's way is what is tested
+    threads = set()
+    original = Engine.infer
+
+    def infer(self: Engine, batch: Pixels) -> Outputs:
+        threads.add(threading.current_thread().name)
+        return original(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "infer", infer)
+        batcher = Batcher(loop, pipeline)
+        answers = answered(loop, batcher, [asked(pipeline, digit) for _ in range(3)])
+    batcher.close()
+    assert [answer.status for answer in answers] == [200] * 3
+    assert threads == {"cuda-graphs"} == {graph_thread().call(lambda: threading.current_thread().name)}
 
 
 def test_batches_are_padded_to_a_few_sizes(pipeline: Pipeline, linear: Linear) -> None:
