@@ -77,9 +77,10 @@ ALERTS = (
         expression='increase(glyph_worker_exits_total{how="died"}[15m]) > 0',
         lasting="0m",
         severity="ticket",
-        meaning="A worker was killed, crashed or was stuck, and was replaced; its requests in flight failed.",
-        remedy="The log has the signal. SIGKILL is most often memory: compare process_resident_memory_bytes "
-        "with the limit.",
+        meaning="A worker was killed, crashed, was stuck or lost its GPU, and was replaced; its requests in flight "
+        "failed.",
+        remedy="The log has the signal, or the reason. SIGKILL is most often memory: compare "
+        "process_resident_memory_bytes with the limit.",
     ),
     Alert(
         name="GlyphVersionRefused",

@@ -14,6 +14,9 @@ _FREE, _LOADING, _UNREADY, _READY = range(4)
 _table = mmap.mmap(-1, 1 << 12)
 """A byte for each worker, shared by the arbiter and all its children: each writes its own, everybody reads."""
 LOOK_SECONDS = 0.1
+LOAD_SECONDS = 120
+"""In which a worker has to load its model, if it may not be silent for longer anyway. The first start on a GPU reads
+gigabytes of CUDA's libraries, and captures its graphs."""
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 """Held back from before the fork until the child has its own handlers: the arbiter's, which it has so far, would
 take note of the signal for an arbiter that is not there."""
@@ -27,6 +30,8 @@ class HandoverWorker:
     told_to_end = False
     """Whether the arbiter has sent it SIGTERM."""
     wsgi: Any
+    cfg: Any
+    tmp: Any
     alive: bool
     ppid: int
 
@@ -60,6 +65,9 @@ class HandoverWorker:
         An answer that there is no model takes no time, so a worker that has none would draw most of the
         connections to itself. As long as others answer it does not accept any.
         """
+        # The arbiter compares a heartbeat with the clock. Until the first one it would wait for ever.
+        ahead = time.monotonic() + max(0, LOAD_SECONDS - self.cfg.timeout)
+        os.utime(self.tmp.fileno(), (ahead, ahead))
         super().load_wsgi()  # type: ignore[misc]  # Gunicorn's, which comes after this class
         self._tell()
         if self.must_be_ready and not self.ready:
@@ -69,9 +77,18 @@ class HandoverWorker:
             self.notify()
 
     def notify(self) -> None:
-        """Tell that the process is alive, and whether it is ready: versions come and go."""
+        """Tell that the process is alive, and whether it is ready: versions come and go.
+
+        A worker whose GPU is lost ends, and the arbiter starts another.
+        """
         super().notify()  # type: ignore[misc]
         self._tell()
+        if self.wsgi.extensions["glyph"].lost:
+            self.leave()
+
+    def leave(self) -> None:
+        """End gracefully."""
+        self.alive = False
 
     def _tell(self) -> None:
         _table[self._place] = _READY if self.wsgi.extensions["glyph"].versions() else _UNREADY

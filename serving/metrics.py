@@ -28,6 +28,7 @@ from serving.companion import DIRECTORY_VARIABLE
 from serving.slots import LARGEST_RUN, Slots
 
 if TYPE_CHECKING:
+    from bundle.repository import Bundle
     from serving.engine import Engine, Outputs
     from serving.messages import Answer
     from serving.pipeline import Exchange
@@ -133,9 +134,9 @@ class Metrics:
         with self._lock:
             self._histogram(("glyph_batch_images",), len(images))
             self._values[self._padding] += padding
-            if self._statistics is None or self._statistics.engine is not engine:
+            if self._statistics is None or self._statistics.bundle is not engine.bundle:
                 self._flush()
-                self._statistics = _Statistics(engine, self._slots, self._places)
+                self._statistics = _Statistics(engine.bundle, self._slots, self._places)
             self._statistics.add(images, outputs.probabilities)
 
     def queue(self, images: int) -> None:
@@ -241,17 +242,20 @@ class Metrics:
 
 
 class _Statistics:
-    """Images and probabilities of one model that are not counted yet, and where to count them."""
+    """Images and probabilities of one model that are not counted yet, and where to count them.
 
-    def __init__(self, engine: "Engine", slots: Slots, places: dict[tuple[str, ...], int]) -> None:
-        self.engine = engine
+    It keeps no engine, so that a model that nobody asks any more is freed.
+    """
+
+    def __init__(self, bundle: "Bundle", slots: Slots, places: dict[tuple[str, ...], int]) -> None:
+        self.bundle = bundle
         self._slots, self._places = slots, places
-        manifest = engine.bundle.manifest
+        manifest = bundle.manifest
         classes = len(manifest.classes)
         self._images = np.empty((WAITING_IMAGES, 28, 28), np.uint8)
         self._probabilities = np.empty((WAITING_IMAGES, classes), np.float32)
         self._waiting = 0
-        version, digest = str(engine.bundle.version), manifest.digest
+        version, digest = str(bundle.version), manifest.digest
         self._classes = self._run(classes, "glyph_predictions_total", version, digest, manifest.classes)
         self._drift = {
             feature: self._run(len(counts), "drift", feature, version, digest, counts.tolist())

@@ -26,7 +26,13 @@ import orjson
 from serving import codings, oip, predict
 from serving.access import Access
 from serving.engine import Outputs, padding
-from serving.errors import PROBLEM_MEDIA_TYPE, BodyTooLargeError, MalformedBodyError, ProblemError
+from serving.errors import (
+    PROBLEM_MEDIA_TYPE,
+    BodyTooLargeError,
+    DeviceLostError,
+    MalformedBodyError,
+    ProblemError,
+)
 from serving.headers import Headers, merge
 from serving.messages import Answer, Request
 from serving.overload import TIMEOUT_FIELD, check_deadline, deadline
@@ -135,7 +141,12 @@ class Pipeline:
         return answer
 
     def refuse(self, exchange: Exchange, error: Exception) -> Answer:
-        """Return the answer of a request that failed; what is no ProblemError is logged and answered 500."""
+        """Return the answer of a request that failed; what is no ProblemError is logged and answered 500.
+
+        Where the GPU is lost the process is not ready from now on, and says so.
+        """
+        if isinstance(error, DeviceLostError):
+            error = self.state.lose(str(error))
         if not isinstance(error, ProblemError):
             log.error("%s %s failed", exchange.request.method, exchange.request.path, exc_info=error)
             error = unforeseen()

@@ -33,11 +33,13 @@ class Housekeeper:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Count what waits, and end."""
+        """Count what waits, free the models, and end."""
         self._ended.set()
         self._thread.join(END_SECONDS)
         self._state.metrics.tick()
-        self._state.metrics.ended()
+        if not self._state.lost:  # a worker that lost its GPU has died, as one that was killed
+            self._state.metrics.ended()
+        self._state.close()
 
     def _run(self) -> None:
         interval = self._state.settings.reload_seconds

@@ -47,6 +47,13 @@ class ServiceSettings(Settings):
             "instead of starting kernel after kernel. Not yet measured on a GPU ('python -m bench gpu'), so off"
         ),
     ] = False
+    cudnn: Annotated[
+        bool,
+        Field(
+            description="whether CUDA loads cuDNN. The model's operators should not need it, which no GPU has shown "
+            "yet: 'false' is for an image without it (Dockerfile.serve, CUDNN=false)"
+        ),
+    ] = True
     arithmetic: Annotated[
         Literal["auto", "float32", "integer"],
         Field(
@@ -162,7 +169,12 @@ class ServiceSettings(Settings):
         ),
     ] = 1024
     timeout_seconds: Annotated[
-        int, Field(ge=1, description="a process that is silent for longer is replaced; loading counts")
+        int,
+        Field(
+            ge=1,
+            description="a process that is silent for longer is replaced; one that loads gets 120, or this if "
+            "it is more",
+        ),
     ] = 30
     graceful_timeout_seconds: Annotated[
         int, Field(ge=1, description="time that requests in flight get after SIGTERM")

@@ -70,6 +70,8 @@ class ModelState:
     _refusals: dict[int, Refusal] = field(default_factory=dict)
     _reason: str = "the model is not loaded yet"
     _draining: bool = False
+    lost: bool = False
+    """Whether the GPU computes no more for this process: it is not ready, and ends."""
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -142,8 +144,28 @@ class ModelState:
 
     def drain(self) -> None:
         """Report not ready from now on, because this process is ending; safe in a signal handler."""
-        self._draining = True
-        self.metrics.state("draining")
+        if not self.lost:  # then it reports that already, with the reason
+            self._draining = True
+            self.metrics.state("draining")
+
+    def lose(self, reason: str) -> NotReadyError:
+        """Be not ready for good, because the GPU computes no more; return what requests are answered with.
+
+        The worker looks at `lost` and ends, and the arbiter starts another. From whatever thread.
+        """
+        if not self.lost:
+            self._reason = f"the GPU was lost: {reason}"
+            self.lost = True
+            self._loaded = ()
+            log.critical("%s; this worker ends, and another takes its place", self._reason)
+            self._publish()
+        return self._not_ready(
+            f"no model is served: {self._reason}", "Ask again: another process takes this one's place."
+        )
+
+    def close(self) -> None:
+        """Let go of all models: freed by the interpreter's end, they would find CUDA gone, and crash it."""
+        self._loaded = ()
 
     def load(self) -> None:
         """Serve the newest version that can be proven, or the pinned one; keep what is served if there is none.
@@ -156,6 +178,8 @@ class ModelState:
             ProviderError: nothing is served yet, the policy is `cuda`, and CUDA refuses every version that can be
                 proven otherwise.
         """
+        if self.lost:
+            return
         failed: dict[int, ProviderError] = {}
         with self._loading:
             try:
@@ -237,8 +261,10 @@ class ModelState:
 
     def _open_on(self, provider: Provider, bundle: Bundle) -> Engine:
         arithmetic = choose_arithmetic(self.settings.arithmetic, bundle, provider)
-        graphs = self.settings.cuda_graphs
-        return open_engine(bundle, provider, self.settings.device_id, arithmetic, cuda_graphs=graphs)
+        asked = self.settings
+        return open_engine(
+            bundle, provider, asked.device_id, arithmetic, cuda_graphs=asked.cuda_graphs, cudnn=asked.cudnn
+        )
 
     def _swap(self, chosen: Loaded) -> None:
         if self._loaded and self._loaded[0] is chosen:
@@ -246,6 +272,9 @@ class ModelState:
         version = chosen.engine.bundle.version
         others = [one for one in self._loaded if one.engine.bundle.version != version]
         self._loaded = (chosen, *others[: self.settings.kept_versions])
+        if self.lost:  # meanwhile
+            self._loaded = ()
+            return
         self._publish()
         manifest = chosen.engine.bundle.manifest
         log.info(

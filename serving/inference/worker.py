@@ -69,6 +69,8 @@ class InferenceWorker(HandoverWorker, Worker):  # type: ignore[misc]
         self.loop.call_later(self.cfg.graceful_timeout, self.loop.stop)
         self.loop.call_soon(self._leave_if_done)
 
+    leave = stop
+
     # Signals
 
     def _begin(self) -> None:

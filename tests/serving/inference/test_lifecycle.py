@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -91,6 +92,27 @@ class Load:
                     connection.close()
                 else:
                     self.statuses[response.status] += 1
+
+
+@pytest.mark.parametrize(
+    ("allowed", "seconds", "replaced"), [(1, 3600, True), (120, 3, False)], ids=["stuck", "slow"]
+)
+def test_a_worker_has_so_long_to_load_its_model(
+    start: Callable[..., Service],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: int,
+    seconds: int,
+    *,
+    replaced: bool,
+) -> None:
+    """Longer than it may be silent once it serves, and then another takes its place: also one that loads for ever."""
+    monkeypatch.setenv("FIRST_FILE", str(tmp_path / "first"))
+    monkeypatch.setenv("SLOW_SECONDS", str(seconds))
+    monkeypatch.setenv("LOAD_SECONDS", str(allowed))
+    command = [sys.executable, "-m", "serving.arbiter", "--config", "python:tests.serving.slow_to_load"]
+    service = start(command=command, timeout_seconds=1)
+    assert ("WORKER TIMEOUT" in service.log()) is replaced
 
 
 def test_sigterm_answers_what_was_asked_and_exits_0(start: Callable[..., Service], digit: Pixels) -> None:

@@ -3,15 +3,19 @@
 import os
 import shutil
 import stat
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
 from serving.errors import NotFoundError, NotReadyError
 from serving.metrics import Metrics
+from serving.reload import Housekeeper
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 from tests.bundle.hostile import restate
@@ -303,3 +307,17 @@ def test_metrics_given_to_the_state_are_the_ones_it_uses(tmp_path: Path) -> None
         ServiceSettings(model=publish_synthetic(tmp_path).path.parent, provider="cpu"), metrics
     )
     assert state.metrics is metrics
+
+
+def test_at_the_end_no_model_is_kept(tmp_path: Path, digit: npt.NDArray[np.uint8]) -> None:
+    """Neither by the metrics: a session on a GPU must be freed before the interpreter ends."""
+    state = start(publish_synthetic(tmp_path))
+    engine = state.engine()
+    state.metrics.batch(engine, digit[None], engine.infer(digit[None]))
+    session = weakref.ref(engine.session)
+    del engine
+    housekeeper = Housekeeper(state)
+    housekeeper.start()
+    assert session() is not None
+    housekeeper.stop()
+    assert session() is None

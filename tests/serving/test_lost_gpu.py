@@ -1,0 +1,151 @@
+"""A GPU that fails once costs a batch; one that fails for good costs the process, which another takes the place of."""
+
+import contextlib
+import json
+import sys
+from dataclasses import replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundle.repository import Bundle
+from serving.engine import Engine, open_engine
+from serving.errors import DeviceLostError, NotReadyError
+from serving.settings import ServiceSettings
+from serving.state import ModelState
+from tests.pictures import Pixels, png
+from tests.serving.losing import FILE
+from tests.serving.models import publish_synthetic
+from tests.serving.operations.management import await_, managed
+from tests.serving.operations.test_management import workers_of
+from tests.serving.posing import posing
+
+
+class Session:
+    """Fails, or answers wrongly, for as long as it is to."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.fails: set[int] = set()
+        """Sizes of the batches that fail."""
+        self.wrong = 0.0
+
+    def run(self, names: list[str], feeds: dict[str, Pixels]) -> Any:
+        """Run, or fail."""
+        if len(feeds["images"]) in self.fails:
+            raise RuntimeError("CUDA failure 2: out of memory")
+        logits, probabilities = self.session.run(names, feeds)
+        return [logits, probabilities + np.float32(self.wrong)]
+
+
+@pytest.fixture(name="session")
+def fixture_session(bundle: Bundle) -> Session:
+    """Return a session on the CPU."""
+    return Session(open_engine(bundle, "cpu", 0).session)
+
+
+@pytest.fixture(name="engine")
+def fixture_engine(bundle: Bundle, session: Session) -> Engine:
+    """Return an engine that says it is on CUDA."""
+    with posing():
+        return replace(open_engine(bundle, "cuda", 0), session=session)
+
+
+IMAGES = np.zeros((64, 28, 28), np.uint8)
+
+
+def test_a_batch_that_fails_alone_is_its_own_error(engine: Engine, session: Session) -> None:
+    """The golden example is answered, so the next batch may be."""
+    session.fails = {64}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.infer(IMAGES)
+    assert len(engine.infer(IMAGES[:2])) == 2
+
+
+@pytest.mark.parametrize("ailment", ["fails", "wrong"])
+def test_a_golden_example_that_fails_too_is_a_lost_gpu(
+    engine: Engine, session: Session, ailment: str
+) -> None:
+    """By an error, or by another answer than the recorded one."""
+    session.fails = {64, 1} if ailment == "fails" else {64}
+    session.wrong = 0.001
+    with pytest.raises(DeviceLostError, match=r"out of memory.*golden"):
+        engine.infer(IMAGES)
+
+
+def test_the_cpu_is_never_lost(bundle: Bundle, session: Session) -> None:
+    """Its errors are of one batch, whatever else fails."""
+    engine = replace(open_engine(bundle, "cpu", 0), session=session)
+    session.fails = {64, 1}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.infer(IMAGES)
+
+
+def test_a_lost_state_stays_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer version is not even tried, for it would be loaded on the same GPU; nor does the end change it."""
+    first = publish_synthetic(tmp_path)
+    state = ModelState.start(ServiceSettings(model=first.path.parent, provider="cpu"))
+    answer = state.lose("CUDA failure 700")
+    assert answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert "CUDA failure 700" in answer.detail
+    publish_synthetic(tmp_path)
+    monkeypatch.setattr(ModelState, "_open", lambda *_: pytest.fail("it was tried"))
+    state.load()
+    state.drain()
+    assert state.versions() == []
+    with pytest.raises(NotReadyError, match="the GPU was lost: CUDA failure 700"):
+        state.report()
+
+
+def test_a_version_that_is_loaded_while_the_gpu_is_lost_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two comes first."""
+    first = publish_synthetic(tmp_path)
+    state = ModelState.start(ServiceSettings(model=first.path.parent, provider="cpu"))
+    publish_synthetic(tmp_path)
+    opened = ModelState._open
+
+    def meanwhile(self: ModelState, bundle: Bundle) -> Engine:
+        self.lose("CUDA failure 700")
+        return opened(self, bundle)
+
+    monkeypatch.setattr(ModelState, "_open", meanwhile)
+    state.load()
+    assert state.versions() == []
+
+
+@pytest.mark.parametrize("worker", ["inference", "gthread"])
+def test_a_worker_that_lost_its_gpu_is_replaced(
+    bundle: Bundle, tmp_path: Path, worker: str, digit: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests and `/readyz` are answered 503 with the reason until another is ready, and the log has it."""
+    doomed = tmp_path / "doomed"
+    doomed.write_text("")
+    monkeypatch.setenv(FILE, str(doomed))
+    command = [sys.executable, "-m", "serving.arbiter", "--config", "python:tests.serving.losing"]
+    with managed(
+        tmp_path, command=command, model=bundle.path.parent, worker=worker, workers=1, arithmetic="float32"
+    ) as pod:
+        service = pod.service
+        (first,) = workers_of(service.process.pid)
+        assert service.post(png(digit)).status == 200
+        with contextlib.closing(
+            service.connect()
+        ) as kept:  # a worker that ends lets it ask for a moment more
+            doomed.write_text(str(first))
+            kept.request("POST", "/predict", png(digit), {"Content-Type": "image/png"})
+            answers = [kept.getresponse().read().decode()]
+            kept.request("GET", "/readyz")
+            answers.append(kept.getresponse().read().decode())
+        for answer in map(json.loads, answers):
+            assert answer["status"] == 503
+            assert "the GPU was lost: CUDA fails (CUDA failure 700" in answer["detail"]
+        await_(lambda: workers_of(service.process.pid) not in ([first], []))
+        await_(lambda: pod.ask("/readyz").status == 200)
+        assert service.post(png(digit)).status == 200
+        assert "this worker ends, and another takes its place" in service.log()
+        pod.await_value(1, "glyph_worker_exits_total", how="died")
