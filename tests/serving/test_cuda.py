@@ -1,20 +1,49 @@
-"""The service on a GPU; not run where the driver finds none."""
+"""The service and the batch scorer on a GPU; not run where the driver finds none.
 
+It prints what memory they take, which k8s/components/nvidia asks for: `pytest tests/serving/test_cuda.py`.
+"""
+
+import contextlib
+import csv
+import ctypes
+import gc
+import http.client
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from bench.resident import children
+from bench.serving.wire import Message, open_inference_binary, tensors
 from bundle.repository import Bundle
 from serving import cuda
-from serving.bound import BoundSession, lock_pages
-from serving.engine import open_engine
-from tests.pictures import a_digit, png
-from tests.serving.models import Linear
-from tests.serving.processes import running
+from serving.bound import RUNTIMES, lock_pages, whole_pages
+from serving.engine import BUCKETS, open_engine
+from serving.graph_thread import GraphSession
+from serving.scoring.engines import open_local
+from serving.scoring.settings import ScoreSettings
+from tests.pictures import Pixels, a_digit, png
+from tests.serving.models import Linear, publish_synthetic
+from tests.serving.processes import ROOT, Service, environment, running
 
 MISSING = cuda.missing_device_by_child(0)
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=f"no CUDA: {MISSING}")]
+RESOURCES = ROOT / "k8s/components/nvidia/resource.yaml"
+VERSIONS = 5
+CLIENTS = 4
+LOOK_SECONDS = 0.05
+PATIENCE_SECONDS = 30.0
+
+
+def noise(count: int) -> Pixels:
+    """Return as many images of noise, always the same for a number."""
+    return np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
 
 
 def test_nothing_is_missing_where_there_is_a_gpu() -> None:
@@ -27,32 +56,225 @@ def test_a_cuda_engine_answers_as_numpy_does(bundle: Bundle, linear: Linear) -> 
     opened = open_engine(bundle, "cuda", 0)
     assert opened.session.get_providers()[0] == "CUDAExecutionProvider"
     for count in (1, 7, 300):
-        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        images = noise(count)
         assert np.allclose(opened.infer(images).probabilities, linear.probabilities(images), atol=1e-4)
 
 
+def test_without_cudnn_the_answers_are_the_same(bundle: Bundle) -> None:
+    """No operator of the graph asks for it."""
+    usual, without = open_engine(bundle, "cuda", 0), open_engine(bundle, "cuda", 0, cudnn=False)
+    for count in (1, 7, 300):
+        assert (
+            usual.infer(noise(count)).probabilities.tobytes()
+            == without.infer(noise(count)).probabilities.tobytes()
+        )
+
+
 def test_cuda_graphs_answer_as_the_session_does(bundle: Bundle) -> None:
-    """Bit for bit, at every size that is captured and in pieces, and again after others."""
+    """Bit for bit, at every size that is captured and in pieces, and again after others; whichever threads ask."""
     plain = open_engine(bundle, "cuda", 0)
     captured = open_engine(bundle, "cuda", 0, cuda_graphs=True)
-    assert isinstance(captured.session, BoundSession)
-    for count in (1, 2, 7, 64, 300, 1):
-        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        assert captured.infer(images).probabilities.tobytes() == plain.infer(images).probabilities.tobytes()
+    assert isinstance(captured.session, GraphSession)
+    counts = (1, 2, 7, 64, 300, *BUCKETS, 1)
+    expected = [plain.infer(noise(count)).probabilities.tobytes() for count in counts]
+
+    def ask(_: int) -> list[bytes]:
+        return [captured.infer(noise(count)).probabilities.tobytes() for count in counts]
+
+    assert ask(0) == expected
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        assert list(pool.map(ask, range(CLIENTS))) == [expected] * CLIENTS
 
 
-def test_pages_are_locked_for_as_long_as_an_array_lives() -> None:
-    """And can be again, which they could not be if they still were."""
-    array = np.zeros(1 << 20, np.uint8)
-    assert lock_pages(array)
-    assert not lock_pages(array)
-    del array
-    assert lock_pages(np.zeros(1 << 20, np.uint8))
+def test_pages_are_locked_until_they_are_unlocked() -> None:
+    """And can be again, which they could not be if they still were; so can the pages beside them."""
+    first, second = whole_pages(784), whole_pages(784)
+    unlock, other = lock_pages(first), lock_pages(second)
+    assert unlock is not None
+    assert other is not None
+    assert lock_pages(first) is None
+    unlock()
+    again = lock_pages(first)
+    assert again is not None
+    again()
+    other()
 
 
-@pytest.mark.parametrize("policy", ["cuda", "auto"])
-def test_both_policies_serve_from_the_gpu(policy: str, bundle: Bundle, tmp_path: Path) -> None:
-    """In a worker after the fork, and `/readyz` says so."""
-    with running(tmp_path, until="/readyz", model=bundle.path.parent, provider=policy) as service:
+def test_the_batch_scorer_gives_the_labels_that_the_cpu_gives(
+    bundle: Bundle, linear: Linear, tmp_path: Path
+) -> None:
+    """Asked as it asks itself, by several threads at once; of images whose two best classes are not next to equal."""
+    images = noise(9000)
+    best = np.sort(linear.logits(images), axis=1)
+    images = images[best[:, -1] - best[:, -2] > 1e-3]
+    labels = {}
+    for provider in ("cpu", "cuda"):
+        engine = open_local(
+            ScoreSettings.model_validate(
+                {"input": ("-",), "output": tmp_path, "model": bundle.path.parent, "provider": provider}
+            )
+        )
+        pieces = [images[start : start + engine.batch] for start in range(0, len(images), engine.batch)]
+        with ThreadPoolExecutor(engine.concurrency) as pool:
+            labels[provider] = np.concatenate([one.argmax(axis=1) for one in pool.map(engine.score, pieces)])
+    assert len(images) > 8000
+    assert np.array_equal(labels["cuda"], labels["cpu"])
+
+
+class Memory:
+    """The most memory that a process with its children takes while it is looked at: the host's, and GPU 0's."""
+
+    def __init__(self) -> None:
+        assert cuda.missing(0) is None  # which loads CUDA's runtime
+        gc.collect()
+        self._runtime = ctypes.CDLL(RUNTIMES[0])
+        self._before = self._of_device()
+        self.host = self.device = 0
+        """In MiB; of the GPU beside what was taken before."""
+        self.pid: int | None = None
+        """Whose the host's is; processes have their own maximum each, which is not forgotten (proc(5), VmHWM)."""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Look for the last time."""
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        ended = False
+        while not ended:
+            ended = self._over.wait(LOOK_SECONDS)
+            self.device = max(self.device, (self._of_device() - self._before) >> 20)
+            if self.pid is not None:
+                self.host = max(self.host, resident_at_most(self.pid) >> 10)
+
+    def _of_device(self) -> int:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        assert self._runtime.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)) == 0
+        return total.value - free.value
+
+
+def resident_at_most(pid: int) -> int:
+    """Return the sum of what a process and all below it have had at their most each, in KiB; 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        below = children(pid)
+    except OSError:
+        return 0
+    own = sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return own + sum(map(resident_at_most, below))
+
+
+def limit_of_memory() -> int:
+    """Return the limit that a pod on a GPU has, in MiB."""
+    patches = yaml.safe_load(RESOURCES.read_text())
+    (value,) = [patch["value"] for patch in patches if patch["path"].endswith("limits/memory")]
+    assert value.endswith("Gi")
+    return int(value.removesuffix("Gi")) << 10
+
+
+@contextlib.contextmanager
+def measured(capsys: pytest.CaptureFixture[str], what: str) -> Iterator[Memory]:
+    """Print the memory that is taken inside at its most, and hold it against the limit."""
+    memory = Memory()
+    try:
+        yield memory
+    finally:
+        memory.end()
+    with capsys.disabled():
+        print(f"\n{what}: {memory.host} MiB of the host's memory at most, {memory.device} MiB of the GPU's")
+    assert 0 < memory.host < limit_of_memory()
+    assert memory.device > 0
+
+
+def ask(service: Service, images: Pixels) -> tuple[int, bytes]:
+    """Return the status of an answer, and the bits of its probabilities."""
+    message = open_inference_binary(images)
+    with contextlib.closing(service.connect()) as connection:
+        connection.request("POST", "/v2/models/synthetic/infer", message.body, dict(message.headers))
+        response = connection.getresponse()
+        answer = Message(response.read(), {name.lower(): value for name, value in response.getheaders()})
+    return response.status, tensors(answer).tobytes() if response.status == http.client.OK else b""
+
+
+def test_reloads_under_traffic_with_cuda_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every request is answered 200, with a plain session's bits at whichever size its batch was; all ends well."""
+    bundle = publish_synthetic(tmp_path)
+    image = noise(1)
+    plain = open_engine(bundle, "cuda", 0)
+    expected = {
+        row.tobytes() for size in BUCKETS for row in plain.infer(np.repeat(image, size, axis=0)).probabilities
+    }
+    ended = threading.Event()
+
+    def traffic(service: Service) -> set[tuple[int, bytes]]:
+        found = set()
+        while not ended.is_set():
+            found.add(ask(service, image))
+        return found
+
+    settings = {"provider": "cuda", "cuda_graphs": True, "reload_seconds": 0.2, "kept_versions": 0}
+    with (
+        measured(capsys, "the service with CUDA graphs, while versions are loaded") as memory,
+        running(tmp_path, until="/readyz", model=bundle.path.parent, **settings) as service,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
+        memory.pid = service.process.pid
+        assert service.ask("GET", "/readyz").json()["provider"] == "cuda"
+        asking = [pool.submit(traffic, service) for _ in range(CLIENTS)]
+        try:
+            for version in range(2, VERSIONS + 2):
+                publish_synthetic(tmp_path)
+                await_version(service, version)
+        finally:
+            ended.set()
+        found = set[tuple[int, bytes]]().union(*(one.result() for one in asking))
+    assert {status for status, _ in found} == {200}
+    assert {bits for _, bits in found} <= expected
+    assert "was sent SIG" not in service.log().replace("was sent SIGTERM", "")
+    assert "failed" not in service.log()
+
+
+def await_version(service: Service, version: int) -> None:
+    """Wait until a version answers; the pause is between looks."""
+    pause = threading.Event()
+    for _ in range(int(PATIENCE_SECONDS / LOOK_SECONDS)):
+        if service.ask("GET", "/readyz").json()["model"]["version"] == version:
+            return
+        pause.wait(LOOK_SECONDS)
+    pytest.fail(f"version {version} was never served:\n{service.log()}")
+
+
+def test_auto_serves_from_the_gpu(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a worker after the fork, one in all; `/readyz` says so."""
+    settings = {"provider": "auto", "workers": "none"}
+    with (
+        measured(capsys, "the service") as memory,
+        running(tmp_path, until="/readyz", model=bundle.path.parent, **settings) as service,
+    ):
+        memory.pid = service.process.pid
         assert service.ask("GET", "/readyz").json()["provider"] == "cuda"
         assert service.post(png(a_digit())).status == 200
+        assert service.log().count("Booting worker") == 1
+    assert "was sent SIG" not in service.log().replace("was sent SIGTERM", "")
+
+
+def test_a_job_of_the_batch_scorer(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends with 0, with a row for each image, and says which memory that takes."""
+    pytest.importorskip("pyarrow", reason="the batch scorer's files need pyarrow")
+    images = np.zeros((20_000, 28, 28), np.uint8)
+    images[:, 4:24, 4:24] = noise(20_000)[:, 4:24, 4:24]
+    np.save(tmp_path / "images.npy", images)
+    output = tmp_path / "scores.csv"
+    options = ("--input", str(tmp_path / "images.npy"), "--output", str(output), "--provider", "cuda")
+    command = [sys.executable, "-m", "serving.score", "--model", str(bundle.path.parent), "--quiet", *options]
+    with measured(capsys, "the batch scorer") as memory:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment())
+        memory.pid = process.pid
+        assert process.wait(2 * PATIENCE_SECONDS) == 0
+    with output.open() as file:
+        assert sum(1 for _ in csv.DictReader(file)) == len(images)
