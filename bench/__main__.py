@@ -14,7 +14,7 @@ BENCHES = {
         "inference in float32 and with the first layer in integers, by batch size",
     ),
     "decoding": ("bench.decoding", "microseconds of a PNG, by each way of decoding that was looked at"),
-    "gpu": ("bench.gpu", "latency and throughput by batch size, on CUDA beside the CPU"),
+    "gpu": ("bench.gpu", "latency and throughput by batch size and of the service, on CUDA beside the CPU"),
     "kills": ("bench.kills", "a run killed again and again ends at the uninterrupted run's weights"),
     "probes": ("bench.probes", "probes of the management port, at twice the data port's capacity"),
     "fuzz": ("bench.fuzz", "damaged images and requests: every one is refused or answered, none fails"),

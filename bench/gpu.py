@@ -1,12 +1,14 @@
-"""Latency of one image and images/s by batch size, on CUDA beside the CPU, and where CUDA starts to win.
+"""Latency and images/s by batch size on CUDA beside the CPU, where CUDA starts to win, and the service on both.
 
 "graphs" is CUDA as `GLYPH_CUDA_GRAPHS=true` has it: page-locked buffers that stay, and a captured graph for each size.
 
     python -m bench gpu --model models/mnist
 
-Each figure is of the service's own engine, with one thread on the CPU: pixels in the host's memory to
-probabilities in the host's memory, no HTTP. Without a GPU that works it says why, and measures the CPU
-alone, if there is a model; then it exits with 3, so that nobody takes that for a comparison.
+The first table is of the service's own engine, with one thread on the CPU: pixels in the host's memory to
+probabilities in the host's memory, no HTTP. The second is of the service over HTTP: a worker for each core on the
+CPU, one and four workers on CUDA, with graphs and without (`bench/gpu_service.py`); it decides what `auto` should be.
+Without a GPU that works it says why, and measures the engine on the CPU alone, if there is a model; then it exits
+with 3, so that nobody takes that for a comparison. 1 is a service that did not start, or answered wrongly.
 """
 
 import argparse
@@ -63,7 +65,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
     )
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement of the engine")
+    parser.add_argument(
+        "--service-seconds", type=float, default=3.0, help="of each measurement of the service, 10 in all"
+    )
     parser.add_argument("--device", type=int, default=0, help="which GPU")
     options = parser.parse_args(arguments)
     reason = cuda.missing(options.device)
@@ -100,4 +105,9 @@ def main(arguments: list[str]) -> int:
             if win is None
             else f"{title} answers more images/s than one core of the CPU from batches of {win} on."
         )
-    return 0
+    from bench import gpu_service
+    from bench.serving.rounds import Cores
+
+    del engines, engine  # so that the services have the GPU for themselves
+    wanted = gpu_service.cases(len(Cores.halves().server))
+    return 0 if gpu_service.compare(wanted, options.model, options.service_seconds, options.device) else 1

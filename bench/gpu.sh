@@ -36,7 +36,7 @@ if [[ $1 = first ]]; then
   part tests-training 90 "${tests[@]}" tests/gpu tests/training/test_augment.py
   part tests-serving 50 "${tests[@]}" tests/serving/test_cuda.py
   part fit 50 python3 -m training fit --device cuda --models "$work" --runs "$work/runs" --name mnist
-  part serving 60 python3 -m bench gpu --model "$work/mnist" --seconds 0.3
+  part serving 60 python3 -m bench gpu --model "$work/mnist" --seconds 0.1 --service-seconds 1
   # shellcheck disable=SC2016  # the inner shell's variable
   part presets 100 bash -c 'for precision in float32 bfloat16; do python3 -m bench presets --device cuda \
     --preset default --preset course --seeds 2 --precision "$precision" || exit; done'

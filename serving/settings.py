@@ -36,7 +36,7 @@ class ServiceSettings(Settings):
         Literal["auto", "cuda", "cpu"],
         Field(
             description="execution provider: 'cuda' ends the service if CUDA does not work, 'auto' "
-            "takes CUDA if it works and the CPU else, and says which"
+            "takes CUDA if it works and the CPU else, and says which. CUDA needs NVIDIA's driver 580 or newer"
         ),
     ] = "auto"
     device_id: Annotated[int, Field(ge=0, description="which GPU, where CUDA is used")] = 0
@@ -44,14 +44,15 @@ class ServiceSettings(Settings):
         bool,
         Field(
             description="whether CUDA replays one captured graph for each size of a batch, in buffers that stay, "
-            "instead of starting kernel after kernel. Not yet measured on a GPU ('python -m bench gpu'), so off"
+            "instead of starting kernel after kernel; one thread then runs all. Not yet run on a GPU "
+            "('python -m bench gpu' measures it), so off"
         ),
     ] = False
     cudnn: Annotated[
         bool,
         Field(
-            description="whether CUDA loads cuDNN. The model's operators should not need it, which no GPU has shown "
-            "yet: 'false' is for an image without it (Dockerfile.serve, CUDNN=false)"
+            description="whether CUDA uses cuDNN. No operator of the model should need it, which no GPU has shown "
+            "yet; 'false' is for an image without it (Dockerfile.serve, --build-arg CUDNN=false)"
         ),
     ] = True
     arithmetic: Annotated[
@@ -98,7 +99,10 @@ class ServiceSettings(Settings):
     workers: Annotated[
         Positive | None,
         OrNone,
-        Field(description="processes; none is one for each usable CPU, and 1 where CUDA is used"),
+        Field(
+            description="processes; none is one for each usable CPU, and 1 where CUDA is used, which no GPU has "
+            "measured yet"
+        ),
     ] = None
     worker: Annotated[
         Literal["inference", "gthread"],

@@ -155,7 +155,7 @@ def start(contender: Contender, subject: Subject, cores: Cores, directory: Path)
     )
     server = Running(contender=contender, family=family, port=port, cold_start=0.0)
     try:
-        _await_answer(server, subject)
+        await_answer(server, subject)
     except BaseException:
         family.end()
         raise
@@ -163,7 +163,7 @@ def start(contender: Contender, subject: Subject, cores: Cores, directory: Path)
     return server
 
 
-def _await_answer(server: Running, subject: Subject) -> None:
+def await_answer(server: Running, subject: Subject) -> None:
     """Ask until the first answer, which must be right; the pause is between tries, not for a result."""
     workload, form = next(iter(server.contender.forms.items()))
     images, probabilities = subject.requests(workload)[0]
@@ -358,4 +358,4 @@ def machine() -> dict[str, Any]:
     }
 
 
-__all__ = ["BASELINE", "Cores", "Running", "Subject", "interleaved", "measure", "running"]
+__all__ = ["BASELINE", "Cores", "Running", "Subject", "await_answer", "interleaved", "measure", "running"]

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,7 +216,12 @@ def test_reloads_under_traffic_with_cuda_graphs(tmp_path: Path, capsys: pytest.C
             found.add(ask(service, image))
         return found
 
-    settings = {"provider": "cuda", "cuda_graphs": True, "reload_seconds": 0.2, "kept_versions": 0}
+    settings: dict[str, Any] = {
+        "provider": "cuda",
+        "cuda_graphs": True,
+        "reload_seconds": 0.2,
+        "kept_versions": 0,
+    }
     with (
         measured(capsys, "the service with CUDA graphs, while versions are loaded") as memory,
         running(tmp_path, until="/readyz", model=bundle.path.parent, **settings) as service,
@@ -249,7 +255,7 @@ def await_version(service: Service, version: int) -> None:
 
 def test_auto_serves_from_the_gpu(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a worker after the fork, one in all; `/readyz` says so."""
-    settings = {"provider": "auto", "workers": "none"}
+    settings: dict[str, Any] = {"provider": "auto", "workers": "none"}
     with (
         measured(capsys, "the service") as memory,
         running(tmp_path, until="/readyz", model=bundle.path.parent, **settings) as service,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_auto_serves_on_the_cpu_and_logs_the_reason(
 ) -> None:
     """With a worker for each CPU, as where there is no GPU."""
     monkeypatch.setenv("LD_LIBRARY_PATH", with_driver(tmp_path, 12040)["LD_LIBRARY_PATH"])
-    settings = {"provider": "auto", "model": bundle.path.parent, "workers": "none"}
+    settings: dict[str, Any] = {"provider": "auto", "model": bundle.path.parent, "workers": "none"}
     with running(tmp_path, until="/readyz", **settings) as service:
         assert service.ask("GET", "/readyz").json()["provider"] == "cpu"
         assert "install driver 580 or newer" in service.log()
