@@ -89,6 +89,7 @@ def test_cuda_graphs_answer_as_the_session_does(bundle: Bundle) -> None:
 
 def test_pages_are_locked_until_they_are_unlocked() -> None:
     """And can be again, which they could not be if they still were; so can the pages beside them."""
+    assert cuda.missing(0) is None  # which loads CUDA's runtime
     first, second = whole_pages(784), whole_pages(784)
     unlock, other = lock_pages(first), lock_pages(second)
     assert unlock is not None

@@ -69,6 +69,18 @@ def test_a_driver_of_the_same_major_version_or_a_later_one_will_do(tmp_path: Pat
     assert done.stdout == "None\n"
 
 
+@pytest.mark.parametrize("version", ["", "cuda_version = ''"])
+def test_an_onnxruntime_for_cpus_alone_is_no_gpu_for_the_arbiter_either(tmp_path: Path, version: str) -> None:
+    """Whatever the driver says: the workers will take the CPU, and there is to be one for each."""
+    facts = tmp_path / "onnxruntime" / cuda.BUILD_FACTS
+    facts.parent.mkdir(parents=True)
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("raise AssertionError('it need not be imported')")
+    facts.write_text(f"__version__ = '1.31.1'\n{version}\n")
+    variables = with_driver(tmp_path, 13000) | {"PYTHONPATH": str(tmp_path)}
+    done = run(variables, "-m", "serving.cuda")
+    assert (done.returncode, done.stdout) == (1, "no onnxruntime with CUDA is installed\n")
+
+
 def test_the_table_knows_the_cuda_that_is_installed() -> None:
     """A newer onnxruntime for another CUDA needs another line."""
     assert int(cuda._build_facts()["cuda_version"].partition(".")[0]) in LEAST_DRIVER
