@@ -15,6 +15,7 @@ PACKAGES = (
     "pydantic",
     "pyyaml",
     "flask",
+    "click",
     "gunicorn",
 )
 
