@@ -1,95 +1,237 @@
 """What a small file must not make a parser do, told from its structure before a parser sees it.
 
 Pillow judges an image by its size in pixels, and these have the right one. What they are large in is
-something else: ten thousand chunks or segments, profiles that unpack to megabytes, a tile of gigabytes,
-a tag with a million values. Each was seen to take seconds or hundreds of megabytes from one body of 8 MiB.
+something else: ten thousand chunks or segments, texts and profiles that unpack to megabytes, directories of
+tens of thousands of entries, a tile of gigabytes. `lean` leaves out what no pixel depends on, so that nobody
+unpacks it, and refuses what is too much of the rest; `Reading` stops a parser that goes through a file in
+tiny pieces.
 """
 
+import contextlib
+import io
 import struct
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+
+from PIL.JpegImagePlugin import MARKER
+
+from bundle.directories import Directories, packed_bytes
+from bundle.errors import BurdenError
 
 MAX_FILE_BYTES = 1 << 20
 """A 28x28 image of 16 bits and four channels is 6 KiB; a CMYK profile, the largest common companion, 600."""
 MAX_PARTS = 1000
-"""Most chunks of a PNG, segments of a JPEG, entries of a TIFF's directory."""
-MAX_TAG_VALUES = 4096
-"""Most numbers in one tag of a TIFF: a palette of 256 colours has 768."""
-MAX_TILE_SIDE = 1024
+"""Most chunks of a PNG or WebP, segments of a JPEG before its first scan."""
+MAX_PIXEL_BYTES = 256 << 10
+"""Most packed pixels of a PNG, WebP or TIFF: forty times what they are without any packing."""
+MAX_SCANS = 100
+"""Of a progressive JPEG; encoders write ten."""
+MAX_TABLE_BYTES = 4096
+"""Most quantization tables of a JPEG; there can be four, of at most 129 bytes each."""
+MAX_TEXT_BYTES = 256 << 10
+"""Most bytes that the texts of a PNG unpack to, of those that can hold its orientation."""
+MAX_TEXT_LINES = 4096
+MAX_COLOURS = 256
+MAX_BMP_PIXEL_BYTES = 4096
+"""28x28 pixels have 3,136 bytes at most, and those of 8 bits in runs of one pixel each 1,626."""
+MAX_READS = 4000
+"""How often a parser may read from a file: each is one turn of a loop that is written in Python.
+
+A chunk of a PNG takes three, a block of 255 bytes in a GIF two.
+"""
 
 _PNG_SIGNATURE = 8
-_TILE_TAGS = (322, 323)  # TIFF 6.0, section 15: TileWidth, TileLength
-_BYTE_TYPES = (1, 2, 6, 7)  # TIFF 6.0, section 2: BYTE, ASCII, SBYTE, UNDEFINED, which Pillow does not unpack
+_BMP_HEADERS = 14 + 124 + 4 * MAX_COLOURS
+"""Bytes of the longest headers and palette."""
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_EXIF_TEXT, _XMP_TEXT = b"Raw profile type exif", b"XML:com.adobe.xmp"
+"""Keywords of the texts in which Pillow looks for an orientation."""
+_EXIF_MARK = b"Exif\0\0"
+_ORIENTED = (_EXIF_MARK, b"http://ns.adobe.com/xap/1.0/\0")
+"""How the APP1 segments of a JPEG begin in which Pillow looks for an orientation."""
+_APP1, _APP14, _APP15, _COM, _DQT, _SOS = 0xE1, 0xEE, 0xEF, 0xFE, 0xDB, 0xDA
 
 
-def objection(data: bytes, media_type: str) -> str | None:
-    """Return why a file must not be parsed, in a few words; None if nothing speaks against it.
+def lean(data: bytes, media_type: str) -> bytes:
+    """Return a file without the metadata that no pixel depends on, so that no parser unpacks them.
 
-    Damage is not judged here, but for a PNG that ends before its last chunk, which Pillow reads on.
+    Damage is not judged here, but for a PNG that ends before its last chunk, which Pillow reads on, and for
+    the checksums of what is left out.
+
+    Raises:
+        BurdenError: the file must not be parsed; the message says why, in a few words.
     """
     look = _LOOKS.get(media_type)
-    return None if look is None else look(data)
+    return data if look is None else look(data)
 
 
-def _png(data: bytes) -> str | None:
+class Reading(io.BytesIO):
+    """A file in memory that can be read from so many times."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file does.
+
+        Raises:
+            BurdenError: it was read too often.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise BurdenError(f"it is read in more than {MAX_READS} pieces")
+        return super().read(size)
+
+
+def _png(data: bytes) -> bytes:
     """Walk the chunks (PNG, third edition, section 5.3) up to IEND; what follows it is not the image."""
-    at, profiles = _PNG_SIGNATURE, 0
+    at = kept = _PNG_SIGNATURE
+    pieces = [data[:kept]]
+    directories = Directories()
+    unpacked = packed = 0
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
-            return "it ends too early"
+            raise BurdenError("it ends too early")
         length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
         if kind == b"IEND":
-            return None
-        profiles += kind == b"iCCP"
-        if profiles > 1:  # the standard allows one, and each can unpack to a megabyte
-            return "it has more than one colour profile"
-        at += 12 + length
-    return f"it has more than {MAX_PARTS} chunks"
+            pieces.append(data[kept:end])
+            return b"".join(pieces)
+        content = data[at + 8 : end - 4] if kind in (b"eXIf", b"iCCP", *_TEXTS) else b""
+        if kind == b"IDAT":
+            packed += length
+            if packed > MAX_PIXEL_BYTES:
+                raise BurdenError(f"its pixels have more than {MAX_PIXEL_BYTES} bytes")
+        elif kind == b"eXIf":
+            directories.check_exif(content)
+        elif kind in _TEXTS and content.partition(b"\0")[0] in (_EXIF_TEXT, _XMP_TEXT):
+            unpacked += _check_text(kind, content, MAX_TEXT_BYTES - unpacked, directories)
+        elif content:
+            if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+                raise BurdenError(f"the checksum of its {kind.decode()} chunk is wrong")
+            pieces.append(data[kept:at])
+            kept = end
+        at = end
+    raise BurdenError(f"it has more than {MAX_PARTS} chunks")
 
 
-def _jpeg(data: bytes) -> str | None:
-    """Walk the segments (ITU-T T.81, annex B.1.1) up to the first scan.
+def _check_text(kind: bytes, content: bytes, most: int, directories: Directories) -> int:
+    """Check a text that can hold the orientation (PNG, third edition, section 11.3.3); return its size unpacked."""
+    keyword, _, text = content.partition(b"\0")
+    is_packed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] != b"\0")
+    if kind == b"zTXt":
+        text = text[1:]
+    elif kind == b"iTXt":
+        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]
+    if is_packed:
+        try:
+            text = zlib.decompressobj().decompress(text, most + 1)
+        except zlib.error:
+            text = b""  # Pillow refuses it, or takes it for empty
+    if is_packed and len(text) > most:
+        raise BurdenError(f"its texts unpack to more than {MAX_TEXT_BYTES} bytes")
+    if keyword == _EXIF_TEXT:
+        if text.count(b"\n") > MAX_TEXT_LINES:
+            raise BurdenError(f"its EXIF data have more than {MAX_TEXT_LINES} lines")
+        with contextlib.suppress(ValueError):  # no hexadecimal numbers: Pillow refuses them
+            directories.check_exif(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("latin-1")))
+    return len(text) if is_packed else 0
+
+
+def _jpeg(data: bytes) -> bytes:
+    """Leave out the comments and the applications' segments that say nothing of colour or orientation."""
+    kept = tables = 0
+    pieces, exif = [], []
+    for marker, at, end in _segments(data):
+        if marker == _DQT:
+            tables += end - at
+            if tables > MAX_TABLE_BYTES:
+                raise BurdenError(f"its tables have more than {MAX_TABLE_BYTES} bytes")
+        elif marker == _APP1 and data.startswith(_ORIENTED, at + 4, end):
+            if data.startswith(_EXIF_MARK, at + 4):
+                exif.append(data[at + 10 : end])
+        elif marker in (_COM, _APP15) or _APP1 <= marker < _APP14:
+            pieces.append(data[kept:at])
+            kept = end
+    if exif:
+        Directories().check_exif(b"".join((_EXIF_MARK, *exif)))
+    pieces.append(data[kept:])
+    return b"".join(pieces)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment (ITU-T T.81, annex B.1.1) up to the first scan.
 
     Fill bytes, and junk between segments, which Pillow skips byte by byte, count as segments.
     """
     at = 2
     for _ in range(MAX_PARTS):
         if at + 4 > len(data):
-            return None
+            return
         marker = data[at + 1]
         if data[at] != 0xFF or marker == 0xFF:
             at += 1
-        elif marker == 0xDA:
-            return None
-        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:  # escaped; TEM, RSTn, SOI, EOI: no length
-            at += 2
+        elif marker == _SOS:
+            _check_scans(data, at)
+            return
+        elif 0xFF00 | marker not in MARKER or MARKER[0xFF00 | marker][2] is None:
+            at += 2  # Pillow takes it to have no length
         else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return f"it has more than {MAX_PARTS} segments before its first scan"
+            end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            yield marker, at, end
+            at = end
+    raise BurdenError(f"it has more than {MAX_PARTS} segments before its first scan")
 
 
-def _tiff(data: bytes) -> str | None:
-    """Look at the first directory's entries (TIFF 6.0, section 2)."""
-    order = "<" if data[:2] == b"II" else ">"
-    try:
-        (at,) = struct.unpack_from(f"{order}I", data, 4)
-        (count,) = struct.unpack_from(f"{order}H", data, at)
-        if count > MAX_PARTS:
-            return f"its directory has more than {MAX_PARTS} entries"
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            tag, kind, values = struct.unpack_from(f"{order}HHI", data, entry)
-            if kind not in _BYTE_TYPES and values > MAX_TAG_VALUES:
-                return f"its tag {tag} has more than {MAX_TAG_VALUES} values"
-            if tag in _TILE_TAGS:
-                (side,) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, entry + 8)
-                if side > MAX_TILE_SIDE:
-                    return f"its tiles are larger than {MAX_TILE_SIDE} pixels"
-    except struct.error:
-        return None  # cut off in the directory: the parser says it better
-    return None
+def _check_scans(data: bytes, at: int) -> None:
+    """Count the scans, each of which goes over the whole image; among packed pixels their marker cannot be."""
+    if data.count(b"\xff\xda", at) > MAX_SCANS:
+        raise BurdenError(f"it has more than {MAX_SCANS} scans")
 
 
-_LOOKS: dict[str, Callable[[bytes], str | None]] = {
+def _tiff(data: bytes) -> bytes:
+    Directories().check(data)
+    if packed_bytes(data) > MAX_PIXEL_BYTES:
+        raise BurdenError(f"its pixels have more than {MAX_PIXEL_BYTES} bytes")
+    _check_scans(data, 0)  # its pixels can be a JPEG
+    return data
+
+
+def _bmp(data: bytes) -> bytes:
+    """Check the number of colours, and leave out what follows the pixels: Pillow reads runs one by one.
+
+    Source: Microsoft, BITMAPFILEHEADER and BITMAPINFOHEADER.
+    """
+    bits, colours = int.from_bytes(data[28:30], "little"), int.from_bytes(data[46:50], "little")
+    if int.from_bytes(data[14:18], "little") >= 40 and bits <= 8 and colours > MAX_COLOURS:
+        raise BurdenError(f"its palette has more than {MAX_COLOURS} colours")
+    offset = int.from_bytes(data[10:14], "little")
+    return data[: max(offset, _BMP_HEADERS) + MAX_BMP_PIXEL_BYTES]
+
+
+def _webp(data: bytes) -> bytes:
+    """Walk the chunks (RFC 9649, section 2.3)."""
+    at, end, packed = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little")), 0
+    directories = Directories()
+    for _ in range(MAX_PARTS):
+        if at + 8 > end:
+            return data
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF"):
+            packed += length
+            if packed > MAX_PIXEL_BYTES:
+                raise BurdenError(f"its pixels have more than {MAX_PIXEL_BYTES} bytes")
+        elif kind == b"EXIF":
+            directories.check_exif(data[at + 8 : at + 8 + length])
+        at += 8 + length + (length & 1)
+    raise BurdenError(f"it has more than {MAX_PARTS} chunks")
+
+
+_LOOKS: dict[str, Callable[[bytes], bytes]] = {
     "image/png": _png,
     "image/jpeg": _jpeg,
     "image/tiff": _tiff,
+    "image/bmp": _bmp,
+    "image/webp": _webp,
 }

@@ -60,3 +60,7 @@ class ImageError(Exception):
         self.detail = detail
         self.found = found
         """What was found, in a few words to stand behind those of `kind`; empty if they say it all."""
+
+
+class BurdenError(Exception):
+    """A small file is built to cost a parser much; the message says by what, in a few words."""

@@ -5,7 +5,6 @@ the batch scorer reads go through `decode`, so that one file cannot mean two ima
 """
 
 import ctypes
-import io
 import struct
 import warnings
 from collections.abc import Callable, Sequence
@@ -59,6 +58,9 @@ CONVERSIONS = {
 FEW_BITS: dict[object, int] = {"L;2": 85, "L;4": 17}
 """Pillow's name for a PNG's samples of 2 and 4 bits: what the largest must be multiplied by to be 255."""
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+
+_NO_MEMORY = "out of memory"
+"""How Pillow's word for a decoder that got no memory begins."""
 
 _IMAGES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -118,6 +120,7 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         ImageError: it is empty, of no such format, of another size, damaged or made to be a burden,
             has more than 1 MiB or several frames, or has pixels that are not of 8 or 16 bits;
             `kind` says which.
+        MemoryError: this process has none left; that says nothing of the file.
     """
     pixels = plain_png.decode(data)
     return decode_any(data) if pixels is None else pixels
@@ -174,7 +177,7 @@ def stranger(data: bytes) -> str:
 
 
 def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
-    """Parse the header, check it, and go on with `then`; whatever either raises is the file's fault."""
+    """Parse the header, check it, and go on with `then`; what either raises is the file's fault, unless memory ends."""
     if not data:
         raise ImageError(ImageFault.EMPTY, "the file is empty")
     media_type = sniff(data)
@@ -187,21 +190,20 @@ def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
         raise ImageError(ImageFault.HEAVY, detail, found=found)
     if media_type == "image/webp":
         _check_size(_webp_size(data))
-    if objection := bombs.objection(data, media_type):
-        raise _damaged(media_type, objection)
     try:
-        with PARSERS[media_type](io.BytesIO(data)) as image:
+        with PARSERS[media_type](bombs.Reading(bombs.lean(data, media_type))) as image:
             _check_size(image.size)
             if getattr(image, "is_animated", False):
                 raise ImageError(ImageFault.ANIMATED, "the file has several frames")
             if image.mode in ("I", "F"):
                 raise ImageError(ImageFault.RANGE, "the pixels are 32-bit numbers without a known range")
             return then(image)
-    except ImageError:
+    except (ImageError, MemoryError):  # no memory is this process's trouble, and says nothing of the file
         raise
-    # Pillow's parsers raise whatever they stumble over: OSError, SyntaxError, struct.error,
-    # OverflowError, MemoryError, ...
+    # Pillow's parsers raise whatever they stumble over: OSError, SyntaxError, struct.error, OverflowError, ...
     except Exception as error:
+        if isinstance(error, OSError) and str(error).startswith(_NO_MEMORY):
+            raise MemoryError(str(error)) from error
         raise _damaged(media_type, _reason(error)) from error
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import _imaging as core
 
-from bundle.bombs import MAX_FILE_BYTES
+from bundle.bombs import MAX_FILE_BYTES, MAX_PIXEL_BYTES
 from bundle.contract import IMAGE_SIZE
 
 _SIZE = (IMAGE_SIZE, IMAGE_SIZE)
@@ -57,7 +57,7 @@ def scanlines(data: bytes) -> bytes | None:
     if len(data) > MAX_FILE_BYTES or not data.startswith(_START) or data[_PIXELS - 4 : _PIXELS] != b"IDAT":
         return None
     end = _PIXELS + int.from_bytes(data[_PIXELS - 8 : _PIXELS - 4], "big")
-    if data[end + 4 : end + 4 + len(_END)] != _END:
+    if end - _PIXELS > MAX_PIXEL_BYTES or data[end + 4 : end + 4 + len(_END)] != _END:
         return None
     if zlib.crc32(data[_PIXELS - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
         return None

@@ -9,31 +9,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from bundle import bombs
 from bundle.errors import ImageError, ImageFault
-from bundle.images import PARSERS, decode
-from tests.bundle.handmade import GRAY, SIGNATURE, a_png, a_tiff, chunk
+from bundle.images import PARSERS, decode, decode_any, sniff
+from tests.bundle.handmade import SIGNATURE, a_tiff, chunk
+from tests.bundle.worst import (
+    MEBIBYTE,
+    READ,
+    REFUSED,
+    STOPPED,
+    a_directory,
+    a_webp,
+    many_entries,
+    packed_text,
+    segment,
+    strips,
+    with_chunks,
+    with_exif,
+    with_segments,
+)
 from tests.conftest import ROOT
 from tests.pictures import SAMPLES, Pixels, a_digit, encoded, png
 
-MEBIBYTE = 1 << 20
 
-
-def with_chunks(chunks: bytes, *, behind: bool = False) -> bytes:
-    """Return the digit as a PNG with more chunks, before its pixels or behind them."""
-    data = a_png(a_digit(), GRAY, extra=b"" if behind else chunks)
-    return data[:-12] + chunks + data[-12:] if behind else data
-
-
-def with_segments(segments: bytes) -> bytes:
-    """Return the digit as a JPEG with something put behind its first marker."""
-    data: bytes = SAMPLES["image/jpeg"]
-    return data[:2] + segments + data[2:]
-
-
-def tiles(side: int, *, kind: int = 4, order: Any = "<") -> bytes:
+def claimed_tiles(side: int, *, kind: int = 4, order: Any = "<") -> bytes:
     """Return a TIFF of 28x28 pixels whose tiles claim a size, deflated."""
     data = zlib.compress(bytes(100))
     tags = {256: 28, 257: 28, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: len(data)}
@@ -47,23 +48,21 @@ def many_values(tag: int, kind: int, count: int) -> bytes:
     return a_tiff(fields, values)
 
 
-PROFILE = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(900_000), 9))
 BURDENS = {
     "chunks": with_chunks(chunk(b"abCd") * 1000),
     "chunks behind the pixels": with_chunks(chunk(b"abCd") * 1000, behind=True),
     "empty pixels": with_chunks(chunk(b"IDAT") * 1000, behind=True),
     "texts": with_chunks(chunk(b"tEXt", b"a\0b") * 1000),
-    "profiles": with_chunks(PROFILE * 2),
     "segments": with_segments(b"\xff\xe5\0\2" * 1000),
     "comments": with_segments(b"\xff\xfe\0\2" * 1000),
     "fill": with_segments(b"\xff" * 1000),
     "junk": with_segments(b"\xff\xe5\0\2" + b"\0" * 1000),
     "escapes": with_segments(b"\xff\0" * 1000),
-    "tiles": tiles(20_000),
-    "short tiles": tiles(20_000, kind=3),
-    "tiles, big endian": tiles(20_000, order=">"),
-    "short tiles, big endian": tiles(20_000, kind=3, order=">"),
-    "entries": a_tiff({30_000 + entry: (3, 1, 0) for entry in range(1001)}, b""),
+    "tiles": claimed_tiles(20_000),
+    "short tiles": claimed_tiles(20_000, kind=3),
+    "tiles, big endian": claimed_tiles(20_000, order=">"),
+    "short tiles, big endian": claimed_tiles(20_000, kind=3, order=">"),
+    "entries": a_tiff({30_000 + entry: (3, 1, 0) for entry in range(257)}, b""),
     "fractions": many_values(282, 5, 5000),
     "strips": many_values(273, 4, 5000),
 }
@@ -94,11 +93,135 @@ def test_a_file_of_more_than_a_mebibyte_is_refused_and_one_of_just_that_is_read(
     assert caught.value.kind is ImageFault.HEAVY
 
 
-@pytest.mark.parametrize("data", [tiles(1024), with_chunks(chunk(b"abCd") * 900), with_chunks(PROFILE)])
-def test_what_is_only_unusual_has_no_objection(data: bytes) -> None:
-    """A large tile, many chunks, one large profile."""
-    media_type = "image/png" if data.startswith(SIGNATURE) else "image/tiff"
-    assert bombs.objection(data, media_type) is None
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_worst_files_are_refused_and_no_parser_is_started(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each took up to a second, and 136 ms from 32 KiB."""
+    monkeypatch.setitem(PARSERS, name.partition(":")[0], lambda _: pytest.fail("a parser was started"))
+    with pytest.raises(ImageError, match=r"(more|larger) than \d+") as caught:
+        decode(REFUSED[name]())
+    assert caught.value.kind is ImageFault.DAMAGED
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_a_file_of_tiny_pieces_stops_its_parser(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is read in hundreds of thousands of pieces, if nobody counts."""
+    reads = 0
+
+    class Counted(bombs.Reading):
+        def read(self, size: int | None = -1, /) -> bytes:
+            nonlocal reads
+            reads += 1
+            return super().read(size)
+
+    monkeypatch.setattr(bombs, "Reading", Counted)
+    with pytest.raises(ImageError, match=r"read in more than 4000 pieces|not enough image data") as caught:
+        decode(STOPPED[name]())
+    assert caught.value.kind is ImageFault.DAMAGED
+    assert 1000 < reads <= 4001
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_only_unusual_is_read_and_no_text_is_unpacked(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts and profiles that unpack to megabytes are left out, and the pixels are what they were."""
+    ordinary = decode(SAMPLES[name.partition(":")[0]])
+    monkeypatch.setattr(PngImagePlugin, "_safe_zlib_decompress", lambda _: pytest.fail("a text was unpacked"))
+    pixels = decode(READ[name]())
+    if "runs" not in name and "tile" not in name and "gigabytes" not in name and "scans" not in name:
+        assert np.array_equal(pixels, ordinary)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_what_is_left_out_is_whole(kind: bytes) -> None:
+    """A wrong checksum is damage, also where nobody reads the chunk."""
+    broken = bytearray(with_chunks(packed_text(kind, b"text")))
+    broken[broken.index(kind) + 8] ^= 1
+    with pytest.raises(ImageError, match=f"the checksum of its {kind.decode()} chunk is wrong") as caught:
+        decode(bytes(broken))
+    assert caught.value.kind is ImageFault.DAMAGED
+
+
+def upside_down(*, below: int = 0) -> bytes:
+    """Return EXIF data that say so, with as many entries in a directory below as a camera writes."""
+    below_at = len(a_directory((0x112, 3, 1, 3), (34665, 4, 1, 0)))
+    return a_directory((0x112, 3, 1, 3), (34665, 4, 1, below_at), data=many_entries(below)[8:])
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>' + b" " * 3000
+TEXT_EXIF = b"\nexif\n     180\n" + upside_down(below=3).hex().encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chunks(chunk(b"eXIf", upside_down(below=60))),
+        with_chunks(packed_text(b"zTXt", TEXT_EXIF, b"Raw profile type exif")),
+        with_chunks(packed_text(b"iTXt", XMP, b"XML:com.adobe.xmp")),
+        with_chunks(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP), behind=True),
+        with_exif(upside_down(below=60)),
+        with_segments(segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)),
+        a_webp((b"EXIF", upside_down(below=60)), flags=8),
+        a_webp((b"XMP ", XMP), flags=4),
+        strips(1, a_digit().tobytes(), {274: (3, 1, 3)}),
+    ],
+)
+def test_an_orientation_is_found_wherever_it_can_stand(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out of a file is never what says which way up it is."""
+    turned = decode(data)
+    monkeypatch.setattr(ImageOps, "exif_transpose", lambda *_, **__: None)
+    if not data.startswith(b"II"):  # Pillow turns a TIFF by itself
+        assert np.array_equal(turned, decode(data)[::-1, ::-1])
+    media_type = sniff(data)
+    assert media_type is not None
+    assert np.array_equal(turned, decode(SAMPLES[media_type])[::-1, ::-1])
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_ordinary_metadata_change_nothing(file_format: str) -> None:
+    """A profile, EXIF data and texts as editors write them are no burden, and no part of the pixels."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    if file_format != "TIFF":  # Pillow does not write a directory below into one
+        exif[0x8769] = {0x9003: "2026:01:01 00:00:00", 0x927C: bytes(5000)}
+    image = Image.fromarray(a_digit())
+    options: dict[str, Any] = {"icc_profile": profile, "exif": exif}
+    if file_format == "PNG":
+        options["pnginfo"] = texts = PngImagePlugin.PngInfo()
+        texts.add_text("Comment", "c" * 2000, zip=True)
+        texts.add_itxt("Description", "d" * 2000, zip=True)
+    if file_format == "WEBP":
+        options["lossless"] = True
+    if file_format == "JPEG":
+        options["quality"] = 95
+    rich = encoded(image, file_format, **options)
+    assert np.array_equal(decode(rich), decode(SAMPLES[f"image/{file_format.lower()}"]))
+
+
+@pytest.mark.parametrize("media_type", PARSERS)
+def test_want_of_memory_is_not_the_file_s_fault(media_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing of the file, so nobody may count it as damaged."""
+
+    def exhausted(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setitem(PARSERS, media_type, exhausted)
+    with pytest.raises(MemoryError):
+        decode_any(SAMPLES[media_type])
+
+
+def test_a_codec_without_memory_is_told_from_a_damaged_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow raises an OSError for it."""
+
+    def exhausted(_: object) -> None:
+        raise OSError("out of memory error when reading image file")
+
+    monkeypatch.setitem(PARSERS, "image/webp", exhausted)
+    with pytest.raises(MemoryError):
+        decode(SAMPLES["image/webp"])
 
 
 def test_a_large_profile_of_many_segments_is_no_burden(digit: Pixels) -> None:
