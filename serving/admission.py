@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
@@ -18,6 +19,7 @@ from serving.errors import (
     UnsupportedMediaTypeError,
 )
 from serving.images import SUPPORTED, canonical
+from serving.overload import check_deadline
 
 CHUNK_BYTES = 1 << 16
 MAX_PART_HEADER_BYTES = 16 << 10
@@ -36,19 +38,21 @@ class Upload:
     data: bytes
 
 
-def admit(content_type: str | None, body: bytes, *, max_files: int) -> list[Upload]:
+def admit(content_type: str | None, body: bytes, *, max_files: int, deadline: float = inf) -> list[Upload]:
     """Take a body apart into the files it carries, in their order.
 
     Args:
         content_type: the field's value, None if the request had none.
         body: the whole body, content codings undone; its size is already within the limit.
         max_files: most parts of a form.
+        deadline: when the answer is not waited for any more, looked at before each part of a form.
 
     Raises:
         EmptyBodyError: there is no body.
         UnsupportedMediaTypeError: the type is neither an image format nor multipart/form-data.
         MalformedBodyError: the form is not one (RFC 7578, RFC 2046).
         NotAFileError, NoFileError, TooManyFilesError: the form's parts are not files, or too many.
+        DeadlineExceededError: the time is over.
     """
     if not body:
         raise EmptyBodyError(
@@ -59,11 +63,11 @@ def admit(content_type: str | None, body: bytes, *, max_files: int) -> list[Uplo
     if media_type in PARSERS:
         return [Upload(filename=None, media_type=media_type, data=body)]
     if media_type == "multipart/form-data":
-        return _admit_form(_boundary(options.get("boundary", "")), body, max_files)
+        return _admit_form(_boundary(options.get("boundary", "")), body, max_files, deadline)
     raise _unsupported(media_type, body)
 
 
-def _admit_form(boundary: bytes, body: bytes, max_files: int) -> list[Upload]:
+def _admit_form(boundary: bytes, body: bytes, max_files: int, deadline: float) -> list[Upload]:
     uploads: list[Upload] = []
     part: File | Field | None = None
     pieces: list[bytes] = []
@@ -77,6 +81,7 @@ def _admit_form(boundary: bytes, body: bytes, max_files: int) -> list[Upload]:
                         remedy="Send it as a file, with a filename: curl -F image=@digit.png (mind the @).",
                     )
                 case File() | Field():
+                    check_deadline(deadline)
                     part, pieces = event, []
                 case Data() if part is not None:
                     pieces.append(event.data)

@@ -112,6 +112,6 @@ def _http_problem(error: HTTPException) -> Response:
 
 
 def _failure(error: Exception) -> Response:
-    """Answer 500 for what nobody foresaw; the log has it whole, the client learns nothing of it."""
+    """Answer 500, or 503 where memory ended; the log has it whole, the client learns nothing of it."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return _problem(unforeseen())
+    return _problem(unforeseen(error))

@@ -87,7 +87,7 @@ def _npy_parts(body: bytes) -> tuple[Any, bool, tuple[int, ...], bytes]:
         ):
             raise ValueError("its fields have other types")
     # literal_eval is safe and has many ways to refuse.
-    except (ValueError, SyntaxError, TypeError, LookupError, MemoryError, RecursionError) as error:
+    except (ValueError, SyntaxError, TypeError, LookupError, RecursionError) as error:
         raise MalformedBodyError(
             f"the .npy file's header cannot be read: {str(error)[:100]}",
             remedy="Send what numpy.save writes, of an array of uint8.",

@@ -10,6 +10,7 @@ What an instance is, its JSON type says:
 """
 
 import binascii
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,23 @@ from bundle.manifest import IMAGE_SIZE, Polarity
 from serving import jsonbody
 from serving.errors import InvalidInstanceError, ProblemError, TooManyImagesError, UnsupportedMediaTypeError
 from serving.images import SUPPORTED, Decoded, canonical, decode, warnings_of
+from serving.overload import check_deadline
 
 _FORMS = "28 lists of 28 numbers, 784 numbers, or a base64 string of an image file"
 _EXAMPLE = '{"instances": [image, ...]}'
 
 
-def read(body: bytes, polarity: Polarity, max_images: int) -> list[Decoded]:
+def read(body: bytes, polarity: Polarity, max_images: int, deadline: float = inf) -> list[Decoded]:
     """Return the images of a JSON body, in their order.
 
     Raises:
-        ProblemError: the body is not JSON, is beyond a limit, or an instance is no image.
+        ProblemError: the body is not JSON, is beyond a limit, an instance is no image, or the time is over,
+            which is looked at before each image.
     """
     instances = _instances(jsonbody.read(body, max_images), max_images)
     images = []
     for index, instance in enumerate(instances):
+        check_deadline(deadline)
         try:
             images.append(_image(instance, polarity))
         except ProblemError as error:

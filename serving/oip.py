@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from serving.errors import (
     TooManyImagesError,
 )
 from serving.messages import Answer, Request
+from serving.overload import check_deadline
 from serving.predict import Work, cost_of
 from serving.settings import ServiceSettings
 from serving.state import ModelState
@@ -91,8 +93,10 @@ def target(path: str) -> Target | None:
     return None if match is None else Target(match[1], match[2])
 
 
-def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSettings) -> Work:
-    """Read an inference request, its content coding undone.
+def prepare(
+    engine: Engine, request: Request, body: bytes, settings: ServiceSettings, deadline: float = inf
+) -> Work:
+    """Read an inference request, its content coding undone; the deadline is looked at when the JSON is parsed.
 
     Raises:
         ProblemError: the request cannot be answered.
@@ -104,6 +108,7 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
         asked = Asked(id=None, outputs=tuple((name, True) for name in OUTPUTS))
     else:
         document = _object(jsonbody.read(body[:length], settings.max_images), "the request")
+        check_deadline(deadline)
         images = _images(document, body[length:], settings.max_images)
         asked = _asked(document)
     return Work(

@@ -28,9 +28,11 @@ from serving.access import Access
 from serving.engine import Outputs, padding
 from serving.errors import (
     PROBLEM_MEDIA_TYPE,
+    RETRY_AFTER_SECONDS,
     BodyTooLargeError,
     DeviceLostError,
     MalformedBodyError,
+    OverloadedError,
     ProblemError,
 )
 from serving.headers import Headers, merge
@@ -123,11 +125,12 @@ class Pipeline:
         check_deadline(exchange.deadline, started)
         if "content-encoding" in headers:
             body = codings.undone(request, settings.max_body_bytes)
+            check_deadline(exchange.deadline)
         if exchange.target is None:
-            work = predict.prepare(self.state.engine(), request, body, settings)
+            work = predict.prepare(self.state.engine(), request, body, settings, exchange.deadline)
         else:
             engine = exchange.target.engine(self.state)
-            work = oip.prepare(engine, request, body, settings)
+            work = oip.prepare(engine, request, body, settings, exchange.deadline)
         exchange.phases["decode"] = time.perf_counter() - started
         return work
 
@@ -141,7 +144,7 @@ class Pipeline:
         return answer
 
     def refuse(self, exchange: Exchange, error: Exception) -> Answer:
-        """Return the answer of a request that failed; what is no ProblemError is logged and answered 500.
+        """Return the answer of a request that failed; what is no ProblemError is logged, and answered 500 or 503.
 
         Where the GPU is lost the process is not ready from now on, and says so.
         """
@@ -149,7 +152,7 @@ class Pipeline:
             error = self.state.lose(str(error))
         if not isinstance(error, ProblemError):
             log.error("%s %s failed", exchange.request.method, exchange.request.path, exc_info=error)
-            error = unforeseen()
+            error = unforeseen(error)
         exchange.refusal = error.kind
         return problem(error) if exchange.target is None else oip.problem(error)
 
@@ -232,12 +235,25 @@ def problem(error: ProblemError) -> Answer:
     )
 
 
-def unforeseen() -> ProblemError:
-    """Return what a client is told of a failure that nobody foresaw."""
+def unforeseen(error: Exception | None = None) -> ProblemError:
+    """Return what a client is told of a failure that nobody foresaw: 503 where memory ended, else 500."""
+    if isinstance(error, MemoryError):
+        return _no_memory()
     return ProblemError(
         "an unexpected error; it is in the service's log",
         remedy="Try again; if it stays, tell the operator the time of this answer and its X-Request-ID.",
     )
+
+
+def _no_memory() -> OverloadedError:
+    """Return what a client is told when this process has no memory for a request."""
+    error = OverloadedError(
+        "the service has no memory left for this request",
+        remedy=f"Ask again after {RETRY_AFTER_SECONDS} s, with fewer images in one request; or give the service "
+        "more memory, or lower GLYPH_QUEUE_BYTES and GLYPH_MAX_BODY_BYTES.",
+    )
+    error.headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return error
 
 
 def too_large(limit: int) -> BodyTooLargeError:

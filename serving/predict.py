@@ -8,6 +8,7 @@ requests that have arrived into one batch, a WSGI thread runs its own.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from serving.engine import Engine, Outputs
 from serving.errors import EmptyBodyError, ProblemError
 from serving.images import Decoded, decode, warnings_of
 from serving.messages import Answer, Request
+from serving.overload import check_deadline
 from serving.settings import ServiceSettings
 
 PIXELS = frozenset(("application/octet-stream", "application/x-npy"))
@@ -57,7 +59,9 @@ def images_of(works: Sequence[Work]) -> npt.NDArray[np.uint8]:
     return np.concatenate([next(made) if isinstance(work.images, bytes) else work.images for work in works])
 
 
-def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSettings) -> Work:
+def prepare(
+    engine: Engine, request: Request, body: bytes, settings: ServiceSettings, deadline: float = inf
+) -> Work:
     """Admit and decode a request of `POST /predict`; the answer is what `answer.encode` describes.
 
     Args:
@@ -65,6 +69,7 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
         request: for its query and its content type.
         body: its body, the content coding undone.
         settings: for the limits.
+        deadline: when the answer is not waited for any more, looked at before each image file.
 
     Raises:
         ProblemError: the request cannot be answered; its status, what was wrong, and the remedy.
@@ -84,7 +89,7 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
         case "image/png" if (lines := plain_png.scanlines(body)) is not None:
             images, warnings = lines, None
         case "application/json":
-            images, warnings = _stacked(instances.read(body, polarity, settings.max_images))
+            images, warnings = _stacked(instances.read(body, polarity, settings.max_images, deadline))
         case "application/octet-stream":
             images = arrays.octets(body, settings.max_images)
             warnings = warnings_of(images, polarity)
@@ -92,8 +97,10 @@ def prepare(engine: Engine, request: Request, body: bytes, settings: ServiceSett
             images = arrays.npy(body, settings.max_images)
             warnings = warnings_of(images, polarity)
         case "multipart/form-data":
-            uploads = admit(content_type, body, max_files=settings.max_files)
-            decoded = [_decode_part(upload, place, polarity) for place, upload in enumerate(uploads)]
+            uploads = admit(content_type, body, max_files=settings.max_files, deadline=deadline)
+            decoded = [
+                _decode_part(upload, place, polarity, deadline) for place, upload in enumerate(uploads)
+            ]
             images, warnings = _stacked(decoded)
             filenames = [upload.filename for upload in uploads]
         case _:
@@ -121,8 +128,9 @@ def _stacked(images: Sequence[Decoded]) -> tuple[npt.NDArray[np.uint8], list[tup
     return pixels, [image.warnings for image in images]
 
 
-def _decode_part(upload: Upload, place: int, polarity: Polarity) -> Decoded:
-    """Decode one file of a form; a refusal says which of them it was."""
+def _decode_part(upload: Upload, place: int, polarity: Polarity, deadline: float) -> Decoded:
+    """Decode one file of a form, if there is still time; a refusal says which of them it was."""
+    check_deadline(deadline)
     try:
         return decode(upload.data, upload.media_type, polarity)
     except ProblemError as error:
