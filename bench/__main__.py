@@ -23,7 +23,10 @@ BENCHES = {
     "start": ("bench.start", "time from the command to the first 200 of /readyz"),
     "reload": ("bench.reload", "requests that fail while versions are published, good and bad ones"),
     "overload": ("bench.overload", "what is answered at three times the capacity, and right after"),
-    "bodies": ("bench.bodies", "time of bodies of each kind and size, and of handing one to a thread"),
+    "bodies": (
+        "bench.bodies",
+        "time of bodies of each kind and size, of a thread, and of the worst image files",
+    ),
     "footprint": ("bench.footprint", "memory of each kind of pod, and how long training takes to stop"),
     "lifecycle": ("bench.lifecycle", "requests that are lost while services are restarted under load"),
     "scoring": (

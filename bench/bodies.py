@@ -5,10 +5,14 @@
 While a body is decoded in the loop, nothing else is answered; beyond `serving.inference.door.LARGE_BODY` bytes
 it is decoded on a thread. Printed is the time from a whole request to its answer, the median of many, for
 bodies around that size; and the time of handing over to a thread and back, which is lost with a small one.
+
+Then the image files of 1 MiB at most that cost a decoder most, beside an ordinary file of their format, by the same
+decoder. The exit code is 1 if one takes more than fifty times as long.
 """
 
 import argparse
 import asyncio
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +26,8 @@ import uvloop
 from serving.messages import JSON, Request
 from serving.pipeline import Pipeline
 
+MOST_TIMES = 50
+"""What the worst file of a format may take, in ordinary ones."""
 SIZES = (1 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10)
 
 
@@ -87,6 +93,41 @@ async def hand_over(times: int) -> float:
     return median(taken)
 
 
+def decoding_seconds(data: bytes, times: int) -> float:
+    """Return the least CPU time of decoding a file, or of refusing it."""
+    from bundle.errors import ImageError
+    from bundle.images import decode_any
+
+    taken = []
+    for _ in range(times):
+        started = time.thread_time()
+        with contextlib.suppress(ImageError):
+            decode_any(data)
+        taken.append(time.thread_time() - started)
+    return min(taken)
+
+
+def worst_files(times: int) -> bool:
+    """Print what the worst files of each format take, and tell whether that is within bounds."""
+    from tests.bundle.worst import WORST
+    from tests.pictures import SAMPLES
+
+    print("\nms of CPU to decode or refuse a file of 1 MiB at most, and that in ordinary files")
+    worst = 0.0
+    for media_type, sample in SAMPLES.items():
+        ordinary = decoding_seconds(sample, times)
+        print(f"{media_type:64}{1000 * ordinary:8.3f}")
+        for name, made in WORST.items():
+            if name.startswith(media_type):
+                data = made()
+                taken = decoding_seconds(data, max(3, times // 20))
+                worst = max(worst, taken / ordinary)
+                what = f"  {name.partition(': ')[2]}, {len(data) / 1024:.0f} KiB"
+                print(f"{what:64}{1000 * taken:8.3f}{taken / ordinary:7.0f}", flush=True)
+    print(f"at most {worst:.0f} times an ordinary file of the format; {MOST_TIMES} are allowed")
+    return worst <= MOST_TIMES
+
+
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
     from serving.settings import ServiceSettings
@@ -111,4 +152,4 @@ def main(arguments: list[str]) -> int:
             times = [1000 * seconds(pipeline, *made(size), options.times) for size in SIZES]
             print(f"{kind:18}" + "".join(f"{one:8.2f}" for one in times))
     print(f"a thread and back: {1000 * uvloop.run(hand_over(options.times)):.3f} ms")
-    return 0
+    return 0 if worst_files(options.times) else 1

@@ -28,9 +28,9 @@ MAX_SCANS = 100
 """Of a progressive JPEG; encoders write ten."""
 MAX_TABLE_BYTES = 4096
 """Most quantization tables of a JPEG; there can be four, of at most 129 bytes each."""
-MAX_TEXT_BYTES = 256 << 10
+MAX_TEXT_BYTES = 128 << 10
 """Most bytes that the texts of a PNG unpack to, of those that can hold its orientation."""
-MAX_TEXT_LINES = 4096
+MAX_TEXT_LINES = 2048
 MAX_COLOURS = 256
 MAX_BMP_PIXEL_BYTES = 4096
 """28x28 pixels have 3,136 bytes at most, and those of 8 bits in runs of one pixel each 1,626."""
@@ -43,6 +43,8 @@ A chunk of a PNG takes three, a block of 255 bytes in a GIF two.
 _PNG_SIGNATURE = 8
 _BMP_HEADERS = 14 + 124 + 4 * MAX_COLOURS
 """Bytes of the longest headers and palette."""
+_ANCILLARY = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
+"""Chunks of a PNG that an image could be shown without, and that say what its pixels are, or that there are more."""
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _EXIF_TEXT, _XMP_TEXT = b"Raw profile type exif", b"XML:com.adobe.xmp"
 """Keywords of the texts in which Pillow looks for an orientation."""
@@ -98,7 +100,7 @@ def _png(data: bytes) -> bytes:
         if kind == b"IEND":
             pieces.append(data[kept:end])
             return b"".join(pieces)
-        content = data[at + 8 : end - 4] if kind in (b"eXIf", b"iCCP", *_TEXTS) else b""
+        content = data[at + 8 : end - 4] if kind in (b"eXIf", *_TEXTS) else b""
         if kind == b"IDAT":
             packed += length
             if packed > MAX_PIXEL_BYTES:
@@ -107,7 +109,7 @@ def _png(data: bytes) -> bytes:
             directories.check_exif(content)
         elif kind in _TEXTS and content.partition(b"\0")[0] in (_EXIF_TEXT, _XMP_TEXT):
             unpacked += _check_text(kind, content, MAX_TEXT_BYTES - unpacked, directories)
-        elif content:
+        elif kind.isalpha() and kind[:1].islower() and kind not in _ANCILLARY:
             if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
                 raise BurdenError(f"the checksum of its {kind.decode()} chunk is wrong")
             pieces.append(data[kept:at])

@@ -4,6 +4,7 @@ Pillow makes an object of each entry, and where an image is turned upright reads
 directories below: 768 KiB of entries took a second.
 """
 
+import math
 import re
 import struct
 
@@ -14,12 +15,13 @@ MAX_ENTRIES = 256
 """Most entries of all of a file's directories; a photograph's have a hundred."""
 MAX_NUMBERS = 4096
 """Most numbers in all of their entries, bytes and text left out: a palette of 256 colours has 768."""
-MAX_TILE_SIDE = 512
+MAX_TILE_SAMPLES = 1 << 18
+"""512x512 gray pixels, or 256x256 of four channels: the tiles that are common. A whole one is unpacked."""
 
 _SHORT, _LONG, _IFD = 3, 4, 13  # TIFF 6.0, section 2; TIFF Technical Note 1
 _SIZES = {_SHORT: 2, _LONG: 4}
 _BYTE_TYPES = (1, 2, 6, 7)  # TIFF 6.0, section 2: BYTE, ASCII, SBYTE, UNDEFINED, which Pillow does not unpack
-_TILE_TAGS = (322, 323)  # TIFF 6.0, section 15: TileWidth, TileLength
+_TILE_TAGS = (322, 323, 277)  # TIFF 6.0, section 15: TileWidth, TileLength; SamplesPerPixel
 _COMPRESSION, _PLACES, _BYTE_COUNTS = 259, (273, 324), (279, 325)  # of strips and tiles, sections 8 and 15
 _POINTERS = (34665, 34853, 40965)
 """Exif 2.32, section 4.6.3: the tags that say where the directories of Exif, GPS and interoperability begin."""
@@ -32,6 +34,7 @@ class Directories:
     def __init__(self) -> None:
         self._entries = 0
         self._numbers = 0
+        self._tile: dict[int, int] = {}
 
     def check_exif(self, block: bytes) -> None:
         """Check EXIF data, with or without the `Exif` mark before it.
@@ -58,6 +61,8 @@ class Directories:
                 self._walk(data, order, ahead.pop(), ahead)
             except struct.error:
                 continue  # cut off in a directory: the parser says it better
+        if math.prod(self._tile.values()) > MAX_TILE_SAMPLES:
+            raise BurdenError(f"its tiles are larger than {MAX_TILE_SAMPLES} samples")
 
     def _walk(self, data: bytes, order: str, at: int, ahead: list[int]) -> None:
         """Count one directory (TIFF 6.0, section 2), and add where those below it begin to `ahead`."""
@@ -70,8 +75,10 @@ class Directories:
                 (value,) = struct.unpack_from(f"{order}H", data, entry + 8)
             if kind not in _BYTE_TYPES:
                 self._count(numbers=values)
-            if tag in _TILE_TAGS and value > MAX_TILE_SIDE:
-                raise BurdenError(f"its tiles are larger than {MAX_TILE_SIDE} pixels")
+            if tag in _TILE_TAGS:
+                if kind not in _SIZES:  # it may stand elsewhere
+                    raise BurdenError(f"its tag {tag} has a number of more than 4 bytes")
+                self._tile[tag] = max(value, self._tile.get(tag, 1))
             if tag in _POINTERS:
                 if kind not in (_SHORT, _LONG, _IFD) or values != 1:
                     raise BurdenError(f"its tag {tag} is more than one place, or none")
@@ -112,6 +119,6 @@ def packed_bytes(data: bytes) -> int:
         return 0
     strips = max((len(found.get(tag, ())) for tag in _PLACES), default=0)
     counts = [number for tag in _BYTE_COUNTS for number in found.get(tag, ())]
-    if len(counts) != strips or 0 in counts:
+    if not strips or len(counts) != strips or 0 in counts:
         return len(data) * max(strips, IMAGE_SIZE)
     return sum(min(number, len(data)) for number in counts)

@@ -134,7 +134,7 @@ def test_what_is_only_unusual_is_read_and_no_text_is_unpacked(
         assert np.array_equal(pixels, ordinary)
 
 
-@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"abCd"])
 def test_what_is_left_out_is_whole(kind: bytes) -> None:
     """A wrong checksum is damage, also where nobody reads the chunk."""
     broken = bytearray(with_chunks(packed_text(kind, b"text")))

@@ -148,6 +148,14 @@ def tiles(side: int, *, channels: int = 1, bits: int = 8) -> bytes:
     return a_tiff(fields, data + depths)
 
 
+def long_tile(side: int) -> bytes:
+    """Return a TIFF of one tile whose sides stand elsewhere."""
+    data, size = zlib.compress(bytes(side * side), 9), struct.pack("<Q", side)
+    at = 8 + len(data)
+    fields = {322: (16, 1, at), 323: (16, 1, at), 324: (4, 1, 8), 325: (4, 1, len(data))}
+    return strips(8, data, fields, behind=size)
+
+
 _MOST = bytes(MEBIBYTE - 10)
 READ: dict[str, Callable[[], bytes]] = {
     "image/png: zTXt": lambda: with_chunks(packed_text(b"zTXt", _MOST) * 60),
@@ -171,7 +179,7 @@ READ: dict[str, Callable[[], bytes]] = {
     "image/webp: profile": lambda: a_webp((b"ICCP", bytes(900_000)), flags=32),
     "image/webp: XMP": lambda: a_webp((b"XMP ", b"tiff:Orientation" * 65_000), flags=4),
     "image/webp: unknown chunks": lambda: a_webp(*[(b"abcd", b"")] * 900),
-    "image/tiff: tile": lambda: tiles(512, channels=4, bits=16),
+    "image/tiff: tile": lambda: tiles(256, channels=4, bits=16),
     "image/tiff: gigabytes of pixels": lambda: strips(8, zlib.compress(bytes(200 << 20), 9)),
     "image/tiff: empty blocks": lambda: strips(8, empty_blocks(200_000, a_digit().tobytes())),
     "image/tiff: entries": lambda: strips(
@@ -186,7 +194,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
         packed_text(b"zTXt", b"\nexif\n 9\n" + entries_below(9000).hex().encode(), b"Raw profile type exif")
     ),
     "image/png: lines of a text": lambda: with_chunks(
-        packed_text(b"zTXt", b"\n" * 200_000, b"Raw profile type exif")
+        packed_text(b"zTXt", b"\n" * 130_000, b"Raw profile type exif")
     ),
     "image/png: EXIF entries": lambda: with_chunks(chunk(b"eXIf", many_entries(60_000))),
     "image/png: EXIF entries below": lambda: with_chunks(chunk(b"eXIf", entries_below(60_000))),
@@ -218,6 +226,11 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "image/tiff: strips of no size": lambda: strips(
         8, empty_blocks(40_000, a_digit().tobytes()), {279: (4, 1, 0)}
     ),
+    "image/tiff: too large a tile of colours": lambda: tiles(512, channels=4, bits=16),
+    "image/tiff: strips of 8-byte numbers": lambda: strips(
+        8, empty_blocks(40_000, a_digit().tobytes()), {273: (16, 1, 8), 279: (16, 1, 8)}
+    ),
+    "image/tiff: tile of 8-byte numbers": lambda: long_tile(1024),
     "image/tiff: too large a tile": lambda: tiles(1024),
     "image/tiff: scans": lambda: strips(7, many_scans(80_000)),
 }
