@@ -13,8 +13,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
-from PIL.JpegImagePlugin import MARKER
-
 from bundle.directories import Directories, packed_bytes
 from bundle.errors import BurdenError
 
@@ -39,6 +37,9 @@ MAX_READS = 4000
 
 A chunk of a PNG takes three, a block of 255 bytes in a GIF two.
 """
+
+BARE_MARKERS = frozenset((*range(0xC0), 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF))
+"""Markers of a JPEG that Pillow (13.0) takes to have no length, whatever the standard says of theirs."""
 
 _PNG_SIGNATURE = 8
 _BMP_HEADERS = 14 + 124 + 4 * MAX_COLOURS
@@ -177,8 +178,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         elif marker == _SOS:
             _check_scans(data, at)
             return
-        elif 0xFF00 | marker not in MARKER or MARKER[0xFF00 | marker][2] is None:
-            at += 2  # Pillow takes it to have no length
+        elif marker in BARE_MARKERS:
+            at += 2
         else:
             end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
             yield marker, at, end

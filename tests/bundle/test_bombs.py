@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL.JpegImagePlugin import MARKER
 
 from bundle import bombs
 from bundle.errors import ImageError, ImageFault
@@ -132,6 +133,12 @@ def test_what_is_only_unusual_is_read_and_no_text_is_unpacked(
     pixels = decode(READ[name]())
     if "runs" not in name and "tile" not in name and "gigabytes" not in name and "scans" not in name:
         assert np.array_equal(pixels, ordinary)
+
+
+def test_a_jpeg_is_walked_as_pillow_walks_it() -> None:
+    """A length that only one of the two reads would hide segments from the other."""
+    bare = {marker for marker in range(256) if MARKER.get(0xFF00 | marker, ("", "", None))[2] is None}
+    assert bare == bombs.BARE_MARKERS
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"abCd"])

@@ -1,7 +1,7 @@
 """Large JSON is parsed in pieces, and comes out as if it had been parsed whole."""
 
-from collections.abc import Callable
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
