@@ -208,6 +208,8 @@ def _serve(connection: socket.socket) -> int:
                 connection.sendall(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
             except (EOFError, ConnectionError):
                 return 0
+            except MemoryError:  # no file's fault; the parent sees that this process is gone, and says so
+                return 1
 
 
 if __name__ == "__main__":
