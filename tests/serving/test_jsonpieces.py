@@ -51,7 +51,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_no_call_of_the_parser_gets_more_than_a_few_pieces(
     document: Callable[[], Any], option: int, parsed: list[int]
 ) -> None:
-    """The parser holds the interpreter's lock, and 3 MB of it stopped the event loop for 50 ms."""
+    """The parser holds the interpreter's lock, and megabytes of it stop the event loop."""
     body = orjson.dumps(document(), option=option)
     assert jsonbody.read(body, IMAGES) == document()
     assert len(body) > 7 * PIECE
