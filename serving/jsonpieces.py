@@ -1,8 +1,9 @@
 """A large JSON document parsed piece by piece, so that other threads run in between.
 
-The parser holds the interpreter's lock until it returns: a body of 1,000 images as numbers, parsed in one go on a
-thread, stopped the event loop for tens of milliseconds all the same. Here the largest array is found by its brackets, cut at its
-commas, and parsed in pieces of 64 KiB; what stands around it is parsed with an empty array in its place.
+The parser holds the interpreter's lock until it returns: a body of 1,000 images as numbers, parsed in one go on
+a thread, stopped the event loop for tens of milliseconds all the same. Here the largest array is found by its
+brackets, cut at its commas, and parsed in pieces of 64 KiB; what stands around it is parsed with an empty array
+in its place.
 """
 
 import uuid
