@@ -15,8 +15,8 @@ TIMEOUT_FIELD = "x-request-timeout-ms"
 RATE_WINDOW_SECONDS = 0.25
 RATE_SMOOTHING = 0.3
 MAX_RETRY_AFTER_SECONDS = 60
-FREE_BODY = 16 << 10
-"""Bodies up to this size are not counted against the memory for bodies."""
+FREE_BODY = 8 << 10
+"""What a connection may hold without being counted against the memory for requests, so that small ones cost nothing."""
 THROTTLE_SECONDS = 0.1
 """For how long, at least, a connection is left alone after it was refused for overload."""
 REFUSALS_A_SECOND = 200
@@ -30,13 +30,22 @@ class Gate:
     Safe to use from several threads.
     """
 
-    def __init__(self, limit: int, limit_bytes: int) -> None:
+    def __init__(self, limit: int, limit_bytes: int, share_bytes: int | None = None) -> None:
+        """Begin.
+
+        Args:
+            limit: most requests that wait.
+            limit_bytes: most bytes that are held.
+            share_bytes: most of them for one client's address; by default all.
+        """
         self.limit = limit
         self.limit_bytes = limit_bytes
+        self.share_bytes = limit_bytes if share_bytes is None else share_bytes
         self.waiting = 0
         """Requests that have entered and not left."""
         self.held_bytes = 0
-        """Bytes of bodies, announced or received, of requests that are not answered yet."""
+        """Bytes that have arrived and are not answered yet, and answers that clients have not taken."""
+        self._held_by: dict[str, int] = {}  # by the client's address
         self._lock = threading.Lock()
         self._rate = 0.0
         self._left = 0
@@ -77,22 +86,47 @@ class Gate:
         """Return what a request is told that finds no place."""
         return self.overloaded(f"{self.limit} requests wait already, and no more may")
 
-    def hold(self, size: int) -> None:
-        """Set memory aside for a body.
+    def check(self, size: int, client: str = "") -> None:
+        """Tell whether so many bytes could be held now; nothing is set aside for what is only announced.
+
+        Args:
+            size: bytes.
+            client: the address that sends them; without one they count for no client.
 
         Raises:
-            OverloadedError: the bodies of other requests have taken it.
+            OverloadedError: other requests have taken the memory, or this client has had its share.
+        """
+        if self.held_bytes + size > self.limit_bytes:
+            raise self.overloaded(
+                f"the bodies of other requests take {self.held_bytes} bytes, and no more may"
+            )
+        if client and self._held_by.get(client, 0) + size > self.share_bytes:
+            raise self.overloaded(
+                f"the requests from this address take {self._held_by.get(client, 0)} bytes, and no more may"
+            )
+
+    def hold(self, size: int, client: str = "") -> None:
+        """Count bytes that have arrived.
+
+        Raises:
+            OverloadedError: as `check`; nothing is counted then.
         """
         with self._lock:
-            if self.held_bytes + size <= self.limit_bytes:
-                self.held_bytes += size
-                return
-        raise self.overloaded(f"the bodies of other requests take {self.held_bytes} bytes, and no more may")
+            self.check(size, client)
+            self.held_bytes += size
+            if client:
+                self._held_by[client] = self._held_by.get(client, 0) + size
 
-    def release(self, size: int) -> None:
-        """Give the memory of a body back."""
+    def release(self, size: int, client: str = "") -> None:
+        """Give memory back, under the address under which it was held."""
         with self._lock:
             self.held_bytes -= size
+            if client:
+                left = self._held_by[client] - size
+                if left:
+                    self._held_by[client] = left
+                else:
+                    del self._held_by[client]  # addresses come and go without end
 
     def retry_after(self) -> int:
         """Return the seconds in which what waits now will have been answered, at the rate measured."""

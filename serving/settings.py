@@ -134,7 +134,8 @@ class ServiceSettings(Settings):
         int,
         Field(
             ge=1 << 20,
-            description="most bytes of bodies that a process holds; beyond it the answer is 503 with Retry-After",
+            description="most bytes of requests and untaken answers that a process holds, half of them for one "
+            "client's address; beyond it the answer is 503 with Retry-After",
         ),
     ] = 256 << 20
     request_timeout_seconds: Annotated[

@@ -6,11 +6,17 @@ from typing import Protocol
 class Body(Protocol):
     """What both kinds have. After `feed` has set `done`, `rest` is what follows on the connection."""
 
-    pieces: list[bytes]
+    data: bytearray
+    """In one piece: a list of a million small pieces would take many times their bytes."""
     size: int
-    """Bytes of data so far."""
+    """Bytes of data so far, those that were forgotten too."""
     done: bool
     rest: bytes
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept, of data and of framing that is not whole yet."""
+        ...
 
     def feed(self, data: bytes) -> None:
         """Take what has arrived.
@@ -29,12 +35,17 @@ class LengthBody:
     """A body of `length` bytes (RFC 9112, section 6.2)."""
 
     def __init__(self, length: int) -> None:
-        self.pieces: list[bytes] = []
+        self.data = bytearray()
         self.size = 0
         self.done = length == 0
         self.rest = b""
         self._left = length
         self._forgotten = False
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept."""
+        return len(self.data)
 
     def feed(self, data: bytes) -> None:
         """Take what has arrived."""
@@ -42,11 +53,11 @@ class LengthBody:
         self._left -= len(taken)
         self.size += len(taken)
         if not self._forgotten:
-            self.pieces.append(bytes(taken))
+            self.data += taken
         if not self._left:
             self.done, self.rest = True, data[len(taken) :]
 
     def forget(self) -> None:
         """Keep no data from now on."""
-        self.pieces.clear()
+        self.data = bytearray()
         self._forgotten = True

@@ -1,7 +1,8 @@
 """Undo the chunked transfer coding (RFC 9112, section 7.1) of bytes as they arrive.
 
 The rules are those of `gunicorn.http.body.ChunkedReader`, which can only pull from a socket that blocks:
-the same expression for extensions, the same limits, the same forbidden trailers, the same exceptions.
+the same expression for extensions, the same forbidden trailers, the same exceptions. Its limits hold wherever
+the bytes are cut into packets, and a line that grows byte by byte is searched once.
 """
 
 import re
@@ -21,13 +22,22 @@ MAX_OVERHEAD = 64 << 10
 """Bytes of extensions and small chunks' framing, beyond what `FREE_OVERHEAD` allows, in one body."""
 FREE_OVERHEAD = 16
 """Bytes of framing that each chunk has for nothing."""
+MAX_TRAILERS = 8 << 10
+"""Bytes of the trailer section; nobody here reads one."""
+
+
+def has_bare_lf(data: bytes | bytearray, start: int) -> bool:
+    """Tell whether there is an LF without a CR before it from `start` on; what is before was looked at already."""
+    if start and data[start - 1] == ord("\r"):
+        start -= 1
+    return data.count(b"\n", start) != data.count(b"\r\n", start)
 
 
 class ChunkedBody:
     """A body on its way. After `feed` has set `done`, `rest` is what follows it on the connection."""
 
     def __init__(self, request: Any) -> None:
-        self.pieces: list[bytes] = []
+        self.data = bytearray()
         self.size = 0
         self.done = False
         self.rest = b""
@@ -35,9 +45,15 @@ class ChunkedBody:
         self._forgotten = False
         self._overhead = 0
         self._buffer = bytearray()
+        self._searched = 0  # as far as the buffer has no end of the line, or of the trailers
         self._left = 0  # of the chunk that is being read
         self._terminator = False  # the line end after a chunk's data comes next
         self._trailers = False
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept, of data and of framing that is not whole yet."""
+        return len(self.data) + len(self._buffer)
 
     def feed(self, data: bytes) -> None:
         """Take what has arrived.
@@ -65,25 +81,28 @@ class ChunkedBody:
                 self._read_trailers()
                 return
             else:
-                end = buffer.find(b"\r\n", at)
+                end = buffer.find(b"\r\n", max(at, self._searched - 1))
+                if (len(buffer) - 1 if end < 0 else end) - at > self._request.limit_request_field_size:
+                    raise InvalidChunkSize(b"no end of the line")
                 if end < 0:
-                    if len(buffer) - at > self._request.limit_request_field_size:
-                        raise InvalidChunkSize(b"no end of the line")
+                    self._searched = len(buffer) - at  # as it is counted once what is read has been cut off
                     break
+                self._searched = 0
                 self._start_chunk(bytes(buffer[at:end]))
                 at = end + 2
         del buffer[:at]
 
     def forget(self) -> None:
         """Keep no data from now on: it is only read to find its end."""
-        self.pieces.clear()
+        self.data = bytearray()
         self._forgotten = True
 
     def _take(self, buffer: bytearray, at: int) -> int:
         """Keep data of the current chunk, and return how much there was."""
         taken = min(self._left, len(buffer) - at)
         if not self._forgotten:
-            self.pieces.append(bytes(memoryview(buffer)[at : at + taken]))
+            with memoryview(buffer) as view:
+                self.data += view[at : at + taken]
         self.size += taken
         self._left -= taken
         self._terminator = not self._left
@@ -111,12 +130,13 @@ class ChunkedBody:
         if buffer[:2] == b"\r\n":
             self.done, self.rest = True, bytes(buffer[2:])
             return
-        end = buffer.find(b"\r\n\r\n")
+        end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
+        if (len(buffer) - 3 if end < 0 else end) > MAX_TRAILERS:
+            raise LimitRequestHeaders("limit request trailer section size")
         if end < 0:
-            if len(buffer) > self._request.max_buffer_headers:
-                raise LimitRequestHeaders("limit request trailer section size")
-            if buffer.count(b"\n") != buffer.count(b"\r\n"):
+            if has_bare_lf(buffer, self._searched):
                 raise InvalidHeader("bare LF as line terminator")
+            self._searched = len(buffer)
             return
         self._request.parse_headers(bytes(buffer[:end]), from_trailer=True)
         self.done, self.rest = True, bytes(buffer[end + 4 :])

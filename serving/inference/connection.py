@@ -20,7 +20,7 @@ from serving.inference.bodies import Body, LengthBody
 from serving.inference.bridge import BrokenBody, Wire
 from serving.inference.chunked import ChunkedBody
 from serving.inference.head import Head
-from serving.inference.input import Input
+from serving.inference.input import MAX_HEAD, Input
 from serving.inference.response import CONTINUE, render
 from serving.messages import Answer
 from serving.metrics import MALFORMED
@@ -30,10 +30,10 @@ from serving.pipeline import problem, too_large, unforeseen, unreadable
 if TYPE_CHECKING:
     from serving.inference.door import Door
 
-HELD_INPUT = 128 << 10
-"""Bytes of later requests that are kept while one is being answered."""
-HELD_OUTPUT = 256 << 10
-"""Bytes of answers that a client has not taken, beyond which it gets no further ones."""
+HELD_INPUT = MAX_HEAD
+"""Bytes of later requests that are kept while one is being answered, beyond which no more are read."""
+HELD_OUTPUT = 16 << 10
+"""Bytes of answers that a client has not taken, beyond which it gets no further ones, and they are counted."""
 MAX_DISCARDED_BYTES = 64 << 20
 """Most that is read of a refused body, so that the client, which is still sending, gets to read why."""
 LINGER_SECONDS = 2.0
@@ -60,7 +60,10 @@ class Connection(asyncio.Protocol):
         self._head: Head | None = None
         self._body: Body | None = None
         """On its way; in another phase than "body" it is only read to find its end."""
-        self._held = 0  # bytes that the gate holds for the body
+        self._asked = 0  # bytes of the request that is being read or answered, beside those in input and body
+        self._held = 0  # bytes that the gate counts for all of them
+        self._unsent = 0  # bytes that the gate counts for answers
+        self._address = ""  # whose share of the memory it is
         self._must_close = False
         self._started = 0.0
         self.hung_up = False
@@ -79,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self.client = transport.get_extra_info("peername") or ""
         self.server = transport.get_extra_info("sockname") or ""
+        self._address = self.client[0] if isinstance(self.client, tuple) else ""
         transport.set_write_buffer_limits(HELD_OUTPUT)
         self._wait(self._door.settings.keepalive_seconds)
         if not self._door.alive:
@@ -104,18 +108,28 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """Forget all; an answer that is still being made finds nobody."""
         self.phase = "closed"
-        self._release()
+        self._forget()
+        self._taken()
         if self._wire is not None:
             self._wire.lose()
         self._door.closed(self)
 
     def pause_writing(self) -> None:
-        """Answer nothing more until the client has read."""
+        """Answer nothing more until the client has read; count what it has not."""
         self._full = True
+        size = self._transport.get_write_buffer_size()
+        try:
+            self._door.gate.hold(size, self._address)
+        except OverloadedError as error:
+            self._door.pipeline.state.metrics.refusal(error.kind)
+            self.abort()
+        else:
+            self._unsent = size
 
     def resume_writing(self) -> None:
         """Go on."""
         self._full = False
+        self._taken()
         if self._wire is not None:
             self._wire.resume()
         self._advance()
@@ -170,6 +184,15 @@ class Connection(asyncio.Protocol):
         while self._step():
             pass
         self._advancing = False
+        if len(self._input) or self._held or self._body is not None or self._throttled or self._paused:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Count what is held, and read no more for now if that is enough; there is nothing to do for most requests."""
+        try:
+            self._count()
+        except OverloadedError as error:
+            self._shed(error)
         pause = self._throttled or (len(self._input) > HELD_INPUT and self.phase != "body")
         if pause != self._paused and self.phase in ("head", "body", "answer"):
             self._paused = pause
@@ -206,27 +229,44 @@ class Connection(asyncio.Protocol):
     def _begin_body(self, head: Head) -> None:
         length, limit = head.length, self._door.settings.max_body_bytes
         self._must_close = not head.keep_alive
-        if length is not None and length <= len(self._input) and length <= limit:
+        whole = length is not None and length <= len(self._input) and length <= limit
+        if not whole:
+            self._body = ChunkedBody(head.original) if length is None else LengthBody(length)
+        small = whole and length + head.size <= FREE_BODY  # type: ignore[operator]  # what is whole has a length
+        if not small and not self._admit(head, length or 0):
+            return
+        if whole:
             body = self._input.take(length)
+            if self._held:
+                self._asked = head.size + len(body)
             if head.expects_continue:
                 self._transport.write(CONTINUE)
             self._dispatch(body)
-            return
-        self._body = ChunkedBody(head.original) if length is None else LengthBody(length)
-        try:
-            if length is not None and length > limit:
-                raise too_large(limit)
-            self._hold(length or 0)
-        except ProblemError as error:
-            if head.expects_continue or (length or 0) > MAX_DISCARDED_BYTES:
-                self._must_close = True  # the body may come or not
-            self._body.forget()
-            self._dispatch(b"", error)
             return
         if head.expects_continue:
             self._transport.write(CONTINUE)
         self.phase = "body"
         self._wait(self._door.settings.body_timeout_seconds)
+
+    def _admit(self, head: Head, length: int) -> bool:
+        """Refuse a request before its body is kept, where there is a reason; tell whether there was none."""
+        body, limit = self._body, self._door.settings.max_body_bytes
+        self._asked = head.size
+        try:
+            if length > limit:
+                raise too_large(limit)
+            self._door.admit(head, 0 if body is None else length, self._address)
+            self._count()
+        except ProblemError as error:
+            if body is None:
+                self._input.take(length)
+            else:
+                if head.expects_continue or length > MAX_DISCARDED_BYTES:
+                    self._must_close = True  # the body may come or not
+                body.forget()
+            self._dispatch(b"", error)
+            return False
+        return True
 
     def _read_body(self, body: Body) -> bool:
         """Feed what has arrived to the body that is on its way."""
@@ -248,15 +288,16 @@ class Connection(asyncio.Protocol):
         try:
             if body.size > limit:
                 raise too_large(limit)
-            self._hold(body.size)
+            self._count()
         except ProblemError as error:
-            self._dispatch(b"".join(body.pieces), error)
             body.forget()
+            self._dispatch(b"", error)
             return True
         if body.done:
             self._input.put(body.rest)
             self._body = None
-            self._dispatch(body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces))
+            self._asked += len(body.data)
+            self._dispatch(bytes(body.data))
         return True
 
     def _discard(self, body: Body) -> bool:
@@ -271,16 +312,50 @@ class Connection(asyncio.Protocol):
                 self._close()
         return True
 
-    def _hold(self, size: int) -> None:
-        """Have memory set aside for a body of `size` bytes."""
-        if size > max(self._held, FREE_BODY):
-            self._door.gate.hold(size - self._held)
-            self._held = size
+    # Memory
 
-    def _release(self) -> None:
+    def _count(self) -> None:
+        """Tell the gate what is held of requests now.
+
+        Raises:
+            OverloadedError: it is more than before, and more than may be; what was counted before stays so.
+        """
+        size = self._input.held + self._asked + (0 if self._body is None else self._body.held)
+        if size <= FREE_BODY:
+            size = 0
+        if size > self._held:
+            self._door.gate.hold(size - self._held, self._address)
+        elif size < self._held:
+            self._door.gate.release(self._held - size, self._address)
+        self._held = size
+
+    def _shed(self, error: OverloadedError) -> None:
+        """Let go of input for which there is no memory."""
+        if (
+            self.phase == "answer"
+        ):  # later requests, which are not answered: the client finds the connection closed
+            self._must_close, self._body = True, None
+            self._input.put(b"")
+            self._count()
+        elif self._full:
+            self.abort()
+        elif self.phase == "head" and self._body is None:
+            self._refuse(error)
+        elif self.phase in ("head", "body"):
+            self._close()
+
+    def _forget(self) -> None:
+        """Hold nothing of requests any more."""
+        self._input.put(b"")
+        self._body, self._asked = None, 0
         if self._held:
-            self._door.gate.release(self._held)
-            self._held = 0
+            self._count()
+
+    def _taken(self) -> None:
+        """Note that the client has taken the answers that were counted."""
+        if self._unsent:
+            self._door.gate.release(self._unsent, self._address)
+            self._unsent = 0
 
     # Answering
 
@@ -288,8 +363,8 @@ class Connection(asyncio.Protocol):
         """Have the request answered.
 
         Args:
-            body: whole; of a refused request what there is of it; None if it is broken.
-            error: why the request is refused.
+            body: whole; None if it is broken.
+            error: why the request is refused; its body is empty then.
         """
         head = self._head
         assert head is not None  # noqa: S101  a body has a head
@@ -333,9 +408,10 @@ class Connection(asyncio.Protocol):
         self._wire = None
         if self.phase != "answer":
             return
-        if self._held:
-            self._release()
         self._head = None
+        if self._held:
+            self._asked = 0
+            self._count()
         if not keep or self.closing():
             self._close()
             return
@@ -381,7 +457,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close for writing, and go on reading for a while (RFC 9112, section 9.6)."""
-        self._input.put(b"")
+        self._forget()
         if self.hung_up or not self._transport.can_write_eof():
             self._drop()
             return

@@ -17,6 +17,7 @@ from serving.inference.batcher import Batcher, Job
 from serving.inference.bridge import Wire
 from serving.inference.connection import Connection
 from serving.inference.head import Head, has_hooks, ordinary_suffices
+from serving.inference.input import MAX_HEAD
 from serving.inference.response import Dates, status_line
 from serving.messages import Answer, Request
 from serving.metrics import CLIENT_GONE
@@ -43,14 +44,14 @@ class Door:
         self.alive = True
         self.pipeline: Pipeline = worker.wsgi.extensions["glyph.pipeline"]
         self.settings = self.pipeline.settings
-        self.gate = Gate(self.settings.queue_limit, self.settings.queue_bytes)
+        share = max(self.settings.queue_bytes // 2, self.settings.max_body_bytes + MAX_HEAD)
+        self.gate = Gate(self.settings.queue_limit, self.settings.queue_bytes, share)
         self.batcher = Batcher(loop, self.pipeline)
         self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="application")
         self.dates = Dates()
         self._throttle = Throttle()
         self.connections: set[Connection] = set()
         configuration = worker.cfg
-        self.least_suspicious = configuration.limit_request_line + 2
         self.hooked = has_hooks(configuration)
         self._root = "SCRIPT_NAME" not in os.environ
         self.fast = ordinary_suffices(worker)
@@ -93,6 +94,24 @@ class Door:
             and "script_name" not in head.headers
             and self.pipeline.is_prediction(head.method, head.path)
         )
+
+    def admit(self, head: Head, length: int, client: str) -> None:
+        """Look at a request before its body is kept: whether its client may ask, and whether there is room.
+
+        Args:
+            head: the request's.
+            length: bytes of the body that are announced and not here yet.
+            client: the address.
+
+        Raises:
+            ProblemError: it is refused.
+        """
+        access, authorization = self.pipeline.access, head.headers.get("authorization")
+        if access.tokens is not None and self.predicts(head):
+            access.check(authorization)
+        else:
+            access.check_path(head.method, head.path, authorization)
+        self.gate.check(length, client)
 
     def predict(
         self, connection: Connection, head: Head, body: bytes, arrived: float, error: ProblemError | None

@@ -57,6 +57,8 @@ class Head:
     expects_continue: bool = False
     original: Any = None
     """Gunicorn's own request, where its parser was asked."""
+    size: int = 0
+    """Bytes of the head."""
 
 
 def has_hooks(configuration: Any) -> bool:
@@ -111,6 +113,7 @@ def read_ordinary(head: bytes) -> Head | None:
         version=(1, 1),
         length=int(length),
         keep_alive=headers.get("connection", "").lower() != "close",
+        size=len(head),
     )
 
 
@@ -140,4 +143,5 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
         keep_alive=not request.should_close(),
         expects_continue=request._expected_100_continue,  # noqa: SLF001  there is no other way to it
         original=request,
+        size=sum(map(len, pieces)),
     )

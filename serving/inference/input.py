@@ -1,15 +1,28 @@
 """What has arrived on a connection and is not read yet: from bytes to the heads of requests.
 
 Nothing here waits or writes. Requests are read where they lie; only what arrives while older bytes are
-unread is copied, so that a client that sends many requests at once costs no more than many clients.
+unread is copied, so that a client that sends many requests at once costs no more than many clients. A head that
+grows byte by byte is searched once, and its limits hold wherever it is cut into packets.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships no types
+    InvalidHeader,
+    InvalidRequestLine,
+    LimitRequestHeaders,
+    LimitRequestLine,
+)
+
+from serving.inference.chunked import has_bare_lf
 from serving.inference.head import Head, read_any, read_ordinary
 
 if TYPE_CHECKING:
     from serving.inference.door import Door
+
+
+MAX_HEAD = 32 << 10
+"""Bytes of a request's head, whatever it is made of."""
 
 
 class Input:
@@ -20,11 +33,17 @@ class Input:
         self._data: bytes | bytearray = b""
         self._at = 0  # where what is not read yet begins
         self._searched = 0  # as far as there is no end of a head
+        self._line_read = False  # the request line is whole and well formed
         self.begun = False
         """Whether a head has begun and not ended."""
 
     def __len__(self) -> int:
         return len(self._data) - self._at
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory, those too that were read from the same packet."""
+        return len(self._data)
 
     def add(self, data: bytes) -> None:
         """Take what has arrived."""
@@ -40,6 +59,7 @@ class Input:
     def put(self, data: bytes) -> None:
         """Have these bytes and no others."""
         self._data, self._at = data, 0
+        self._searched, self._line_read = 0, False
 
     def take(self, length: int | None = None) -> bytes:
         """Return so many bytes, by default all, as read."""
@@ -58,7 +78,7 @@ class Input:
             client: the client's address, as the socket has it.
 
         Raises:
-            ParseException: it is malformed, or what there is of it cannot become a head any more.
+            ParseException: it is malformed, too long, or what there is of it cannot become a head any more.
         """
         data, at = self._data, self._at
         if at >= len(data):
@@ -67,8 +87,10 @@ class Input:
         if end == at:  # an empty line may come before a request (RFC 9112, section 2.2), two may not
             end = data.find(b"\r\n\r\n", at + 2)
         if end < 0:
-            self._check_partial(data[at:] if at else data, client)
+            self._check_partial(data, at, client)
             return None
+        if end + 4 - at > MAX_HEAD:
+            raise LimitRequestHeaders("limit request head size")
         head = bytes(data[at : end + 4])
         parsed = read_ordinary(head) if self._door.fast else None
         if parsed is None or not self._door.pipeline.is_prediction(parsed.method, parsed.path):
@@ -77,13 +99,25 @@ class Input:
             self._searched = len(data)
             return None
         self._at = end + 4
-        self._searched, self.begun = 0, False
+        self._searched, self._line_read, self.begun = 0, False, False
         return parsed
 
-    def _check_partial(self, data: bytes | bytearray, client: Any) -> None:
-        """Refuse at once what cannot become a head any more: its first line, a bare LF, its size."""
-        searched, self._searched = self._searched - self._at, len(self._data)
+    def _check_partial(self, data: bytes | bytearray, at: int, client: Any) -> None:
+        """Refuse at once what cannot become a head any more: its request line, a bare LF, its size."""
+        fresh, self._searched = max(at, self._searched), len(data)
         self.begun = True
-        fresh = data[max(0, searched - 1) :]
-        if b"\n" in fresh or len(data) > self._door.least_suspicious:
-            read_any([bytes(data[:-1]), bytes(data[-1:])], self._door.worker.cfg, client)
+        if not self._line_read:
+            start = at + 2 if data.startswith(b"\r\n", at) else at
+            end = data.find(b"\r\n", max(start, fresh - 1))
+            limit = self._door.worker.cfg.limit_request_line
+            if end < 0 and len(data) - start - 2 > limit > 0:
+                raise LimitRequestLine(len(data) - start, limit)
+            if end < 0 and has_bare_lf(data, fresh):
+                raise InvalidRequestLine("bare LF as line terminator")
+            if end >= 0:
+                read_any([bytes(data[at : end + 2])], self._door.worker.cfg, client)
+                self._line_read = True
+        if has_bare_lf(data, fresh):
+            raise InvalidHeader("bare LF as line terminator")
+        if len(data) - at >= MAX_HEAD:
+            raise LimitRequestHeaders("limit request head size")

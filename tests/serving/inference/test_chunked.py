@@ -40,7 +40,7 @@ def here(*pieces: bytes) -> tuple[bytes | str, bytes]:
         for number, piece in enumerate(pieces):
             body.feed(piece)
             if body.done:
-                return b"".join(body.pieces), body.rest + b"".join(pieces[number + 1 :])
+                return bytes(body.data), body.rest + b"".join(pieces[number + 1 :])
     except ParseException as error:
         return type(error).__name__, b""
     return "NoMoreData", b""
@@ -100,4 +100,4 @@ def test_a_forgotten_body_is_still_read_to_its_end() -> None:
     body.forget()
     body.feed(b"lo\r\n0\r\n\r\n" + NEXT)
     assert body.done
-    assert (body.pieces, body.size, body.rest) == ([], 5, NEXT)
+    assert (bytes(body.data), body.size, body.rest) == (b"", 5, NEXT)

@@ -1,0 +1,278 @@
+"""What a connection holds: all of it is counted when it has arrived, bounded, and given back."""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
+
+from bundle.repository import Bundle
+from serving.access import digest_of
+from serving.app import create_app
+from serving.errors import OverloadedError
+from serving.inference.bodies import LengthBody
+from serving.inference.connection import Connection
+from serving.inference.door import Door
+from serving.overload import Gate
+from serving.settings import ServiceSettings
+from tests.serving.inference.wire import connected, post, read_answer, statuses
+from tests.serving.processes import Service, running
+
+MEGABYTE = 1 << 20
+BUDGET = 4 * MEGABYTE
+
+
+class Transport:
+    """A connection's other side, which takes what is written only when it is told to."""
+
+    def __init__(self, address: str = "203.0.113.7") -> None:
+        self.address = address
+        self.written = b""
+        self.waiting = 0
+        self.protocol: Connection
+        self.high = 1 << 30
+        self.open = True
+
+    def get_extra_info(self, _name: str) -> Any:
+        """Return the address."""
+        return self.address, 1
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Take the limit."""
+        self.high = high
+
+    def get_write_buffer_size(self) -> int:
+        """Return what is not taken."""
+        return self.waiting
+
+    def write(self, data: bytes) -> None:
+        """Keep it."""
+        self.written += data
+        self.waiting += len(data)
+        if self.waiting > self.high:
+            self.protocol.pause_writing()
+
+    def take(self) -> None:
+        """Take all of it."""
+        self.waiting = 0
+        self.protocol.resume_writing()
+
+    def can_write_eof(self) -> bool:
+        """Say that it can."""
+        return True
+
+    def write_eof(self) -> None:
+        """Do nothing."""
+
+    def pause_reading(self) -> None:
+        """Do nothing."""
+
+    def resume_reading(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """End."""
+        self.open = False
+        self.protocol.connection_lost(None)
+
+    abort = close
+
+
+class Loop:
+    """As much of an event loop as connections ask for."""
+
+    def call_soon(self, *_: Any) -> None:
+        """Do nothing: no request of these tests is computed."""
+
+    call_soon_threadsafe = call_at = call_soon
+
+    def time(self) -> float:
+        """Return a time."""
+        return 0.0
+
+    def is_closed(self) -> bool:
+        """Say no."""
+        return False
+
+
+@pytest.fixture
+def door(bundle: Bundle) -> Iterator[Door]:
+    """Return the dispatcher of a process that may hold 4 MiB."""
+    settings = ServiceSettings(
+        model=bundle.path.parent, provider="cpu", queue_bytes=BUDGET, max_body_bytes=MEGABYTE
+    )
+    worker = SimpleNamespace(
+        wsgi=create_app(settings),
+        cfg=Config(),
+        log=SimpleNamespace(access_log_enabled=False, debug=print, access=lambda *_: None),
+        nr=0,
+        max_requests=sys.maxsize,
+    )
+    made = Door(worker, Loop())  # type: ignore[arg-type]
+    made.threads.submit = lambda *_, **__: SimpleNamespace(add_done_callback=lambda _: None)  # type: ignore[assignment,method-assign]
+    yield made
+    made.threads.shutdown()
+
+
+def connect(door: Door, address: str = "203.0.113.7") -> tuple[Connection, Transport]:
+    """Return a connection and its other side."""
+    connection, transport = door.connect(), Transport(address)
+    transport.protocol = connection
+    connection.connection_made(transport)
+    return connection, transport
+
+
+def head(length: int) -> bytes:
+    """Return the head of a prediction."""
+    return post(b"", path=b"/predict").replace(b"Content-Length: 0", b"Content-Length: %d" % length)
+
+
+CHUNKED = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+FIELDS = (b"X: " + b"a" * 1019 + b"\r\n") * 24
+HELD = {
+    "an unfinished head": (b"GET / HTTP/1.1\r\nHost: a\r\n" + FIELDS, 24_000),
+    "a body on its way": (head(500_000) + bytes(100_000), 100_000),
+    "chunks on their way": (CHUNKED + b"30000\r\n" + bytes(100_000), 100_000),
+    "a body that waits": (head(100_000) + bytes(100_000), 100_000),
+    "a large head that waits": (b"GET / HTTP/1.1\r\nHost: a\r\n" + FIELDS + b"\r\n", 24_000),
+    "a request behind one that waits": (head(4) + b"abcd" + head(100_000) + bytes(90_000), 90_000),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_has_arrived_is_counted_and_given_back(door: Door, name: str) -> None:
+    """Wherever it lies: in the input, in a body, or in the queue."""
+    data, least = HELD[name]
+    connection, transport = connect(door)
+    for at in range(0, len(data), 65536):
+        connection.data_received(data[at : at + 65536])
+    assert least <= door.gate.held_bytes <= 3 * len(data)
+    transport.close()
+    assert door.gate.held_bytes == 0
+
+
+def test_what_is_only_announced_is_not_counted(door: Door) -> None:
+    """A promise costs its client nothing, so it takes nothing from anybody else."""
+    for _ in range(100):
+        connect(door)[0].data_received(head(MEGABYTE))
+    assert door.gate.held_bytes == 0
+    connection, transport = connect(door)
+    connection.data_received(head(MEGABYTE))
+    connection.data_received(bytes(MEGABYTE))
+    assert connection.phase == "answer"
+    assert transport.written == b""
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_there_is_a_bound_whatever_it_is_made_of(door: Door, name: str) -> None:
+    """Many clients send as much as they can; what does not fit is refused, and what is counted never grows beyond."""
+    data, _ = HELD[name]
+    ends = []
+    for number in range(400):
+        connection, transport = connect(door, f"203.0.113.{number % 250}")
+        ends.append(transport)
+        for at in range(0, len(data), 65536):
+            connection.data_received(data[at : at + 65536])
+        assert door.gate.held_bytes <= BUDGET
+    refused = [end for end in ends if b" 503 " in end.written]
+    cut = [end for end in ends if end.protocol._must_close]
+    assert refused or cut
+    for transport in ends:
+        if transport.open:
+            transport.close()
+    assert door.gate.held_bytes == 0
+
+
+def test_answers_that_are_not_taken_are_counted(door: Door) -> None:
+    """Beyond a few kilobytes; a client whose answers find no room loses its connection."""
+    connection, transport = connect(door)
+    transport.write(bytes(100_000))
+    assert door.gate.held_bytes == 100_000
+    transport.take()
+    assert door.gate.held_bytes == 0
+    transport.write(bytes(BUDGET + 1))
+    assert not transport.open
+    assert connection.phase == "closed"
+    assert door.gate.held_bytes == 0
+
+
+def test_a_body_of_small_pieces_takes_no_more_than_its_bytes() -> None:
+    """A list of them would: an object of Python's is 33 bytes and more."""
+    body = LengthBody(MEGABYTE)
+    for _ in range(100_000):
+        body.feed(b"ab")
+    assert sys.getsizeof(body.data) < 2 * body.held == 400_000
+
+
+def test_one_address_may_hold_a_share() -> None:
+    """And no more, while others may; addresses that hold nothing are forgotten."""
+    gate = Gate(10, 100, 50)
+    gate.hold(40, "a")
+    with pytest.raises(OverloadedError, match="this address"):
+        gate.hold(11, "a")
+    gate.hold(50, "b")
+    gate.release(40, "a")
+    gate.release(50, "b")
+    assert gate.held_bytes == 0
+    assert not gate._held_by
+
+
+@pytest.fixture(scope="module")
+def small(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Return a service that holds 4 MiB and asks for tokens."""
+    directory = tmp_path_factory.mktemp("small")
+    tokens = directory / "tokens"
+    tokens.write_text(f"till sha256:{digest_of('secret').hex()}\n")
+    settings: dict[str, Any] = {"queue_bytes": BUDGET, "max_body_bytes": MEGABYTE, "tokens_file": tokens}
+    with running(directory, until="/readyz", model=bundle.path.parent, **settings) as started:
+        yield started
+
+
+TOKEN = b"Authorization: Bearer secret"
+
+
+def test_promises_leave_room_for_everybody_else(small: Service) -> None:
+    """Forty clients announce a megabyte each and send a byte; another sends one and is answered."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            connection = stack.enter_context(connected(small.port))
+            connection.sendall(post(bytes(MEGABYTE), TOKEN)[: -MEGABYTE + 1])
+        connection = stack.enter_context(connected(small.port))
+        connection.sendall(post(bytes(MEGABYTE - 1), TOKEN))
+        assert read_answer(connection.makefile("rb"))[0] == 415
+
+
+@pytest.mark.parametrize("path", [b"/predict", b"/v2/models/synthetic/infer", b"/metadata", b"/nowhere"])
+def test_a_token_is_asked_for_before_the_body(small: Service, path: bytes) -> None:
+    """The answer comes when the head is there; what follows is not kept, and the connection goes on."""
+    with connected(small.port) as connection, connection.makefile("rb") as stream:
+        request = post(bytes(MEGABYTE), path=path)
+        connection.sendall(request[: -MEGABYTE + 100])
+        status, headers, _ = read_answer(stream)
+        assert status == 401
+        assert headers["www-authenticate"].startswith("Bearer")
+        connection.sendall(bytes(MEGABYTE - 100) + post(b"x", TOKEN))
+        assert read_answer(stream)[0] == 415
+
+
+def test_an_addresss_share_leaves_room_for_others(small: Service) -> None:
+    """One client has its half; another, from another address, is answered all the same."""
+    with contextlib.ExitStack() as stack:
+        answers = []
+        for _ in range(4):
+            connection = stack.enter_context(connected(small.port))
+            connection.sendall(post(bytes(MEGABYTE), TOKEN)[:-1])
+            connection.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                answers.append(connection.recv(1 << 16))
+        assert [statuses(answer) for answer in answers] == [[503], [503], [503]][: len(answers)]
+        assert answers
+        assert b"this address" in answers[-1]
+        source = ("127.0.0.2", 0)
+        with socket.create_connection(("127.0.0.1", small.port), 30, source) as other:
+            other.sendall(post(bytes(MEGABYTE), TOKEN))
+            assert read_answer(other.makefile("rb"))[0] == 415
