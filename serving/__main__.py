@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from bundle.configuration import add_options, build, for_help, from_arguments, parse
 from bundle.errors import ConfigurationError
+from serving import descriptors
 from serving.access import check_file
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer, management_port
 from serving.tracing import check_installed
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = build(ServiceSettings, [environment_layer(os.environ), layer])
         check_file(settings)
         check_installed(settings)
+        descriptors.ensure(settings)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING

@@ -60,6 +60,17 @@ CATALOGUE: dict[str, Metric] = {
             help="Prediction requests that have arrived and are not answered yet",
         ),
         Metric(
+            name="glyph_connections",
+            kind="gauge",
+            help="Connections that the inference workers have open; at GLYPH_CONNECTIONS for each, idle ones are "
+            "closed for new ones",
+        ),
+        Metric(
+            name="glyph_connections_evicted_total",
+            kind="counter",
+            help="Idle connections that were closed for new ones",
+        ),
+        Metric(
             name="glyph_refusals_total",
             kind="counter",
             labels=("reason",),

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from serving import logs
+from serving import descriptors, logs
 from serving.access import check_file
 from serving.companion import Companion
 from serving.cpus import usable_cpus
@@ -33,6 +33,7 @@ def _workers(settings: ServiceSettings) -> int:
 _settings = load_settings()
 check_file(_settings)
 check_installed(_settings)
+descriptors.ensure(_settings)
 
 wsgi_app = "serving.wsgi:application()"
 bind = (

@@ -5,6 +5,7 @@ Called by:
     the batcher, or Pipeline.answer  `batch` after each inference, `queue` when its depth changes
     the Flask application            `request`, for what the pipeline does not answer
     ModelState                       `loaded`, `refused`, `golden`, `state`
+    the inference worker             `connections`, several times a second; `evicted`
     the housekeeper                  `tick`, once a second
 """
 
@@ -68,6 +69,8 @@ class Metrics:
         self._state = self._place("state")
         self._in_flight = self._place("glyph_http_requests_in_flight")
         self._queue = self._place("glyph_queue_images")
+        self._connections = self._place("glyph_connections")
+        self._evicted = self._place("glyph_connections_evicted_total")
         self._golden = self._place("glyph_golden_check_passed")
         self.golden_check(passed=True)
         self._padding = self._place("glyph_padding_images_total")
@@ -124,6 +127,17 @@ class Metrics:
         """Count a refusal of what never became a request that `observe` or `request` could count."""
         with self._lock:
             self._values[self._place("glyph_refusals_total", reason)] += 1
+
+    # Connections
+
+    def connections(self, count: int) -> None:
+        """Set how many connections are open now."""
+        self._values[self._connections] = count
+
+    def evicted(self) -> None:
+        """Count an idle connection that was closed for a new one."""
+        with self._lock:
+            self._values[self._evicted] += 1
 
     # Inference
 

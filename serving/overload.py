@@ -164,6 +164,13 @@ def hung_up(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+def is_readable(descriptor: int) -> bool:
+    """Tell whether something has arrived on a socket that is not read yet, if only its end."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def deadline(value: str | None, arrived: float, ceiling_seconds: float) -> float:
     """Return when a request need not be answered any more, on the clock of `arrived`.
 

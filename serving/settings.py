@@ -120,7 +120,12 @@ class ServiceSettings(Settings):
         ),
     ] = 4
     connections: Annotated[
-        int, Field(ge=8, le=1 << 20, description="most connections of a process; more wait to be accepted")
+        int,
+        Field(
+            ge=8,
+            le=1 << 20,
+            description="most connections of a process; beyond it the longest idle is closed for a new one",
+        ),
     ] = 4096
     queue_limit: Annotated[
         int,

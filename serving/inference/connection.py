@@ -24,7 +24,7 @@ from serving.inference.input import MAX_HEAD, Input
 from serving.inference.response import CONTINUE, render
 from serving.messages import Answer
 from serving.metrics import MALFORMED
-from serving.overload import FREE_BODY, late_body, late_head
+from serving.overload import FREE_BODY, is_readable, late_body, late_head
 from serving.pipeline import problem, too_large, unforeseen, unreadable
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Connection(asyncio.Protocol):
         self.client: Any = ""
         self.server: Any = ""
         self.phase: Phase = "head"
-        self._deadline = inf
+        self.deadline = inf
+        """When the phase has to be over, by the loop's time; of idle connections the longest idle has the earliest."""
         self._input = Input(door)
         self._head: Head | None = None
         self._body: Body | None = None
@@ -102,7 +103,7 @@ class Connection(asyncio.Protocol):
         if self.phase == "body":
             self._dispatch(None, unreadable())
         elif self.phase == "head" and (self._body is not None or not self._blocked()):
-            self._drop()  # idle, or in the middle of something that is not a request yet
+            self.drop()  # idle, or in the middle of something that is not a request yet
         return self.phase in ("answer", "head")
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -141,7 +142,7 @@ class Connection(asyncio.Protocol):
         self._unsent_since = min(self._unsent_since, now) if self._transport.get_write_buffer_size() else inf
         if now - self._unsent_since > self._door.settings.write_timeout_seconds:
             self.abort()
-        elif now < self._deadline or self._blocked() or self.phase in ("answer", "closed"):
+        elif now < self.deadline or self._blocked() or self.phase in ("answer", "closed"):
             return
         elif self.phase == "linger":
             self.abort()
@@ -155,14 +156,35 @@ class Connection(asyncio.Protocol):
     def end_within(self, seconds: float) -> None:
         """Close if no request arrives in this time: the process ends."""
         if self.phase == "head" and self._body is None:
-            self._deadline = min(self._deadline, self._door.loop.time() + seconds)
+            self.deadline = min(self.deadline, self._door.loop.time() + seconds)
+
+    @property
+    def opened(self) -> bool:
+        """Whether it has begun; a TLS handshake may fail before."""
+        return self._transport is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a request of which nothing is here, and has nothing to give."""
+        return (
+            self.phase == "head"
+            and self._body is None
+            and not len(self._input)
+            and not self._blocked()
+            and not self._transport.get_write_buffer_size()
+        )
+
+    @property
+    def readable(self) -> bool:
+        """Whether something waits in the socket that is not read yet."""
+        return is_readable(self._transport.get_extra_info("socket").fileno())
 
     def abort(self) -> None:
         """Close at once, whatever is not written yet."""
         self.phase = "closed"
         self._transport.abort()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Close when what is written has gone out."""
         self.phase = "closed"
         self._transport.close()
@@ -172,7 +194,7 @@ class Connection(asyncio.Protocol):
         return self._full or self._throttled
 
     def _wait(self, seconds: float) -> None:
-        self._deadline = self._door.loop.time() + seconds
+        self.deadline = self._door.loop.time() + seconds
 
     # Reading
 
@@ -207,7 +229,7 @@ class Connection(asyncio.Protocol):
         if self._read_head():
             return True
         if self.hung_up and self.phase == "head":
-            self._drop()
+            self.drop()
         return False
 
     def _read_head(self) -> bool:
@@ -368,7 +390,7 @@ class Connection(asyncio.Protocol):
         """
         head = self._head
         assert head is not None  # noqa: S101  a body has a head
-        self.phase, self._deadline, self._started = "answer", inf, time.perf_counter()
+        self.phase, self.deadline, self._started = "answer", inf, time.perf_counter()
         if body is None:
             self._must_close, self._body = True, None
         self._door.count()
@@ -459,7 +481,7 @@ class Connection(asyncio.Protocol):
         """Close for writing, and go on reading for a while (RFC 9112, section 9.6)."""
         self._forget()
         if self.hung_up or not self._transport.can_write_eof():
-            self._drop()
+            self.drop()
             return
         self.phase = "linger"
         self._wait(LINGER_SECONDS)

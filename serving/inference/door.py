@@ -33,6 +33,8 @@ and back costs 0.09 ms (`python -m bench bodies`, on an idle Intel Xeon).
 """
 LARGE_PIXELS = 128 << 10
 """The same for bodies of nothing but pixels, which need no decoding: some 160 images, about 1 ms (the same bench)."""
+WORD_SECONDS = 60.0
+"""How often the log says that there is no place for more connections, at most."""
 
 
 class Door:
@@ -51,6 +53,10 @@ class Door:
         self.dates = Dates()
         self._throttle = Throttle()
         self.connections: set[Connection] = set()
+        self.connecting = 0
+        self._idle: list[tuple[float, int, Connection]] = []  # those of late, the longest idle last
+        self._sorted = False
+        self._next_word = 0.0
         configuration = worker.cfg
         self.hooked = has_hooks(configuration)
         self._root = "SCRIPT_NAME" not in os.environ
@@ -60,20 +66,52 @@ class Door:
     # Connections
 
     def connect(self) -> Connection:
-        """Return the protocol of a new connection."""
+        """Return the protocol of a new connection, which takes a place from now on."""
+        self.connecting += 1
         return Connection(self)
 
     def opened(self, connection: Connection) -> None:
-        """Note a connection."""
+        """Note a connection whose protocol has its transport, after the TLS handshake if there is one."""
+        self.connecting -= 1
         self.connections.add(connection)
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
         self.connections.discard(connection)
 
+    def longest_idle(self) -> Connection | None:
+        """Return the connection that has been idle for longest, for a new one that waits; None if none is idle."""
+        if self.loop.time() >= self._next_word:
+            self._next_word = self.loop.time() + WORD_SECONDS
+            self.worker.log.warning(
+                "all %d connections of this process are open (GLYPH_CONNECTIONS): the longest idle are closed for "
+                "new ones, which wait while none is idle",
+                self.settings.connections,
+            )
+        if not self._idle and not self._sorted:
+            self._sorted = (
+                True  # once for each tick: to sort all for each newcomer would cost more than to serve it
+            )
+            found = [(each.deadline, id(each), each) for each in self.connections if each.idle]
+            self._idle = sorted(found, reverse=True)
+        while self._idle:
+            deadline, _, connection = self._idle[-1]
+            if connection.deadline == deadline and connection.idle and not connection.readable:
+                return connection
+            self._idle.pop()
+        return None
+
+    def evict(self, connection: Connection) -> None:
+        """Close an idle connection for a new one."""
+        connection.drop()
+        self.connections.discard(connection)
+        self.pipeline.state.metrics.evicted()
+
     def tick(self) -> None:
         """Close the connections that have taken too long."""
         now = self.loop.time()
+        self._idle, self._sorted = [], False
+        self.pipeline.state.metrics.connections(len(self.connections))
         for connection in list(self.connections):
             connection.tick(now)
 

@@ -5,7 +5,7 @@ can hang when it ends (seen with 1.31), and Gunicorn waits for it. What does imp
 """
 
 import asyncio
-import errno
+import functools
 import os
 import signal
 import socket
@@ -15,16 +15,17 @@ import uvloop
 from gunicorn import sock as gunicorn_sock  # type: ignore[import-untyped]  # it ships no types
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
+from serving.descriptors import EXHAUSTED
 from serving.handover import HandoverWorker
 
 if TYPE_CHECKING:
+    from serving.inference.connection import Connection
     from serving.inference.door import Door
 
 TICK_SECONDS = 0.25
 """How often timeouts are looked at and the arbiter is told that the process is alive."""
 LINGER_SECONDS = 2.0
 """How long an ending process keeps idle connections, on which a request may be on its way; as gthread does."""
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class InferenceWorker(HandoverWorker, Worker):  # type: ignore[misc]
@@ -46,6 +47,7 @@ class InferenceWorker(HandoverWorker, Worker):  # type: ignore[misc]
         self._ssl = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._listeners: list[socket.socket] = [listener.sock for listener in self.sockets]
         self._accepting = False
+        self._exhausted = False  # the last try to accept found no descriptor
         self._connecting: set[asyncio.Task[Any]] = set()
         self.loop.call_soon(self._begin)
         try:
@@ -120,7 +122,7 @@ class InferenceWorker(HandoverWorker, Worker):  # type: ignore[misc]
 
     def _start_accepting(self) -> None:
         """Accept one connection for each turn of the loop: a process that is busy takes fewer than an idle one."""
-        if not self._accepting and self._has_room():
+        if not self._accepting:
             self._accepting = True
             for listener in self._listeners:
                 listener.setblocking(False)
@@ -134,32 +136,47 @@ class InferenceWorker(HandoverWorker, Worker):  # type: ignore[misc]
 
     def _has_room(self) -> bool:
         limit: int = self.door.settings.connections
-        return len(self.door.connections) + len(self._connecting) < limit
+        return len(self.door.connections) + self.door.connecting < limit
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept a connection, and tell whether there was one."""
+        """Accept a connection, in the place of an idle one if need be, and tell whether there was one."""
+        oldest = None if self._has_room() else self.door.longest_idle()
+        if oldest is None and not self._has_room():
+            self._stop_accepting()  # the next tick tries again
+            return False
         try:
             client, _ = listener.accept()
         except OSError as error:
             if error.errno in EXHAUSTED:
-                self.log.exception("no connection can be accepted")
                 self._stop_accepting()  # the next tick tries again
+                if not self._exhausted:  # once, not at each try
+                    self.log.error(  # noqa: TRY400  the sentence says all
+                        "no connection can be accepted (%s): new ones wait until others are closed; a lower "
+                        "GLYPH_CONNECTIONS or a higher limit of descriptors (ulimit -n) prevents this",
+                        error.strerror,
+                    )
+                self._exhausted = True
             return False
+        self._exhausted = False
+        if oldest is not None:
+            self.door.evict(oldest)
         client.setblocking(False)
         if client.family in (socket.AF_INET, socket.AF_INET6):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         options: dict[str, Any] = {}
         if self._ssl is not None:
             options = {"ssl": self._ssl, "ssl_handshake_timeout": self.door.settings.header_timeout_seconds}
-        task = self.loop.create_task(self.loop.connect_accepted_socket(self.door.connect, client, **options))
+        connection = self.door.connect()
+        made = self.loop.connect_accepted_socket(lambda: connection, client, **options)
+        task = self.loop.create_task(made)
         self._connecting.add(task)
-        task.add_done_callback(self._connected)
-        if not self._has_room():
-            self._stop_accepting()
+        task.add_done_callback(functools.partial(self._connected, connection))
         return True
 
-    def _connected(self, task: asyncio.Task[Any]) -> None:
+    def _connected(self, connection: "Connection", task: asyncio.Task[Any]) -> None:
         self._connecting.discard(task)
+        if not connection.opened:
+            self.door.connecting -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
             self.log.debug(
                 "a connection failed before its first request: %s", error
