@@ -13,14 +13,17 @@ the inner one again should it die, and ends it with the arbiter even if it is st
 import contextlib
 import logging
 import os
+import re
 import select
 import shutil
 import signal
 import socket
 import sys
 import threading
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +33,7 @@ from prometheus_client.exposition import choose_encoder
 from serving import logs
 from serving.access import Access
 from serving.companion import DIRECTORY_VARIABLE
+from serving.descriptors import EXHAUSTED
 from serving.errors import (
     PROBLEM_MEDIA_TYPE,
     MalformedBodyError,
@@ -45,10 +49,18 @@ from serving.settings import ServiceSettings, load_settings, management_port
 log = logging.getLogger("glyph.management")
 
 BACKLOG = 1024
-IDLE_SECONDS = 30.0
+CONNECTIONS = 64
+"""Most at a time, a thread each; a new one takes the place of the one that has been waited for longest."""
+REQUEST_SECONDS = 30.0
+"""From the answer before, or the start of the connection, to the end of the next answer."""
+DISCARDED_BYTES = 64 << 10
+"""Most that is read of a body, so that the answer is not lost by a reset; nobody looks at it."""
+LINGER_SECONDS = 1.0
 RETRY_SECONDS = 0.25
 RESTART_SECONDS = 1.0
 TICK_SECONDS = 1.0
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,9 +69,41 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "glyph"
     sys_version = ""
-    timeout = IDLE_SECONDS
+    timeout = REQUEST_SECONDS
     disable_nagle_algorithm = True
     server: "Server"
+    unread = False
+    """Whether something has arrived, or may, that is not read as a request."""
+
+    def handle_one_request(self) -> None:
+        """Answer a request within its time, and be sure where the next begins."""
+        self.server.wait_for(self.connection)
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Read the head; a request with a body is the last of its connection."""
+        if not super().parse_request():
+            return False
+        fields = self.headers
+        if fields.defects or fields.get_payload() or not all(map(_NAME.fullmatch, fields.keys())):
+            self.send_error(HTTPStatus.BAD_REQUEST, "a line of its head is no field")
+            return False
+        lengths = fields.get_all("Content-Length", ["0"])
+        if "Transfer-Encoding" in fields or lengths != ["0"]:
+            self.close_connection = self.unread = True
+        return True
+
+    def finish(self) -> None:
+        """Read what a client still sends, for a moment, before its connection is closed."""
+        super().finish()
+        if not self.unread:
+            return
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(LINGER_SECONDS)
+            left = DISCARDED_BYTES
+            while left > 0 and (data := self.connection.recv(left)):
+                left -= len(data)
 
     def do_GET(self) -> None:
         """Answer a probe, or with the metrics."""
@@ -92,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
         problem = MethodNotAllowedError(
             f"the management port does not answer {self.command[:20]}", remedy="Use GET."
         )
-        self.close_connection = True  # a body may follow, which nobody reads
+        self.close_connection = self.unread = True  # a body may follow, which nobody reads
         self._send(
             problem.status, PROBLEM_MEDIA_TYPE, orjson.dumps(problem.document()), {"Allow": "GET, HEAD"}
         )
@@ -106,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
             f"the request cannot be understood: {message or HTTPStatus(code).phrase}",
             remedy="Send plain HTTP/1.1.",
         )
-        self.close_connection = True
+        self.close_connection = self.unread = True
         self._send(
             HTTPStatus(code), PROBLEM_MEDIA_TYPE, orjson.dumps(problem.document() | {"status": code}), {}
         )
@@ -137,6 +181,58 @@ class Server(ThreadingHTTPServer):
         self.socket.close()
         self.socket = listener
         self.pod, self.collector, self.access = pod, collector, access
+        self._places = threading.BoundedSemaphore(CONNECTIONS)
+        self._deadlines: dict[socket.socket, float] = {}
+        self._lock = threading.Lock()
+        self._exhausted = False  # the last try to accept found no descriptor
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; without a descriptor for it, wait, because the next try would come at once."""
+        try:
+            accepted = self.socket.accept()
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                if not self._exhausted:
+                    log.error("no connection to the management port can be accepted: %s", error.strerror)  # noqa: TRY400
+                self._exhausted = True
+                time.sleep(RETRY_SECONDS)
+            raise
+        self._exhausted = False
+        return accepted
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection on a thread; beyond `CONNECTIONS` in the place of another."""
+        if not self._places.acquire(blocking=False):
+            self.end_late(inf, most=1)
+            self._places.acquire()  # its thread ends at once, or when its answer is made
+        self.wait_for(request)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread could be started
+            self.close_request(request)
+            raise
+
+    def wait_for(self, connection: socket.socket) -> None:
+        """Give a connection the time of a request from now on."""
+        with self._lock:
+            self._deadlines[connection] = time.monotonic() + REQUEST_SECONDS
+
+    def end_late(self, now: float, most: int = CONNECTIONS) -> None:
+        """End the connections, the latest first, whose time was over before `now`, whatever they wait for."""
+        with self._lock:
+            late = sorted((deadline, id(each), each) for each, deadline in self._deadlines.items())[:most]
+            for deadline, _, connection in late:
+                if deadline < now:
+                    with contextlib.suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+
+    def close_request(self, request: Any) -> None:
+        """Close a connection, and give its place to another."""
+        with self._lock:
+            known = self._deadlines.pop(request, None)
+        super().close_request(request)
+        if known is not None:
+            self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log in a line what a client's broken connection raised."""
@@ -175,6 +271,7 @@ def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, a
     threading.Thread(target=server.serve_forever, daemon=True).start()
     while not _arbiter_is_gone(TICK_SECONDS):
         try:
+            server.end_late(time.monotonic())
             collector.tick()
         except Exception:
             log.exception("the workers' numbers could not be read; the next try is in a second")
