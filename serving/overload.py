@@ -4,8 +4,11 @@ Both doors keep a `Gate`. A request that enters is answered; one that may not en
 because an answer that comes after the client has given up costs as much as one that is read.
 """
 
+import fcntl
 import math
 import select
+import struct
+import termios
 import threading
 import time
 
@@ -169,6 +172,14 @@ def is_readable(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def unacknowledged(descriptor: int) -> int:
+    """Return how many bytes of what was written to a socket the other side has not taken yet (tcp(7), SIOCOUTQ)."""
+    try:
+        return int(struct.unpack("=i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:  # some kinds of socket do not tell
+        return 0
 
 
 def deadline(value: str | None, arrived: float, ceiling_seconds: float) -> float:

@@ -159,7 +159,7 @@ class ServiceSettings(Settings):
         float, Field(gt=0, le=3600, description="time for a request's body, from the head to the last byte")
     ] = 30.0
     write_timeout_seconds: Annotated[
-        float, Field(gt=0, le=3600, description="time in which a client has to take an answer")
+        float, Field(gt=0, le=3600, description="time in which a client has to take some of an answer")
     ] = 30.0
     max_requests: Annotated[
         int, Field(ge=0, description="requests after which a process is replaced, give or take; 0 is never")

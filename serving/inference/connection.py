@@ -24,7 +24,7 @@ from serving.inference.input import MAX_HEAD, Input
 from serving.inference.response import CONTINUE, render
 from serving.messages import Answer
 from serving.metrics import MALFORMED
-from serving.overload import FREE_BODY, is_readable, late_body, late_head
+from serving.overload import FREE_BODY, is_readable, late_body, late_head, unacknowledged
 from serving.pipeline import problem, too_large, unforeseen, unreadable
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class Connection(asyncio.Protocol):
         self.hung_up = False
         """Whether the client has sent all that it will; it may still want to read, or have gone."""
         self._full = False  # the client does not take what is written
-        self._unsent_since = inf
+        self._unsent_since = inf  # since when the client has taken nothing of what it is to take
+        self._written = self._client_took = 0  # bytes, for comparisons
         self._throttled = False
         self._paused = False
         self._advancing = False
@@ -139,7 +140,10 @@ class Connection(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Close what has taken too long; `now` is the loop's time."""
-        self._unsent_since = min(self._unsent_since, now) if self._transport.get_write_buffer_size() else inf
+        if waiting := self._transport.get_write_buffer_size():
+            self._look_at_progress(now, waiting)
+        else:
+            self._unsent_since = inf
         if now - self._unsent_since > self._door.settings.write_timeout_seconds:
             self.abort()
         elif now < self.deadline or self._blocked() or self.phase in ("answer", "closed"):
@@ -157,6 +161,15 @@ class Connection(asyncio.Protocol):
         """Close if no request arrives in this time: the process ends."""
         if self.phase == "head" and self._body is None:
             self.deadline = min(self.deadline, self._door.loop.time() + seconds)
+
+    def _look_at_progress(self, now: float, waiting: int) -> None:
+        """Note when the client last took something: what is written and neither waits here nor in its socket.
+
+        The socket's own buffer takes megabytes at once, and then nothing for as long as a slow client reads them.
+        """
+        taken = self._written - waiting - unacknowledged(self._transport.get_extra_info("socket").fileno())
+        if self._unsent_since == inf or taken > self._client_took:
+            self._unsent_since, self._client_took = now, taken
 
     @property
     def opened(self) -> bool:
@@ -419,6 +432,7 @@ class Connection(asyncio.Protocol):
             self._door.worker.log.exception("an answer could not be written", exc_info=error)
             answer = problem(unforeseen())
             data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
+        self._written += len(data)
         self._transport.write(data)
         if self._head.original is not None:
             elapsed = timedelta(seconds=time.perf_counter() - self._started)
@@ -458,6 +472,7 @@ class Connection(asyncio.Protocol):
 
     def _send(self, data: bytes) -> None:
         if self.phase == "answer":
+            self._written += len(data)
             self._transport.write(data)
             if not self._full and self._wire is not None:
                 self._wire.resume()

@@ -2,8 +2,10 @@
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -107,3 +109,27 @@ def test_an_answer_that_is_not_taken_ends_the_connection(hasty: Service, digit: 
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             connection.sendall(request * 1000)
     assert hasty.post(png(digit)).status == 200
+
+
+def test_an_answer_that_is_taken_slowly_is_given_whole(bundle: Bundle, tmp_path: Path, digit: Pixels) -> None:
+    """A client that reads a little again and again takes many times the write timeout, and gets every byte."""
+    body, content_type = form(*[Part(png(digit))] * 250)
+    request = post(body, b"Connection: keep-alive", kind=content_type.encode())
+    limits = LIMITS | {"keepalive_seconds": 60, "body_timeout_seconds": 60}
+    with (
+        running(tmp_path, until="/readyz", model=bundle.path.parent, **limits) as service,  # type: ignore[arg-type]
+        socket.socket() as connection,
+    ):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", service.port))
+        asking = threading.Thread(target=connection.sendall, args=(request * 40,))
+        asking.start()
+        started, first = time.monotonic(), b""
+        while time.monotonic() < started + 5 * LIMITS["write_timeout_seconds"]:
+            first += connection.recv(20_000)
+            time.sleep(0.05)  # the client's own slowness
+        while asking.is_alive() or statuses(first)[39:] == []:  # the rest as fast as it comes
+            first += connection.recv(1 << 20)
+        asking.join()
+        assert len(statuses(first)) == 40
