@@ -13,10 +13,13 @@ import pytest
 
 from bundle.repository import Bundle
 from tests.pictures import png
+from tests.serving.inference.fakes import a_door, connect
 from tests.serving.inference.wire import connected, post, read_all, read_answer, statuses
 from tests.serving.processes import Part, Service, form, running
 
 Pixels = npt.NDArray[np.uint8]
+ANSWERS = 200
+"""More than the buffers of two sockets hold."""
 LIMITS = {
     "header_timeout_seconds": 0.6,
     "body_timeout_seconds": 0.6,
@@ -114,7 +117,7 @@ def test_an_answer_that_is_not_taken_ends_the_connection(hasty: Service, digit: 
 def test_an_answer_that_is_taken_slowly_is_given_whole(bundle: Bundle, tmp_path: Path, digit: Pixels) -> None:
     """A client that reads a little again and again takes many times the write timeout, and gets every byte."""
     body, content_type = form(*[Part(png(digit))] * 250)
-    request = post(body, b"Connection: keep-alive", kind=content_type.encode())
+    request = post(body, kind=content_type.encode())
     limits = LIMITS | {"keepalive_seconds": 60, "body_timeout_seconds": 60}
     with (
         running(tmp_path, until="/readyz", model=bundle.path.parent, **limits) as service,  # type: ignore[arg-type]
@@ -123,13 +126,40 @@ def test_an_answer_that_is_taken_slowly_is_given_whole(bundle: Bundle, tmp_path:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(30)
         connection.connect(("127.0.0.1", service.port))
-        asking = threading.Thread(target=connection.sendall, args=(request * 40,))
+
+        def ask() -> None:
+            with contextlib.suppress(OSError):  # the answers tell
+                connection.sendall(request * ANSWERS)
+                connection.shutdown(socket.SHUT_WR)
+
+        asking = threading.Thread(target=ask)
         asking.start()
         started, first = time.monotonic(), b""
         while time.monotonic() < started + 5 * LIMITS["write_timeout_seconds"]:
             first += connection.recv(20_000)
             time.sleep(0.05)  # the client's own slowness
-        while asking.is_alive() or statuses(first)[39:] == []:  # the rest as fast as it comes
-            first += connection.recv(1 << 20)
+        first += read_all(connection)  # the rest as fast as it comes
         asking.join()
-        assert len(statuses(first)) == 40
+        assert len(statuses(first)) == ANSWERS
+
+
+@pytest.mark.parametrize("where", ["here", "in the socket"])
+def test_progress_is_what_the_client_takes_wherever_the_rest_waits(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A socket takes much at once and then nothing for long; what leaves it counts, and so does nothing at all."""
+    door = a_door(bundle, write_timeout_seconds=10)
+    link, transport = connect(door)
+    in_socket = 100_000
+    monkeypatch.setattr("serving.inference.connection.unacknowledged", lambda _: in_socket, raising=False)
+    transport.write(bytes(100_000))
+    for second in range(0, 100, 5):
+        transport.waiting -= 1000 if where == "here" else 0
+        in_socket -= 1000 if where == "in the socket" else 0
+        link.tick(float(second))
+        assert transport.open
+    link.tick(104.0)
+    assert transport.open
+    link.tick(106.0)
+    assert not transport.open
+    door.threads.shutdown()
