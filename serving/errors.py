@@ -60,6 +60,14 @@ class ProblemError(ServingError):
         self.extensions = {"instance": index}
 
 
+class MalformedRequestError(ProblemError):
+    """The request is not HTTP/1.1 as RFC 9112 has it, or beyond a limit; some cases have a status of their own."""
+
+    status = HTTPStatus.BAD_REQUEST
+    kind = "malformed-request"
+    title = "The request cannot be read"
+
+
 class EmptyBodyError(ProblemError):
     """There is nothing in the request."""
 

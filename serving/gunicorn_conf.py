@@ -64,6 +64,9 @@ if _settings.tls_certificate is not None:
     keyfile = str(_settings.tls_key) if _settings.tls_key is not None else None
 
 http_parser = "python"  # whatever is installed: gunicorn_h1c answers malformed requests in other words
+secure_scheme_headers = {
+    "X-FORWARDED-PROTO": "https"
+}  # one: proxies send several, and they may contradict it
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190

@@ -21,6 +21,10 @@ EXAMPLES: dict[type[ProblemError], tuple[str, str]] = {
         "the body is not JSON: unexpected end of data: line 1 column 16 (char 15)",
         "Send JSON as RFC 8259 has it, in UTF-8; NaN and Infinity are not among its numbers.",
     ),
+    errors.MalformedRequestError: (
+        "Invalid HTTP Header: 'an HTTP/1.1 request has one Host field'",
+        "Send the request as RFC 9112 has it; most HTTP clients do.",
+    ),
     errors.BadQueryError: ("top is '0'", "Give the number of classes to list, 1 or more: ?top=3."),
     errors.BadTimeoutError: (
         "X-Request-Timeout-Ms is 'soon', which is no time",
@@ -106,7 +110,7 @@ EXAMPLES: dict[type[ProblemError], tuple[str, str]] = {
 
 ACCESS = (errors.UnauthorizedError, errors.BearerMalformedError, errors.AccessUnknownError)
 """What any path that is not open can answer, where tokens are asked for."""
-FAILURES = (ProblemError, errors.NotReadyError, errors.RequestTimeoutError)
+FAILURES = (ProblemError, errors.NotReadyError, errors.RequestTimeoutError, errors.MalformedRequestError)
 LIMITS = (errors.BodyTooLargeError, errors.TooManyImagesError)
 QUEUE = (errors.BadTimeoutError, errors.OverloadedError, errors.DeadlineExceededError)
 PREDICT = (

@@ -5,6 +5,7 @@ workers; only the socket is another: what is written goes through the event loop
 clients in the thread's place for as long as the answer fits into memory, and makes it wait beyond.
 """
 
+import contextlib
 import io
 import threading
 from collections.abc import Callable
@@ -12,6 +13,11 @@ from datetime import datetime
 from typing import Any
 
 from gunicorn.http import wsgi  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http.errors import ConfigurationProblem  # type: ignore[import-untyped]
+
+from serving.errors import NotFoundError, ProblemError
+from serving.inference.response import Dates, render
+from serving.pipeline import problem, unforeseen
 
 FLUSH_BYTES = 64 << 10
 """What is collected before it is handed to the loop, so that a small answer is one packet."""
@@ -92,6 +98,24 @@ class _Response(wsgi.Response):  # type: ignore[misc]
         return False
 
 
+def _refuse(worker: Any, request: Any, wire: Wire, error: Exception) -> None:
+    """Answer what failed before there was an answer."""
+    if isinstance(
+        error, ConfigurationProblem
+    ):  # the path is not below the SCRIPT_NAME that a proxy or we have set
+        refusal: ProblemError = NotFoundError(
+            f"there is nothing at {request.path[:100]}: it is not below SCRIPT_NAME",
+            remedy="Let the proxy send the path under the prefix that it names, or name none.",
+        )
+    else:
+        worker.log.error("%s %s failed", request.method, request.path, exc_info=error)
+        refusal = unforeseen()
+    worker.wsgi.extensions["glyph"].metrics.refusal(refusal.kind)
+    wire.sendall(render(problem(refusal), request.version, Dates().now(), keep_alive=False))
+    with contextlib.suppress(ClientGoneError):
+        wire.flush()
+
+
 def call(
     worker: Any,
     request: Any,
@@ -140,8 +164,7 @@ def call(
         if response is not None and response.headers_sent:
             worker.log.exception("Error handling request")  # what is on its way cannot become a 500
         else:
-            worker.handle_error(request, wire, client, error)
-            wire.flush()
+            _refuse(worker, request, wire, error)
         return False
     finally:
         try:

@@ -10,12 +10,19 @@ import asyncio
 import io
 import time
 from datetime import timedelta
+from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships no types
+    ExpectationFailed,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 
-from serving.errors import OverloadedError, ProblemError, RequestTimeoutError
+from serving.errors import MalformedRequestError, OverloadedError, ProblemError, RequestTimeoutError
 from serving.inference.bodies import Body, LengthBody
 from serving.inference.bridge import BrokenBody, Wire
 from serving.inference.chunked import ChunkedBody
@@ -23,7 +30,6 @@ from serving.inference.head import Head
 from serving.inference.input import MAX_HEAD, Input
 from serving.inference.response import CONTINUE, render
 from serving.messages import Answer
-from serving.metrics import MALFORMED
 from serving.overload import FREE_BODY, is_readable, late_body, late_head, unacknowledged
 from serving.pipeline import problem, too_large, unforeseen, unreadable
 
@@ -39,6 +45,14 @@ MAX_DISCARDED_BYTES = 64 << 20
 LINGER_SECONDS = 2.0
 """How long a closed connection goes on reading: a reset would take the answer from a client that still sends."""
 
+
+STATUSES = {
+    LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+}
+"""Of what the parser refuses; all else is 400."""
 
 Phase = Literal["head", "body", "answer", "linger", "closed"]
 """What a connection is doing: it waits for a head or a body; it waits for the answer of the request that was read;
@@ -407,6 +421,9 @@ class Connection(asyncio.Protocol):
         if body is None:
             self._must_close, self._body = True, None
         self._door.count()
+        if head.method == "OPTIONS" and head.path == "*" and error is None and body is not None:
+            self.answered(self._door.options(head))
+            return
         if not self._door.predicts(head):
             if isinstance(error, OverloadedError | RequestTimeoutError):
                 self._door.pipeline.state.metrics.refusal(error.kind)
@@ -478,18 +495,22 @@ class Connection(asyncio.Protocol):
                 self._wire.resume()
 
     def _malformed(self, error: ParseException) -> None:
-        """Answer as Gunicorn answers what its parser refuses, and close."""
-        self._door.pipeline.state.metrics.refusal(MALFORMED)
-        written = Wire(self._transport.write)
-        self._door.worker.handle_error(None, written, self.client, error)
-        written.flush()
-        self._close()
+        """Answer what the parser refuses, and close."""
+        self._door.worker.log.warning("Invalid request from ip=%s: %s", self._address, error)
+        status = STATUSES.get(type(error), HTTPStatus.BAD_REQUEST)
+        refusal = MalformedRequestError(
+            str(error)[:200], remedy="Send the request as RFC 9112 has it; most HTTP clients do."
+        )
+        refusal.extensions = {"status": int(status)}
+        self._refuse(refusal, status)
 
-    def _refuse(self, error: ProblemError) -> None:
+    def _refuse(self, error: ProblemError, status: HTTPStatus | None = None) -> None:
         """Answer what never became a request, and close."""
         self._door.pipeline.state.metrics.refusal(error.kind)
         date = self._door.dates.now()
-        self._transport.write(render(problem(error), (1, 1), date, keep_alive=False))
+        answer = problem(error)
+        answer.status = status or error.status
+        self._transport.write(render(answer, (1, 1), date, keep_alive=False))
         self._close()
 
     def _close(self) -> None:

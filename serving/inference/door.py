@@ -5,10 +5,12 @@ import functools
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
 from gunicorn.http import wsgi  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http.errors import ConfigurationProblem  # type: ignore[import-untyped]
 
 from serving import oip
 from serving.errors import OverloadedError, ProblemError
@@ -20,9 +22,9 @@ from serving.inference.head import Head, has_hooks, ordinary_suffices
 from serving.inference.input import MAX_HEAD
 from serving.inference.response import Dates, status_line
 from serving.messages import Answer, Request
-from serving.metrics import CLIENT_GONE
+from serving.metrics import CLIENT_GONE, OTHER
 from serving.overload import Gate, Throttle
-from serving.pipeline import PREDICT, Exchange, Pipeline
+from serving.pipeline import PREDICT, Exchange, Pipeline, request_id
 from serving.predict import PIXELS
 
 LARGE_BODY = 32 << 10
@@ -216,6 +218,12 @@ class Door:
         self.gate.leave()
         connection.answered(answer)
 
+    def options(self, head: Head) -> Answer:
+        """Return what `OPTIONS *` is answered: what the service as a whole can do (RFC 9110, section 9.3.7)."""
+        self.pipeline.state.metrics.request(OTHER, head.method, HTTPStatus.OK, 0.0)
+        fields = {"Allow": "GET, HEAD, OPTIONS, POST", "X-Request-ID": request_id(head.headers)}
+        return Answer(body=b"", headers=fields | self.pipeline.headers.of(head.headers))
+
     def call(self, connection: Connection, head: Head, body: Any, wire: Wire) -> None:
         """Have a request answered by the Flask application, on a thread."""
 
@@ -235,9 +243,14 @@ class Door:
     def log_access(self, connection: Connection, head: Head, answer: Answer, elapsed: timedelta) -> None:
         """Write the access log's line of a prediction, and run the hooks, as Gunicorn's workers do."""
         worker, request = self.worker, head.original
+        if not (worker.log.access_log_enabled or self.hooked):
+            return
         request._expected_100_continue = False  # noqa: SLF001  the connection has sent it
         wire = Wire(lambda _: None)
-        _, environ = wsgi.create(request, wire, connection.client, connection.server, worker.cfg)
+        try:
+            _, environ = wsgi.create(request, wire, connection.client, connection.server, worker.cfg)
+        except ConfigurationProblem:  # its SCRIPT_NAME is no part of its path
+            return
         headers = [*answer.headers.items(), ("Content-Type", answer.media_type)]
         shown = SimpleNamespace(
             status=status_line(answer.status),

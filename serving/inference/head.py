@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
+from gunicorn.http.errors import InvalidHeader, NoMoreData  # type: ignore[import-untyped]
 from gunicorn.http.message import Request as GunicornRequest  # type: ignore[import-untyped]
 from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
@@ -36,6 +36,8 @@ ORDINARY = re.compile(
 
 EXTRAORDINARY = frozenset(("transfer-encoding", "expect", "upgrade"))
 """Fields that change how a message is read; Gunicorn's parser decides on them."""
+HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
+"""The value of a Host field (RFC 9110, section 7.2; RFC 3986, section 3.2.2)."""
 FORWARDED = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
 """Fields that each say whether a proxy's client came over TLS."""
 
@@ -59,6 +61,11 @@ class Head:
     """Gunicorn's own request, where its parser was asked."""
     size: int = 0
     """Bytes of the head."""
+
+
+def closes(headers: Mapping[str, str]) -> bool:
+    """Tell whether the field Connection, a list, asks to close (RFC 9112, section 9.6)."""
+    return "close" in [option.strip(" \t").lower() for option in headers.get("connection", "").split(",")]
 
 
 def has_hooks(configuration: Any) -> bool:
@@ -99,6 +106,8 @@ def read_ordinary(head: bytes) -> Head | None:
         headers[name.lower()] = value.strip(" \t")
     if len(headers) != len(lines) - 3 or not EXTRAORDINARY.isdisjoint(headers):
         return None
+    if not HOST.fullmatch(headers.get("host", "@")):
+        return None
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()) or len(length) > MAX_FAST_LENGTH_DIGITS:
         return None
@@ -112,7 +121,7 @@ def read_ordinary(head: bytes) -> Head | None:
         headers=headers,
         version=(1, 1),
         length=int(length),
-        keep_alive=headers.get("connection", "").lower() != "close",
+        keep_alive=not closes(headers),
         size=len(head),
     )
 
@@ -126,18 +135,26 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
         peer: the client's address, as the socket has it.
 
     Raises:
-        ParseException: what Gunicorn refuses; `gunicorn.workers.base.Worker.handle_error` answers it.
+        ParseException: what Gunicorn refuses, and HTTP/1.1 without a well-formed Host field.
     """
     try:
         request = GunicornRequest(configuration, IterUnreader(pieces), peer)
     except (NoMoreData, StopIteration):
         return None
+    headers = joined(request.headers)
+    if not HOST.fullmatch(headers.get("host", "" if request.version < (1, 1) else "@")):
+        raise InvalidHeader(
+            "an HTTP/1.1 request has one Host field, with a host in it (RFC 9112, section 3.2)"
+        )
+    request.version = min(request.version, (1, 1))  # the answer says no higher one (RFC 9110, section 2.5)
+    if closes(headers):
+        request.force_close()  # Gunicorn looks at the first field alone, and for no list in it
     reader = request.body.reader
     return Head(
         method=request.method,
         path=unquote(request.path),
         query=request.query,
-        headers=joined(request.headers),
+        headers=headers,
         version=request.version,
         length=None if isinstance(reader, ChunkedReader) else reader.length,
         keep_alive=not request.should_close(),

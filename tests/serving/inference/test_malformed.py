@@ -20,42 +20,44 @@ OK, LOST, BAD = [200, 200], [404, 200], [400]
 CASES: dict[str, tuple[bytes, list[int]]] = {
     # The request line
     "plain": (GET + b"\r\n", OK),
-    "no fields": (b"GET /livez HTTP/1.1\r\n\r\n", OK),
     "one empty line before": (b"\r\n" + GET + b"\r\n", OK),
     "two empty lines before": (b"\r\n\r\n" + GET + b"\r\n", BAD),
     "absolute target": (b"GET http://example.org/livez HTTP/1.1\r\nHost: a\r\n\r\n", OK),
-    "absolute target of https": (b"GET https://u:p@example.org:8080/livez?x=1 HTTP/1.1\r\n\r\n", OK),
-    "absolute target of IPv6": (b"GET http://[::1]:80/livez HTTP/1.1\r\n\r\n", OK),
-    "broken IPv6": (b"GET http://]/livez HTTP/1.1\r\n\r\n", BAD),
-    "two slashes": (b"GET //livez HTTP/1.1\r\n\r\n", OK),  # Werkzeug merges them
-    "query and fragment": (b"GET /livez?a=b#c HTTP/1.1\r\n\r\n", OK),
-    "quotes in the target": (b'GET /livez?"a" HTTP/1.1\r\n\r\n', OK),
-    "encoded path": (b"GET /%6Civez HTTP/1.1\r\n\r\n", OK),
-    "asterisk": (b"GET * HTTP/1.1\r\n\r\n", BAD),
-    "relative target": (b"GET livez HTTP/1.1\r\n\r\n", BAD),
-    "authority without CONNECT": (b"GET example.org:443 HTTP/1.1\r\n\r\n", BAD),
-    "no target": (b"GET  HTTP/1.1\r\n\r\n", BAD),
+    "absolute target of https": (
+        b"GET https://u:p@example.org:8080/livez?x=1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        OK,
+    ),
+    "absolute target of IPv6": (b"GET http://[::1]:80/livez HTTP/1.1\r\nHost: a\r\n\r\n", OK),
+    "broken IPv6": (b"GET http://]/livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "two slashes": (b"GET //livez HTTP/1.1\r\nHost: a\r\n\r\n", OK),  # Werkzeug merges them
+    "query and fragment": (b"GET /livez?a=b#c HTTP/1.1\r\nHost: a\r\n\r\n", OK),
+    "quotes in the target": (b'GET /livez?"a" HTTP/1.1\r\nHost: a\r\n\r\n', OK),
+    "encoded path": (b"GET /%6Civez HTTP/1.1\r\nHost: a\r\n\r\n", OK),
+    "asterisk": (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "relative target": (b"GET livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "authority without CONNECT": (b"GET example.org:443 HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "no target": (b"GET  HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
     "no version": (b"GET /livez\r\n\r\n", BAD),
     "one word": (b"livez\r\n\r\n", BAD),
     "four words": (b"GET /livez HTTP/1.1 x\r\n\r\n", BAD),
-    "two spaces": (b"GET  /livez HTTP/1.1\r\n\r\n", BAD),
-    "tab for a space": (b"GET\t/livez HTTP/1.1\r\n\r\n", BAD),
-    "space before": (b" GET /livez HTTP/1.1\r\n\r\n", BAD),
-    "control in the target": (b"GET /li\x07vez HTTP/1.1\r\n\r\n", BAD),
-    "8-bit target": (b"GET /\xc3\xa4 HTTP/1.1\r\n\r\n", BAD),
-    "unknown method": (b"BREW /livez HTTP/1.1\r\n\r\n", [405, 200]),
-    "method in lower case": (b"get /livez HTTP/1.1\r\n\r\n", BAD),
-    "method too short": (b"GO /livez HTTP/1.1\r\n\r\n", BAD),
-    "method too long": (b"GETGETGETGETGETGETGET /livez HTTP/1.1\r\n\r\n", BAD),
-    "8-bit method": (b"G\xcbT /livez HTTP/1.1\r\n\r\n", BAD),
-    "brackets in the method": (b"G(T /livez HTTP/1.1\r\n\r\n", BAD),
+    "two spaces": (b"GET  /livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "tab for a space": (b"GET\t/livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "space before": (b" GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "control in the target": (b"GET /li\x07vez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "8-bit target": (b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "unknown method": (b"BREW /livez HTTP/1.1\r\nHost: a\r\n\r\n", [405, 200]),
+    "method in lower case": (b"get /livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "method too short": (b"GO /livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "method too long": (b"GETGETGETGETGETGETGET /livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "8-bit method": (b"G\xcbT /livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
+    "brackets in the method": (b"G(T /livez HTTP/1.1\r\nHost: a\r\n\r\n", BAD),
     "version 2": (b"GET /livez HTTP/2.0\r\n\r\n", BAD),
     "version 0.9": (b"GET /livez HTTP/0.9\r\n\r\n", BAD),
     "version of two digits": (b"GET /livez HTTP/1.10\r\n\r\n", BAD),
     "version in lower case": (b"GET /livez http/1.1\r\n\r\n", BAD),
     "another protocol": (b"GET /livez RTSP/1.0\r\n\r\n", BAD),
-    "long request line": (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", [414]),
-    "longest request line": (b"GET /livez?" + b"a" * 4074 + b" HTTP/1.1\r\n\r\n", OK),
+    "long request line": (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", [414]),
+    "longest request line": (b"GET /livez?" + b"a" * 4074 + b" HTTP/1.1\r\nHost: a\r\n\r\n", OK),
     "a TLS hello": (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\n", BAD),
     # Fields
     "bare LF": (b"GET /livez HTTP/1.1\nHost: a\n\n", BAD),
@@ -78,7 +80,7 @@ CASES: dict[str, tuple[bytes, list[int]]] = {
     "underscore in a name": (GET + b"X_Y: a\r\n\r\n", OK),
     "two hosts": (GET + b"Host: b\r\n\r\n", BAD),
     "two content types": (POST + b"Content-Type: a/b\r\nContent-Type: a/b\r\n\r\n", BAD),
-    "contradicting schemes": (GET + b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n\r\n", BAD),
+    "contradicting schemes": (GET + b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n\r\n", OK),
     "64 fields": (GET + b"X: a\r\n" * 63 + b"\r\n", OK),
     "65 fields": (GET + b"X: a\r\n" * 64 + b"\r\n", [431]),
     "long field": (GET + b"X: " + b"a" * 8200 + b"\r\n\r\n", [431]),
@@ -161,6 +163,8 @@ BROKEN_BODIES = (
 )
 """Where the next request starts cannot be known."""
 
+PROBLEM = b"urn:glyph:problem:malformed-request"
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_both_ways_answer_the_same_bytes(doors: tuple[Service, Service], name: str) -> None:
@@ -168,6 +172,10 @@ def test_both_ways_answer_the_same_bytes(doors: tuple[Service, Service], name: s
     data, expected = CASES[name]
     answers = [talk(door.port, data + LAST) for door in doors]
     assert [statuses(answer) for answer in answers] == [expected, expected]
+    if b"Content-Type: text/html" in answers[1]:  # Gunicorn's own words, where ours are a problem document
+        assert b"Content-Type: application/problem+json" in answers[0]
+        assert b"urn:glyph:problem:malformed-request" in answers[0]
+        return
     if name in BROKEN_BODIES:  # Gunicorn's threads say keep-alive, and close
         answers[1] = answers[1].replace(b"Connection: keep-alive", b"Connection: close")
     assert settled(answers[0]) == settled(answers[1])
@@ -183,3 +191,65 @@ def test_the_pieces_in_which_a_request_arrives_change_nothing(
     data, expected = CASES[name]
     pieces = [data[at : at + 1] for at in range(min(len(data), 200))] + [data[200:] + LAST]
     assert statuses(talk(doors[0].port, *pieces)) == expected
+
+
+BARE = b"GET /livez HTTP/1.1\r\n"
+ONLY_HERE: dict[str, tuple[bytes, list[int], bytes]] = {
+    "no host": (BARE + b"\r\n", BAD, PROBLEM),
+    "prediction without a host": (PREDICT.replace(b"Host: a\r\n", b"") + b"\r\n", BAD, PROBLEM),
+    "absolute target without a host": (b"GET http://a/livez HTTP/1.1\r\n\r\n", BAD, PROBLEM),
+    "host with a path": (BARE + b"Host: a/b\r\n\r\n", BAD, PROBLEM),
+    "host with a space": (BARE + b"Host: a b\r\n\r\n", BAD, PROBLEM),
+    "host with a user": (PREDICT.replace(b"Host: a", b"Host: u@a") + b"\r\n", BAD, PROBLEM),
+    "empty host": (BARE + b"Host:\r\n\r\n", OK, b""),
+    "host of IPv6": (BARE + b"Host: [::1]:8080\r\n\r\n", OK, b""),
+    "HTTP/1.0 without a host": (b"GET /livez HTTP/1.0\r\n\r\n", [200], b"HTTP/1.0 200 OK"),
+    "close in a list": (GET + b"Connection: TE, close\r\n\r\n", [200], b"Connection: close"),
+    "close in a second field": (GET + b"Connection: TE\r\nConnection: close\r\n\r\n", [200], b""),
+    "prediction that closes in a list": (
+        PREDICT + b"Connection: TE,Close\r\nContent-Length: 4\r\n\r\nabcd",
+        [415],
+        b"Connection: close",
+    ),
+    "a later version": (GET.replace(b"1.1", b"1.7") + b"\r\n", OK, b"HTTP/1.1 200 OK"),
+    "prediction of a later version": (
+        PREDICT.replace(b"1.1", b"1.2") + b"Content-Length: 4\r\n\r\nabcd",
+        [415, 200],
+        b"HTTP/1.1 415 ",
+    ),
+    "options of the server": (
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+        OK,
+        b"Allow: GET, HEAD, OPTIONS, POST",
+    ),
+    "a script name that is no prefix": (
+        GET + b"SCRIPT_NAME: /x\r\n\r\n",
+        [404],
+        b"urn:glyph:problem:not-found",
+    ),
+    "prediction with a script name": (
+        PREDICT + b"SCRIPT_NAME: /x\r\n\r\n",
+        [404],
+        b"urn:glyph:problem:not-found",
+    ),
+    "a script name that is one": (GET.replace(b"/l", b"/x/l") + b"SCRIPT_NAME: /x\r\n\r\n", OK, b""),
+    "long request line": (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", [414], PROBLEM),
+    "long field": (GET + b"X: " + b"a" * 8200 + b"\r\n\r\n", [431], b'"status":431'),
+    "unknown expectation": (GET + b"Expect: 200-ok\r\n\r\n", [417], PROBLEM),
+    "unknown coding": (POST + b"Transfer-Encoding: xchunked\r\n\r\n", [501], PROBLEM),
+}
+"""What the inference worker answers otherwise than Gunicorn's workers, as RFC 9110 and 9112 want it."""
+
+
+@pytest.mark.parametrize("name", ONLY_HERE)
+def test_the_inference_worker_is_stricter_and_refuses_in_json(
+    doors: tuple[Service, Service], name: str
+) -> None:
+    """No page of HTML, and a status line of a version that is spoken."""
+    data, expected, words = ONLY_HERE[name]
+    answer = talk(doors[0].port, data + LAST)
+    assert statuses(answer) == expected
+    assert words in answer
+    assert b"text/html" not in answer
+    if expected[0] >= 400:
+        assert b"application/problem+json" in answer
