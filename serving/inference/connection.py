@@ -63,8 +63,10 @@ several times as long as the comparison, and they are named a dozen times for ea
 class Connection(asyncio.Protocol):
     """A client's connection, on the loop."""
 
-    def __init__(self, door: "Door") -> None:
+    def __init__(self, door: "Door", number: int) -> None:
         self._door = door
+        self.number = number
+        """How many connections came before: the loop's clock has milliseconds, in which several become idle."""
         self._transport: Any = None
         self.client: Any = ""
         self.server: Any = ""

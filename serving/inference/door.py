@@ -56,6 +56,7 @@ class Door:
         self._throttle = Throttle()
         self.connections: set[Connection] = set()
         self.connecting = 0
+        self._number = 0
         self._idle: list[tuple[float, int, Connection]] = []  # those of late, the longest idle last
         self._sorted = False
         self._next_word = 0.0
@@ -70,7 +71,8 @@ class Door:
     def connect(self) -> Connection:
         """Return the protocol of a new connection, which takes a place from now on."""
         self.connecting += 1
-        return Connection(self)
+        self._number += 1
+        return Connection(self, self._number)
 
     def opened(self, connection: Connection) -> None:
         """Note a connection whose protocol has its transport, after the TLS handshake if there is one."""
@@ -94,7 +96,7 @@ class Door:
             self._sorted = (
                 True  # once for each tick: to sort all for each newcomer would cost more than to serve it
             )
-            found = [(each.deadline, id(each), each) for each in self.connections if each.idle]
+            found = [(each.deadline, each.number, each) for each in self.connections if each.idle]
             self._idle = sorted(found, reverse=True)
         while self._idle:
             deadline, _, connection = self._idle[-1]
