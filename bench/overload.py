@@ -2,7 +2,7 @@
 
     python -m bench overload
 
-For each way of serving, in turns: the capacity, by as many clients as fit into the queue; then three times that
+For the inference worker, in turns: the capacity, by as many clients as fit into the queue; then three times that
 many requests a second, whatever the answers; then ten times as many clients as the queue holds, which ask again
 at once whatever they are told; then the capacity again. Printed is what was answered with 200 for each second of
 wall time, and for each second of CPU time that the service had. The service has the first CPU for itself and the
@@ -76,13 +76,15 @@ def main(arguments: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--worker", action="append", choices=("inference", "gthread"), help="default: both")
+    parser.add_argument(
+        "--worker", action="append", choices=("inference", "gthread"), help="default: inference"
+    )
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     image, good = png(a_digit()), True
     service_cpu, load_cpu = cpus()
-    for worker in options.worker or ("inference", "gthread"):
+    for worker in options.worker or ("inference",):
         with tempfile.TemporaryDirectory() as name:
             model = publish_synthetic(Path(name)).path.parent
             settings: dict[str, Any] = {"model": model, "worker": worker, "queue_limit": QUEUE_LIMIT}

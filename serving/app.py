@@ -1,6 +1,7 @@
 """The Flask application: which paths there are, and how a result or an error becomes a response."""
 
 import logging
+import sys
 from typing import Any
 
 import orjson
@@ -9,16 +10,41 @@ from werkzeug.exceptions import HTTPException
 
 from serving import bodies, description, oip, oip_metadata, page
 from serving.around import surround
-from serving.errors import MalformedBodyError, MethodNotAllowedError, NotFoundError, ProblemError
+from serving.errors import (
+    MalformedBodyError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ProblemError,
+    ProviderError,
+)
 from serving.flask_metrics import measure
 from serving.messages import JSON, Answer
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline, problem, request_id, unforeseen
-from serving.predictions import Predictions, answer, request_of
-from serving.settings import ServiceSettings
+from serving.predictions import Predictions, request_of
+from serving.reload import Housekeeper
+from serving.settings import ServiceSettings, load_settings
 from serving.state import ModelState
 
 log = logging.getLogger("glyph.serving")
+
+APP_LOAD_ERROR = 4
+"""`gunicorn.arbiter.Arbiter.APP_LOAD_ERROR`: the arbiter halts with the same code."""
+
+
+def start_app() -> Flask:
+    """Return the application of this process, with the settings of its environment, and look for new versions.
+
+    A provider that cannot work ends the whole service: Gunicorn's arbiter halts, and does not
+    start the worker again, when one exits with APP_LOAD_ERROR.
+    """
+    try:
+        app = create_app(load_settings(), Metrics.create())
+    except ProviderError as error:
+        log.critical("%s", error)
+        sys.exit(APP_LOAD_ERROR)
+    Housekeeper(app.extensions["glyph"]).start()
+    return app
 
 
 def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Flask:
@@ -35,12 +61,13 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     state = ModelState.start(settings, metrics)
     app.extensions["glyph"] = state
     pipeline = app.extensions["glyph.pipeline"] = Pipeline(settings, state)
+    predictions = Predictions(pipeline)
 
     @app.post("/predict")
     @app.post("/v2/models/<model>/infer")
     @app.post("/v2/models/<model>/versions/<version>/infer")
     def _predict(**_: str) -> Response:
-        return _response(answer(pipeline, request.environ))
+        return _response(predictions.answer(request.environ))
 
     @app.get("/livez")
     def _livez() -> Response:
@@ -62,7 +89,6 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     app.register_error_handler(ProblemError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(Exception, _failure)
-    app.wsgi_app = Predictions(app.wsgi_app, pipeline)  # type: ignore[method-assign]  # Flask's own way in
     return app
 
 

@@ -6,27 +6,53 @@ from typing import Any
 
 from werkzeug.wsgi import get_content_length, get_input_stream
 
+from serving.errors import OverloadedError
+from serving.overload import FREE_BODY, Gate
 from serving.pipeline import too_large, unreadable
 
 log = logging.getLogger("glyph.serving")
 
 MAX_DISCARDED_BYTES = 64 << 20
+STEP_BYTES = 1 << 16
 
 
-def read(environ: dict[str, Any], limit: int) -> bytes:
+class Charge:
+    """What the gate holds for one request's body."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._held = 0
+
+    def hold(self, size: int) -> None:
+        """Have memory set aside for a body of `size` bytes so far.
+
+        Raises:
+            OverloadedError: the bodies of other requests have taken it.
+        """
+        if size > max(self._held, FREE_BODY):
+            self._gate.hold(size - self._held)
+            self._held = size
+
+    def release(self) -> None:
+        """Give it back."""
+        self._gate.release(self._held)
+        self._held = 0
+
+
+def read(environ: dict[str, Any], limit: int, charge: Charge) -> bytes:
     """Return a request's body; never more than the limit is read.
 
     Raises:
         BodyTooLargeError: there is more.
-        OverloadedError, RequestTimeoutError: the door refuses it.
+        OverloadedError: there is no memory for it.
         MalformedBodyError: the framing is broken, or the body ends early.
     """
-    if (refusal := getattr(environ["wsgi.input"], "refusal", None)) is not None:
-        raise refusal  # our thread worker reads the body before, and knows already that it is late or too much
     announced = get_content_length(environ)
     if announced is None or announced <= limit:
         try:
-            body = _read(environ, announced, limit + 1)
+            body = _read(environ, announced, limit + 1, charge)
+        except OverloadedError:
+            raise
         # What a server raises for broken framing is its own class, and another with each server.
         except Exception as error:
             log.info("a request's body could not be read: %s", error)
@@ -48,22 +74,22 @@ def discard(environ: dict[str, Any]) -> None:
         return
     stream, left = environ["wsgi.input"], MAX_DISCARDED_BYTES
     with contextlib.suppress(Exception):  # a body that was broken already stays broken
-        while left > 0 and (chunk := stream.read(min(left, 1 << 16))):
+        while left > 0 and (chunk := stream.read(min(left, STEP_BYTES))):
             left -= len(chunk)
 
 
-def _read(environ: dict[str, Any], announced: int | None, most: int) -> bytes:
+def _read(environ: dict[str, Any], announced: int | None, most: int, charge: Charge) -> bytes:
     """Read the body, `most` bytes at most.
 
     Not by Flask's `get_data()`: it cuts a chunked body at MAX_CONTENT_LENGTH and says nothing.
     """
-    if not environ.get("wsgi.input_terminated"):
-        return get_input_stream(environ).read()  # such a server has no chunked bodies, so the length is known
-    stream, pieces = environ["wsgi.input"], []
-    while most > 0 and (piece := stream.read(most)):
-        pieces.append(piece)
-        most -= len(piece)
-    body = b"".join(pieces)
+    # Without `wsgi.input_terminated` a server has no chunked bodies, and Werkzeug ends the stream at the length.
+    terminated = environ.get("wsgi.input_terminated")
+    stream = environ["wsgi.input"] if terminated else get_input_stream(environ)
+    body = bytearray()
+    while len(body) < most and (piece := stream.read(min(STEP_BYTES, most - len(body)))):
+        body += piece
+        charge.hold(len(body))
     if announced is not None and len(body) < announced:
         raise EOFError("the client closed the connection")
-    return body
+    return bytes(body)

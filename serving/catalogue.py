@@ -100,7 +100,7 @@ CATALOGUE: dict[str, Metric] = {
         Metric(
             name="glyph_queue_images",
             kind="gauge",
-            help="Images that wait for an inference at this moment; gthread: those of the batch that is made",
+            help="Images that wait for an inference at this moment; gthread: requests",
         ),
         # Predictions and drift
         Metric(

@@ -17,6 +17,8 @@ from serving.cuda import missing_device_by_child
 from serving.settings import ServiceSettings, load_settings
 from serving.tracing import check_installed
 
+SPARE_THREADS = 16
+"""Threads of gthread beyond those that may wait, so that there is one to refuse what may not wait."""
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  memory, so that a busy disk cannot make a heartbeat late
 
 
@@ -30,12 +32,22 @@ def _workers(settings: ServiceSettings) -> int:
     return 1 if on_gpu else usable_cpus()
 
 
+def _threads(settings: ServiceSettings) -> int:
+    """Gunicorn's threads; those of gthread wait for one of the `GLYPH_THREADS` places too, or are there to refuse."""
+    if settings.worker == "inference":
+        return settings.threads
+    wanted = settings.threads + settings.queue_limit + SPARE_THREADS
+    return min(
+        wanted, max(settings.threads, settings.connections // 2)
+    )  # Gunicorn keeps the rest alive, idle
+
+
 _settings = load_settings()
 check_file(_settings)
 check_installed(_settings)
 descriptors.ensure(_settings)
 
-wsgi_app = "serving.wsgi:application()"
+wsgi_app = "serving.wsgi:application"
 bind = (
     f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 )
@@ -43,10 +55,10 @@ proc_name = "glyph"
 
 worker_class = {
     "inference": "serving.inference.worker.InferenceWorker",
-    "gthread": "serving.worker.ServingThreadWorker",  # threads: the sync worker keeps no connection alive
+    "gthread": "serving.worker.ReadyThreadWorker",  # threads: the sync worker keeps no connection alive
 }[_settings.worker]
 workers = _workers(_settings)
-threads = _settings.threads
+threads = _threads(_settings)
 worker_connections = _settings.connections
 max_requests = _settings.max_requests
 max_requests_jitter = _settings.max_requests // 10  # so that not all processes are replaced at once
@@ -92,10 +104,11 @@ def unsupported(configuration: Any) -> str | None:
 
     To go on as if nothing had been asked for would log the proxy's address as the client's.
     """
-    if configuration.proxy_protocol != "off" and _settings.worker == "inference":
+    if configuration.proxy_protocol != "off":
+        # Gunicorn's gthread takes it for the first request of a connection, and forgets it for those that follow.
         return (
-            "the inference worker does not speak the PROXY protocol: set GLYPH_WORKER=gthread, "
-            "or leave --proxy-protocol out and have the proxy send plain HTTP"
+            "the service does not speak the PROXY protocol: leave --proxy-protocol out, and have the proxy send "
+            "plain HTTP"
         )
     return None
 

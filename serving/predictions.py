@@ -1,18 +1,13 @@
-"""The prediction routes as WSGI, answered before Flask would be asked: what it does costs more than a prediction.
+"""The prediction routes for Flask's views: so many are worked on at once, some wait, and the rest are refused."""
 
-Flask still owns the routes, for its other methods, its map and its URLs; a prediction that reaches it
-all the same is answered by the same `answer`.
-"""
-
+import threading
 import time
-from collections.abc import Iterable
 from typing import Any
-from wsgiref.types import StartResponse, WSGIApplication
 
 from serving import bodies
-from serving.errors import ProblemError
-from serving.inference.response import status_line
+from serving.errors import OverloadedError, ProblemError
 from serving.messages import Answer, Request
+from serving.overload import Gate
 from serving.pipeline import Pipeline
 
 Environ = dict[str, Any]
@@ -22,32 +17,49 @@ _OTHER_NAMES = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-lengt
 
 
 class Predictions:
-    """A WSGI application that answers predictions, and gives everything else to another."""
+    """Answers predictions on the threads of the WSGI server, as far as it has more threads than `GLYPH_THREADS`."""
 
-    def __init__(self, application: WSGIApplication, pipeline: Pipeline) -> None:
-        self._application = application
+    def __init__(self, pipeline: Pipeline) -> None:
+        settings = pipeline.settings
         self._pipeline = pipeline
+        self._gate = Gate(settings.threads + settings.queue_limit, settings.queue_bytes)
+        self._threads = settings.threads
+        self._places = threading.Semaphore(settings.threads)
+        self._telling = threading.Lock()
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer, or ask the other application."""
-        if not self._pipeline.is_prediction(environ["REQUEST_METHOD"], _text(environ["PATH_INFO"])):
-            return self._application(environ, start_response)
-        found = answer(self._pipeline, environ)
-        fields = [*found.headers.items(), ("Content-Type", found.media_type)]
-        start_response(status_line(found.status), [*fields, ("Content-Length", str(len(found.body)))])
-        return (found.body,)
+    def answer(self, environ: Environ) -> Answer:
+        """Answer a request of a prediction route on this thread."""
+        charge = bodies.Charge(self._gate)
+        try:
+            return self._answer(environ, charge)
+        finally:
+            charge.release()
 
+    def _answer(self, environ: Environ, charge: bodies.Charge) -> Answer:
+        pipeline = self._pipeline
+        try:
+            body = bodies.read(environ, pipeline.settings.max_body_bytes, charge)
+        except ProblemError as error:
+            exchange = pipeline.open(request_of(environ), time.perf_counter())
+            bodies.discard(environ)
+            return pipeline.close(exchange, pipeline.refuse(exchange, error))
+        exchange = pipeline.open(request_of(environ, body), time.perf_counter())
+        try:
+            self._gate.enter()
+        except OverloadedError as error:
+            return pipeline.close(exchange, pipeline.refuse(exchange, error))
+        self._tell_queue()
+        try:
+            with self._places:
+                return pipeline.answer(exchange)
+        finally:
+            self._gate.leave()
+            self._tell_queue()
 
-def answer(pipeline: Pipeline, environ: Environ) -> Answer:
-    """Answer a request of a prediction route on this thread."""
-    try:
-        body = bodies.read(environ, pipeline.settings.max_body_bytes)
-    except ProblemError as error:
-        exchange = pipeline.open(request_of(environ), time.perf_counter())
-        bodies.discard(environ)
-        return pipeline.close(exchange, pipeline.refuse(exchange, error))
-    arrived = getattr(environ["wsgi.input"], "arrived", None) or time.perf_counter()
-    return pipeline.answer(pipeline.open(request_of(environ, body), arrived))
+    def _tell_queue(self) -> None:
+        """Set the gauge of what waits; the last thread to do so has seen what all others did before."""
+        with self._telling:
+            self._pipeline.state.metrics.queue(max(0, self._gate.waiting - self._threads))
 
 
 def request_of(environ: Environ, body: bytes = b"") -> Request:

@@ -108,7 +108,8 @@ class ServiceSettings(Settings):
         Literal["inference", "gthread"],
         Field(
             description="how a process serves: 'inference' is an event loop that runs what has arrived as one "
-            "batch, 'gthread' is Gunicorn's threads, of which one does that"
+            "batch; 'gthread' is Gunicorn's own threads, each of which runs one request, and leaves slow clients "
+            "to the proxy in front"
         ),
     ] = "inference"
     threads: Annotated[
@@ -116,7 +117,8 @@ class ServiceSettings(Settings):
         Field(
             ge=1,
             le=1024,
-            description="threads of a process for pages, probes and large bodies: how many it works on at once",
+            description="threads of a process for pages, probes and large bodies: how many it works on at once; "
+            "gthread: for predictions",
         ),
     ] = 4
     connections: Annotated[
@@ -153,13 +155,26 @@ class ServiceSettings(Settings):
         ),
     ] = 30.0
     header_timeout_seconds: Annotated[
-        float, Field(gt=0, le=3600, description="time for a request's head, from its first byte to its last")
+        float,
+        Field(
+            gt=0,
+            le=3600,
+            description="time for a request's head, from its first byte to its last; not for gthread",
+        ),
     ] = 10.0
     body_timeout_seconds: Annotated[
-        float, Field(gt=0, le=3600, description="time for a request's body, from the head to the last byte")
+        float,
+        Field(
+            gt=0,
+            le=3600,
+            description="time for a request's body, from the head to the last byte; not for gthread",
+        ),
     ] = 30.0
     write_timeout_seconds: Annotated[
-        float, Field(gt=0, le=3600, description="time in which a client has to take some of an answer")
+        float,
+        Field(
+            gt=0, le=3600, description="time in which a client has to take some of an answer; not for gthread"
+        ),
     ] = 30.0
     max_requests: Annotated[
         int, Field(ge=0, description="requests after which a process is replaced, give or take; 0 is never")

@@ -1,32 +1,8 @@
-"""The way from Gunicorn into the application: called in each worker, after the fork."""
+"""The service as a WSGI application (PEP 3333), `serving.wsgi:application`, for any server.
 
-import logging
-import sys
+To import this module loads the model and starts a thread, so a server that forks has to import it afterwards.
+"""
 
-from flask import Flask
+from serving.app import start_app
 
-from serving.app import create_app
-from serving.errors import ProviderError
-from serving.metrics import Metrics
-from serving.reload import Housekeeper
-from serving.settings import load_settings
-
-log = logging.getLogger("glyph.serving")
-
-APP_LOAD_ERROR = 4
-"""`gunicorn.arbiter.Arbiter.APP_LOAD_ERROR`: the arbiter halts with the same code."""
-
-
-def application() -> Flask:
-    """Return the application of this worker; `gunicorn ... 'serving.wsgi:application()'`.
-
-    A provider that cannot work ends the whole service: Gunicorn's arbiter halts, and does not
-    start the worker again, when one exits with APP_LOAD_ERROR.
-    """
-    try:
-        app = create_app(load_settings(), Metrics.create())
-    except ProviderError as error:
-        log.critical("%s", error)
-        sys.exit(APP_LOAD_ERROR)
-    Housekeeper(app.extensions["glyph"]).start()
-    return app
+application = start_app()

@@ -3,26 +3,28 @@
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from flask import request
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from werkzeug.test import TestResponse
 
 from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
-from serving import cpus, gunicorn_conf, predict, worker, wsgi
+from serving import cpus, gunicorn_conf, predict
 from serving.announcement import announcement, base_url
-from serving.app import create_app
+from serving.app import APP_LOAD_ERROR, create_app
 from serving.inference.worker import InferenceWorker
 from serving.settings import ServiceSettings, load_settings
 from serving.state import ModelState
 from tests.pictures import a_digit, png
-from tests.serving.processes import PNG, ROOT, environment
+from tests.serving.processes import PNG, ROOT, Service, await_ok, environment, free_port
 
 
 def test_settings_come_from_their_variables_and_leave_others_alone() -> None:
@@ -67,6 +69,50 @@ def test_a_failure_nobody_foresaw_is_500_in_the_log_and_not_in_the_answer(
     assert "a secret of the inside" in caplog.text
 
 
+def test_flask_answers_predictions_itself(bundle: Bundle) -> None:
+    """Nothing stands before it: what an operator hangs into Flask sees them too."""
+    app = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu"))
+    seen: list[str] = []
+    app.before_request(lambda: seen.append(request.path))
+    client = app.test_client()
+    assert client.post("/predict", data=png(a_digit()), content_type=PNG).status_code == 200
+    assert client.post("/v2/models/synthetic/infer", data=b"{}").status_code == 400
+    assert seen == ["/predict", "/v2/models/synthetic/infer"]
+
+
+def test_beyond_the_places_some_predictions_wait_and_the_others_are_503(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one place and one that may wait, whatever the WSGI server's threads; then all is well again."""
+    settings = ServiceSettings(model=bundle.path.parent, provider="cpu", threads=1, queue_limit=1)
+    app = create_app(settings)
+    prepare, begun, go_on = predict.prepare, threading.Semaphore(0), threading.Event()
+
+    def slowly(*arguments: Any) -> predict.Work:
+        begun.release()
+        go_on.wait()
+        return prepare(*arguments)
+
+    def post() -> TestResponse:
+        return app.test_client().post("/predict", data=png(a_digit()), content_type=PNG)
+
+    monkeypatch.setattr(predict, "prepare", slowly)
+    with ThreadPoolExecutor(3) as clients:
+        try:
+            answers = [clients.submit(post)]
+            begun.acquire()
+            answers += [clients.submit(post), clients.submit(post)]
+            done, _ = wait(answers, return_when=FIRST_COMPLETED)
+        finally:
+            go_on.set()
+    (refused,) = (answer.result() for answer in done)
+    assert refused.status_code == 503
+    assert refused.mimetype == "application/problem+json"
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert sorted(answer.result().status_code for answer in answers) == [200, 200, 503]
+    assert post().status_code == 200
+
+
 def test_any_wsgi_server_can_run_the_application(bundle: Bundle) -> None:
     """Without `wsgi.input_terminated`, as plain WSGI has it, bodies and limits work by length."""
     client = create_app(
@@ -75,6 +121,32 @@ def test_any_wsgi_server_can_run_the_application(bundle: Bundle) -> None:
     assert client.post("/predict", data=png(a_digit()), content_type=PNG).status_code == 200
     assert client.post("/predict", data=bytes(2001), content_type=PNG).status_code == 413
     assert client.post("/predict", data=bytes(2000), content_type=PNG).status_code == 415
+
+
+def test_a_server_of_the_standard_library_serves_by_its_name(bundle: Bundle, tmp_path: Path) -> None:
+    """`serving.wsgi:application` is an application, as WSGI has it, and not what makes one."""
+    port = free_port()
+    code = (
+        "from wsgiref.simple_server import make_server; from serving.wsgi import application; "
+        f"make_server('127.0.0.1', {port}, application).serve_forever()"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment(model=bundle.path.parent, provider="cpu"),
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        service = Service(process, port, tmp_path / "log")
+        await_ok(service, "/readyz")
+        assert service.post(png(a_digit())).status == 200
+        assert service.post(b"x").status == 415
+        assert service.ask("GET", "/v2").status == 200
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.mark.parametrize(("size", "status"), [(2000, 415), (2001, 413)])
@@ -97,7 +169,7 @@ def test_a_body_shorter_than_its_length_is_400(bundle: Bundle) -> None:
 
 def test_the_arbiter_understands_the_workers_exit_code() -> None:
     """Gunicorn halts, and does not start the worker again, on this code alone."""
-    assert wsgi.APP_LOAD_ERROR == Arbiter.APP_LOAD_ERROR
+    assert APP_LOAD_ERROR == Arbiter.APP_LOAD_ERROR
 
 
 def modules_after(code: str) -> set[str]:
@@ -128,19 +200,6 @@ def test_gunicorn_is_configured_as_promised() -> None:
     assert gunicorn_conf.preload_app is False
     assert gunicorn_conf.control_socket_disable is True
     assert gunicorn_conf.worker_class == f"{InferenceWorker.__module__}.{InferenceWorker.__name__}"
-
-
-@pytest.mark.timeout(30)
-def test_a_worker_ends_even_if_the_signal_lands_while_the_pool_is_locked() -> None:
-    """Ctrl-C while a request is being handed to the pool never waits for the pool's lock."""
-    interrupted = worker.ServingThreadWorker.__new__(worker.ServingThreadWorker)
-    interrupted.cfg = SimpleNamespace(worker_int=lambda _: None)
-    interrupted.tpool = ThreadPoolExecutor(1)
-    interrupted._on_threads = set()
-    with interrupted.tpool._shutdown_lock, pytest.raises(SystemExit) as ended:
-        interrupted.handle_quit(signal.SIGINT, None)
-    interrupted.tpool.shutdown()
-    assert ended.value.code == 0
 
 
 def test_one_worker_where_a_gpu_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,10 @@ PATIENCE = 60.0
 READY = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
+INFERENCE = pytest.mark.parametrize("start", ["inference"], indirect=True)
+"""How gthread ends is Gunicorn's: it resets what it has not accepted, and SIGINT waits for threads that read."""
+
+
 @pytest.fixture(params=["inference", "gthread"])
 def start(bundle: Bundle, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Service]]:
     """Return what starts a service; each ends with the test, and well, if the test has not ended it."""
@@ -115,6 +119,7 @@ def test_a_worker_has_so_long_to_load_its_model(
     assert ("WORKER TIMEOUT" in service.log()) is replaced
 
 
+@INFERENCE
 def test_sigterm_answers_what_was_asked_and_exits_0(start: Callable[..., Service], digit: Pixels) -> None:
     """Requests that wait, in the process and on connections it has not accepted yet, and not ready at once."""
     service = start(threads=1)
@@ -252,6 +257,7 @@ def test_usr2_starts_a_second_service_on_the_same_port_and_loses_no_request(
     assert set(load.statuses) == {200}
 
 
+@INFERENCE
 def test_an_idle_connection_of_a_worker_that_ends_is_closed_in_good_order(
     start: Callable[..., Service], digit: Pixels
 ) -> None:
@@ -335,15 +341,19 @@ def test_a_request_that_never_ends_does_not_keep_the_service_from_ending(
         assert service.process.wait(START_SECONDS) == 0
 
 
-def test_the_access_log_has_a_line_for_each_request_and_sigint_ends_at_once(
-    start: Callable[..., Service], digit: Pixels
-) -> None:
-    """Predictions, pages and refused requests alike; then an end that waits for no client."""
+def test_the_access_log_has_a_line_for_each_request(start: Callable[..., Service], digit: Pixels) -> None:
+    """Predictions, pages and refused requests alike."""
     service = start(access_log=True)
     assert service.post(png(digit)).status == 200
     assert service.ask("GET", "/livez").status == 200
     assert service.post(b"").status == 400
     until(lambda: all(word in service.log() for word in ("/predict", "/livez")))
+
+
+@INFERENCE
+def test_sigint_ends_at_once(start: Callable[..., Service]) -> None:
+    """It waits for no client."""
+    service = start()
     with connected(service.port) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
         service.process.send_signal(signal.SIGINT)

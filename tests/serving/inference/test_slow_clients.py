@@ -1,4 +1,7 @@
-"""Clients that are slow, idle or do not read: each phase has its time, and nobody else waits for them."""
+"""Clients that are slow, idle or do not read: each phase has its time, and nobody else waits for them.
+
+Through the inference worker; before gthread they are the proxy's business.
+"""
 
 import contextlib
 import socket
@@ -28,14 +31,12 @@ LIMITS = {
 }
 
 
-@pytest.fixture(scope="module", params=["inference", "gthread"])
-def hasty(
-    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def hasty(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Return a service that waits for nothing longer than a second."""
     directory = tmp_path_factory.mktemp("hasty")
     common = {"until": "/readyz", "model": bundle.path.parent, "threads": 2}
-    with running(directory, worker=request.param, **common, **LIMITS) as started:  # type: ignore[arg-type]
+    with running(directory, **common, **LIMITS) as started:  # type: ignore[arg-type]
         yield started
 
 
