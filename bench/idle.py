@@ -185,7 +185,7 @@ def _is_good(name: str, one: Found) -> bool:
     if one.closed:
         print(f"error: {name} closed {one.closed} idle connections", file=sys.stderr)
     times = [middle(readings).cpu for readings in one.readings.values()]
-    return not one.closed and (name not in (GLYPH, GTHREAD) or max(times) <= MOST_CPU * times[0])
+    return not one.closed and (name != GLYPH or max(times) <= MOST_CPU * times[0])
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
     python -m bench lifecycle --requests 100000
 
-For each way of serving: clients ask without a pause on connections that they keep. Meanwhile one service gets a
+For the inference worker: clients ask without a pause on connections that they keep. Meanwhile one service gets a
 HUP every few seconds, which replaces its workers; then, as a rolling restart does it, two services take turns to
 be taken out of the list that clients connect to, ended by SIGTERM, and started again. A request is lost if
 its connection fails, ends without an answer, or the answer is anything but 200. Exits 1 if one was lost.
@@ -123,6 +123,9 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--requests", type=int, default=100_000, help="of each kind of restart, and worker")
+    parser.add_argument(
+        "--worker", action="append", choices=("inference", "gthread"), help="default: inference"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes of a service")
     options = parser.parse_args(arguments)
     kinds: list[tuple[str, Callable[[Fleet, Callable[..., Any]], Awaitable[int]]]] = [
@@ -132,7 +135,7 @@ def main(arguments: list[str]) -> int:
     good = True
     with tempfile.TemporaryDirectory() as name:
         model = publish_synthetic(Path(name)).path.parent
-        for worker in ("inference", "gthread"):
+        for worker in options.worker or ("inference",):
             for kind, restart in kinds:
 
                 def running(worker: str = worker) -> Any:

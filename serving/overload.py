@@ -54,11 +54,6 @@ class Gate:
         self._left = 0
         self._window = time.monotonic()
 
-    @property
-    def full(self) -> bool:
-        """Whether no request may enter."""
-        return self.waiting >= self.limit
-
     def enter(self) -> None:
         """Take a place in the queue.
 
@@ -71,7 +66,7 @@ class Gate:
                     self._window, self._left = time.monotonic(), 0
                 self.waiting += 1
                 return
-        raise self.refusal()
+        raise self.overloaded(f"{self.limit} requests wait already, and no more may")
 
     def leave(self) -> None:
         """Give the place back, and measure how fast that happens."""
@@ -84,10 +79,6 @@ class Gate:
                 self._rate += (rate - self._rate) * (RATE_SMOOTHING if self._rate else 1.0)
                 self._window += elapsed
                 self._left = 0
-
-    def refusal(self) -> OverloadedError:
-        """Return what a request is told that finds no place."""
-        return self.overloaded(f"{self.limit} requests wait already, and no more may")
 
     def check(self, size: int, client: str = "") -> None:
         """Tell whether so many bytes could be held now; nothing is set aside for what is only announced.
@@ -158,13 +149,6 @@ class Throttle:
         """Return the moment; for each connection a later one."""
         self._last = max(now + THROTTLE_SECONDS, self._last + 1 / REFUSALS_A_SECOND)
         return self._last
-
-
-def hung_up(descriptor: int) -> bool:
-    """Tell whether a socket's client will send nothing more; it may still want to read, or has gone."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLRDHUP)
-    return bool(poll.poll(0))
 
 
 def is_readable(descriptor: int) -> bool:

@@ -68,7 +68,7 @@ CONTENDERS = (
         command=lambda _: [sys.executable, "-m", "serving"],
         environment=commands.glyph_environment("gthread"),
         forms=_glyph_forms(),
-        settings="GLYPH_WORKER=gthread, 4 threads, the default",
+        settings="GLYPH_WORKER=gthread, 4 predictions at once, the default",
     ),
     Contender(
         name="mosec",

@@ -5,7 +5,7 @@ from math import isnan
 from statistics import median
 from typing import Any
 
-from bench.serving.contender import BASELINE, CONSTANT, GLYPH, GTHREAD, IMAGES, WORKLOADS
+from bench.serving.contender import BASELINE, CONSTANT, GLYPH, IMAGES, WORKLOADS
 from bench.serving.contenders import CONTENDERS
 from bench.serving.statistics import Reading, middle, ratio
 
@@ -168,8 +168,6 @@ def _aims(
         yield "p99 of the lowest peer", ratio(own.p99, lowest), 1, True
         if CONSTANT in of:
             yield "requests/s of constant Glyph", ratio(own.rate, of[CONSTANT].rate), 0.7, False
-    if workload == "png" and GTHREAD in of and BASELINE in of:
-        yield "gthread, requests/s of naive Flask", ratio(of[GTHREAD].rate, of[BASELINE].rate), 1.5, False
 
 
 PEER_NAMES = {one.name for one in CONTENDERS if one.is_peer}

@@ -113,6 +113,44 @@ def test_beyond_the_places_some_predictions_wait_and_the_others_are_503(
     assert post().status_code == 200
 
 
+def test_bodies_that_cannot_be_held_in_memory_are_503(bundle: Bundle) -> None:
+    """What has arrived counts and what is announced does not; memory that is given back is there for others."""
+    settings = ServiceSettings(model=bundle.path.parent, provider="cpu", queue_bytes=1 << 20)
+    app = create_app(settings)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        """A body whose second half comes when it is told to."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() == 1 << 19:
+                begun.set()
+                go_on.wait()
+            return super().read(size)
+
+    def post(body: io.BytesIO) -> TestResponse:
+        environ = {
+            "wsgi.input_terminated": True,
+            "wsgi.input": body,
+            "CONTENT_LENGTH": str(len(body.getvalue())),
+        }
+        return app.test_client().post("/predict", environ_overrides=environ, content_type=PNG)
+
+    with ThreadPoolExecutor(1) as other:
+        try:
+            slow = other.submit(post, Slow(bytes(1 << 20)))
+            begun.wait()
+            refused = post(io.BytesIO(bytes(1 << 20)))
+            taken = post(io.BytesIO(bytes(1 << 19)))
+        finally:
+            go_on.set()
+    assert refused.status_code == 503
+    assert "bodies of other requests" in refused.get_json()["detail"]
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert taken.status_code == slow.result().status_code == 415
+    assert post(io.BytesIO(bytes(1 << 20))).status_code == 415
+
+
 def test_any_wsgi_server_can_run_the_application(bundle: Bundle) -> None:
     """Without `wsgi.input_terminated`, as plain WSGI has it, bodies and limits work by length."""
     client = create_app(

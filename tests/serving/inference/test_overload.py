@@ -156,6 +156,7 @@ def test_a_connection_that_was_refused_is_answered_when_there_is_room(narrow: Se
         assert refused
 
 
+@pytest.mark.parametrize("narrow", ["inference"], indirect=True)
 def test_what_cannot_be_held_in_memory_is_503(narrow: Service, digit: Pixels) -> None:
     """Bodies that have arrived in part count."""
     with connected(narrow.port) as one, connected(narrow.port) as other, other.makefile("rb") as stream:
