@@ -17,6 +17,7 @@ from bundle.configuration import add_options, build, for_help, from_arguments, p
 from bundle.errors import ConfigurationError
 from serving import descriptors
 from serving.access import check_file
+from serving.check import check, check_tls
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer, management_port
 from serving.tracing import check_installed
 
@@ -40,6 +41,7 @@ exit codes:
 examples:
   python -m serving --model models/mnist --port 9000
   GLYPH_PROVIDER=cuda python -m serving
+  python -m serving --check      before a reload, as nginx -t
 """
 
 
@@ -54,17 +56,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check-address", action="store_true", help="only tell whether the address can be listened on"
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only tell whether workers could start: settings, tokens, TLS files, open files, shared memory, the model",
+    )
     add_options(parser, ServiceSettings, [for_help(lambda: environment_layer(os.environ))])
     try:
         options = parse(parser, arguments, ServiceSettings)
         layer = from_arguments(ServiceSettings, options)
         settings = build(ServiceSettings, [environment_layer(os.environ), layer])
         check_file(settings)
+        check_tls(settings)
         check_installed(settings)
         descriptors.ensure(settings)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING
+    if options.check:
+        return check(settings)
     if problem := unusable_address(settings.host, settings.port) or _unusable_management(settings):
         print(f"error: {problem}", file=sys.stderr)
         return EXIT_ADDRESS
