@@ -16,8 +16,7 @@ class ReadyThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End gracefully, and say so to whoever asks whether to send more."""
-        if (
-            application := getattr(self, "wsgi", None)
-        ) is not None:  # it is missing while the model is loaded
+        application = getattr(self, "wsgi", None)  # it is missing while the model is loaded
+        if application is not None:
             application.extensions["glyph"].drain()
         super().handle_exit(sig, frame)

@@ -34,10 +34,10 @@ class Failing:
 def application() -> Any:
     """Return the service's application, with a model that poses."""
     from bundle.golden import GoldenExamples
-    from serving import wsgi
+    from serving.app import start_app
     from serving.state import Loaded, ModelState
 
-    app = wsgi.application()
+    app = start_app()
     state: ModelState = app.extensions["glyph"]
     (loaded,) = state._loaded
     engine = loaded.engine

@@ -18,10 +18,10 @@ handover.LOAD_SECONDS = int(os.environ["LOAD_SECONDS"])
 
 def application() -> Any:
     """Return the service's application, in the first process late."""
-    from serving import wsgi
+    from serving.app import start_app
 
     first = Path(os.environ["FIRST_FILE"])
     if not first.exists():
         first.touch()
         time.sleep(float(os.environ["SLOW_SECONDS"]))
-    return wsgi.application()
+    return start_app()
