@@ -6,7 +6,6 @@ becomes the arbiter, so ONNX Runtime is imported only where the model is asked f
 
 import logging
 import os
-import resource
 import ssl
 import sys
 from collections.abc import Callable
@@ -20,8 +19,6 @@ from serving.settings import ServiceSettings
 
 EXIT_SETTING, EXIT_WORKER, EXIT_PROVIDER = 2, 3, 4
 """As `python -m serving` ends with for the same reasons."""
-SPARE_DESCRIPTORS = 64
-"""What a worker has open beside its connections: listeners, the model's files while they are read, pipes."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where the arbiter puts the workers' metrics
 
 
@@ -35,9 +32,9 @@ class _FailedError(Exception):
 
 def check(settings: ServiceSettings) -> int:
     """Print a sentence for each check, and return the exit code of the first that failed, or 0."""
-    print("ok: the settings, the file of tokens and the TLS files can be used")
+    print("ok: the settings, the file of tokens, the TLS files and the limit of open files can be used")
     found = 0
-    checks: tuple[Callable[[ServiceSettings], str], ...] = (_descriptors, _shared_memory, _model)
+    checks: tuple[Callable[[ServiceSettings], str], ...] = (_shared_memory, _model)
     for one in checks:
         try:
             print(one(settings), flush=True)
@@ -81,17 +78,6 @@ def _encrypted() -> NoReturn:
     raise ConfigurationError(
         "the TLS key is encrypted, and nobody is asked for its passphrase: store it without (openssl pkey)"
     )
-
-
-def _descriptors(settings: ServiceSettings) -> str:
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.connections + SPARE_DESCRIPTORS
-    if limit != resource.RLIM_INFINITY and limit < wanted:
-        return (
-            f"warning: a worker may open {limit} files, and GLYPH_CONNECTIONS={settings.connections} can need "
-            f"{wanted}: raise the limit (ulimit -n, LimitNOFILE=), or lower GLYPH_CONNECTIONS"
-        )
-    return f"ok: a worker may open as many files as GLYPH_CONNECTIONS={settings.connections} can need"
 
 
 def _shared_memory(settings: ServiceSettings) -> str:

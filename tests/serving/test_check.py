@@ -70,14 +70,14 @@ def test_shared_memory_that_is_full_is_code_3(
         assert word in wrong
 
 
-def test_fewer_descriptors_than_connections_are_a_warning(
+def test_fewer_descriptors_than_connections_are_code_2(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service with fewer connections works, so the code is 0."""
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
-    code, told, _ = checked(capsys, "--model", bundle.path.parent)
-    assert code == 0
-    assert "warning: a worker may open 20 files" in told
+    """As at a start: the sentence says how many connections there may be."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (200, 200))
+    code, _, wrong = checked(capsys, "--model", bundle.path.parent)
+    assert code == 2
+    assert "set GLYPH_CONNECTIONS to 72 or less" in wrong
 
 
 def test_tls_files_that_are_no_pair_end_a_start_with_code_2(
