@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_file(settings)
         check_tls(settings)
         check_installed(settings)
-        descriptors.ensure(settings)
+        settings = descriptors.ensure(settings)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING

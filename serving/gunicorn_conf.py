@@ -45,7 +45,7 @@ def _threads(settings: ServiceSettings) -> int:
 _settings = load_settings()
 check_file(_settings)
 check_installed(_settings)
-descriptors.ensure(_settings)
+_settings = descriptors.ensure(_settings)
 
 wsgi_app = "serving.wsgi:application"
 bind = (

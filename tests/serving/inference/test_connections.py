@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import resource
 import subprocess
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_too_few_descriptors_end_the_start_with_a_sentence(bundle: Bundle) -> No
     """With the exit code of a wrong setting."""
     ended = subprocess.run(
         ["prlimit", "--nofile=512:512", *serving_command()],
-        env=environment(model=bundle.path.parent, port=free_port()),
+        env=environment(model=bundle.path.parent, port=free_port(), connections=4096),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -123,3 +124,20 @@ def test_too_few_descriptors_end_the_start_with_a_sentence(bundle: Bundle) -> No
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: GLYPH_CONNECTIONS=4096 needs 4224 file descriptors")
     assert "Traceback" not in ended.stderr
+
+
+def test_the_default_of_connections_follows_a_low_hard_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nobody asked for a number, a host that allows fewer files gets a service with fewer connections."""
+    limits = [(1024, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
+    monkeypatch.setenv("GLYPH_CONNECTIONS", "")
+    assert descriptors.ensure(ServiceSettings()).connections == 4096 - descriptors.RESERVE
+    assert limits[-1] == (4096, 4096)
+    assert os.environ["GLYPH_CONNECTIONS"] == str(4096 - descriptors.RESERVE)
+    assert "3968 connections and not 4096" in capsys.readouterr().err
+    limits.append((150, 150))
+    with pytest.raises(ConfigurationError, match="or raise the limit"):
+        descriptors.ensure(ServiceSettings())
