@@ -1,6 +1,8 @@
 """The training job on a GPU; not run where torch finds none."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.gpu.memory import measured
+from tests.serving.processes import ROOT
 from tests.training.runs import small_run, weights
 from training.fit import fit
 from training.job import run
@@ -19,6 +23,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA: torch finds no device"),
 ]
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +60,15 @@ def test_the_whole_job_proves_cuda_parity(tmp_path: Path, mnist_directory: Path)
     assert manifest.environment.cuda == torch.version.cuda
     assert re.search(r"CUDA \d+\.\d+", manifest.environment.driver)
     assert np.isfinite(manifest.test.nll)
+
+
+def test_the_memory_of_a_run_fits_into_a_pods(
+    tmp_path: Path, mnist_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fit` with the default preset, from the data to the published bundle, is printed and below the pod's limit."""
+    places = {"data-dir": mnist_directory, "models": tmp_path / "models", "runs": tmp_path / "runs"}
+    words = [word for name, place in places.items() for word in (f"--{name}", str(place))]
+    command = [sys.executable, "-m", "training", "fit", "--device", "cuda", "--epochs", "2", *words]
+    with measured(capsys, "training") as memory, subprocess.Popen(command, cwd=ROOT) as process:
+        memory.pid = process.pid
+        assert process.wait(PATIENCE_SECONDS) == 0

@@ -5,40 +5,34 @@ It prints what memory they take, which k8s/components/nvidia asks for: `pytest t
 
 import contextlib
 import csv
-import ctypes
-import gc
 import http.client
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from bench.resident import children
 from bench.serving.wire import Message, open_inference_binary, tensors
 from bundle.repository import Bundle
 from serving import cuda
-from serving.bound import RUNTIMES, lock_pages, whole_pages
+from serving.bound import lock_pages, whole_pages
 from serving.engine import BUCKETS, open_engine
 from serving.graph_thread import GraphSession
 from serving.scoring.engines import open_local
 from serving.scoring.settings import ScoreSettings
+from tests.gpu.memory import LOOK_SECONDS, measured
 from tests.pictures import Pixels, a_digit, png
 from tests.serving.models import Linear, publish_synthetic
 from tests.serving.processes import ROOT, Service, environment, running
 
 MISSING = cuda.missing_device_by_child(0)
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=f"no CUDA: {MISSING}")]
-RESOURCES = ROOT / "k8s/components/nvidia/resource.yaml"
 VERSIONS = 5
 CLIENTS = 4
-LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 30.0
 
 
@@ -121,74 +115,6 @@ def test_the_batch_scorer_gives_the_labels_that_the_cpu_gives(
             labels[provider] = np.concatenate([one.argmax(axis=1) for one in pool.map(engine.score, pieces)])
     assert len(images) > 8000
     assert np.array_equal(labels["cuda"], labels["cpu"])
-
-
-class Memory:
-    """The most memory that a process with its children takes while it is looked at: the host's, and GPU 0's."""
-
-    def __init__(self) -> None:
-        assert cuda.missing(0) is None  # which loads CUDA's runtime
-        gc.collect()
-        self._runtime = ctypes.CDLL(RUNTIMES[0])
-        self._before = self._of_device()
-        self.host = self.device = 0
-        """In MiB; of the GPU beside what was taken before."""
-        self.pid: int | None = None
-        """Whose the host's is; processes have their own maximum each, which is not forgotten (proc(5), VmHWM)."""
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-
-    def end(self) -> None:
-        """Look for the last time."""
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        ended = False
-        while not ended:
-            ended = self._over.wait(LOOK_SECONDS)
-            self.device = max(self.device, (self._of_device() - self._before) >> 20)
-            if self.pid is not None:
-                self.host = max(self.host, resident_at_most(self.pid) >> 10)
-
-    def _of_device(self) -> int:
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        assert self._runtime.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)) == 0
-        return total.value - free.value
-
-
-def resident_at_most(pid: int) -> int:
-    """Return the sum of what a process and all below it have had at their most each, in KiB; 0 if it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        below = children(pid)
-    except OSError:
-        return 0
-    own = sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return own + sum(map(resident_at_most, below))
-
-
-def limit_of_memory() -> int:
-    """Return the limit that a pod on a GPU has, in MiB."""
-    patches = yaml.safe_load(RESOURCES.read_text())
-    (value,) = [patch["value"] for patch in patches if patch["path"].endswith("limits/memory")]
-    assert value.endswith("Gi")
-    return int(value.removesuffix("Gi")) << 10
-
-
-@contextlib.contextmanager
-def measured(capsys: pytest.CaptureFixture[str], what: str) -> Iterator[Memory]:
-    """Print the memory that is taken inside at its most, and hold it against the limit."""
-    memory = Memory()
-    try:
-        yield memory
-    finally:
-        memory.end()
-    with capsys.disabled():
-        print(f"\n{what}: {memory.host} MiB of the host's memory at most, {memory.device} MiB of the GPU's")
-    assert 0 < memory.host < limit_of_memory()
-    assert memory.device > 0
 
 
 def ask(service: Service, images: Pixels) -> tuple[int, bytes]:
