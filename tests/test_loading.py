@@ -43,6 +43,8 @@ ALLOWED = {
     # Files that the same process has just exported into its staging directory, to be proven.
     ("training/export.py", "_torchscript", "torch.jit.load"),
     ("training/export.py", "_torch_export", "torch.export.load"),
+    # A module of an installed package, which importing that would run as well.
+    ("serving/cuda.py", "_build_facts", "runpy.run_path"),
     # A socket to a process of the scorer's own.
     ("serving/scoring/decoding.py", "ask", "pickle.load"),
     ("serving/scoring/decoding.py", "_serve", "pickle.load"),
