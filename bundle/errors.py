@@ -1,5 +1,6 @@
 """Every error that this package raises on purpose: what was wrong, and what to do."""
 
+import re
 from enum import StrEnum
 
 
@@ -12,6 +13,17 @@ def one_line(value: object, most: int = 300) -> str:
     text = " ".join(str(value)[: 10 * most].split())
     cut = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in cut)
+
+
+def runtime_reason(error: Exception) -> str:
+    """Return what an error of ONNX Runtime says, on one line.
+
+    Of one on CUDA these are CUDA's own words alone: the message has them between long signatures, and goes on to name
+    this machine, which is no business of a client's or of a published file's.
+    """
+    said = " ".join(str(error).split())
+    failure = re.search(r"\bCU\w+ failure \d+: [^;]+", said)
+    return one_line(failure[0].strip() if failure else said) or type(error).__name__
 
 
 class BundleError(Exception):

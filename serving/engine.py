@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from bundle.errors import GoldenMismatchError, InvalidBundleError, one_line
+from bundle.errors import GoldenMismatchError, InvalidBundleError, one_line, runtime_reason
 from bundle.golden import GoldenExamples
 from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, INTEGER_ONNX_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
@@ -36,8 +36,6 @@ GRAPHS: dict[Arithmetic, tuple[str, ...]] = {
 }
 PROVIDER_NAMES: dict[str, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 LOG_SEVERITY_FATAL = 4
-MAX_SAID = 800
-"""Characters of what ONNX Runtime says of a failure: the cause of one on CUDA comes after two long signatures."""
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Sizes of the batches that a session is run with; the batch scorer has its own."""
 LARGEST_FLOAT32 = 8
@@ -99,7 +97,7 @@ class Engine:
             parts = [_run(session, piece, sizes) for piece in pieces]
         except Exception as error:  # its classes share no base but Exception
             if reason := self._lost():
-                text = one_line(error, MAX_SAID)
+                text = runtime_reason(error)
                 raise DeviceLostError(
                     f"CUDA fails ({text}), and a golden example that was answered before fails too: {reason}"
                 ) from error
@@ -120,7 +118,7 @@ class Engine:
         try:
             answered = _run(self.session, self.probe.images, self.sizes).probabilities
         except Exception as error:  # noqa: BLE001  its classes share no base
-            return one_line(error, MAX_SAID)
+            return runtime_reason(error)
         return self.probe.mismatch(answered, self.bundle.manifest.golden.tolerance)
 
 
@@ -249,7 +247,7 @@ def _captured(make: Callable[..., Any], device_id: int, classes: int) -> GraphSe
         for size in reversed(BUCKETS):
             session.run(list(OUTPUTS), {"images": np.zeros((size, IMAGE_SIZE, IMAGE_SIZE), np.uint8)})
     except Exception as error:  # its classes share no base but Exception
-        text = one_line(error, MAX_SAID)
+        text = runtime_reason(error)
         raise ProviderError(
             f"the model cannot be captured as CUDA graphs: {text}; GLYPH_CUDA_GRAPHS=false does without"
         ) from error
@@ -292,7 +290,7 @@ def _session(
         # Without the last argument its Python layer tries again on the CPU, and raises what came of that instead.
         session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:  # its classes share no base but Exception
-        text = one_line(error, MAX_SAID)
+        text = runtime_reason(error)
         # A graph that only CUDA refuses is the provider's fault, any other the bundle's.
         if provider == "cpu" or type(error).__name__ in ("InvalidProtobuf", "InvalidGraph"):
             raise InvalidBundleError(f"{name} cannot be loaded: {text}") from error
@@ -329,7 +327,7 @@ def _replay(name: str, engine: Engine, golden: GoldenExamples) -> None:
         whole = engine.infer(golden.images).probabilities
         single = np.concatenate([engine.infer(image[None]).probabilities for image in golden.images])
     except Exception as error:  # its classes share no base but Exception
-        text = one_line(error, MAX_SAID)
+        text = runtime_reason(error)
         if engine.provider == "cuda":
             raise ProviderError(f"CUDA was found, but the model does not run on it: {text}") from error
         raise InvalidBundleError(f"{name} does not run: {text}") from error

@@ -8,7 +8,6 @@ compared with the trained module over the whole test set.
 import copy
 import io
 import logging
-import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import onnxruntime
 import torch
 from torch import nn
 
+from bundle.errors import runtime_reason
 from bundle.manifest import (
     IMAGE_SIZE,
     INTEGER_ONNX_FILE,
@@ -49,7 +49,6 @@ INTEGER_FORM = "onnx_cpu_integer"
 CUDA_FORM = "onnx_cuda"
 """Of `model.onnx` on CUDA, likewise."""
 PROVING_BATCH = 1000
-REASON_LENGTH = 300
 OPSET = 20
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
@@ -220,19 +219,12 @@ def prove_on_cuda(
     try:
         answers = _ask(_onnx(directory / ONNX_FILE, CUDA_PROVIDER), images)
     except Exception as error:  # noqa: BLE001  # ONNX Runtime's exceptions have no base of their own
-        return f"ONNX Runtime's session failed on CUDA ({_reason(error)})"
+        return f"ONNX Runtime's session failed on CUDA ({runtime_reason(error)})"
     expected = _expected(model, standardise, images)
     try:
         return _measure(CUDA_FORM, expected, *answers)
     except ExportError as error:
         raise ExportError(f"{error}; nothing was published") from None
-
-
-def _reason(error: Exception) -> str:
-    """Return what CUDA says, of a message that goes on to name this machine; else the message's beginning."""
-    said = " ".join(str(error).split())
-    failure = re.search(r"\bCU\w+ failure \d+: [^;]+", said)
-    return (failure[0].strip() if failure else said)[:REASON_LENGTH] or type(error).__name__
 
 
 def add_integer_graph(

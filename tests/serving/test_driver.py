@@ -107,6 +107,7 @@ def test_what_a_session_fails_of_is_what_is_said(
     assert said in done.stdout
     assert "Conflicting session configuration" not in done.stdout
     assert "Falling back" not in done.stdout
+    assert "hostname" not in done.stdout  # clients can read it on /readyz
 
 
 def test_a_service_for_cuda_ends_with_the_reason(bundle: Bundle, tmp_path: Path) -> None:
