@@ -51,7 +51,7 @@ def read(environ: dict[str, Any], limit: int, charge: Charge) -> bytes:
     if announced is None or announced <= limit:
         try:
             body = _read(environ, announced, limit + 1, charge)
-        except OverloadedError:
+        except (OverloadedError, MemoryError):  # no fault of the body's
             raise
         # What a server raises for broken framing is its own class, and another with each server.
         except Exception as error:

@@ -300,3 +300,20 @@ def test_the_sample_is_named_relative_to_the_working_directory(
     text = announcement(ModelState.start(settings), settings)
     assert text is not None
     assert " @synthetic/1/sample.png " in text
+
+
+def test_a_body_for_which_memory_ends_is_503(bundle: Bundle) -> None:
+    """It says nothing of the body, which would be 400."""
+
+    class Endless(io.BytesIO):
+        """A body for which there is no memory."""
+
+        def read(self, _size: int | None = -1, /) -> bytes:
+            raise MemoryError
+
+    app = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu"))
+    environ = {"wsgi.input_terminated": True, "wsgi.input": Endless(), "CONTENT_LENGTH": "100"}
+    answer = app.test_client().post("/predict", environ_overrides=environ, content_type=PNG)
+    assert answer.status_code == 503
+    assert answer.mimetype == "application/problem+json"
+    assert "no memory left" in answer.text
