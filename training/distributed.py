@@ -15,7 +15,6 @@ from torch import distributed as dist
 from torch import nn
 
 from training.errors import DeviceError
-from training.progress import Progress
 
 AGREE_EVERY_STEPS = 16
 """Steps between two agreements on whether to stop: each one is a message among all processes."""
@@ -109,8 +108,3 @@ def join(*, cuda: bool) -> Iterator[World]:
         yield World(rank=dist.get_rank(), size=size, local_rank=local_rank)
     finally:
         dist.destroy_process_group()
-
-
-def voice(world: World) -> Progress:
-    """Return the progress of this process: only the writer speaks."""
-    return Progress(quiet=not world.is_writer)

@@ -93,9 +93,8 @@ class Door:
                 self.settings.connections,
             )
         if not self._idle and not self._sorted:
-            self._sorted = (
-                True  # once for each tick: to sort all for each newcomer would cost more than to serve it
-            )
+            # Once for each tick: to sort all for each newcomer would cost more than to serve it.
+            self._sorted = True
             found = [(each.deadline, each.number, each) for each in self.connections if each.idle]
             self._idle = sorted(found, reverse=True)
         while self._idle:

@@ -333,3 +333,16 @@ ATTACKS: dict[str, Attack] = {
         said=r"golden\.npz cannot be read: it is no archive of two arrays",
     ),
 }
+
+
+def write_secret(directory: Path) -> Path:
+    """Write a file that is in no bundle, and return where it is."""
+    path = directory / "elsewhere" / "secret"
+    path.parent.mkdir()
+    path.write_bytes(SECRET)
+    return path
+
+
+def no_secret(text: str) -> bool:
+    """Tell whether a text says nothing of what the file outside holds."""
+    return sha256_bytes(SECRET)[:12] not in text and "somebody else's" not in text

@@ -17,7 +17,7 @@ from bundle.graph import objection
 from bundle.manifest import GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle, publish, staging, versions
 from bundle.verify import problems
-from tests.bundle.hostile import ATTACKS, SECRET, Attack, elsewhere, reseal
+from tests.bundle.hostile import ATTACKS, Attack, elsewhere, no_secret, reseal, write_secret
 from tests.bundle.making import A_GRAPH, fill, publish_one, some_facts
 from tests.bundle.serving_files import serving
 from tests.serving.models import a_linear, publish_synthetic
@@ -29,15 +29,7 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
     """Return a file that is in no bundle."""
-    path = tmp_path / "elsewhere" / "secret"
-    path.parent.mkdir()
-    path.write_bytes(SECRET)
-    return path
-
-
-def no_secret(text: str) -> bool:
-    """Tell whether a text says nothing of what the file outside holds."""
-    return sha256_bytes(SECRET)[:12] not in text and "somebody else's" not in text
+    return write_secret(tmp_path)
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)

@@ -8,7 +8,6 @@ from pathlib import Path
 import orjson
 import pytest
 
-from bundle.files import sha256_bytes
 from bundle.repository import Bundle
 from bundle.verify import problems
 from serving.companion import DIRECTORY_VARIABLE
@@ -18,7 +17,7 @@ from serving.metrics import Metrics
 from serving.score import main as score
 from serving.settings import ServiceSettings
 from serving.state import MAX_REASON, ModelState
-from tests.bundle.hostile import ATTACKS, SECRET, Attack, clear, put
+from tests.bundle.hostile import ATTACKS, Attack, clear, no_secret, put, write_secret
 from tests.pictures import a_digit, png
 from tests.serving.models import publish_synthetic
 from tests.serving.operations.management import await_, managed
@@ -30,15 +29,7 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
     """Return a file that is in no bundle."""
-    path = tmp_path / "elsewhere" / "secret"
-    path.parent.mkdir()
-    path.write_bytes(SECRET)
-    return path
-
-
-def no_secret(text: str) -> bool:
-    """Tell whether a text says nothing of what the file outside holds."""
-    return sha256_bytes(SECRET)[:12] not in text and "somebody else's" not in text
+    return write_secret(tmp_path)
 
 
 def start(model: Path) -> ModelState:
