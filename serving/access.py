@@ -142,9 +142,9 @@ class Tokens:
                 return
             self._holders = read_tokens(self.path)
         except (OSError, ConfigurationError) as error:
-            kept = "nobody is let in" if self._holders is None else "the tokens before it stay valid"
+            kept = "nobody is let in: %s" if self._holders is None else "the tokens before stay valid: %s"
             if str(error) != self._trouble:  # once, not every second
-                log.error("%s; %s", error, kept)  # noqa: TRY400  the sentence says all
+                log.error(kept, error)  # noqa: TRY400  the sentence says all
             self._seen, self._trouble = None, str(error)
         else:
             log.info("tokens: %d are valid", len(self._holders))

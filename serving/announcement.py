@@ -42,5 +42,8 @@ def base_url(settings: ServiceSettings) -> str:
 
 def _shortest(path: Path) -> Path:
     """Return `path` relative to the working directory where it lies below it."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        return path
     return path.relative_to(here) if path.is_relative_to(here) else path

@@ -41,7 +41,7 @@ def start_app() -> Flask:
     try:
         app = create_app(load_settings(), Metrics.create())
     except ProviderError as error:
-        log.critical("%s", error)
+        log.critical("the service ends: %s", error)
         sys.exit(APP_LOAD_ERROR)
     Housekeeper(app.extensions["glyph"]).start()
     return app

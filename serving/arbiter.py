@@ -20,6 +20,7 @@ from gunicorn.app.wsgiapp import WSGIApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
 
+from serving import logs
 from serving.handover import ENDING
 
 CONFIGURATION = ("--config", "python:serving.gunicorn_conf")
@@ -96,6 +97,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         """Wait as long as Gunicorn does, or until it is time to look after new workers."""
+        logs.flush()
         signals: list[int] = super().wait_for_signals(timeout if self._handover is None else LOOK_SECONDS)
         return signals
 

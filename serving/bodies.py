@@ -7,6 +7,7 @@ from typing import Any
 from werkzeug.wsgi import get_content_length, get_input_stream
 
 from serving.errors import OverloadedError
+from serving.logs import without_words
 from serving.overload import FREE_BODY, Gate
 from serving.pipeline import too_large, unreadable
 
@@ -55,7 +56,7 @@ def read(environ: dict[str, Any], limit: int, charge: Charge) -> bytes:
             raise
         # What a server raises for broken framing is its own class, and another with each server.
         except Exception as error:
-            log.info("a request's body could not be read: %s", error)
+            log.info("a request's body could not be read: %s", without_words(error))
             raise unreadable() from error
         if len(body) <= limit:
             return body

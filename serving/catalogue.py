@@ -217,6 +217,11 @@ CATALOGUE: dict[str, Metric] = {
             help="Workers that are gone: ended (asked to), or died (killed, crashed, timed out)",
         ),
         Metric(
+            name="glyph_log_lines_dropped_total",
+            kind="counter",
+            help="Log lines of the workers that were dropped because standard output or error did not take them",
+        ),
+        Metric(
             name="process_cpu_seconds_total",
             kind="counter",
             labels=("process",),

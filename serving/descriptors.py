@@ -1,5 +1,6 @@
 """File descriptors: whether a process may open as many as its connections need."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -38,11 +39,12 @@ def ensure(settings: ServiceSettings) -> ServiceSettings:
                 f"{hard}: set GLYPH_CONNECTIONS to {max(8, possible)} or less, or raise the limit (ulimit -Hn; "
                 "LimitNOFILE= in a systemd unit, --ulimit nofile= in Docker)"
             )
-        print(
-            f"warning: a process may open {hard} files, so it has {possible} connections and not "
-            f"{settings.connections}: raise the limit (ulimit -Hn) for more, or set GLYPH_CONNECTIONS",
-            file=sys.stderr,
-        )
+        with contextlib.suppress(OSError):  # whoever does not read it shall be served all the same
+            print(
+                f"warning: a process may open {hard} files, so it has {possible} connections and not "
+                f"{settings.connections}: raise the limit (ulimit -Hn) for more, or set GLYPH_CONNECTIONS",
+                file=sys.stderr,
+            )
         os.environ[f"{ENVIRONMENT_PREFIX}CONNECTIONS"] = str(possible)
         settings, needed = settings.model_copy(update={"connections": possible}), hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

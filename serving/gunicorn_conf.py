@@ -3,7 +3,6 @@
 Every name here that Gunicorn knows is one of its settings.
 """
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -43,6 +42,7 @@ def _threads(settings: ServiceSettings) -> int:
 
 
 _settings = load_settings()
+logs.configure(_settings)
 check_file(_settings)
 check_installed(_settings)
 _settings = descriptors.ensure(_settings)
@@ -85,7 +85,6 @@ limit_request_field_size = 8190
 
 loglevel = _settings.log_level
 accesslog = None  # ours is written by the pipeline, with what is measured there
-logs.ServiceLogger.line_formatter = logs.formatter(_settings)
 logger_class = logs.ServiceLogger
 
 _companion = Companion(_settings, globals().get("worker_tmp_dir"))
@@ -129,9 +128,8 @@ def child_exit(_server: Any, worker: Any) -> None:
 
 
 def post_fork(_server: Any, _worker: Any) -> None:
-    """Let go of the arbiter's things, and log as Gunicorn does."""
+    """Let go of the arbiter's things."""
     _companion.forked()
-    logs.configure(_settings)
 
 
 def worker_abort(worker: Any) -> None:
@@ -153,7 +151,4 @@ def post_worker_init(worker: Any) -> None:
     from serving.announcement import announcement
 
     if worker.age == 1 and (text := announcement(worker.wsgi.extensions["glyph"], _settings)):
-        if _settings.log_format == "json":
-            logging.getLogger("glyph.serving").info("%s", " ".join(text.split()))
-        else:
-            print(text, flush=True)
+        logs.announce(text)

@@ -273,6 +273,7 @@ def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, a
         try:
             server.end_late(time.monotonic())
             collector.tick()
+            logs.flush()
         except Exception:
             log.exception("the workers' numbers could not be read; the next try is in a second")
     shutil.rmtree(directory, ignore_errors=True)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from serving import drift
+from serving import drift, logs
 from serving.catalogue import CATALOGUE, NATS, PROBABILITY, SECONDS
 from serving.companion import DIRECTORY_VARIABLE
 from serving.slots import LARGEST_RUN, Slots
@@ -208,6 +208,7 @@ class Metrics:
             self._flush()
             cpu = self._place("process_cpu_seconds_total", "worker")
             self._values[cpu] = usage.ru_utime + usage.ru_stime
+            self._values[self._place("glyph_log_lines_dropped_total")] = logs.dropped()
 
     # Below: with the lock held
 

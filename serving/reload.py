@@ -6,6 +6,7 @@ import random
 import threading
 import time
 
+from serving import logs
 from serving.state import ModelState
 
 log = logging.getLogger("glyph.serving")
@@ -47,6 +48,7 @@ class Housekeeper:
         while not self._ended.wait(min(TICK_SECONDS, interval or TICK_SECONDS)):
             try:
                 self._state.metrics.tick()
+                logs.flush()
                 if interval and time.monotonic() >= look:
                     self._state.load()
                     look = self._next(interval)

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from bundle.errors import ConfigurationError
+from serving.logs import clean
 from serving.settings import ServiceSettings
 
 SERVICE = "glyph"
@@ -139,12 +140,12 @@ class Tracer:
             "http.request.method": finished.method,
             "http.route": finished.route,
             "http.response.status_code": finished.status,
-            "url.path": finished.path,
+            "url.path": clean(finished.path),
         }
         if finished.client:
             attributes["client.address"] = finished.client
         if finished.request_id is not None:
-            attributes["glyph.request_id"] = finished.request_id
+            attributes["glyph.request_id"] = clean(finished.request_id)
         if finished.batch:
             attributes["glyph.batch_size"] = finished.batch
         span = self._tracer.start_span(

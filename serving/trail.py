@@ -59,18 +59,10 @@ def _log(finished: Finished, own: TraceContext | None) -> None:
     named = {"request_id": finished.request_id, "holder": finished.holder}
     if own is not None:
         named |= {"trace_id": own.trace_id, "span_id": own.span_id}
-    fields |= {name: value for name, value in named.items() if value is not None}
     if finished.batch:
         fields["batch"] = finished.batch
     fields |= {f"{phase}_ms": round(seconds * 1000, 3) for phase, seconds in finished.phases.items()}
-    words = " ".join(f"{name}={value}" for name, value in named.items() if value is not None)
-    access.info(
-        "%s %s %s %d %.3f ms %s",
-        finished.client or "-",
-        finished.method,
-        finished.path,
-        finished.status,
-        milliseconds,
-        words,
-        extra={"fields": fields},
-    )
+    known = {name: value for name, value in named.items() if value is not None}
+    line = " ".join(["%s %s %s %d %.3f ms", *(f"{name}=%s" for name in known)])
+    said = (finished.client or "-", finished.method, finished.path, finished.status, milliseconds)
+    access.info(line, *said, *known.values(), extra={"fields": fields | known})

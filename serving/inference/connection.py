@@ -29,6 +29,7 @@ from serving.inference.chunked import ChunkedBody
 from serving.inference.head import Head
 from serving.inference.input import MAX_HEAD, Input
 from serving.inference.response import CONTINUE, render
+from serving.logs import without_words
 from serving.messages import Answer
 from serving.overload import FREE_BODY, is_readable, late_body, late_head, unacknowledged
 from serving.pipeline import problem, too_large, unforeseen, unreadable
@@ -324,7 +325,7 @@ class Connection(asyncio.Protocol):
         try:
             body.feed(self._input.take())
         except ParseException as error:
-            self._door.worker.log.debug("a request's body could not be read: %s", error)
+            self._door.worker.log.debug("a request's body could not be read: %s", without_words(error))
             self._body, self._must_close = None, True
             if self.phase == "body":
                 self._dispatch(None, unreadable())
@@ -498,7 +499,7 @@ class Connection(asyncio.Protocol):
 
     def _malformed(self, error: ParseException) -> None:
         """Answer what the parser refuses, and close."""
-        self._door.worker.log.warning("Invalid request from ip=%s: %s", self._address, error)
+        self._door.worker.log.warning("Invalid request from ip=%s: %s", self._address, without_words(error))
         status = STATUSES.get(type(error), HTTPStatus.BAD_REQUEST)
         refusal = MalformedRequestError(
             str(error)[:200], remedy="Send the request as RFC 9112 has it; most HTTP clients do."

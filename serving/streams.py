@@ -1,0 +1,153 @@
+"""Standard output and standard error, which no process of the service may have to wait for.
+
+A pipe whose reader has stopped, a terminal at Ctrl-S, a full disk, a stream that was closed: the arbiter that would
+wait for one replaces no worker any more, and a worker that would is killed for its silence. Nothing here has a thread,
+because the arbiter forks, and because a line that the kernel has is not lost with the process that wrote it.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+STDOUT, STDERR = 1, 2
+KEPT_BYTES = 1 << 20
+"""What a process keeps for a stream that takes nothing; what comes then is dropped, and counted."""
+END_SECONDS = 1.0
+"""In which a process that ends still tries to get rid of what it kept."""
+
+
+def claim() -> None:
+    """Make the standard streams such that a write to them never waits; children inherit them.
+
+    O_NONBLOCK belongs to the open file description, which whoever started the service shares. So pipes and terminals
+    are opened once more, and theirs stay as they are. Files stay too: opened again, they would have another offset.
+    """
+    for descriptor in (0, STDOUT, STDERR):
+        try:
+            mode = os.fstat(descriptor).st_mode
+        except OSError:  # it is closed: the next file or connection would get its number, and what is printed
+            _replace(descriptor, os.devnull, os.O_RDWR)
+            continue
+        if descriptor != 0 and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+            with contextlib.suppress(OSError):  # it is another user's, who gave it to us only open
+                _replace(descriptor, f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _replace(descriptor: int, path: str, flags: int) -> None:
+    opened = os.open(path, flags)
+    if opened != descriptor:
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.set_inheritable(descriptor, True)
+
+
+class Stream:
+    """Writes lines to a descriptor, and keeps or drops what it does not take at once. Safe in threads and handlers."""
+
+    def __init__(self, descriptor: int, note: Callable[[int], bytes]) -> None:
+        """Begin.
+
+        Args:
+            descriptor: that nobody closes.
+            note: makes the line which says how many lines are missing where it stands.
+        """
+        self._descriptor, self._note = descriptor, note
+        self._write = _writer(descriptor)
+        self._lock = threading.RLock()  # a signal's handler may log, too
+        self._begin()
+        os.register_at_fork(
+            before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._forked
+        )
+
+    def _begin(self) -> None:
+        self._kept: deque[tuple[bytes, int]] = deque()
+        self._bytes = 0
+        self._busy = self._torn = False
+        self.dropped = 0
+        """Lines that were dropped since the process began."""
+        self._noted = self._told = 0  # how many of them the kept lines tell of, and those that were written
+
+    def _forked(self) -> None:
+        """Leave what the parent kept to the parent."""
+        self._begin()
+        self._lock.release()
+
+    def write(self, line: bytes) -> None:
+        """Write a line, its end included, or keep it; drop it where there is no room."""
+        with self._lock:
+            self.flush()
+            if self._kept and self._bytes + len(line) > KEPT_BYTES:
+                self.dropped += 1
+                return
+            if self.dropped > self._noted:
+                line = self._note(self.dropped - self._noted) + line
+                self._noted = self.dropped
+            if self._torn and not self._kept:
+                line = b"\n" + line
+            self._kept.append((line, self._noted))
+            self._bytes += len(line)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is kept, as far as the stream takes it now."""
+        with self._lock:
+            if self._busy:  # a signal's handler: whom it interrupted goes on with its line
+                return
+            self._busy = True
+            try:
+                while self._kept:
+                    line, noted = self._kept[0]
+                    sent = self._write(line)
+                    self._bytes -= sent
+                    self._torn = sent < len(line)
+                    if self._torn:
+                        self._kept[0] = (line[sent:], noted)
+                    else:
+                        self._kept.popleft()
+                        self._told = noted
+            except BlockingIOError:
+                pass
+            except (
+                OSError
+            ):  # nobody reads any more, or the disk is full: keeping would help as little as trying
+                self.dropped += len(self._kept)
+                self._kept.clear()
+                self._bytes, self._noted = 0, self._told
+            finally:
+                self._busy = False
+
+    def end(self) -> None:
+        """Write what is kept, and wait for the stream for a moment."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        deadline = time.monotonic() + END_SECONDS
+        self.flush()
+        while self._kept and (left := deadline - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self.flush()
+
+
+def _writer(descriptor: int) -> Callable[[bytes], int]:
+    """Return what writes some bytes to a claimed descriptor and raises BlockingIOError instead of waiting."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or not os.get_blocking(descriptor):
+        return lambda data: os.write(descriptor, data)
+    if stat.S_ISSOCK(mode):  # systemd's journal
+        connection = socket.socket(fileno=os.dup(descriptor))
+        return lambda data: connection.send(data, socket.MSG_DONTWAIT)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+
+    def write(data: bytes) -> int:
+        """Write as much as a pipe that is writable takes for certain."""
+        if not poll.poll(0):
+            raise BlockingIOError
+        return os.write(descriptor, data[: select.PIPE_BUF])
+
+    return write
