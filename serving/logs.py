@@ -25,7 +25,8 @@ ACCESS = "glyph.access"
 
 _SECRET = re.compile(r"(?i:(bearer[^a-z0-9]+)[^\s'\",]+)|glyph_[A-Za-z0-9_\-]{20,}")
 _WORD = re.compile(r'[^\s"=\\]+')
-_INTEGERS = range(-(1 << 63), 1 << 63)
+_JSON_INTEGERS = 1 << 63
+"""What orjson writes as a number is below it, and not below its negative."""
 _sinks: "dict[int, Sink]" = {}
 """The handlers of this process's standard streams, by descriptor."""
 
@@ -121,8 +122,8 @@ def _plain(value: Any) -> Any:
     match value:
         case bool() | float() | None:
             return value
-        case int() if value in _INTEGERS:
-            return value
+        case int() if -_JSON_INTEGERS <= value < _JSON_INTEGERS:
+            return int(value)
         case dict():
             return {_plain(str(key)): _plain(item) for key, item in value.items()}
         case list() | tuple():

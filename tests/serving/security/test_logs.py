@@ -1,22 +1,27 @@
 """Logs: one object or one line for each event, and in none of them what must not be there."""
 
+import dataclasses
 import json
 import logging
 import re
+import secrets
 import socket
 import sys
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
 from bundle.repository import Bundle
-from serving.logs import JsonFormatter, TextFormatter, clean
+from serving.logs import JsonFormatter, TextFormatter, clean, quoted
 from serving.token import new_token
 from tests.bundle.handmade import raw_tiff
 from tests.pictures import a_digit, png
 from tests.serving.processes import PNG, Part, form, running
+from tests.serving.security.collector import attributes
 from tests.serving.security.conftest import Guarded
 
 ID = "a-request-of-the-test"
@@ -71,6 +76,107 @@ def test_a_clients_words_cannot_forge_a_line(path: str) -> None:
     assert len(line.splitlines()) == 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
     assert "\n" not in JsonFormatter().format(record)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/predict", "/predict"),
+        ("/v2/models/a-b_c.d~e:f/infer", "/v2/models/a-b_c.d~e:f/infer"),
+        ("/日本", "/日本"),
+        ("", '""'),
+        ("/a b", '"/a b"'),
+        ("/x 200 0.1 ms request_id=forged", '"/x 200 0.1 ms request_id=forged"'),
+        ("/request_id=forged", '"/request_id=forged"'),
+        ('/" 200', r'"/\" 200"'),
+        ("/a\\", r'"/a\\"'),
+        ("/a\xa0b", r'"/a\xa0b"'),
+        ("/\u202eb", r'"/\u202eb"'),
+        ("/a\nb", r'"/a\nb"'),
+    ],
+)
+def test_a_clients_words_cannot_forge_words(value: str, shown: str) -> None:
+    """A value that could be taken for several, or for a field, stands in quotes, whichever logger has it."""
+    assert quoted(value) == shown
+    line = TextFormatter().format(a_record("GET %s failed %d times", value, 3))
+    assert line.endswith(f"] GET {shown} failed 3 times")
+
+
+def test_a_clients_words_cannot_forge_lines_of_a_traceback() -> None:
+    """Each of its lines is indented, and no line of the log is."""
+    try:
+        raise ValueError("x\n[2026-11-27 20:00:00 +0000] [7] [INFO] forged\x1b[2J\u2028y")
+    except ValueError:
+        record = a_record("it failed", exc_info=sys.exc_info())
+    record.stack_info = "Stack:\nforged"
+    first, *more = TextFormatter().format(record).splitlines()
+    assert first.endswith("it failed")
+    assert [line for line in more if not line.startswith("    ")] == []
+    assert "forged" in "".join(more)
+    assert "\x1b" not in "".join(more)
+
+
+def test_a_line_that_cannot_be_formatted_as_meant_is_written_all_the_same() -> None:
+    """Values of a library's own kind are for its own format."""
+    assert TextFormatter().format(a_record("%d of %s", np.int64(3), "a b")).endswith('"3 of a b"')
+    assert TextFormatter().format(a_record("%(a)s b", {"a": "c d"})).endswith("c d b")
+
+
+@dataclasses.dataclass
+class Held:
+    """Something of a library's own that a line may have."""
+
+    token: str
+
+
+@pytest.mark.parametrize(
+    "place", ["message", "value", "exception", "stack", "field", "nested", "object", "key"]
+)
+def test_no_part_of_a_line_can_have_a_token(place: str) -> None:
+    """Redaction is the last thing that happens to a line, so that it depends on nobody who logs."""
+    token = new_token()
+    record = a_record(f"so {token}") if place == "message" else a_record("so %s", "it is")
+    try:
+        raise ValueError(f"Bearer {token}")
+    except ValueError:
+        error = sys.exc_info()
+    fields: dict[str, Any] = {
+        "field": {"path": f"/{token}", "request_id": token},
+        "nested": {"all": [{"x": (token,)}]},
+        "object": {"held": Held(token), "large": 1 << 70, "none": None, "status": HTTPStatus.OK},
+        "key": {token: 1},
+    }
+    match place:
+        case "value":
+            record.args = (token,)
+        case "exception":
+            record.exc_info = error
+        case "stack":
+            record.stack_info = f"Stack:\n  called({token!r})"
+        case "field" | "nested" | "object" | "key":
+            record.__dict__["fields"] = fields[place]
+    line = JsonFormatter().format(record)
+    assert token not in line
+    assert "[token]" in line
+    assert json.loads(line)["logger"] == "glyph.test"
+    assert token not in TextFormatter().format(record)
+
+
+@pytest.mark.parametrize("words", ['Bearer "{}"', "Bearer  {}", "Bearer: {}", "BEARER\t{}", "bearer={}"])
+def test_the_token_of_another_maker_is_known_by_the_word_before_it(words: str) -> None:
+    """An operator's own tokens need not look like ours."""
+    for formatter in (TextFormatter(), JsonFormatter()):
+        line = formatter.format(a_record("%s", words.format("c2VjcmV0.a-b_c~d+e/f==")))
+        assert "c2Vjc" not in line
+        assert "[token]" in line
+
+
+@pytest.mark.parametrize("text", ["\u2028", "\x9b2J", "\u202e", "\U000e0001"])
+def test_a_line_of_json_is_one_line_to_every_reader(text: str) -> None:
+    """Some end lines at other characters than a newline, and some obey them."""
+    line = JsonFormatter().format(a_record("%s", text, fields={"path": text}))
+    assert line.isprintable()
+    assert json.loads(line)["message"] == json.loads(line)["path"] == text
 
 
 @pytest.mark.parametrize(
@@ -165,7 +271,47 @@ def test_neither_bodies_nor_queries_nor_tokens_are_in_the_log(guarded: Guarded) 
     assert guarded.token not in log
 
 
-def test_a_request_that_cannot_be_parsed_puts_no_token_into_the_log(guarded: Guarded) -> None:
+def test_a_token_in_a_path_or_an_id_is_not_in_the_log(guarded: Guarded) -> None:
+    """Where a client has put it by mistake; nor is it in the spans."""
+    token = new_token()
+    trace = secrets.token_hex(16)
+    answer = guarded.ask("GET", f"/{token}", X_Request_ID=token, traceparent=f"00-{trace}-{'1' * 16}-01")
+    assert answer.status == 404
+    assert guarded.ask("GET", "/v2", X_Request_ID=token).status == 200
+    assert guarded.ask("POST", f"/v2/models/{token}/infer", b"{}", X_Request_ID=ID).status == 404
+    assert "/[token]" in guarded.service.log()
+    assert token not in guarded.service.log()
+    assert guarded.ask("POST", "/predict", png(a_digit()), Content_Type=PNG, X_Request_ID=token).status == 200
+    assert token not in guarded.service.log()
+    (span,) = guarded.collector.trace(trace, 1)
+    assert attributes(span)["url.path"] == "/[token]"
+    assert token not in str(span)
+
+
+@pytest.mark.parametrize(
+    "request_line", ["GET /predict?key=SECRET HTTP/9", "GET /a b?SECRET HTTP/1.1", "GET /SECRET"]
+)
+def test_a_request_that_cannot_be_parsed_puts_no_word_of_it_into_the_log(
+    guarded: Guarded, request_line: str
+) -> None:
+    """What is wrong with it is said; a query, a field or a body may be a secret of any kind."""
+    word = new_token().removeprefix("glyph_")
+    for head in (
+        f"{request_line.replace('SECRET', word)}\r\nHost: x\r\n\r\n",
+        f"GET /v2 HTTP/1.1\r\nHost: x\r\nX-Key {word}\r\n\r\n",
+        f"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{word}\r\n",
+        f"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {word}\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", guarded.service.port), timeout=30) as connection:
+            connection.sendall(head.encode())
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+    assert word not in guarded.service.log()
+    assert "Invalid request from ip=127.0.0.1: " in guarded.service.log()
+
+
+def test_a_request_that_cannot_be_parsed_puts_no_token_no_token_into_the_log(guarded: Guarded) -> None:
     """A field without its colon is not understood as a field, and may well hold a secret."""
     token = new_token()
     for field in (f"Authorization Bearer {token}", f"Authorization : Bearer {token}", f"Bearer {token}: x"):
@@ -197,6 +343,9 @@ def test_text_is_the_default_and_says_the_same(bundle: Bundle, tmp_path: Any) ->
         answer = service.ask("POST", "/predict", png(a_digit()), Content_Type=PNG, X_Request_ID=ID)
         assert answer.status == 200
         (line,) = [line for line in service.log().splitlines() if ID in line]
+        forged = "/predict%20200%200.1%20ms%20request_id=forged"
+        assert service.ask("GET", forged).status == 404
+        assert service.log().count(f'GET "{unquote(forged)}" 404 ') == 1
     assert re.fullmatch(
         rf"\[[^]]+\] \[\d+\] \[INFO\] 127\.0\.0\.1 POST /predict 200 \d+\.\d{{3}} ms request_id={ID}", line
     )
