@@ -6,6 +6,7 @@ that was asked for does not work on this machine.
 """
 
 import argparse
+import contextlib
 import errno
 import os
 import socket
@@ -71,16 +72,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_installed(settings)
         settings = descriptors.ensure(settings)
     except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_SETTING
+        return _refused(error, EXIT_SETTING)
     if options.check:
         return check(settings)
     if problem := unusable_address(settings.host, settings.port) or _unusable_management(settings):
-        print(f"error: {problem}", file=sys.stderr)
-        return EXIT_ADDRESS
+        return _refused(problem, EXIT_ADDRESS)
     if options.check_address:
         return 0
     return _become_arbiter({name: str(value) for name, value in layer.values.items()})
+
+
+def _refused(problem: object, code: int) -> int:
+    """Say what is wrong, if it can be said, and return the code that says it in any case."""
+    with contextlib.suppress(OSError):
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+    return code
 
 
 def _unusable_management(settings: ServiceSettings) -> str | None:

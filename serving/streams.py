@@ -81,7 +81,8 @@ class Stream:
     def write(self, line: bytes) -> None:
         """Write a line, its end included, or keep it; drop it where there is no room."""
         with self._lock:
-            self.flush()
+            if self._kept:
+                self.flush()
             if self._kept and self._bytes + len(line) > KEPT_BYTES:
                 self.dropped += 1
                 return
@@ -145,7 +146,7 @@ def _writer(descriptor: int) -> Callable[[bytes], int]:
     poll.register(descriptor, select.POLLOUT)
 
     def write(data: bytes) -> int:
-        """Write as much as a pipe that is writable takes for certain."""
+        """Write as much as a pipe that is writable takes, unless another process fills it at this very moment."""
         if not poll.poll(0):
             raise BlockingIOError
         return os.write(descriptor, data[: select.PIPE_BUF])

@@ -1,5 +1,6 @@
 """What a request leaves behind: its line in the access log, its spans, and the context in its answer."""
 
+import functools
 import logging
 from collections.abc import Mapping
 
@@ -63,6 +64,12 @@ def _log(finished: Finished, own: TraceContext | None) -> None:
         fields["batch"] = finished.batch
     fields |= {f"{phase}_ms": round(seconds * 1000, 3) for phase, seconds in finished.phases.items()}
     known = {name: value for name, value in named.items() if value is not None}
-    line = " ".join(["%s %s %s %d %.3f ms", *(f"{name}=%s" for name in known)])
+    fields |= known
     said = (finished.client or "-", finished.method, finished.path, finished.status, milliseconds)
-    access.info(line, *said, *known.values(), extra={"fields": fields | known})
+    access.info(_line(*known), *said, *known.values(), extra={"fields": fields})
+
+
+@functools.cache
+def _line(*names: str) -> str:
+    """Return the format of a line, whose last values have these names: each is a value, which the log may quote."""
+    return " ".join(["%s %s %s %d %.3f ms", *(f"{name}=%s" for name in names)])

@@ -28,7 +28,7 @@ from tests.serving import models
 from tests.serving.models import publish_synthetic
 from tests.serving.operations.management import Managed, await_, managed
 from tests.serving.operations.test_management import workers_of
-from tests.serving.processes import ROOT, running, serving_command
+from tests.serving.processes import ROOT, environment, running, serving_command
 
 LONG_PATH = "/" + 3000 * "x"
 """Of which a few hundred fill what a process keeps."""
@@ -38,6 +38,21 @@ DROPPED = "glyph_log_lines_dropped_total"
 def with_streams(redirections: str, before: str = "") -> list[str]:
     """Return a command that starts the service with its standard streams as a shell redirects them."""
     return ["sh", "-c", f"{before} exec {shlex.join(serving_command())} {redirections}"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "code"), [({"GLYPH_PORT": "none"}, 2), ({"GLYPH_HOST": "192.0.2.1"}, 1)]
+)
+def test_the_exit_code_says_what_is_wrong_where_nothing_else_can(
+    variables: dict[str, str], code: int, bundle: Bundle
+) -> None:
+    """As where the log's disk is full."""
+    settings = environment(model=bundle.path.parent, provider="cpu") | variables
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            serving_command(), env=settings, cwd=ROOT, stdout=full, stderr=full, check=False
+        )
+    assert done.returncode == code
 
 
 @contextlib.contextmanager
@@ -69,7 +84,8 @@ C_LOCALE = "export LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0;"
     [
         pytest.param(">&- 2>&-", "", "text", id="closed"),
         pytest.param("<&- >&- 2>&-", "", "json", id="all closed"),
-        pytest.param(">/dev/full 2>&1", "", "text", id="full disk"),
+        pytest.param(">/dev/full", "", "text", id="full disk"),
+        pytest.param(">/dev/full 2>&1", "", "text", id="full disk for both"),
         pytest.param("", ASCII, "text", id="ascii"),
         pytest.param("", ASCII, "json", id="ascii, json"),
         pytest.param("", C_LOCALE, "text", id="C locale"),
