@@ -136,6 +136,15 @@ ALERTS = (
         remedy="As for drift; ?threshold= lets callers have the label withheld.",
     ),
     Alert(
+        name="GlyphLogLinesDropped",
+        expression="sum by (instance) (increase(glyph_log_lines_dropped_total[15m])) > 0",
+        lasting="0m",
+        severity="ticket",
+        meaning="Lines of the log were dropped, because what reads standard output or error did not take them.",
+        remedy="Requests are answered all the same. See whether the log's reader keeps up, has stopped or is gone, or "
+        "its disk is full.",
+    ),
+    Alert(
         name="GlyphDescriptors",
         expression='process_open_fds{process="worker"} > 0.8 * process_max_fds{process="worker"}',
         lasting="10m",

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -97,7 +98,7 @@ def test_the_service_serves_whatever_its_streams_are(
     """Also where it is to say that a class is called as no ASCII can write."""
     monkeypatch.setattr(models, "CLASSES", tuple(f"日本-{name}" for name in models.CLASSES))
     model = publish_synthetic(tmp_path / "models").path.parent
-    settings = {"model": model, "log_format": log_format, "access_log": True}
+    settings: dict[str, Any] = {"model": model, "log_format": log_format, "access_log": True}
     with running(
         tmp_path, until="/readyz", command=with_streams(redirections, before), **settings
     ) as service:

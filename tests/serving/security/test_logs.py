@@ -6,9 +6,11 @@ import logging
 import re
 import secrets
 import socket
+import subprocess
 import sys
 from datetime import datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,7 +22,7 @@ from serving.logs import JsonFormatter, TextFormatter, clean, quoted
 from serving.token import new_token
 from tests.bundle.handmade import raw_tiff
 from tests.pictures import a_digit, png
-from tests.serving.processes import PNG, Part, form, running
+from tests.serving.processes import PNG, ROOT, Part, form, running
 from tests.serving.security.collector import attributes
 from tests.serving.security.conftest import Guarded
 
@@ -309,6 +311,25 @@ def test_a_request_that_cannot_be_parsed_puts_no_word_of_it_into_the_log(
                 pass
     assert word not in guarded.service.log()
     assert "Invalid request from ip=127.0.0.1: " in guarded.service.log()
+
+
+def test_gunicorns_lines_have_no_query_and_its_own_access_log_no_token(tmp_path: Path) -> None:
+    """Gunicorn writes a request's target in places, and an access log of its own if GUNICORN_CMD_ARGS asks for one."""
+    token, log = new_token(), tmp_path / "access.log"
+    program = (
+        "from gunicorn.config import Config; from serving import logs; from serving.settings import ServiceSettings; "
+        f"logs.configure(ServiceSettings()); config = Config(); config.set('accesslog', {str(log)!r}); "
+        "log = logs.ServiceLogger(config); log.setup(config); "
+        "log.exception('Error handling request %s %s', 'GET', '/predict?secret'); "
+        f"log.access_log.info('%(r)s', {{'r': 'GET /{token}'}})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    first, *more = done.stderr.splitlines()
+    assert first.endswith("] Error handling request GET /predict")
+    assert not any("Error handling" in line for line in more)
+    assert log.read_text().endswith("] GET /[token]\n")
 
 
 def test_a_request_that_cannot_be_parsed_puts_no_token_no_token_into_the_log(guarded: Guarded) -> None:
