@@ -18,6 +18,7 @@ BENCHES = {
     "kills": ("bench.kills", "a run killed again and again ends at the uninterrupted run's weights"),
     "probes": ("bench.probes", "probes of the management port, at twice the data port's capacity"),
     "fuzz": ("bench.fuzz", "damaged images and requests: every one is refused or answered, none fails"),
+    "http11": ("bench.http11.command", "how strictly HTTP/1.1 is read, beside Gunicorn, Uvicorn and nginx"),
     "memory": ("bench.memory", "the memory of a service that answers 200,000 mixed requests"),
     "idle": ("bench.idle", "memory of idle connections, and what 10,000 of them cost those that ask"),
     "start": ("bench.start", "time from the command to the first 200 of /readyz"),

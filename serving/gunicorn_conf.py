@@ -79,7 +79,7 @@ http_parser = "python"  # whatever is installed: gunicorn_h1c answers malformed 
 secure_scheme_headers = {
     "X-FORWARDED-PROTO": "https"
 }  # one: proxies send several, and they may contradict it
-limit_request_line = 4094
+limit_request_line = 8190  # Gunicorn's most; RFC 9112, section 3, asks for 8000 at least
 limit_request_fields = 64
 limit_request_field_size = 8190
 

@@ -6,7 +6,6 @@ clients in the thread's place for as long as the answer fits into memory, and ma
 """
 
 import contextlib
-import io
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -77,18 +76,6 @@ class Wire:
     def gettimeout(self) -> float:
         """Say that it does not block, which is what Gunicorn wants to know before it writes an error."""
         return 0.0
-
-
-class BrokenBody(io.RawIOBase):
-    """The body of a request that did not arrive whole."""
-
-    def readinto(self, _buffer: Any) -> int:
-        """Fail as a socket would.
-
-        Raises:
-            EOFError: always.
-        """
-        raise EOFError("the request's body ended early or its chunks are malformed")
 
 
 class _Response(wsgi.Response):  # type: ignore[misc]

@@ -22,9 +22,15 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships n
     UnsupportedTransferCoding,
 )
 
-from serving.errors import MalformedRequestError, OverloadedError, ProblemError, RequestTimeoutError
+from serving.errors import (
+    MalformedBodyError,
+    MalformedRequestError,
+    OverloadedError,
+    ProblemError,
+    RequestTimeoutError,
+)
 from serving.inference.bodies import Body, LengthBody
-from serving.inference.bridge import BrokenBody, Wire
+from serving.inference.bridge import Wire
 from serving.inference.chunked import ChunkedBody
 from serving.inference.head import Head
 from serving.inference.input import MAX_HEAD, Input
@@ -428,12 +434,12 @@ class Connection(asyncio.Protocol):
             self.answered(self._door.options(head))
             return
         if not self._door.predicts(head):
-            if isinstance(error, OverloadedError | RequestTimeoutError):
+            if isinstance(error, MalformedBodyError | OverloadedError | RequestTimeoutError):
                 self._door.pipeline.state.metrics.refusal(error.kind)
                 self.answered(problem(error))
                 return
             self._wire = Wire(self._send_from_thread)
-            self._door.call(self, head, BrokenBody() if body is None else io.BytesIO(body), self._wire)
+            self._door.call(self, head, io.BytesIO(body or b""), self._wire)
             return
         self._door.predict(self, head, body or b"", self._started, error)
 
@@ -452,6 +458,8 @@ class Connection(asyncio.Protocol):
             self._door.worker.log.exception("an answer could not be written", exc_info=error)
             answer = problem(unforeseen())
             data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
+        if self._head.method == "HEAD":  # a refusal: WSGI answers all else (RFC 9110, section 9.3.2)
+            data = data[: len(data) - len(answer.body)]
         self._written += len(data)
         self._transport.write(data)
         if self._head.original is not None:

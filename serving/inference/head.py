@@ -16,7 +16,15 @@ from typing import Any
 from urllib.parse import unquote
 
 from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import InvalidHeader, NoMoreData  # type: ignore[import-untyped]
+from gunicorn.http.errors import (  # type: ignore[import-untyped]
+    InvalidHeader,
+    InvalidRequestLine,
+    InvalidRequestMethod,
+    LimitRequestLine,
+    NoMoreData,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.http.message import Request as GunicornRequest  # type: ignore[import-untyped]
 from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
@@ -28,7 +36,7 @@ FAST_FIELDS = 32
 MAX_FAST_LENGTH_DIGITS = 15
 
 ORDINARY = re.compile(
-    rb"POST (/[!\"$-.0-~][!\"$-~]*) HTTP/1\.1\r\n"  # no second slash, no fragment
+    rb"POST (/[!\"$-.0-\[\]-~][!\"$-\[\]-~]*) HTTP/1\.1\r\n"  # no second slash, no fragment, no backslash
     rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n){1,32}"  # no underscore, no folding, no bare LF
     rb"\r\n"
 )
@@ -36,8 +44,12 @@ ORDINARY = re.compile(
 
 EXTRAORDINARY = frozenset(("transfer-encoding", "expect", "upgrade"))
 """Fields that change how a message is read; Gunicorn's parser decides on them."""
-HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
-"""The value of a Host field (RFC 9110, section 7.2; RFC 3986, section 3.2.2)."""
+HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?")
+"""The value of a Host field (RFC 9110, section 7.2; RFC 3986, section 3.2.2): http has no target without a host."""
+CODINGS = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^`|~0-9A-Za-z]+)*")
+"""Names of transfer codings: a list without empty members, and without parameters, which none has that is in use."""
+MAX_METHOD = 20
+"""Bytes of the longest method; Gunicorn's limit."""
 FORWARDED = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
 """Fields that each say whether a proxy's client came over TLS."""
 
@@ -126,6 +138,13 @@ def read_ordinary(head: bytes) -> Head | None:
     )
 
 
+def overlong(line: bytes, limit: int) -> ParseException:
+    """Return what is wrong with a request line beyond the limit: its method, or else its target."""
+    if b" " not in line[: MAX_METHOD + 1]:
+        return InvalidRequestMethod(line[: MAX_METHOD + 1].decode("latin-1"))
+    return LimitRequestLine(len(line), limit)
+
+
 def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
     """Read a head by Gunicorn's parser; None if it is not whole.
 
@@ -135,17 +154,21 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
         peer: the client's address, as the socket has it.
 
     Raises:
-        ParseException: what Gunicorn refuses, and HTTP/1.1 without a well-formed Host field.
+        ParseException: what Gunicorn refuses, and what `_check` does.
     """
     try:
         request = GunicornRequest(configuration, IterUnreader(pieces), peer)
     except (NoMoreData, StopIteration):
         return None
+    except LimitRequestLine as error:
+        line = b"".join(pieces).removeprefix(b"\r\n").partition(b"\r\n")[0]
+        raise overlong(line, error.max_size) from error
+    except UnsupportedTransferCoding as error:
+        if not CODINGS.fullmatch(error.hdr):
+            raise InvalidHeader("TRANSFER-ENCODING") from error
+        raise
     headers = joined(request.headers)
-    if not HOST.fullmatch(headers.get("host", "" if request.version < (1, 1) else "@")):
-        raise InvalidHeader(
-            "an HTTP/1.1 request has one Host field, with a host in it (RFC 9112, section 3.2)"
-        )
+    _check(request, headers)
     request.version = min(request.version, (1, 1))  # the answer says no higher one (RFC 9110, section 2.5)
     if closes(headers):
         request.force_close()  # Gunicorn looks at the first field alone, and for no list in it
@@ -162,3 +185,22 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
         original=request,
         size=sum(map(len, pieces)),
     )
+
+
+def _check(request: Any, headers: Mapping[str, str]) -> None:
+    """Refuse what Gunicorn takes, and an origin server does not.
+
+    Raises:
+        ParseException: HTTP/1.1 without a host, a target that is none, CONNECT, a coding that is not undone here.
+    """
+    if not HOST.fullmatch(headers.get("host", "a" if request.version < (1, 1) else "")):
+        raise InvalidHeader(
+            "an HTTP/1.1 request has one Host field, with a host in it (RFC 9112, section 3.2)"
+        )
+    if request.method == "CONNECT":  # it asks for a tunnel: of a proxy (RFC 9110, section 9.3.6)
+        raise InvalidRequestMethod(request.method)
+    if "#" in request.uri or "\\" in request.uri:  # neither is in a target (RFC 9112, 3.2; RFC 3986, 2)
+        raise InvalidRequestLine(request.uri)
+    coding = headers.get("transfer-encoding", "chunked")
+    if coding.lower() != "chunked":  # Gunicorn takes gzip for one that it undoes
+        raise UnsupportedTransferCoding(coding)

@@ -11,11 +11,10 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships n
     InvalidHeader,
     InvalidRequestLine,
     LimitRequestHeaders,
-    LimitRequestLine,
 )
 
 from serving.inference.chunked import has_bare_lf
-from serving.inference.head import Head, read_any, read_ordinary
+from serving.inference.head import Head, overlong, read_any, read_ordinary
 
 if TYPE_CHECKING:
     from serving.inference.door import Door
@@ -89,8 +88,8 @@ class Input:
         if end < 0:
             self._check_partial(data, at, client)
             return None
-        if end + 4 - at > MAX_HEAD:
-            raise LimitRequestHeaders("limit request head size")
+        if end + 4 - at > MAX_HEAD:  # it is wrong for the same reason in one piece and in many
+            self._check_partial(data[: at + MAX_HEAD], at, client)
         head = bytes(data[at : end + 4])
         parsed = read_ordinary(head) if self._door.fast else None
         if parsed is None or not self._door.pipeline.is_prediction(parsed.method, parsed.path):
@@ -111,7 +110,7 @@ class Input:
             end = data.find(b"\r\n", max(start, fresh - 1))
             limit = self._door.worker.cfg.limit_request_line
             if end < 0 and len(data) - start - 2 > limit > 0:
-                raise LimitRequestLine(len(data) - start, limit)
+                raise overlong(bytes(data[start:]), limit)
             if end < 0 and has_bare_lf(data, fresh):
                 raise InvalidRequestLine("bare LF as line terminator")
             if end >= 0:
