@@ -42,7 +42,7 @@ from serving.errors import (
     ProblemError,
 )
 from serving.exposition import PodCollector
-from serving.messages import JSON
+from serving.messages import HOST, JSON
 from serving.pod import Pod, report
 from serving.settings import ServiceSettings, load_settings, management_port
 
@@ -61,6 +61,10 @@ RESTART_SECONDS = 1.0
 TICK_SECONDS = 1.0
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_VALUE = re.compile(
+    r"[\t -~\x80-\xff]*"
+)  # RFC 9110, section 5.5; the library leaves the line ends of a folded one
+_TARGET = re.compile(r"[!-~]+")  # RFC 3986, section 2
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -85,8 +89,13 @@ class Handler(BaseHTTPRequestHandler):
         if not super().parse_request():
             return False
         fields = self.headers
-        if fields.defects or fields.get_payload() or not all(map(_NAME.fullmatch, fields.keys())):
+        lines = (map(_NAME.fullmatch, fields.keys()), map(_VALUE.fullmatch, fields.values()))
+        if fields.defects or fields.get_payload() or not all(map(all, lines)):
             self.send_error(HTTPStatus.BAD_REQUEST, "a line of its head is no field")
+            return False
+        hosts = fields.get_all("Host", ["a"] if self.request_version == "HTTP/1.0" else [])
+        if len(hosts) != 1 or not HOST.fullmatch(hosts[0]) or not _TARGET.fullmatch(self.path):
+            self.send_error(HTTPStatus.BAD_REQUEST, "it has no target, or not one Host field")
             return False
         lengths = fields.get_all("Content-Length", ["0"])
         if "Transfer-Encoding" in fields or lengths != ["0"]:

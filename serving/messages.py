@@ -1,10 +1,13 @@
 """A request and its answer as plain data: what both doors, the inference worker and WSGI, translate to."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
 JSON = "application/json"
+HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?")
+"""The value of a Host field (RFC 9110, section 7.2; RFC 3986, section 3.2.2): http has no target without a host."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,6 +14,11 @@ class Body(Protocol):
     rest: bytes
 
     @property
+    def announced(self) -> int:
+        """Bytes of data that there are at least."""
+        ...
+
+    @property
     def held(self) -> int:
         """Bytes that are kept, of data and of framing that is not whole yet."""
         ...
@@ -41,6 +46,11 @@ class LengthBody:
         self.rest = b""
         self._left = length
         self._forgotten = False
+
+    @property
+    def announced(self) -> int:
+        """Bytes of data."""
+        return self.size + self._left
 
     @property
     def held(self) -> int:

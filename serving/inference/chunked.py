@@ -17,7 +17,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
     LimitRequestHeaders,
 )
 
-_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]+")
+_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,16}")  # of 64 bits, beyond which servers count differently
 MAX_OVERHEAD = 64 << 10
 """Bytes of extensions and small chunks' framing, beyond what `FREE_OVERHEAD` allows, in one body."""
 FREE_OVERHEAD = 16
@@ -54,6 +54,11 @@ class ChunkedBody:
     def held(self) -> int:
         """Bytes that are kept, of data and of framing that is not whole yet."""
         return len(self.data) + len(self._buffer)
+
+    @property
+    def announced(self) -> int:
+        """Bytes of data that there are at least, as the chunk says that is being read."""
+        return self.size + self._left
 
     def feed(self, data: bytes) -> None:
         """Take what has arrived.

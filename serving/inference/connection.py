@@ -344,10 +344,11 @@ class Connection(asyncio.Protocol):
         """Dispatch the request when its body is whole, or as soon as it is too large."""
         limit = self._door.settings.max_body_bytes
         try:
-            if body.size > limit:
+            if body.announced > limit:
                 raise too_large(limit)
             self._count()
         except ProblemError as error:
+            self._must_close |= body.announced > MAX_DISCARDED_BYTES
             body.forget()
             self._dispatch(b"", error)
             return True
@@ -364,7 +365,7 @@ class Connection(asyncio.Protocol):
             self._input.put(body.rest)
             self._body = None
             self._wait(self._door.settings.keepalive_seconds)
-        elif body.size > MAX_DISCARDED_BYTES:
+        elif body.announced > MAX_DISCARDED_BYTES:
             self._body, self._must_close = None, True
             if self.phase == "head":
                 self._close()

@@ -28,7 +28,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 from gunicorn.http.message import Request as GunicornRequest  # type: ignore[import-untyped]
 from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
-from serving.messages import joined
+from serving.messages import HOST, joined
 
 FAST_BYTES = 4000
 """Longest head that is read the fast way; within each of Gunicorn's limits, whatever it is made of."""
@@ -44,8 +44,6 @@ ORDINARY = re.compile(
 
 EXTRAORDINARY = frozenset(("transfer-encoding", "expect", "upgrade"))
 """Fields that change how a message is read; Gunicorn's parser decides on them."""
-HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?")
-"""The value of a Host field (RFC 9110, section 7.2; RFC 3986, section 3.2.2): http has no target without a host."""
 CODINGS = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^`|~0-9A-Za-z]+)*")
 """Names of transfer codings: a list without empty members, and without parameters, which none has that is in use."""
 MAX_METHOD = 20

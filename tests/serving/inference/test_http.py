@@ -175,6 +175,28 @@ def test_a_refused_chunked_body_is_read_to_its_end(service: Service, digit: Pixe
         assert read_answer(stream)[0] == 200
 
 
+def test_a_chunk_that_says_too_much_is_refused_before_it_comes(
+    doors: tuple[Service, Service], digit: Pixels
+) -> None:
+    """At its size; nobody waits for what would be thrown away. A size of more than 64 bits is none."""
+    for size, status in ((b"900000", 413), (b"7fffffffffffffff", 413), (b"10000000000000000", 400)):
+        with connected(doors[0].port) as connection, connection.makefile("rb") as stream:
+            connection.sendall(CHUNKED + b"\r\n" + size + b"\r\n")
+            assert read_answer(stream)[0] == status
+    with connected(doors[0].port) as connection, connection.makefile("rb") as stream:
+        connection.sendall(CHUNKED + b"\r\n900000\r\n")
+        assert read_answer(stream)[0] == 413
+        connection.sendall(bytes(0x900000) + b"\r\n0\r\n\r\n" + post(png(digit)))
+        assert read_answer(stream)[0] == 200
+
+
+def test_a_refusal_of_head_has_no_body(doors: tuple[Service, Service]) -> None:
+    """A body that is broken is refused before the application is asked (RFC 9110, section 9.3.2)."""
+    answer = talk(doors[0].port, CHUNKED.replace(b"POST", b"HEAD") + b"\r\nx\r\n")
+    assert statuses(answer) == [400]
+    assert answer.endswith(b"\r\n\r\n")
+
+
 def test_a_client_that_goes_away_harms_nobody(service: Service, digit: Pixels) -> None:
     """Resets in the middle of heads, bodies and answers; the next client is served."""
     for data in (post(png(digit)), post(png(digit))[:-10], b"POST /pre", b"GET /livez HTTP/1.1\r\n\r\n"):
