@@ -81,6 +81,11 @@ class Case:
     waits: bool = False
     """The request is not whole, so that a server that waits for the rest answers nothing, and is right."""
 
+    def begins(self, start: bytes) -> bool:
+        """Tell whether this is what is sent first."""
+        first = self.steps[0]
+        return isinstance(first, bytes) and first.startswith(start)
+
 
 def family(name: str) -> Callable[..., Case]:
     """Return what makes the cases of a family."""

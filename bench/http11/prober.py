@@ -111,19 +111,20 @@ def probe(
     """
     with socket.create_connection(address, timeout=patience) as connection:
         connection.settimeout(quiet if case.waits else patience)
-        wire, answers = _Wire(connection), []
+        wire = _Wire(connection)
+        answers: list[Answer | None] = []
         for step in case.steps:
             data = step if isinstance(step, bytes) else step(answers[0])
             wire.send(data)
             to_head = data.startswith(b"HEAD ")
             answers.append(wire.answer(to_head=to_head))
-        if answers[-1] is None:
+        if (last := answers[-1]) is None:
             return Outcome(answers=tuple(answers), closed=wire.ended)
         wire.send(get(b"Connection: close"))
         trailing = wire.rest()
         found = [match.start() for match in _STATUS_LINE.finditer(trailing)]
         if to_head:  # whatever is before the next answer should not be there
-            answers[-1] = replace(answers[-1], body=trailing[: found[0]] if found else trailing)
+            answers[-1] = replace(last, body=trailing[: found[0]] if found else trailing)
         return Outcome(answers=tuple(answers), closed=not found, extra=max(0, len(found) - 1))
 
 

@@ -17,7 +17,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
     LimitRequestHeaders,
 )
 
-_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,16}")  # of 64 bits, beyond which servers count differently
+_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,16}")  # 64 bits, as `head.LENGTH_BITS`
 MAX_OVERHEAD = 64 << 10
 """Bytes of extensions and small chunks' framing, beyond what `FREE_OVERHEAD` allows, in one body."""
 FREE_OVERHEAD = 16

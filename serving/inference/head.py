@@ -46,6 +46,8 @@ EXTRAORDINARY = frozenset(("transfer-encoding", "expect", "upgrade"))
 """Fields that change how a message is read; Gunicorn's parser decides on them."""
 CODINGS = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^`|~0-9A-Za-z]+)*")
 """Names of transfer codings: a list without empty members, and without parameters, which none has that is in use."""
+LENGTH_BITS = 64
+"""Of a length, and of a chunk's size, beyond which servers count differently (RFC 9110, section 8.6)."""
 MAX_METHOD = 20
 """Bytes of the longest method; Gunicorn's limit."""
 FORWARDED = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
@@ -189,7 +191,8 @@ def _check(request: Any, headers: Mapping[str, str]) -> None:
     """Refuse what Gunicorn takes, and an origin server does not.
 
     Raises:
-        ParseException: HTTP/1.1 without a host, a target that is none, CONNECT, a coding that is not undone here.
+        ParseException: HTTP/1.1 without a host, a target that is none, CONNECT, a length beyond all counting, a
+            coding that is not undone here.
     """
     if not HOST.fullmatch(headers.get("host", "a" if request.version < (1, 1) else "")):
         raise InvalidHeader(
@@ -199,6 +202,8 @@ def _check(request: Any, headers: Mapping[str, str]) -> None:
         raise InvalidRequestMethod(request.method)
     if "#" in request.uri or "\\" in request.uri:  # neither is in a target (RFC 9112, 3.2; RFC 3986, 2)
         raise InvalidRequestLine(request.uri)
+    if int(headers.get("content-length", 0)).bit_length() > LENGTH_BITS:
+        raise InvalidHeader("CONTENT-LENGTH")
     coding = headers.get("transfer-encoding", "chunked")
     if coding.lower() != "chunked":  # Gunicorn takes gzip for one that it undoes
         raise UnsupportedTransferCoding(coding)

@@ -117,7 +117,7 @@ def test_every_refusal_is_a_problem_and_is_counted(probed: Managed) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if not case.waits and case.steps[0].startswith(b"POST / ")], ids=named
+    "case", [case for case in CASES if not case.waits and case.begins(b"POST / ")], ids=named
 )
 def test_what_is_refused_of_a_page_is_refused_of_a_prediction(probed: Managed, case: Case) -> None:
     """The fast path reads no request that the other refuses, and ends the connection as the other does."""

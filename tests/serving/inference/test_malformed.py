@@ -200,6 +200,11 @@ ONLY_HERE: dict[str, tuple[bytes, list[int], bytes]] = {
         [415],
         b"Connection: close",
     ),
+    "prediction that closes in a second field": (
+        PREDICT + b"Connection: keep-alive\r\nConnection: close\r\nContent-Length: 4\r\n\r\nabcd",
+        [415],
+        b"Connection: close",
+    ),
     "a later version": (GET.replace(b"1.1", b"1.7") + b"\r\n", OK, b"HTTP/1.1 200 OK"),
     "prediction of a later version": (
         PREDICT.replace(b"1.1", b"1.2") + b"Content-Length: 4\r\n\r\nabcd",
@@ -249,6 +254,7 @@ ONLY_HERE: dict[str, tuple[bytes, list[int], bytes]] = {
         [501],
         PROBLEM,
     ),
+    "length of 65 bits": (POST + b"Content-Length: 18446744073709551616\r\n\r\n", BAD, PROBLEM),
     "no coding": (POST + b"Transfer-Encoding:\r\n\r\n", BAD, PROBLEM),
     "no coding, then chunks": (POST + b"Transfer-Encoding: , chunked\r\n\r\n0\r\n\r\n", BAD, PROBLEM),
     "chunks with a parameter": (POST + b"Transfer-Encoding: chunked;a=b\r\n\r\n0\r\n\r\n", BAD, PROBLEM),
