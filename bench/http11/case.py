@@ -138,20 +138,22 @@ def answered(
 
 
 refused = answered(BAD, silent=PASS)
-"""400, or the connection is closed."""
+"""400, or the connection is closed; as in the suite it passes too to say nothing, and to wait for more."""
 refused_in_words = answered(BAD, closed=FAIL)
 """400, and nothing else will do: the RFC asks for an answer."""
 refused_or_read = answered(BAD, OK)
 """400 is safer, to read it is allowed."""
-refused_or_waits = answered(BAD, silent=PASS)
+read = answered(BAD, OK)
+"""400 is safer, to read it is allowed."""
+refused = answered(BAD, silent=PASS)
 """400, or the connection is closed, or the rest of the request is waited for."""
 read = answered(OK, silent=PASS)
 """2xx, or the connection is closed."""
 
 
-def also(accepted: tuple[int, ...], judge: Callable[..., Judge] = answered) -> Judge:
-    """Judge as `refused`, with more statuses that refuse."""
-    return judge((*BAD, *accepted))
+def also(*accepted: int) -> Judge:
+    """Judge that the request is refused by 400 or one of these statuses, or the connection is closed."""
+    return answered((*BAD, *accepted))
 
 
 def echoed(body: bytes) -> Judge:

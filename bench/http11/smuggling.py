@@ -266,7 +266,7 @@ CASES: tuple[Case, ...] = (
     _case("SMUG-CL-COMMA-SAME", MUST, _FIELD_AND_LENGTH, length(b"5, 5"), refused_or_read, scored=False),
     _case("SMUG-CL-COMMA-TRIPLE", MUST, _FIELD_AND_LENGTH, length(b"5, 5, 5"), refused_or_read, scored=False),
     # Codings, each with a length beside it but where it says otherwise
-    _case("SMUG-TE-XCHUNKED", MUST, _TE_CL, coding(b"xchunked"), also((501,))),
+    _case("SMUG-TE-XCHUNKED", MUST, _TE_CL, coding(b"xchunked"), also(501)),
     _case("SMUG-TE-TRAILING-SPACE", MUST, _TE_CL, coding(b"chunked "), _read_and_closed),
     _case(
         "SMUG-TE-SP-BEFORE-COLON",
@@ -304,7 +304,7 @@ CASES: tuple[Case, ...] = (
     _case("SMUG-TE-VTAB", MUST, _TE_CL, coding(b"\x0bchunked"), refused),
     _case("SMUG-TE-FORMFEED", MUST, _TE_CL, coding(b"\x0cchunked"), refused),
     _case("SMUG-TE-NULL", MUST, _TE_CL, coding(b"chunked\0"), refused),
-    _case("SMUG-TE-IDENTITY", MUST, "RFC 9112, 7", coding(b"identity"), also((501,))),
+    _case("SMUG-TE-IDENTITY", MUST, "RFC 9112, 7", coding(b"identity"), also(501)),
     _case(
         "SMUG-TE-OBS-FOLD",
         MUST,
