@@ -61,9 +61,7 @@ RESTART_SECONDS = 1.0
 TICK_SECONDS = 1.0
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
-_VALUE = re.compile(
-    r"[\t -~\x80-\xff]*"
-)  # RFC 9110, section 5.5; the library leaves the line ends of a folded one
+_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # RFC 9110, section 5.5; a folded one has its line ends still
 _TARGET = re.compile(r"[!-~]+")  # RFC 3986, section 2
 
 
