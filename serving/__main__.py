@@ -136,11 +136,11 @@ def unusable_address(
 
 def _become_arbiter(options: dict[str, str]) -> NoReturn:
     """Go on as Gunicorn's arbiter, in this process: signals reach it without anyone between."""
-    from serving import arbiter
+    from gunicorn.app.wsgiapp import run  # type: ignore[import-untyped]  # it ships no types
 
     os.environ.update({ENVIRONMENT_PREFIX + name.upper(): value for name, value in options.items()})
-    sys.argv[1:] = arbiter.CONFIGURATION
-    arbiter.main()
+    sys.argv[1:] = ["--config", "python:serving.gunicorn_conf"]
+    run()
     raise AssertionError
 
 

@@ -38,12 +38,17 @@ def start_app() -> Flask:
     A provider that cannot work ends the whole service: Gunicorn's arbiter halts, and does not
     start the worker again, when one exits with APP_LOAD_ERROR.
     """
+    metrics = Metrics.create()
     try:
-        app = create_app(load_settings(), Metrics.create())
+        app = create_app(load_settings(), metrics)
+        Housekeeper(app.extensions["glyph"]).start()
     except ProviderError as error:
         log.critical("the service ends: %s", error)
         sys.exit(APP_LOAD_ERROR)
-    Housekeeper(app.extensions["glyph"]).start()
+    except SystemExit as end:  # raised by a signal's handler
+        if not end.code:
+            metrics.ended()
+        raise
     return app
 
 

@@ -3,9 +3,12 @@
 Every name here that Gunicorn knows is one of its settings.
 """
 
+import functools
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from serving import descriptors, logs
@@ -13,6 +16,7 @@ from serving.access import check_file
 from serving.companion import Companion
 from serving.cpus import usable_cpus
 from serving.cuda import missing_device_by_child
+from serving.readiness import ENDING
 from serving.settings import ServiceSettings, load_settings
 from serving.tracing import check_installed
 
@@ -95,7 +99,29 @@ def on_starting(server: Any) -> None:
     if problem := unsupported(server.cfg):
         print(f"error: {problem}", file=sys.stderr, flush=True)
         sys.exit(2)
+    # SIGUSR2 starts these arguments. Gunicorn's would start a file by its path, of which the directory then comes
+    # before the standard library: in Gunicorn's own, `import http` finds the wrong package.
+    server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
     _companion.start()
+
+
+def when_ready(server: Any) -> None:
+    """Change how the arbiter takes two kinds of signals, now that it has its handlers."""
+    on_reload(server)
+    signal.signal(signal.SIGHUP, functools.partial(_hang_up, server))
+    os.register_at_fork(after_in_parent=functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, ENDING))
+
+
+def _hang_up(server: Any, number: int, frame: FrameType | None) -> None:
+    """Queue a SIGHUP, unless one waits already: Gunicorn replaces the workers once for each in its queue."""
+    if not server.hangup_waits:
+        server.hangup_waits = True
+        server.signal(number, frame)
+
+
+def on_reload(server: Any) -> None:
+    """Let the next SIGHUP be queued, as the one before is being done."""
+    server.hangup_waits = False
 
 
 def unsupported(configuration: Any) -> str | None:
@@ -117,9 +143,9 @@ def on_exit(_server: Any) -> None:
     _companion.end()
 
 
-def pre_fork(server: Any, worker: Any) -> None:
-    """Tell a worker whether it replaces one that answers; Gunicorn's own arbiter does not know."""
-    worker.must_be_ready = getattr(server, "must_be_ready", False)
+def pre_fork(_server: Any, _worker: Any) -> None:
+    """Hold back what could end the worker until it has its own handlers; the arbiter goes on after the fork."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

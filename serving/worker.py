@@ -8,15 +8,14 @@ from types import FrameType
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # it ships no types
 
-from serving.handover import HandoverWorker
+from serving.readiness import ReadinessMixin
 
 
-class ReadyThreadWorker(HandoverWorker, ThreadWorker):  # type: ignore[misc]
+class ReadyThreadWorker(ReadinessMixin, ThreadWorker):  # type: ignore[misc]
     """`gthread` that accepts nothing before its model is proven, and is not ready from SIGTERM on."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End gracefully, and say so to whoever asks whether to send more."""
-        application = getattr(self, "wsgi", None)  # it is missing while the model is loaded
-        if application is not None:
-            application.extensions["glyph"].drain()
+        if self.booted and self.alive:  # a second signal may come when it has ended already
+            self.wsgi.extensions["glyph"].drain()
         super().handle_exit(sig, frame)

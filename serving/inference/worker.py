@@ -16,7 +16,7 @@ from gunicorn import sock as gunicorn_sock  # type: ignore[import-untyped]  # it
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
 from serving.descriptors import EXHAUSTED
-from serving.handover import HandoverWorker
+from serving.readiness import ReadinessMixin
 
 if TYPE_CHECKING:
     from serving.inference.connection import Connection
@@ -28,7 +28,7 @@ LINGER_SECONDS = 2.0
 """How long an ending process keeps idle connections, on which a request may be on its way; as gthread does."""
 
 
-class InferenceWorker(HandoverWorker, Worker):  # type: ignore[misc]
+class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
     """Serves HTTP/1.1 on uvloop; see the package's own words."""
 
     alive: bool
@@ -78,9 +78,9 @@ class InferenceWorker(HandoverWorker, Worker):  # type: ignore[misc]
     def _begin(self) -> None:
         """Take the signals over, and begin; what came before the loop ran has set `alive`."""
         self._handle_signals()
-        self._tick()
         if not self.alive:
             self.stop()
+        self._tick()  # only now: a tick leaves when there is nothing to do, and `stop` takes the backlog
 
     def _handle_signals(self) -> None:
         """Let the loop handle those that end or change what it does; SIGABRT must work when the loop is stuck.

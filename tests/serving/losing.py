@@ -1,6 +1,6 @@
 """A service that loses its GPU when a file says so; its model computes on the CPU and poses as one on CUDA.
 
-    python -m serving.arbiter --config python:tests.serving.losing
+    python -m gunicorn --config python:tests.serving.losing
 
 The file, LOSING_FILE, has the ids of the processes whose every CUDA call fails from then on.
 """

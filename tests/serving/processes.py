@@ -106,13 +106,13 @@ def serving_command(*arguments: str) -> list[str]:
 def running(
     directory: Path,
     *,
-    until: str = "/livez",
+    until: str | None = "/livez",
     tls: ssl.SSLContext | None = None,
     code: int = 0,
     command: Sequence[str] | None = None,
     **settings: object,
 ) -> Iterator[Service]:
-    """Start the service, wait until `until` answers 200, and at the end see SIGTERM end it, with `code`."""
+    """Start the service, wait until `until` answers 200, if given, and at the end see SIGTERM end it, with `code`."""
     port = free_port()
     values = {"provider": "cpu", "workers": 1, "port": port} | settings
     output = directory / f"service-{port}.log"
@@ -126,7 +126,8 @@ def running(
         )
     service = Service(process, port, output, tls)
     try:
-        await_ok(service, until)
+        if until is not None:
+            await_ok(service, until)
         yield service
         process.terminate()
         assert process.wait(START_SECONDS) == code, service.log()

@@ -126,7 +126,7 @@ def test_a_worker_that_lost_its_gpu_is_replaced(
     doomed = tmp_path / "doomed"
     doomed.write_text("")
     monkeypatch.setenv(FILE, str(doomed))
-    command = [sys.executable, "-m", "serving.arbiter", "--config", "python:tests.serving.losing"]
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.losing"]
     with managed(
         tmp_path, command=command, model=bundle.path.parent, worker=worker, workers=1, arithmetic="float32"
     ) as pod:

@@ -27,6 +27,7 @@ from tests.serving.processes import START_SECONDS, Service, running
 
 Pixels = npt.NDArray[np.uint8]
 PATIENCE = 60.0
+AILING = (sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.ailing")
 READY = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -98,24 +99,31 @@ class Load:
                     self.statuses[response.status] += 1
 
 
+@pytest.fixture
+def ailment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file that says what ails the workers of an `AILING` service; nothing so far."""
+    path = tmp_path / "ailment"
+    path.write_text("")
+    monkeypatch.setenv("AILMENT", str(path))
+    return path
+
+
 @pytest.mark.parametrize(
-    ("allowed", "seconds", "replaced"), [(1, 3600, True), (120, 3, False)], ids=["stuck", "slow"]
+    ("allowed", "word", "replaced"), [(1, "stuck", True), (120, "slow", False)], ids=["stuck", "slow"]
 )
 def test_a_worker_has_so_long_to_load_its_model(
     start: Callable[..., Service],
-    tmp_path: Path,
+    ailment: Path,
     monkeypatch: pytest.MonkeyPatch,
     allowed: int,
-    seconds: int,
+    word: str,
     *,
     replaced: bool,
 ) -> None:
     """Longer than it may be silent once it serves, and then another takes its place: also one that loads for ever."""
-    monkeypatch.setenv("FIRST_FILE", str(tmp_path / "first"))
-    monkeypatch.setenv("SLOW_SECONDS", str(seconds))
+    ailment.write_text(word)
     monkeypatch.setenv("LOAD_SECONDS", str(allowed))
-    command = [sys.executable, "-m", "serving.arbiter", "--config", "python:tests.serving.slow_to_load"]
-    service = start(command=command, timeout_seconds=1)
+    service = start(command=AILING, timeout_seconds=1)
     assert ("WORKER TIMEOUT" in service.log()) is replaced
 
 
@@ -161,16 +169,139 @@ def test_a_hup_under_load_loses_no_request(start: Callable[..., Service], digit:
     assert set(load.statuses) == {200}
 
 
-def test_a_hup_ends_no_worker_before_its_successors_are_ready(start: Callable[..., Service]) -> None:
-    """Told by the order of the log's lines."""
-    service = start(workers=2)
-    old = children(service.process.pid)
+def test_connections_wait_while_the_workers_of_a_hup_load_their_model(
+    start: Callable[..., Service], ailment: Path, digit: Pixels
+) -> None:
+    """The old ones have gone, and nobody is refused."""
+    service = start(workers=2, command=AILING)
+    old = set(children(service.process.pid))
+    ailment.write_text("wait")
     service.process.send_signal(signal.SIGHUP)
-    until(lambda: service.log().count("Worker exiting") == 2)
-    before_the_first_end = service.log().partition("Worker exiting")[0]
-    assert before_the_first_end.count("ready: ") == 4
-    for pid in old:
-        assert f"Worker exiting (pid: {pid})" in service.log()
+    until(lambda: service.log().count(" waits") == 2 and not old & set(children(service.process.pid)))
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(connected(service.port)) for _ in range(20)]
+        for connection in waiting:
+            connection.sendall(post(png(digit)))
+        ailment.write_text("")
+        for connection in waiting:
+            with connection.makefile("rb") as stream:
+                assert read_answer(stream)[0] == 200
+
+
+def test_twenty_hups_make_no_more_than_one_generation_beside_the_other(
+    start: Callable[..., Service], ailment: Path, digit: Pixels
+) -> None:
+    """Each new one is still loading when the next HUP comes; those that come meanwhile are one."""
+    service = start(workers=2, command=AILING)
+    ailment.write_text("wait")
+    seen: set[int] = set()
+
+    def waits(count: int) -> bool:
+        seen.add(len(children(service.process.pid)))
+        return service.log().count(" waits") >= count
+
+    with Load(service, png(digit), 2) as load:
+        for number in range(20):
+            service.process.send_signal(signal.SIGHUP)
+            until(lambda number=number: waits(min(number, 6)))  # type: ignore[misc]
+        ailment.write_text("")
+        load.answered(50)
+    assert 2 < max(seen) <= 4
+    assert service.log().count("Hang up") < 20
+    assert load.failures == []
+    assert set(load.statuses) == {200}
+
+
+@pytest.mark.parametrize("sign", [signal.SIGHUP, signal.SIGUSR2])
+def test_the_arbiters_signals_end_no_worker(
+    start: Callable[..., Service], ailment: Path, sign: signal.Signals
+) -> None:
+    """A terminal that closes sends them to every process of the group; one worker serves, and one loads."""
+    service = start(workers=1, command=AILING)
+    ailment.write_text("wait")
+    service.process.send_signal(signal.SIGTTIN)
+    until(lambda: " waits" in service.log())
+    workers = children(service.process.pid)
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, sign)
+    ailment.write_text("")
+    until(lambda: service.log().count("ready: ") == 2)
+    assert children(service.process.pid) == workers
+    service.process.terminate()
+    assert service.process.wait(START_SECONDS) == 0
+    assert "was sent SIG" not in service.log()
+
+
+def test_a_pause_of_all_processes_makes_no_worker_late(start: Callable[..., Service], digit: Pixels) -> None:
+    """Stopped for longer than a worker may be silent, as by `docker pause`, and continued: the clock ran on."""
+    service = start(workers=2, timeout_seconds=3)
+    workers = children(service.process.pid)
+    for pid in (service.process.pid, *workers):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(5)
+    for pid in (service.process.pid, *workers):
+        os.kill(pid, signal.SIGCONT)
+    for count in (1, 2):  # at the second, it has looked at the workers after the first
+        service.process.send_signal(signal.SIGUSR1)
+        until(lambda count=count: service.log().count("Handling signal: usr1") == count)  # type: ignore[misc]
+    assert service.post(png(digit)).status == 200
+    assert "WORKER TIMEOUT" not in service.log()
+    assert children(service.process.pid) == workers
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"), [("raise", "it cannot be loaded today"), ("provider", "CUDA does not")]
+)
+def test_a_worker_that_cannot_start_does_not_end_the_others(
+    start: Callable[..., Service], ailment: Path, digit: Pixels, word: str, reason: str
+) -> None:
+    """It is tried again until it can, and the log says why."""
+    service = start(workers=2, command=AILING)
+    until(lambda: service.log().count("ready: ") == 2)
+    first, second = children(service.process.pid)
+    ailment.write_text(word)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: service.log().count("this worker cannot start") == 2)
+    assert reason in service.log()
+    assert second in children(service.process.pid)
+    assert service.post(png(digit)).status == 200
+    ailment.write_text("")
+    until(lambda: service.log().count("ready: ") == 3)
+
+
+@pytest.mark.parametrize(("word", "code"), [("raise", 3), ("provider", 4)])
+def test_a_service_that_was_never_ready_ends_with_its_worker(
+    start: Callable[..., Service], ailment: Path, word: str, code: int
+) -> None:
+    """With the code that the documents say: at the first start there is nobody to be spared."""
+    ailment.write_text(word)
+    service = start(command=AILING, until=None, code=code)
+    assert service.process.wait(START_SECONDS) == code
+
+
+@pytest.mark.parametrize("before", ["", "wait"], ids=["serving", "loading"])
+def test_a_worker_ends_when_its_arbiter_is_killed(
+    start: Callable[..., Service], ailment: Path, before: str
+) -> None:
+    """Also one that would load for ever."""
+    service = start(command=AILING, code=-signal.SIGKILL)
+    ailment.write_text(before)
+    service.process.send_signal(signal.SIGHUP)
+    until(lambda: (" waits" if before else "ready: ") in service.log().partition("Hang up")[2])
+    until(lambda: len(children(service.process.pid)) == 1)
+    (worker,) = children(service.process.pid)
+    service.process.kill()
+    service.process.wait()
+    until(lambda: gone(worker))
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended, whoever may have to take note of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def started_on_a_copy(
@@ -183,24 +314,25 @@ def started_on_a_copy(
     return service, model
 
 
-def test_a_hup_whose_workers_find_no_model_keeps_the_old_ones(
+def test_a_hup_whose_workers_find_no_model_answers_with_the_reason(
     start: Callable[..., Service], bundle: Bundle, digit: Pixels, tmp_path: Path
 ) -> None:
-    """The version is gone from the disk, and the old workers have it in memory."""
-    service, model = started_on_a_copy(start, bundle, tmp_path, reload_seconds=0)
+    """The version is gone from the disk, and the workers that had it in memory end: `--check` tells beforehand."""
+    service, model = started_on_a_copy(start, bundle, tmp_path, reload_seconds=0.5)
     old = set(children(service.process.pid))
     aside = model.rename(tmp_path / "aside")
     with Load(service, png(digit), 2) as load:
         service.process.send_signal(signal.SIGHUP)
-        until(lambda: "the old ones serve on" in service.log())
-        assert set(children(service.process.pid)) == old
-        load.answered(50)
+        until(lambda: 503 in load.statuses or bool(load.failures))
+        assert load.failures == []
+        assert not old & set(children(service.process.pid))
+        assert "no version is published" in service.post(png(digit)).json()["detail"]
+        assert "not ready: " in service.log()
         aside.rename(model)
-        service.process.send_signal(signal.SIGHUP)  # the same again, with the model in its place
-        until(lambda: not old & set(children(service.process.pid)))
-        load.answered(50)
+        until(lambda: service.log().count("ready: synthetic") == 4)
+        before = load.statuses[200]
+        until(lambda: load.statuses[200] - before >= 50 or bool(load.failures))
     assert load.failures == []
-    assert set(load.statuses) == {200}
 
 
 def test_who_is_told_to_end_while_workers_start_ends(start: Callable[..., Service]) -> None:
@@ -209,6 +341,22 @@ def test_who_is_told_to_end_while_workers_start_ends(start: Callable[..., Servic
     service.process.send_signal(signal.SIGHUP)
     service.process.terminate()
     assert service.process.wait(START_SECONDS) == 0
+
+
+@INFERENCE
+def test_a_worker_that_is_told_to_end_before_it_serves_loses_no_connection(
+    start: Callable[..., Service], ailment: Path, digit: Pixels
+) -> None:
+    """It accepts what has connected so far, as every worker that ends, and answers it."""
+    ailment.write_text("begin")
+    service = start(command=AILING, until=None)
+    until(lambda: " waits" in service.log())
+    (worker,) = children(service.process.pid)
+    with connected(service.port) as connection, connection.makefile("rb") as stream:
+        connection.sendall(post(png(digit)))
+        os.kill(worker, signal.SIGTERM)
+        ailment.write_text("")
+        assert read_answer(stream)[0] == 200
 
 
 def test_a_worker_without_a_model_accepts_nothing_while_another_answers(

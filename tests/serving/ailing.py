@@ -1,0 +1,79 @@
+"""A service whose workers ail as a file says, while they load their model or later.
+
+    python -m gunicorn --config python:tests.serving.ailing
+
+The file is AILMENT, and its word what comes: `wait` as long as it says so, `stuck` for the first to read it, `slow`
+the same for 3 s, `raise` an error, `provider` one that CUDA does not work, `begin` to wait when it is about to serve,
+`run` an error then.
+LOAD_SECONDS, if it is given, is what a worker has to load its model in.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import uvloop
+
+from serving import gunicorn_conf, readiness
+
+globals().update({name: value for name, value in vars(gunicorn_conf).items() if not name.startswith("__")})
+
+wsgi_app = "tests.serving.ailing:application()"
+readiness.LOAD_SECONDS = int(os.environ.get("LOAD_SECONDS", readiness.LOAD_SECONDS))
+AILMENT = Path(os.environ["AILMENT"])
+
+
+def _ail() -> None:
+    from serving.errors import ProviderError
+
+    word = AILMENT.read_text()
+    if word in ("stuck", "slow"):
+        AILMENT.write_text("")
+        time.sleep(3 if word == "slow" else 3600)
+    elif word == "raise":
+        raise RuntimeError("it cannot be loaded today")
+    elif word == "provider":
+        raise ProviderError("CUDA does not work today")
+    elif word == "wait":
+        _wait(word)
+
+
+def _wait(word: str) -> None:
+    print(f"{os.getpid()} waits", flush=True)
+    while AILMENT.read_text() == word:
+        time.sleep(0.02)
+
+
+def application() -> Any:
+    """Return the service's application, if all goes well."""
+    from serving.app import start_app
+    from serving.state import ModelState
+
+    start = ModelState.start
+
+    def late(*arguments: Any) -> ModelState:
+        _ail()
+        return start(*arguments)
+
+    ModelState.start = staticmethod(late)  # type: ignore[method-assign, assignment]
+    return start_app()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Let the worker fail where Gunicorn runs it."""
+    gunicorn_conf.post_worker_init(worker)
+    word = AILMENT.read_text()
+    if word == "run":
+        worker.run = _fail
+    elif word == "begin":
+        uvloop.new_event_loop = _late_loop
+
+
+def _late_loop() -> uvloop.Loop:
+    _wait("begin")
+    return uvloop.Loop()
+
+
+def _fail() -> NoReturn:
+    raise RuntimeError("it cannot be served today")
