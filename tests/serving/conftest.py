@@ -1,6 +1,7 @@
 """Fixtures: one bundle that no test changes, and one service that serves it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -38,3 +39,12 @@ def service(
     directory = tmp_path_factory.mktemp("service")
     with running(directory, until="/readyz", model=bundle.path.parent, worker=request.param) as started:
         yield started
+
+
+@pytest.fixture
+def ailment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file that says what ails the workers of an `AILING` service; nothing so far."""
+    path = tmp_path / "ailment"
+    path.write_text("")
+    monkeypatch.setenv("AILMENT", str(path))
+    return path

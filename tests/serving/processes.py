@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 PNG = "image/png"
+AILING = (sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.ailing")
 
 
 @dataclass(frozen=True)

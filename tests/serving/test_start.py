@@ -15,6 +15,7 @@ from bundle.repository import Bundle
 from serving import cuda
 from tests.pictures import a_digit, png
 from tests.serving.models import NO_GRAPH, a_linear, publish_synthetic
+from tests.serving.operations.management import await_
 from tests.serving.processes import (
     ROOT,
     START_SECONDS,
@@ -136,9 +137,9 @@ def test_a_version_can_be_pinned_and_the_newest_is_the_default(tmp_path: Path) -
 def test_several_workers_announce_the_service_once(bundle: Bundle, tmp_path: Path) -> None:
     """The curl line is for a person, and a person needs it once."""
     with running(tmp_path, until="/readyz", model=bundle.path.parent, workers=2) as service:
+        await_(lambda: service.log().count("ready: synthetic version 1") == 2)
         service.process.terminate()
         service.process.wait(START_SECONDS)
-        assert service.log().count("ready: synthetic version 1") == 2
         assert service.log().count("curl --data-binary") == 1
 
 

@@ -23,11 +23,10 @@ from bundle.repository import Bundle
 from tests.pictures import png
 from tests.serving.inference.test_overload import children, large
 from tests.serving.inference.wire import connected, post, read_answer, statuses
-from tests.serving.processes import START_SECONDS, Service, running
+from tests.serving.processes import AILING, START_SECONDS, Service, running, serving_command
 
 Pixels = npt.NDArray[np.uint8]
 PATIENCE = 60.0
-AILING = (sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.ailing")
 READY = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -97,15 +96,6 @@ class Load:
                     connection.close()
                 else:
                     self.statuses[response.status] += 1
-
-
-@pytest.fixture
-def ailment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file that says what ails the workers of an `AILING` service; nothing so far."""
-    path = tmp_path / "ailment"
-    path.write_text("")
-    monkeypatch.setenv("AILMENT", str(path))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -376,11 +366,19 @@ def test_a_worker_without_a_model_accepts_nothing_while_another_answers(
     until(lambda: service.post(png(digit)).status == 200)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        serving_command(),
+        [str(Path(sys.executable).with_name("gunicorn")), "-c", "python:serving.gunicorn_conf"],
+    ],
+    ids=["serving", "gunicorn"],
+)
 def test_usr2_starts_a_second_service_on_the_same_port_and_loses_no_request(
-    start: Callable[..., Service], digit: Pixels
+    start: Callable[..., Service], digit: Pixels, command: list[str]
 ) -> None:
     """As Gunicorn's binary upgrade goes: USR2, TERM to the old arbiter, and the new one is on its own."""
-    service = start(workers=2)
+    service = start(workers=2, command=command)
     old = set(children(service.process.pid))
     with Load(service, png(digit), 2) as load:
         load.answered(50)

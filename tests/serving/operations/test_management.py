@@ -18,7 +18,15 @@ from tests.pictures import a_digit, png
 from tests.serving.models import publish_synthetic
 from tests.serving.operations.management import Managed, await_, managed
 from tests.serving.operations.test_reload import publish_bad
-from tests.serving.processes import ROOT, START_SECONDS, await_ok, environment, free_port, serving_command
+from tests.serving.processes import (
+    AILING,
+    ROOT,
+    START_SECONDS,
+    await_ok,
+    environment,
+    free_port,
+    serving_command,
+)
 
 
 def workers_of(arbiter: int) -> list[int]:
@@ -162,6 +170,37 @@ def test_what_a_worker_counted_stays_counted_when_it_is_killed(
         (worker,) = workers_of(pod.service.process.pid)
         os.kill(worker, signal.SIGTERM)
         pod.await_value(1, "glyph_worker_exits_total", how="ended")
+
+
+def test_a_worker_that_ends_by_an_exception_has_died(
+    bundle: Bundle, tmp_path: Path, door: str, ailment: Path
+) -> None:
+    """While it loads its model or once it serves: the alert is to fire, and the log has the reason."""
+    with managed(tmp_path, command=AILING, worker=door, model=bundle.path.parent) as pod:
+        for word, reason in (("run", "it cannot be served today"), ("raise", "it cannot be loaded today")):
+            died = pod.value("glyph_worker_exits_total", how="died")
+            ailment.write_text(word)
+            (worker,) = workers_of(pod.service.process.pid)
+            os.kill(worker, signal.SIGTERM)
+            await_(lambda died=died: pod.value("glyph_worker_exits_total", how="died") > died)  # type: ignore[misc]
+            ailment.write_text("")
+            await_(lambda: pod.value("glyph_workers", state="ready") == 1)
+            assert reason in pod.service.log()
+        assert pod.value("glyph_worker_exits_total", how="ended") == 2
+
+
+def test_a_worker_that_is_told_to_end_while_it_loads_has_not_died(
+    bundle: Bundle, tmp_path: Path, door: str, ailment: Path
+) -> None:
+    """It ends at once, as it has no connection."""
+    with managed(tmp_path, command=AILING, worker=door, model=bundle.path.parent) as pod:
+        ailment.write_text("wait")
+        for count in (1, 2):
+            pod.service.process.send_signal(signal.SIGHUP)
+            await_(lambda count=count: pod.service.log().count(" waits") == count)  # type: ignore[misc]
+            pod.await_value(count, "glyph_worker_exits_total", how="ended")
+        assert pod.value("glyph_worker_exits_total") == 2
+        ailment.write_text("")
 
 
 def _value_or_none(pod: Managed, name: str) -> float | None:
