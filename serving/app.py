@@ -35,15 +35,15 @@ APP_LOAD_ERROR = 4
 def start_app() -> Flask:
     """Return the application of this process, with the settings of its environment, and look for new versions.
 
-    A provider that cannot work ends the whole service: Gunicorn's arbiter halts, and does not
-    start the worker again, when one exits with APP_LOAD_ERROR.
+    A provider that cannot work ends the whole service at its first start: Gunicorn's arbiter halts, and does not
+    start the worker again, when one exits with APP_LOAD_ERROR; `serving.readiness` has it exit so only then.
     """
     metrics = Metrics.create()
     try:
         app = create_app(load_settings(), metrics)
         Housekeeper(app.extensions["glyph"]).start()
     except ProviderError as error:
-        log.critical("the service ends: %s", error)
+        log.critical("the worker ends: %s", error)
         sys.exit(APP_LOAD_ERROR)
     except SystemExit as end:  # raised by a signal's handler
         if not end.code:
