@@ -96,7 +96,7 @@ async def hups(fleet: Fleet, running: Callable[..., Any]) -> int:
                 seen = service.log().count("ready: ")
                 service.process.send_signal(signal.SIGHUP)
                 count += 1
-                await _until(lambda seen=seen: fleet.done or service.log().count("ready: ") > seen)
+                await _logged(fleet, service, "ready: ", seen + 1)
     return count
 
 
@@ -112,12 +112,12 @@ async def swaps(fleet: Fleet, running: Callable[..., Any], publish: Callable[[],
                 await asyncio.sleep(PAUSE_SECONDS)
                 version = await asyncio.to_thread(publish)
                 count += 1
-                await _until(lambda version=version: fleet.done or f" version {version} " in service.log())
+                await _logged(fleet, service, f" version {version} ", 1)
     return count
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110  a log has no event
+async def _logged(fleet: Fleet, service: Any, words: str, times: int) -> None:
+    while service.log().count(words) < times and not fleet.done:  # noqa: ASYNC110  a log has no event
         await asyncio.sleep(0.05)
 
 
@@ -159,13 +159,13 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--workers", type=int, default=2, help="processes of a service")
     options = parser.parse_args(arguments)
-    kinds: list[tuple[str, Callable[[Fleet, Callable[..., Any]], Awaitable[int]]]] = [
-        ("HUP", hups),
-        ("rolling restart", rolling_restarts),
-        ("swap", functools.partial(swaps, publish=lambda: publish_synthetic(Path(name)).version)),
-    ]
     good = True
     with tempfile.TemporaryDirectory() as name:
+        kinds: list[tuple[str, Callable[[Fleet, Callable[..., Any]], Awaitable[int]]]] = [
+            ("HUP", hups),
+            ("rolling restart", rolling_restarts),
+            ("swap", functools.partial(swaps, publish=lambda: publish_synthetic(Path(name)).version)),
+        ]
         model = publish_synthetic(Path(name)).path.parent
         for worker in options.worker or ("inference",):
             for kind, restart in kinds:
