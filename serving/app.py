@@ -115,8 +115,7 @@ def _name(response: Response) -> Response:
 def _problem(error: ProblemError) -> Response:
     g.refusal = error.kind  # for the metrics
     bodies.discard(request.environ)
-    is_oip = request.path == "/v2" or request.path.startswith("/v2/")
-    return _response(oip.problem(error) if is_oip else problem(error))
+    return _response(oip.problem(error) if oip.is_path(request.path) else problem(error))
 
 
 def _http_problem(error: HTTPException) -> Response:

@@ -87,6 +87,11 @@ class Asked:
     """Names, and whether each is sent as binary data."""
 
 
+def is_path(path: str) -> bool:
+    """Tell whether a path is the protocol's, whose errors have a form of their own."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
 def target(path: str) -> Target | None:
     """Return what an `infer` path names, or None if the path is another."""
     match = _PATH.fullmatch(path) if path.startswith("/v2/models/") else None

@@ -134,7 +134,8 @@ class ServiceSettings(Settings):
         Field(
             ge=1,
             le=1 << 20,
-            description="most predictions that wait in a process; beyond it the answer is 503 with Retry-After",
+            description="most predictions that wait in a process, and apart from them most other requests; beyond "
+            "it the answer is 503 with Retry-After",
         ),
     ] = 512
     queue_bytes: Annotated[

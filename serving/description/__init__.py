@@ -3,6 +3,7 @@
 Open `openapi.py` first; its schemas and errors are in files of their own.
 """
 
+import functools
 from importlib.resources import files
 from typing import Any
 
@@ -11,6 +12,7 @@ from flask import Blueprint, Response, render_template
 
 from bundle.bombs import MAX_FILE_BYTES
 from bundle.images import CONVERSIONS, PARSERS
+from serving.constant import Constant, constant, send
 from serving.description.openapi import document
 from serving.engine import Engine
 from serving.messages import JSON
@@ -22,11 +24,22 @@ STYLE = "/assets/docs.css"
 
 
 def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:
-    """Return the routes; the description is made here, once."""
+    """Return the routes; the description is made here, once, and its page when it is first asked for."""
     routes = Blueprint("description", __name__, template_folder="templates")
     described = document(settings)
-    as_json = orjson.dumps(described)
-    style = files(__name__).joinpath("assets/style.css").read_bytes()
+    as_json = constant(orjson.dumps(described), JSON)
+    style = constant(files(__name__).joinpath("assets/style.css").read_bytes(), "text/css")
+
+    @functools.cache  # its links are relative, so that it is the same below every prefix
+    def page() -> Constant:
+        shown = {
+            "api": described,
+            "pretty": pretty,
+            "in_words": in_words,
+            "resolved": resolved,
+            "style": STYLE,
+        }
+        return constant(render_template("docs.html", **shown).encode(), "text/html")
 
     @routes.get("/metadata")
     def _metadata() -> Response:
@@ -34,17 +47,15 @@ def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:
 
     @routes.get("/openapi.json")
     def _openapi() -> Response:
-        return _json(as_json)
+        return send(as_json)
 
     @routes.get("/docs")
-    def _docs() -> str:
-        return render_template(
-            "docs.html", api=described, pretty=pretty, in_words=in_words, resolved=resolved, style=STYLE
-        )
+    def _docs() -> Response:
+        return send(page())
 
     @routes.get(STYLE)
     def _style() -> Response:
-        return Response(style, mimetype="text/css", headers={"Cache-Control": "no-cache"})
+        return send(style)
 
     return routes
 

@@ -110,9 +110,15 @@ EXAMPLES: dict[type[ProblemError], tuple[str, str]] = {
 
 ACCESS = (errors.UnauthorizedError, errors.BearerMalformedError, errors.AccessUnknownError)
 """What any path that is not open can answer, where tokens are asked for."""
-FAILURES = (ProblemError, errors.NotReadyError, errors.RequestTimeoutError, errors.MalformedRequestError)
+FAILURES = (
+    ProblemError,
+    errors.NotReadyError,
+    errors.OverloadedError,
+    errors.RequestTimeoutError,
+    errors.MalformedRequestError,
+)
 LIMITS = (errors.BodyTooLargeError, errors.TooManyImagesError)
-QUEUE = (errors.BadTimeoutError, errors.OverloadedError, errors.DeadlineExceededError)
+QUEUE = (errors.BadTimeoutError, errors.DeadlineExceededError)
 PREDICT = (
     *ACCESS,
     *FAILURES,

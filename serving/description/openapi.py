@@ -326,7 +326,9 @@ def _pages() -> dict[str, Any]:
     described = {JSON: {"schema": {"type": "object", "required": ["openapi", "info", "paths"]}}}
     refused = problems(ACCESS)
     return {
-        "/": _get("page", "pages", "The page that classifies what is drawn", {"200": _ok("HTML.", html)}),
+        "/": _get(
+            "page", "pages", "The page that classifies what is drawn", {"200": _ok("HTML.", html, "ETag")}
+        ),
         "/samples": _get(
             "samples",
             "model",
@@ -337,7 +339,9 @@ def _pages() -> dict[str, Any]:
             },
         ),
         "/openapi.json": _get(
-            "openapi", "pages", "This description", {"200": _ok("OpenAPI 3.1.", described), **refused}
+            "openapi", "pages", "This description", {"200": _ok("OpenAPI 3.1.", described, "ETag"), **refused}
         ),
-        "/docs": _get("docs", "pages", "This description for people", {"200": _ok("HTML.", html), **refused}),
+        "/docs": _get(
+            "docs", "pages", "This description for people", {"200": _ok("HTML.", html, "ETag"), **refused}
+        ),
     }

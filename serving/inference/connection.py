@@ -22,6 +22,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships n
     UnsupportedTransferCoding,
 )
 
+from serving import oip
 from serving.errors import (
     MalformedBodyError,
     MalformedRequestError,
@@ -435,12 +436,15 @@ class Connection(asyncio.Protocol):
             self.answered(self._door.options(head))
             return
         if not self._door.predicts(head):
-            if isinstance(error, MalformedBodyError | OverloadedError | RequestTimeoutError):
-                self._door.pipeline.state.metrics.refusal(error.kind)
-                self.answered(problem(error))
-                return
-            self._wire = Wire(self._send_from_thread)
-            self._door.call(self, head, io.BytesIO(body or b""), self._wire)
+            try:
+                if isinstance(error, MalformedBodyError | OverloadedError | RequestTimeoutError):
+                    raise error
+                wire = Wire(self._send_from_thread)
+                self._door.call(self, head, io.BytesIO(body or b""), wire)
+                self._wire = wire
+            except (MalformedBodyError, OverloadedError, RequestTimeoutError) as refusal:
+                self._door.pipeline.state.metrics.refusal(refusal.kind)
+                self.answered((oip.problem if oip.is_path(head.path) else problem)(refusal))
             return
         self._door.predict(self, head, body or b"", self._started, error)
 

@@ -50,6 +50,8 @@ class Door:
         self.settings = self.pipeline.settings
         share = max(self.settings.queue_bytes // 2, self.settings.max_body_bytes + MAX_HEAD)
         self.gate = Gate(self.settings.queue_limit, self.settings.queue_bytes, share)
+        self._application = Gate(self.settings.threads + self.settings.queue_limit, 0)
+        """Of requests for the Flask application, apart from predictions, so that neither takes the other's places."""
         self.batcher = Batcher(loop, self.pipeline)
         self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="application")
         self.dates = Dates()
@@ -226,9 +228,19 @@ class Door:
         return Answer(body=b"", headers=fields | self.pipeline.headers.of(head.headers))
 
     def call(self, connection: Connection, head: Head, body: Any, wire: Wire) -> None:
-        """Have a request answered by the Flask application, on a thread."""
+        """Have a request answered by the Flask application, on a thread; the others wait, as far as there is room.
+
+        Raises:
+            OverloadedError: as many wait as may.
+        """
+        try:
+            self._application.enter()
+        except OverloadedError:
+            connection.throttle(self._throttle.until(self.loop.time()))
+            raise
 
         def answered(future: Future[bool]) -> None:
+            self._application.leave()
             keep = future.exception() is None and future.result()
             self._on_loop(lambda: connection.finished(keep=keep))
 

@@ -1,9 +1,14 @@
 """The door: which requests would hold the loop up, by what their decoding takes."""
 
+from concurrent.futures import Future
+from typing import Any
+
 import pytest
 
+from bundle.repository import Bundle
 from serving.inference.door import LARGE_BODY, LARGE_PIXELS, takes_long
 from serving.messages import Request
+from tests.serving.inference.fakes import a_door, connect
 
 OCTETS = {"content-type": "application/octet-stream"}
 NPY = {"content-type": "application/x-npy"}
@@ -37,3 +42,33 @@ def test_pixels_may_be_more_than_what_has_to_be_decoded(
     """Files, forms, JSON and compressed bodies go to a thread where four times as many pixels do not."""
     request = Request(method="POST", path=path, headers=headers, body=bytes(size))
     assert takes_long(request) is expected
+
+
+def test_requests_for_the_application_wait_as_far_as_there_is_room(bundle: Bundle) -> None:
+    """Beyond it the answer is 503 with Retry-After, counted as overloaded; an answered one makes room."""
+    door = a_door(bundle, threads=2, queue_limit=3)
+    begun: list[Future[bool]] = []
+
+    def submit(*_: Any, **__: Any) -> Future[bool]:
+        begun.append(Future())
+        return begun[-1]
+
+    door.threads.submit = submit  # type: ignore[assignment,method-assign]
+
+    def ask(path: bytes = b"/docs") -> bytes:
+        connection, transport = connect(door)
+        connection.data_received(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path)
+        return transport.written
+
+    assert [ask() for _ in range(5)] == [b""] * 5
+    refused = ask()
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 1\r\n" in refused
+    assert b"urn:glyph:problem:overloaded" in refused
+    assert b'{"error":' in ask(b"/v2")
+    values = door.pipeline.state.metrics
+    assert values._values[values._place("glyph_refusals_total", "overloaded")] == 2
+    assert len(begun) == 5
+    begun[0].set_result(True)
+    assert ask() == b""
+    assert len(begun) == 6

@@ -11,7 +11,7 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from bundle.repository import Bundle
-from serving import errors
+from serving import description, errors
 from serving.app import create_app
 from serving.description import STYLE
 from serving.description.errors import EXAMPLES
@@ -175,6 +175,20 @@ def test_the_documentation_page_needs_no_network(service: Service, api: dict[str
             ):
                 assert name in page.text
     assert all(name in page.text for name in api["components"]["schemas"])
+
+
+def test_the_documentation_is_made_once(application: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has it already gets 304, and nobody has it rendered anew."""
+    client = application.test_client()
+    first = {path: client.get(path) for path in ("/docs", "/openapi.json", STYLE)}
+    monkeypatch.setattr(description, "pretty", None)
+    monkeypatch.setattr(description, "render_template", None)
+    for path, answer in first.items():
+        assert client.get(path).data == answer.data
+        again = client.get(path, headers={"If-None-Match": answer.headers["ETag"]})
+        assert (again.status_code, again.data) == (304, b"")
+        assert answer.headers["Cache-Control"] == "no-cache"
+    assert first["/docs"].headers["ETag"] != first["/openapi.json"].headers["ETag"]
 
 
 def test_metadata_is_the_manifests(service: Service, bundle: Bundle) -> None:
