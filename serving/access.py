@@ -116,6 +116,12 @@ class Tokens:
         self._seen: object = None
         self._trouble = ""
         self._next_look = 0.0
+        self.look()
+
+    @property
+    def readable(self) -> bool:
+        """Whether the file could be read at the last look; what it says now is not known otherwise."""
+        return not self._trouble
 
     def holders(self) -> tuple[Holder, ...]:
         """Return who may ask, from the file as it was at most `LOOK_SECONDS` ago.
@@ -123,18 +129,19 @@ class Tokens:
         Raises:
             AccessUnknownError: the file has been unreadable from the start, so that nobody can be let in.
         """
-        now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
-            self._look()
+        self.look()
         if self._holders is None:
             raise AccessUnknownError(
                 "who may ask cannot be told", remedy="The operator finds the reason in the service's log."
             )
         return self._holders
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Read the file if it is another than the last time; one that is broken changes nothing."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
         try:
             status = self.path.stat()
             seen = (status.st_ctime_ns, status.st_mtime_ns, status.st_ino, status.st_dev, status.st_size)
@@ -142,7 +149,11 @@ class Tokens:
                 return
             self._holders = read_tokens(self.path)
         except (OSError, ConfigurationError) as error:
-            kept = "nobody is let in: %s" if self._holders is None else "the tokens before stay valid: %s"
+            kept = (
+                "nobody is let in: %s"
+                if self._holders is None
+                else "the tokens before stay valid, and a revocation has no effect, until the file can be read: %s"
+            )
             if str(error) != self._trouble:  # once, not every second
                 log.error(kept, error)  # noqa: TRY400  the sentence says all
             self._seen, self._trouble = None, str(error)

@@ -83,6 +83,23 @@ ALERTS = (
         "process_resident_memory_bytes with the limit.",
     ),
     Alert(
+        name="GlyphWorkersStuck",
+        expression='glyph_workers{state="stuck"} > 0',
+        lasting="0m",
+        severity="ticket",
+        meaning="A worker is stopped or stuck: it answers nothing, and has accepted connections that wait for it.",
+        remedy="It is replaced after GLYPH_TIMEOUT_SECONDS. If that comes again, look for CPU throttling and blocked "
+        "volumes.",
+    ),
+    Alert(
+        name="GlyphTokensUnreadable",
+        expression="glyph_tokens_file_readable == 0",
+        lasting="1m",
+        severity="page",
+        meaning="The file of tokens was changed and cannot be read: a token that was taken back still lets in.",
+        remedy="The log says what is wrong: the path, its permissions, or a line. It is read again each second.",
+    ),
+    Alert(
         name="GlyphVersionRefused",
         expression="glyph_model_versions_refused > 0",
         lasting="1m",

@@ -203,8 +203,8 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_workers",
             kind="gauge",
             labels=("state",),
-            known=("starting", "ready", "unready", "draining"),
-            help="Workers by state: starting, ready, unready (no proven model), draining",
+            known=("starting", "ready", "unready", "stuck", "draining"),
+            help="Workers by state: starting, ready, unready (no proven model), stuck (silent for 5 s), draining",
         ),
         Metric(
             name="glyph_worker_starts_total", kind="counter", help="Workers started since the service was"
@@ -215,6 +215,13 @@ CATALOGUE: dict[str, Metric] = {
             labels=("how",),
             known=("ended", "died"),
             help="Workers that are gone: ended (asked to), or died (killed, crashed, timed out)",
+        ),
+        # Access
+        Metric(
+            name="glyph_tokens_file_readable",
+            kind="gauge",
+            help="0 while GLYPH_TOKENS_FILE cannot be read, so that new tokens and revocations have no effect; 1 else, "
+            "and where nobody is asked for a token",
         ),
         Metric(
             name="glyph_log_lines_dropped_total",

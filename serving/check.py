@@ -88,10 +88,10 @@ def _shared_memory(settings: ServiceSettings) -> str:
     wanted = SIZE * (settings.workers or usable_cpus())
     status = os.statvfs(SHARED_MEMORY)
     if (free := status.f_bavail * status.f_frsize) < wanted:
-        raise _FailedError(
-            f"{SHARED_MEMORY} has {free} bytes left, and the workers' metrics need {wanted}: make it larger "
-            "(--shm-size, or a memory volume there), or remove what others have left in it",
-            EXIT_WORKER,
+        return (
+            f"warning: {SHARED_MEMORY} has {free} bytes left, and the workers' metrics need {wanted}: what a worker "
+            "without room there counts is lost when it ends. Make it larger (--shm-size, or a memory volume there), "
+            "or remove what others have left in it"
         )
     return f"ok: {SHARED_MEMORY} has room for the workers' metrics"
 

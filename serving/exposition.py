@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from serving import drift
+from serving.access import Tokens
 from serving.catalogue import CATALOGUE, Metric, Over
 from serving.pod import Numbers, Pod, Worker, merged
 
@@ -31,20 +32,26 @@ Runs = dict[str, dict[tuple[str, ...], npt.NDArray[np.float64]]]
 class PodCollector(Collector):
     """Collects from a pod whenever it is asked; one at a time."""
 
-    def __init__(self, pod: Pod, window_seconds: float, others: dict[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self, pod: Pod, window_seconds: float, others: dict[str, tuple[int, ...]], tokens: Tokens | None
+    ) -> None:
         """Begin.
 
         Args:
             pod: the workers.
             window_seconds: how far back drift is measured.
             others: process ids by the kind of process, of those that are no workers.
+            tokens: as this process reads them; None if nobody is asked for one.
         """
         self._pod = pod
+        self._tokens = tokens
         self._others = others
         self._drift = _DriftWindow(window_seconds)
 
     def tick(self) -> None:
-        """Note where the counts of drift are now; to be called often."""
+        """Note where the counts of drift are now, and whether the tokens can be read; to be called often."""
+        if self._tokens is not None:
+            self._tokens.look()
         workers, departed = self._pod.look()
         self._drift.note(merged(iter([departed.numbers, *(worker.numbers() for worker in workers)])))
 
@@ -58,6 +65,7 @@ class PodCollector(Collector):
         _gauges(samples, living)
         _facts(samples, workers)
         _processes(samples, workers, self._others)
+        samples["glyph_tokens_file_readable"] = {(): float(self._tokens is None or self._tokens.readable)}
         samples["glyph_worker_starts_total"] = {(): float(len(workers) + departed.exits.total())}
         samples["glyph_worker_exits_total"] = {(how,): float(n) for how, n in departed.exits.items()}
         versions = {version for (version,) in samples["glyph_model_workers"]}

@@ -16,7 +16,7 @@ from serving.access import check_file
 from serving.companion import Companion
 from serving.cpus import usable_cpus
 from serving.cuda import missing_device_by_child
-from serving.readiness import ENDING
+from serving.readiness import ENDING, Heartbeat
 from serving.settings import ServiceSettings, load_settings
 from serving.tracing import check_installed
 
@@ -92,6 +92,7 @@ accesslog = None  # ours is written by the pipeline, with what is measured there
 logger_class = logs.ServiceLogger
 
 _companion = Companion(_settings, globals().get("worker_tmp_dir"))
+Heartbeat.with_looks = (logs.flush, _companion.look)
 
 
 def on_starting(server: Any) -> None:
@@ -102,7 +103,17 @@ def on_starting(server: Any) -> None:
     # SIGUSR2 starts these arguments. Gunicorn's would start a file by its path, of which the directory then comes
     # before the standard library: in Gunicorn's own, `import http` finds the wrong package.
     server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
-    _companion.start()
+    try:
+        _companion.start(server.log)
+    except OSError as error:
+        print(
+            f"error: no directory for the workers' metrics can be made in {error.filename} ({error.strerror}): make "
+            "room there (--shm-size, or a memory volume), or do without the management port "
+            "(GLYPH_MANAGEMENT_PORT=0)",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.exit(3)
 
 
 def when_ready(server: Any) -> None:

@@ -1,20 +1,19 @@
 """The management process: probes and metrics on a port of their own, which traffic cannot starve.
 
-    GET /livez              200 while the service runs
+    GET /livez              200 while the service runs; 503 while its arbiter is stuck
     GET /readyz, /healthz   200 while some worker answers predictions; 503 says why none does
     GET /metrics            Prometheus's text format, or OpenMetrics where it is asked for
 
-Started by the arbiter (`serving.companion`), with a pipe as its standard input that ends when the
+Started by the arbiter (`serving.companion`), with a socket as its standard input that ends when the
 arbiter does. It reads the workers' numbers from memory that they share and asks nobody anything,
-so a worker that is busy or stuck delays no probe. Two processes: the outer one holds the socket, starts
-the inner one again should it die, and ends it with the arbiter even if it is stuck.
+so a worker that is busy or stuck delays no probe. The arbiter starts it again if it dies, or is silent.
 """
 
 import contextlib
+import ctypes
 import logging
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -32,16 +31,18 @@ from prometheus_client.exposition import choose_encoder
 
 from serving import logs
 from serving.access import Access
-from serving.companion import DIRECTORY_VARIABLE
+from serving.companion import BEATS, beat
 from serving.descriptors import EXHAUSTED
 from serving.errors import (
     PROBLEM_MEDIA_TYPE,
     MalformedBodyError,
     MethodNotAllowedError,
     NotFoundError,
+    NotReadyError,
     ProblemError,
 )
 from serving.exposition import PodCollector
+from serving.memory_directory import DIRECTORY_VARIABLE
 from serving.messages import HOST, JSON
 from serving.pod import Pod, report
 from serving.settings import ServiceSettings, load_settings, management_port
@@ -57,8 +58,11 @@ DISCARDED_BYTES = 64 << 10
 """Most that is read of a body, so that the answer is not lost by a reset; nobody looks at it."""
 LINGER_SECONDS = 1.0
 RETRY_SECONDS = 0.25
-RESTART_SECONDS = 1.0
 TICK_SECONDS = 1.0
+ARBITER_TICKS = 20
+"""For how long the arbiter may be silent, beside the time that it waits for workers when it ends the service."""
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2), in linux/prctl.h."""
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _VALUE = re.compile(r"[\t -~\x80-\xff]*")  # RFC 9110, section 5.5; a folded one has its line ends still
@@ -128,6 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.access.check_path("GET", path, self.headers.get("Authorization"))
         match path:
             case "/livez":
+                self.server.arbiter.check()
                 return JSON, orjson.dumps({"live": True})
             case "/readyz" | "/healthz":
                 return JSON, orjson.dumps(report(self.server.pod.look()[0]))
@@ -177,17 +182,64 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing: probes and scrapes are no news."""
 
 
+class Arbiter:
+    """The arbiter, as this process knows it by the socket between them."""
+
+    def __init__(self, line: socket.socket, patience: int, directory: Path) -> None:
+        """Begin.
+
+        Args:
+            line: the socket.
+            patience: after how many ticks without a sign of life it counts as stuck.
+            directory: what is cleared away when it is gone.
+        """
+        self.line = line
+        self._patience, self._directory = patience, directory
+        self._heard = False  # the first sign comes with the first look at a worker
+        self._silent = 0
+        threading.Thread(target=self._hear, daemon=True).start()
+
+    def tick(self) -> None:
+        """Count how long there has been no sign of life; to be called once a second."""
+        self._silent += self._heard
+        if self._silent == self._patience:
+            log.error("the arbiter is silent: workers that end are not replaced, and /livez answers 503")
+
+    def check(self) -> None:
+        """Return if it is not known to be stuck.
+
+        Raises:
+            NotReadyError: it is.
+        """
+        if self._silent >= self._patience:
+            raise NotReadyError(
+                "the service's first process, the arbiter, is stopped or stuck: no worker would be replaced",
+                remedy="Restart the service; if it was stopped on purpose (SIGSTOP), let it go on (SIGCONT).",
+            )
+
+    def _hear(self) -> None:
+        """Wait until it is gone, whatever else this process does, then clear the directory away and end."""
+        with contextlib.suppress(OSError):
+            while self.line.recv(BEATS):
+                self._heard, self._silent = True, 0
+        with contextlib.suppress(OSError):  # under another name nobody puts anything into it meanwhile
+            shutil.rmtree(self._directory.rename(self._directory.with_suffix(".gone")), ignore_errors=True)
+        os._exit(0)  # answers that are under way are of no use to anybody now
+
+
 class Server(ThreadingHTTPServer):
-    """The listening socket is not its own: the outer process keeps it."""
+    """Has a listening socket already."""
 
     daemon_threads = True
 
-    def __init__(self, listener: socket.socket, pod: Pod, collector: PodCollector, access: Access) -> None:
+    def __init__(
+        self, listener: socket.socket, pod: Pod, collector: PodCollector, access: Access, arbiter: Arbiter
+    ) -> None:
         self.address_family = listener.family
         super().__init__(listener.getsockname(), Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        self.pod, self.collector, self.access = pod, collector, access
+        self.pod, self.collector, self.access, self.arbiter = pod, collector, access, arbiter
         self._places = threading.BoundedSemaphore(CONNECTIONS)
         self._deadlines: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
@@ -246,7 +298,7 @@ class Server(ThreadingHTTPServer):
         log.debug("%s: %s", client_address, sys.exception() if hasattr(sys, "exception") else request)
 
 
-def listen(settings: ServiceSettings) -> socket.socket:
+def listen(settings: ServiceSettings, arbiter: Arbiter) -> socket.socket:
     """Listen on the management address; wait for it where the service before this one still has it."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         settings.management_host, management_port(settings), type=socket.SOCK_STREAM
@@ -263,37 +315,36 @@ def listen(settings: ServiceSettings) -> socket.socket:
             if not said:
                 log.error("the management port cannot be listened on yet: %s", error.strerror)  # noqa: TRY400
             said = True
-            if _arbiter_is_gone(RETRY_SECONDS):
-                sys.exit(0)
+            beat(arbiter.line)
+            time.sleep(RETRY_SECONDS)
         else:
             return listener
 
 
-def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: int) -> NoReturn:
-    """Answer until the arbiter is gone, then clear its directory away and end."""
-    pod = Pod(directory)
-    others = {"arbiter": (arbiter,), "management": (os.getppid(), os.getpid())}
-    collector = PodCollector(pod, settings.drift_window_seconds, others)
-    server = Server(listener, pod, collector, Access(settings))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    while not _arbiter_is_gone(TICK_SECONDS):
+def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: Arbiter) -> NoReturn:
+    """Answer, and tell the arbiter once a second that this works."""
+    pod, access = Pod(directory), Access(settings)
+    others: dict[str, tuple[int, ...]] = {"arbiter": (os.getppid(),), "management": (os.getpid(),)}
+    collector = PodCollector(pod, settings.drift_window_seconds, others, access.tokens)
+    server = Server(listener, pod, collector, access, arbiter)
+    answering = threading.Thread(target=server.serve_forever, daemon=True)
+    answering.start()
+    while True:
         try:
             server.end_late(time.monotonic())
+            pod.tick()
             collector.tick()
             logs.flush()
         except Exception:
             log.exception("the workers' numbers could not be read; the next try is in a second")
-    shutil.rmtree(directory, ignore_errors=True)
-    os._exit(0)  # answers that are under way are of no use to anybody now
+        arbiter.tick()
+        if answering.is_alive():
+            beat(arbiter.line)
+        time.sleep(TICK_SECONDS)
 
 
-def _arbiter_is_gone(seconds: float) -> bool:
-    """Wait, and tell whether the pipe from the arbiter has ended meanwhile."""
-    return bool(select.select([0], [], [], seconds)[0])
-
-
-def main() -> int:
-    """Hold the socket, and keep a process that answers on it."""
+def main() -> NoReturn:
+    """Listen, and answer until the arbiter is gone."""
     # The terminal and some service managers signal whole groups; this process ends with the arbiter.
     for name in (
         signal.SIGINT,
@@ -304,31 +355,16 @@ def main() -> int:
         signal.SIGUSR2,
     ):
         signal.signal(name, signal.SIG_IGN)
+    # So that it ends with the arbiter even while it is stopped itself.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
     settings, directory = load_settings(), Path(os.environ[DIRECTORY_VARIABLE])
     logs.configure(settings)
-    arbiter = os.getppid()
-    listener = listen(settings)
-    while True:
-        ended, held = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(ended)
-            serve(settings, listener, directory, arbiter)
-        os.close(held)  # now only the child holds it: its end is one thing to wait for beside the arbiter's
-        select.select([0, ended], [], [])
-        os.close(ended)
-        if _arbiter_is_gone(0):
-            os.kill(child, signal.SIGKILL)  # it would see so too, were it not stuck
-            os.waitpid(child, 0)
-            break
-        _, status = os.waitpid(child, 0)
-        log.error("the process of the management port died (%s) and is started again", status)
-        if _arbiter_is_gone(RESTART_SECONDS):
-            break
-    shutil.rmtree(directory, ignore_errors=True)
-    return 0
+    # When it ends the service it waits for the workers, and gives no sign.
+    patience = ARBITER_TICKS + settings.graceful_timeout_seconds
+    arbiter = Arbiter(socket.socket(fileno=0), patience, directory)
+    serve(settings, listen(settings, arbiter), directory, arbiter)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main())
+        main()

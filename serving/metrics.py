@@ -6,6 +6,7 @@ Called by:
     the Flask application            `request`, for what the pipeline does not answer
     ModelState                       `loaded`, `refused`, `golden`, `state`
     the inference worker             `connections`, several times a second; `evicted`
+    both worker classes              `beat`, whenever the arbiter is told that the process is alive
     the housekeeper                  `tick`, once a second
 """
 
@@ -25,8 +26,8 @@ import orjson
 
 from serving import drift, logs
 from serving.catalogue import CATALOGUE, NATS, PROBABILITY, SECONDS
-from serving.companion import DIRECTORY_VARIABLE
-from serving.slots import LARGEST_RUN, Slots
+from serving.memory_directory import DIRECTORY_VARIABLE
+from serving.slots import LARGEST_RUN, Slots, linked
 
 if TYPE_CHECKING:
     from bundle.repository import Bundle
@@ -40,6 +41,8 @@ SLOTS_SUFFIX, FACTS_SUFFIX = ".slots", ".json"
 
 State = Literal["starting", "ready", "unready", "draining", "ended", "aborted"]
 STATES: tuple[State, ...] = ("starting", "ready", "unready", "draining", "ended", "aborted")
+STATE, HEARTBEAT = 0, 1
+"""The places of two values that are read alone."""
 
 OTHER = "other"
 CLIENT_GONE = "client-gone"
@@ -61,12 +64,13 @@ class Metrics:
     def __init__(self, slots: Slots | None = None, facts: Path | None = None) -> None:
         self._slots = slots or Slots.anonymous()
         self._facts_path = facts
-        self._facts: dict[str, Any] = {}
+        self._facts_descriptor: int | None = None  # of memory, where there was no room for a file
         self._lock = threading.RLock()
         self._values = self._slots.values
         self._places: dict[tuple[str, ...], int] = {}
         self._statistics: _Statistics | None = None
-        self._state = self._place("state")
+        self._state = self._place("state")  # at STATE, and the next at HEARTBEAT
+        self._heartbeat = self._place("heartbeat")
         self._in_flight = self._place("glyph_http_requests_in_flight")
         self._queue = self._place("glyph_queue_images")
         self._connections = self._place("glyph_connections")
@@ -163,6 +167,10 @@ class Metrics:
         """Say what this process is doing; safe in a signal handler."""
         self._values[self._state] = STATES.index(state)
 
+    def beat(self) -> None:
+        """Say that the process is not stuck."""
+        self._values[self._heartbeat] += 1
+
     def ended(self) -> None:
         """Say that this process ends because it was asked to, unless it was aborted."""
         if STATES[int(self._values[self._state])] != "aborted":
@@ -191,15 +199,22 @@ class Metrics:
 
     def publish(self, facts: dict[str, Any]) -> None:
         """Let the management process know facts that are not numbers: model, provider, what was refused."""
-        self._facts = facts
         if self._facts_path is None:
             return
-        staged = self._facts_path.with_suffix(".new")
+        staged, document = self._facts_path.with_suffix(".new"), orjson.dumps(facts)
+        kept, descriptor = self._facts_descriptor, None
         try:
-            staged.write_bytes(orjson.dumps(facts))
+            try:
+                staged.write_bytes(document)
+            except OSError:  # there is no room
+                descriptor = linked(staged)
+                os.write(descriptor, document)
             staged.replace(self._facts_path)
         except OSError as error:
             log.error("the management port lacks this process's facts: %s", error)  # noqa: TRY400
+        self._facts_descriptor = descriptor
+        if kept is not None:
+            os.close(kept)
 
     def tick(self) -> None:
         """Count what waits to be counted, and look at this process itself; once a second."""

@@ -5,6 +5,7 @@ counted when it is gone: its numbers are added to those of all the departed befo
 """
 
 import contextlib
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,9 +19,16 @@ import orjson
 
 from serving import slots
 from serving.errors import NotReadyError
-from serving.metrics import FACTS_SUFFIX, SLOTS_SUFFIX, STATES
+from serving.memory_directory import is_alive
+from serving.metrics import FACTS_SUFFIX, HEARTBEAT, SLOTS_SUFFIX, STATE, STATES
+
+log = logging.getLogger("glyph.management")
 
 DEPARTED = "departed.json"
+STUCK = "stuck"
+STUCK_TICKS = 5
+"""For how many ticks a heartbeat stands still before its worker counts as stuck. Ticks and not seconds: in a pause of
+all processes (SIGSTOP, `docker pause`) nobody ticks. Both worker classes beat once a second at least."""
 Numbers = dict[bytes, npt.NDArray[np.float64]]
 
 
@@ -55,7 +63,7 @@ class Departed:
         try:
             document = orjson.loads(path.read_bytes())
         except (OSError, orjson.JSONDecodeError):
-            return cls()
+            return cls()  # no worker has gone yet
         numbers = {key.encode(): np.array(values) for key, values in document["numbers"].items()}
         return cls(numbers, Counter(document["exits"]), set(document["names"]))
 
@@ -87,34 +95,63 @@ class Pod:
         self._lock = threading.Lock()
         self._departed = Departed.read(directory / DEPARTED)
         self._facts: dict[Path, tuple[object, dict[str, Any]]] = {}
+        self._beats: dict[Path, tuple[float, int]] = {}
+        """Each worker's heartbeat at the last tick, and for how many ticks it has stood still."""
+
+    def tick(self) -> None:
+        """Look whether the workers' hearts beat; to be called once a second."""
+        with self._lock:
+            found = {}
+            for path in self.directory.glob(f"*{SLOTS_SUFFIX}"):
+                beat = slots.read_value(path, HEARTBEAT)
+                before, still = self._beats.get(path, (0.0, 0))
+                found[path] = beat, still + 1 if beat == before else 0
+            self._beats = found
 
     def look(self) -> tuple[list[Worker], Departed]:
         """Return the living, oldest first, and all the dead there have been."""
         with self._lock:
             workers, dead = [], []
             for path in sorted(self.directory.glob(f"*{SLOTS_SUFFIX}"), key=_age):
-                if path.name in self._departed.names or not slots.is_alive(path):
+                if path.name in self._departed.names or not is_alive(path):
                     dead.append(path)
                     continue
-                state = STATES[int(slots.read_first(path))]
-                state = "draining" if state in ("ended", "aborted") else state  # it has not gone yet
-                workers.append(Worker(path=path, pid=_pid(path), state=state, facts=self._facts_of(path)))
+                facts = self._facts_of(path)
+                workers.append(Worker(path=path, pid=_pid(path), state=self._state_of(path), facts=facts))
             if dead:
                 self._bury(dead)
             return workers, self._departed
 
+    def _state_of(self, path: Path) -> str:
+        state = STATES[int(slots.read_value(path, STATE))]
+        beat, still = self._beats.get(path, (0.0, 0))
+        # Before its model is loaded it has not begun to beat.
+        if state in ("ready", "unready") and beat and still >= STUCK_TICKS:
+            return STUCK
+        return "draining" if state in ("ended", "aborted") else state  # it has not gone yet
+
     def _bury(self, dead: list[Path]) -> None:
         for path in dead:
             if path.name not in self._departed.names:
-                how = "ended" if STATES[int(slots.read_first(path))] == "ended" else "died"
+                how = "ended" if STATES[int(slots.read_value(path, STATE))] == "ended" else "died"
                 self._departed.add(path.name, slots.read(path) or {}, how)
-        self._departed.write(self.directory / DEPARTED)
+        written = self._write_departed()
         for path in dead:
             with contextlib.suppress(OSError):
                 path.with_suffix(FACTS_SUFFIX).unlink(missing_ok=True)
                 path.unlink()
                 self._departed.names.discard(path.name)
             self._facts.pop(path, None)
+        if not written:  # what the dead had is room now
+            self._write_departed()
+
+    def _write_departed(self) -> bool:
+        try:
+            self._departed.write(self.directory / DEPARTED)
+        except OSError as error:
+            log.warning("what workers that are gone have counted is kept in memory alone: %s", error)
+            return False
+        return True
 
     def _facts_of(self, path: Path) -> dict[str, Any]:
         """Return a worker's facts, read again only where they were written again."""
@@ -166,6 +203,12 @@ def _why(workers: list[Worker]) -> tuple[str, str]:
             "'python -m bundle verify' checks a version."
         )
         return f"no model is served: {reason}", remedy
+    if STUCK in by_state:
+        remedy = (
+            "Wait: a worker that stays silent is replaced after GLYPH_TIMEOUT_SECONDS. If that comes again, look for "
+            "CPU throttling and blocked volumes, or for who stops processes."
+        )
+        return "the workers are stopped or stuck", remedy
     if "starting" in by_state:
         return "the workers are loading the model", "Wait; if it stays, the service's log says why."
     if "draining" in by_state:

@@ -9,13 +9,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # it ships no types
 from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
-
-from serving import logs
 
 _FREE, _LOADING, _UNREADY, _READY = range(4)
 _table = mmap.mmap(-1, 1 << 12)
@@ -42,6 +41,10 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
     continue would find all the others silent for too long.
     """
 
+    with_looks: ClassVar[tuple[Callable[[], None], ...]] = ()
+    """What else the arbiter does as often, once a second for each worker: Gunicorn has no hook for it, and a thread
+    would not survive a fork."""
+
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
         self._looked = time.monotonic()
@@ -53,7 +56,8 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
 
     def last_update(self) -> float:
         """Return when the worker last beat, later by what the arbiter was absent since; asked in the arbiter."""
-        logs.flush()  # every second, for which Gunicorn's arbiter has no hook
+        for function in self.with_looks:
+            function()
         now, beat = time.monotonic(), super().last_update()
         if beat != self._beat:
             self._beat, self._absent, self._looked = beat, 0.0, max(beat, self._looked)
@@ -155,6 +159,7 @@ class ReadinessMixin:
         A worker whose GPU is lost ends, and the arbiter starts another.
         """
         super().notify()  # type: ignore[misc]
+        self.wsgi.extensions["glyph"].metrics.beat()
         self._tell()
         if self.wsgi.extensions["glyph"].lost:
             self.leave()

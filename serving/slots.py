@@ -61,17 +61,18 @@ class Slots:
 
     @classmethod
     def create(cls, path: Path) -> "Slots":
-        """Make the file `path` and lock it for this process; without room there, nobody sees the numbers."""
+        """Make the file `path` and lock it for this process; without room there, a link to memory of its own."""
         staged = path.with_suffix(".new")
-        descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            # A hole in a file would be a SIGBUS on the day when the memory file system is full.
-            os.posix_fallocate(descriptor, 0, SIZE)
+            descriptor = _reserved(staged)
         except OSError as error:
-            os.close(descriptor)
-            staged.unlink()
-            log.error("metrics of this process are not shared: %s: %s", path.parent, error.strerror)  # noqa: TRY400
-            return cls.anonymous()
+            log.warning(
+                "%s has no room for the metrics of this process, which are shared as long as it runs and lost when it "
+                "ends; make room there (--shm-size, or a memory volume): %s",
+                path.parent,
+                error.strerror,
+            )
+            descriptor = linked(staged, SIZE)
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
         slots = cls(mmap.mmap(descriptor, SIZE), descriptor)
         # Only now, so that nobody finds it without its lock and takes it for a dead one's.
@@ -105,6 +106,38 @@ class Slots:
         return place
 
 
+def _reserved(path: Path) -> int:
+    """Return the descriptor of a new file for which there is room.
+
+    Raises:
+        OSError: there is none; nothing is left.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        # A hole in a file would be a SIGBUS on the day when the memory file system is full.
+        os.posix_fallocate(descriptor, 0, SIZE)
+    except OSError:
+        os.close(descriptor)
+        path.unlink()
+        raise
+    return descriptor
+
+
+def linked(path: Path, size: int = 0) -> int:
+    """Return the descriptor of so many bytes of new memory, and make `path` a link to it, which takes no room there.
+
+    Processes of the same user read and lock it by the link (proc(5), /proc/pid/fd) as long as this one keeps it open.
+
+    Raises:
+        OSError: not even a link can be made.
+    """
+    path.unlink(missing_ok=True)
+    descriptor = os.memfd_create(path.name, os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, size)
+    path.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+    return descriptor
+
+
 def read(path: Path) -> dict[bytes, npt.NDArray[np.float64]] | None:
     """Return a copy of another process's values by key (JSON of the list); None if they are not there."""
     try:
@@ -126,23 +159,11 @@ def read(path: Path) -> dict[bytes, npt.NDArray[np.float64]] | None:
     return found
 
 
-def read_first(path: Path) -> float:
-    """Return another process's first value alone, which costs less than all of them; 0 if it is gone."""
+def read_value(path: Path, place: int) -> float:
+    """Return one of another process's values, which costs less than all of them; 0 if it is gone."""
     try:
         with path.open("rb") as file:
-            data = os.pread(file.fileno(), 8, VALUES_AT)
+            data = os.pread(file.fileno(), 8, VALUES_AT + 8 * place)
     except OSError:
         return 0.0
     return float(struct.unpack("=d", data)[0]) if len(data) == 8 else 0.0
-
-
-def is_alive(path: Path) -> bool:
-    """Tell whether the process that made the file still runs. Not to be asked by that process itself."""
-    try:
-        with path.open("rb+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

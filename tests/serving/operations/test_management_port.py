@@ -59,7 +59,8 @@ def server(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(management, "REQUEST_SECONDS", 0.05)
     listener = socket.create_server(("127.0.0.1", 0))
     access = SimpleNamespace(check_path=lambda *_: None)
-    made = Server(listener, SimpleNamespace(), SimpleNamespace(), access)  # type: ignore[arg-type]
+    some = SimpleNamespace()
+    made = Server(listener, some, some, access, some)  # type: ignore[arg-type]
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made

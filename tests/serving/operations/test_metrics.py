@@ -28,7 +28,7 @@ from tests.serving.operations.promlint import problems
 from tests.serving.operations.test_management import workers_of
 from tests.serving.processes import ANSWER_SECONDS, ROOT, Part, form
 
-PRIVATE = {"state", "drift"}
+PRIVATE = {"heartbeat", "state", "drift"}
 """Runs of numbers that are not metrics themselves but what some are computed from."""
 
 

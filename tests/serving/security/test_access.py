@@ -19,6 +19,7 @@ from serving.errors import AccessUnknownError, BearerMalformedError, Unauthorize
 from serving.settings import ServiceSettings
 from serving.token import line_of, main, new_token
 from tests.pictures import a_digit, png
+from tests.serving.operations.management import await_, managed
 from tests.serving.processes import PNG, ROOT, Answer, environment, serving_command
 from tests.serving.security.conftest import Guarded
 
@@ -200,6 +201,31 @@ def test_a_file_that_breaks_changes_nothing_and_is_logged_once(
     replace(file, line_of("till", "another"))
     now[0] += 1.1
     assert tokens.holder("Bearer another") == "till"
+
+
+@pytest.mark.parametrize("broken", [None, "till sha256:half a li"])
+def test_a_revocation_that_cannot_be_read_is_an_alarm(
+    bundle: Bundle, tmp_path: Path, broken: str | None
+) -> None:
+    """Though nobody asks for anything: the gauge falls, and the log says what is so meanwhile, until it is read."""
+    file = tmp_path / "tokens"
+    file.write_text(line_of("till", "secret"))
+    with managed(tmp_path, model=bundle.path.parent, tokens_file=file, metrics_token=False) as pod:
+
+        def status() -> int:
+            field = "Bearer secret"
+            return pod.service.ask(
+                "POST", "/predict", png(a_digit()), Content_Type=PNG, Authorization=field
+            ).status
+
+        assert pod.value("glyph_tokens_file_readable") == 1
+        file.unlink() if broken is None else replace(file, broken)
+        pod.await_value(0, "glyph_tokens_file_readable")
+        assert "a revocation has no effect, until the file can be read" in pod.service.log()
+        assert status() == 200
+        replace(file, line_of("till", "another"))
+        pod.await_value(1, "glyph_tokens_file_readable")
+        await_(lambda: status() == 401)
 
 
 def test_a_file_that_never_was_readable_lets_nobody_in(tmp_path: Path, now: list[float]) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from bundle.repository import Bundle
 from bundle.verify import problems
-from serving.companion import DIRECTORY_VARIABLE
 from serving.engine import Engine, open_engine
 from serving.errors import ProviderError
+from serving.memory_directory import DIRECTORY_VARIABLE
 from serving.metrics import Metrics
 from serving.score import main as score
 from serving.settings import ServiceSettings
