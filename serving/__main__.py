@@ -7,9 +7,7 @@ that was asked for does not work on this machine.
 
 import argparse
 import contextlib
-import errno
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -18,8 +16,9 @@ from bundle.configuration import add_options, build, for_help, from_arguments, p
 from bundle.errors import ConfigurationError
 from serving import descriptors
 from serving.access import check_file
+from serving.addresses import unusable
 from serving.check import check, check_tls
-from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer, management_port
+from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
 from serving.tracing import check_installed
 
 EXIT_ADDRESS = 1
@@ -71,11 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_tls(settings)
         check_installed(settings)
         settings = descriptors.ensure(settings)
+        problem = None if options.check else unusable(settings)
     except ConfigurationError as error:
         return _refused(error, EXIT_SETTING)
     if options.check:
         return check(settings)
-    if problem := unusable_address(settings.host, settings.port) or _unusable_management(settings):
+    if problem:
         return _refused(problem, EXIT_ADDRESS)
     if options.check_address:
         return 0
@@ -87,51 +87,6 @@ def _refused(problem: object, code: int) -> int:
     with contextlib.suppress(OSError):
         print(f"error: {problem}", file=sys.stderr, flush=True)
     return code
-
-
-def _unusable_management(settings: ServiceSettings) -> str | None:
-    """Return why the management port cannot be listened on, as `unusable_address` does."""
-    host, port = settings.management_host, management_port(settings)
-    if port == 0:
-        return None
-    if (host, port) == (settings.host, settings.port):
-        return f"the management port is the port itself, {port}: change GLYPH_MANAGEMENT_PORT"
-    return unusable_address(
-        host,
-        port,
-        setting="GLYPH_MANAGEMENT",
-        change="give another one with GLYPH_MANAGEMENT_PORT or --management-port; 0 is none",
-    )
-
-
-def unusable_address(
-    host: str,
-    port: int,
-    *,
-    setting: str = "GLYPH",
-    change: str = "give another one with GLYPH_PORT or --port (make run: PORT=)",
-) -> str | None:
-    """Return why the service cannot listen on an address, and what to do; None if it can.
-
-    Gunicorn would try for five seconds and end with a less helpful line. Someone may still take
-    the port between this look and Gunicorn's; then that line is what is left.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Gunicorn does
-            probe.bind(address)
-    except socket.gaierror as error:
-        return f"the host {host!r} is no address of this machine ({error.strerror}): change {setting}_HOST"
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return f"port {port} on {host} is taken by another program: {change}"
-        if error.errno == errno.EACCES:
-            return f"port {port} needs privileges this user lacks: {change}"
-        return (
-            f"cannot listen on {host} port {port} ({error.strerror}): change {setting}_HOST or {setting}_PORT"
-        )
-    return None
 
 
 def _become_arbiter(options: dict[str, str]) -> NoReturn:

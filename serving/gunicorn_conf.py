@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from serving import descriptors, logs
+from serving import addresses, descriptors, logs
 from serving.access import check_file
 from serving.companion import Companion
 from serving.cpus import usable_cpus
@@ -52,9 +52,7 @@ check_installed(_settings)
 _settings = descriptors.ensure(_settings)
 
 wsgi_app = "serving.wsgi:application"
-bind = (
-    f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
-)
+bind = addresses.binds(_settings)
 proc_name = "glyph"
 
 worker_class = {
@@ -187,5 +185,6 @@ def post_worker_init(worker: Any) -> None:
     # forked after that import can hang when it ends (seen with 1.31), and Gunicorn waits for it.
     from serving.announcement import announcement
 
-    if worker.age == 1 and (text := announcement(worker.wsgi.extensions["glyph"], _settings)):
+    listener = worker.sockets[0].sock
+    if worker.age == 1 and (text := announcement(worker.wsgi.extensions["glyph"], _settings, listener)):
         logs.announce(text)

@@ -8,10 +8,10 @@ import json
 import sys
 
 from bundle.errors import ConfigurationError
-from serving.settings import load_settings, management_port
+from serving.addresses import local_management
+from serving.settings import load_settings
 
 ANSWER_SECONDS = 4
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  listened on, but not to be asked
 
 
 def main() -> int:
@@ -21,12 +21,11 @@ def main() -> int:
     except ConfigurationError as error:
         print(error)
         return 1
-    port = management_port(settings)
-    if port == 0:
+    address = local_management(settings)
+    if address is None:
         print("there is no management port to ask (GLYPH_MANAGEMENT_PORT=0)")
         return 0
-    host = _ANY.get(settings.management_host, settings.management_host)
-    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+    connection = http.client.HTTPConnection(*address, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()

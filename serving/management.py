@@ -31,6 +31,7 @@ from prometheus_client.exposition import choose_encoder
 
 from serving import logs
 from serving.access import Access
+from serving.addresses import bound
 from serving.companion import BEATS, beat
 from serving.descriptors import EXHAUSTED
 from serving.errors import (
@@ -300,25 +301,16 @@ class Server(ThreadingHTTPServer):
 
 def listen(settings: ServiceSettings, arbiter: Arbiter) -> socket.socket:
     """Listen on the management address; wait for it where the service before this one still has it."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        settings.management_host, management_port(settings), type=socket.SOCK_STREAM
-    )[0]
     said = False
     while True:
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(address)
-            listener.listen(BACKLOG)
+            return bound(settings.management_host, management_port(settings), BACKLOG)
         except OSError as error:
-            listener.close()
             if not said:
                 log.error("the management port cannot be listened on yet: %s", error.strerror)  # noqa: TRY400
             said = True
             beat(arbiter.line)
             time.sleep(RETRY_SECONDS)
-        else:
-            return listener
 
 
 def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: Arbiter) -> NoReturn:

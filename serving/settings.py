@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from bundle.configuration import CommaSeparated, Layer, OrNone, Settings, build, from_environment
 
@@ -19,6 +19,34 @@ Positive = Annotated[int, Field(ge=1)]
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[a-z0-9.\-\[\]:_]+)$")]
 """What a browser sends as `Origin` (RFC 6454, section 6.2), or `*`."""
+
+
+EVERY = ("*", "::")
+"""Hosts that mean every address of the machine, of IPv4 and of IPv6."""
+UNIX_PATH_BYTES = 107
+"""Longest path of a UNIX socket: `sun_path` has 108 bytes, and one ends it (unix(7))."""
+
+
+def unix_path(host: str) -> Path | None:
+    """Return the path of the UNIX socket that a host names; None if it is an address of TCP."""
+    return Path(host.removeprefix("unix:").removeprefix("//")) if host.startswith("unix:") else None
+
+
+def _listenable(host: str) -> str:
+    path = unix_path(host)
+    if path is not None and not path.is_absolute():
+        raise ValueError("a UNIX socket is named by its absolute path, as in unix:/run/glyph/http.sock")
+    if path is not None and (size := len(os.fsencode(path))) > UNIX_PATH_BYTES:
+        raise ValueError(
+            f"the path of a UNIX socket has at most {UNIX_PATH_BYTES} bytes, and this one {size}"
+        )
+    return host
+
+
+def _of_tcp(host: str) -> str:
+    if unix_path(host) is not None:
+        raise ValueError("the management port is one of TCP: give an address, as 127.0.0.1")
+    return host
 
 
 class ServiceSettings(Settings):
@@ -64,13 +92,25 @@ class ServiceSettings(Settings):
             "a version without that graph. CUDA computes in float32"
         ),
     ] = "auto"
-    host: Annotated[str, Field(min_length=1, description="address to listen on; 0.0.0.0 is all of IPv4")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, Field(ge=1, le=65535, description="TCP port to listen on")] = 8080
+    host: Annotated[
+        str,
+        AfterValidator(_listenable),
+        Field(
+            min_length=1,
+            description="address to listen on; '*' is every one of IPv4 and IPv6, 0.0.0.0 all of IPv4, "
+            "unix:/run/glyph/http.sock a UNIX socket",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Field(ge=1, le=65535, description="TCP port to listen on; a UNIX socket has none")
+    ] = 8080
     management_host: Annotated[
         str,
-        Field(min_length=1, description="address of the management port; probes must be able to reach it"),
+        AfterValidator(_of_tcp),
+        Field(
+            min_length=1,
+            description="address of the management port, '*' is every one; probes must be able to reach it",
+        ),
     ] = "127.0.0.1"
     management_port: Annotated[
         Annotated[int, Field(ge=0, le=65535)] | None,

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from serving.settings import unix_path
+
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
@@ -36,6 +38,22 @@ class Answer:
         return json.loads(self.body)
 
 
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a UNIX socket."""
+
+    def __init__(self, path: Path, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__("localhost", timeout=ANSWER_SECONDS)
+        self._path, self._tls = path, tls
+
+    def connect(self) -> None:
+        """Connect to the socket's path."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(ANSWER_SECONDS)
+        self.sock.connect(str(self._path))
+        if self._tls is not None:
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+
+
 @dataclass(frozen=True)
 class Service:
     """A running service: its process, where it listens, and where its output goes."""
@@ -45,9 +63,13 @@ class Service:
     output: Path
     tls: ssl.SSLContext | None = None
     """How to trust the service, where it speaks TLS."""
+    path: Path | None = None
+    """Of its UNIX socket, where it listens on one and not on the port."""
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection to the service."""
+        if self.path is not None:
+            return UnixConnection(self.path, self.tls)
         if self.tls is None:
             return http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
         return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS, context=self.tls)
@@ -111,6 +133,7 @@ def running(
     tls: ssl.SSLContext | None = None,
     code: int = 0,
     command: Sequence[str] | None = None,
+    pass_fds: Sequence[int] = (),
     **settings: object,
 ) -> Iterator[Service]:
     """Start the service, wait until `until` answers 200, if given, and at the end see SIGTERM end it, with `code`."""
@@ -124,8 +147,10 @@ def running(
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
         )
-    service = Service(process, port, output, tls)
+    unix = unix_path(str(values.get("host", "")))
+    service = Service(process, int(str(values["port"])), output, tls, None if pass_fds else unix)
     try:
         if until is not None:
             await_ok(service, until)

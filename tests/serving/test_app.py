@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from werkzeug.test import TestResponse
 from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
 from serving import cpus, gunicorn_conf, predict
-from serving.announcement import announcement, base_url
+from serving.announcement import announcement
 from serving.app import APP_LOAD_ERROR, create_app
 from serving.inference.worker import InferenceWorker
 from serving.settings import ServiceSettings, load_settings
@@ -278,26 +279,14 @@ def test_a_quota_rounds_up_and_never_beyond_what_affinity_allows(monkeypatch: py
         assert cpus.usable_cpus() == expected
 
 
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("0.0.0.0", "http://127.0.0.1:8080"),
-        ("::", "http://[::1]:8080"),
-        ("127.0.0.1", "http://127.0.0.1:8080"),
-    ],
-)
-def test_the_printed_address_is_one_that_can_be_asked(host: str, url: str) -> None:
-    """Nobody can connect to 'every address'."""
-    assert base_url(ServiceSettings(host=host)) == url
-
-
 def test_the_sample_is_named_relative_to_the_working_directory(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A short line is copied more easily."""
     settings = ServiceSettings(model=bundle.path.parent, provider="cpu")
     monkeypatch.chdir(bundle.path.parent.parent)
-    text = announcement(ModelState.start(settings), settings)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        text = announcement(ModelState.start(settings), settings, listener)
     assert text is not None
     assert " @synthetic/1/sample.png " in text
 

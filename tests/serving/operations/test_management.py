@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bundle.repository import Bundle
-from serving.__main__ import unusable_address
+from serving.addresses import unusable_address
 from tests.pictures import a_digit, png
 from tests.serving.models import publish_synthetic
 from tests.serving.operations.management import Managed, await_, managed
