@@ -1,5 +1,5 @@
 # `make run` and `make test` do all on a fresh machine; `make help` lists the rest.
-# Settings: make run PORT=9000 HOST=0.0.0.0 MODELS=/srv/models FIT="--epochs 5 --dropout 0.3"
+# Settings: make run PORT=9000 HOST='*' MODELS=/srv/models FIT="--epochs 5 --dropout 0.3"
 
 HOST ?= 127.0.0.1
 PORT ?= 8080
@@ -31,25 +31,25 @@ install = test -x $1/bin/pip || $(VENV)/bin/python -m venv $1; \
   $(UV) pip install $(if $(CI),--quiet) --compile-bytecode --require-hashes --python $1/bin/python -r $2 \
     || $1/bin/python $(PIP_INSTALL) -r $2
 
-.PHONY: help run train serve test clients linters chromium lock clean images test-images train-job deploy score-job registry
+.PHONY: help run train serve test clients linters chromium proxies lock clean images test-images train-job deploy score-job registry
 .DELETE_ON_ERROR:
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 run: $(VENV)/installed ## train once, then serve on HOST:PORT
-	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) $(VENV)/bin/python -m serving --check-address
+	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) $(VENV)/bin/python -m serving --check-address
 	@$(VENV)/bin/python -m bundle list $(MODELS)/$(NAME) >/dev/null 2>&1 \
 	  || $(VENV)/bin/python -m training fit --models $(MODELS) --name $(NAME) $(FIT)
-	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
+	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
 train: $(VENV)/installed ## train and publish the next version
 	$(VENV)/bin/python -m training fit --models $(MODELS) --name $(NAME) $(FIT)
 
 serve: $(VENV)/installed ## serve what is published, training nothing
-	@GLYPH_HOST=$(HOST) GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
+	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
-test: $(VENV)/installed-development $(CLIENTS)/installed $(LINTERS)/installed chromium ## lint, check types, run every test
+test: $(VENV)/installed-development $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## lint, check types, run every test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -64,6 +64,14 @@ chromium: ## the browser that the page is tested in, from Debian's packages wher
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing Chromium, to test the page in" \
 	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; } \
 	  || echo "without Chromium the tests of the page are skipped; on Debian: apt-get install chromium"
+
+# Where systemd runs, these packages start services, for which nobody who runs tests has asked.
+proxies: ## nginx and HAProxy, which the tests put in front of the service, likewise, and where no systemd would start them
+	@PATH="$$PATH:/usr/sbin"; { command -v nginx && command -v haproxy; } >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && [ ! -d /run/systemd/system ] && command -v apt-get >/dev/null \
+	    && echo "installing nginx and HAProxy, to test the service behind" && apt-get update -qq \
+	    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nginx haproxy >/dev/null; } \
+	  || echo "without nginx and HAProxy the tests behind them are skipped; on Debian: apt-get install nginx haproxy"
 
 images: ## build IMAGES="train serve-cuda score-cuda"; REGISTRY=host/team/ PUSH=1 pushes them; DOCKER=podman
 	@set -e; for image in $(IMAGES); do \

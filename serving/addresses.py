@@ -14,8 +14,6 @@ from serving.settings import EVERY, ServiceSettings, management_port, unix_path
 
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START: systemd's sockets are this descriptor and those that follow it."""
-FROM_ARBITER = "GUNICORN_FD"
-"""Set by an arbiter that starts its successor (SIGUSR2) and hands its sockets over."""
 
 
 def binds(settings: ServiceSettings) -> list[str]:
@@ -87,10 +85,6 @@ def unusable(settings: ServiceSettings) -> str | None:
     Gunicorn would try for five seconds and end with a less helpful line. Someone may still take an address between
     this look and Gunicorn's; then that line is what is left.
     """
-    if (
-        FROM_ARBITER in os.environ
-    ):  # the arbiter before this one has them, and the management port until it ends
-        return None
     if count := handed_over():
         problem = _unusable_descriptors(count)
     elif (path := unix_path(settings.host)) is not None:

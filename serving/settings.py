@@ -97,8 +97,8 @@ class ServiceSettings(Settings):
         AfterValidator(_listenable),
         Field(
             min_length=1,
-            description="address to listen on; '*' is every one of IPv4 and IPv6, 0.0.0.0 all of IPv4, "
-            "unix:/run/glyph/http.sock a UNIX socket",
+            description="address to listen on; '*' is every one of IPv4 and IPv6, unix:/run/glyph/http.sock a "
+            "UNIX socket, 0.0.0.0 all of IPv4",
         ),
     ] = "127.0.0.1"
     port: Annotated[
