@@ -6,10 +6,14 @@ Every name here that Gunicorn knows is one of its settings.
 import functools
 import os
 import signal
+import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from gunicorn import sock  # type: ignore[import-untyped]  # it ships no types
 
 from serving import addresses, descriptors, logs
 from serving.access import check_file
@@ -76,6 +80,7 @@ if Path(_SHARED_MEMORY).is_dir() and os.access(_SHARED_MEMORY, os.W_OK):
 if _settings.tls_certificate is not None:
     certfile = str(_settings.tls_certificate)
     keyfile = str(_settings.tls_key) if _settings.tls_key is not None else None
+_contexts: list[ssl.SSLContext] = []
 
 http_parser = "python"  # whatever is installed: gunicorn_h1c answers malformed requests in other words
 secure_scheme_headers = {
@@ -179,8 +184,17 @@ def worker_exit(_server: Any, worker: Any) -> None:
         application.extensions["glyph.pipeline"].trail.shutdown()
 
 
+def ssl_context(_configuration: Any, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """Read certificate and key once in each worker; gthread asks for each connection, also while they are replaced."""
+    if not _contexts:
+        _contexts.append(read())
+    return _contexts[0]
+
+
 def post_worker_init(worker: Any) -> None:
     """Print how to try the service, once: when the first worker of all has loaded its model."""
+    if worker.cfg.is_ssl:
+        sock.ssl_context(worker.cfg)
     # Imported here because it imports ONNX Runtime, which the arbiter must never do: a worker that is
     # forked after that import can hang when it ends (seen with 1.31), and Gunicorn waits for it.
     from serving.announcement import announcement

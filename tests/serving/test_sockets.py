@@ -18,6 +18,7 @@ import pytest
 from bundle.repository import Bundle
 from serving import addresses
 from serving.announcement import subject_names, way_in
+from serving.descriptors import RESERVE
 from serving.settings import ServiceSettings
 from tests.pictures import a_digit, png
 from tests.serving.certificates import write_certificate
@@ -31,6 +32,7 @@ from tests.serving.processes import (
     free_port,
     running,
 )
+from tests.serving.proxies import snippet
 from tests.serving.test_start import start_and_end
 
 WORKERS = ["inference", "gthread"]
@@ -205,6 +207,24 @@ def test_a_variable_of_systemd_that_is_no_number_is_a_wrong_setting(
     assert ended.returncode == 2
     assert "LISTEN_FDS and LISTEN_PID are numbers" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_units_of_the_document_are_what_systemd_takes(tmp_path: Path) -> None:
+    """And their limits are beyond the service's."""
+    listener, service = snippet("ini", 0), snippet("ini", 1)
+    values = dict(line.split("=", 1) for line in service.splitlines() if "=" in line)
+    settings = ServiceSettings()
+    assert int(values["TimeoutStopSec"]) > settings.graceful_timeout_seconds
+    assert int(values["LimitNOFILE"]) >= settings.connections + RESERVE
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    (tmp_path / "glyph.socket").write_text(listener)
+    (tmp_path / "glyph.service").write_text(service.replace("/opt/glyph/.venv/bin/python", sys.executable))
+    units = [str(tmp_path / name) for name in ("glyph.socket", "glyph.service")]
+    told = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+    )
+    assert [line for line in told.stderr.splitlines() if "glyph." in line] == []
 
 
 # Every address

@@ -1,8 +1,14 @@
 """TLS, end to end: a certificate made here, checked by the client, through both doors."""
 
+import dataclasses
+import os
+import shlex
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +16,18 @@ from bundle.repository import Bundle
 from tests.pictures import a_digit, png
 from tests.serving.certificates import write_certificate
 from tests.serving.models import Linear
-from tests.serving.processes import PNG, Service, running
+from tests.serving.operations.management import await_
+from tests.serving.processes import (
+    PNG,
+    ROOT,
+    START_SECONDS,
+    Service,
+    await_ok,
+    environment,
+    running,
+    serving_command,
+)
+from tests.serving.proxies import replaced, snippet
 
 
 @pytest.fixture(scope="module", params=["inference", "gthread"])
@@ -84,6 +101,74 @@ def test_a_client_that_trusts_nobody_is_not_answered(encrypted: Service) -> None
     stranger = Service(encrypted.process, encrypted.port, encrypted.output, ssl.create_default_context())
     with pytest.raises(ssl.SSLCertVerificationError):
         stranger.ask("GET", "/livez")
+
+
+def presented(service: Service) -> bytes:
+    """Return the certificate that a new connection is shown."""
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", service.port), timeout=30))
+
+
+def checked(**settings: object) -> subprocess.CompletedProcess[str]:
+    """Run the check that comes before a reload."""
+    return subprocess.run(
+        serving_command("--check"),
+        env=environment(provider="cpu", **settings),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+
+
+def renewed(place: Path) -> tuple[Path, Path]:
+    """Write another certificate and its key, beside those in use."""
+    place.mkdir()
+    return write_certificate(place)
+
+
+@pytest.mark.parametrize("worker", ["inference", "gthread"])
+def test_a_renewed_certificate_is_served_after_a_hangup(bundle: Bundle, tmp_path: Path, worker: str) -> None:
+    """By the document's hook for certbot: both in one file, replaced by renaming, then the check and the signal."""
+    both = tmp_path / "both.pem"
+    certificate, key = write_certificate(tmp_path)
+    both.write_bytes(certificate.read_bytes() + key.read_bytes())
+    trust = ssl.create_default_context(cafile=certificate)
+    settings: dict[str, Any] = {"model": bundle.path.parent, "worker": worker, "tls_certificate": both}
+    with running(tmp_path, until="/readyz", tls=trust, **settings) as service:
+        lineage = tmp_path / "renewed"
+        certificate, key = renewed(lineage)
+        certificate.rename(lineage / "fullchain.pem")
+        key.rename(lineage / "privkey.pem")
+        certificate = lineage / "fullchain.pem"
+        reload = f"{shlex.join(serving_command('--check'))} >/dev/null && kill -HUP {service.process.pid}"
+        hook = snippet("sh").replace("/etc/glyph/tls", str(tmp_path))
+        hook = replaced(hook, {"chgrp glyph": f"chgrp {os.getegid()}", "systemctl reload glyph": reload})
+        variables = environment(provider="cpu", **settings) | {"RENEWED_LINEAGE": str(lineage)}
+        subprocess.run(["sh", "-c", hook], env=variables, cwd=ROOT, check=True, timeout=START_SECONDS)
+        new = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+        await_(lambda: presented(service) == new)
+        client = dataclasses.replace(service, tls=ssl.create_default_context(cafile=certificate))
+        assert await_ok(client, "/readyz").status == 200  # an old worker may still accept
+
+
+@pytest.mark.parametrize("worker", ["inference", "gthread"])
+def test_a_certificate_without_its_key_is_refused_by_the_check_and_changes_nothing(
+    bundle: Bundle, tmp_path: Path, worker: str
+) -> None:
+    """Half of a renewal: the check ends with 2, and the workers serve on with the pair that they have read."""
+    certificate, key = write_certificate(tmp_path)
+    old = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+    trust = ssl.create_default_context(cafile=certificate)
+    settings: dict[str, Any] = {"model": bundle.path.parent, "worker": worker}
+    settings |= {"tls_certificate": certificate, "tls_key": key}
+    with running(tmp_path, until="/readyz", tls=trust, **settings) as service:
+        renewed(tmp_path / "renewed")[0].replace(certificate)
+        refused = checked(**settings)
+        assert refused.returncode == 2
+        assert "no pair that TLS can use" in refused.stderr
+        assert presented(service) == old
+        assert service.post(png(a_digit())).status == 200
 
 
 def test_plain_http_is_not_answered_and_spoils_nothing(encrypted: Service) -> None:
