@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from bundle.errors import ConfigurationError
 from serving.settings import EVERY, ServiceSettings, management_port, unix_path
@@ -193,6 +194,16 @@ def _unusable_descriptors(count: int) -> str | None:
 def authority(host: str, port: int) -> str:
     """Return a host and a port as a URL has them (RFC 3986, section 3.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def unmapped(peer: Any) -> Any:
+    """Return a client's address as IPv4 has it, where it came over IPv4 to a socket of both families.
+
+    Logs, limits and Gunicorn's list of trusted proxies know it by that (RFC 4291, section 2.5.5.2).
+    """
+    if isinstance(peer, tuple) and peer[0].startswith("::ffff:"):
+        return peer[0].removeprefix("::ffff:"), *peer[1:2]
+    return peer
 
 
 def local_management(settings: ServiceSettings) -> tuple[str, int] | None:

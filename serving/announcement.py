@@ -7,6 +7,7 @@ import shlex
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 from bundle.manifest import SAMPLE_FILE
 from serving.addresses import authority, local_host, local_management
@@ -80,8 +81,9 @@ def subject_names(certificate: Path, key: Path | None) -> list[str]:
     for side in (asking, answering, asking):
         with contextlib.suppress(ssl.SSLError):
             side.do_handshake()
-    found = (asking.getpeercert() or {}).get("subjectAltName", ()) if asking.version() else ()
-    return [_plain(str(name)) for kind, name in found if kind in {"DNS", "IP Address"}]  # type: ignore[misc]
+    trusted: Any = asking.getpeercert() if asking.version() else None
+    found = trusted.get("subjectAltName", ()) if trusted else ()
+    return [_plain(name) for kind, name in found if kind in {"DNS", "IP Address"}]
 
 
 def _plain(name: str) -> str:

@@ -23,6 +23,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships n
 )
 
 from serving import oip
+from serving.addresses import unmapped
 from serving.errors import (
     MalformedBodyError,
     MalformedRequestError,
@@ -106,7 +107,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin."""
         self._transport = transport
-        self.client = transport.get_extra_info("peername") or ""
+        self.client = unmapped(transport.get_extra_info("peername") or "")
         self.server = transport.get_extra_info("sockname") or ""
         self._address = self.client[0] if isinstance(self.client, tuple) else ""
         transport.set_write_buffer_limits(HELD_OUTPUT)

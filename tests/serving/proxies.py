@@ -26,7 +26,8 @@ WAIT = "3s"
 
 def snippet(language: str, number: int = 0) -> str:
     """Return a block of the document by its language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)[number]
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    return str(blocks[number])
 
 
 def replaced(text: str, changes: dict[str, str]) -> str:

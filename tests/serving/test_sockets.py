@@ -1,6 +1,8 @@
 """Where the service listens: sockets that systemd hands over, UNIX sockets, every address, and what is said of each."""
 
 import contextlib
+import functools
+import json
 import os
 import shlex
 import shutil
@@ -12,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -230,25 +233,27 @@ def test_the_units_of_the_document_are_what_systemd_takes(tmp_path: Path) -> Non
 # Every address
 
 
-@pytest.mark.parametrize("host", ["*", "::"])
-def test_every_address_is_both_families(bundle: Bundle, tmp_path: Path, host: str) -> None:
-    """On the port and on the management port; and what is printed can be asked."""
+@pytest.mark.parametrize(("host", "worker"), [("*", "inference"), ("*", "gthread"), ("::", "inference")])
+def test_every_address_is_both_families(bundle: Bundle, tmp_path: Path, host: str, worker: str) -> None:
+    """On both ports; a client of IPv4 has its own address in the log, and what is printed can be asked."""
     port = free_port()
     with running(
         tmp_path,
         until="/readyz",
         model=bundle.path.parent,
+        worker=worker,
         host=host,
         management_host=host,
         management_port=port,
+        access_log=True,
     ) as service:
         for asked in (service.port, port):
-            await_(lambda asked=asked: _answers("127.0.0.1", asked))
-            assert status_at("127.0.0.1", asked) == 200
+            await_(functools.partial(_answers, "127.0.0.1", asked))
             if has_ipv6():
                 assert status_at("::1", asked) == 200
         await_(lambda: f"Probes and metrics: http://127.0.0.1:{port}/readyz" in service.log())
         assert_works_as_printed(service)
+        await_(lambda: "] 127.0.0.1 POST /predict 200" in service.log(), service.log)
 
 
 def _answers(host: str, port: int) -> bool:
@@ -278,7 +283,7 @@ def test_without_ipv6_every_address_is_that_of_ipv4(monkeypatch: pytest.MonkeyPa
             super().__init__(socket.AF_INET, kind)
 
     settings = ServiceSettings(host="*", port=9000)
-    monkeypatch.setattr(addresses.socket, "socket", Socket)
+    monkeypatch.setattr("serving.addresses.socket.socket", Socket)
     for alone, binds in (
         (0, ["[::]:9000"]),
         (1, ["[::]:9000", "0.0.0.0:9000"]),
@@ -295,6 +300,25 @@ def test_the_port_that_is_the_management_port_is_named_also_where_one_is_of_ever
         ended = start_and_end(host=host, management_host=management, port=port, management_port=port)
         assert ended.returncode == 1
         assert f"the management port is the port itself, {port}" in ended.stderr
+
+
+@pytest.mark.parametrize("ported", [True, False])
+def test_the_line_of_a_log_of_json_names_the_management_port(
+    bundle: Bundle, tmp_path: Path, ported: bool
+) -> None:
+    """Where there is one."""
+    port = free_port() if ported else 0
+    with running(
+        tmp_path, until="/readyz", model=bundle.path.parent, log_format="json", management_port=port
+    ) as service:
+        await_(lambda: "curl " in service.log())
+        (said,) = [
+            message
+            for line in service.log().splitlines()
+            if "curl " in (message := json.loads(line)["message"])
+        ]
+    assert (f"Probes and metrics: http://127.0.0.1:{port}/readyz" in said) is ported
+    assert ("Probes" in said) is ported
 
 
 # UNIX sockets
@@ -413,7 +437,7 @@ def test_a_directory_that_may_not_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As /run is for everybody but root, who may write everywhere."""
-    monkeypatch.setattr(addresses.os, "access", lambda *_: False)
+    monkeypatch.setattr("serving.addresses.os.access", lambda *_: False)
     problem = addresses.unusable(ServiceSettings(host=f"unix:{tmp_path}/http.sock"))
     assert problem is not None
     assert f"may not make a socket in {tmp_path}" in problem
@@ -462,7 +486,7 @@ def test_the_printed_line_works_with_a_certificate(
     certificate, key = write_certificate(tmp_path, *names)
     trust = ssl.create_default_context(cafile=certificate)
     trust.check_hostname = False
-    settings = {"tls_certificate": certificate, "tls_key": key}
+    settings: dict[str, Any] = {"tls_certificate": certificate, "tls_key": key}
     if unix:
         settings["host"] = f"unix:{tmp_path / 'http.sock'}"
     with running(
@@ -470,7 +494,7 @@ def test_the_printed_line_works_with_a_certificate(
         until="/readyz",
         tls=trust,
         model=bundle.path.parent,
-        **settings,  # type: ignore[arg-type]
+        **settings,
     ) as service:
         assert printed_command(service)[-1].startswith("https://")
         assert_works_as_printed(service)

@@ -117,6 +117,15 @@ class Way:
         end = "Connection: close\r\n" if close else ""
         return name, f"GET /livez HTTP/1.1\r\nHost: last\r\nX-Request-ID: {name}\r\n{end}\r\n".encode()
 
+    def counts(self) -> tuple[int, int]:
+        """Return how many requests the proxy has passed on, and how many the service has answered."""
+        return self.proxy.forwarded(), self.tap.answers()
+
+    def agrees(self) -> bool:
+        """Tell whether it is as many."""
+        forwarded, answered = self.counts()
+        return forwarded == answered
+
     def assert_in_order(self) -> None:
         """Ask four times on one connection: the later ones go to the service on connections of other requests."""
         with self.proxy.connected() as connection, connection.makefile("rb") as stream:
@@ -152,10 +161,7 @@ def test_a_proxy_and_the_service_agree_where_requests_end(between: list[Way], na
         ids = re.findall(rb"(?im)^x-request-id: (marker-[^\r]+)", answer)
         assert ids in ([], [last.encode()])  # of no earlier or other request
         way.assert_in_order()
-        await_(
-            lambda way=way: way.proxy.forwarded() == way.tap.answers(),
-            lambda way=way: (way.proxy.forwarded(), way.tap.answers()),
-        )
+        await_(way.agrees, way.counts)
 
 
 @pytest.mark.parametrize("kind", PROXIES)
