@@ -178,7 +178,8 @@ def test_an_announcement_needs_no_working_directory(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert f"@{bundle.path / SAMPLE_FILE} " in str(announcement(state, settings))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert f"@{bundle.path / SAMPLE_FILE} " in str(announcement(state, settings, listener))
 
 
 def test_a_reader_that_is_gone_ends_nothing(tmp_path: Path) -> None:
