@@ -101,7 +101,7 @@ def _model(settings: ServiceSettings) -> str:
 
     logging.getLogger("glyph.serving").addHandler(logging.NullHandler())  # the sentences below say the same
     try:
-        state = ModelState.start(settings)
+        state = ModelState.start(settings, by_child=True)
         report = state.report()
     except ProviderError as error:
         raise _FailedError(str(error), EXIT_PROVIDER) from error

@@ -22,6 +22,7 @@ from serving.bound import OUTPUTS, BoundSession
 from serving.cpus import has_integer_matrices
 from serving.errors import DeviceLostError, ProviderError
 from serving.graph_thread import GraphSession, graph_thread
+from serving.settings import ServiceSettings
 
 log = logging.getLogger("glyph.serving")
 
@@ -189,6 +190,24 @@ def choose_arithmetic(policy: ArithmeticPolicy, bundle: Bundle, provider: Provid
         log.info("arithmetic: float32 (auto, because %s)", lacking)
         return "float32"
     return "mixed"
+
+
+def open_version(bundle: Bundle, provider: Provider, settings: ServiceSettings) -> Engine:
+    """Open a bundle as the service's settings say, as `open_engine` does.
+
+    Raises:
+        InvalidBundleError: as `open_engine` and `choose_arithmetic`.
+        ProviderError: as `open_engine`.
+    """
+    arithmetic = choose_arithmetic(settings.arithmetic, bundle, provider)
+    return open_engine(
+        bundle,
+        provider,
+        settings.device_id,
+        arithmetic,
+        cuda_graphs=settings.cuda_graphs,
+        cudnn=settings.cudnn,
+    )
 
 
 def open_engine(

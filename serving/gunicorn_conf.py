@@ -20,6 +20,7 @@ from serving.access import check_file
 from serving.companion import Companion
 from serving.cpus import usable_cpus
 from serving.cuda import missing_device_by_child
+from serving.parent_death import end_with_parent, outlive_parent
 from serving.readiness import ENDING, Heartbeat
 from serving.settings import ServiceSettings, load_settings
 from serving.tracing import check_installed
@@ -167,8 +168,9 @@ def child_exit(_server: Any, worker: Any) -> None:
     worker.gone()
 
 
-def post_fork(_server: Any, _worker: Any) -> None:
-    """Let go of the arbiter's things."""
+def post_fork(_server: Any, worker: Any) -> None:
+    """Let go of the arbiter's things; until the model is loaded, end with the arbiter."""
+    end_with_parent(worker.ppid)
     _companion.forked()
 
 
@@ -192,7 +194,11 @@ def ssl_context(_configuration: Any, read: Callable[[], ssl.SSLContext]) -> ssl.
 
 
 def post_worker_init(worker: Any) -> None:
-    """Print how to try the service, once: when the first worker of all has loaded its model."""
+    """Print how to try the service, once: when the first worker of all has loaded its model.
+
+    From here on the worker looks itself whether the arbiter is there, and if not, answers what it has been asked.
+    """
+    outlive_parent()
     if worker.cfg.is_ssl:
         sock.ssl_context(worker.cfg)
     # Imported here because it imports ONNX Runtime, which the arbiter must never do: a worker that is

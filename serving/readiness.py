@@ -7,7 +7,6 @@ import mmap
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -15,6 +14,8 @@ from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # it ships no types
 from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
+
+from serving.proofs import load_seconds
 
 _FREE, _LOADING, _UNREADY, _READY = range(4)
 _table = mmap.mmap(-1, 1 << 12)
@@ -24,9 +25,6 @@ _was_ready = mmap.mmap(-1, 1)
 LOOK_SECONDS = 0.1
 ARBITER_SECONDS = 1.0
 """How often the arbiter looks at heartbeats; what it comes later, it has been stopped or busy itself."""
-LOAD_SECONDS = 120
-"""In which a worker has to load its model, if it may not be silent for longer anyway. The first start on a GPU reads
-gigabytes of CUDA's libraries, and captures its graphs."""
 RETRY_SECONDS = 3
 """How long a worker that cannot start waits before it exits, so that the arbiter does not fork without a pause."""
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
@@ -50,7 +48,7 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
         self._looked = time.monotonic()
         self._absent = 0.0  # seconds since the last beat in which the arbiter could not look
         # Gunicorn's file has the time of day here, and a worker that never beats would never be late.
-        ahead = self._looked + max(0, LOAD_SECONDS - cfg.timeout)
+        ahead = self._looked + load_seconds(cfg.timeout) - cfg.timeout
         os.utime(self.fileno(), (ahead, ahead))
         self._beat: float = super().last_update()
 
@@ -94,7 +92,6 @@ class ReadinessMixin:
         Gunicorn's arbiter ends the whole service when a worker exits with 3 or 4. That is right at the first start;
         once a worker has been ready, one that cannot start is logged and tried again, and the others serve on.
         """
-        threading.Thread(target=self._end_with_the_arbiter, daemon=True).start()
         try:
             super().init_process()  # type: ignore[misc]  # Gunicorn's, which comes after this class
         except SystemExit as end:
@@ -114,13 +111,6 @@ class ReadinessMixin:
         )
         time.sleep(RETRY_SECONDS)
         sys.exit(1)
-
-    def _end_with_the_arbiter(self) -> None:
-        """End while the model is loaded, if the arbiter has gone; a worker that serves looks itself."""
-        while not self.booted:
-            if self.ppid != os.getppid():
-                os._exit(0)
-            time.sleep(LOOK_SECONDS)
 
     def init_signals(self) -> None:
         """Handle signals as a worker does, and those that came since the fork.

@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.errors import BundleError, GoldenMismatchError, one_line
+from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError, one_line
 from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES
 from bundle.repository import Bundle, resolve, versions
-from serving.engine import Engine, Provider, choose_arithmetic, choose_provider, open_engine
+from serving.engine import Engine, Provider, choose_provider, open_version
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.metrics import Metrics
+from serving.proofs import PROOFS, key, load_seconds
+from serving.prove import LOOK_SECONDS, MAX_REASON, prove
 from serving.settings import ServiceSettings
 
 log = logging.getLogger("glyph.serving")
 
-MAX_REASON = 1000
-"""Characters of a refusal, which every probe is answered with."""
+DEADLY = (
+    "a worker was killed or crashed while it loaded this version; it is being proven by a process of its own"
+)
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
@@ -43,13 +46,19 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A published version that could not be proven. It is tried again when its files change."""
+    """A published version that could not be proven. It is tried again when its files change, or if that is due."""
 
     version: int
     reason: str
     fingerprint: Fingerprint
     golden: bool
     """Whether it is intact, and answered its golden examples wrongly."""
+    due: bool = False
+    """Whether it is no verdict: a child is still to prove the version."""
+
+
+class _NotYetError(Exception):
+    """A version cannot be loaded before a child has proven it; the message is the reason, if others are to know."""
 
 
 @dataclass(slots=True)
@@ -60,6 +69,10 @@ class ModelState:
     proves a new version beside the old one and replaces `_loaded` by one assignment, so that no
     reader ever sees half of one model and half of another. A version that cannot be proven changes
     nothing but what is reported.
+
+    A child proves a version first (`serving/prove.py`), for all workers of the service (`serving/proofs.py`). Only at
+    a start, when no request is in danger and time counts, a version is loaded without; one that has killed a worker
+    is not.
     """
 
     settings: ServiceSettings
@@ -72,11 +85,22 @@ class ModelState:
     _draining: bool = False
     lost: bool = False
     """Whether the GPU computes no more for this process: it is not ready, and ends."""
+    pending: bool = False
+    """Whether a version waits for a child to prove it, so that it is to be looked at again soon."""
+    ending: threading.Event = field(default_factory=threading.Event)
+    """Set when the process ends: nothing is proven any more."""
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def start(cls, settings: ServiceSettings, metrics: Metrics | None = None) -> "ModelState":
+    def start(
+        cls, settings: ServiceSettings, metrics: Metrics | None = None, *, by_child: bool = False
+    ) -> "ModelState":
         """Choose the provider and load the model; a model that cannot be loaded is no error here.
+
+        Args:
+            settings: of the service.
+            metrics: this process's recorder.
+            by_child: whether a child is to prove each version first, which takes a moment longer.
 
         Raises:
             ProviderError: the policy is `cuda` and CUDA does not work. There is no sense in
@@ -84,7 +108,7 @@ class ModelState:
         """
         provider = choose_provider(settings.provider, settings.device_id)
         state = cls(settings, provider, Metrics() if metrics is None else metrics)
-        state.load()
+        state.load(by_child=by_child)
         return state
 
     # For readers
@@ -166,12 +190,14 @@ class ModelState:
     def close(self) -> None:
         """Let go of all models: freed by the interpreter's end, they would find CUDA gone, and crash it."""
         self._loaded = ()
+        PROOFS.withdraw()
 
-    def load(self) -> None:
+    def load(self, *, by_child: bool = True) -> None:
         """Serve the newest version that can be proven, or the pinned one; keep what is served if there is none.
 
         Nothing is done for a version that is served already or that was refused, unless its files
-        have changed since. Where the served version is no longer published, the newest that is takes
+        have changed since. Without `by_child` a version is loaded before a child has proven it, unless a worker has
+        died of it. Where the served version is no longer published, the newest that is takes
         its place, so that removing a version rolls back.
 
         Raises:
@@ -183,12 +209,13 @@ class ModelState:
         failed: dict[int, ProviderError] = {}
         with self._loading:
             try:
+                self.pending = False
                 before = self._loaded, dict(self._refusals)
                 candidates = self._candidates()
                 self._forget(candidates)
                 for version in candidates:
                     try:
-                        if self._serve(version):
+                        if self._serve(version, by_child=by_child):
                             break
                     except ProviderError as error:  # an older version may work
                         failed[version] = error
@@ -216,7 +243,7 @@ class ModelState:
             if version not in candidates or version < served:
                 del self._refusals[version]
 
-    def _serve(self, version: int) -> bool:
+    def _serve(self, version: int, *, by_child: bool) -> bool:
         """Serve this version if it can be proven, and tell whether to look no further."""
         path = self.settings.model / str(version)
         found = fingerprint(path)
@@ -226,10 +253,16 @@ class ModelState:
                 self._swap(one)
                 return True
         refusal = self._refusals.get(version)
-        if refusal is None or refusal.fingerprint != found:
+        if refusal is None or refusal.due or refusal.fingerprint != found:
             started = time.perf_counter()
             try:
-                engine = self._open(Bundle.open(path))
+                engine = self._open(Bundle.open(path), found, by_child=by_child)
+            except _NotYetError as error:
+                self.pending = True
+                reason = str(error)
+                if reason and (refusal is None or refusal.reason != reason):
+                    self._refuse(Refusal(version, reason, found, golden=False, due=True))
+                return bool(self._loaded)  # an older one, only where there is none
             except (BundleError, ProviderError) as error:
                 if isinstance(error, ProviderError) and not self._loaded:
                     raise
@@ -248,23 +281,64 @@ class ModelState:
         # The served version's files were damaged after it was loaded: what is in memory is still good.
         return bool(self._loaded) and self._loaded[0].engine.bundle.version == version
 
-    def _open(self, bundle: Bundle) -> Engine:
+    def _open(self, bundle: Bundle, found: Fingerprint, *, by_child: bool) -> Engine:
         """Open the bundle on the chosen provider; at start, under `auto`, on the CPU if CUDA fails it."""
         try:
-            return self._open_on(self.provider, bundle)
+            return self._open_on(self.provider, bundle, found, by_child=by_child)
         except ProviderError as error:
             if self.settings.provider != "auto" or self._loaded:
                 raise
             log.warning("execution provider: CPU (auto, because %s)", error)
             self.provider = "cpu"
-            return self._open_on(self.provider, bundle)
+            return self._open_on(self.provider, bundle, found, by_child=by_child)
 
-    def _open_on(self, provider: Provider, bundle: Bundle) -> Engine:
-        arithmetic = choose_arithmetic(self.settings.arithmetic, bundle, provider)
+    def _open_on(self, provider: Provider, bundle: Bundle, found: Fingerprint, *, by_child: bool) -> Engine:
+        """Open the bundle, if nothing is known against it; of several workers one finds out, and the others wait.
+
+        Raises:
+            _NotYetError: it is a child that has to find out, or does at this moment.
+        """
         asked = self.settings
-        return open_engine(
-            bundle, provider, asked.device_id, arithmetic, cuda_graphs=asked.cuda_graphs, cudnn=asked.cudnn
-        )
+        name = key(bundle.path, found, provider, asked.arithmetic, asked.cuda_graphs, asked.cudnn)
+        while (proof := PROOFS.look(name)).kind == "unknown":
+            with PROOFS.turn(name) as own:
+                if own and (proof := PROOFS.look(name)).kind == "unknown":
+                    if by_child:
+                        self._prove(name, provider, bundle.path)
+                    elif proof.deaths or proof.apart:
+                        raise _NotYetError(DEADLY if proof.deaths else "")
+                    else:
+                        return self._load_here(name, provider, bundle)
+            if not own:
+                if by_child or proof.apart:
+                    raise _NotYetError
+                time.sleep(LOOK_SECONDS)
+        if proof.kind != "proven":
+            raise (GoldenMismatchError if proof.kind == "golden" else InvalidBundleError)(proof.reason)
+        return self._load_here(name, provider, bundle)
+
+    def _load_here(self, name: str, provider: Provider, bundle: Bundle) -> Engine:
+        with PROOFS.loading(name):
+            return open_version(bundle, provider, self.settings)
+
+    def _prove(self, name: str, provider: Provider, path: Path) -> None:
+        """Have a child prove a version, and let all workers know what came of it.
+
+        Raises:
+            _NotYetError: nothing came of it.
+            ProviderError: CUDA fails it, which is not the version's fault, and may pass.
+        """
+        PROOFS.apart(name)
+        seconds = load_seconds(self.settings.timeout_seconds)
+        try:
+            kind, reason = prove(path, provider, self.settings, seconds, self.ending)
+        except OSError as error:
+            raise _NotYetError(f"no process can be started to prove it: {error.strerror}") from error
+        if kind == "unknown":
+            raise _NotYetError
+        if kind == "provider":
+            raise ProviderError(reason)
+        PROOFS.settle(name, kind, reason)
 
     def _swap(self, chosen: Loaded) -> None:
         if self._loaded and self._loaded[0] is chosen:

@@ -1,5 +1,6 @@
 """What computes the probabilities: here the service's own session, in this process."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -10,13 +11,16 @@ import onnxruntime
 
 from bundle.errors import BundleError
 from bundle.manifest import Polarity
-from bundle.repository import resolve
+from bundle.repository import Bundle, resolve
 from serving import engine as sessions
 from serving.cpus import usable_cpus
 from serving.errors import ProviderError
-from serving.scoring.errors import EngineError, ModelError
+from serving.proofs import load_seconds
+from serving.prove import prove
+from serving.scoring.errors import EngineError, ModelError, Stopped
 from serving.scoring.records import Images
 from serving.scoring.settings import ScoreSettings
+from serving.settings import ServiceSettings
 
 
 class Engine(Protocol):
@@ -120,15 +124,17 @@ class LocalEngine:
 
 
 def open_local(settings: ScoreSettings) -> LocalEngine:
-    """Load and prove the model as the service does.
+    """Load and prove the model as the service does: first by a child, which can be timed and killed.
 
     Raises:
         ModelError: there is none, or it cannot be proven.
-        EngineError: CUDA was asked for and does not work here.
+        EngineError: CUDA was asked for and does not work here, or no process can be started.
+        Stopped: the child was told to end.
     """
     try:
         bundle = resolve(settings.model, settings.version)
         provider = sessions.choose_provider(settings.provider, settings.device_id)
+        _prove(bundle, provider, settings)
         arithmetic = sessions.choose_arithmetic(settings.arithmetic, bundle, provider)
         if arithmetic == "mixed":
             arithmetic = "integer"  # as all full batches are; the last one of a part has the same bits so
@@ -140,3 +146,18 @@ def open_local(settings: ScoreSettings) -> LocalEngine:
         raise ModelError(str(error)) from error
     except ProviderError as error:
         raise EngineError(str(error)) from error
+
+
+def _prove(bundle: Bundle, provider: sessions.Provider, settings: ScoreSettings) -> None:
+    """Have a child open the version: a graph that computes for hours hears of no signal, and says nothing."""
+    asked = ServiceSettings(arithmetic=settings.arithmetic, device_id=settings.device_id)
+    try:
+        kind, reason = prove(bundle.path, provider, asked, load_seconds(0), threading.Event())
+    except OSError as error:
+        raise EngineError(f"no process can be started to prove the model: {error.strerror}") from error
+    if kind == "unknown":
+        raise Stopped("the process that proves the model was told to end: run again")
+    if kind == "provider":
+        raise ProviderError(reason)
+    if kind != "proven":
+        raise ModelError(reason)

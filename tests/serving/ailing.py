@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 
 import uvloop
 
-from serving import gunicorn_conf, readiness
+from serving import gunicorn_conf, proofs
 
 globals().update({name: value for name, value in vars(gunicorn_conf).items() if not name.startswith("__")})
 
 wsgi_app = "tests.serving.ailing:application()"
-readiness.LOAD_SECONDS = int(os.environ.get("LOAD_SECONDS", readiness.LOAD_SECONDS))
+proofs.LOAD_SECONDS = int(os.environ.get("LOAD_SECONDS", proofs.LOAD_SECONDS))
 AILMENT = Path(os.environ["AILMENT"])
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,54 @@ class Linear:
 def in_integers(graph: bytes) -> bytes:
     """Return the second graph that a training job would publish beside this one."""
     serialized: bytes = integer_graph(onnx.load_from_string(graph)).SerializeToString()
+    return serialized
+
+
+def endless() -> bytes:
+    """Return the graph with a loop in it that takes years: ONNX Runtime is at work until its process ends."""
+    return _with_bias(
+        helper.make_node("Loop", ["trips", "go", "bias"], ["late"], body=_looping()),
+        output="late",
+        trips=np.array(1 << 62),
+        go=np.array(True),
+    )
+
+
+def deadly() -> bytes:
+    """Return the graph with a division in it that no x86 processor can do: the least int32 by -1. SIGFPE follows."""
+    return _with_bias(
+        helper.make_node("Div", ["least", "minus"], ["quotient"]),
+        helper.make_node("Cast", ["quotient"], ["dead"], to=TensorProto.FLOAT),
+        output="dead",
+        least=np.full(len(CLASSES), -(1 << 31), np.int32),
+        minus=np.array(-1, np.int32),
+    )
+
+
+def _looping() -> onnx.GraphProto:
+    """Return the body of a loop that hands on what it gets."""
+    types = {
+        "i": (TensorProto.INT64, []),
+        "go": (TensorProto.BOOL, []),
+        "v": (TensorProto.FLOAT, [len(CLASSES)]),
+    }
+    inputs = [helper.make_tensor_value_info(f"{name}_in", *kind) for name, kind in types.items()]
+    outputs = [helper.make_tensor_value_info(f"{name}_out", *types[name]) for name in ("go", "v")]
+    nodes = [helper.make_node("Identity", [f"{name}_in"], [f"{name}_out"]) for name in ("go", "v")]
+    return helper.make_graph(nodes, "body", inputs, outputs)
+
+
+def _with_bias(*nodes: onnx.NodeProto, output: str, **tensors: npt.NDArray[Any]) -> bytes:
+    """Return the linear graph with the output of these nodes for a bias."""
+    model = onnx.load_from_string(a_linear().graph())
+    rest = list(model.graph.node)
+    (gemm,) = (node for node in rest if node.op_type == "Gemm")
+    gemm.input[2] = output
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+    model.graph.initializer.extend(numpy_helper.from_array(tensor, name) for name, tensor in tensors.items())
+    onnx.checker.check_model(model)
+    serialized: bytes = model.SerializeToString()
     return serialized
 
 

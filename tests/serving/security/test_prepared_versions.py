@@ -10,13 +10,14 @@ import pytest
 
 from bundle.repository import Bundle
 from bundle.verify import problems
-from serving.engine import Engine, open_engine
+from serving.engine import Engine, open_version
 from serving.errors import ProviderError
 from serving.memory_directory import DIRECTORY_VARIABLE
 from serving.metrics import Metrics
+from serving.prove import MAX_REASON
 from serving.score import main as score
 from serving.settings import ServiceSettings
-from serving.state import MAX_REASON, ModelState
+from serving.state import ModelState
 from tests.bundle.hostile import ATTACKS, Attack, clear, no_secret, put, write_secret
 from tests.pictures import a_digit, png
 from tests.serving.models import publish_synthetic
@@ -141,9 +142,9 @@ def test_a_version_that_cuda_refuses_ends_nothing_beside_one_that_it_takes(
     def refusing(bundle: Bundle, *arguments: object, **options: object) -> Engine:
         if bundle.version in refused:
             raise ProviderError("CUDA was found, but the model cannot be loaded on it")
-        return open_engine(bundle, *arguments, **options)  # type: ignore[arg-type]
+        return open_version(bundle, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("serving.state.open_engine", refusing)
+    monkeypatch.setattr("serving.state.open_version", refusing)
     state = start(good.path.parent)
     assert state.engine().bundle.version == 1
     assert "CUDA was found" in state.report()["refused"][0]["reason"]
