@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bundle.repository import Bundle
-from serving.engine import Engine, open_engine
+from serving.engine import Engine, Provider, open_engine
 from serving.errors import DeviceLostError, NotReadyError
 from serving.settings import ServiceSettings
 from serving.state import ModelState
@@ -107,13 +107,13 @@ def test_a_version_that_is_loaded_while_the_gpu_is_lost_is_not_served(
     first = publish_synthetic(tmp_path)
     state = ModelState.start(ServiceSettings(model=first.path.parent, provider="cpu"))
     publish_synthetic(tmp_path)
-    opened = ModelState._open
+    opened = ModelState._load_here
 
-    def meanwhile(self: ModelState, bundle: Bundle) -> Engine:
+    def meanwhile(self: ModelState, name: str, provider: Provider, bundle: Bundle) -> Engine:
         self.lose("CUDA failure 700")
-        return opened(self, bundle)
+        return opened(self, name, provider, bundle)
 
-    monkeypatch.setattr(ModelState, "_open", meanwhile)
+    monkeypatch.setattr(ModelState, "_load_here", meanwhile)
     state.load()
     assert state.versions() == []
 

@@ -367,7 +367,12 @@ def test_a_load_that_hangs_stops_no_counter_and_no_end(
     state = ModelState.start(
         ServiceSettings(model=bundle.path.parent, provider="cpu", reload_seconds=0.01), Metrics()
     )
-    monkeypatch.setattr(ModelState, "load", lambda _: hung.set() or threading.Event().wait())
+
+    def hang(_: ModelState) -> None:
+        hung.set()
+        threading.Event().wait()
+
+    monkeypatch.setattr(ModelState, "load", hang)
     housekeeper = Housekeeper(state)
     housekeeper.start()
     assert hung.wait(60)
