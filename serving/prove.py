@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from bundle.errors import BundleError, GoldenMismatchError, one_line
+from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError, one_line
 from serving.errors import ProviderError
+from serving.memory import bounded
 from serving.parent_death import end_with_parent
 from serving.proofs import Kind
 from serving.settings import ServiceSettings
 
 if TYPE_CHECKING:
-    from serving.engine import Provider
+    from bundle.repository import Bundle
+    from serving.engine import Engine, Provider
 
 log = logging.getLogger("glyph.serving")
 
@@ -93,6 +95,24 @@ def _verdict(code: int, said: bytes) -> Verdict:
     return kind, reason
 
 
+def open_bounded(bundle: "Bundle", provider: "Provider", settings: ServiceSettings) -> "Engine":
+    """Open a version that nobody has proven, within the memory that is free; on the CPU, as CUDA knows no bound.
+
+    Raises:
+        InvalidBundleError: as `open_version`, or it takes more memory.
+        ProviderError: as `open_version`.
+    """
+    from serving.engine import open_version
+
+    if provider != "cpu":
+        return open_version(bundle, provider, settings)
+    try:
+        with bounded():
+            return open_version(bundle, provider, settings)
+    except MemoryError as error:
+        raise InvalidBundleError("to load and prove it takes more memory than there is") from error
+
+
 def main() -> None:
     """Prove what the one argument asks for; the child's side."""
     task = orjson.loads(sys.argv[1])
@@ -105,11 +125,11 @@ def main() -> None:
 
 def _open(path: Path, provider: "Provider", settings: ServiceSettings) -> Verdict:
     from bundle.repository import Bundle
-    from serving.engine import choose_provider, open_version
+    from serving.engine import choose_provider
 
     try:
         choose_provider(provider, settings.device_id)  # it loads CUDA's libraries too
-        open_version(Bundle.open(path), provider, settings)
+        open_bounded(Bundle.open(path), provider, settings)
     except GoldenMismatchError as error:
         return "golden", one_line(error, MAX_REASON)
     except BundleError as error:

@@ -15,7 +15,7 @@ from serving.engine import Engine, Provider, choose_provider, open_version
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.metrics import Metrics
 from serving.proofs import PROOFS, key, load_seconds
-from serving.prove import LOOK_SECONDS, MAX_REASON, prove
+from serving.prove import LOOK_SECONDS, MAX_REASON, open_bounded, prove
 from serving.settings import ServiceSettings
 
 log = logging.getLogger("glyph.serving")
@@ -308,18 +308,16 @@ class ModelState:
                     elif proof.deaths or proof.apart:
                         raise _NotYetError(DEADLY if proof.deaths else "")
                     else:
-                        return self._load_here(name, provider, bundle)
+                        with PROOFS.loading(name):
+                            return open_bounded(bundle, provider, asked)
             if not own:
                 if by_child or proof.apart:
                     raise _NotYetError
                 time.sleep(LOOK_SECONDS)
         if proof.kind != "proven":
             raise (GoldenMismatchError if proof.kind == "golden" else InvalidBundleError)(proof.reason)
-        return self._load_here(name, provider, bundle)
-
-    def _load_here(self, name: str, provider: Provider, bundle: Bundle) -> Engine:
         with PROOFS.loading(name):
-            return open_version(bundle, provider, self.settings)
+            return open_version(bundle, provider, asked)
 
     def _prove(self, name: str, provider: Provider, path: Path) -> None:
         """Have a child prove a version, and let all workers know what came of it.

@@ -1,4 +1,4 @@
-"""A service that writes down each try to open a version, and gives it LOAD_SECONDS.
+"""A service that writes down each try to open a version: a worker has LOAD_SECONDS for it, a child CHILD_SECONDS.
 
 python -m serving.arbiter --config python:tests.serving.counting_tries
 """
@@ -24,22 +24,30 @@ def application() -> Any:
     """
     from serving import app, state
 
-    def noting(how: str, then: Callable[..., Any], version: Callable[[Any], str]) -> Callable[..., Any]:
-        def noted(first: Any, *rest: Any) -> Any:
-            words = f"{how} {version(first)}"
-            with Path(os.environ["TRIES_FILE"]).open("a") as file:
-                file.write(f"{words}\n")
-            held = Path(os.environ["HELD_FILE"])
-            if words == "load 2" and not held.exists():
-                held.write_text(str(os.getpid()))
-                time.sleep(3600)
-            return then(first, *rest)
+    def note(words: str) -> None:
+        with Path(os.environ["TRIES_FILE"]).open("a") as file:
+            file.write(f"{words}\n")
+        held = Path(os.environ["HELD_FILE"])
+        if words == "load 2" and not held.exists():
+            held.write_text(str(os.getpid()))
+            time.sleep(3600)
+
+    def by_child(path: Path, *rest: Any) -> Any:
+        note(f"child {path.name}")
+        provider, settings, _, ending = rest
+        return prove(path, provider, settings, float(os.environ["CHILD_SECONDS"]), ending)
+
+    def noting(then: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(bundle: Any, *rest: Any) -> Any:
+            note(f"load {bundle.version}")
+            return then(bundle, *rest)
 
         return noted
 
-    for how, name, version in (
-        ("child", "prove", lambda path: path.name),
-        ("load", "open_version", lambda bundle: str(bundle.version)),
-    ):
-        setattr(state, name, noting(how, getattr(state, name), version))
+    prove = state.prove
+    changed = {"prove": by_child} | {
+        name: noting(getattr(state, name)) for name in ("open_version", "open_bounded")
+    }
+    for name, function in changed.items():
+        setattr(state, name, function)
     return app.start_app()

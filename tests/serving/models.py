@@ -96,6 +96,17 @@ def endless() -> bytes:
     )
 
 
+def greedy(numbers: int) -> bytes:
+    """Return the graph with so many float32 in it, of which it uses the first."""
+    return _with_bias(
+        helper.make_node("ConstantOfShape", ["size"], ["many"]),
+        helper.make_node("Gather", ["many", "first"], ["few"]),
+        output="few",
+        size=np.array([numbers]),
+        first=np.zeros(len(CLASSES), np.int64),
+    )
+
+
 def deadly() -> bytes:
     """Return the graph with a division in it that no x86 processor can do: the least int32 by -1. SIGFPE follows."""
     return _with_bias(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bundle.repository import Bundle
-from serving.engine import Engine, Provider, open_engine
+from serving.engine import Engine, open_engine, open_version
 from serving.errors import DeviceLostError, NotReadyError
 from serving.settings import ServiceSettings
 from serving.state import ModelState
@@ -107,13 +107,12 @@ def test_a_version_that_is_loaded_while_the_gpu_is_lost_is_not_served(
     first = publish_synthetic(tmp_path)
     state = ModelState.start(ServiceSettings(model=first.path.parent, provider="cpu"))
     publish_synthetic(tmp_path)
-    opened = ModelState._load_here
 
-    def meanwhile(self: ModelState, name: str, provider: Provider, bundle: Bundle) -> Engine:
-        self.lose("CUDA failure 700")
-        return opened(self, name, provider, bundle)
+    def meanwhile(*arguments: Any) -> Engine:
+        state.lose("CUDA failure 700")
+        return open_version(*arguments)
 
-    monkeypatch.setattr(ModelState, "_load_here", meanwhile)
+    monkeypatch.setattr("serving.state.open_version", meanwhile)
     state.load()
     assert state.versions() == []
 

@@ -16,18 +16,18 @@ import numpy.typing as npt
 import pytest
 
 from bundle.repository import Bundle
-from serving import proofs, reload
+from serving import memory, proofs, reload
 from serving.check import check
 from serving.metrics import Metrics
 from serving.proofs import MOST_DEATHS, Proofs
-from serving.prove import Verdict, prove
+from serving.prove import Verdict, _open, prove
 from serving.reload import Housekeeper
 from serving.score import main as score
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 from tests.conftest import ROOT
 from tests.pictures import png
-from tests.serving.models import deadly, endless, publish_synthetic
+from tests.serving.models import deadly, endless, greedy, publish_synthetic
 from tests.serving.operations.management import await_
 from tests.serving.processes import Service, environment, free_port, running
 
@@ -37,13 +37,14 @@ X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="
 
 @contextmanager
 def counted(
-    directory: Path, *, seconds: int = 3600, held: bool = False, **settings: object
+    directory: Path, *, worker: int = 3600, child: int = 3600, held: bool = False, **settings: object
 ) -> Iterator[tuple[Service, Counter[str]]]:
     """Serve what is published in a directory; at the end the tries are in the counter.
 
     Args:
         directory: where version 1 is.
-        seconds: that a version gets.
+        worker: seconds that a worker has to load.
+        child: seconds that a child has to prove.
         held: whether the first to load version 2 waits.
         settings: of the service.
     """
@@ -54,7 +55,8 @@ def counted(
     settings = {"until": "/readyz", "model": directory / "synthetic", "reload_seconds": 0.2} | settings
     found: Counter[str] = Counter()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOAD_SECONDS", str(seconds))
+        patch.setenv("LOAD_SECONDS", str(worker))
+        patch.setenv("CHILD_SECONDS", str(child))
         patch.setenv("TRIES_FILE", str(tries))
         patch.setenv("HELD_FILE", str(directory / "held"))
         with running(directory, command=command, **settings) as service:  # type: ignore[arg-type]
@@ -101,7 +103,7 @@ def test_a_version_that_computes_for_ever_is_given_up_and_the_service_serves_on(
 ) -> None:
     """One child tries it for all workers; requests are answered meanwhile, by the same workers as before."""
     publish_synthetic(tmp_path)
-    with counted(tmp_path, seconds=3, timeout_seconds=3, workers=workers) as (service, tries):
+    with counted(tmp_path, child=3, workers=workers) as (service, tries):
         await_ready(service, 1, workers)
         before = children(service.process.pid)
         publish_synthetic(tmp_path, graph=endless())
@@ -161,10 +163,10 @@ def test_a_version_that_computes_for_ever_is_no_trap_at_a_start(tmp_path: Path) 
     """The first worker is ended by the arbiter, and the next one serves the version before."""
     publish_synthetic(tmp_path)
     publish_synthetic(tmp_path, graph=endless())
-    with counted(tmp_path, seconds=5, timeout_seconds=2) as (service, tries):
-        await_(lambda: "took longer than 5 s" in refused(service), service.log)
-        assert service.log().count("WORKER TIMEOUT") == 1
-    assert tries == {"load 2": 1, "load 1": 1, "child 2": 1}
+    with counted(tmp_path, worker=10, child=3, timeout_seconds=10) as (service, tries):
+        await_(lambda: "took longer than 3 s" in refused(service), service.log)
+        assert "WORKER TIMEOUT" in service.log()
+    assert (tries["load 2"], tries["child 2"]) == (1, 1)
 
 
 def test_a_worker_that_is_killed_while_it_loads_costs_a_good_version_nothing(tmp_path: Path) -> None:
@@ -253,6 +255,21 @@ def test_a_child_ends_with_its_worker(tmp_path: Path) -> None:
         await_(lambda: gone(prover))
         await_(lambda: bool(provers(service)))
     assert tries == {"load 1": 2, "child 2": 2}
+
+
+def test_a_version_that_takes_more_memory_than_is_free_is_refused_and_its_process_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container: an allocation fails, at a start and in a child, and the kernel need not end anybody."""
+    good, bad = publish_synthetic(tmp_path), publish_synthetic(tmp_path, graph=greedy(256 << 20))
+    monkeypatch.setattr(memory, "free_memory", lambda: 256 << 20)
+    settings = ServiceSettings(model=good.path.parent, provider="cpu", arithmetic="float32")
+    state = ModelState.start(settings)
+    assert state.engine().bundle.version == 1
+    (refusal,) = state.report()["refused"]
+    assert refusal["version"] == 2
+    assert "Failed to allocate memory" in refusal["reason"]
+    assert _open(bad.path, "cpu", settings) == ("bundle", refusal["reason"])
 
 
 # What the workers know together

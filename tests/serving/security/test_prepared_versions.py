@@ -144,7 +144,8 @@ def test_a_version_that_cuda_refuses_ends_nothing_beside_one_that_it_takes(
             raise ProviderError("CUDA was found, but the model cannot be loaded on it")
         return open_version(bundle, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("serving.state.open_version", refusing)
+    for opening in ("open_bounded", "open_version"):
+        monkeypatch.setattr(f"serving.state.{opening}", refusing)
     state = start(good.path.parent)
     assert state.engine().bundle.version == 1
     assert "CUDA was found" in state.report()["refused"][0]["reason"]
