@@ -12,8 +12,8 @@ can make its reader do is bounded here, before anything is parsed:
 
 A refusal names the file and never tells what was found in it, not even a hash: clients can read refusals.
 
-That a version is loaded and answers its golden examples, its reader proves in its own process: a graph that computes
-for minutes, or takes all memory, is not refused here.
+That a version is loaded and answers its golden examples, its reader proves: a graph that computes for hours, crashes
+its process or takes all memory is not refused here, so its reader has a child process try it first.
 """
 
 from pathlib import Path

@@ -101,7 +101,8 @@ class Proofs:
     def loading(self, name: str) -> Iterator[None]:
         """Remember that this process loads the version; if it is not heard of again, it has died of it.
 
-        An exception is no death. SystemExit can be: the arbiter's, for a worker that was silent for too long.
+        An exception is no death. SystemExit is one with a code that is not 0: the arbiter's, for a worker that was
+        silent for too long.
         """
         pid = os.getpid()
         self._lock(_PROCESSES + pid)
@@ -111,9 +112,10 @@ class Proofs:
             proof.loading.append(pid)
         try:
             yield
-        except Exception:
-            with self._changing() as proofs:
-                self._leave(proofs, name, pid)
+        except (Exception, SystemExit) as end:
+            if not isinstance(end, SystemExit) or not end.code:
+                with self._changing() as proofs:
+                    self._leave(proofs, name, pid)
             raise
         with self._changing() as proofs:
             proof = self._leave(proofs, name, pid)

@@ -14,7 +14,7 @@ from bundle.repository import Bundle, resolve, versions
 from serving.engine import Engine, Provider, choose_provider, open_version
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.metrics import Metrics
-from serving.proofs import PROOFS, key, load_seconds
+from serving.proofs import PROOFS, Kind, key, load_seconds
 from serving.prove import LOOK_SECONDS, MAX_REASON, open_bounded, prove
 from serving.settings import ServiceSettings
 
@@ -23,6 +23,8 @@ log = logging.getLogger("glyph.serving")
 DEADLY = (
     "a worker was killed or crashed while it loaded this version; it is being proven by a process of its own"
 )
+TURN_SECONDS = 10
+"""In which a worker that starts waits for another to load a version that nobody has proven; then it starts without."""
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
@@ -296,10 +298,11 @@ class ModelState:
         """Open the bundle, if nothing is known against it; of several workers one finds out, and the others wait.
 
         Raises:
-            _NotYetError: it is a child that has to find out, or does at this moment.
+            _NotYetError: a child has to find out, or another process does at this moment, and takes its time.
         """
         asked = self.settings
         name = key(bundle.path, found, provider, asked.arithmetic, asked.cuda_graphs, asked.cudnn)
+        patience = time.monotonic() + TURN_SECONDS
         while (proof := PROOFS.look(name)).kind == "unknown":
             with PROOFS.turn(name) as own:
                 if own and (proof := PROOFS.look(name)).kind == "unknown":
@@ -308,16 +311,25 @@ class ModelState:
                     elif proof.deaths or proof.apart:
                         raise _NotYetError(DEADLY if proof.deaths else "")
                     else:
-                        with PROOFS.loading(name):
-                            return open_bounded(bundle, provider, asked)
+                        return self._try(name, provider, bundle)
             if not own:
-                if by_child or proof.apart:
+                if by_child or proof.apart or time.monotonic() > patience:
                     raise _NotYetError
                 time.sleep(LOOK_SECONDS)
         if proof.kind != "proven":
             raise (GoldenMismatchError if proof.kind == "golden" else InvalidBundleError)(proof.reason)
         with PROOFS.loading(name):
             return open_version(bundle, provider, asked)
+
+    def _try(self, name: str, provider: Provider, bundle: Bundle) -> Engine:
+        """Open a version that nobody has proven, and let all workers know what came of it."""
+        try:
+            with PROOFS.loading(name):
+                return open_bounded(bundle, provider, self.settings)
+        except InvalidBundleError as error:
+            kind: Kind = "golden" if isinstance(error, GoldenMismatchError) else "bundle"
+            PROOFS.settle(name, kind, one_line(error, MAX_REASON))
+            raise
 
     def _prove(self, name: str, provider: Provider, path: Path) -> None:
         """Have a child prove a version, and let all workers know what came of it.

@@ -169,6 +169,27 @@ def test_a_version_that_computes_for_ever_is_no_trap_at_a_start(tmp_path: Path) 
     assert (tries["load 2"], tries["child 2"]) == (1, 1)
 
 
+def test_a_version_that_computes_for_ever_at_a_start_keeps_one_worker_busy_and_not_the_others(
+    tmp_path: Path,
+) -> None:
+    """They serve the version before long before the first is given up."""
+    publish_synthetic(tmp_path)
+    publish_synthetic(tmp_path, graph=endless())
+    with counted(tmp_path, workers=3, graceful_timeout_seconds=1) as (service, tries):
+        await_ready(service, 1, 2)
+    assert tries == {"load 2": 1, "load 1": 2}
+
+
+def test_a_bad_version_is_tried_by_one_worker_at_a_start(tmp_path: Path) -> None:
+    """The others know what it found."""
+    publish_synthetic(tmp_path)
+    publish_synthetic(tmp_path, golden_shift=0.001)
+    with counted(tmp_path, workers=3) as (service, tries):
+        await_ready(service, 1, 3)
+        assert service.log().count("not ready: the golden examples, asked in one batch") == 3
+    assert tries == {"load 2": 1, "load 1": 3}
+
+
 def test_a_worker_that_is_killed_while_it_loads_costs_a_good_version_nothing(tmp_path: Path) -> None:
     """A child proves the version, and it is served, even where nobody looks for versions after a start."""
     publish_synthetic(tmp_path)
