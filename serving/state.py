@@ -8,23 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError, one_line
+from bundle.errors import BundleError, GoldenMismatchError, one_line
 from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES
 from bundle.repository import Bundle, resolve, versions
-from serving.engine import Engine, Provider, choose_provider, open_version
+from serving.engine import Engine, Provider, choose_provider
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.metrics import Metrics
-from serving.proofs import PROOFS, Kind, key, load_seconds
-from serving.prove import LOOK_SECONDS, MAX_REASON, open_bounded, prove
+from serving.proofs import PROOFS
+from serving.prove import MAX_REASON
 from serving.settings import ServiceSettings
+from serving.trial import NotYetError, Trial
 
 log = logging.getLogger("glyph.serving")
 
-DEADLY = (
-    "a worker was killed or crashed while it loaded this version; it is being proven by a process of its own"
-)
-TURN_SECONDS = 10
-"""In which a worker that starts waits for another to load a version that nobody has proven; then it starts without."""
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
@@ -57,10 +53,6 @@ class Refusal:
     """Whether it is intact, and answered its golden examples wrongly."""
     due: bool = False
     """Whether it is no verdict: a child is still to prove the version."""
-
-
-class _NotYetError(Exception):
-    """A version cannot be loaded before a child has proven it; the message is the reason, if others are to know."""
 
 
 @dataclass(slots=True)
@@ -259,7 +251,7 @@ class ModelState:
             started = time.perf_counter()
             try:
                 engine = self._open(Bundle.open(path), found, by_child=by_child)
-            except _NotYetError as error:
+            except NotYetError as error:
                 self.pending = True
                 reason = str(error)
                 if reason and (refusal is None or refusal.reason != reason):
@@ -295,60 +287,8 @@ class ModelState:
             return self._open_on(self.provider, bundle, found, by_child=by_child)
 
     def _open_on(self, provider: Provider, bundle: Bundle, found: Fingerprint, *, by_child: bool) -> Engine:
-        """Open the bundle, if nothing is known against it; of several workers one finds out, and the others wait.
-
-        Raises:
-            _NotYetError: a child has to find out, or another process does at this moment, and takes its time.
-        """
-        asked = self.settings
-        name = key(bundle.path, found, provider, asked.arithmetic, asked.cuda_graphs, asked.cudnn)
-        patience = time.monotonic() + TURN_SECONDS
-        while (proof := PROOFS.look(name)).kind == "unknown":
-            with PROOFS.turn(name) as own:
-                if own and (proof := PROOFS.look(name)).kind == "unknown":
-                    if by_child:
-                        self._prove(name, provider, bundle.path)
-                    elif proof.deaths or proof.apart:
-                        raise _NotYetError(DEADLY if proof.deaths else "")
-                    else:
-                        return self._try(name, provider, bundle)
-            if not own:
-                if by_child or proof.apart or time.monotonic() > patience:
-                    raise _NotYetError
-                time.sleep(LOOK_SECONDS)
-        if proof.kind != "proven":
-            raise (GoldenMismatchError if proof.kind == "golden" else InvalidBundleError)(proof.reason)
-        with PROOFS.loading(name):
-            return open_version(bundle, provider, asked)
-
-    def _try(self, name: str, provider: Provider, bundle: Bundle) -> Engine:
-        """Open a version that nobody has proven, and let all workers know what came of it."""
-        try:
-            with PROOFS.loading(name):
-                return open_bounded(bundle, provider, self.settings)
-        except InvalidBundleError as error:
-            kind: Kind = "golden" if isinstance(error, GoldenMismatchError) else "bundle"
-            PROOFS.settle(name, kind, one_line(error, MAX_REASON))
-            raise
-
-    def _prove(self, name: str, provider: Provider, path: Path) -> None:
-        """Have a child prove a version, and let all workers know what came of it.
-
-        Raises:
-            _NotYetError: nothing came of it.
-            ProviderError: CUDA fails it, which is not the version's fault, and may pass.
-        """
-        PROOFS.apart(name)
-        seconds = load_seconds(self.settings.timeout_seconds)
-        try:
-            kind, reason = prove(path, provider, self.settings, seconds, self.ending)
-        except OSError as error:
-            raise _NotYetError(f"no process can be started to prove it: {error.strerror}") from error
-        if kind == "unknown":
-            raise _NotYetError
-        if kind == "provider":
-            raise ProviderError(reason)
-        PROOFS.settle(name, kind, reason)
+        trial = Trial(self.settings, self.ending, provider, bundle, found)
+        return trial.open(by_child=by_child)
 
     def _swap(self, chosen: Loaded) -> None:
         if self._loaded and self._loaded[0] is chosen:

@@ -22,7 +22,8 @@ def application() -> Any:
 
     Where there is a HELD_FILE to be written, the first process to load version 2 writes its number there, and waits.
     """
-    from serving import app, state
+    from serving import app, trial
+    from serving.prove import prove
 
     def note(words: str) -> None:
         with Path(os.environ["TRIES_FILE"]).open("a") as file:
@@ -44,10 +45,9 @@ def application() -> Any:
 
         return noted
 
-    prove = state.prove
     changed = {"prove": by_child} | {
-        name: noting(getattr(state, name)) for name in ("open_version", "open_bounded")
+        name: noting(getattr(trial, name)) for name in ("open_version", "open_bounded")
     }
     for name, function in changed.items():
-        setattr(state, name, function)
+        setattr(trial, name, function)
     return app.start_app()
