@@ -1,6 +1,6 @@
 """A service that writes down each try to open a version: a worker has LOAD_SECONDS for it, a child CHILD_SECONDS.
 
-python -m serving.arbiter --config python:tests.serving.counting_tries
+python -m gunicorn --config python:tests.serving.counting_tries
 """
 
 import os

@@ -3,7 +3,6 @@
 import os
 import platform
 import signal
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -25,11 +24,10 @@ from serving.reload import Housekeeper
 from serving.score import main as score
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.conftest import ROOT
 from tests.pictures import png
 from tests.serving.models import deadly, endless, greedy, publish_synthetic
 from tests.serving.operations.management import await_
-from tests.serving.processes import Service, environment, free_port, running
+from tests.serving.processes import Service, running
 
 NAME = proofs.key("a version")
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 traps there")
@@ -51,7 +49,7 @@ def counted(
     tries = directory / "tries"
     if not held:
         (directory / "held").touch()
-    command = [sys.executable, "-m", "serving.arbiter", "--config", "python:tests.serving.counting_tries"]
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.counting_tries"]
     settings = {"until": "/readyz", "model": directory / "synthetic", "reload_seconds": 0.2} | settings
     found: Counter[str] = Counter()
     with pytest.MonkeyPatch.context() as patch:
@@ -207,24 +205,6 @@ def test_a_worker_that_is_killed_while_it_loads_costs_a_good_version_nothing(tmp
         await_ready(service, 2, 1)
         await_(lambda: refused(service) == "")
     assert tries == {"load 2": 2, "load 1": 1, "child 2": 1}
-
-
-def test_a_worker_that_loads_ends_with_its_arbiter(tmp_path: Path, bundle: Bundle) -> None:
-    """Nobody would end it, if the version hangs."""
-    first = tmp_path / "first"
-    settings = environment(model=bundle.path.parent, workers=1, provider="cpu", port=free_port())
-    arbiter = subprocess.Popen(
-        [sys.executable, "-m", "serving.arbiter", "--config", "python:tests.serving.slow_to_load"],
-        cwd=ROOT,
-        env=settings | {"FIRST_FILE": str(first), "SLOW_SECONDS": "3600", "LOAD_SECONDS": "3600"},
-    )
-    try:
-        await_(first.exists)
-        (worker,) = children(arbiter.pid)
-    finally:
-        arbiter.kill()
-        arbiter.wait()
-    await_(lambda: gone(worker))
 
 
 # The child
