@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.readiness import LOAD_SECONDS, Heartbeat
+from serving.proofs import LOAD_SECONDS
+from serving.readiness import Heartbeat
 
 TIMEOUT = 30
 
