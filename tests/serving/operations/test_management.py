@@ -320,17 +320,23 @@ def test_a_draining_service_is_not_ready_and_still_answers_probes(
 ) -> None:
     """From SIGTERM until the last request is answered, the port says why no more should be sent."""
     with managed(tmp_path, worker=door, model=bundle.path.parent, graceful_timeout_seconds=30) as pod:
-        with socket.create_connection(("127.0.0.1", pod.service.port), timeout=START_SECONDS) as held:
+        with (
+            socket.create_connection(("127.0.0.1", pod.service.port), timeout=START_SECONDS) as held,
+            held.makefile("rb") as answers,
+        ):
             body = png(a_digit())
-            head = f"POST /predict HTTP/1.1\r\nHost: pod\r\nContent-Type: image/png\r\nContent-Length: {len(body)}"
-            held.sendall(head.encode() + b"\r\n\r\n" + body[:-1])
+            fields = f"Host: pod\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\nExpect: 100-continue"
+            held.sendall(f"POST /predict HTTP/1.1\r\n{fields}\r\n\r\n".encode())
+            assert answers.readline() == b"HTTP/1.1 100 Continue\r\n"  # it is at work on it
+            assert answers.readline() == b"\r\n"
+            held.sendall(body[:-1])
             pod.service.process.terminate()
             await_(lambda: pod.ask("/readyz").status == 503)
             answer = pod.ask("/readyz")
             assert "the service is ending" in answer.json()["detail"]
             assert pod.ask("/livez").status == 200
             held.sendall(body[-1:])
-            assert b"200 OK" in held.makefile("rb").readline()
+            assert b"200 OK" in answers.readline()
         assert pod.service.process.wait(START_SECONDS) == 0
 
 
