@@ -106,11 +106,17 @@ def _admit_form(boundary: bytes, body: bytes, max_files: int, deadline: float) -
 def _events(boundary: bytes, body: bytes, max_files: int) -> Iterator[Event]:
     """Run the decoder over the body in chunks, so that no part's headers can grow without bound."""
     decoder = MultipartDecoder(boundary, max_parts=max_files)
-    view = memoryview(body)
+    delimiter, view = b"--" + boundary, memoryview(body)
     inside = False  # a part's data is still to come
-    for start in range(0, len(body) + CHUNK_BYTES, CHUNK_BYTES):
-        chunk = bytes(view[start : start + CHUNK_BYTES])
-        decoder.receive_data(chunk or None)
+    start = end = 0
+    while start <= len(body):
+        start, end = end, end + CHUNK_BYTES
+        # Where a chunk ends within a boundary's line, or the line break before it, Werkzeug (3.1) takes some of it for
+        # the file before.
+        if (at := body.rfind(delimiter, max(0, start - len(delimiter)), end + len(b"\r\n" + delimiter))) >= 0:
+            line_end = body.find(b"\n", at, at + MAX_PART_HEADER_BYTES) + 1
+            end = max(end, line_end, at + len(delimiter + b"--"))
+        decoder.receive_data(bytes(view[start:end]) or None)
         while not isinstance(event := decoder.next_event(), NeedData):
             yield event
             if isinstance(event, Epilogue):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving import admission
 from serving.admission import CHUNK_BYTES, MAX_PART_HEADER_BYTES, Upload, admit
 from serving.errors import (
     EmptyBodyError,
@@ -44,6 +45,18 @@ def test_files_across_the_decoders_chunks_stay_whole(size: int) -> None:
     """A file larger than one chunk, full of line breaks, and the file behind it are exact."""
     data = (b"\r\n--front\r\n-" * size)[:size]
     assert [upload.data for upload in admitted(Part(data), Part(b"next"))] == [data, b"next"]
+
+
+@pytest.mark.parametrize("tail", [b"", b"\r", b"\n", b"\r\n", b"\r\r", b"-", b"\r\n--", b"\r\n\r\n"])
+def test_files_are_exact_wherever_the_decoders_chunks_end(
+    monkeypatch: pytest.MonkeyPatch, tail: bytes
+) -> None:
+    """Within a boundary's line too, where Werkzeug's decoder would add a CR to the file before it."""
+    files = [b"data" + tail, b"next" + tail]
+    body, content_type = form(*map(Part, files))
+    for size in range(1, len(body) + 1):
+        monkeypatch.setattr(admission, "CHUNK_BYTES", size)
+        assert [upload.data for upload in admit(content_type, body, max_files=2)] == files
 
 
 @pytest.mark.parametrize("content_type", [None, "application/octet-stream"])
