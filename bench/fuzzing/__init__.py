@@ -1,0 +1,28 @@
+"""Coverage-guided fuzzing of what reads a client's bytes: one module a target, run by Atheris (libFuzzer).
+
+    python -m bench fuzz --seconds 3600                 fuzz all of them, for an hour together
+    python -m bench.fuzzing heads FOLDER                fuzz one of them
+    python -m bench.fuzzing heads FILE                  take one input again, as of a crash
+
+A target has `SEEDS`, whole inputs to begin with; `feed(data)`, which raises where an input is taken badly; and
+`mutate`, which makes another of one. An input is what a client would send, byte for byte, and where it is cut into
+packets is made of its checksum: a crash is one file, and one that was mended stays in `tests/bench/found/`. A target
+makes limits small, so that they are reached, for the whole process: each runs in its own.
+"""
+
+import sys
+from pathlib import Path
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "heads": ("serving.inference.head", "serving.inference.input", "serving.inference.chunked"),
+    "chunks": ("serving.inference.chunked",),
+    "images": ("bundle.plain_png", "bundle.bombs", "bundle.directories", "bundle.images"),
+    "forms": ("serving.admission",),
+    "documents": ("serving.jsonbody", "serving.jsonpieces"),
+}
+"""Target: the modules whose branches guide it. No others: the libraries below them would draw all of the attention."""
+
+
+def command(target: str, *arguments: str | Path) -> list[str]:
+    """Return the command that runs a target in a process of its own."""
+    return [sys.executable, "-m", "bench.fuzzing", target, *map(str, arguments)]

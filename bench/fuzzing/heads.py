@@ -1,0 +1,107 @@
+"""Requests on a connection: the fast-path parser and Gunicorn's read the same, wherever the bytes are cut."""
+
+from types import SimpleNamespace
+
+from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+
+from bench.fuzzing.cuts import cuttings
+from bench.fuzzing.words import by_words
+from serving.inference import head as heads
+from serving.inference import input as inputs
+from serving.inference.bodies import Body, LengthBody
+from serving.inference.chunked import ChunkedBody
+from serving.inference.head import Head
+from serving.inference.input import Input
+from tests.serving.inference.test_head import ORDINARY_HEAD, PEER, PIECES
+
+LIMIT = 300
+"""Bytes of a request line and of a field."""
+heads.FAST_BYTES = LIMIT
+inputs.MAX_HEAD = 3 * LIMIT
+
+CONFIGURATION = Config()
+CONFIGURATION.set("limit_request_line", LIMIT)
+CONFIGURATION.set("limit_request_field_size", LIMIT)
+CONFIGURATION.set("limit_request_fields", heads.FAST_FIELDS)
+
+CHUNKED = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+SEEDS = [
+    ORDINARY_HEAD + b"123456789012" + ORDINARY_HEAD,
+    CHUNKED + b"5;a=b\r\nhello\r\n0\r\nX: a\r\n\r\n" + ORDINARY_HEAD,
+    b"\r\n" + ORDINARY_HEAD.replace(b"Content-Length: 12", b"Content-Length: 0"),
+    *[ORDINARY_HEAD.replace(b"\r\n\r\n", b"\r\n" + piece + b"\r\n\r\n") for piece in PIECES],
+    *[ORDINARY_HEAD.replace(b"POST /predict?top=3 ", piece) for piece in PIECES],
+    b"GET /" + b"a" * (LIMIT - 16) + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * heads.FAST_FIELDS + b"\r\n",
+]
+
+mutate = by_words([*PIECES, *ORDINARY_HEAD.splitlines(keepends=True), b"\r\n\r\n", b"\xa0", b"\x85"])
+
+
+def feed(data: bytes) -> None:
+    """Read a connection's bytes by both parsers and in all cuttings."""
+    read = [[outcome(pieces, fast=fast) for fast in (True, False)] for pieces in cuttings(data)]
+    for by_both in read:
+        assert by_both[0] == by_both[1], f"the fast path reads {by_both[0]}, Gunicorn's parser {by_both[1]}"
+    whole = without_words(read[0][0])
+    for by_both in read[1:]:
+        cut = without_words(by_both[0])
+        assert cut == whole, f"in pieces it is {cut}, and whole {whole}"
+
+
+def outcome(pieces: list[bytes], *, fast: bool) -> list[object]:
+    """Return each request's head and body, and what comes last: "waits", or the name of the parser's exception.
+
+    It goes on as `serving.inference.connection.Connection` does.
+    """
+    waiting, found, body = Input(door(fast=fast)), [], None  # type: ignore[arg-type,var-annotated]
+    for piece in pieces:
+        waiting.add(piece)
+        try:
+            while True:
+                if body is None:
+                    head = waiting.head(PEER)
+                    if head is None:
+                        break
+                    found.append(said(head))
+                    body = body_of(head)
+                if head.length is not None and not body.size and head.length <= len(waiting):
+                    found.append(waiting.take(head.length))
+                    body = None
+                    continue
+                if len(waiting):
+                    body.feed(waiting.take())
+                if not body.done:
+                    break
+                found.append(bytes(body.data))
+                waiting.put(body.rest)
+                body = None
+        except ParseException as error:
+            return [*found, type(error).__name__]
+    return [*found, "waits"]
+
+
+def body_of(head: Head) -> Body:
+    """Return the body that a head announces."""
+    return ChunkedBody(head.original) if head.length is None else LengthBody(head.length)
+
+
+def door(*, fast: bool) -> SimpleNamespace:
+    """Return as much of a dispatcher as the input asks for; every request is a prediction's."""
+    return SimpleNamespace(
+        worker=SimpleNamespace(cfg=CONFIGURATION),
+        fast=fast,
+        pipeline=SimpleNamespace(is_prediction=lambda *_: True),
+    )
+
+
+def said(head: Head) -> tuple[object, ...]:
+    """Return what a head says, without who read it."""
+    framing = head.length, head.keep_alive, head.expects_continue, head.size
+    return head.method, head.path, head.query, dict(head.headers), head.version, *framing
+
+
+def without_words(found: list[object]) -> list[object]:
+    """Return an outcome in which all refusals are one: of two faults, another may be met first."""
+    return [*found[:-1], found[-1] == "waits"]

@@ -1,0 +1,97 @@
+"""Image files: plain PNG as Pillow decodes it, hardening that changes no pixel, and memory within bounds."""
+
+import io
+import resource
+import struct
+import zlib
+from random import Random
+
+import numpy as np
+
+from bench import hostile
+from bundle import images, plain_png
+from bundle.bombs import MAX_FILE_BYTES
+from bundle.errors import ImageError
+from tests.bundle.handmade import SIGNATURE
+from tests.bundle.test_plain_png import RAW, UNSOUND, filtered, plain
+from tests.pictures import Pixels, a_digit, png
+
+SEEDS = [
+    png(a_digit()),
+    *[plain(zlib.compress(filtered(a_digit(), kind))) for kind in range(5)],
+    *[plain(zlib.compress(RAW, level)) for level in (0, 1, 9)],
+    *[plain(stream) for stream in UNSOUND.values()],
+    *hostile.FILES,
+]
+MOST_KIB = 32 << 10
+"""By which the most memory that was ever in use may grow for one file of 1 MiB at most."""
+
+
+def feed(data: bytes) -> None:
+    """Decode a file in every way that there is."""
+    before = peak_kib()
+    found = decoded(data)
+    grown = peak_kib() - before
+    assert grown <= MOST_KIB, f"to decode it took {grown} KiB"
+    short = plain_png.decode(data)
+    if short is not None:
+        assert found is not None, "the short way accepts what Pillow refuses"
+        assert np.array_equal(short, found), "the short way and Pillow see different pixels"
+        assert np.array_equal(images.decode(data), found)
+        assert np.array_equal(plain_png.unfiltered([RAW, plain_png.scanlines(data) or b""])[1], found)
+    if found is not None:
+        assert (found.shape, found.dtype) == ((28, 28), np.uint8)
+        assert len(data) <= MAX_FILE_BYTES
+        unhardened = by_pillow(data)
+        assert unhardened is None or np.array_equal(unhardened, found), "hardening has changed a pixel"
+
+
+def decoded(data: bytes) -> Pixels | None:
+    """Return the pixels by Pillow's parsers; None if the file is refused."""
+    try:
+        return images.decode_any(data)
+    except ImageError:
+        return None
+
+
+def by_pillow(data: bytes) -> Pixels | None:
+    """Return the pixels of a file of which nothing is left out; None if Pillow refuses it."""
+    try:
+        with images.PARSERS[str(images.sniff(data))](io.BytesIO(data)) as image:
+            return images._pixels(image)  # noqa: SLF001
+    except Exception:  # noqa: BLE001  its errors share no base
+        return None
+
+
+def peak_kib() -> int:
+    """Return the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def mutate(data: bytes, most: int, seed: int) -> bytes:
+    """Return another file: changed by libFuzzer or by `bench.hostile`; a PNG's checksums are mostly right."""
+    import atheris
+
+    random = Random(seed)  # noqa: S311  no secret
+    kind = random.random()
+    if kind < 0.4 and data.startswith(SIGNATURE) and len(data) > 20:
+        changed = hostile._png(random, data)  # noqa: SLF001
+    elif kind < 0.5:
+        changed = hostile.damaged(random, data)
+    else:
+        changed = mended(atheris.Mutate(data, len(data) + 64)) if kind < 0.9 else atheris.Mutate(data, most)
+    return changed[:most]
+
+
+def mended(data: bytes) -> bytes:
+    """Return a PNG with the checksums that its chunks should have; any other file as it is."""
+    if not data.startswith(SIGNATURE):
+        return data
+    at, pieces = len(SIGNATURE), [SIGNATURE]
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 > len(data):
+            break
+        pieces += [data[at:end], struct.pack(">I", zlib.crc32(data[at + 4 : end]))]
+        at = end + 4
+    return b"".join([*pieces, data[at:]])

@@ -1,0 +1,24 @@
+"""Mutation by words: what inputs are made of is put into them, which single bytes rarely become by chance."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+MOST_GROWTH = 64
+"""Bytes that one mutation adds at most: inputs begin small, and stay so unless size reaches something new."""
+
+
+def by_words(words: Sequence[bytes]) -> Callable[[bytes, int, int], bytes]:
+    """Return a mutator for Atheris: of three mutations, one puts in a word, and two are libFuzzer's."""
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        import atheris
+
+        random = Random(seed)  # noqa: S311  no secret
+        if random.random() < 0.67:
+            mutated: bytes = atheris.Mutate(data, min(most, len(data) + MOST_GROWTH))
+            return mutated
+        start = random.randint(0, len(data))
+        stop = start + random.choice((0, 0, 1, 2, 8))
+        return (data[:start] + random.choice(words) + data[stop:])[:most]
+
+    return mutate
