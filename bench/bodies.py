@@ -3,8 +3,12 @@
     python -m bench bodies
 
 While a body is decoded in the loop, nothing else is answered; beyond `serving.inference.door.LARGE_BODY` bytes
-it is decoded on a thread. Printed is the time from a whole request to its answer, the median of many, for
-bodies around that size; and the time of handing over to a thread and back, which is lost with a small one.
+or `FEW_FILES` image files it is decoded on a thread. Printed is the time from a whole request to its answer, the
+median of many, for bodies around that size; and the time of handing over to a thread and back, which is lost with
+a small one.
+
+Then bodies of as many of the worst small image files as fit into `LARGE_BODY`, and of `FEW_FILES` of them, and whether
+they are decoded in the loop.
 
 Then the image files of 1 MiB at most that cost a decoder most, beside an ordinary file of their format, by the same
 decoder. The exit code is 1 if one takes more than fifty times as long.
@@ -12,6 +16,7 @@ decoder. The exit code is 1 if one takes more than fifty times as long.
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import tempfile
 import time
@@ -79,6 +84,38 @@ def seconds(pipeline: Pipeline, body: bytes, media_type: str, times: int) -> flo
         if answer.status != 200:
             raise RuntimeError(f"{answer.status}: {answer.body[:300]!r}")
     return median(taken)
+
+
+def worst_bodies(pipeline: Pipeline, times: int) -> None:
+    """Print what forms and JSON of small files take that cost most for their size, and where they are decoded."""
+    from serving.inference.door import FEW_FILES, LARGE_BODY, takes_long
+    from tests.bundle.worst import WORST
+    from tests.serving.processes import Part, form
+
+    print("\nms of bodies of the worst small files")
+    for name in ("image/tiff: tile", "image/tiff: entries", "image/png: lines of a text", "image/bmp: runs"):
+        data = WORST[name]()
+        string = base64.b64encode(data).decode()
+        for most in (LARGE_BODY, FEW_FILES):
+            made = form(*[Part(data, content_type=None)] * min(most, LARGE_BODY // (len(data) + 100)))
+            strings = [string] * min(most, LARGE_BODY // (len(string) + 4))
+            for kind, (body, media_type) in {
+                "form": made,
+                "JSON": (orjson.dumps({"instances": strings}), JSON),
+            }.items():
+                headers = {"content-type": media_type}
+                request = Request(method="POST", path="/predict", headers=headers, body=body)
+                taken = min(answering_seconds(pipeline, request) for _ in range(max(3, times // 20)))
+                where = "on a thread" if takes_long(request) else "in the loop"
+                what = f"  {kind} of {name}, {len(body) / 1024:.0f} KiB"
+                print(f"{what:64}{1000 * taken:8.2f}  {where}", flush=True)
+
+
+def answering_seconds(pipeline: Pipeline, request: Request) -> float:
+    """Return the CPU time of answering a request, whatever the answer is."""
+    started = time.thread_time()
+    pipeline.answer(pipeline.open(request, time.perf_counter()))
+    return time.thread_time() - started
 
 
 async def hand_over(times: int) -> float:
@@ -151,5 +188,6 @@ def main(arguments: list[str]) -> int:
         for kind, made in KINDS.items():
             times = [1000 * seconds(pipeline, *made(size), options.times) for size in SIZES]
             print(f"{kind:18}" + "".join(f"{one:8.2f}" for one in times))
+        worst_bodies(pipeline, options.times)
     print(f"a thread and back: {1000 * uvloop.run(hand_over(options.times)):.3f} ms")
     return 0 if worst_files(options.times) else 1

@@ -36,6 +36,10 @@ TURN_COST = 256
 """What a turn does before it looks at the sockets again, as `Work.cost` counts: up to 5 ms, which is 64 files, or
 four requests of 64 images of pixels. Those are run as one batch: alone, each would find the caches full of weights."""
 
+TURN_SECONDS = 0.005
+"""After which a turn takes no further request: files may be made to cost twenty times what `Work.cost` counts, and
+those that are refused count nothing."""
+
 
 @dataclass(slots=True)
 class Job:
@@ -109,10 +113,13 @@ class Batcher:
     def _turn(self) -> None:
         self._scheduled = False
         cost = sum(work.cost for _, work in self._decoded)
+        ends = time.perf_counter() + TURN_SECONDS
         while cost < TURN_COST and (job := self._next()) is not None:
             if (work := self._decode(job)) is not None:
                 self._decoded.append((job, work))
                 cost += work.cost
+            if time.perf_counter() >= ends:
+                break
         self._metrics.queue(sum(len(work) for _, work in self._decoded) + self._queued())
         if self._running:
             return  # what is decoded now runs when the device is free; `_ran` goes on

@@ -2,11 +2,13 @@
 
 import asyncio
 import functools
+import itertools
 import threading
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from serving.app import create_app
 from serving.engine import BUCKETS, Engine, Outputs, padding
 from serving.errors import OverloadedError
 from serving.graph_thread import graph_thread
+from serving.inference import batcher
 from serving.inference.batcher import TURN_COST, Batcher, Job
 from serving.messages import Answer, Request
 from serving.pipeline import Exchange, Pipeline
@@ -31,6 +34,12 @@ Pixels = npt.NDArray[np.uint8]
 PATIENCE = 30.0
 FILES = TURN_COST // 4
 """Image files that are decoded in a turn."""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no turn end early on a slow machine."""
+    monkeypatch.setattr(batcher, "TURN_SECONDS", PATIENCE)
 
 
 @pytest.fixture
@@ -362,3 +371,19 @@ def test_batches_are_padded_to_a_few_sizes(pipeline: Pipeline, linear: Linear) -
         assert np.array_equal(outputs.probabilities, whole.probabilities[:count])
         assert (count + padding(count)) % BUCKETS[-1] in (0, *BUCKETS)
     assert seen <= set(BUCKETS)
+
+
+def test_a_turn_ends_when_its_time_is_over(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that cost more than they are counted for hold nobody up; refused ones do not either."""
+    clock = itertools.count()
+    monkeypatch.setattr(batcher, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(
+        batcher, "TURN_SECONDS", 6
+    )  # the clock is read at its start, and twice for each request
+    exchanges = [asked(pipeline, one) for one in images(digit, 7)]
+    exchanges[1].request.body = b"no image"
+    answers = answered(loop, Batcher(loop, pipeline), exchanges)
+    assert [exchange.batch for exchange in exchanges] == [2, 0, 2, 3, 3, 3, 1]
+    assert [answer.status for answer in answers] == [200, 415, 200, 200, 200, 200, 200]

@@ -3,10 +3,11 @@
 from concurrent.futures import Future
 from typing import Any
 
+import orjson
 import pytest
 
 from bundle.repository import Bundle
-from serving.inference.door import LARGE_BODY, LARGE_PIXELS, takes_long
+from serving.inference.door import FEW_FILES, LARGE_BODY, LARGE_PIXELS, takes_long
 from serving.messages import Request
 from tests.serving.inference.fakes import a_door, connect
 
@@ -72,3 +73,41 @@ def test_requests_for_the_application_wait_as_far_as_there_is_room(bundle: Bundl
     begun[0].set_result(True)
     assert ask() == b""
     assert len(begun) == 6
+
+
+FORM = {"content-type": "Multipart/Form-Data ; boundary=b"}
+JSON = {"content-type": "application/json"}
+FILE = b"x" * 1000
+
+
+def a_form(count: int, line_end: bytes = b"\r\n") -> bytes:
+    """Return a form of so many files."""
+    part = [b"--b", b"Content-Disposition: form-data; name=a; filename=b", b"", FILE]
+    return line_end.join([*part * count, b"--b--"])
+
+
+def strings(count: int) -> bytes:
+    """Return JSON of so many files."""
+    return orjson.dumps({"instances": [FILE.decode()] * count})
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "expected"),
+    [
+        ("/predict", FORM, a_form(FEW_FILES), False),
+        ("/predict", FORM, a_form(FEW_FILES + 1), True),
+        ("/predict", FORM, a_form(FEW_FILES + 1, b"\n"), True),
+        ("/predict", FORM, a_form(FEW_FILES + 1, b"\r"), True),
+        ("/predict", JSON, strings(FEW_FILES), False),
+        ("/predict", JSON, strings(FEW_FILES + 1), True),
+        ("/predict", JSON, orjson.dumps({"instances": [[[200] * 28] * 28] * 10}), False),
+        (INFER, JSON, strings(FEW_FILES + 1), False),  # which has no files
+        ("/predict", {"content-type": "image/png"}, a_form(FEW_FILES + 1) + strings(9), False),
+    ],
+)
+def test_few_files_are_decoded_in_the_loop(
+    path: str, headers: dict[str, str], body: bytes, expected: bool
+) -> None:
+    """Small files may be made to take a millisecond each, whatever their sizes: their number decides."""
+    assert len(body) < LARGE_BODY
+    assert takes_long(Request(method="POST", path=path, headers=headers, body=body)) is expected
