@@ -14,7 +14,7 @@ from types import FrameType
 
 from bundle.configuration import Layer, add_options, build, for_help, from_arguments, parse
 from bundle.errors import ConfigurationError
-from serving.scoring.errors import EXIT_BAD_IMAGES, EXIT_DONE, EXIT_SETTING, ScoringError, Stopped
+from serving.scoring.errors import EXIT_BAD_IMAGES, EXIT_DONE, EXIT_SETTING, LostError, ScoringError, Stopped
 from serving.scoring.settings import ScoreSettings, environment_layer
 
 GRACE_SECONDS = 10
@@ -35,7 +35,7 @@ exit codes:
   66  the output belongs to another job, or was changed
   69  the execution provider, the service or the cluster is not there
   70  the model cannot be loaded or proven
-  71  a process that decodes was killed: run again
+  71  a process that decodes was killed, memory has run out, or the GPU has failed: run again
   73  the output cannot be written, or the disk is full
   75  stopped by a signal, parts are missing, or another run is at work on them: run again
 
@@ -59,6 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ScoringError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except MemoryError as error:
+        print(
+            f"error: memory has run out ({error}); the same command goes on where it stopped: give it more, or "
+            "fewer --workers",
+            file=sys.stderr,
+        )
+        return LostError.exit_code
 
 
 def _score(words: Sequence[str]) -> int:

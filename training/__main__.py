@@ -1,8 +1,9 @@
 """`python -m training`: fetch the data, train a model, publish it; search for settings, study them.
 
 Exit codes: 0 done; 2 a setting is unknown or out of range; 65 the data; 66 a checkpoint; 69 the device;
-70 the export could not be proven; 73 nothing can be written; 75 stopped by a signal, go on with --resume
-(tune and study go on by themselves); 76 the loss diverged; 1 any other failure. Nothing is ever half published.
+70 the export could not be proven; 71 memory has run out or the device has failed; 73 nothing can be written;
+75 stopped by a signal, go on with --resume (tune and study go on by themselves); 76 the loss diverged; 1 any
+other failure. Nothing is ever half published.
 """
 
 import argparse

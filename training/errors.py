@@ -39,6 +39,12 @@ class ExportError(TrainingError):
     exit_code = 70
 
 
+class LostError(TrainingError):
+    """Memory has run out, or the device failed on the way; a smaller batch, or another machine, may have it."""
+
+    exit_code = 71
+
+
 class UnwritableError(TrainingError):
     """A directory that must be written cannot be: read-only, full, or somebody else's."""
 

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from bundle.errors import BundleError
+from bundle.errors import BundleError, runtime_reason
 from bundle.manifest import Polarity
 from bundle.repository import Bundle, resolve
 from serving import engine as sessions
 from serving.cpus import usable_cpus
-from serving.errors import ProviderError
+from serving.errors import DeviceLostError, ProviderError
 from serving.proofs import load_seconds
 from serving.prove import prove
-from serving.scoring.errors import EngineError, ModelError, Stopped
+from serving.scoring.errors import EngineError, LostError, ModelError, Stopped
 from serving.scoring.records import Images
 from serving.scoring.settings import ScoreSettings
 from serving.settings import ServiceSettings
@@ -61,6 +61,7 @@ class Engine(Protocol):
 
         Raises:
             EngineError: it cannot be had, now or at all.
+            LostError: it was lost on the way; another try may have it.
         """
         ...
 
@@ -116,8 +117,24 @@ class LocalEngine:
         return usable_cpus() if self.session.provider == "cpu" else 2
 
     def score(self, images: Images) -> npt.NDArray[np.float32]:
-        """Return the probabilities as `Engine.infer` of the service gives them."""
-        return self.session.infer(images).probabilities
+        """Return the probabilities as `Engine.infer` of the service gives them.
+
+        Raises:
+            LostError: the GPU has failed, or the session's memory does not suffice.
+        """
+        try:
+            return self.session.infer(images).probabilities
+        except MemoryError:
+            raise
+        except DeviceLostError as error:
+            raise LostError(
+                f"{error}; look at nvidia-smi: once the GPU works, the same command goes on where it stopped"
+            ) from error
+        except Exception as error:  # ONNX Runtime's errors share no base
+            raise LostError(
+                f"the model cannot be run ({runtime_reason(error)}); the same command goes on where it stopped: if "
+                "memory has run out, end what else has it"
+            ) from error
 
     def close(self) -> None:
         """Do nothing: the session ends with the process."""

@@ -50,6 +50,12 @@ class DecoderError(ScoringError):
     exit_code = 71
 
 
+class LostError(ScoringError):
+    """What computes was lost on the way: the GPU failed, or memory has run out."""
+
+    exit_code = 71
+
+
 class WriteError(ScoringError):
     """The output cannot be written: no permission, no room."""
 

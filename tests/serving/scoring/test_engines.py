@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
@@ -16,8 +17,10 @@ import pytest
 
 from bundle.repository import Bundle
 from serving import engine as sessions
+from serving.errors import DeviceLostError
+from serving.score import main
 from serving.scoring import engines, job, ray_engine
-from serving.scoring.errors import BadImageError, EngineError, InputError, ModelError
+from serving.scoring.errors import BadImageError, EngineError, InputError, LostError, ModelError
 from serving.scoring.integrity import read_record
 from serving.scoring.progress import Meter
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
@@ -294,3 +297,47 @@ def test_cuda_is_given_larger_batches_and_a_service_no_larger_than_it_computes(
         ScoreSettings(**given, batch=48)
     with pytest.raises(ValueError, match="batch: 512 is more than the 256 that a service"):
         ScoreSettings(**given, batch=512, url="http://127.0.0.1:1")
+
+
+LOST = {
+    "the GPU": (DeviceLostError("CUDA fails (illegal memory access)"), "look at nvidia-smi"),
+    "its memory": (
+        RuntimeError("Failed to allocate memory for requested buffer"),
+        "(Failed to allocate memory",
+    ),
+    "memory": (
+        MemoryError("Unable to allocate 1.00 TiB"),
+        "memory has run out (Unable to allocate 1.00 TiB)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_what_is_lost_on_the_way_is_one_sentence(
+    bundle: Bundle,
+    material: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    """With what to do, and an exit code that is tried again; the same command then goes on."""
+    error, said = LOST[name]
+    words = ["--input", str(material / "images.npy"), "--output", str(tmp_path / "out"), "--provider", "cpu"]
+    words += ["--model", str(bundle.path.parent), "--part-rows", str(PART_ROWS), "--quiet"]
+
+    proven = sessions.Engine.infer
+
+    def infer(engine: sessions.Engine, images: np.ndarray[Any, Any]) -> sessions.Outputs:
+        if threading.current_thread() is threading.main_thread():  # which proves the model
+            return proven(engine, images)
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(sessions.Engine, "infer", infer)
+        assert main(words) == LostError.exit_code == 71
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert "the same command goes on where it stopped" in line
+    assert main(words) == 0
