@@ -227,7 +227,7 @@ def guided(seconds: int, corpus: Path, seed: int) -> int:
             print(
                 f"{target}: an input was taken badly; `python -m bench.fuzzing {target} FILE` takes it again"
             )
-            print(ran.stderr[-4000:])
+            print(ran.stdout[-4000:], ran.stderr[-4000:], sep="\n")
             return 1
         inputs[target] += int(re.findall(r"Done (\d+) runs", ran.stderr)[-1])
         reached = re.findall(r"cov: (\d+)", ran.stderr)[-1]

@@ -26,9 +26,9 @@ MAX_TRAILERS = 8 << 10
 """Bytes of the trailer section; nobody here reads one."""
 
 
-def has_bare_lf(data: bytes | bytearray, start: int) -> bool:
-    """Tell whether there is an LF without a CR before it from `start` on; what is before was looked at already."""
-    if start and data[start - 1] == ord("\r"):
+def has_bare_lf(data: bytes | bytearray, start: int, first: int = 0) -> bool:
+    """Tell whether there is an LF without a CR before it from `start` on; from `first` to it was looked at already."""
+    if start > first and data[start - 1] == ord("\r"):
         start -= 1
     return data.count(b"\n", start) != data.count(b"\r\n", start)
 

@@ -111,12 +111,12 @@ class Input:
             limit = self._door.worker.cfg.limit_request_line
             if end < 0 and len(data) - start - 2 > limit > 0:
                 raise overlong(bytes(data[start:]), limit)
-            if end < 0 and has_bare_lf(data, fresh):
+            if end < 0 and has_bare_lf(data, fresh, at):
                 raise InvalidRequestLine("bare LF as line terminator")
             if end >= 0:
                 read_any([bytes(data[at : end + 2])], self._door.worker.cfg, client)
                 self._line_read = True
-        if has_bare_lf(data, fresh):
+        if has_bare_lf(data, fresh, at):
             raise InvalidHeader("bare LF as line terminator")
         if len(data) - at >= MAX_HEAD:
             raise LimitRequestHeaders("limit request head size")

@@ -19,7 +19,7 @@ FOUND = Path(__file__).parent / "found"
 def run(target: str, *arguments: str | Path) -> str:
     """Run a target and return what it printed."""
     ran = subprocess.run(command(target, *arguments), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr[-8000:]
+    assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-8000:]
     return ran.stdout + ran.stderr
 
 
