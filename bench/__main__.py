@@ -20,6 +20,7 @@ BENCHES = {
     "fuzz": ("bench.fuzz", "damaged images and requests: every one is refused or answered, none fails"),
     "http11": ("bench.http11.command", "how strictly HTTP/1.1 is read, beside Gunicorn, Uvicorn and nginx"),
     "memory": ("bench.memory", "the memory of a service that answers 200,000 mixed requests"),
+    "held": ("bench.held", "the memory of a worker when thousands of clients have it hold what they can"),
     "idle": ("bench.idle", "memory of idle connections, and what 10,000 of them cost those that ask"),
     "start": ("bench.start", "time from the command to the first 200 of /readyz"),
     "reload": ("bench.reload", "requests that fail while versions are published, good and bad ones"),

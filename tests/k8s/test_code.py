@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import training.__main__ as training_command
+from bench import held
 from bundle.configuration import build, parse
 from bundle.errors import ConfigurationError
 from serving import alerts, reference
@@ -27,6 +28,9 @@ README = (ROOT / "README.md").read_text()
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 DOCKERFILES = {"train": "Dockerfile.train", "serve": "Dockerfile.serve", "score": "Dockerfile.serve"}
 MODULES = {"train": "training", "serve": "serving", "score": "serving.score"}
+
+WORKER_BYTES = 90 << 20
+"""What a worker process takes that has nothing to do, with its share of the others (`python -m bench footprint`)."""
 
 
 def stage(program: str) -> str:
@@ -101,7 +105,10 @@ def test_variables_of_the_service_are_its_settings() -> None:
         assert pod.spec["terminationGracePeriodSeconds"] >= hook + settings.graceful_timeout_seconds + 5
         memory = in_bytes(pod.containers[-1]["resources"]["limits"]["memory"])
         workers = int(pod.containers[-1]["resources"]["limits"]["cpu"])
-        assert workers * settings.queue_bytes <= memory / 2, "overload would be the end of the pod"
+        connections = settings.connections * (held.CONNECTION_BYTES + held.KERNEL_BYTES)
+        decoding = (settings.threads + 1) * held.DECODING_TIMES * settings.max_body_bytes
+        each = WORKER_BYTES + held.QUEUE_TIMES * settings.queue_bytes + connections + decoding
+        assert workers * each <= memory, "overload would be the end of the pod"
 
 
 def test_variables_and_arguments_of_training_are_its_settings() -> None:

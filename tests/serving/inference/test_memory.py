@@ -4,10 +4,12 @@ import contextlib
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import held
 from bundle.repository import Bundle
 from serving.access import digest_of
 from serving.errors import OverloadedError
@@ -20,6 +22,7 @@ from tests.serving.processes import Service, running
 
 MEGABYTE = 1 << 20
 BUDGET = 4 * MEGABYTE
+CLIENTS = 400
 
 
 @pytest.fixture
@@ -134,6 +137,13 @@ def small(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     settings: dict[str, Any] = {"queue_bytes": BUDGET, "max_body_bytes": MEGABYTE, "tokens_file": tokens}
     with running(directory, until="/readyz", model=bundle.path.parent, **settings) as started:
         yield started
+
+
+@pytest.mark.parametrize("kind", ["a head", "a body", "answers that are not taken, and more"])
+def test_a_workers_memory_stays_within_the_sum(bundle: Bundle, tmp_path: Path, kind: str) -> None:
+    """Whatever hundreds of clients have it hold: the queue, and a few kilobytes for each (`python -m bench held`)."""
+    worker, _ = held.grown(tmp_path, bundle.path.parent, held.KINDS[kind], CLIENTS)
+    assert worker <= held.allowed(CLIENTS)
 
 
 TOKEN = b"Authorization: Bearer secret"
