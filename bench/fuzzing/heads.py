@@ -55,21 +55,21 @@ def outcome(pieces: list[bytes], *, fast: bool) -> list[object]:
 
     It goes on as `serving.inference.connection.Connection` does.
     """
-    waiting, found, body = Input(door(fast=fast)), [], None  # type: ignore[arg-type,var-annotated]
+    waiting = Input(door(fast=fast))  # type: ignore[arg-type]
+    found: list[object] = []
+    body: Body | None = None
     for piece in pieces:
         waiting.add(piece)
         try:
             while True:
                 if body is None:
-                    head = waiting.head(PEER)
-                    if head is None:
+                    if (head := waiting.head(PEER)) is None:
                         break
                     found.append(said(head))
-                    body = body_of(head)
-                if head.length is not None and not body.size and head.length <= len(waiting):
-                    found.append(waiting.take(head.length))
-                    body = None
-                    continue
+                    if head.length is not None and head.length <= len(waiting):
+                        found.append(waiting.take(head.length))
+                        continue
+                    body = ChunkedBody(head.original) if head.length is None else LengthBody(head.length)
                 if len(waiting):
                     body.feed(waiting.take())
                 if not body.done:
@@ -80,11 +80,6 @@ def outcome(pieces: list[bytes], *, fast: bool) -> list[object]:
         except ParseException as error:
             return [*found, type(error).__name__]
     return [*found, "waits"]
-
-
-def body_of(head: Head) -> Body:
-    """Return the body that a head announces."""
-    return ChunkedBody(head.original) if head.length is None else LengthBody(head.length)
 
 
 def door(*, fast: bool) -> SimpleNamespace:

@@ -40,7 +40,8 @@ def feed(data: bytes) -> None:
         assert np.array_equal(images.decode(data), found)
         assert np.array_equal(plain_png.unfiltered([RAW, plain_png.scanlines(data) or b""])[1], found)
     if found is not None:
-        assert (found.shape, found.dtype) == ((28, 28), np.uint8)
+        assert found.shape == (28, 28)
+        assert found.dtype == np.uint8
         assert len(data) <= MAX_FILE_BYTES
         unhardened = by_pillow(data)
         assert unhardened is None or np.array_equal(unhardened, found), "hardening has changed a pixel"

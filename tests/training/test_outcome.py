@@ -14,10 +14,7 @@ from training.outcome import exit_code
 
 ERRORS = {
     "memory": (MemoryError(), "memory has run out (MemoryError)"),
-    "NumPy's": (
-        np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype("u1")),
-        "Unable to allocate 1.00 TiB",
-    ),
+    "NumPy's": (MemoryError("Unable to allocate 1.00 TiB for an array"), "Unable to allocate 1.00 TiB"),
     "CUDA's": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"), "2.00 GiB.)"),
     "PyTorch's": (
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
