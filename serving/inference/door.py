@@ -292,10 +292,10 @@ class Door:
 def takes_long(request: Request) -> bool:
     """Tell whether to decode a request would hold the loop up."""
     size, headers = len(request.body), request.headers
-    if "content-encoding" in headers:
-        return True
+    if size <= FEW_FILES_BYTES or "content-encoding" in headers:
+        return "content-encoding" in headers
     if size <= LARGE_BODY:
-        return size > FEW_FILES_BYTES and most_files(request) > FEW_FILES
+        return most_files(request) > FEW_FILES
     if size > LARGE_PIXELS or headers.get("content-type") not in PIXELS:
         return True
     if request.path == PREDICT:
