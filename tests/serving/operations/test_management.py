@@ -325,7 +325,9 @@ def test_a_draining_service_is_not_ready_and_still_answers_probes(
             held.makefile("rb") as answers,
         ):
             body = png(a_digit())
-            fields = f"Host: pod\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\nExpect: 100-continue"
+            fields = (
+                f"Host: pod\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\nExpect: 100-continue"
+            )
             held.sendall(f"POST /predict HTTP/1.1\r\n{fields}\r\n\r\n".encode())
             assert answers.readline() == b"HTTP/1.1 100 Continue\r\n"  # it is at work on it
             assert answers.readline() == b"\r\n"
