@@ -4,7 +4,7 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -69,10 +69,23 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def modules(package: str) -> list[str]:
-    """Return the names of a package's modules that are not programs."""
-    return [
-        f"{package}.{path.stem}" for path in sorted((ROOT / package).glob("*.py")) if "__" not in path.stem
-    ]
+    """Return the names of a package's modules that are not programs, those of its folders too."""
+    parts = [path.relative_to(ROOT).with_suffix("").parts for path in sorted((ROOT / package).rglob("*.py"))]
+    return [".".join(name).removesuffix(".__init__") for name in parts if name[-1] != "__main__"]
+
+
+def loaded(program: str, settings: Mapping[str, str]) -> set[str]:
+    """Return the names of the modules that a fresh interpreter has loaded when it has run a program."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {program}; print(*sys.modules)"],
+        cwd=ROOT,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -89,12 +102,22 @@ def test_each_package_imports_only_what_it_may(package: str) -> None:
 def test_no_library_brings_a_forbidden_one_along(package: str) -> None:
     """A process that imported every module of the package has not loaded what it must not know."""
     names = [name for name in modules(package) if name != "serving.gunicorn_conf"]  # acts when imported
-    program = f"import sys, {', '.join(names)}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    found = loaded(f"import {', '.join(names)}", {})
+    assert {name.split(".")[0] for name in found} & FORBIDDEN_WHEN_LOADED[package] == set()
+
+
+@pytest.mark.parametrize("worker", ["inference", "gthread"])
+def test_what_the_arbiter_imports_brings_neither_onnx_runtime_nor_flask(worker: str) -> None:
+    """A worker forked after ONNX Runtime's import can hang when it ends; Gunicorn's own way of loading is taken."""
+    program = (
+        "from serving import arbiter; sys.argv[1:] = arbiter.CONFIGURATION; service = arbiter.Service(); "
+        "service.cfg.worker_class; service.cfg.logger_class"
     )
-    assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) & FORBIDDEN_WHEN_LOADED[package] == set()
+    asked = {"GLYPH_WORKER": worker, "GLYPH_PROVIDER": "cpu", "GLYPH_LOG_FORMAT": "json"}
+    found = loaded(program, asked)
+    workers = {"inference": "serving.inference.worker", "gthread": "serving.worker"}
+    assert {"serving.gunicorn_conf", "serving.companion", "serving.logs", workers[worker]} <= found
+    assert {name.split(".")[0] for name in found} & {"onnxruntime", "flask"} == set()
 
 
 @pytest.mark.parametrize("module", ["serving.engine", "training.export"])
