@@ -31,7 +31,7 @@ install = test -x $1/bin/pip || $(VENV)/bin/python -m venv $1; \
   $(UV) pip install $(if $(CI),--quiet) --compile-bytecode --require-hashes --python $1/bin/python -r $2 \
     || $1/bin/python $(PIP_INSTALL) -r $2
 
-.PHONY: help run train serve test clients linters chromium proxies lock clean images test-images train-job deploy score-job registry
+.PHONY: help run train serve check test clients linters chromium proxies lock clean images test-images train-job deploy score-job registry
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -49,10 +49,13 @@ train: $(VENV)/installed ## train and publish the next version
 serve: $(VENV)/installed ## serve what is published, training nothing
 	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
-test: $(VENV)/installed-development $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## lint, check types, run every test
+check: $(VENV)/installed-development ## lint, check types and which module imports which
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
+
+test: check $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## check, run every test
 	CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov $(VENV)/bin/pytest $(TEST)
 
 clients: $(CLIENTS)/installed ## the Open Inference Protocol's clients, which the tests ask by
