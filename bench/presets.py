@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from bundle.configuration import Layer, add_options, build, early_options, from_arguments, side_by_side
+from bundle.contract import PAPER
 from training.augmentation_policy import apply_policy
-from training.data import paper, polarity, split
+from training.data import polarity, split
 from training.datasets import load
 from training.defaults import preset_layer
 from training.evaluate import logits_of
@@ -114,5 +115,5 @@ def _one_run(settings: TrainingSettings, seed: int, progress: Progress) -> tuple
     model = fitted.model.cpu()
     logits = logits_of(model, fitted.standardise, torch.from_numpy(test.images))
     right = {"as it is": float((logits.argmax(axis=1) == test.labels).mean())}
-    right |= accuracies(model, fitted.standardise, test, paper(ink))
+    right |= accuracies(model, fitted.standardise, test, PAPER[ink])
     return {change: round(100 * (1 - share), 4) for change, share in right.items()}, seconds

@@ -14,7 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from serving import drift
+from bundle import drift
 from serving.access import Tokens
 from serving.catalogue import CATALOGUE, Metric, Over
 from serving.pod import Numbers, Pod, Worker, merged

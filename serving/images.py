@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle import images
-from bundle.contract import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
+from bundle.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
 from bundle.errors import ImageError, ImageFault
 from serving.errors import (
     BrokenImageError,
@@ -24,7 +24,7 @@ SUPPORTED = ", ".join(images.PARSERS)
 
 SCALED_WARNING = ("no pixel is above 1: the model takes pixels from 0 to 255, not from 0 to 1",)
 
-_PAPER = {WHITE_ON_BLACK: bytes(IMAGE_SIZE), BLACK_ON_WHITE: b"\xff" * IMAGE_SIZE}
+_PAPER = {polarity: bytes([paper]) * IMAGE_SIZE for polarity, paper in PAPER.items()}
 """A row of nothing but paper."""
 
 _CONVERT = f"Convert it to one of {SUPPORTED}."

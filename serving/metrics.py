@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from serving import drift, logs
+from bundle import drift
+from serving import logs
 from serving.catalogue import CATALOGUE, NATS, PROBABILITY, SECONDS
 from serving.memory_directory import DIRECTORY_VARIABLE
 from serving.slots import LARGEST_RUN, Slots, linked

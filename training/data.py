@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bundle import drift
 from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from training.errors import DataError
 from training.fetch import MNIST_SHA256, fetch_mnist
@@ -159,19 +160,6 @@ def split(images: Images, validation: int | None, seed: int) -> tuple[Images, Im
     return images.take(np.flatnonzero(~held_out)), images.take(np.flatnonzero(held_out))
 
 
-def border_brightness(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return the mean of each image's 108 border pixels, `float64[n]`, 0..255."""
-    border = np.ones((IMAGE_SIZE, IMAGE_SIZE), dtype=bool)
-    border[1:-1, 1:-1] = False
-    mean: npt.NDArray[np.float64] = images[:, border].mean(axis=1)
-    return mean
-
-
 def polarity(images: npt.NDArray[np.uint8]) -> Polarity:
     """Tell which end of 0..255 is ink: paper is what most borders show."""
-    return WHITE_ON_BLACK if np.median(border_brightness(images)) < 128 else BLACK_ON_WHITE
-
-
-def paper(polarity: Polarity) -> int:
-    """Return the pixel around the ink: 0 for white on black, 255 for black on white."""
-    return 0 if polarity == WHITE_ON_BLACK else 255
+    return WHITE_ON_BLACK if np.median(drift.border_brightness(images)) < 128 else BLACK_ON_WHITE

@@ -1,4 +1,4 @@
-"""What the manifest says of where a model comes from, and what its data looked like."""
+"""What the manifest says of where a model comes from."""
 
 import platform
 import subprocess
@@ -6,14 +6,10 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from bundle.manifest import Environment, Histogram, Reference
-from training.data import border_brightness
+from bundle.manifest import Environment
 from training.driver import describe_driver
-from training.evaluate import Logits, log_softmax
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
 
@@ -62,27 +58,3 @@ def environment(device: torch.device, revision: str) -> Environment:
         cuda=torch.version.cuda or "" if is_cuda else "",
         driver=describe_driver() if is_cuda else "",
     )
-
-
-def reference(images: npt.NDArray[np.uint8], logits: Logits, temperature: float) -> Reference:
-    """Return the histograms against which a server measures drift.
-
-    Args:
-        images: the validation set, `uint8[n, 28, 28]`.
-        logits: what the model gives them, `float32[n, classes]`.
-        temperature: the calibration's.
-    """
-    pixels = np.linspace(0, 256, 33)
-    confidence = np.exp(log_softmax(logits, temperature)).max(axis=1)
-    predicted = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
-    return Reference(
-        mean_ink=_histogram(images.mean(axis=(1, 2)), pixels),
-        border_brightness=_histogram(border_brightness(images), pixels),
-        confidence=_histogram(confidence, np.linspace(0, 1, 21)),
-        predicted=tuple(int(count) for count in predicted),
-    )
-
-
-def _histogram(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Histogram:
-    counts, _ = np.histogram(values, bins=edges)
-    return Histogram(edges=tuple(map(float, edges)), counts=tuple(map(int, counts)))

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from bundle.contract import PAPER
 from bundle.manifest import WHITE_ON_BLACK, Polarity
 from training import captured, checkpoint, metrics
 from training.augment import Augmenter
-from training.data import Resident, paper
+from training.data import Resident
 from training.distill import Committee
 from training.distributed import AGREE_EVERY_STEPS, World
 from training.errors import DivergedError, InterruptedRunError
@@ -142,7 +143,7 @@ def begin(run: Run) -> TrainingState:
             classes=run.classes,
             seed=settings.seed,
             device=device,
-            paper=paper(run.polarity),
+            paper=PAPER[run.polarity],
         ),
         epoch_index=torch.zeros((), dtype=torch.int64, device=device),
         average=AveragedWeights(model, settings.ema) if settings.ema else None,

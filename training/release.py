@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bundle import drift
+from bundle.contract import PAPER
 from bundle.golden import GoldenExamples
 from bundle.manifest import (
     CARD_FILE,
@@ -22,11 +24,12 @@ from bundle.manifest import (
     InputContract,
     Metrics,
     Parity,
+    Reference,
 )
 from bundle.repository import Bundle, publish, staging
 from training import evaluate, export, facts, report
 from training.card import model_card
-from training.data import DataSet, Images, paper, polarity
+from training.data import DataSet, Images, polarity
 from training.duplicates import Duplicates, duplicates
 from training.fit import Fitted
 from training.progress import Progress
@@ -126,7 +129,7 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
             training=evaluate.metrics(seen_logits, seen.labels, temperature),
             duplicates=twins,
             robustness=accuracies(
-                model, standardise, test, paper(polarity(candidate.train.images)), stop.check
+                model, standardise, test, PAPER[polarity(candidate.train.images)], stop.check
             ),
             parity=parity,
             omitted=omitted,
@@ -191,8 +194,14 @@ def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sam
         omitted=measured.omitted,
         golden=Golden(images=len(golden.images), tolerance=export.GOLDEN_TOLERANCE),
         sample_label=data.classes[sample_label],
-        reference=facts.reference(validation.images, measured.validation_logits, temperature),
+        reference=_reference(validation, measured.validation_logits, temperature),
     )
+
+
+def _reference(validation: Images, logits: evaluate.Logits, temperature: float) -> Reference:
+    confidence = np.exp(evaluate.log_softmax(logits, temperature)).max(axis=1)
+    predicted = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
+    return drift.reference(validation.images, confidence, predicted)
 
 
 def _golden(measured: Measured) -> tuple[GoldenExamples, int]:

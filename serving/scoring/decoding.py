@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from bundle import images
-from bundle.contract import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
+from bundle.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
 from serving.images import SCALED_WARNING, warnings_of
 from serving.scoring.errors import DecoderError, InputError
 from serving.scoring.listing import Reader
@@ -33,7 +33,8 @@ BUFFER = 1 << 20
 _BORDER = 4 * IMAGE_SIZE - 4
 _TOP_AND_BOTTOM = np.r_[0 : IMAGE_SIZE // 4, -IMAGE_SIZE // 4 : 0]
 """Of an image's 32-bit words, those of its first and its last row."""
-_PAPER = {WHITE_ON_BLACK: np.uint32(0), BLACK_ON_WHITE: np.uint32(0xFFFFFFFF)}
+_PAPER = {polarity: np.uint32(paper * 0x01010101) for polarity, paper in PAPER.items()}
+"""Four pixels of it."""
 _ABOVE_ONE = np.uint64(0xFEFEFEFEFEFEFEFE)
 
 Files = Sequence[bytes | str]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bundle import drift
 from bundle.confusion import Confusion
 from bundle.manifest import IMAGE_SIZE, Reference
-from serving import drift
 from serving.scoring.labels import UNKNOWN, Labels
 from serving.scoring.observer import Receipt
 from serving.scoring.progress import clock_time
@@ -37,7 +37,7 @@ DRIFT_SAMPLE = 1024
 TEXT_CLASSES = 20
 """Classes up to which the confusion matrix is printed."""
 LOOK, ALARM = 0.1, 0.25
-"""Usual readings of the population stability index, see `serving.drift`."""
+"""Usual readings of the population stability index, see `bundle.drift`."""
 
 Tally = dict[str, Any]
 

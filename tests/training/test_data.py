@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data import DataSet, Images, border_brightness, load_mnist, polarity, read_pair, split
+from training.data import DataSet, Images, load_mnist, polarity, read_pair, split
 from training.errors import DataError
 from training.progress import Progress
 
@@ -165,20 +165,6 @@ def test_resident_tensors_stay_bytes() -> None:
     assert (resident.images.numpy() == images.images).all()
     assert resident.labels.tolist() == [0, 1, 1]
     assert len(resident) == len(images) == 3
-
-
-def test_border_brightness_is_that_of_a_plain_loop() -> None:
-    """The mean over the outermost rows and columns, each corner counted once."""
-    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
-    for image, mean in zip(images, border_brightness(images), strict=True):
-        border = [
-            int(image[row, column])
-            for row in range(28)
-            for column in range(28)
-            if row in (0, 27) or column in (0, 27)
-        ]
-        assert len(border) == 108
-        assert mean == pytest.approx(sum(border) / 108, rel=1e-12)
 
 
 def test_polarity_is_what_most_borders_show() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bundle import drift
 from bundle.manifest import Histogram, Reference
-from serving import drift
 from serving.scoring.labels import Labels, open_labels
 from serving.scoring.observer import Receipt
 from serving.scoring.records import Answers, Chunk

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from serving import drift
+from bundle import drift
 
 
 def test_the_index_is_the_sum_that_its_definition_says() -> None:
@@ -33,7 +33,7 @@ def test_few_images_have_no_index() -> None:
     assert not math.isnan(drift.psi(np.array([99.0, 1.0]), np.array([1.0, 1.0])))
 
 
-def test_images_are_measured_as_the_training_job_measured_its_own() -> None:
+def test_images_are_measured_by_their_mean_and_their_border() -> None:
     """Mean of all pixels, and mean of the 108 at the border, written as slices here."""
     images = np.random.default_rng(3).integers(0, 256, (50, 28, 28), dtype=np.uint8)
     assert np.allclose(drift.mean_ink(images), images.mean(axis=(1, 2)))

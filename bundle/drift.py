@@ -56,6 +56,29 @@ def references(reference: Reference) -> dict[str, Counts]:
     return counts | {"class": np.array(reference.predicted, np.float64)}
 
 
+def reference(
+    images: npt.NDArray[np.uint8], confidence: npt.NDArray[np.float64], predicted: npt.NDArray[np.int64]
+) -> Reference:
+    """Return the manifest's histograms, against which drift is measured.
+
+    Args:
+        images: the validation set, `uint8[n, 28, 28]`.
+        confidence: of the predicted class, `float64[n]` in 0..1.
+        predicted: how many images each class was predicted for, `int64[classes]`.
+    """
+    pixels = np.linspace(0, 256, 33)
+    return Reference(
+        mean_ink=_histogram(mean_ink(images), pixels),
+        border_brightness=_histogram(border_brightness(images), pixels),
+        confidence=_histogram(confidence, np.linspace(0, 1, 21)),
+        predicted=tuple(map(int, predicted)),
+    )
+
+
+def _histogram(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Histogram:
+    return Histogram(edges=tuple(map(float, edges)), counts=tuple(map(int, binned(values, edges))))
+
+
 def psi(observed: Counts, reference: Counts) -> float:
     """Return the population stability index of two histograms over the same bins; NaN below 100 images."""
     if observed.sum() < LEAST_IMAGES:
