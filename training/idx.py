@@ -1,21 +1,16 @@
-"""The IDX format of MNIST and its siblings: a magic number, the sizes, then the bytes.
-
-Source: the format's description on the MNIST page by Yann LeCun, Corinna Cortes and
-Christopher J. C. Burges.
-"""
+"""Files of unsigned bytes in the IDX format, that of MNIST and its siblings."""
 
 import gzip
 import math
-import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from bundle.array_files import read_idx_head
 from training.errors import DataError
 
-UINT8 = 0x08
 MAX_ELEMENTS = 1 << 32
 """Largest array read, in bytes: 5.4 million images of 784 bytes."""
 CHUNK_BYTES = 1 << 20
@@ -36,15 +31,14 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            head = file.read(4 + 4 * dimensions)
-            if len(head) < 4 + 4 * dimensions or head[:2] != b"\0\0":
-                raise DataError(f"{path} is not an IDX file: its first bytes are {head[:4].hex(' ')}")
-            if head[2] != UINT8 or head[3] != dimensions:
+            start, dtype, shape = read_idx_head(file)
+            if dtype is None:
+                raise DataError(f"{path} is not an IDX file: its first bytes are {start.hex(' ')}")
+            if dtype != np.uint8 or len(shape) != dimensions:
                 raise DataError(
-                    f"{path} holds type 0x{head[2]:02x} with {head[3]} axes; "
+                    f"{path} holds type 0x{start[2]:02x} with {len(shape)} axes; "
                     f"unsigned bytes (0x08) with {dimensions} are needed"
                 )
-            shape = struct.unpack(f">{dimensions}I", head[4:])
             size = math.prod(shape)
             if math.prod(max(1, length) for length in shape) > MAX_ELEMENTS:
                 raise DataError(

@@ -15,13 +15,13 @@ import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bundle.array_files import NpyHead, read_npy_head
 from bundle.files import sha256_file
 from bundle.manifest import IMAGE_SIZE
 from training.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
@@ -39,14 +39,6 @@ NAMINGS = (
 """Training images, training labels, test images, test labels."""
 CLASSES = "classes"
 PIXELS = IMAGE_SIZE * IMAGE_SIZE
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Header:
-    """What an array says of itself before its data."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
 
 
 def load_npz(path: Path, *, seed: int, test_share: float, progress: Progress) -> DataSet:
@@ -176,12 +168,12 @@ def _images(path: Path, name: str) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(data, dtype=np.uint8)
 
 
-def _header(path: Path, name: str) -> _Header:
+def _header(path: Path, name: str) -> NpyHead:
     """Read an array's header, and check its size."""
     with _guard(path, name), zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
         with archive.open(info) as file:
-            header = _parse_header(file)
+            header = read_npy_head(file)
             size = math.prod(header.shape) * header.dtype.itemsize
             if header.dtype.hasobject:
                 raise DataError(
@@ -192,19 +184,6 @@ def _header(path: Path, name: str) -> _Header:
             if file.tell() + size != info.file_size:
                 raise DataError(f"{path}: {name} claims shape {list(header.shape)} and has another size")
     return header
-
-
-def _parse_header(file: IO[bytes]) -> _Header:
-    match np.lib.format.read_magic(file):
-        case (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        case (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        case version:
-            raise ValueError(f"version {version} of the format holds no plain array")
-    if any(axis < 0 for axis in shape):
-        raise ValueError(f"shape {list(shape)} is none")
-    return _Header(shape=shape, dtype=dtype)
 
 
 def _data(path: Path, name: str) -> npt.NDArray[Any]:

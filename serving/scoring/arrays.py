@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from bundle.array_files import read_idx_head, read_npy_head
 from bundle.contract import IMAGE_SIZE
 from serving.scoring.errors import InputError
 from serving.scoring.listing import file_fingerprint
@@ -19,7 +20,6 @@ from serving.scoring.names import Names
 from serving.scoring.records import Raw
 
 IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE
-IDX_UINT8 = 0x08
 DAMAGE = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, SyntaxError)
 """What the libraries raise over broken files."""
 
@@ -96,10 +96,7 @@ def _opener(path: Path) -> Callable[[], IO[bytes]]:
 
 
 def open_idx(name: str, path: Path) -> ArrayRows:
-    """Open an IDX file of images: two zero bytes, the type, the number of axes, their sizes (big-endian).
-
-    Source: the format's description on the MNIST page by Yann LeCun, Corinna Cortes and
-    Christopher J. C. Burges.
+    """Open an IDX file of images.
 
     Raises:
         InputError: it is no IDX file of 28x28 unsigned bytes, or has not the length it claims.
@@ -107,14 +104,12 @@ def open_idx(name: str, path: Path) -> ArrayRows:
     try:
         opener = _opener(path)
         with opener() as file:
-            head = file.read(16)
-            if len(head) < 4 or head[:2] != b"\0\0" or head[2] != IDX_UINT8:
-                raise InputError(
-                    f"{path} is no IDX file of unsigned bytes: it begins with {head[:4].hex(' ')}"
-                )
-            if head[3] != 3 or len(head) < 16:
-                raise InputError(f"{path} has {head[3]} axes; images have 3: name the file of the images")
-            count, height, width = struct.unpack(">III", head[4:])
+            start, dtype, shape = read_idx_head(file)
+            if dtype != np.uint8:
+                raise InputError(f"{path} is no IDX file of unsigned bytes: it begins with {start.hex(' ')}")
+            if len(shape) != 3:
+                raise InputError(f"{path} has {len(shape)} axes; images have 3: name the file of the images")
+            count, height, width = shape
     except DAMAGE as error:
         raise unreadable(path, error) from error
     if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
@@ -205,11 +200,7 @@ class _NotAnArrayError(ValueError):
 def _images_in(file: IO[Any], where: str) -> int | None:
     """Read a `.npy` header; return how many images follow it, None if what follows is something else."""
     try:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+        dtype, shape, fortran = read_npy_head(file)
     except ValueError as error:
         raise _NotAnArrayError(f"{where} is no .npy file: {error}") from None
     if dtype != np.uint8 or shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE), (IMAGE_BYTES,)):

@@ -12,7 +12,6 @@ place, counted from 0.
 import csv
 import gzip
 import hashlib
-import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bundle.array_files import read_idx_head
 from bundle.configuration import nearest
 from serving.scoring.errors import InputError
 from serving.scoring.records import Chunk
@@ -30,7 +30,6 @@ COLUMN = "column:"
 UNKNOWN = -1
 ROW_HEADINGS = ("row", "file", "image", "path", "id")
 LABEL_HEADINGS = ("label", "class", "target")
-IDX_INTEGERS = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}
 MAX_SHOWN_NAMES = 10
 
 Indices = npt.NDArray[np.int64]
@@ -225,16 +224,15 @@ def _idx(path: Path) -> npt.NDArray[Any]:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as file:
-        head = file.read(8)
-        if len(head) < 8 or head[:2] != b"\0\0" or head[2] not in IDX_INTEGERS:
+        start, kind, shape = read_idx_head(file)
+        if kind is None or kind.kind not in "iu":
             raise ValueError(
-                f"it is no IDX file of labels, it begins with {head[:4].hex(' ') or 'nothing'}; known are IDX, "
+                f"it is no IDX file of labels, it begins with {start.hex(' ') or 'nothing'}; known are IDX, "
                 ".npy, .csv and .txt"
             )
-        if head[3] != 1:
-            raise ValueError(f"it has {head[3]} axes, labels have one: this is the file of the images")
-        (count,) = struct.unpack(">I", head[4:])
-        kind = np.dtype(IDX_INTEGERS[head[2]])
+        if len(shape) != 1:
+            raise ValueError(f"it has {len(shape)} axes, labels have one: this is the file of the images")
+        (count,) = shape
         data = file.read(count * kind.itemsize + 1)
     if len(data) != count * kind.itemsize:
         raise ValueError(f"it claims {count} labels and holds {'more' if len(data) > count else 'fewer'}")
