@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from bundle.progress import Progress
 from training.augment import Augmenter
 from training.data import Images, load_mnist
 from training.errors import DeviceError
-from training.progress import Progress
 from training.settings import AugmentationSettings
 
 LIMITS = AugmentationSettings(

@@ -33,6 +33,7 @@ from bundle.configuration import (
     side_by_side,
 )
 from bundle.errors import BundleError, ConfigurationError
+from bundle.progress import Progress
 from bundle.repository import Bundle, versions
 from training.augmentation_policy import apply_policy
 from training.data import DataSet, Images, polarity
@@ -43,7 +44,6 @@ from training.job import run
 from training.machine import choose_device
 from training.material import weight_settings
 from training.outcome import exit_code
-from training.progress import Progress
 from training.settings import AugmentationSettings, TrainingSettings, model_name
 
 BATCH = 1000

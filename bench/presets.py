@@ -20,6 +20,7 @@ import torch
 
 from bundle.configuration import Layer, add_options, build, early_options, from_arguments, side_by_side
 from bundle.contract import PAPER
+from bundle.progress import Progress
 from training.augmentation_policy import apply_policy
 from training.data import polarity, split
 from training.datasets import load
@@ -29,7 +30,6 @@ from training.fit import Run, fit
 from training.machine import choose_device
 from training.outcome import exit_code
 from training.presets import PRESETS
-from training.progress import Progress
 from training.robustness import accuracies
 from training.settings import TrainingSettings
 from training.stop import listen

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from bundle.configuration import add_options, build, from_arguments
+from bundle.progress import Progress
 from training.data import Resident, split
 from training.datasets import load
 from training.defaults import DEFAULT_PRESET, preset_layer
@@ -31,7 +32,6 @@ from training.machine import choose_device
 from training.model import MLP
 from training.outcome import exit_code
 from training.precision import uses_bfloat16
-from training.progress import Progress
 from training.settings import TrainingSettings
 from training.stop import Stop
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bundle.progress import Progress
 from training.fetch import fetch_mnist
-from training.progress import Progress
 
 # Some tests kill forked processes that train. Autograd counts the devices at the first backward pass, and
 # refuses to run after a fork if there are any; a test that imitates CUDA would be counted, if it came first.

@@ -12,7 +12,13 @@ import pytest
 from tests.conftest import ROOT
 
 ALLOWED = {
-    "bundle": {"bundle", "numpy", "PIL", "pydantic"},
+    "bundle": {
+        "bundle",
+        "numpy",
+        "PIL",
+        "pydantic",
+        "rich",  # for progress, which training and scoring show
+    },
     "serving": {
         "bundle",
         "serving",

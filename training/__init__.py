@@ -2,7 +2,7 @@
 
 Open `job.py` first: it is the whole way, top to bottom. Then, by what they are about:
 
-- settings and start: `settings`, `presets`, `defaults`, `errors` (exit codes), `__main__`, `progress`
+- settings and start: `settings`, `presets`, `defaults`, `errors` (exit codes), `__main__`
 - data: `datasets` (what `--data` takes), `data` (arrays, the split), `fetch`, `idx`, `folder`, `npz`
 - the model and the step: `model`, `stochastic`, `optimize`, `objective`
 - augmentation: `augmentation_policy` (how much, by data set), `augment`, `warp`, `noise`

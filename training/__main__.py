@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bundle.configuration import Layer, add_options, build, from_arguments, parse
+from bundle.progress import Progress
 from training.defaults import DEFAULT_PRESET, environment_layer, file_layer, preset_layer, shown_layers
 from training.outcome import exit_code
 from training.presets import PRESETS
-from training.progress import Progress
 from training.search_settings import STUDIES, StudySettings, TuneSettings
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
 from training.stop import ending_at_once

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from bundle.files import write_whole
+from bundle.progress import Progress
 from training.errors import CheckpointError, UnwritableError
-from training.progress import Progress
 
 MAGIC = b"GLYPHCK1"
 HASH_BYTES = 32

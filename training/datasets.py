@@ -10,13 +10,13 @@ Where a set has no test part, a share of each class is held out as one (holdout.
 
 from pathlib import Path
 
+from bundle.progress import Progress
 from training.data import DataSet, load_mnist
 from training.errors import DataError
 from training.folder import load_folder
 from training.holdout import TEST_SHARE
 from training.idx_sets import load_idx
 from training.npz import load_npz
-from training.progress import Progress
 
 FORMS = "mnist, idx:DIR, idx:DIR#SET, folder:DIR or npz:FILE"
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from bundle.files import sha256_bytes, sha256_file, write_whole
+from bundle.progress import Progress
 from training.errors import DataError, UnwritableError
-from training.progress import Progress
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

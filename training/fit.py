@@ -15,6 +15,7 @@ from torch.optim.swa_utils import update_bn
 
 from bundle.contract import PAPER
 from bundle.manifest import WHITE_ON_BLACK, Polarity
+from bundle.progress import Progress, Task
 from training import captured, checkpoint, metrics
 from training.augment import Augmenter
 from training.data import Resident
@@ -26,7 +27,6 @@ from training.model import MLP, Standardisation, constrain_norms
 from training.objective import objective
 from training.optimize import AveragedWeights, Rates, build_optimizers, penalty
 from training.precision import autocast
-from training.progress import Progress, Task
 from training.settings import TrainingSettings
 from training.state import Epoch, TrainingState
 from training.stop import Stop

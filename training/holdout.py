@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from bundle.progress import Progress
 from training.class_names import LEAST_TO_TRAIN, check_counts
 from training.data import Images
 from training.errors import DataError
-from training.progress import Progress
 
 TEST_SHARE = 1 / 6
 """Of each class; MNIST's own test set is a seventh of it."""

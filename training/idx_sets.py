@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bundle.progress import Progress
 from training.class_names import (
     LEAST_TO_TRAIN,
     NAMES_FILE,
@@ -36,7 +37,6 @@ from training.holdout import hold_out_images
 from training.idx import read_idx
 from training.idx_files import choose, hashes, parse
 from training.known_sets import KnownSet, read_mapping, recognised
-from training.progress import Progress
 
 LABELS = 256
 """As many as a byte tells apart."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from bundle.errors import BundleError
+from bundle.progress import Progress
 from bundle.repository import Bundle, versions
 from training import checkpoint, distributed
 from training.augmentation_policy import apply_policy, describe_policy
@@ -16,7 +17,6 @@ from training.fit import Run, fit
 from training.loggers import Loggers, check_packages, open_loggers
 from training.machine import choose_device
 from training.parameters import check_publishable
-from training.progress import Progress
 from training.release import Candidate, release
 from training.settings import TrainingSettings, model_name
 from training.stop import listen

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from bundle.errors import ConfigurationError
 from bundle.manifest import MANIFEST_FILE, REPORT_FILE, Facts
+from bundle.progress import Progress
 from bundle.repository import Bundle
-from training.progress import Progress
 from training.settings import TrainingSettings
 from training.state import Epoch
 

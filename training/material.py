@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from bundle.errors import ConfigurationError
+from bundle.progress import Progress
 from training.data import DataSet, Images, Resident, polarity, split
 from training.datasets import load
 from training.distill import Committee, load_committee
 from training.fit import Run, nothing
 from training.machine import choose_device
-from training.progress import Progress
 from training.settings import TrainingSettings
 from training.state import FREE_TO_CHANGE, Epoch
 from training.stop import Stop

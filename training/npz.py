@@ -24,12 +24,12 @@ import numpy.typing as npt
 from bundle.array_files import NpyHead, read_npy_head
 from bundle.files import sha256_file
 from bundle.manifest import IMAGE_SIZE
+from bundle.progress import Progress
 from training.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
 from training.data import DataSet, Images
 from training.errors import DataError
 from training.holdout import hold_out_images
 from training.idx import MAX_ELEMENTS
-from training.progress import Progress
 
 NAMINGS = (
     ("x_train", "y_train", "x_test", "y_test"),

@@ -26,13 +26,13 @@ from bundle.manifest import (
     Parity,
     Reference,
 )
+from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
 from training import evaluate, export, facts, report
 from training.card import model_card
 from training.data import DataSet, Images, polarity
 from training.duplicates import Duplicates, duplicates
 from training.fit import Fitted
-from training.progress import Progress
 from training.robustness import accuracies
 from training.settings import TrainingSettings
 from training.stop import Stop

@@ -15,10 +15,10 @@ from pathlib import Path
 from bundle.configuration import nearest
 from bundle.errors import ConfigurationError
 from bundle.files import write_whole
+from bundle.progress import Progress
 from training.augmentation_policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError
 from training.material import prepare, weight_settings
-from training.progress import Progress
 from training.search_settings import STUDIES, StudySettings
 from training.stop import listen
 from training.studies import PLANS, Study, frame

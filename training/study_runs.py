@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bundle.files import sha256_bytes, write_whole
+from bundle.progress import Progress, Task
 from training import facts
 from training.data import Resident
 from training.errors import CheckpointError, DivergedError, UnwritableError
@@ -21,7 +22,6 @@ from training.fit import Fitted, fit
 from training.material import Material, weight_settings
 from training.model import MLP, Standardisation
 from training.parameters import parameter_count
-from training.progress import Progress, Task
 from training.settings import TrainingSettings
 from training.state import Epoch
 from training.stop import Stop

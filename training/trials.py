@@ -20,7 +20,7 @@ import optuna
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from training.progress import Progress
+from bundle.progress import Progress
 from training.stop import Stop
 from training.storage import FIRST
 

@@ -19,12 +19,12 @@ from optuna.trial import Trial
 
 from bundle.configuration import Layer, build
 from bundle.errors import ConfigurationError
+from bundle.progress import Progress
 from training import best, checkpoint
 from training.augmentation_policy import apply_policy
 from training.errors import DivergedError, InterruptedRunError
 from training.fit import fit
 from training.material import Material, plain, prepare, weight_settings
-from training.progress import Progress
 from training.search_settings import TuneSettings
 from training.settings import TrainingSettings
 from training.space import DEFAULT_SPACE, Space, default_space, read_space, suggest

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as RichProgress
 
-LINE_EVERY_SECONDS = 10.0
+from bundle.progress import LINE_EVERY_SECONDS, Progress
+
 SMOOTHING_SECONDS = 15.0
 """How far back the rate looks: parts come in bursts, and a disk that slows down should be seen."""
 
@@ -17,13 +19,13 @@ _BAR = "[progress.description]{task.description}"
 _FIELDS = "{task.fields[rate]}"
 
 
-class Meter:
+class Meter(Progress):
     """Shows rows done, rate, time left and errors so far, of a run of a known number of rows."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console or Console(stderr=True, soft_wrap=True, highlight=False)
+        super().__init__(console)
         self._clock = clock
-        self._bar: Progress | None = None
+        self._bar: RichProgress | None = None
         self._task = TaskID(0)
         self.total = self.done = self.errors = 0
         self._seen: list[tuple[float, int]] = []
@@ -36,13 +38,9 @@ class Meter:
         self._seen = [(self._last_line, done)]
         if self._console.is_terminal:
             columns = (TextColumn(_BAR), BarColumn(), MofNCompleteColumn(), TextColumn(_FIELDS))
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar = RichProgress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("scoring", total=total, completed=done, rate="")
             self._bar.start()
-
-    def say(self, line: str) -> None:
-        """Print one line; in a terminal it scrolls above the bar."""
-        self._console.print(line, markup=False, emoji=False)
 
     def advance(self, rows: int, errors: int) -> None:
         """Count a part."""

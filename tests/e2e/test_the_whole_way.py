@@ -14,12 +14,12 @@ from PIL import Image
 
 from bundle.golden import GoldenExamples
 from bundle.manifest import Manifest
+from bundle.progress import Progress
 from tests.e2e.conftest import Trained
 from tests.serving.processes import ROOT, Part, form, running
 from training.data import load_mnist, split
 from training.fit import Fitted, Run, fit
 from training.idx import read_idx
-from training.progress import Progress
 from training.settings import TrainingSettings
 from training.stop import Stop
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from bundle.manifest import TORCH_EXPORT_FILE
+from bundle.progress import Progress
 from bundle.repository import Bundle
 from tests.training.sets import archive
 from training.job import run
-from training.progress import Progress
 from training.settings import TrainingSettings
 
 pytestmark = [

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from bundle.progress import Progress
 from tests.gpu.memory import measured
 from tests.serving.processes import ROOT
 from tests.training.runs import small_run, weights
 from training.fit import fit
 from training.job import run
 from training.machine import choose_device
-from training.progress import Progress
 from training.settings import TrainingSettings
 
 pytestmark = [

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from bundle.progress import Progress
 from training.data import Images
 from training.fit import Fitted, Run
-from training.progress import Progress
 from training.settings import TrainingSettings
 from training.stop import Stop
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bundle.progress import Progress
 from training.data import DataSet, Images, load_mnist, polarity, read_pair, split
 from training.errors import DataError
-from training.progress import Progress
 
 
 def numbered(labels: list[int]) -> Images:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import datasets as torchvision_datasets
 
+from bundle.progress import Progress
 from training import datasets, idx_sets, known_sets
 from training.class_names import read_names
 from training.data import DataSet, Images, read_pair
@@ -22,7 +23,6 @@ from training.errors import DataError
 from training.holdout import hold_out
 from training.idx import read_idx
 from training.known_sets import KNOWN
-from training.progress import Progress
 
 GENERATOR = np.random.default_rng(0)
 PLAIN = ("train", "t10k")

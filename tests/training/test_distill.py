@@ -16,6 +16,7 @@ from torch import nn
 from bench.committee import main as bench_committee
 from bundle.errors import ConfigurationError
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE, TORCH_EXPORT_FILE, Manifest, Polarity
+from bundle.progress import Progress
 from bundle.repository import Bundle
 from tests.training.runs import small_run, weights
 from tests.training.sets import archive
@@ -28,7 +29,6 @@ from training.fit import Run, fit
 from training.material import prepare
 from training.model import MLP
 from training.objective import objective
-from training.progress import Progress
 from training.settings import TrainingSettings
 from training.space import read_space
 from training.stop import Stop

@@ -24,10 +24,10 @@ from typing import BinaryIO
 import pytest
 import torchvision
 
+from bundle.progress import Progress
 from tests.conftest import ROOT
 from training import fetch
 from training.errors import DataError, UnwritableError
-from training.progress import Progress
 
 NAMES = tuple(fetch.MNIST_SHA256)
 CONTENT = {name: f"stand-in for {name}\n".encode() * 200 for name in NAMES}
@@ -577,7 +577,7 @@ import gzip, hashlib, json, sys
 from pathlib import Path
 from tests.dying import die_everywhere
 from training import fetch
-from training.progress import Progress
+from bundle.progress import Progress
 
 directory = Path(sys.argv[1])
 content = {name: name.encode() * 500 for name in fetch.MNIST_SHA256}

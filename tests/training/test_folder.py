@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bundle import images
+from bundle.progress import Progress
 from serving import images as serving_images
 from tests.pictures import EVERY_MODE, odd_tiff, webp_bomb
 from training import folder
 from training.data import DataSet
 from training.datasets import load
 from training.errors import DataError
-from training.progress import Progress
 
 GENERATOR = np.random.default_rng(0)
 

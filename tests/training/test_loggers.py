@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from bundle.errors import ConfigurationError
 from bundle.manifest import GOLDEN_FILE, REPORT_FILE
+from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
 from tests.bundle.making import fill, some_golden
 from tests.conftest import ROOT
@@ -22,7 +23,6 @@ from tests.training.subjects import a_subject, an_epoch
 from training import loggers
 from training.fit import fit
 from training.loggers import Guarded, Logger, Loggers, check_packages, open_loggers
-from training.progress import Progress
 from training.settings import TrainingSettings
 from training.state import Epoch
 

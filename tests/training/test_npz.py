@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bundle.progress import Progress
 from training import npz
 from training.data import DataSet
 from training.datasets import load
 from training.errors import DataError
-from training.progress import Progress
 
 LABELS = np.arange(12) % 3
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28), dtype=np.uint8)

@@ -16,6 +16,7 @@ import torch
 
 from bench.kills import kill_until_done
 from bundle.files import write_whole
+from bundle.progress import Progress
 from tests.training.runs import StopAfter, rich_run, small_run, weights
 from training import checkpoint, metrics
 from training import fit as fitting
@@ -23,7 +24,6 @@ from training.distributed import World
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
 from training.evaluate import logits_of
 from training.fit import Run, fit
-from training.progress import Progress
 from training.state import Epoch
 from training.stop import Stop, StopWhen
 

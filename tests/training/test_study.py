@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundle.errors import ConfigurationError
+from bundle.progress import Progress
 from tests.conftest import ROOT
 from tests.training.sets import archive
 from training import studies as plans
@@ -32,7 +33,6 @@ from training.fit import Fitted, Run, fit
 from training.material import plain, prepare
 from training.model import MLP
 from training.parameters import equal_widths, parameter_count
-from training.progress import Progress
 from training.search_settings import STUDIES, StudySettings
 from training.settings import ModelSettings, TrainingSettings
 from training.statistics import summarise, t_quantile

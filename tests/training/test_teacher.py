@@ -18,6 +18,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bundle.manifest import ONNX_FILE, TORCH_EXPORT_FILE
+from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
 from tests.bundle.hostile import ATTACKS, SECRET, Attack, reseal
 from tests.bundle.making import fill, some_facts
@@ -29,7 +30,6 @@ from training.datasets import load
 from training.distill import load_committee
 from training.errors import DataError
 from training.model import MLP, Standardisation
-from training.progress import Progress
 from training.settings import ModelSettings, TrainingSettings
 from training.teacher import layers_of
 

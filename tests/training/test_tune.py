@@ -18,6 +18,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from bundle.errors import ConfigurationError
+from bundle.progress import Progress
 from tests.conftest import ROOT
 from tests.training.sets import archive
 from training import space as spaces
@@ -28,7 +29,6 @@ from training.errors import DivergedError, InterruptedRunError, UnwritableError
 from training.fit import fit
 from training.material import prepare
 from training.presets import PRESETS
-from training.progress import Progress
 from training.search_settings import TuneSettings
 from training.settings import TrainingSettings
 from training.stop import Stop

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from serving.scoring.progress import LINE_EVERY_SECONDS, Meter, clock_time
+from bundle.progress import LINE_EVERY_SECONDS
+from serving.scoring.progress import Meter, clock_time
 
 
 class Clock:

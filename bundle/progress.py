@@ -1,4 +1,4 @@
-"""What the job says while it works: bars in a terminal, plain lines in a log.
+"""What a job says while it works: bars in a terminal, plain lines in a log; needs Rich.
 
 Everything goes to the standard error; the standard output is left to results.
 """
