@@ -42,7 +42,7 @@ _VARIABLES = {
     GOOD: "--good",
     BAD: "--bad",
 }
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "glyph",
     "font.size": 11,
@@ -117,7 +117,7 @@ def curve(
         at_rest: the value of the published weights on training images, in evaluation mode.
     """
     epochs = [epoch.epoch for epoch in history]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes()
         axes.plot(epochs, training, marker="o", color=TRAINING, label="training, while it learns")
         axes.plot(epochs, validation, marker="o", color=VALIDATION, label="validation")
@@ -135,18 +135,18 @@ def curve(
             f"{name} by epoch: training from {training[0]:.3g} to {training[-1]:.3g}, "
             f"validation from {validation[0]:.3g} to {validation[-1]:.3g}"
         )
-        return _svg(figure, said)
+        return svg(figure, said)
 
 
 def learning_rate(history: Sequence[Epoch]) -> str:
     """Draw the learning rate that each epoch began with."""
     rates = [epoch.learning_rate for epoch in history]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes()
         axes.plot([epoch.epoch for epoch in history], rates, marker="o", color=TRAINING)
         axes.set(xlabel="epoch", ylabel="learning rate at its start")
         axes.set_ylim(bottom=0)
-        return _svg(figure, f"learning rate by epoch: peak {max(rates):.3g}, last {rates[-1]:.3g}")
+        return svg(figure, f"learning rate by epoch: peak {max(rates):.3g}, last {rates[-1]:.3g}")
 
 
 def reliability(bins: Bins, name: str) -> str:
@@ -154,7 +154,7 @@ def reliability(bins: Bins, name: str) -> str:
     edges = np.linspace(0, 1, ECE_BINS + 1)[:-1]
     filled = bins.count > 0
     width = 0.9 / ECE_BINS
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         bars: dict[str, Any] = {"width": width, "align": "edge"}
@@ -177,7 +177,7 @@ def reliability(bins: Bins, name: str) -> str:
         bottom.set(xlabel="confidence: probability of the predicted class", ylabel="images")
         bottom.set_yscale("log")
         bottom.set_ylim(bottom=0.7)
-        return _svg(figure, f"reliability diagram, {name}: expected calibration error {bins.error:.2%}")
+        return svg(figure, f"reliability diagram, {name}: expected calibration error {bins.error:.2%}")
 
 
 def first_layer(weights: npt.NDArray[np.float32]) -> str:
@@ -224,8 +224,8 @@ def _vertical(axes: Axes, values: Sequence[float]) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _svg(figure: Figure, description: str) -> str:
-    """Return the figure as an `<svg>` element; text stays text, which keeps it small and readable."""
+def svg(figure: Figure, description: str) -> str:
+    """Return a figure that was drawn in this `STYLE`, which still holds, as an `<svg>` element; text stays text."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)

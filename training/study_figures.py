@@ -1,6 +1,5 @@
-"""The studies' pictures, as SVG text without fonts or links to anything outside."""
+"""The studies' pictures, in the style of the report's."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.figures import STYLE, svg
 from training.statistics import Summary
 from training.studies import Study
 
@@ -31,7 +31,8 @@ class Row:
 
 def figure(study: Study, rows: Sequence[Row]) -> str:
     """Draw a study: lines over numbers, or each run's test accuracy over names."""
-    return _svg(draw(study, rows))
+    with mpl.rc_context(STYLE):
+        return svg(draw(study, rows), study.title)
 
 
 def draw(study: Study, rows: Sequence[Row]) -> Figure:
@@ -99,12 +100,3 @@ def _over_names(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.set(xlabel="test accuracy (%)", ylim=(len(rows) - 0.5, -0.5))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-
-
-def _svg(drawing: Figure) -> str:
-    """Return the figure as an `<svg>` element; text stays text, which keeps it small and readable."""
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "glyph"}):
-        drawing.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

@@ -2,39 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from string import Template
 from typing import Any
 
 from bundle.manifest import Environment
+from bundle.page import Section, page, table, text
 from training.statistics import Summary, summarise
 from training.studies import Point, Study
 from training.study_figures import Row, figure
 
 Record = Mapping[str, Any]
-
-_PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Studies</title>
-<style>
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 0 auto; padding: 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #8886; text-align: left; white-space: nowrap; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-figure { margin: 1rem 0; background: #fff; border-radius: .4rem; max-width: 46rem; }
-figure svg { width: 100%; height: auto; display: block; }
-</style></head><body>
-<h1>Studies</h1>
-<p>$summary</p>
-<p>Values are means over runs that differ in their seed; &plusmn; is the half-width of the 95% interval by
-Student's t. Each start trains all its models before it reads the test set, and nothing is chosen by it.</p>
-$studies
-<h2>Base settings</h2><p>What a study does not vary.</p>$base
-<h2>Environment</h2>$environment
-</body></html>
-""")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,27 +39,32 @@ def render(
     runs = {record["fingerprint"]: record for records in results.values() for record in records}
     first = next(iter(runs.values()))
     seconds = sum(record["seconds"] for record in runs.values())
-    return _PAGE.substitute(
-        summary=escape(
-            f"{len(runs)} models, validated on {first['validation_images']} images and tested on "
-            f"{first.get('test_images', 0)}; {seconds:,.0f} s of training in all."
-        ),
-        studies="".join(_section(study, results[study.name]) for study in studies),
-        base=_table(("", ""), [(name, str(value)) for name, value in sorted(base.items())]),
-        environment=_table(
-            ("", ""),
-            [
-                ("device", environment.device),
-                ("threads", str(environment.threads)),
-                ("code revision", environment.code_revision),
-                ("Python", environment.python),
-                *sorted(environment.packages.items()),
-            ],
-        ),
+    said = (
+        f"{len(runs)} models, validated on {first['validation_images']} images and tested on "
+        f"{first.get('test_images', 0)}; {seconds:,.0f} s of training in all. Values are means over runs that "
+        "differ in their seed; ± is the half-width of the 95% interval by Student's t. Each start trains all its "
+        "models before it reads the test set, and nothing is chosen by it."
     )
+    ran_on = [
+        ("device", environment.device),
+        ("threads", environment.threads),
+        ("code revision", environment.code_revision),
+        ("Python", environment.python),
+        *sorted(environment.packages.items()),
+    ]
+    sections = [_section(study, results[study.name]) for study in studies]
+    sections.append(
+        Section(
+            anchor="base",
+            title="Base settings",
+            body=f"<p>What a study does not vary.</p>{table(sorted(base.items()))}",
+        )
+    )
+    sections.append(Section(anchor="environment", title="Environment", body=table(ran_on)))
+    return page("Studies", said, sections)
 
 
-def _section(study: Study, records: Sequence[Record]) -> str:
+def _section(study: Study, records: Sequence[Record]) -> Section:
     judged = [_of(point, records) for point in study.points]
     rows = [
         Row(
@@ -99,7 +80,8 @@ def _section(study: Study, records: Sequence[Record]) -> str:
         if each.records
     ]
     drawn = f"<figure>{figure(study, rows)}</figure>" if rows else "<p>Every run diverged.</p>"
-    return f"<h2>{escape(study.title)}</h2><p>{escape(study.text)}</p>{drawn}{_results(study, judged)}"
+    body = f"<p>{text(study.text)}</p>{drawn}{_results(study, judged)}"
+    return Section(anchor=study.name, title=study.title, body=body)
 
 
 def _of(point: Point, records: Sequence[Record]) -> _Judged:
@@ -139,20 +121,10 @@ def _results(study: Study, judged: Sequence[_Judged]) -> str:
         rows = [row[:-1] for row in rows]
     else:
         head = (*head, "")
-    return _table(head[start:], [row[start:] for row in rows])
+    return table([row[start:] for row in rows], head[start:])
 
 
 def _percent(summary: Summary) -> str:
     if summary.half_width is None:
         return f"{summary.mean:.2%}".removesuffix("%")
     return f"{100 * summary.mean:.2f} ± {100 * summary.half_width:.2f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def cell(value: str) -> str:
-        number = ' class="number"' if value[:1].isdigit() and " x " not in value else ""
-        return f"<td{number}>{escape(value)}</td>"
-
-    heading = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>" if any(head) else ""
-    body = "".join("<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows)
-    return f"<table>{heading}{body}</table>"
