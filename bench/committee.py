@@ -37,7 +37,7 @@ from bundle.progress import Progress
 from bundle.repository import Bundle, versions
 from training.augmentation_policy import apply_policy
 from training.data import DataSet, Images, polarity
-from training.datasets import load
+from training.datasets import load_chosen
 from training.defaults import preset_layer
 from training.distill import Committee, load_committee
 from training.job import run
@@ -90,13 +90,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError("torchrun is for fit: start the bench as a plain process")
     base, pupil = _sides(options)
-    data = load(
-        base.data,
-        mnist_directory=base.data_dir,
-        progress=progress,
-        seed=base.test_seed,
-        test_share=base.test_share,
-    )
+    data = load_chosen(base, progress)
     base, pupil = apply_policy(base, data.is_handwriting), apply_policy(pupil, data.is_handwriting)
     name = base.name or model_name(data.name)
     members = [

@@ -3,6 +3,7 @@
 from typing import Literal
 
 IMAGE_SIZE = 28
+PIXELS = IMAGE_SIZE * IMAGE_SIZE
 Polarity = Literal["white-on-black", "black-on-white"]
 WHITE_ON_BLACK: Polarity = "white-on-black"
 BLACK_ON_WHITE: Polarity = "black-on-white"

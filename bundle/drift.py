@@ -8,7 +8,8 @@ usual reading is: below 0.1 nothing, 0.1 to 0.25 look at it, above 0.25 another 
 import numpy as np
 import numpy.typing as npt
 
-from bundle.manifest import IMAGE_SIZE, Histogram, Reference
+from bundle.contract import IMAGE_SIZE, PIXELS
+from bundle.manifest import Histogram, Reference
 
 FEATURES = ("mean_ink", "border_brightness", "class")
 PRIOR = 0.5
@@ -16,7 +17,6 @@ PRIOR = 0.5
 LEAST_IMAGES = 100
 """Below this the index measures chance: its mean without any drift is about (bins - 1) / images."""
 
-_PIXELS = IMAGE_SIZE * IMAGE_SIZE
 _border = np.ones((IMAGE_SIZE, IMAGE_SIZE), dtype=bool)
 _border[1:-1, 1:-1] = False
 BORDER = np.flatnonzero(_border)
@@ -27,15 +27,13 @@ Counts = npt.NDArray[np.float64]
 
 def mean_ink(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """Return the mean pixel of each image, `float64[n]`, 0..255."""
-    sums: npt.NDArray[np.float64] = (
-        images.reshape(len(images), _PIXELS).sum(axis=1, dtype=np.uint32) / _PIXELS
-    )
+    sums: npt.NDArray[np.float64] = images.reshape(len(images), PIXELS).sum(axis=1, dtype=np.uint32) / PIXELS
     return sums
 
 
 def border_brightness(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """Return the mean of each image's border pixels, `float64[n]`, 0..255."""
-    border = images.reshape(len(images), _PIXELS)[:, BORDER]
+    border = images.reshape(len(images), PIXELS)[:, BORDER]
     sums: npt.NDArray[np.float64] = border.sum(axis=1, dtype=np.uint32) / len(BORDER)
     return sums
 

@@ -20,7 +20,6 @@ from serving.catalogue import CATALOGUE, Metric, Over
 from serving.pod import Numbers, Pod, Worker, merged
 
 PREDICTIONS = "glyph_predictions_total"
-DRIFT = "drift"
 SNAPSHOTS = 60
 """Into how many parts the window of drift is divided: it is that much longer than it says, at most."""
 

@@ -50,8 +50,6 @@ CLIENT_GONE = "client-gone"
 """As `Exchange.refusal`: nobody waits for the answer any more, and nothing was computed."""
 CLIENT_GONE_STATUS = 499
 """No status that is sent, but the one by which proxies log the same."""
-MALFORMED = "malformed-request"
-"""The reason of a refusal by the parser of HTTP."""
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", OTHER))
 _SUM_OF_SECONDS = len(SECONDS) + 1
 

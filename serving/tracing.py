@@ -20,7 +20,6 @@ from serving.settings import ServiceSettings
 SERVICE = "glyph"
 SHUTDOWN_SECONDS = 2.0
 """What the end of a worker may wait for a collector that does not answer."""
-SAMPLED = 0x01
 MAX_TRACESTATE = 512
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)

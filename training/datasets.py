@@ -17,8 +17,20 @@ from training.folder import load_folder
 from training.holdout import TEST_SHARE
 from training.idx_sets import load_idx
 from training.npz import load_npz
+from training.settings import TrainingSettings
 
 FORMS = "mnist, idx:DIR, idx:DIR#SET, folder:DIR or npz:FILE"
+
+
+def load_chosen(settings: TrainingSettings, progress: Progress) -> DataSet:
+    """Load the data set that the settings name; see `load`."""
+    return load(
+        settings.data,
+        mnist_directory=settings.data_dir,
+        progress=progress,
+        seed=settings.test_seed,
+        test_share=settings.test_share,
+    )
 
 
 def load(

@@ -11,7 +11,7 @@ from bundle.repository import Bundle, versions
 from training import checkpoint, distributed
 from training.augmentation_policy import apply_policy, describe_policy
 from training.data import polarity, split
-from training.datasets import load
+from training.datasets import load_chosen
 from training.distill import load_committee
 from training.fit import Run, fit
 from training.loggers import Loggers, check_packages, open_loggers
@@ -37,13 +37,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
     with listen() as stop, distributed.join(cuda=device.type == "cuda") as world:
         progress = progress if world.is_writer else Progress(quiet=True)
         with world.writer_first():  # it may have to fetch the data
-            data = load(
-                settings.data,
-                mnist_directory=settings.data_dir,
-                progress=progress,
-                seed=settings.test_seed,
-                test_share=settings.test_share,
-            )
+            data = load_chosen(settings, progress)
         settings = apply_policy(settings, data.is_handwriting)
         settings = settings.model_copy(update={"name": settings.name or model_name(data.name)})
         check_publishable(settings, len(data.classes))

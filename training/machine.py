@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import torch
 
+from bundle.contract import PIXELS
 from training.errors import DeviceError
-from training.model import PIXELS
 from training.settings import TrainingSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

@@ -10,7 +10,7 @@ import torch
 from bundle.errors import ConfigurationError
 from bundle.progress import Progress
 from training.data import DataSet, Images, Resident, polarity, split
-from training.datasets import load
+from training.datasets import load_chosen
 from training.distill import Committee, load_committee
 from training.fit import Run, nothing
 from training.machine import choose_device
@@ -72,13 +72,7 @@ def prepare(settings: TrainingSettings, progress: Progress) -> Material:
             "torchrun is for fit: start tune and study as plain processes (several of tune share one search)"
         )
     device = choose_device(settings)
-    data = load(
-        settings.data,
-        mnist_directory=settings.data_dir,
-        progress=progress,
-        seed=settings.test_seed,
-        test_share=settings.test_share,
-    )
+    data = load_chosen(settings, progress)
     train, validation = split(data.training, settings.validation, settings.seed)
     return Material(
         data=data,

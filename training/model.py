@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from bundle.contract import PIXELS
 from training.settings import ModelSettings
 from training.stochastic import Dropout, GaussianNoise
 
-PIXELS = 28 * 28
 LEAKY_SLOPE = 0.01
 
 

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.array_files import NpyHead, read_npy_head
+from bundle.contract import IMAGE_SIZE, PIXELS
 from bundle.files import sha256_file
-from bundle.manifest import IMAGE_SIZE
 from bundle.progress import Progress
 from training.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
 from training.data import DataSet, Images
@@ -38,7 +38,6 @@ NAMINGS = (
 )
 """Training images, training labels, test images, test labels."""
 CLASSES = "classes"
-PIXELS = IMAGE_SIZE * IMAGE_SIZE
 
 
 def load_npz(path: Path, *, seed: int, test_share: float, progress: Progress) -> DataSet:

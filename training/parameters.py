@@ -2,11 +2,11 @@
 
 from itertools import pairwise
 
+from bundle.contract import PIXELS
 from bundle.errors import ConfigurationError
 from bundle.manifest import MAX_MODEL_BYTES, MIB
 from training.settings import ModelSettings
 
-PIXELS = 28 * 28
 TOLERANCE = 0.01
 """Networks of one comparison differ by this share of their parameters at most."""
 MOST = (MAX_MODEL_BYTES - MIB) // 4

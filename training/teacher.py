@@ -16,9 +16,9 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
+from bundle.contract import PIXELS
 from bundle.manifest import ONNX_FILE
 from training.errors import DataError
-from training.model import PIXELS
 
 Options = Mapping[str, float | bytes]
 """A node's attributes by name."""

@@ -7,7 +7,6 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +24,6 @@ SIDECARS = frozenset(
 
 _DEFLATED = 8
 _LOCAL_HEADER = 30
-
-Unpack = Callable[[bytes, bytes], bytes]
 
 
 def is_sidecar(name: str) -> bool:

@@ -13,17 +13,16 @@ from typing import IO, Any, cast
 import numpy as np
 
 from bundle.array_files import read_idx_head, read_npy_head
-from bundle.contract import IMAGE_SIZE
+from bundle.contract import IMAGE_SIZE, PIXELS
 from serving.scoring.errors import InputError
 from serving.scoring.listing import file_fingerprint
 from serving.scoring.names import Names
 from serving.scoring.records import Raw
 
-IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE
 DAMAGE = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, SyntaxError)
 """What the libraries raise over broken files."""
 
-_SHAPES = f"uint8 of shape [n, {IMAGE_SIZE}, {IMAGE_SIZE}] or [n, {IMAGE_BYTES}]"
+_SHAPES = f"uint8 of shape [n, {IMAGE_SIZE}, {IMAGE_SIZE}] or [n, {PIXELS}]"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,13 +53,13 @@ class ArrayRows:
         try:
             if self._file is None:
                 self._file = self.open()
-            self._file.seek(self.start + first * IMAGE_BYTES)
-            data = self._file.read(count * IMAGE_BYTES)
+            self._file.seek(self.start + first * PIXELS)
+            data = self._file.read(count * PIXELS)
             # The checksum of gzip and zip is compared where the end is read.
             beyond = self._file.read(1) if first + count == self.count else b""
         except DAMAGE as error:
             raise unreadable(self.path, error) from error
-        if len(data) != count * IMAGE_BYTES or beyond:
+        if len(data) != count * PIXELS or beyond:
             raise InputError(_wrong_length(self.path, self.count, "more" if beyond else "fewer"))
         pixels = np.frombuffer(data, np.uint8).reshape(count, IMAGE_SIZE, IMAGE_SIZE)
         return Raw(source=self.name, rows=Names(range(first, first + count)), pixels=pixels)
@@ -125,7 +124,7 @@ def _check_size(path: Path, start: int, count: int) -> None:
     with path.open("rb") as file:
         if file.read(2) == b"\x1f\x8b":
             return
-    size, expected = path.stat().st_size, start + count * IMAGE_BYTES
+    size, expected = path.stat().st_size, start + count * PIXELS
     if size != expected:
         raise InputError(_wrong_length(path, count, "more" if size > expected else "fewer"))
 
@@ -168,7 +167,7 @@ def open_npz(name: str, path: Path) -> list[ArrayRows]:
         raise InputError(f"{path} holds no array of images: {_SHAPES} is needed")
     sources = []
     for member, count, start, size in found:
-        if size != start + count * IMAGE_BYTES:
+        if size != start + count * PIXELS:
             raise InputError(_wrong_length(path, count, "more or fewer"))
         sources.append(
             ArrayRows(
@@ -203,7 +202,7 @@ def _images_in(file: IO[Any], where: str) -> int | None:
         dtype, shape, fortran = read_npy_head(file)
     except ValueError as error:
         raise _NotAnArrayError(f"{where} is no .npy file: {error}") from None
-    if dtype != np.uint8 or shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE), (IMAGE_BYTES,)):
+    if dtype != np.uint8 or shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE), (PIXELS,)):
         return None
     if fortran and shape[0] > 1:
         raise InputError(f"{where} is in Fortran's order: save numpy.ascontiguousarray(images)")

@@ -16,8 +16,6 @@ from serving.scoring.names import Names, length, repeated
 from serving.scoring.records import Answers, Chunk
 from serving.scoring.settings import Format
 
-OWN = ("source", "row", "label", "index", "probability", "probabilities", "warning", "error", "model")
-"""Columns of ours, in their order; with --top `top_labels` and `top_probabilities` stand for `probabilities`."""
 PREFIX = "input_"
 """Before a column that is passed through and has the name of one of ours."""
 

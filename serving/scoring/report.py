@@ -19,7 +19,6 @@ from serving.scoring.summary import LOW_CONFIDENCE, Doubt, Summary, reading, sha
 NAME_LIMIT = 16
 """Characters of a class name under an image; the table of classes has the whole name."""
 ROW_LIMIT = 60
-MAX_LISTED_CLASSES = 500
 
 
 def render(
@@ -104,9 +103,9 @@ def _classes(summary: Summary) -> str:
     expected = np.array(summary.reference.predicted, np.float64) if summary.reference is not None else None
     order = np.arange(len(counts))
     left_out = ""
-    if len(order) > MAX_LISTED_CLASSES:
-        order = np.argsort(-counts, kind="stable")[:MAX_LISTED_CLASSES]
-        left_out = f"<p>The {MAX_LISTED_CLASSES} most frequent of {len(counts)} classes.</p>"
+    if len(order) > confusion.MAX_LISTED_CLASSES:
+        order = np.argsort(-counts, kind="stable")[: confusion.MAX_LISTED_CLASSES]
+        left_out = f"<p>The {confusion.MAX_LISTED_CLASSES} most frequent of {len(counts)} classes.</p>"
     rows: list[Sequence[object]] = []
     for k in order.tolist():
         row: list[object] = [Html(name(summary.classes[k])), f"{counts[k]:,}", share(int(counts[k]), scored)]

@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bundle.configuration import nearest
-from bundle.manifest import IMAGE_SIZE
+from bundle.contract import IMAGE_SIZE, PIXELS
 from serving.scoring.errors import InputError
 from serving.scoring.listing import file_fingerprint
 from serving.scoring.names import Names
 from serving.scoring.records import Raw
 
-PIXELS = IMAGE_SIZE * IMAGE_SIZE
 USUAL_NAMES = ("image", "images", "img", "pixels", "bytes", "png")
 READ_ROWS = 1024
 STREAM_BUFFER = 1 << 20
