@@ -36,8 +36,8 @@ from bundle.errors import BundleError, ConfigurationError
 from bundle.progress import Progress
 from bundle.repository import Bundle, versions
 from training.augmentation_policy import apply_policy
-from training.data import DataSet, Images, polarity
-from training.datasets import load_chosen
+from training.data.data import DataSet, Images, polarity
+from training.data.datasets import load_chosen
 from training.defaults import preset_layer
 from training.distill import Committee, load_committee
 from training.job import run

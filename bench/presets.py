@@ -22,8 +22,8 @@ from bundle.configuration import Layer, add_options, build, early_options, from_
 from bundle.contract import PAPER
 from bundle.progress import Progress
 from training.augmentation_policy import apply_policy
-from training.data import polarity, split
-from training.datasets import load
+from training.data.data import polarity, split
+from training.data.datasets import load
 from training.defaults import preset_layer
 from training.evaluate import logits_of
 from training.fit import Run, fit

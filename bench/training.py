@@ -23,10 +23,10 @@ from torch import nn
 
 from bundle.configuration import add_options, build, from_arguments
 from bundle.progress import Progress
-from training.data import Resident, split
-from training.datasets import load
+from training.data.data import Resident, split
+from training.data.datasets import load
+from training.data.fetch import MNIST_SHA256
 from training.defaults import DEFAULT_PRESET, preset_layer
-from training.fetch import MNIST_SHA256
 from training.fit import Run, begin, make_step
 from training.machine import choose_device
 from training.model import MLP

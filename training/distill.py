@@ -12,7 +12,7 @@ from torch import nn
 from bundle.errors import ConfigurationError, InvalidBundleError, NoBundleError
 from bundle.manifest import ONNX_FILE, Manifest, Polarity
 from bundle.repository import Bundle
-from training.data import DataSet
+from training.data.data import DataSet
 from training.errors import DataError
 from training.settings import TrainingSettings
 from training.teacher import layers_of

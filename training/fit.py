@@ -18,7 +18,7 @@ from bundle.manifest import WHITE_ON_BLACK, Polarity
 from bundle.progress import Progress, Task
 from training import captured, checkpoint, metrics
 from training.augment import Augmenter
-from training.data import Resident
+from training.data.data import Resident
 from training.distill import Committee
 from training.distributed import AGREE_EVERY_STEPS, World
 from training.errors import DivergedError, InterruptedRunError

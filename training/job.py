@@ -10,8 +10,8 @@ from bundle.progress import Progress
 from bundle.repository import Bundle, versions
 from training import checkpoint, distributed
 from training.augmentation_policy import apply_policy, describe_policy
-from training.data import polarity, split
-from training.datasets import load_chosen
+from training.data.data import polarity, split
+from training.data.datasets import load_chosen
 from training.distill import load_committee
 from training.fit import Run, fit
 from training.loggers import Loggers, check_packages, open_loggers

@@ -9,8 +9,8 @@ import torch
 
 from bundle.errors import ConfigurationError
 from bundle.progress import Progress
-from training.data import DataSet, Images, Resident, polarity, split
-from training.datasets import load_chosen
+from training.data.data import DataSet, Images, Resident, polarity, split
+from training.data.datasets import load_chosen
 from training.distill import Committee, load_committee
 from training.fit import Run, nothing
 from training.machine import choose_device

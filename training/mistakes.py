@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle import page, sheet
-from training.data import Images
+from training.data.data import Images
 from training.evaluate import Logits, log_softmax
 
 BEST = 3

@@ -30,8 +30,8 @@ from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
 from training import evaluate, export, facts, report
 from training.card import model_card
-from training.data import DataSet, Images, polarity
-from training.duplicates import Duplicates, duplicates
+from training.data.data import DataSet, Images, polarity
+from training.data.duplicates import Duplicates, duplicates
 from training.fit import Fitted
 from training.robustness import accuracies
 from training.settings import TrainingSettings

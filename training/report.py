@@ -15,8 +15,8 @@ from bundle.page import NOTHING, Html, Section, page, scroll, table, text
 from training import figures
 from training.advice import Verdict, advise, judge, published_epoch
 from training.augmentation_policy import describe_policy
-from training.data import Images
-from training.duplicates import Duplicates
+from training.data.data import Images
+from training.data.duplicates import Duplicates
 from training.evaluate import ECE_BINS, Logits
 from training.figures import Bins
 from training.mistakes import mistakes

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bundle.manifest import IMAGE_SIZE
-from training.data import Images
+from training.data.data import Images
 from training.evaluate import BATCH, Poll, logits_of
 from training.model import Standardisation
 from training.warp import base_grid, inverse_affine, warp

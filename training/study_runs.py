@@ -15,7 +15,8 @@ import torch
 from bundle.files import sha256_bytes, write_whole
 from bundle.progress import Progress, Task
 from training import facts
-from training.data import Resident
+from training.data.data import Resident
+from training.data.subsets import nested_subset
 from training.errors import CheckpointError, DivergedError, UnwritableError
 from training.evaluate import logits_of, negative_log_likelihood
 from training.fit import Fitted, fit
@@ -26,7 +27,6 @@ from training.settings import TrainingSettings
 from training.state import Epoch
 from training.stop import Stop
 from training.studies import Point, Study
-from training.subsets import nested_subset
 
 FORMAT = 1
 Record = dict[str, Any]

@@ -132,7 +132,7 @@ def test_a_model_whose_files_are_gone_has_no_samples(digits: Images, linear: Lin
 def test_the_page_s_files_are_packaged() -> None:
     """An installed Glyph has the page: setuptools is told of the package and of its files."""
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "serving.page" in stated["packages"]
+    assert "serving*" in stated["packages"]["find"]["include"]
     assert stated["package-data"]["serving.page"] == ["assets/*"]
     assert sorted(entry.name for entry in files("serving.page").joinpath("assets").iterdir()) == ASSETS
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bundle.progress import Progress
-from training.data import Images
+from training.data.data import Images
 from training.fit import Fitted, Run
 from training.settings import TrainingSettings
 from training.stop import Stop

@@ -17,7 +17,7 @@ from bundle.manifest import (
     Parity,
     Reference,
 )
-from training.data import Images
+from training.data.data import Images
 from training.evaluate import Logits, metrics
 from training.report import Subject
 from training.settings import TrainingSettings

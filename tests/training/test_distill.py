@@ -21,8 +21,8 @@ from bundle.repository import Bundle
 from tests.training.runs import small_run, weights
 from tests.training.sets import archive
 from training.__main__ import main
-from training.data import DataSet, polarity
-from training.datasets import load
+from training.data.data import DataSet, polarity
+from training.data.datasets import load
 from training.distill import Committee, load_committee
 from training.errors import CheckpointError, DataError, InterruptedRunError
 from training.fit import Run, fit

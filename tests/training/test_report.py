@@ -18,11 +18,11 @@ from bundle.page import page, visible
 from bundle.sheet import COLUMNS
 from tests.pages import Document, cuttings, sheet
 from tests.training.subjects import DIGITS, a_subject, an_epoch
-from training.data import Images
-from training.duplicates import Duplicates
+from training.data.data import Images
+from training.data.duplicates import Duplicates
+from training.data.idx import read_idx
 from training.evaluate import expected_calibration_error, log_softmax
 from training.figures import Bins
-from training.idx import read_idx
 from training.report import (
     MAX_BYTES,
     Subject,

@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from tests.training.runs import blobs
-from training.data import Images
+from training.data.data import Images
 from training.model import Standardisation
 from training.robustness import CHANGES, Change, accuracies, apply_change
 

@@ -26,7 +26,8 @@ from tests.conftest import ROOT
 from tests.training.sets import archive
 from training import studies as plans
 from training.__main__ import main
-from training.data import DataSet, Images
+from training.data.data import DataSet, Images
+from training.data.subsets import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
 from training.evaluate import logits_of
 from training.fit import Fitted, Run, fit
@@ -39,7 +40,6 @@ from training.statistics import summarise, t_quantile
 from training.stop import Stop
 from training.study import study
 from training.study_runs import Planned, Work
-from training.subsets import nested_order, nested_subset
 
 QUIET = Progress(quiet=True)
 KILLS = 12

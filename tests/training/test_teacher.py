@@ -25,8 +25,8 @@ from tests.bundle.making import fill, some_facts
 from tests.training.sets import archive
 from training import export
 from training.__main__ import main
-from training.data import DataSet, polarity
-from training.datasets import load
+from training.data.data import DataSet, polarity
+from training.data.datasets import load
 from training.distill import load_committee
 from training.errors import DataError
 from training.model import MLP, Standardisation

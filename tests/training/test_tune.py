@@ -24,7 +24,7 @@ from tests.training.sets import archive
 from training import space as spaces
 from training import storage, trials
 from training.__main__ import main
-from training.data import DataSet
+from training.data.data import DataSet
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
 from training.fit import fit
 from training.material import prepare

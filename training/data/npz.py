@@ -25,11 +25,11 @@ from bundle.array_files import NpyHead, read_npy_head
 from bundle.contract import IMAGE_SIZE, PIXELS
 from bundle.files import sha256_file
 from bundle.progress import Progress
-from training.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
-from training.data import DataSet, Images
+from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
+from training.data.data import DataSet, Images
+from training.data.holdout import hold_out_images
+from training.data.idx import MAX_ELEMENTS
 from training.errors import DataError
-from training.holdout import hold_out_images
-from training.idx import MAX_ELEMENTS
 
 NAMINGS = (
     ("x_train", "y_train", "x_test", "y_test"),

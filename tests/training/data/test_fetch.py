@@ -26,7 +26,7 @@ import torchvision
 
 from bundle.progress import Progress
 from tests.conftest import ROOT
-from training import fetch
+from training.data import fetch
 from training.errors import DataError, UnwritableError
 
 NAMES = tuple(fetch.MNIST_SHA256)
@@ -576,7 +576,7 @@ DYING_FETCH = """
 import gzip, hashlib, json, sys
 from pathlib import Path
 from tests.dying import die_everywhere
-from training import fetch
+from training.data import fetch
 from bundle.progress import Progress
 
 directory = Path(sys.argv[1])

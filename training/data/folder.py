@@ -29,11 +29,11 @@ from bundle.errors import ImageError
 from bundle.images import check_header, decode
 from bundle.manifest import IMAGE_SIZE
 from bundle.progress import Progress
-from training.class_names import LEAST_TO_TRAIN, absent, check_counts, checked_names
-from training.data import DataSet, Images
+from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, checked_names
+from training.data.data import DataSet, Images
+from training.data.holdout import hold_out, say_held_out
+from training.data.problems import Problems
 from training.errors import DataError
-from training.holdout import hold_out, say_held_out
-from training.problems import Problems
 
 MAX_FILE_BYTES = 1 << 20
 """A 28x28 image is a few hundred bytes; with all the metadata in the world it is still below this."""

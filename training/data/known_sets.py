@@ -6,8 +6,8 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data.fetch import MNIST_SHA256
 from training.errors import DataError
-from training.fetch import MNIST_SHA256
 
 MAX_MAPPING_BYTES = 1 << 16
 

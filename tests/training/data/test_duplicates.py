@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data import Images
-from training.duplicates import Duplicates, duplicates
+from training.data.data import Images
+from training.data.duplicates import Duplicates, duplicates
 
 
 def of(pictures: list[int], labels: list[int]) -> Images:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bundle.files import CHUNK_BYTES
 from bundle.manifest import IMAGE_SIZE
+from training.data.known_sets import KNOWN, KnownSet
 from training.errors import DataError
-from training.known_sets import KNOWN, KnownSet
 
 FILE = re.compile(
     r"(?:(?P<prefix>.+)-)?(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?P<gz>\.gz)?"

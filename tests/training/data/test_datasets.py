@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torchvision import datasets as torchvision_datasets
 
 from bundle.progress import Progress
-from training import datasets, idx_sets, known_sets
-from training.class_names import read_names
-from training.data import DataSet, Images, read_pair
-from training.datasets import load
+from training.data import datasets, idx_sets, known_sets
+from training.data.class_names import read_names
+from training.data.data import DataSet, Images, read_pair
+from training.data.datasets import load
+from training.data.holdout import hold_out
+from training.data.idx import read_idx
+from training.data.known_sets import KNOWN
 from training.errors import DataError
-from training.holdout import hold_out
-from training.idx import read_idx
-from training.known_sets import KNOWN
 
 GENERATOR = np.random.default_rng(0)
 PLAIN = ("train", "t10k")

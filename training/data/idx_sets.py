@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.progress import Progress
-from training.class_names import (
+from training.data.class_names import (
     LEAST_TO_TRAIN,
     NAMES_FILE,
     absent,
@@ -31,12 +31,12 @@ from training.class_names import (
     checked_names,
     read_names,
 )
-from training.data import DataSet, Images, read_pair
+from training.data.data import DataSet, Images, read_pair
+from training.data.holdout import hold_out_images
+from training.data.idx import read_idx
+from training.data.idx_files import choose, hashes, parse
+from training.data.known_sets import KnownSet, read_mapping, recognised
 from training.errors import DataError
-from training.holdout import hold_out_images
-from training.idx import read_idx
-from training.idx_files import choose, hashes, parse
-from training.known_sets import KnownSet, read_mapping, recognised
 
 LABELS = 256
 """As many as a byte tells apart."""

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from training.data import Images
+from training.data.data import Images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

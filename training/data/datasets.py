@@ -11,12 +11,12 @@ Where a set has no test part, a share of each class is held out as one (holdout.
 from pathlib import Path
 
 from bundle.progress import Progress
-from training.data import DataSet, load_mnist
+from training.data.data import DataSet, load_mnist
+from training.data.folder import load_folder
+from training.data.holdout import TEST_SHARE
+from training.data.idx_sets import load_idx
+from training.data.npz import load_npz
 from training.errors import DataError
-from training.folder import load_folder
-from training.holdout import TEST_SHARE
-from training.idx_sets import load_idx
-from training.npz import load_npz
 from training.settings import TrainingSettings
 
 FORMS = "mnist, idx:DIR, idx:DIR#SET, folder:DIR or npz:FILE"

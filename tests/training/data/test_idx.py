@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
+from training.data.idx import read_idx
 from training.errors import DataError
-from training.idx import read_idx
 
 MNIST_PARTS = ("train", "t10k")
 same_directory = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.progress import Progress
-from training.class_names import LEAST_TO_TRAIN, check_counts
-from training.data import Images
+from training.data.class_names import LEAST_TO_TRAIN, check_counts
+from training.data.data import Images
 from training.errors import DataError
 
 TEST_SHARE = 1 / 6

@@ -11,9 +11,9 @@ import torch
 from bundle import drift
 from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from bundle.progress import Progress
+from training.data.fetch import MNIST_SHA256, fetch_mnist
+from training.data.idx import read_idx
 from training.errors import DataError
-from training.fetch import MNIST_SHA256, fetch_mnist
-from training.idx import read_idx
 
 VALIDATION_SHARE = 12
 """One image in so many is held out for validation where no number is given."""
