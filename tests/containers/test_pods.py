@@ -18,7 +18,7 @@ from tests.containers.conftest import Image
 from tests.containers.docker import Engine
 from tests.containers.podman import Document, Playing, playable
 from tests.k8s.rendering import in_bytes
-from training.data.idx import read_idx
+from training.data.formats.idx import read_idx
 
 pytestmark = pytest.mark.timeout(900)
 PICTURES, PART_ROWS = 60, 16

@@ -17,7 +17,7 @@ from tests.containers.docker import Engine
 from tests.containers.podman import SCRIPT, Document, Playing, playable
 from tests.k8s.rendering import component
 from tests.serving.operations.management import await_
-from training.data.idx import read_idx
+from training.data.formats.idx import read_idx
 
 pytestmark = pytest.mark.timeout(900)
 PORT = 8300

@@ -18,7 +18,7 @@ from bundle.progress import Progress
 from tests.e2e.conftest import Trained
 from tests.serving.processes import ROOT, Part, form, running
 from training.data.data import load_mnist, split
-from training.data.idx import read_idx
+from training.data.formats.idx import read_idx
 from training.fit import Fitted, Run, fit
 from training.settings import TrainingSettings
 from training.stop import Stop

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from bundle.errors import ConfigurationError
 from training.augment import CPU_CHUNK, LANES, Augmenter, Lane
-from training.data.idx import read_idx
+from training.data.formats.idx import read_idx
 from training.noise import Noise, coarse, uniform
 from training.settings import AugmentationSettings
 from training.warp import inverse_affine

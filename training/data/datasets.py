@@ -12,10 +12,10 @@ from pathlib import Path
 
 from bundle.progress import Progress
 from training.data.data import DataSet, load_mnist
-from training.data.folder import load_folder
+from training.data.formats.folder import load_folder
+from training.data.formats.idx_sets import load_idx
+from training.data.formats.npz import load_npz
 from training.data.holdout import TEST_SHARE
-from training.data.idx_sets import load_idx
-from training.data.npz import load_npz
 from training.errors import DataError
 from training.settings import TrainingSettings
 

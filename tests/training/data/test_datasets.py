@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from torchvision import datasets as torchvision_datasets
 
 from bundle.progress import Progress
-from training.data import datasets, idx_sets, known_sets
+from training.data import datasets
 from training.data.class_names import read_names
 from training.data.data import DataSet, Images, read_pair
 from training.data.datasets import load
+from training.data.formats import idx_sets, known_sets
+from training.data.formats.idx import read_idx
+from training.data.formats.known_sets import KNOWN
 from training.data.holdout import hold_out
-from training.data.idx import read_idx
-from training.data.known_sets import KNOWN
 from training.errors import DataError
 
 GENERATOR = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from training.data.idx import read_idx
+from training.data.formats.idx import read_idx
 from training.errors import DataError
 
 MNIST_PARTS = ("train", "t10k")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bundle.files import CHUNK_BYTES
 from bundle.manifest import IMAGE_SIZE
-from training.data.known_sets import KNOWN, KnownSet
+from training.data.formats.known_sets import KNOWN, KnownSet
 from training.errors import DataError
 
 FILE = re.compile(

@@ -31,8 +31,8 @@ from bundle.manifest import IMAGE_SIZE
 from bundle.progress import Progress
 from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, checked_names
 from training.data.data import DataSet, Images
+from training.data.formats.problems import Problems
 from training.data.holdout import hold_out, say_held_out
-from training.data.problems import Problems
 from training.errors import DataError
 
 MAX_FILE_BYTES = 1 << 20
