@@ -35,7 +35,7 @@ from bundle.configuration import (
 from bundle.errors import BundleError, ConfigurationError
 from bundle.progress import Progress
 from bundle.repository import Bundle, versions
-from training.augmentation_policy import apply_policy
+from training.augmentation.augmentation_policy import apply_policy
 from training.data.data import DataSet, Images, polarity
 from training.data.datasets import load_chosen
 from training.defaults import preset_layer

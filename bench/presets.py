@@ -21,7 +21,7 @@ import torch
 from bundle.configuration import Layer, add_options, build, early_options, from_arguments, side_by_side
 from bundle.contract import PAPER
 from bundle.progress import Progress
-from training.augmentation_policy import apply_policy
+from training.augmentation.augmentation_policy import apply_policy
 from training.data.data import polarity, split
 from training.data.datasets import load
 from training.defaults import preset_layer

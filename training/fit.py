@@ -17,7 +17,7 @@ from bundle.contract import PAPER
 from bundle.manifest import WHITE_ON_BLACK, Polarity
 from bundle.progress import Progress, Task
 from training import captured, checkpoint, metrics
-from training.augment import Augmenter
+from training.augmentation.augment import Augmenter
 from training.data.data import Resident
 from training.distill import Committee
 from training.distributed import AGREE_EVERY_STEPS, World

@@ -9,7 +9,7 @@ from bundle.errors import BundleError
 from bundle.progress import Progress
 from bundle.repository import Bundle, versions
 from training import checkpoint, distributed
-from training.augmentation_policy import apply_policy, describe_policy
+from training.augmentation.augmentation_policy import apply_policy, describe_policy
 from training.data.data import polarity, split
 from training.data.datasets import load_chosen
 from training.distill import load_committee

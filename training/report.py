@@ -14,7 +14,7 @@ from bundle.manifest import Facts, Metrics
 from bundle.page import NOTHING, Html, Section, page, scroll, table, text
 from training import figures
 from training.advice import Verdict, advise, judge, published_epoch
-from training.augmentation_policy import describe_policy
+from training.augmentation.augmentation_policy import describe_policy
 from training.data.data import Images
 from training.data.duplicates import Duplicates
 from training.evaluate import ECE_BINS, Logits

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from bundle.manifest import IMAGE_SIZE
+from training.augmentation.warp import base_grid, inverse_affine, warp
 from training.data.data import Images
 from training.evaluate import BATCH, Poll, logits_of
 from training.model import Standardisation
-from training.warp import base_grid, inverse_affine, warp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

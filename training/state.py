@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from training.augment import Augmenter
+from training.augmentation.augment import Augmenter
 from training.checkpoint import Snapshot
 from training.distributed import World
 from training.errors import CheckpointError

@@ -21,7 +21,7 @@ from bundle.configuration import Layer, build
 from bundle.errors import ConfigurationError
 from bundle.progress import Progress
 from training import best, checkpoint
-from training.augmentation_policy import apply_policy
+from training.augmentation.augmentation_policy import apply_policy
 from training.errors import DivergedError, InterruptedRunError
 from training.fit import fit
 from training.material import Material, plain, prepare, weight_settings
