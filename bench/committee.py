@@ -39,10 +39,10 @@ from training.augmentation.augmentation_policy import apply_policy
 from training.data.data import DataSet, Images, polarity
 from training.data.datasets import load_chosen
 from training.defaults import preset_layer
-from training.distill import Committee, load_committee
 from training.job import run
 from training.machine import choose_device
 from training.material import weight_settings
+from training.model.distill import Committee, load_committee
 from training.outcome import exit_code
 from training.settings import AugmentationSettings, TrainingSettings, model_name
 

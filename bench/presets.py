@@ -6,7 +6,7 @@
 
 The figures in `training/presets.py` come from here. A seed changes the split, the weights, the
 order and dropout; the test set is the same and is looked at once per run, after training: as it is, and with every
-image moved or turned (`training/robustness.py`).
+image moved or turned (`training/model/robustness.py`).
 """
 
 import argparse
@@ -25,12 +25,12 @@ from training.augmentation.augmentation_policy import apply_policy
 from training.data.data import polarity, split
 from training.data.datasets import load
 from training.defaults import preset_layer
-from training.evaluate import logits_of
 from training.fit import Run, fit
 from training.machine import choose_device
+from training.model.evaluate import logits_of
+from training.model.robustness import accuracies
 from training.outcome import exit_code
 from training.presets import PRESETS
-from training.robustness import accuracies
 from training.settings import TrainingSettings
 from training.stop import listen
 

@@ -218,7 +218,7 @@ def _eager(bundle: Bundle) -> Callable[[Any], Any]:
     """Return the published network as PyTorch runs it, operator by operator."""
     import torch
 
-    from training.teacher import layers_of
+    from training.model.teacher import layers_of
 
     layers = layers_of(bundle.read(ONNX_FILE), len(bundle.manifest.classes))
 

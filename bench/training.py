@@ -29,7 +29,7 @@ from training.data.fetch import MNIST_SHA256
 from training.defaults import DEFAULT_PRESET, preset_layer
 from training.fit import Run, begin, make_step
 from training.machine import choose_device
-from training.model import MLP
+from training.model.model import MLP
 from training.outcome import exit_code
 from training.precision import uses_bfloat16
 from training.settings import TrainingSettings

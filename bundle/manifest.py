@@ -212,7 +212,7 @@ class Facts(Frozen):
     validation: Metrics
     test: Metrics
     robustness: Annotated[dict[str, Fraction], Field(exclude_if=lambda value: not value)] = {}
-    """Test accuracy after each change of the images (`training/robustness.py`). Left out of the file if empty."""
+    """Test accuracy after each change of the images (`training/model/robustness.py`). Left out of the file if empty."""
     parity: dict[str, Parity]
     """By exported form: `torchscript`, `torch_export`, `onnx_cpu`; `onnx_cpu_integer` of the file
     `model.integer.onnx`; `onnx_cuda` if it was trained on CUDA and ONNX Runtime runs there."""

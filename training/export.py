@@ -32,8 +32,8 @@ from bundle.manifest import (
 )
 from training.errors import ExportError
 from training.integer import integer_graph
-from training.model import Standardisation
-from training.stochastic import GaussianNoise
+from training.model.model import Standardisation
+from training.model.stochastic import GaussianNoise
 
 LOGIT_TOLERANCE = 1e-5
 """Allowed |difference| of a logit, in units of max(1, the image's largest |logit|).

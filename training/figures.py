@@ -21,7 +21,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from PIL import Image
 
 from bundle.sheet import png
-from training.evaluate import ECE_BINS, Labels, Logits, log_softmax
+from training.model.evaluate import ECE_BINS, Labels, Logits, log_softmax
 from training.state import Epoch
 
 SHOWN_UNITS = 128

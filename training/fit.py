@@ -19,13 +19,13 @@ from bundle.progress import Progress, Task
 from training import captured, checkpoint, metrics
 from training.augmentation.augment import Augmenter
 from training.data.data import Resident
-from training.distill import Committee
 from training.distributed import AGREE_EVERY_STEPS, World
 from training.errors import DivergedError, InterruptedRunError
-from training.evaluate import Logits, logits_of, negative_log_likelihood
-from training.model import MLP, Standardisation, constrain_norms
-from training.objective import objective
-from training.optimize import AveragedWeights, Rates, build_optimizers, penalty
+from training.model.distill import Committee
+from training.model.evaluate import Logits, logits_of, negative_log_likelihood
+from training.model.model import MLP, Standardisation, constrain_norms
+from training.model.objective import objective
+from training.model.optimize import AveragedWeights, Rates, build_optimizers, penalty
 from training.precision import autocast
 from training.settings import TrainingSettings
 from training.state import Epoch, TrainingState

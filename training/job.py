@@ -12,11 +12,11 @@ from training import checkpoint, distributed
 from training.augmentation.augmentation_policy import apply_policy, describe_policy
 from training.data.data import polarity, split
 from training.data.datasets import load_chosen
-from training.distill import load_committee
 from training.fit import Run, fit
 from training.loggers import Loggers, check_packages, open_loggers
 from training.machine import choose_device
-from training.parameters import check_publishable
+from training.model.distill import load_committee
+from training.model.parameters import check_publishable
 from training.release import Candidate, release
 from training.settings import TrainingSettings, model_name
 from training.stop import listen

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from bundle import page, sheet
 from training.data.data import Images
-from training.evaluate import Logits, log_softmax
+from training.model.evaluate import Logits, log_softmax
 
 BEST = 3
 NAME_LIMIT = 16

@@ -28,12 +28,13 @@ from bundle.manifest import (
 )
 from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
-from training import evaluate, export, facts, report
+from training import export, facts, report
 from training.card import model_card
 from training.data.data import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
 from training.fit import Fitted
-from training.robustness import accuracies
+from training.model import evaluate
+from training.model.robustness import accuracies
 from training.settings import TrainingSettings
 from training.stop import Stop
 

@@ -17,9 +17,9 @@ from training.advice import Verdict, advise, judge, published_epoch
 from training.augmentation.augmentation_policy import describe_policy
 from training.data.data import Images
 from training.data.duplicates import Duplicates
-from training.evaluate import ECE_BINS, Logits
 from training.figures import Bins
 from training.mistakes import mistakes
+from training.model.evaluate import ECE_BINS, Logits
 from training.settings import TrainingSettings
 from training.state import Epoch
 

@@ -10,8 +10,8 @@ from training.augmentation.augment import Augmenter
 from training.checkpoint import Snapshot
 from training.distributed import World
 from training.errors import CheckpointError
-from training.model import MLP, Standardisation
-from training.optimize import AveragedWeights
+from training.model.model import MLP, Standardisation
+from training.model.optimize import AveragedWeights
 from training.settings import MachineSettings, PlaceSettings, TrainingSettings
 
 FORMAT = 1

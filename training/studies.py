@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bundle.errors import ConfigurationError
-from training.parameters import equal_widths, parameter_count
+from training.model.parameters import equal_widths, parameter_count
 from training.search_settings import StudySettings
 from training.settings import TrainingSettings
 

@@ -18,11 +18,11 @@ from training import facts
 from training.data.data import Resident
 from training.data.subsets import nested_subset
 from training.errors import CheckpointError, DivergedError, UnwritableError
-from training.evaluate import logits_of, negative_log_likelihood
 from training.fit import Fitted, fit
 from training.material import Material, weight_settings
-from training.model import MLP, Standardisation
-from training.parameters import parameter_count
+from training.model.evaluate import logits_of, negative_log_likelihood
+from training.model.model import MLP, Standardisation
+from training.model.parameters import parameter_count
 from training.settings import TrainingSettings
 from training.state import Epoch
 from training.stop import Stop

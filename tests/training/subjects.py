@@ -18,7 +18,7 @@ from bundle.manifest import (
     Reference,
 )
 from training.data.data import Images
-from training.evaluate import Logits, metrics
+from training.model.evaluate import Logits, metrics
 from training.report import Subject
 from training.settings import TrainingSettings
 from training.state import Epoch

@@ -14,7 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from training import captured, stochastic
+from training import captured
+from training.model import stochastic
 
 FAILED_CAPTURE = "operation failed due to a previous error during capture"
 

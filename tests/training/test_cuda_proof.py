@@ -18,7 +18,7 @@ from tests.training.sets import archive
 from training import export, facts, job
 from training.__main__ import main
 from training.errors import ExportError
-from training.model import MLP, Standardisation
+from training.model.model import MLP, Standardisation
 from training.release import Candidate, release
 from training.settings import ModelSettings
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from training import export
 from training.errors import ExportError
-from training.model import MLP, Standardisation
+from training.model.model import MLP, Standardisation
 from training.settings import ModelSettings
 
 TEMPERATURE = 1.7

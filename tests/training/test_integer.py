@@ -22,7 +22,7 @@ from training import export, integer
 from training.__main__ import main
 from training.errors import ExportError
 from training.integer import digits, integer_graph
-from training.model import MLP, Standardisation
+from training.model.model import MLP, Standardisation
 from training.settings import ModelSettings
 
 TEMPERATURE = 1.7

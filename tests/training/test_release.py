@@ -12,7 +12,7 @@ from bundle.manifest import MAX_GOLDEN_IMAGES, MAX_MODEL_BYTES
 from tests.training.sets import archive
 from training.__main__ import main
 from training.data.data import Images
-from training.parameters import check_publishable, parameter_count
+from training.model.parameters import check_publishable, parameter_count
 from training.presets import PRESETS
 from training.release import GOLDEN_MOST, Measured, _golden
 from training.settings import ModelSettings, TrainingSettings

@@ -21,8 +21,8 @@ from tests.training.subjects import DIGITS, a_subject, an_epoch
 from training.data.data import Images
 from training.data.duplicates import Duplicates
 from training.data.formats.idx import read_idx
-from training.evaluate import expected_calibration_error, log_softmax
 from training.figures import Bins
+from training.model.evaluate import expected_calibration_error, log_softmax
 from training.report import (
     MAX_BYTES,
     Subject,

@@ -22,8 +22,8 @@ from training import checkpoint, metrics
 from training import fit as fitting
 from training.distributed import World
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
-from training.evaluate import logits_of
 from training.fit import Run, fit
+from training.model.evaluate import logits_of
 from training.state import Epoch
 from training.stop import Stop, StopWhen
 

@@ -29,11 +29,11 @@ from training.__main__ import main
 from training.data.data import DataSet, Images
 from training.data.subsets import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
-from training.evaluate import logits_of
 from training.fit import Fitted, Run, fit
 from training.material import plain, prepare
-from training.model import MLP
-from training.parameters import equal_widths, parameter_count
+from training.model.evaluate import logits_of
+from training.model.model import MLP
+from training.model.parameters import equal_widths, parameter_count
 from training.search_settings import STUDIES, StudySettings
 from training.settings import ModelSettings, TrainingSettings
 from training.statistics import summarise, t_quantile

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from training.model import MLP, constrain_norms
+from training.model.model import MLP, constrain_norms
+from training.model.stochastic import Dropout, GaussianNoise
 from training.precision import uses_bfloat16
 from training.presets import PRESETS
 from training.settings import ModelSettings, TrainingSettings
-from training.stochastic import Dropout, GaussianNoise
 
 
 def mlp(classes: int = 3, **settings: object) -> MLP:

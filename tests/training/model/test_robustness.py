@@ -8,8 +8,8 @@ from torchvision.transforms.v2 import functional
 
 from tests.training.runs import blobs
 from training.data.data import Images
-from training.model import Standardisation
-from training.robustness import CHANGES, Change, accuracies, apply_change
+from training.model.model import Standardisation
+from training.model.robustness import CHANGES, Change, accuracies, apply_change
 
 
 def test_a_move_is_a_slice() -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from bundle.contract import PIXELS
+from training.model.stochastic import Dropout, GaussianNoise
 from training.settings import ModelSettings
-from training.stochastic import Dropout, GaussianNoise
 
 LEAKY_SLOPE = 0.01
 

@@ -23,12 +23,12 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.data.data import DataSet, polarity
 from training.data.datasets import load
-from training.distill import Committee, load_committee
 from training.errors import CheckpointError, DataError, InterruptedRunError
 from training.fit import Run, fit
 from training.material import prepare
-from training.model import MLP
-from training.objective import objective
+from training.model.distill import Committee, load_committee
+from training.model.model import MLP
+from training.model.objective import objective
 from training.settings import TrainingSettings
 from training.space import read_space
 from training.stop import Stop

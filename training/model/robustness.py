@@ -11,8 +11,8 @@ from torch import nn
 from bundle.manifest import IMAGE_SIZE
 from training.augmentation.warp import base_grid, inverse_affine, warp
 from training.data.data import Images
-from training.evaluate import BATCH, Poll, logits_of
-from training.model import Standardisation
+from training.model.evaluate import BATCH, Poll, logits_of
+from training.model.model import Standardisation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,11 +27,11 @@ from training import export
 from training.__main__ import main
 from training.data.data import DataSet, polarity
 from training.data.datasets import load
-from training.distill import load_committee
 from training.errors import DataError
-from training.model import MLP, Standardisation
+from training.model.distill import load_committee
+from training.model.model import MLP, Standardisation
+from training.model.teacher import layers_of
 from training.settings import ModelSettings, TrainingSettings
-from training.teacher import layers_of
 
 CLASSES = 3
 STANDARDISE = Standardisation(mean=33.3, deviation=78.6)

@@ -14,8 +14,8 @@ from bundle.manifest import ONNX_FILE, Manifest, Polarity
 from bundle.repository import Bundle
 from training.data.data import DataSet
 from training.errors import DataError
+from training.model.teacher import layers_of
 from training.settings import TrainingSettings
-from training.teacher import layers_of
 
 
 class Committee:
