@@ -40,8 +40,8 @@ from training.data.data import DataSet, Images, polarity
 from training.data.datasets import load_chosen
 from training.defaults import preset_layer
 from training.job import run
-from training.machine import choose_device
-from training.material import weight_settings
+from training.loop.machine import choose_device
+from training.loop.material import weight_settings
 from training.model.distill import Committee, load_committee
 from training.outcome import exit_code
 from training.settings import AugmentationSettings, TrainingSettings, model_name

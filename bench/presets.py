@@ -25,8 +25,8 @@ from training.augmentation.augmentation_policy import apply_policy
 from training.data.data import polarity, split
 from training.data.datasets import load
 from training.defaults import preset_layer
-from training.fit import Run, fit
-from training.machine import choose_device
+from training.loop.fit import Run, fit
+from training.loop.machine import choose_device
 from training.model.evaluate import logits_of
 from training.model.robustness import accuracies
 from training.outcome import exit_code

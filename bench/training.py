@@ -27,11 +27,11 @@ from training.data.data import Resident, split
 from training.data.datasets import load
 from training.data.fetch import MNIST_SHA256
 from training.defaults import DEFAULT_PRESET, preset_layer
-from training.fit import Run, begin, make_step
-from training.machine import choose_device
+from training.loop.fit import Run, begin, make_step
+from training.loop.machine import choose_device
+from training.loop.precision import uses_bfloat16
 from training.model.model import MLP
 from training.outcome import exit_code
-from training.precision import uses_bfloat16
 from training.settings import TrainingSettings
 from training.stop import Stop
 

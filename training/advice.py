@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from bundle.manifest import Metrics
-from training.state import Epoch
+from training.loop.state import Epoch
 
 LARGE_BIAS = 0.02
 """Share of its own training images that a model may have wrong. Softmax regression leaves 7% of MNIST

@@ -32,7 +32,7 @@ from training import export, facts, report
 from training.card import model_card
 from training.data.data import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
-from training.fit import Fitted
+from training.loop.fit import Fitted
 from training.model import evaluate
 from training.model.robustness import accuracies
 from training.settings import TrainingSettings

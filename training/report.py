@@ -18,10 +18,10 @@ from training.augmentation.augmentation_policy import describe_policy
 from training.data.data import Images
 from training.data.duplicates import Duplicates
 from training.figures import Bins
+from training.loop.state import Epoch
 from training.mistakes import mistakes
 from training.model.evaluate import ECE_BINS, Logits
 from training.settings import TrainingSettings
-from training.state import Epoch
 
 MAX_BYTES = 2_000_000
 """Of the page, UTF-8; mail servers and viewers of artifacts refuse much larger ones."""

@@ -18,7 +18,7 @@ from bundle.files import write_whole
 from bundle.progress import Progress
 from training.augmentation.augmentation_policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError
-from training.material import prepare, weight_settings
+from training.loop.material import prepare, weight_settings
 from training.search_settings import STUDIES, StudySettings
 from training.stop import listen
 from training.studies import PLANS, Study, frame

@@ -18,13 +18,13 @@ from training import facts
 from training.data.data import Resident
 from training.data.subsets import nested_subset
 from training.errors import CheckpointError, DivergedError, UnwritableError
-from training.fit import Fitted, fit
-from training.material import Material, weight_settings
+from training.loop.fit import Fitted, fit
+from training.loop.material import Material, weight_settings
+from training.loop.state import Epoch
 from training.model.evaluate import logits_of, negative_log_likelihood
 from training.model.model import MLP, Standardisation
 from training.model.parameters import parameter_count
 from training.settings import TrainingSettings
-from training.state import Epoch
 from training.stop import Stop
 from training.studies import Point, Study
 

@@ -19,7 +19,7 @@ from tests.e2e.conftest import Trained
 from tests.serving.processes import ROOT, Part, form, running
 from training.data.data import load_mnist, split
 from training.data.formats.idx import read_idx
-from training.fit import Fitted, Run, fit
+from training.loop.fit import Fitted, Run, fit
 from training.settings import TrainingSettings
 from training.stop import Stop
 

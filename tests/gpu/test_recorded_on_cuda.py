@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training.recorded import KINDS, STEPS, resumed, trained
-from training.machine import choose_device
+from training.loop.machine import choose_device
 from training.settings import TrainingSettings
 
 pytestmark = [
@@ -20,7 +20,7 @@ WAITING = """
 import sys
 from pathlib import Path
 from tests.training.runs import small_run
-from training import fit
+from training.loop import fit
 from training.errors import DeviceError
 
 step = fit.train_step

@@ -14,9 +14,9 @@ from bundle.progress import Progress
 from tests.gpu.memory import measured
 from tests.serving.processes import ROOT
 from tests.training.runs import small_run, weights
-from training.fit import fit
 from training.job import run
-from training.machine import choose_device
+from training.loop.fit import fit
+from training.loop.machine import choose_device
 from training.settings import TrainingSettings
 
 pytestmark = [

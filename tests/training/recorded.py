@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.runs import StopAfter, small_run, weights
 from training.errors import InterruptedRunError
-from training.fit import fit
+from training.loop.fit import fit
 
 KINDS = [
     {"optimizer": optimizer, "precision": precision}

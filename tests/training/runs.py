@@ -9,7 +9,7 @@ import torch
 
 from bundle.progress import Progress
 from training.data.data import Images
-from training.fit import Fitted, Run
+from training.loop.fit import Fitted, Run
 from training.settings import TrainingSettings
 from training.stop import Stop
 

@@ -18,10 +18,10 @@ from bundle.manifest import (
     Reference,
 )
 from training.data.data import Images
+from training.loop.state import Epoch
 from training.model.evaluate import Logits, metrics
 from training.report import Subject
 from training.settings import TrainingSettings
-from training.state import Epoch
 
 DIGITS = tuple("0123456789")
 

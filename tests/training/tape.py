@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from training import captured
+from training.loop import captured
 from training.model import stochastic
 
 FAILED_CAPTURE = "operation failed due to a previous error during capture"
@@ -46,7 +46,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are u
 
 
 class TapedGraphs:
-    """Records as `training.captured.CudaGraphs` does, and counts; the last one made is `last`."""
+    """Records as `training.loop.captured.CudaGraphs` does, and counts; the last one made is `last`."""
 
     last: "TapedGraphs"
     capturing = False

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from bundle.manifest import Metrics
 from tests.training.subjects import an_epoch
 from training.advice import Verdict, advise, judge, published_epoch, standard_error
+from training.loop.state import Epoch
 from training.settings import TrainingSettings
-from training.state import Epoch
 
 
 def said(history: list[Epoch], *, classes: int = 10, validation_images: int = 5_000, **given: Any) -> str:

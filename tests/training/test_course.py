@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.pages import Document
 from tests.training.runs import small_run
 from tests.training.subjects import a_subject
-from training.fit import fit
+from training.loop.fit import fit
 from training.model.model import MLP
 from training.report import render
 from training.search_settings import STUDIES, StudySettings, TuneSettings

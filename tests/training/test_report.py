@@ -22,6 +22,7 @@ from training.data.data import Images
 from training.data.duplicates import Duplicates
 from training.data.formats.idx import read_idx
 from training.figures import Bins
+from training.loop.state import Epoch
 from training.model.evaluate import expected_calibration_error, log_softmax
 from training.report import (
     MAX_BYTES,
@@ -29,7 +30,6 @@ from training.report import (
     render,
     training_sample,
 )
-from training.state import Epoch
 
 WEIGHTS = np.random.default_rng(0).normal(0, 0.05, (256, 784)).astype(np.float32)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)

@@ -29,8 +29,8 @@ from training.__main__ import main
 from training.data.data import DataSet, Images
 from training.data.subsets import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
-from training.fit import Fitted, Run, fit
-from training.material import plain, prepare
+from training.loop.fit import Fitted, Run, fit
+from training.loop.material import plain, prepare
 from training.model.evaluate import logits_of
 from training.model.model import MLP
 from training.model.parameters import equal_widths, parameter_count

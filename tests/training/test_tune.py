@@ -26,8 +26,8 @@ from training import storage, trials
 from training.__main__ import main
 from training.data.data import DataSet
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
-from training.fit import fit
-from training.material import prepare
+from training.loop.fit import fit
+from training.loop.material import prepare
 from training.presets import PRESETS
 from training.search_settings import TuneSettings
 from training.settings import TrainingSettings

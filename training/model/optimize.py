@@ -139,7 +139,7 @@ class AveragedWeights:
     """An exponential moving average of a model's parameters.
 
     The statistics of batch normalisation are none of them: they are measured anew for the averaged
-    weights before these are judged (`training.fit.renew_statistics`).
+    weights before these are judged (`training.loop.fit.renew_statistics`).
 
     The decay rises as (1 + t) / (10 + t) to its value, so that the first, random weights are
     forgotten soon. Source: the moving average of TensorFlow's `ExponentialMovingAverage`.

@@ -12,7 +12,7 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.augmentation.augment import Augmenter
 from training.augmentation.augmentation_policy import LIMITS, apply_policy, describe_policy
-from training.material import plain
+from training.loop.material import plain
 from training.presets import PRESETS
 from training.search_settings import TuneSettings
 from training.settings import AugmentationSettings, TrainingSettings

@@ -24,8 +24,8 @@ from training.__main__ import main
 from training.data.data import DataSet, polarity
 from training.data.datasets import load
 from training.errors import CheckpointError, DataError, InterruptedRunError
-from training.fit import Run, fit
-from training.material import prepare
+from training.loop.fit import Run, fit
+from training.loop.material import prepare
 from training.model.distill import Committee, load_committee
 from training.model.model import MLP
 from training.model.objective import objective

@@ -20,11 +20,11 @@ from tests.bundle.making import fill, some_golden
 from tests.conftest import ROOT
 from tests.training.runs import small_run
 from tests.training.subjects import a_subject, an_epoch
-from training import loggers
-from training.fit import fit
-from training.loggers import Guarded, Logger, Loggers, check_packages, open_loggers
+from training.loop import loggers
+from training.loop.fit import fit
+from training.loop.loggers import Guarded, Logger, Loggers, check_packages, open_loggers
+from training.loop.state import Epoch
 from training.settings import TrainingSettings
-from training.state import Epoch
 
 HISTORY = [an_epoch(n, validation_loss=0.5 / n, learning_rate=1e-3 * n) for n in (1, 2, 3)]
 

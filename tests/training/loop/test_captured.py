@@ -11,12 +11,12 @@ import torch
 from tests.training.recorded import KINDS, RICH, STEPS, resumed, trained
 from tests.training.runs import StopAfter, small_run
 from tests.training.tape import FAILED_CAPTURE, TapedGraphs, imitate_cuda_graphs
-from training import captured
-from training import fit as fitting
-from training.captured import WARM_UP_STEPS, CapturedStep
 from training.errors import DeviceError, InterruptedRunError
-from training.fit import Run, fit
-from training.state import TrainingState
+from training.loop import captured
+from training.loop import fit as fitting
+from training.loop.captured import WARM_UP_STEPS, CapturedStep
+from training.loop.fit import Run, fit
+from training.loop.state import TrainingState
 
 
 class Circle:

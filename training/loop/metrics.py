@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from training.errors import UnwritableError
-from training.state import Epoch
+from training.loop.state import Epoch
 
 METRICS_FILE = "metrics.jsonl"
 MAX_LINE_BYTES = 1 << 16

@@ -20,8 +20,8 @@ from bundle.errors import ConfigurationError
 from bundle.manifest import MANIFEST_FILE, REPORT_FILE, Facts
 from bundle.progress import Progress
 from bundle.repository import Bundle
+from training.loop.state import Epoch
 from training.settings import TrainingSettings
-from training.state import Epoch
 
 EXTRA = "tracking"
 CLOSE_SECONDS = 10.0

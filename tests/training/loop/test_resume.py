@@ -18,13 +18,13 @@ from bench.kills import kill_until_done
 from bundle.files import write_whole
 from bundle.progress import Progress
 from tests.training.runs import StopAfter, rich_run, small_run, weights
-from training import checkpoint, metrics
-from training import fit as fitting
-from training.distributed import World
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
-from training.fit import Run, fit
+from training.loop import checkpoint, metrics
+from training.loop import fit as fitting
+from training.loop.distributed import World
+from training.loop.fit import Run, fit
+from training.loop.state import Epoch
 from training.model.evaluate import logits_of
-from training.state import Epoch
 from training.stop import Stop, StopWhen
 
 KILLS = 50

@@ -12,7 +12,7 @@ import torch
 from bundle.repository import Bundle, versions
 from tests.serving.processes import ROOT, environment
 from tests.training.runs import blobs
-from training.distributed import World, join
+from training.loop.distributed import World, join
 
 pytestmark = pytest.mark.timeout(400)
 SETTINGS = [

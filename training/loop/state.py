@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from training.augmentation.augment import Augmenter
-from training.checkpoint import Snapshot
-from training.distributed import World
 from training.errors import CheckpointError
+from training.loop.checkpoint import Snapshot
+from training.loop.distributed import World
 from training.model.model import MLP, Standardisation
 from training.model.optimize import AveragedWeights
 from training.settings import MachineSettings, PlaceSettings, TrainingSettings

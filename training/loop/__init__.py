@@ -1,0 +1,10 @@
+"""A run from its first step to its last: the training step, its state and checkpoints, devices and processes.
+
+From top to bottom; imports go down only. Open `fit.py` first: it is the training step.
+
+- `material`: data on a device, shared by the runs of a search or a study
+- `fit`
+- `state` (all that a checkpoint holds), over `checkpoint` (its file) and `distributed` (several processes)
+- `loggers` (TensorBoard and MLflow), `metrics` (a line for each epoch)
+- `machine` (the device), `precision` (bfloat16), `captured` (a step as a CUDA graph)
+"""
