@@ -126,7 +126,7 @@ def test_what_the_arbiter_imports_brings_neither_onnx_runtime_nor_flask(worker: 
     assert {name.split(".")[0] for name in found} & {"onnxruntime", "flask"} == set()
 
 
-@pytest.mark.parametrize("module", ["serving.engine", "training.export"])
+@pytest.mark.parametrize("module", ["serving.engine", "training.release.export"])
 def test_onnx_runtime_does_not_report_home(module: str, tmp_path: Path) -> None:
     """A session leaves no identifier and no store of events where ONNX Runtime would keep them."""
     model = (

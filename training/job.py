@@ -17,7 +17,7 @@ from training.loop.loggers import Loggers, check_packages, open_loggers
 from training.loop.machine import choose_device
 from training.model.distill import load_committee
 from training.model.parameters import check_publishable
-from training.release import Candidate, release
+from training.release.release import Candidate, release
 from training.settings import TrainingSettings, model_name
 from training.stop import listen
 

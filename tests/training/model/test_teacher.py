@@ -23,7 +23,6 @@ from bundle.repository import Bundle, publish, staging
 from tests.bundle.hostile import ATTACKS, SECRET, Attack, reseal
 from tests.bundle.making import fill, some_facts
 from tests.training.sets import archive
-from training import export
 from training.__main__ import main
 from training.data.data import DataSet, polarity
 from training.data.datasets import load
@@ -31,6 +30,7 @@ from training.errors import DataError
 from training.model.distill import load_committee
 from training.model.model import MLP, Standardisation
 from training.model.teacher import layers_of
+from training.release import export
 from training.settings import ModelSettings, TrainingSettings
 
 CLASSES = 3

@@ -15,11 +15,12 @@ from bundle.manifest import MANIFEST_FILE, Manifest, Parity
 from bundle.repository import Bundle, versions
 from bundle.verify import problems
 from tests.training.sets import archive
-from training import export, facts, job
+from training import facts, job
 from training.__main__ import main
 from training.errors import ExportError
 from training.model.model import MLP, Standardisation
-from training.release import Candidate, release
+from training.release import export
+from training.release.release import Candidate, release
 from training.settings import ModelSettings
 
 FAILURE = (

@@ -18,11 +18,11 @@ from onnx.reference import ReferenceEvaluator
 from bundle.manifest import INTEGER_ONNX_FILE, MANIFEST_FILE, Manifest, Parity
 from bundle.verify import problems
 from tests.training.sets import archive
-from training import export, integer
 from training.__main__ import main
 from training.errors import ExportError
-from training.integer import digits, integer_graph
 from training.model.model import MLP, Standardisation
+from training.release import export, integer
+from training.release.integer import digits, integer_graph
 from training.settings import ModelSettings
 
 TEMPERATURE = 1.7

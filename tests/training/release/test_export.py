@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from training import export
+from tests.conftest import ROOT
 from training.errors import ExportError
 from training.model.model import MLP, Standardisation
+from training.release import export
 from training.settings import ModelSettings
 
 TEMPERATURE = 1.7
@@ -99,13 +100,24 @@ def test_the_graph_has_no_dropout_and_no_paths(exported: Exported) -> None:
         "Div",
         "Softmax",
     }
-    here = str(Path(__file__).resolve().parents[2]).encode()
+    here = str(ROOT).encode()
     for name in ("model.onnx", "model.pt", "model.pt2"):
         parts = [(exported.directory / name).read_bytes()]
         if name != "model.onnx":
             with zipfile.ZipFile(exported.directory / name) as archive:
                 parts += [archive.read(entry) for entry in archive.namelist()]
         assert not any(here in part or b"site-packages" in part for part in parts), name
+
+
+def test_a_source_path_of_any_folder_is_refused(exported: Exported, copy: Path) -> None:
+    """Not only the exporter's own folder: layers are defined in another one."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.doc_string = str(ROOT / "training" / "model" / "layers.py")
+
+    edit(copy, change)
+    with pytest.raises(ExportError, match="names source files of the machine"):
+        prove(exported, copy)
 
 
 def test_other_weights_are_refused(exported: Exported, copy: Path) -> None:

@@ -28,13 +28,14 @@ from bundle.manifest import (
 )
 from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
-from training import export, facts, report
-from training.card import model_card
+from training import facts, report
 from training.data.data import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
 from training.loop.fit import Fitted
 from training.model import evaluate
 from training.model.robustness import accuracies
+from training.release import export
+from training.release.card import model_card
 from training.settings import TrainingSettings
 from training.stop import Stop
 

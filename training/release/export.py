@@ -21,6 +21,7 @@ import onnxruntime
 import torch
 from torch import nn
 
+import training
 from bundle.errors import runtime_reason
 from bundle.manifest import (
     IMAGE_SIZE,
@@ -31,9 +32,9 @@ from bundle.manifest import (
     Parity,
 )
 from training.errors import ExportError
-from training.integer import integer_graph
 from training.model.model import Standardisation
 from training.model.stochastic import GaussianNoise
+from training.release.integer import integer_graph
 
 LOGIT_TOLERANCE = 1e-5
 """Allowed |difference| of a logit, in units of max(1, the image's largest |logit|).
@@ -336,7 +337,7 @@ def _refuse_source_paths(data: bytes, name: str) -> None:
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = [archive.read(entry) for entry in archive.infolist()]
-    here = str(Path(__file__).resolve().parent).encode()
+    here = str(Path(training.__file__).resolve().parent).encode()
     if any(here in part or b"site-packages" in part for part in parts):
         raise ExportError(f"{name} names source files of the machine it was made on")
 
