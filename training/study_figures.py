@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.figures import STYLE, svg
+from training.report.figures import STYLE, svg
 from training.statistics import Summary
 from training.studies import Study
 

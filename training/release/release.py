@@ -28,7 +28,7 @@ from bundle.manifest import (
 )
 from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
-from training import facts, report
+from training import facts
 from training.data.data import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
 from training.loop.fit import Fitted
@@ -36,6 +36,7 @@ from training.model import evaluate
 from training.model.robustness import accuracies
 from training.release import export
 from training.release.card import model_card
+from training.report import report
 from training.settings import TrainingSettings
 from training.stop import Stop
 

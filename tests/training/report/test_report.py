@@ -21,10 +21,10 @@ from tests.training.subjects import DIGITS, a_subject, an_epoch
 from training.data.data import Images
 from training.data.duplicates import Duplicates
 from training.data.formats.idx import read_idx
-from training.figures import Bins
 from training.loop.state import Epoch
 from training.model.evaluate import expected_calibration_error, log_softmax
-from training.report import (
+from training.report.figures import Bins
+from training.report.report import (
     MAX_BYTES,
     Subject,
     render,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bundle.manifest import Metrics
 from tests.training.subjects import an_epoch
-from training.advice import Verdict, advise, judge, published_epoch, standard_error
 from training.loop.state import Epoch
+from training.report.advice import Verdict, advise, judge, published_epoch, standard_error
 from training.settings import TrainingSettings
 
 

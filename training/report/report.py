@@ -12,15 +12,15 @@ import numpy.typing as npt
 from bundle import confusion
 from bundle.manifest import Facts, Metrics
 from bundle.page import NOTHING, Html, Section, page, scroll, table, text
-from training import figures
-from training.advice import Verdict, advise, judge, published_epoch
 from training.augmentation.augmentation_policy import describe_policy
 from training.data.data import Images
 from training.data.duplicates import Duplicates
-from training.figures import Bins
 from training.loop.state import Epoch
-from training.mistakes import mistakes
 from training.model.evaluate import ECE_BINS, Logits
+from training.report import figures
+from training.report.advice import Verdict, advise, judge, published_epoch
+from training.report.figures import Bins
+from training.report.mistakes import mistakes
 from training.settings import TrainingSettings
 
 MAX_BYTES = 2_000_000
