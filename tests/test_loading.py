@@ -7,7 +7,7 @@ import pytest
 from optuna.storages.journal._base import BaseJournalSnapshot
 
 from tests.conftest import ROOT
-from training.storage import WholeLines
+from training.search.storage import WholeLines
 
 PACKAGES = ("bundle", "serving", "training", "bench")
 PEERS = ROOT / "bench" / "serving" / "peers"

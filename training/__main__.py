@@ -47,7 +47,7 @@ def _run(arguments: list[str] | None) -> None:
         paths = fetch_mnist(settings.data_dir, progress)
         print("\n".join(str(path) for path in paths.values()))
     elif isinstance(settings, TuneSettings):
-        from training.tune import search
+        from training.search.tune import search
 
         print(search(settings, given, progress))
     elif isinstance(settings, StudySettings):

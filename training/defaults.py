@@ -91,7 +91,7 @@ def shown_layers(kind: type[TrainingSettings], words: Sequence[str]) -> list[Lay
 
         layers.insert(2, Layer(QUICK, "the scale 'quick'"))
     if kind is TuneSettings:
-        from training.space import DEFAULT_SPACE
+        from training.search.space import DEFAULT_SPACE
 
         space = none_where_said(set_to("space"))
         searched = (

@@ -13,9 +13,9 @@ from bundle.configuration import Layer, build
 from training import studies
 from training.__main__ import COMMANDS, main
 from training.presets import PRESETS
+from training.search.space import default_space
 from training.search_settings import StudySettings, TuneSettings
 from training.settings import TrainingSettings
-from training.space import default_space
 
 EMPTY = {"none": "", "empty": ""}
 
@@ -59,7 +59,7 @@ def used(monkeypatch: pytest.MonkeyPatch, command: str, *words: str) -> tuple[An
     fit = SimpleNamespace(run=lambda settings, _: got.append((settings, frozenset())))
     monkeypatch.setitem(sys.modules, "training.job", fit)
     tune = SimpleNamespace(search=lambda settings, given, _: got.append((settings, given)))
-    monkeypatch.setitem(sys.modules, "training.tune", tune)
+    monkeypatch.setitem(sys.modules, "training.search.tune", tune)
     study = SimpleNamespace(study=lambda _names, settings, given, _: got.append((settings, given)))
     monkeypatch.setitem(sys.modules, "training.study", study)
     assert main([command, *words, *(["all"] if command == "study" else [])]) == 0

@@ -29,8 +29,8 @@ from training.loop.material import prepare
 from training.model.distill import Committee, load_committee
 from training.model.model import MLP
 from training.model.objective import objective
+from training.search.space import read_space
 from training.settings import TrainingSettings
-from training.space import read_space
 from training.stop import Stop
 
 CPU = torch.device("cpu")

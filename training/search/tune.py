@@ -20,19 +20,19 @@ from optuna.trial import Trial
 from bundle.configuration import Layer, build
 from bundle.errors import ConfigurationError
 from bundle.progress import Progress
-from training import best
 from training.augmentation.augmentation_policy import apply_policy
 from training.errors import DivergedError, InterruptedRunError
 from training.loop import checkpoint
 from training.loop.fit import fit
 from training.loop.material import Material, plain, prepare, weight_settings
 from training.loop.state import Epoch
+from training.search import best
+from training.search.space import DEFAULT_SPACE, Space, default_space, read_space, suggest
+from training.search.storage import FIRST, open_storage, open_study, quiet_optuna
+from training.search.trials import Trials, first_number
 from training.search_settings import TuneSettings
 from training.settings import TrainingSettings
-from training.space import DEFAULT_SPACE, Space, default_space, read_space, suggest
 from training.stop import Stop, StopWhen, listen
-from training.storage import FIRST, open_storage, open_study, quiet_optuna
-from training.trials import Trials, first_number
 
 
 class _LostTrialError(Exception):

@@ -21,20 +21,20 @@ from bundle.errors import ConfigurationError
 from bundle.progress import Progress
 from tests.conftest import ROOT
 from tests.training.sets import archive
-from training import space as spaces
-from training import storage, trials
 from training.__main__ import main
 from training.data.data import DataSet
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
 from training.loop.fit import fit
 from training.loop.material import prepare
 from training.presets import PRESETS
+from training.search import space as spaces
+from training.search import storage, trials
+from training.search.storage import FIRST
+from training.search.trials import DONE, MAX_DEATHS, Trials
+from training.search.tune import tune
 from training.search_settings import TuneSettings
 from training.settings import TrainingSettings
 from training.stop import Stop
-from training.storage import FIRST
-from training.trials import DONE, MAX_DEATHS, Trials
-from training.tune import tune
 
 SPACE = "learning_rate: {low: 1e-4, high: 1e-2, log: true}\ndropout: {low: 0, high: 0.5}\n"
 QUIET = Progress(quiet=True)
@@ -331,7 +331,7 @@ def test_a_trial_that_is_put_back_moves_no_other_draw(
         tune(changed(broken, trials=interrupted), (), QUIET)
     study = opened(broken) if interrupted else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.tune.StopWhen", lambda *_: InTheMiddle())
+        patch.setattr("training.search.tune.StopWhen", lambda *_: InTheMiddle())
         with pytest.raises(InterruptedRunError):
             tune(broken, (), QUIET)
     assert [t.state for t in opened(broken).trials].count(TrialState.WAITING) == 1
