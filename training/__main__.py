@@ -51,7 +51,7 @@ def _run(arguments: list[str] | None) -> None:
 
         print(search(settings, given, progress))
     elif isinstance(settings, StudySettings):
-        from training.study import study
+        from training.study.study import study
 
         print(study(options.studies, settings, given, progress))
     else:

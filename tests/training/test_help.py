@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from bundle.configuration import Layer, build
-from training import studies
 from training.__main__ import COMMANDS, main
 from training.presets import PRESETS
 from training.search.space import default_space
 from training.search_settings import StudySettings, TuneSettings
 from training.settings import TrainingSettings
+from training.study import studies
 
 EMPTY = {"none": "", "empty": ""}
 
@@ -61,7 +61,7 @@ def used(monkeypatch: pytest.MonkeyPatch, command: str, *words: str) -> tuple[An
     tune = SimpleNamespace(search=lambda settings, given, _: got.append((settings, given)))
     monkeypatch.setitem(sys.modules, "training.search.tune", tune)
     study = SimpleNamespace(study=lambda _names, settings, given, _: got.append((settings, given)))
-    monkeypatch.setitem(sys.modules, "training.study", study)
+    monkeypatch.setitem(sys.modules, "training.study.study", study)
     assert main([command, *words, *(["all"] if command == "study" else [])]) == 0
     return got[0]
 

@@ -21,9 +21,9 @@ from training.errors import InterruptedRunError, UnwritableError
 from training.loop.material import prepare, weight_settings
 from training.search_settings import STUDIES, StudySettings
 from training.stop import listen
-from training.studies import PLANS, Study, frame
-from training.study_report import render
-from training.study_runs import Planned, Record, Work
+from training.study.studies import PLANS, Study, frame
+from training.study.study_report import render
+from training.study.study_runs import Planned, Record, Work
 
 LOCK_FILE = ".lock"
 PAGE_FILE = "study.html"

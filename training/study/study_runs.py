@@ -26,7 +26,7 @@ from training.model.model import MLP, Standardisation
 from training.model.parameters import parameter_count
 from training.settings import TrainingSettings
 from training.stop import Stop
-from training.studies import Point, Study
+from training.study.studies import Point, Study
 
 FORMAT = 1
 Record = dict[str, Any]
