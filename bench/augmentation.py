@@ -21,8 +21,8 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from bundle.progress import Progress
-from training.augmentation.augment import Augmenter
-from training.data.data import Images, load_mnist
+from training.augmentation.augmenter import Augmenter
+from training.data.dataset import Images, load_mnist
 from training.errors import DeviceError
 from training.settings import AugmentationSettings
 

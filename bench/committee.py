@@ -35,14 +35,14 @@ from bundle.configuration import (
 from bundle.errors import BundleError, ConfigurationError
 from bundle.progress import Progress
 from bundle.repository import Bundle, versions
-from training.augmentation.augmentation_policy import apply_policy
-from training.data.data import DataSet, Images, polarity
-from training.data.datasets import load_chosen
+from training.augmentation.policy import apply_policy
+from training.data.dataset import DataSet, Images, polarity
+from training.data.loading import load_chosen
 from training.defaults import preset_layer
 from training.job import run
 from training.loop.machine import choose_device
 from training.loop.material import weight_settings
-from training.model.distill import Committee, load_committee
+from training.model.distillation import Committee, load_committee
 from training.outcome import exit_code
 from training.settings import AugmentationSettings, TrainingSettings, model_name
 

@@ -21,13 +21,13 @@ import torch
 from bundle.configuration import Layer, add_options, build, early_options, from_arguments, side_by_side
 from bundle.contract import PAPER
 from bundle.progress import Progress
-from training.augmentation.augmentation_policy import apply_policy
-from training.data.data import polarity, split
-from training.data.datasets import load
+from training.augmentation.policy import apply_policy
+from training.data.dataset import polarity, split
+from training.data.loading import load
 from training.defaults import preset_layer
 from training.loop.fit import Run, fit
 from training.loop.machine import choose_device
-from training.model.evaluate import logits_of
+from training.model.evaluation import logits_of
 from training.model.robustness import accuracies
 from training.outcome import exit_code
 from training.presets import PRESETS

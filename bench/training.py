@@ -23,14 +23,14 @@ from torch import nn
 
 from bundle.configuration import add_options, build, from_arguments
 from bundle.progress import Progress
-from training.data.data import Resident, split
-from training.data.datasets import load
-from training.data.fetch import MNIST_SHA256
+from training.data.dataset import Resident, split
+from training.data.loading import load
+from training.data.mnist_download import MNIST_SHA256
 from training.defaults import DEFAULT_PRESET, preset_layer
 from training.loop.fit import Run, begin, make_step
 from training.loop.machine import choose_device
 from training.loop.precision import uses_bfloat16
-from training.model.model import MLP
+from training.model.mlp import MLP
 from training.outcome import exit_code
 from training.settings import TrainingSettings
 from training.stop import Stop

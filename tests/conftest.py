@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bundle.progress import Progress
-from training.data.fetch import fetch_mnist
+from training.data.mnist_download import fetch_mnist
 
 # Some tests kill forked processes that train. Autograd counts the devices at the first backward pass, and
 # refuses to run after a fork if there are any; a test that imitates CUDA would be counted, if it came first.

@@ -42,7 +42,7 @@ def _run(arguments: list[str] | None) -> None:
     settings = build(COMMANDS[options.command][1], layers)
     given = frozenset(name for layer in layers[1:] for name in layer.values)
     if options.command == "data":
-        from training.data.fetch import fetch_mnist
+        from training.data.mnist_download import fetch_mnist
 
         paths = fetch_mnist(settings.data_dir, progress)
         print("\n".join(str(path) for path in paths.values()))

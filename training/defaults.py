@@ -17,7 +17,7 @@ from bundle.configuration import (
     none_where_said,
 )
 from bundle.errors import ConfigurationError
-from training.augmentation.augmentation_policy import described_limits
+from training.augmentation.policy import described_limits
 from training.presets import PRESETS
 from training.search_settings import StudySettings, TuneSettings
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings

@@ -8,14 +8,14 @@ import torch
 from bundle.errors import BundleError
 from bundle.progress import Progress
 from bundle.repository import Bundle, versions
-from training.augmentation.augmentation_policy import apply_policy, describe_policy
-from training.data.data import polarity, split
-from training.data.datasets import load_chosen
+from training.augmentation.policy import apply_policy, describe_policy
+from training.data.dataset import polarity, split
+from training.data.loading import load_chosen
 from training.loop import checkpoint, distributed
 from training.loop.fit import Run, fit
 from training.loop.loggers import Loggers, check_packages, open_loggers
 from training.loop.machine import choose_device
-from training.model.distill import load_committee
+from training.model.distillation import load_committee
 from training.model.parameters import check_publishable
 from training.release.release import Candidate, release
 from training.settings import TrainingSettings, model_name

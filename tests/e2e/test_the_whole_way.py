@@ -17,7 +17,7 @@ from bundle.manifest import Manifest
 from bundle.progress import Progress
 from tests.e2e.conftest import Trained
 from tests.serving.processes import ROOT, Part, form, running
-from training.data.data import load_mnist, split
+from training.data.dataset import load_mnist, split
 from training.data.formats.idx import read_idx
 from training.loop.fit import Fitted, Run, fit
 from training.settings import TrainingSettings

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bundle.progress import Progress
-from training.data.data import Images
+from training.data.dataset import Images
 from training.loop.fit import Fitted, Run
 from training.settings import TrainingSettings
 from training.stop import Stop

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.data import Images
+from training.data.dataset import Images
 
 
 def noisy(count: int, seed: int) -> Images:

@@ -17,9 +17,9 @@ from bundle.manifest import (
     Parity,
     Reference,
 )
-from training.data.data import Images
+from training.data.dataset import Images
 from training.loop.state import Epoch
-from training.model.evaluate import Logits, metrics
+from training.model.evaluation import Logits, metrics
 from training.report.report import Subject
 from training.settings import TrainingSettings
 

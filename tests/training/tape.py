@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from training.loop import captured
-from training.model import stochastic
+from training.model import noise_layers
 
 FAILED_CAPTURE = "operation failed due to a previous error during capture"
 
@@ -89,6 +89,6 @@ def imitate_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = SimpleNamespace(is_capturing=lambda: TapedGraphs.capturing)
     monkeypatch.setattr(captured, "CudaGraphs", TapedGraphs)
     monkeypatch.setattr(captured, "can_record", lambda _: True)
-    monkeypatch.setattr(stochastic.Dropout, "forward", torch.nn.Dropout.forward)  # as on a GPU
+    monkeypatch.setattr(noise_layers.Dropout, "forward", torch.nn.Dropout.forward)  # as on a GPU
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))

@@ -27,7 +27,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("the job was started")
 
     monkeypatch.setitem(sys.modules, "training.job", SimpleNamespace(run=refuse))
-    monkeypatch.setitem(sys.modules, "training.data.fetch", SimpleNamespace(fetch_mnist=refuse))
+    monkeypatch.setitem(sys.modules, "training.data.mnist_download", SimpleNamespace(fetch_mnist=refuse))
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

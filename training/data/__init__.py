@@ -1,9 +1,9 @@
 """Where the images come from: a data set as arrays, its split, and what is known of it.
 
-From top to bottom; imports go down only. Open `data.py` first.
+From top to bottom; imports go down only. Open `dataset.py` first.
 
-- `datasets`: what `--data` takes
+- `loading`: what `--data` takes
 - `formats/`: a reader for each container: IDX files, NumPy archives, folders of images
-- `data` (arrays and the split), `holdout`, `subsets`, `duplicates`
-- `fetch` (MNIST from the net), `class_names`
+- `dataset` (arrays and the split), `splits`, `subsets`, `duplicates`
+- `mnist_download` (MNIST from the net), `class_names`
 """

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from training.data.data import Images
+from training.data.dataset import Images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,18 +16,18 @@ from torch.optim.swa_utils import update_bn
 from bundle.contract import PAPER
 from bundle.manifest import WHITE_ON_BLACK, Polarity
 from bundle.progress import Progress, Task
-from training.augmentation.augment import Augmenter
-from training.data.data import Resident
+from training.augmentation.augmenter import Augmenter
+from training.data.dataset import Resident
 from training.errors import DivergedError, InterruptedRunError
 from training.loop import captured, checkpoint, metrics
 from training.loop.distributed import AGREE_EVERY_STEPS, World
 from training.loop.precision import autocast
 from training.loop.state import Epoch, TrainingState
-from training.model.distill import Committee
-from training.model.evaluate import Logits, logits_of, negative_log_likelihood
-from training.model.model import MLP, Standardisation, constrain_norms
-from training.model.objective import objective
-from training.model.optimize import AveragedWeights, Rates, build_optimizers, penalty
+from training.model.distillation import Committee
+from training.model.evaluation import Logits, logits_of, negative_log_likelihood
+from training.model.loss import objective
+from training.model.mlp import MLP, Standardisation, constrain_norms
+from training.model.optimizers import AveragedWeights, Rates, build_optimizers, penalty
 from training.settings import TrainingSettings
 from training.stop import Stop
 

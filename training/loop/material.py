@@ -9,12 +9,12 @@ import torch
 
 from bundle.errors import ConfigurationError
 from bundle.progress import Progress
-from training.data.data import DataSet, Images, Resident, polarity, split
-from training.data.datasets import load_chosen
+from training.data.dataset import DataSet, Images, Resident, polarity, split
+from training.data.loading import load_chosen
 from training.loop.fit import Run, nothing
 from training.loop.machine import choose_device
 from training.loop.state import FREE_TO_CHANGE, Epoch
-from training.model.distill import Committee, load_committee
+from training.model.distillation import Committee, load_committee
 from training.settings import TrainingSettings
 from training.stop import Stop
 

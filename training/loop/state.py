@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from training.augmentation.augment import Augmenter
+from training.augmentation.augmenter import Augmenter
 from training.errors import CheckpointError
 from training.loop.checkpoint import Snapshot
 from training.loop.distributed import World
-from training.model.model import MLP, Standardisation
-from training.model.optimize import AveragedWeights
+from training.model.mlp import MLP, Standardisation
+from training.model.optimizers import AveragedWeights
 from training.settings import MachineSettings, PlaceSettings, TrainingSettings
 
 FORMAT = 1

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from bundle.manifest import IMAGE_SIZE
-from training.augmentation.warp import base_grid, inverse_affine, warp
-from training.data.data import Images
-from training.model.evaluate import BATCH, Poll, logits_of
-from training.model.model import Standardisation
+from training.augmentation.geometry import base_grid, inverse_affine, warp
+from training.data.dataset import Images
+from training.model.evaluation import BATCH, Poll, logits_of
+from training.model.mlp import Standardisation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ import re
 
 from bundle.manifest import Facts
 from bundle.page import visible
-from training.augmentation.augmentation_policy import describe_policy
+from training.augmentation.policy import describe_policy
 
 MAX_LISTED_CLASSES = 100
 """Class names that are listed; the manifest has all of them."""

@@ -32,8 +32,8 @@ from bundle.manifest import (
     Parity,
 )
 from training.errors import ExportError
-from training.model.model import Standardisation
-from training.model.stochastic import GaussianNoise
+from training.model.mlp import Standardisation
+from training.model.noise_layers import GaussianNoise
 from training.release.integer import integer_graph
 
 LOGIT_TOLERANCE = 1e-5

@@ -29,10 +29,10 @@ from bundle.manifest import (
 from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
 from training import facts
-from training.data.data import DataSet, Images, polarity
+from training.data.dataset import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
 from training.loop.fit import Fitted
-from training.model import evaluate
+from training.model import evaluation
 from training.model.robustness import accuracies
 from training.release import export
 from training.release.card import model_card
@@ -66,9 +66,9 @@ class Measured:
     """What was found out about a candidate, on the CPU."""
 
     temperature: float
-    validation_logits: evaluate.Logits
+    validation_logits: evaluation.Logits
     test: Images
-    test_logits: evaluate.Logits
+    test_logits: evaluation.Logits
     training: Metrics
     """Of some training images: the other end of the generalisation gap."""
     duplicates: Duplicates
@@ -91,8 +91,8 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
     model, standardise = candidate.fitted.model.cpu(), candidate.fitted.standardise
     with staging(settings.models, str(settings.name)) as directory:
         held_out = torch.from_numpy(candidate.validation.images)
-        validation_logits = evaluate.logits_of(model, standardise, held_out, stop.check)
-        temperature = evaluate.fit_temperature(validation_logits, candidate.validation.labels)
+        validation_logits = evaluation.logits_of(model, standardise, held_out, stop.check)
+        temperature = evaluation.fit_temperature(validation_logits, candidate.validation.labels)
         export.export(export.Served(model, standardise, temperature), directory)
         stop.check()
 
@@ -123,13 +123,13 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
         twins = duplicates(data.training, test)
         progress.say(f"{len(test)} test images: {twins.sentence()}")
         seen = report.training_sample(candidate.train)
-        seen_logits = evaluate.logits_of(model, standardise, torch.from_numpy(seen.images), stop.check)
+        seen_logits = evaluation.logits_of(model, standardise, torch.from_numpy(seen.images), stop.check)
         measured = Measured(
             temperature=temperature,
             validation_logits=validation_logits,
             test=test,
-            test_logits=evaluate.logits_of(model, standardise, torch.from_numpy(test.images), stop.check),
-            training=evaluate.metrics(seen_logits, seen.labels, temperature),
+            test_logits=evaluation.logits_of(model, standardise, torch.from_numpy(test.images), stop.check),
+            training=evaluation.metrics(seen_logits, seen.labels, temperature),
             duplicates=twins,
             robustness=accuracies(
                 model, standardise, test, PAPER[polarity(candidate.train.images)], stop.check
@@ -190,8 +190,8 @@ def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sam
         ),
         teachers=dict(candidate.teachers),
         environment=facts.environment(candidate.device, settings.code_revision),
-        validation=evaluate.metrics(measured.validation_logits, validation.labels, temperature),
-        test=evaluate.metrics(measured.test_logits, test.labels, temperature),
+        validation=evaluation.metrics(measured.validation_logits, validation.labels, temperature),
+        test=evaluation.metrics(measured.test_logits, test.labels, temperature),
         robustness=measured.robustness,
         parity=measured.parity,
         omitted=measured.omitted,
@@ -201,8 +201,8 @@ def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sam
     )
 
 
-def _reference(validation: Images, logits: evaluate.Logits, temperature: float) -> Reference:
-    confidence = np.exp(evaluate.log_softmax(logits, temperature)).max(axis=1)
+def _reference(validation: Images, logits: evaluation.Logits, temperature: float) -> Reference:
+    confidence = np.exp(evaluation.log_softmax(logits, temperature)).max(axis=1)
     predicted = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
     return drift.reference(validation.images, confidence, predicted)
 
@@ -218,7 +218,7 @@ def _golden(measured: Measured) -> tuple[GoldenExamples, int]:
     first = right[:1] if len(right) else np.array([0])
     members = [np.flatnonzero(test.labels == label)[:GOLDEN_PER_CLASS] for label in range(logits.shape[1])]
     chosen = np.array(list(dict.fromkeys(np.concatenate([first, *members]).tolist())))[:GOLDEN_MOST]
-    probabilities = np.exp(evaluate.log_softmax(logits[chosen], measured.temperature)).astype(np.float32)
+    probabilities = np.exp(evaluation.log_softmax(logits[chosen], measured.temperature)).astype(np.float32)
     examples = GoldenExamples(images=test.images[chosen], probabilities=probabilities)
     return examples, int(test.labels[chosen[0]])
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from bundle.sheet import png
 from training.loop.state import Epoch
-from training.model.evaluate import ECE_BINS, Labels, Logits, log_softmax
+from training.model.evaluation import ECE_BINS, Labels, Logits, log_softmax
 
 SHOWN_UNITS = 128
 """Units of the first layer whose weights are drawn: about 90 KB."""

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle import page, sheet
-from training.data.data import Images
-from training.model.evaluate import Logits, log_softmax
+from training.data.dataset import Images
+from training.model.evaluation import Logits, log_softmax
 
 BEST = 3
 NAME_LIMIT = 16

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from bundle import confusion
 from bundle.manifest import Facts, Metrics
 from bundle.page import NOTHING, Html, Section, page, scroll, table, text
-from training.augmentation.augmentation_policy import describe_policy
-from training.data.data import Images
+from training.augmentation.policy import describe_policy
+from training.data.dataset import Images
 from training.data.duplicates import Duplicates
 from training.loop.state import Epoch
-from training.model.evaluate import ECE_BINS, Logits
+from training.model.evaluation import ECE_BINS, Logits
 from training.report import figures
 from training.report.advice import Verdict, advise, judge, published_epoch
 from training.report.figures import Bins

@@ -20,7 +20,7 @@ from optuna.trial import Trial
 from bundle.configuration import Layer, build
 from bundle.errors import ConfigurationError
 from bundle.progress import Progress
-from training.augmentation.augmentation_policy import apply_policy
+from training.augmentation.policy import apply_policy
 from training.errors import DivergedError, InterruptedRunError
 from training.loop import checkpoint
 from training.loop.fit import fit

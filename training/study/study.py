@@ -16,7 +16,7 @@ from bundle.configuration import nearest
 from bundle.errors import ConfigurationError
 from bundle.files import write_whole
 from bundle.progress import Progress
-from training.augmentation.augmentation_policy import apply_policy
+from training.augmentation.policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError
 from training.loop.material import prepare, weight_settings
 from training.search_settings import STUDIES, StudySettings

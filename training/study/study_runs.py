@@ -15,14 +15,14 @@ import torch
 from bundle.files import sha256_bytes, write_whole
 from bundle.progress import Progress, Task
 from training import facts
-from training.data.data import Resident
+from training.data.dataset import Resident
 from training.data.subsets import nested_subset
 from training.errors import CheckpointError, DivergedError, UnwritableError
 from training.loop.fit import Fitted, fit
 from training.loop.material import Material, weight_settings
 from training.loop.state import Epoch
-from training.model.evaluate import logits_of, negative_log_likelihood
-from training.model.model import MLP, Standardisation
+from training.model.evaluation import logits_of, negative_log_likelihood
+from training.model.mlp import MLP, Standardisation
 from training.model.parameters import parameter_count
 from training.settings import TrainingSettings
 from training.stop import Stop

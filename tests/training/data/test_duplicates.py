@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.data import Images
+from training.data.dataset import Images
 from training.data.duplicates import Duplicates, duplicates
 
 

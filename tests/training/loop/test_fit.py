@@ -12,7 +12,7 @@ from torch import nn
 from tests.training.runs import blobs, small_run, weights
 from training.errors import DivergedError
 from training.loop.fit import Fitted, Run, epoch_order, fit
-from training.model.model import MLP, Standardisation
+from training.model.mlp import MLP, Standardisation
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from training.loop import fit as fitting
 from training.loop.distributed import World
 from training.loop.fit import Run, fit
 from training.loop.state import Epoch
-from training.model.evaluate import logits_of
+from training.model.evaluation import logits_of
 from training.stop import Stop, StopWhen
 
 KILLS = 50

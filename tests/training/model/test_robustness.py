@@ -7,8 +7,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from tests.training.runs import blobs
-from training.data.data import Images
-from training.model.model import Standardisation
+from training.data.dataset import Images
+from training.model.mlp import Standardisation
 from training.model.robustness import CHANGES, Change, accuracies, apply_change
 
 

@@ -24,11 +24,11 @@ from tests.bundle.hostile import ATTACKS, SECRET, Attack, reseal
 from tests.bundle.making import fill, some_facts
 from tests.training.sets import archive
 from training.__main__ import main
-from training.data.data import DataSet, polarity
-from training.data.datasets import load
+from training.data.dataset import DataSet, polarity
+from training.data.loading import load
 from training.errors import DataError
-from training.model.distill import load_committee
-from training.model.model import MLP, Standardisation
+from training.model.distillation import load_committee
+from training.model.mlp import MLP, Standardisation
 from training.model.teacher import layers_of
 from training.release import export
 from training.settings import ModelSettings, TrainingSettings

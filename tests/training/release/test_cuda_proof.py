@@ -18,7 +18,7 @@ from tests.training.sets import archive
 from training import facts, job
 from training.__main__ import main
 from training.errors import ExportError
-from training.model.model import MLP, Standardisation
+from training.model.mlp import MLP, Standardisation
 from training.release import export
 from training.release.release import Candidate, release
 from training.settings import ModelSettings

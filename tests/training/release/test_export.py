@@ -16,7 +16,7 @@ from torch import nn
 
 from tests.conftest import ROOT
 from training.errors import ExportError
-from training.model.model import MLP, Standardisation
+from training.model.mlp import MLP, Standardisation
 from training.release import export
 from training.settings import ModelSettings
 

@@ -20,7 +20,7 @@ from bundle.verify import problems
 from tests.training.sets import archive
 from training.__main__ import main
 from training.errors import ExportError
-from training.model.model import MLP, Standardisation
+from training.model.mlp import MLP, Standardisation
 from training.release import export, integer
 from training.release.integer import digits, integer_graph
 from training.settings import ModelSettings

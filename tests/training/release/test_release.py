@@ -11,7 +11,7 @@ from bundle.errors import ConfigurationError
 from bundle.manifest import MAX_GOLDEN_IMAGES, MAX_MODEL_BYTES
 from tests.training.sets import archive
 from training.__main__ import main
-from training.data.data import Images
+from training.data.dataset import Images
 from training.model.parameters import check_publishable, parameter_count
 from training.presets import PRESETS
 from training.release.release import GOLDEN_MOST, Measured, _golden

@@ -18,11 +18,11 @@ from bundle.page import page, visible
 from bundle.sheet import COLUMNS
 from tests.pages import Document, cuttings, sheet
 from tests.training.subjects import DIGITS, a_subject, an_epoch
-from training.data.data import Images
+from training.data.dataset import Images
 from training.data.duplicates import Duplicates
 from training.data.formats.idx import read_idx
 from training.loop.state import Epoch
-from training.model.evaluate import expected_calibration_error, log_softmax
+from training.model.evaluation import expected_calibration_error, log_softmax
 from training.report.figures import Bins
 from training.report.report import (
     MAX_BYTES,

@@ -22,7 +22,7 @@ from bundle.progress import Progress
 from tests.conftest import ROOT
 from tests.training.sets import archive
 from training.__main__ import main
-from training.data.data import DataSet
+from training.data.dataset import DataSet
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
 from training.loop.fit import fit
 from training.loop.material import prepare

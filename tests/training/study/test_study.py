@@ -25,13 +25,13 @@ from bundle.progress import Progress
 from tests.conftest import ROOT
 from tests.training.sets import archive
 from training.__main__ import main
-from training.data.data import DataSet, Images
+from training.data.dataset import DataSet, Images
 from training.data.subsets import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
 from training.loop.fit import Fitted, Run, fit
 from training.loop.material import plain, prepare
-from training.model.evaluate import logits_of
-from training.model.model import MLP
+from training.model.evaluation import logits_of
+from training.model.mlp import MLP
 from training.model.parameters import equal_widths, parameter_count
 from training.search_settings import STUDIES, StudySettings
 from training.settings import ModelSettings, TrainingSettings

@@ -1,7 +1,7 @@
 """`folder:DIR`: one subfolder of 28x28 images for each class, or `train/` and `test/` with those.
 
 The subfolders' names, sorted, are the class names. Without `test/` a share of each class is held
-out, by the files' relative paths and a seed (`holdout.py`). Hidden files (a leading dot, Thumbs.db,
+out, by the files' relative paths and a seed (`splits.py`). Hidden files (a leading dot, Thumbs.db,
 desktop.ini) and files beside the class folders are left out, and it is said; anything else that is
 not a 28x28 image is an error.
 
@@ -30,9 +30,9 @@ from bundle.images import check_header, decode
 from bundle.manifest import IMAGE_SIZE
 from bundle.progress import Progress
 from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, checked_names
-from training.data.data import DataSet, Images
+from training.data.dataset import DataSet, Images
 from training.data.formats.problems import Problems
-from training.data.holdout import hold_out, say_held_out
+from training.data.splits import hold_out, say_held_out
 from training.errors import DataError
 
 MAX_FILE_BYTES = 1 << 20

@@ -31,11 +31,11 @@ from training.data.class_names import (
     checked_names,
     read_names,
 )
-from training.data.data import DataSet, Images, read_pair
+from training.data.dataset import DataSet, Images, read_pair
 from training.data.formats.idx import read_idx
 from training.data.formats.idx_files import choose, hashes, parse
 from training.data.formats.known_sets import KnownSet, read_mapping, recognised
-from training.data.holdout import hold_out_images
+from training.data.splits import hold_out_images
 from training.errors import DataError
 
 LABELS = 256

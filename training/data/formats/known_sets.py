@@ -6,7 +6,7 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.fetch import MNIST_SHA256
+from training.data.mnist_download import MNIST_SHA256
 from training.errors import DataError
 
 MAX_MAPPING_BYTES = 1 << 16

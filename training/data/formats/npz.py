@@ -26,9 +26,9 @@ from bundle.contract import IMAGE_SIZE, PIXELS
 from bundle.files import sha256_file
 from bundle.progress import Progress
 from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
-from training.data.data import DataSet, Images
+from training.data.dataset import DataSet, Images
 from training.data.formats.idx import MAX_ELEMENTS
-from training.data.holdout import hold_out_images
+from training.data.splits import hold_out_images
 from training.errors import DataError
 
 NAMINGS = (

@@ -21,9 +21,9 @@ from bundle import images
 from bundle.progress import Progress
 from serving import images as serving_images
 from tests.pictures import EVERY_MODE, odd_tiff, webp_bomb
-from training.data.data import DataSet
-from training.data.datasets import load
+from training.data.dataset import DataSet
 from training.data.formats import folder
+from training.data.loading import load
 from training.errors import DataError
 
 GENERATOR = np.random.default_rng(0)

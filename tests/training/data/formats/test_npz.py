@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundle.progress import Progress
-from training.data.data import DataSet
-from training.data.datasets import load
+from training.data.dataset import DataSet
 from training.data.formats import npz
+from training.data.loading import load
 from training.errors import DataError
 
 LABELS = np.arange(12) % 3

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as reference
 
-from training.augmentation.warp import base_grid, blur, blur_matrix, erase, inverse_affine, rectangles, warp
+from training.augmentation.geometry import (
+    base_grid,
+    blur,
+    blur_matrix,
+    erase,
+    inverse_affine,
+    rectangles,
+    warp,
+)
 
 CPU = torch.device("cpu")
 SIZE = 28

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from training.model.evaluate import (
+from training.model.evaluation import (
     PRIOR_IMAGES,
     Labels,
     Logits,
@@ -22,7 +22,7 @@ from training.model.evaluate import (
     metrics,
     negative_log_likelihood,
 )
-from training.model.model import Standardisation
+from training.model.mlp import Standardisation
 
 COURSE_PROBABILITIES = [
     [0.3792, 0.3104, 0.3104],

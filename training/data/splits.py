@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bundle.progress import Progress
 from training.data.class_names import LEAST_TO_TRAIN, check_counts
-from training.data.data import Images
+from training.data.dataset import Images
 from training.errors import DataError
 
 TEST_SHARE = 1 / 6

@@ -1,7 +1,7 @@
 """A committee of published models as teachers: what they say of each image that the student sees.
 
 Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531),
-sections 1 and 2; the loss is in `objective.py`.
+sections 1 and 2; the loss is in `loss.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import nn
 from bundle.errors import ConfigurationError, InvalidBundleError, NoBundleError
 from bundle.manifest import ONNX_FILE, Manifest, Polarity
 from bundle.repository import Bundle
-from training.data.data import DataSet
+from training.data.dataset import DataSet
 from training.errors import DataError
 from training.model.teacher import layers_of
 from training.settings import TrainingSettings

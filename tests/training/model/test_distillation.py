@@ -21,14 +21,14 @@ from bundle.repository import Bundle
 from tests.training.runs import small_run, weights
 from tests.training.sets import archive
 from training.__main__ import main
-from training.data.data import DataSet, polarity
-from training.data.datasets import load
+from training.data.dataset import DataSet, polarity
+from training.data.loading import load
 from training.errors import CheckpointError, DataError, InterruptedRunError
 from training.loop.fit import Run, fit
 from training.loop.material import prepare
-from training.model.distill import Committee, load_committee
-from training.model.model import MLP
-from training.model.objective import objective
+from training.model.distillation import Committee, load_committee
+from training.model.loss import objective
+from training.model.mlp import MLP
 from training.search.space import read_space
 from training.settings import TrainingSettings
 from training.stop import Stop

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torchvision import datasets as torchvision_datasets
 
 from bundle.progress import Progress
-from training.data import datasets
+from training.data import loading
 from training.data.class_names import read_names
-from training.data.data import DataSet, Images, read_pair
-from training.data.datasets import load
+from training.data.dataset import DataSet, Images, read_pair
 from training.data.formats import idx_sets, known_sets
 from training.data.formats.idx import read_idx
 from training.data.formats.known_sets import KNOWN
-from training.data.holdout import hold_out
+from training.data.loading import load
+from training.data.splits import hold_out
 from training.errors import DataError
 
 GENERATOR = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def test_mnist_comes_from_its_own_directory(tmp_path: Path, monkeypatch: pytest.
         asked.append(directory)
         raise DataError("stop here")
 
-    monkeypatch.setattr(datasets, "load_mnist", load_mnist)
+    monkeypatch.setattr(loading, "load_mnist", load_mnist)
     with pytest.raises(DataError, match="stop here"):
         load("mnist", mnist_directory=tmp_path, progress=Progress(quiet=True))
     assert asked == [tmp_path]

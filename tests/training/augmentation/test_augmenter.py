@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms.v2 import functional as reference
 
 from bundle.errors import ConfigurationError
-from training.augmentation.augment import CPU_CHUNK, LANES, Augmenter, Lane
-from training.augmentation.noise import Noise, coarse, uniform
-from training.augmentation.warp import inverse_affine
+from training.augmentation.augmenter import CPU_CHUNK, LANES, Augmenter, Lane
+from training.augmentation.counter_rng import Noise, coarse, uniform
+from training.augmentation.geometry import inverse_affine
 from training.data.formats.idx import read_idx
 from training.settings import AugmentationSettings
 
@@ -133,7 +133,7 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
         seen.append(dict(zip(("rotation", "shear", "scale", "translation"), arguments, strict=True)))
         return inverse_affine(*arguments)
 
-    monkeypatch.setattr("training.augmentation.augment.inverse_affine", spy)
+    monkeypatch.setattr("training.augmentation.augmenter.inverse_affine", spy)
     return seen
 
 
@@ -217,7 +217,7 @@ def test_elastic_displacements_have_the_size_of_the_papers(
         seen.append(field)
         return images
 
-    monkeypatch.setattr("training.augmentation.augment.warp", spy)
+    monkeypatch.setattr("training.augmentation.augmenter.warp", spy)
     augmenter(AugmentationSettings(elastic_alpha=34, elastic_sigma=3))(*batch(4000), 0)
     centre = torch.cat(seen)[:, :, 12:16, 12:16]
     expected = 34 / (3 * math.sqrt(12 * math.pi))

@@ -11,11 +11,11 @@ Where a set has no test part, a share of each class is held out as one (holdout.
 from pathlib import Path
 
 from bundle.progress import Progress
-from training.data.data import DataSet, load_mnist
+from training.data.dataset import DataSet, load_mnist
 from training.data.formats.folder import load_folder
 from training.data.formats.idx_sets import load_idx
 from training.data.formats.npz import load_npz
-from training.data.holdout import TEST_SHARE
+from training.data.splits import TEST_SHARE
 from training.errors import DataError
 from training.settings import TrainingSettings
 

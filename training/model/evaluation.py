@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bundle.manifest import Metrics
-from training.model.model import Standardisation
+from training.model.mlp import Standardisation
 
 BATCH = 5000
 ECE_BINS = 15

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundle.progress import Progress
-from training.data.data import DataSet, Images, load_mnist, polarity, read_pair, split
+from training.data.dataset import DataSet, Images, load_mnist, polarity, read_pair, split
 from training.errors import DataError
 
 

@@ -5,7 +5,7 @@ big, simple neural nets for handwritten digit recognition", Neural Computation 2
 (arXiv 1003.0358); the elastic one is that of Simard, Steinkraus and Platt, "Best practices for
 convolutional neural networks applied to visual document analysis", ICDAR 2003, section 2.
 
-`training.augmentation.noise` draws the numbers, `training.augmentation.warp` moves the pixels.
+`training.augmentation.counter_rng` draws the numbers, `training.augmentation.geometry` moves the pixels.
 """
 
 from enum import IntEnum
@@ -14,8 +14,16 @@ import torch
 
 from bundle.errors import ConfigurationError
 from bundle.manifest import IMAGE_SIZE
-from training.augmentation.noise import Noise, coarse, uniform
-from training.augmentation.warp import base_grid, blur, blur_matrix, erase, inverse_affine, rectangles, warp
+from training.augmentation.counter_rng import Noise, coarse, uniform
+from training.augmentation.geometry import (
+    base_grid,
+    blur,
+    blur_matrix,
+    erase,
+    inverse_affine,
+    rectangles,
+    warp,
+)
 from training.settings import AugmentationSettings
 
 ERASING_TRIES = 10

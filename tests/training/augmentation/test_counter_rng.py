@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.augmentation.noise import Noise, coarse, mix, mix_int, uniform
+from training.augmentation.counter_rng import Noise, coarse, mix, mix_int, uniform
 
 CPU = torch.device("cpu")
 LANES = 424

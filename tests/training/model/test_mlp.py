@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from training.loop.precision import uses_bfloat16
-from training.model.model import MLP, constrain_norms
-from training.model.stochastic import Dropout, GaussianNoise
+from training.model.mlp import MLP, constrain_norms
+from training.model.noise_layers import Dropout, GaussianNoise
 from training.presets import PRESETS
 from training.settings import ModelSettings, TrainingSettings
 

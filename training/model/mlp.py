@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bundle.contract import PIXELS
-from training.model.stochastic import Dropout, GaussianNoise
+from training.model.noise_layers import Dropout, GaussianNoise
 from training.settings import ModelSettings
 
 LEAKY_SLOPE = 0.01

@@ -10,8 +10,8 @@ import torch
 from bundle.configuration import Layer, build
 from tests.training.sets import archive
 from training.__main__ import main
-from training.augmentation.augment import Augmenter
-from training.augmentation.augmentation_policy import LIMITS, apply_policy, describe_policy
+from training.augmentation.augmenter import Augmenter
+from training.augmentation.policy import LIMITS, apply_policy, describe_policy
 from training.loop.material import plain
 from training.presets import PRESETS
 from training.search_settings import TuneSettings

@@ -11,8 +11,8 @@ import torch
 from bundle import drift
 from bundle.manifest import BLACK_ON_WHITE, IMAGE_SIZE, WHITE_ON_BLACK, Polarity
 from bundle.progress import Progress
-from training.data.fetch import MNIST_SHA256, fetch_mnist
 from training.data.formats.idx import read_idx
+from training.data.mnist_download import MNIST_SHA256, fetch_mnist
 from training.errors import DataError
 
 VALIDATION_SHARE = 12
