@@ -22,7 +22,8 @@ from torchvision.transforms import v2
 
 from bundle.progress import Progress
 from training.augmentation.augmenter import Augmenter
-from training.data.dataset import Images, load_mnist
+from training.data.dataset import Images
+from training.data.loading import load_mnist
 from training.errors import DeviceError
 from training.settings import AugmentationSettings
 

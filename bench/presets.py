@@ -22,8 +22,9 @@ from bundle.configuration import Layer, add_options, build, early_options, from_
 from bundle.contract import PAPER
 from bundle.progress import Progress
 from training.augmentation.policy import apply_policy
-from training.data.dataset import polarity, split
+from training.data.dataset import polarity
 from training.data.loading import load
+from training.data.splits import split
 from training.defaults import preset_layer
 from training.loop.fit import Run, fit
 from training.loop.machine import choose_device

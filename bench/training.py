@@ -23,9 +23,10 @@ from torch import nn
 
 from bundle.configuration import add_options, build, from_arguments
 from bundle.progress import Progress
-from training.data.dataset import Resident, split
+from training.data.dataset import Resident
 from training.data.loading import load
 from training.data.mnist_download import MNIST_SHA256
+from training.data.splits import split
 from training.defaults import DEFAULT_PRESET, preset_layer
 from training.loop.fit import Run, begin, make_step
 from training.loop.machine import choose_device

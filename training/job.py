@@ -9,8 +9,9 @@ from bundle.errors import BundleError
 from bundle.progress import Progress
 from bundle.repository import Bundle, versions
 from training.augmentation.policy import apply_policy, describe_policy
-from training.data.dataset import polarity, split
+from training.data.dataset import polarity
 from training.data.loading import load_chosen
+from training.data.splits import split
 from training.loop import checkpoint, distributed
 from training.loop.fit import Run, fit
 from training.loop.loggers import Loggers, check_packages, open_loggers

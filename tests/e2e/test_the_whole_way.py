@@ -17,8 +17,9 @@ from bundle.manifest import Manifest
 from bundle.progress import Progress
 from tests.e2e.conftest import Trained
 from tests.serving.processes import ROOT, Part, form, running
-from training.data.dataset import load_mnist, split
 from training.data.formats.idx import read_idx
+from training.data.loading import load_mnist
+from training.data.splits import split
 from training.loop.fit import Fitted, Run, fit
 from training.settings import TrainingSettings
 from training.stop import Stop

@@ -4,6 +4,7 @@ From top to bottom; imports go down only. Open `dataset.py` first.
 
 - `loading`: what `--data` takes
 - `formats/`: a reader for each container: IDX files, NumPy archives, folders of images
-- `dataset` (arrays and the split), `splits`, `subsets`, `duplicates`
-- `mnist_download` (MNIST from the net), `class_names`
+- `splits` (test, validation and nested parts), `duplicates`
+- `dataset`: arrays in memory, and on the device
+- `mnist_download`, `class_names`
 """

@@ -1,20 +1,22 @@
 """`--data`: which data set to train on, and where it lies.
 
     mnist           the MNIST files, fetched if they are not there
-    idx:DIR         MNIST, Fashion-MNIST, KMNIST or EMNIST files; idx:DIR#emnist-letters chooses (idx_sets.py)
-    folder:DIR      a subfolder of images for each class, or train/ and test/ with those (folder.py)
-    npz:FILE        a NumPy archive (npz.py)
+    idx:DIR         MNIST, Fashion-MNIST, KMNIST or EMNIST files; idx:DIR#emnist-letters chooses (formats/idx_sets.py)
+    folder:DIR      a subfolder of images for each class, or train/ and test/ with those (formats/folder.py)
+    npz:FILE        a NumPy archive (formats/npz.py)
 
-Where a set has no test part, a share of each class is held out as one (holdout.py).
+Where a set has no test part, a share of each class is held out as one (splits.py).
 """
 
 from pathlib import Path
 
 from bundle.progress import Progress
-from training.data.dataset import DataSet, load_mnist
+from training.data.dataset import DataSet, Images
 from training.data.formats.folder import load_folder
+from training.data.formats.idx import read_pair
 from training.data.formats.idx_sets import load_idx
 from training.data.formats.npz import load_npz
+from training.data.mnist_download import MNIST_SHA256, fetch_mnist
 from training.data.splits import TEST_SHARE
 from training.errors import DataError
 from training.settings import TrainingSettings
@@ -68,3 +70,24 @@ def load(
             return load_npz(Path(path), seed=seed, test_share=test_share, progress=progress)
         case _:
             raise DataError(f"{spec!r} names no data set: give {FORMS}")
+
+
+def load_mnist(directory: Path, progress: Progress) -> DataSet:
+    """Return MNIST, fetched if `directory` lacks it.
+
+    Raises:
+        DataError: it can be had from nowhere.
+    """
+    paths = fetch_mnist(directory, progress)
+
+    def part(prefix: str) -> Images:
+        return read_pair(paths[f"{prefix}-images-idx3-ubyte"], paths[f"{prefix}-labels-idx1-ubyte"], 10)
+
+    return DataSet(
+        name="mnist",
+        classes=tuple("0123456789"),
+        sha256=MNIST_SHA256,
+        training=part("train"),
+        read_test=lambda: part("t10k"),
+        is_handwriting=True,
+    )

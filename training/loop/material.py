@@ -9,8 +9,9 @@ import torch
 
 from bundle.errors import ConfigurationError
 from bundle.progress import Progress
-from training.data.dataset import DataSet, Images, Resident, polarity, split
+from training.data.dataset import DataSet, Images, Resident, polarity
 from training.data.loading import load_chosen
+from training.data.splits import split
 from training.loop.fit import Run, nothing
 from training.loop.machine import choose_device
 from training.loop.state import FREE_TO_CHANGE, Epoch

@@ -16,7 +16,7 @@ from bundle.files import sha256_bytes, write_whole
 from bundle.progress import Progress, Task
 from training import facts
 from training.data.dataset import Resident
-from training.data.subsets import nested_subset
+from training.data.splits import nested_subset
 from training.errors import CheckpointError, DivergedError, UnwritableError
 from training.loop.fit import Fitted, fit
 from training.loop.material import Material, weight_settings

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundle.progress import Progress
-from training.data.dataset import DataSet, Images, load_mnist, polarity, read_pair, split
+from training.data.dataset import DataSet, Images, polarity
+from training.data.formats.idx import read_pair
+from training.data.loading import load_mnist
+from training.data.splits import split
 from training.errors import DataError
 
 

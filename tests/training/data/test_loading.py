@@ -17,9 +17,9 @@ from torchvision import datasets as torchvision_datasets
 from bundle.progress import Progress
 from training.data import loading
 from training.data.class_names import read_names
-from training.data.dataset import DataSet, Images, read_pair
+from training.data.dataset import DataSet, Images
 from training.data.formats import idx_sets, known_sets
-from training.data.formats.idx import read_idx
+from training.data.formats.idx import read_idx, read_pair
 from training.data.formats.known_sets import KNOWN
 from training.data.loading import load
 from training.data.splits import hold_out

@@ -580,9 +580,9 @@ from training.data import mnist_download
 from bundle.progress import Progress
 
 directory = Path(sys.argv[1])
-content = {name: name.encode() * 500 for name in fetch.MNIST_SHA256}
-fetch.MNIST_SHA256 = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-fetch._mirrors = lambda: {"mirror": lambda names, progress: (content[name] for name in names)}
+content = {name: name.encode() * 500 for name in mnist_download.MNIST_SHA256}
+mnist_download.MNIST_SHA256 = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+mnist_download._mirrors = lambda: {"mirror": lambda names, progress: (content[name] for name in names)}
 names = list(content)
 directory.mkdir()
 (directory / f"{names[1]}.gz").write_bytes(gzip.compress(content[names[1]]))
@@ -593,7 +593,7 @@ def look(_):
     wrong.extend(name for name, data in finals.items() if data != content[name])
     seen.append(len(finals))
 
-deaths = die_everywhere(lambda: fetch.fetch_mnist(directory, Progress(quiet=True)), directory, look)
+deaths = die_everywhere(lambda: mnist_download.fetch_mnist(directory, Progress(quiet=True)), directory, look)
 print(json.dumps({"deaths": deaths, "seen": seen, "wrong": wrong}))
 """
 

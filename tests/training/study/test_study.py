@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet, Images
-from training.data.subsets import nested_order, nested_subset
+from training.data.splits import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
 from training.loop.fit import Fitted, Run, fit
 from training.loop.material import plain, prepare

@@ -1,4 +1,4 @@
-"""Files of unsigned bytes in the IDX format, that of MNIST and its siblings."""
+"""Files of unsigned bytes in the IDX format, that of MNIST and its siblings; images and their labels."""
 
 import gzip
 import math
@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.array_files import read_idx_head
+from bundle.contract import IMAGE_SIZE
+from training.data.dataset import Images
 from training.errors import DataError
 
 MAX_ELEMENTS = 1 << 32
@@ -53,3 +55,20 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         missing = "fewer" if len(data) < size else "more"
         raise DataError(f"{path} claims shape {list(shape)} and holds {missing} bytes than that")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)  # writable, as torch wants
+
+
+def read_pair(images_path: Path, labels_path: Path, classes: int) -> Images:
+    """Read an IDX file of images and the one of its labels, and check them against each other.
+
+    Raises:
+        DataError: a file is not what it should be, the counts differ, an image is not 28x28, or a
+            label is not below `classes`.
+    """
+    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+    if len(images) != len(labels):
+        raise DataError(f"{images_path} has {len(images)} images and {labels_path} {len(labels)} labels")
+    if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
+        raise DataError(f"{images_path} has images of {images.shape[1]}x{images.shape[2]}; 28x28 is needed")
+    if labels.max(initial=0) >= classes:
+        raise DataError(f"{labels_path} has label {labels.max()}; there are {classes} classes")
+    return Images(images=images, labels=labels.astype(np.int64))

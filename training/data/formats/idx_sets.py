@@ -31,8 +31,8 @@ from training.data.class_names import (
     checked_names,
     read_names,
 )
-from training.data.dataset import DataSet, Images, read_pair
-from training.data.formats.idx import read_idx
+from training.data.dataset import DataSet, Images
+from training.data.formats.idx import read_idx, read_pair
 from training.data.formats.idx_files import choose, hashes, parse
 from training.data.formats.known_sets import KnownSet, read_mapping, recognised
 from training.data.splits import hold_out_images
