@@ -26,8 +26,8 @@ from training.data.dataset import polarity
 from training.data.loading import load
 from training.data.splits import split
 from training.defaults import preset_layer
+from training.loop.device import choose_device
 from training.loop.fit import Run, fit
-from training.loop.machine import choose_device
 from training.model.evaluation import logits_of
 from training.model.robustness import accuracies
 from training.outcome import exit_code

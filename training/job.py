@@ -1,4 +1,4 @@
-"""The whole job, top to bottom: data, split, fit, release. What a release takes is in `release.py`."""
+"""The whole job, top to bottom: data, split, fit, release. What a release takes is in `release/publish.py`."""
 
 from contextlib import closing
 from pathlib import Path
@@ -13,12 +13,12 @@ from training.data.dataset import polarity
 from training.data.loading import load_chosen
 from training.data.splits import split
 from training.loop import checkpoint, distributed
+from training.loop.device import choose_device
 from training.loop.fit import Run, fit
-from training.loop.loggers import Loggers, check_packages, open_loggers
-from training.loop.machine import choose_device
+from training.loop.trackers import Loggers, check_packages, open_loggers
 from training.model.distillation import load_committee
 from training.model.parameters import check_publishable
-from training.release.release import Candidate, release
+from training.release.publish import Candidate, release
 from training.settings import TrainingSettings, model_name
 from training.stop import listen
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training.recorded import KINDS, STEPS, resumed, trained
-from training.loop.machine import choose_device
+from training.loop.device import choose_device
 from training.settings import TrainingSettings
 
 pytestmark = [

@@ -15,8 +15,8 @@ from tests.gpu.memory import measured
 from tests.serving.processes import ROOT
 from tests.training.runs import small_run, weights
 from training.job import run
+from training.loop.device import choose_device
 from training.loop.fit import fit
-from training.loop.machine import choose_device
 from training.settings import TrainingSettings
 
 pytestmark = [

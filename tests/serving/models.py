@@ -28,7 +28,7 @@ from bundle.manifest import (
 )
 from bundle.repository import Bundle, publish, staging
 from tests.pictures import a_digit, png
-from training.release.integer import integer_graph
+from training.release.integer_graph import integer_graph
 
 CLASSES = tuple("0123456789")
 NO_GRAPH = b"\x08\x0a"

@@ -20,7 +20,7 @@ from bundle.manifest import (
 from training.data.dataset import Images
 from training.loop.state import Epoch
 from training.model.evaluation import Logits, metrics
-from training.report.report import Subject
+from training.report.page import Subject
 from training.settings import TrainingSettings
 
 DIGITS = tuple("0123456789")

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from training.loop import captured
+from training.loop import cuda_graph
 from training.model import noise_layers
 
 FAILED_CAPTURE = "operation failed due to a previous error during capture"
@@ -46,7 +46,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are u
 
 
 class TapedGraphs:
-    """Records as `training.loop.captured.CudaGraphs` does, and counts; the last one made is `last`."""
+    """Records as `training.loop.cuda_graph.CudaGraphs` does, and counts; the last one made is `last`."""
 
     last: "TapedGraphs"
     capturing = False
@@ -87,8 +87,8 @@ class TapedGraphs:
 def imitate_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let training on the CPU record its steps as it would on a GPU; torch's optimizers take it for one."""
     stream = SimpleNamespace(is_capturing=lambda: TapedGraphs.capturing)
-    monkeypatch.setattr(captured, "CudaGraphs", TapedGraphs)
-    monkeypatch.setattr(captured, "can_record", lambda _: True)
+    monkeypatch.setattr(cuda_graph, "CudaGraphs", TapedGraphs)
+    monkeypatch.setattr(cuda_graph, "can_record", lambda _: True)
     monkeypatch.setattr(noise_layers.Dropout, "forward", torch.nn.Dropout.forward)  # as on a GPU
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))

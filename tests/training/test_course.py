@@ -14,7 +14,7 @@ from tests.training.runs import small_run
 from tests.training.subjects import a_subject
 from training.loop.fit import fit
 from training.model.mlp import MLP
-from training.report.report import render
+from training.report.page import render
 from training.search_settings import STUDIES, StudySettings, TuneSettings
 from training.settings import TrainingSettings
 

@@ -2,9 +2,9 @@
 
 From top to bottom; imports go down only. Open `fit.py` first: it is the training step.
 
-- `material`: data on a device, shared by the runs of a search or a study
+- `shared_data`: data on a device, shared by the runs of a search or a study
 - `fit`
 - `state` (all that a checkpoint holds), over `checkpoint` (its file) and `distributed` (several processes)
-- `loggers` (TensorBoard and MLflow), `metrics` (a line for each epoch)
-- `machine` (the device), `precision` (bfloat16), `captured` (a step as a CUDA graph)
+- `trackers` (TensorBoard and MLflow), `metrics` (a line for each epoch)
+- `device` (the device), `precision` (bfloat16), `cuda_graph` (a step as a CUDA graph)
 """

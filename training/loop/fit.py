@@ -19,7 +19,7 @@ from bundle.progress import Progress, Task
 from training.augmentation.augmenter import Augmenter
 from training.data.dataset import Resident
 from training.errors import DivergedError, InterruptedRunError
-from training.loop import captured, checkpoint, metrics
+from training.loop import checkpoint, cuda_graph, metrics
 from training.loop.distributed import AGREE_EVERY_STEPS, World
 from training.loop.precision import autocast
 from training.loop.state import Epoch, TrainingState
@@ -137,7 +137,7 @@ def begin(run: Run) -> TrainingState:
         run_id=uuid.uuid4().hex,
         model=model,
         standardise=Standardisation.of(run.train.images),
-        optimizers=build_optimizers(model, settings, recordable=captured.can_record(device)),
+        optimizers=build_optimizers(model, settings, recordable=cuda_graph.can_record(device)),
         augment=Augmenter(
             settings,
             classes=run.classes,
@@ -164,7 +164,7 @@ def begin(run: Run) -> TrainingState:
 
 
 def _train_one_epoch(
-    run: Run, state: TrainingState, step: captured.Step, rates: Rates, task: Task, started: float
+    run: Run, state: TrainingState, step: cuda_graph.Step, rates: Rates, task: Task, started: float
 ) -> None:
     """Take the epoch's steps, from wherever it was left.
 
@@ -248,20 +248,20 @@ def renew_statistics(run: Run, state: TrainingState) -> None:
         update_bn(batches(), state.average.model)
 
 
-def make_step(run: Run, state: TrainingState) -> captured.Step:
+def make_step(run: Run, state: TrainingState) -> cuda_graph.Step:
     """Return the function that takes a training step on a batch of indices, `int64[b]`, on the device."""
     step = partial(train_step, run, state, run.world.wrap(state.model))
     if not is_captured(run):
         return step
     full = min(run.settings.batch_size, len(run.train))
-    return captured.CapturedStep(step, full, run.train.labels.device)
+    return cuda_graph.CapturedStep(step, full, run.train.labels.device)
 
 
 def is_captured(run: Run) -> bool:
     """Tell whether the step is recorded as a CUDA graph; Muon and several processes cannot be."""
     return (
         run.settings.cuda_graphs
-        and captured.can_record(run.train.images.device)
+        and cuda_graph.can_record(run.train.images.device)
         and run.settings.optimizer != "muon"
         and run.world.size == 1
     )

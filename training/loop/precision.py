@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from training.loop.machine import weights_times_images
+from training.loop.device import weights_times_images
 from training.settings import TrainingSettings
 
 BFLOAT16_WEIGHTS_TIMES_IMAGES = 25_000_000

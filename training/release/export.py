@@ -34,7 +34,7 @@ from bundle.manifest import (
 from training.errors import ExportError
 from training.model.mlp import Standardisation
 from training.model.noise_layers import GaussianNoise
-from training.release.integer import integer_graph
+from training.release.integer_graph import integer_graph
 
 LOGIT_TOLERANCE = 1e-5
 """Allowed |difference| of a logit, in units of max(1, the image's largest |logit|).

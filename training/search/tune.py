@@ -24,7 +24,7 @@ from training.augmentation.policy import apply_policy
 from training.errors import DivergedError, InterruptedRunError
 from training.loop import checkpoint
 from training.loop.fit import fit
-from training.loop.material import Material, plain, prepare, weight_settings
+from training.loop.shared_data import Material, plain, prepare, weight_settings
 from training.loop.state import Epoch
 from training.search import best
 from training.search.space import DEFAULT_SPACE, Space, default_space, read_space, suggest

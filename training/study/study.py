@@ -18,7 +18,7 @@ from bundle.files import write_whole
 from bundle.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError
-from training.loop.material import prepare, weight_settings
+from training.loop.shared_data import prepare, weight_settings
 from training.search_settings import STUDIES, StudySettings
 from training.stop import listen
 from training.study.studies import PLANS, Study, frame

@@ -19,7 +19,7 @@ from training.data.dataset import Resident
 from training.data.splits import nested_subset
 from training.errors import CheckpointError, DivergedError, UnwritableError
 from training.loop.fit import Fitted, fit
-from training.loop.material import Material, weight_settings
+from training.loop.shared_data import Material, weight_settings
 from training.loop.state import Epoch
 from training.model.evaluation import logits_of, negative_log_likelihood
 from training.model.mlp import MLP, Standardisation

@@ -25,7 +25,7 @@ from training.data.dataset import DataSet, polarity
 from training.data.loading import load
 from training.errors import CheckpointError, DataError, InterruptedRunError
 from training.loop.fit import Run, fit
-from training.loop.material import prepare
+from training.loop.shared_data import prepare
 from training.model.distillation import Committee, load_committee
 from training.model.loss import objective
 from training.model.mlp import MLP

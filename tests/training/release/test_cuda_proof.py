@@ -20,7 +20,7 @@ from training.__main__ import main
 from training.errors import ExportError
 from training.model.mlp import MLP, Standardisation
 from training.release import export
-from training.release.release import Candidate, release
+from training.release.publish import Candidate, release
 from training.settings import ModelSettings
 
 FAILURE = (

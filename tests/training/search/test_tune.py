@@ -25,7 +25,7 @@ from training.__main__ import main
 from training.data.dataset import DataSet
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
 from training.loop.fit import fit
-from training.loop.material import prepare
+from training.loop.shared_data import prepare
 from training.presets import PRESETS
 from training.search import space as spaces
 from training.search import storage, trials

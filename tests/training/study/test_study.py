@@ -29,7 +29,7 @@ from training.data.dataset import DataSet, Images
 from training.data.splits import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
 from training.loop.fit import Fitted, Run, fit
-from training.loop.material import plain, prepare
+from training.loop.shared_data import plain, prepare
 from training.model.evaluation import logits_of
 from training.model.mlp import MLP
 from training.model.parameters import equal_widths, parameter_count

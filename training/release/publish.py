@@ -35,8 +35,8 @@ from training.loop.fit import Fitted
 from training.model import evaluation
 from training.model.robustness import accuracies
 from training.release import export
-from training.release.card import model_card
-from training.report import report
+from training.release.model_card import model_card
+from training.report import page
 from training.settings import TrainingSettings
 from training.stop import Stop
 
@@ -122,7 +122,7 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
         stop.check()
         twins = duplicates(data.training, test)
         progress.say(f"{len(test)} test images: {twins.sentence()}")
-        seen = report.training_sample(candidate.train)
+        seen = page.training_sample(candidate.train)
         seen_logits = evaluation.logits_of(model, standardise, torch.from_numpy(seen.images), stop.check)
         measured = Measured(
             temperature=temperature,
@@ -155,7 +155,7 @@ def _write_documents(directory: Path, candidate: Candidate, measured: Measured) 
     stated = _facts(candidate, measured, golden, sample_label)
     (directory / GOLDEN_FILE).write_bytes(golden.to_bytes())
     (directory / SAMPLE_FILE).write_bytes(_png(golden.images[0]))
-    subject = report.Subject(
+    subject = page.Subject(
         facts=stated,
         history=candidate.fitted.history,
         test=measured.test,
@@ -164,7 +164,7 @@ def _write_documents(directory: Path, candidate: Candidate, measured: Measured) 
         duplicates=measured.duplicates,
     )
     weights = candidate.fitted.model.linear_layers()[0].weight.detach().numpy()
-    (directory / REPORT_FILE).write_text(report.render(subject, weights), encoding="utf-8")
+    (directory / REPORT_FILE).write_text(page.render(subject, weights), encoding="utf-8")
     (directory / CARD_FILE).write_text(model_card(stated), encoding="utf-8")
     return stated
 

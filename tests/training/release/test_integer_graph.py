@@ -21,8 +21,9 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.errors import ExportError
 from training.model.mlp import MLP, Standardisation
-from training.release import export, integer
-from training.release.integer import digits, integer_graph
+from training.release import export
+from training.release import integer_graph as integers
+from training.release.integer_graph import digits, integer_graph
 from training.settings import ModelSettings
 
 TEMPERATURE = 1.7
@@ -119,7 +120,7 @@ def test_no_sum_can_saturate_or_round() -> None:
         largest = int(np.abs(planes.astype(int)).max())
         assert BYTE * largest * 2 <= 2**15 - 1
         assert BYTE * largest * PIXELS <= 2**24
-    assert integer.MOST == 64
+    assert integers.MOST == 64
 
 
 @pytest.mark.parametrize("kind", ["usual", "extremes"])
@@ -265,7 +266,7 @@ def test_too_few_digits_are_left_out_with_the_reason(
     network: MLP, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two planes are off by more than is allowed: there is no file then, and the sentence has the figures."""
-    monkeypatch.setattr(integer, "PLANES", 2)
+    monkeypatch.setattr(integers, "PLANES", 2)
     reason = add(network, exported)
     assert isinstance(reason, str)
     assert re.match(r"onnx_cpu_integer is not the trained model: .* \(1e-05 is allowed\)", reason)
@@ -274,7 +275,7 @@ def test_too_few_digits_are_left_out_with_the_reason(
 
 def test_one_other_label_leaves_it_out(network: MLP, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within every tolerance, a label that is another one is enough."""
-    monkeypatch.setattr(integer, "PLANES", 2)
+    monkeypatch.setattr(integers, "PLANES", 2)
     monkeypatch.setattr(export, "LOGIT_TOLERANCE", 1)
     monkeypatch.setattr(export, "GOLDEN_TOLERANCE", 1)
     images = some_images(3)

@@ -12,9 +12,9 @@ from tests.training.recorded import KINDS, RICH, STEPS, resumed, trained
 from tests.training.runs import StopAfter, small_run
 from tests.training.tape import FAILED_CAPTURE, TapedGraphs, imitate_cuda_graphs
 from training.errors import DeviceError, InterruptedRunError
-from training.loop import captured
+from training.loop import cuda_graph
 from training.loop import fit as fitting
-from training.loop.captured import WARM_UP_STEPS, CapturedStep
+from training.loop.cuda_graph import WARM_UP_STEPS, CapturedStep
 from training.loop.fit import Run, fit
 from training.loop.state import TrainingState
 
@@ -60,7 +60,7 @@ def test_a_rate_that_was_saved_as_a_float_is_not_frozen(
 ) -> None:
     """As by an eager run of an older version: a recorded run that goes on from it has the schedule's rates."""
     with monkeypatch.context() as older:
-        older.setattr(captured, "can_record", lambda _: False)
+        older.setattr(cuda_graph, "can_record", lambda _: False)
         with pytest.raises(InterruptedRunError):
             fit(small_run(tmp_path / "recorded", StopAfter(4), **RICH, **kind))
     shutil.copytree(tmp_path / "recorded", tmp_path / "eager")

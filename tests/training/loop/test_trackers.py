@@ -20,10 +20,10 @@ from tests.bundle.making import fill, some_golden
 from tests.conftest import ROOT
 from tests.training.runs import small_run
 from tests.training.subjects import a_subject, an_epoch
-from training.loop import loggers
+from training.loop import trackers
 from training.loop.fit import fit
-from training.loop.loggers import Guarded, Logger, Loggers, check_packages, open_loggers
 from training.loop.state import Epoch
+from training.loop.trackers import Guarded, Logger, Loggers, check_packages, open_loggers
 from training.settings import TrainingSettings
 
 HISTORY = [an_epoch(n, validation_loss=0.5 / n, learning_rate=1e-3 * n) for n in (1, 2, 3)]
@@ -264,7 +264,7 @@ def test_a_logger_that_hangs_is_left_behind(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for it while training, and the end of the run waits for a limited time."""
-    monkeypatch.setattr(loggers, "CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.05)
     answer = threading.Event()
 
     def begin() -> Logger:

@@ -24,7 +24,7 @@ from training.data.formats.idx import read_idx
 from training.loop.state import Epoch
 from training.model.evaluation import expected_calibration_error, log_softmax
 from training.report.figures import Bins
-from training.report.report import (
+from training.report.page import (
     MAX_BYTES,
     Subject,
     render,

@@ -14,7 +14,7 @@ from training.__main__ import main
 from training.data.dataset import Images
 from training.model.parameters import check_publishable, parameter_count
 from training.presets import PRESETS
-from training.release.release import GOLDEN_MOST, Measured, _golden
+from training.release.publish import GOLDEN_MOST, Measured, _golden
 from training.settings import ModelSettings, TrainingSettings
 
 

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.training.subjects import DIGITS, a_subject
-from training.release.card import MAX_LISTED_CLASSES, model_card, plain
+from training.release.model_card import MAX_LISTED_CLASSES, model_card, plain
 
 ASCII_PUNCTUATION = r"!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~"
 

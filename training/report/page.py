@@ -20,7 +20,7 @@ from training.model.evaluation import ECE_BINS, Logits
 from training.report import figures
 from training.report.advice import Verdict, advise, judge, published_epoch
 from training.report.figures import Bins
-from training.report.mistakes import mistakes
+from training.report.misclassified import mistakes
 from training.settings import TrainingSettings
 
 MAX_BYTES = 2_000_000
