@@ -39,11 +39,11 @@ from training.augmentation.policy import apply_policy
 from training.data.dataset import DataSet, Images, polarity
 from training.data.loading import load_chosen
 from training.defaults import preset_layer
+from training.errors import exit_code
 from training.job import run
 from training.loop.device import choose_device
 from training.loop.shared_data import weight_settings
 from training.model.distillation import Committee, load_committee
-from training.outcome import exit_code
 from training.settings import AugmentationSettings, TrainingSettings, model_name
 
 BATCH = 1000

@@ -26,14 +26,14 @@ from training.data.dataset import polarity
 from training.data.loading import load
 from training.data.splits import split
 from training.defaults import preset_layer
+from training.errors import exit_code
+from training.interrupts import listen
 from training.loop.device import choose_device
 from training.loop.fit import Run, fit
 from training.model.evaluation import logits_of
 from training.model.robustness import accuracies
-from training.outcome import exit_code
 from training.presets import PRESETS
 from training.settings import TrainingSettings
-from training.stop import listen
 
 
 def main(arguments: list[str]) -> int:

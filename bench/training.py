@@ -28,13 +28,13 @@ from training.data.loading import load
 from training.data.mnist_download import MNIST_SHA256
 from training.data.splits import split
 from training.defaults import DEFAULT_PRESET, preset_layer
+from training.errors import exit_code
+from training.interrupts import Stop
 from training.loop.device import choose_device
 from training.loop.fit import Run, begin, make_step
 from training.loop.precision import uses_bfloat16
 from training.model.mlp import MLP
-from training.outcome import exit_code
 from training.settings import TrainingSettings
-from training.stop import Stop
 
 CEILING_SIZE = 4096
 FLOPS_PER_WEIGHT = 6

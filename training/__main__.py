@@ -14,11 +14,11 @@ from pathlib import Path
 from bundle.configuration import Layer, add_options, build, from_arguments, parse
 from bundle.progress import Progress
 from training.defaults import DEFAULT_PRESET, environment_layer, file_layer, preset_layer, shown_layers
-from training.outcome import exit_code
+from training.errors import exit_code
+from training.interrupts import ending_at_once
 from training.presets import PRESETS
 from training.search_settings import STUDIES, StudySettings, TuneSettings
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
-from training.stop import ending_at_once
 
 COMMANDS: Mapping[str, tuple[str, type[TrainingSettings]]] = {
     "fit": ("train a model, prove its export, publish it as the next version", TrainingSettings),
@@ -51,7 +51,7 @@ def _run(arguments: list[str] | None) -> None:
 
         print(search(settings, given, progress))
     elif isinstance(settings, StudySettings):
-        from training.study.study import study
+        from training.study.run import study
 
         print(study(options.studies, settings, given, progress))
     else:

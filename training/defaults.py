@@ -87,7 +87,7 @@ def shown_layers(kind: type[TrainingSettings], words: Sequence[str]) -> list[Lay
     policy = str(set_to("augmentation"))
     layers.insert(0, Layer(described_limits(policy), f"the augmentation policy '{policy}'"))
     if kind is StudySettings and set_to("scale") == "quick":
-        from training.study.studies import QUICK
+        from training.study.designs import QUICK
 
         layers.insert(2, Layer(QUICK, "the scale 'quick'"))
     if kind is TuneSettings:

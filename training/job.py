@@ -12,6 +12,7 @@ from training.augmentation.policy import apply_policy, describe_policy
 from training.data.dataset import polarity
 from training.data.loading import load_chosen
 from training.data.splits import split
+from training.interrupts import listen
 from training.loop import checkpoint, distributed
 from training.loop.device import choose_device
 from training.loop.fit import Run, fit
@@ -20,7 +21,6 @@ from training.model.distillation import load_committee
 from training.model.parameters import check_publishable
 from training.release.publish import Candidate, release
 from training.settings import TrainingSettings, model_name
-from training.stop import listen
 
 
 def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:

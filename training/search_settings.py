@@ -9,7 +9,7 @@ from bundle.configuration import OrNone
 from training.settings import Above0, ModelName, NotNegative, Positive, TrainingSettings
 
 STUDIES = ("size", "shape", "activations", "dropout", "l2", "restarts", "baseline")
-"""What `study` can do, in the report's order; `studies.py` says what each is."""
+"""What `study` can do, in the report's order; `study/designs.py` says what each is."""
 
 
 class TuneSettings(TrainingSettings):

@@ -20,9 +20,9 @@ from tests.serving.processes import ROOT, Part, form, running
 from training.data.formats.idx import read_idx
 from training.data.loading import load_mnist
 from training.data.splits import split
+from training.interrupts import Stop
 from training.loop.fit import Fitted, Run, fit
 from training.settings import TrainingSettings
-from training.stop import Stop
 
 pytestmark = pytest.mark.timeout(600)
 

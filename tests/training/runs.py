@@ -9,9 +9,9 @@ import torch
 
 from bundle.progress import Progress
 from training.data.dataset import Images
+from training.interrupts import Stop
 from training.loop.fit import Fitted, Run
 from training.settings import TrainingSettings
-from training.stop import Stop
 
 
 class StopAfter(Stop):

@@ -91,7 +91,7 @@ def test_every_option_that_is_named_is_a_setting() -> None:
 
 def test_every_section_that_is_named_is_in_the_report() -> None:
     """Where a row says where a report shows it, the report has a section whose title begins like that."""
-    from tests.training.report.test_report import WEIGHTS
+    from tests.training.report.test_page import WEIGHTS
 
     titles = [text for tag, text in Document(render(a_subject(), WEIGHTS)).texts if tag == "h2"]
     sections = [name for row in rows() for name in re.findall(r"report: ([A-Z][a-z]+(?: [a-z]+)*)", row[3])]

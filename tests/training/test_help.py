@@ -15,7 +15,7 @@ from training.presets import PRESETS
 from training.search.space import default_space
 from training.search_settings import StudySettings, TuneSettings
 from training.settings import TrainingSettings
-from training.study import studies
+from training.study import designs
 
 EMPTY = {"none": "", "empty": ""}
 
@@ -61,7 +61,7 @@ def used(monkeypatch: pytest.MonkeyPatch, command: str, *words: str) -> tuple[An
     tune = SimpleNamespace(search=lambda settings, given, _: got.append((settings, given)))
     monkeypatch.setitem(sys.modules, "training.search.tune", tune)
     study = SimpleNamespace(study=lambda _names, settings, given, _: got.append((settings, given)))
-    monkeypatch.setitem(sys.modules, "training.study.study", study)
+    monkeypatch.setitem(sys.modules, "training.study.run", study)
     assert main([command, *words, *(["all"] if command == "study" else [])]) == 0
     return got[0]
 
@@ -136,8 +136,8 @@ def test_a_study_states_what_its_scale_sets(
     words = ("--preset", "strong", *(() if scale == "quick" else ("--scale", scale)))
     found = stated(capsys, "study", *words, "--help")
     assert set(found) == set(StudySettings.model_fields)
-    assert all(found[name].endswith(f", from {place}") for name in studies.QUICK)
-    base = studies.frame(*used(monkeypatch, "study", *words), 60_000, 10).base
+    assert all(found[name].endswith(f", from {place}") for name in designs.QUICK)
+    base = designs.frame(*used(monkeypatch, "study", *words), 60_000, 10).base
     own = {name: text for name, text in values(found).items() if name in TrainingSettings.model_fields}
     assert build(TrainingSettings, [Layer(own, "{name}")]) == base
 

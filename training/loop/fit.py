@@ -19,6 +19,7 @@ from bundle.progress import Progress, Task
 from training.augmentation.augmenter import Augmenter
 from training.data.dataset import Resident
 from training.errors import DivergedError, InterruptedRunError
+from training.interrupts import Stop
 from training.loop import checkpoint, cuda_graph, metrics
 from training.loop.distributed import AGREE_EVERY_STEPS, World
 from training.loop.precision import autocast
@@ -29,7 +30,6 @@ from training.model.loss import objective
 from training.model.mlp import MLP, Standardisation, constrain_norms
 from training.model.optimizers import AveragedWeights, Rates, build_optimizers, penalty
 from training.settings import TrainingSettings
-from training.stop import Stop
 
 GO_ON, SAVE, STOP = range(3)
 STATISTICS_IMAGES = 10_000

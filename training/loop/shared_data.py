@@ -12,12 +12,12 @@ from bundle.progress import Progress
 from training.data.dataset import DataSet, Images, Resident, polarity
 from training.data.loading import load_chosen
 from training.data.splits import split
+from training.interrupts import Stop
 from training.loop.device import choose_device
 from training.loop.fit import Run, nothing
 from training.loop.state import FREE_TO_CHANGE, Epoch
 from training.model.distillation import Committee, load_committee
 from training.settings import TrainingSettings
-from training.stop import Stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

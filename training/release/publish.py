@@ -28,9 +28,10 @@ from bundle.manifest import (
 )
 from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
-from training import facts
+from training import provenance
 from training.data.dataset import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
+from training.interrupts import Stop
 from training.loop.fit import Fitted
 from training.model import evaluation
 from training.model.robustness import accuracies
@@ -38,7 +39,6 @@ from training.release import export
 from training.release.model_card import model_card
 from training.report import page
 from training.settings import TrainingSettings
-from training.stop import Stop
 
 GOLDEN_PER_CLASS = 3
 GOLDEN_MOST = 1000
@@ -174,7 +174,7 @@ def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sam
     train, validation, test = candidate.train, candidate.validation, measured.test
     return Facts(
         name=str(settings.name),
-        created=facts.now(),
+        created=provenance.now(),
         run_id=candidate.fitted.run_id,
         classes=data.classes,
         input=InputContract(polarity=polarity(train.images)),
@@ -189,7 +189,7 @@ def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sam
             split_seed=settings.seed,
         ),
         teachers=dict(candidate.teachers),
-        environment=facts.environment(candidate.device, settings.code_revision),
+        environment=provenance.environment(candidate.device, settings.code_revision),
         validation=evaluation.metrics(measured.validation_logits, validation.labels, temperature),
         test=evaluation.metrics(measured.test_logits, test.labels, temperature),
         robustness=measured.robustness,

@@ -21,8 +21,8 @@ from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bundle.progress import Progress
+from training.interrupts import Stop
 from training.search.storage import FIRST
-from training.stop import Stop
 
 GRACE_BEATS = 6
 MAX_DEATHS = 3

@@ -22,6 +22,7 @@ from bundle.errors import ConfigurationError
 from bundle.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.errors import DivergedError, InterruptedRunError
+from training.interrupts import Stop, StopWhen, listen
 from training.loop import checkpoint
 from training.loop.fit import fit
 from training.loop.shared_data import Material, plain, prepare, weight_settings
@@ -32,7 +33,6 @@ from training.search.storage import FIRST, open_storage, open_study, quiet_optun
 from training.search.trials import Trials, first_number
 from training.search_settings import TuneSettings
 from training.settings import TrainingSettings
-from training.stop import Stop, StopWhen, listen
 
 
 class _LostTrialError(Exception):

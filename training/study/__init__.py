@@ -1,8 +1,8 @@
 """`python -m training study`: many models that differ in one thing, and a page about them.
 
-From top to bottom; imports go down only. Open `study.py` first.
+From top to bottom; imports go down only. Open `run.py` first.
 
-- `study`
-- `study_report` (the page), over `study_figures` and `statistics` (means and intervals)
-- `study_runs` (a record for each run), over `studies` (what each study varies)
+- `run`
+- `page` (the page), over `figures` and `statistics` (means and intervals)
+- `runs` (a record for each run), over `designs` (what each study varies)
 """

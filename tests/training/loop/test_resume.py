@@ -19,13 +19,13 @@ from bundle.files import write_whole
 from bundle.progress import Progress
 from tests.training.runs import StopAfter, rich_run, small_run, weights
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
+from training.interrupts import Stop, StopWhen
 from training.loop import checkpoint, metrics
 from training.loop import fit as fitting
 from training.loop.distributed import World
 from training.loop.fit import Run, fit
 from training.loop.state import Epoch
 from training.model.evaluation import logits_of
-from training.stop import Stop, StopWhen
 
 KILLS = 50
 
@@ -432,7 +432,7 @@ def test_a_signal_before_anything_was_done_ends_at_once() -> None:
     """While libraries load there is nothing to save: the exit code says that it may be run again."""
     program = """
 import os, signal
-from training.stop import ending_at_once
+from training.interrupts import ending_at_once
 with ending_at_once():
     os.kill(os.getpid(), signal.SIGTERM)
 print("went on")

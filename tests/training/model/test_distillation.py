@@ -24,6 +24,7 @@ from training.__main__ import main
 from training.data.dataset import DataSet, polarity
 from training.data.loading import load
 from training.errors import CheckpointError, DataError, InterruptedRunError
+from training.interrupts import Stop
 from training.loop.fit import Run, fit
 from training.loop.shared_data import prepare
 from training.model.distillation import Committee, load_committee
@@ -31,7 +32,6 @@ from training.model.loss import objective
 from training.model.mlp import MLP
 from training.search.space import read_space
 from training.settings import TrainingSettings
-from training.stop import Stop
 
 CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 3, 3, 1, 2, 4])

@@ -15,7 +15,7 @@ from bundle.manifest import MANIFEST_FILE, Manifest, Parity
 from bundle.repository import Bundle, versions
 from bundle.verify import problems
 from tests.training.sets import archive
-from training import facts, job
+from training import job, provenance
 from training.__main__ import main
 from training.errors import ExportError
 from training.model.mlp import MLP, Standardisation
@@ -166,7 +166,7 @@ def test_without_a_gpu_the_real_session_is_a_reason(directory: Path, model: MLP)
 def trained_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the job take its model for one that a GPU trained."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA B200")
-    monkeypatch.setattr(facts, "describe_driver", lambda: "580.95.05 (CUDA 13.0)")
+    monkeypatch.setattr(provenance, "describe_driver", lambda: "580.95.05 (CUDA 13.0)")
 
     def released(candidate: Candidate, *rest: Any) -> Bundle:
         return release(replace(candidate, device=torch.device("cuda")), *rest)

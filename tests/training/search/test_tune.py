@@ -24,6 +24,7 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
+from training.interrupts import Stop
 from training.loop.fit import fit
 from training.loop.shared_data import prepare
 from training.presets import PRESETS
@@ -34,7 +35,6 @@ from training.search.trials import DONE, MAX_DEATHS, Trials
 from training.search.tune import tune
 from training.search_settings import TuneSettings
 from training.settings import TrainingSettings
-from training.stop import Stop
 
 SPACE = "learning_rate: {low: 1e-4, high: 1e-2, log: true}\ndropout: {low: 0, high: 0.5}\n"
 QUIET = Progress(quiet=True)

@@ -28,6 +28,7 @@ from training.__main__ import main
 from training.data.dataset import DataSet, Images
 from training.data.splits import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
+from training.interrupts import Stop
 from training.loop.fit import Fitted, Run, fit
 from training.loop.shared_data import plain, prepare
 from training.model.evaluation import logits_of
@@ -35,11 +36,10 @@ from training.model.mlp import MLP
 from training.model.parameters import equal_widths, parameter_count
 from training.search_settings import STUDIES, StudySettings
 from training.settings import ModelSettings, TrainingSettings
-from training.stop import Stop
-from training.study import studies as plans
+from training.study import designs as plans
+from training.study.run import study
+from training.study.runs import Planned, Work
 from training.study.statistics import summarise, t_quantile
-from training.study.study import study
-from training.study.study_runs import Planned, Work
 
 QUIET = Progress(quiet=True)
 KILLS = 12
@@ -269,7 +269,7 @@ def test_all_models_are_trained_before_the_test_set_is_read_once(
         events.append("test")
         return original_test(data)
 
-    monkeypatch.setattr("training.study.study_runs.fit", noted_fit)
+    monkeypatch.setattr("training.study.runs.fit", noted_fit)
     monkeypatch.setattr(DataSet, "test", noted_test)
     study(["dropout", "baseline"], settings, GIVEN, QUIET)
     assert events.count("test") == 1
@@ -294,7 +294,7 @@ def test_runs_that_studies_share_are_trained_once(
         trained.append(run)
         return fit(run)
 
-    monkeypatch.setattr("training.study.study_runs.fit", noted)
+    monkeypatch.setattr("training.study.runs.fit", noted)
     study(["baseline"], settings, GIVEN, QUIET)
     assert len(trained) == 4
     shared = [line for line in lines(settings.output, "baseline") if line["label"] == "base settings"]

@@ -49,7 +49,7 @@ def test_the_driver_is_asked_itself(tmp_path: Path, libraries: dict[str, int], s
             "-",
         ]
         subprocess.run(compile_, input=LIBRARIES[name].encode(), check=True)
-    program = "from training.driver import describe_driver; print(describe_driver())"
+    program = "from training.provenance import describe_driver; print(describe_driver())"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,

@@ -18,12 +18,12 @@ from bundle.files import write_whole
 from bundle.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError
+from training.interrupts import listen
 from training.loop.shared_data import prepare, weight_settings
 from training.search_settings import STUDIES, StudySettings
-from training.stop import listen
-from training.study.studies import PLANS, Study, frame
-from training.study.study_report import render
-from training.study.study_runs import Planned, Record, Work
+from training.study.designs import PLANS, Study, frame
+from training.study.page import render
+from training.study.runs import Planned, Record, Work
 
 LOCK_FILE = ".lock"
 PAGE_FILE = "study.html"

@@ -14,10 +14,11 @@ import torch
 
 from bundle.files import sha256_bytes, write_whole
 from bundle.progress import Progress, Task
-from training import facts
+from training import provenance
 from training.data.dataset import Resident
 from training.data.splits import nested_subset
 from training.errors import CheckpointError, DivergedError, UnwritableError
+from training.interrupts import Stop
 from training.loop.fit import Fitted, fit
 from training.loop.shared_data import Material, weight_settings
 from training.loop.state import Epoch
@@ -25,8 +26,7 @@ from training.model.evaluation import logits_of, negative_log_likelihood
 from training.model.mlp import MLP, Standardisation
 from training.model.parameters import parameter_count
 from training.settings import TrainingSettings
-from training.stop import Stop
-from training.study.studies import Point, Study
+from training.study.designs import Point, Study
 
 FORMAT = 1
 Record = dict[str, Any]
@@ -51,7 +51,7 @@ class Work:
     ) -> None:
         self._output, self._seed = output, seed
         self._material, self._stop, self._progress = material, stop, progress
-        self.environment = facts.environment(material.device, revision)
+        self.environment = provenance.environment(material.device, revision)
 
     def plan(self, study: Study) -> Iterator[Planned]:
         """Yield the runs of a study: each point with each seed."""

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.report.figures import STYLE, svg
+from training.study.designs import Study
 from training.study.statistics import Summary
-from training.study.studies import Study
 
 PARTS = (("train", ":", "s"), ("validation", "--", "^"), ("test", "-", "o"))
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")

@@ -6,9 +6,9 @@ from typing import Any
 
 from bundle.manifest import Environment
 from bundle.page import Section, page, table, text
+from training.study.designs import Point, Study
+from training.study.figures import Row, figure
 from training.study.statistics import Summary, summarise
-from training.study.studies import Point, Study
-from training.study.study_figures import Row, figure
 
 Record = Mapping[str, Any]
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from tests.pictures import a_digit, png
-from training import folder
 from training.__main__ import main
-from training.errors import LostError
-from training.outcome import exit_code
+from training.data.formats import folder
+from training.errors import LostError, exit_code
 
 ERRORS = {
     "memory": (MemoryError(), "memory has run out (MemoryError)"),
