@@ -1,15 +1,15 @@
 """The batch job: images on disk become a published bundle.
 
-Open `job.py` first: it is the whole way, top to bottom. Then, by what they are about:
+Open `job.py` first: it is the whole way of `fit`, top to bottom. The folders, from top to bottom; imports go down only:
 
-- settings and start: `settings`, `presets`, `defaults`, `errors` (exit codes), `__main__`
-- data: `datasets` (what `--data` takes), `data` (arrays, the split), `fetch`, `idx`, `folder`, `npz`
-- the model and the step: `model`, `stochastic`, `optimize`, `objective`
-- augmentation: `augmentation_policy` (how much, by data set), `augment`, `warp`, `noise`
-- the run: `fit` (the training step), `state`, `checkpoint`, `metrics`, `stop`, `distributed`, `captured`, `distill`
-- what comes out: `release`, `export` (the proof), `integer`, `evaluate`, `robustness`, `facts`, `driver`; `report`,
-  `figures`, `advice`, `card`
-- many runs: `tune`, `trials`, `space` (the search); `study`, `studies`, `study_runs` (the studies)
+- `__main__` (the commands), `job`, `defaults` (what each setting is before options)
+- `search/` (`tune`), `study/` (`study`): many runs
+- `release/`: export, the proof, the bundle; `report/`: its page
+- `loop/`: the training step, its state, checkpoints, devices and processes
+- `model/`: layers, loss, optimizers, teachers, metrics
+- `augmentation/`: random deformations; `data/`: what is trained on
+- `interrupts` (signals), `provenance` (what the manifest says of code, packages and machine)
+- `presets`, `settings`, `search_settings`, `errors` (and exit codes)
 """
 
 import bundle  # noqa: F401  before ONNX Runtime: see there

@@ -5,6 +5,6 @@ From top to bottom; imports go down only. Open `mlp.py` first.
 - `robustness`: accuracy on images that were moved or turned
 - `evaluation`: metrics, calibration
 - `distillation` (the loss against teachers), over `teacher` (layers built from a published graph)
-- `loss` (the loss), `optimizers` (optimizers, learning rates, averaged weights)
+- `loss`, `optimizers` (with learning rates and averaged weights)
 - `mlp`, over `noise_layers` (Dropout and noise); `parameters` (their number)
 """

@@ -3,6 +3,6 @@
 From top to bottom; imports go down only. Open `run.py` first.
 
 - `run`
-- `page` (the page), over `figures` and `statistics` (means and intervals)
+- `page`, over `figures` and `statistics` (means and intervals)
 - `runs` (a record for each run), over `designs` (what each study varies)
 """
