@@ -41,8 +41,8 @@ RUNS = {
 """They can run code out of what they read, whatever they are asked for."""
 ALLOWED = {
     # Files that the same process has just exported into its staging directory, to be proven.
-    ("training/release/export.py", "_torchscript", "torch.jit.load"),
-    ("training/release/export.py", "_torch_export", "torch.export.load"),
+    ("training/release/parity.py", "_torchscript", "torch.jit.load"),
+    ("training/release/parity.py", "_torch_export", "torch.export.load"),
     # A module of an installed package, which importing that would run as well.
     ("serving/cuda.py", "_build_facts", "runpy.run_path"),
     # A socket to a process of the scorer's own.
@@ -127,7 +127,7 @@ def test_the_exported_files_are_loaded_where_they_are_proven_and_nowhere_else() 
         for function, name, _ in calls(ast.parse(source))
         if name.rpartition(".")[2] in ("_torchscript", "_torch_export")
     }
-    assert callers == {("training/release/export.py", "prove")}
+    assert callers == {("training/release/parity.py", "prove")}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,6 @@
 From top to bottom; imports go down only. Open `publish.py` first.
 
 - `publish`
-- `export` (ONNX, TorchScript and torch.export files, and the proof), over `integer_graph` (the first layer in integers)
-- `model_card` (the model card)
+- `parity`: the proof that each file says what the trained model says
+- `export` (ONNX, TorchScript and torch.export files), `integer_graph` (the first layer in integers), `model_card`
 """

@@ -35,7 +35,7 @@ from training.interrupts import Stop
 from training.loop.fit import Fitted
 from training.model import evaluation
 from training.model.robustness import accuracies
-from training.release import export
+from training.release import export, parity
 from training.release.model_card import model_card
 from training.report import page
 from training.settings import TrainingSettings
@@ -97,23 +97,23 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
         stop.check()
 
         test = data.test()  # every choice is made: this is the one look at the test set
-        parity = export.prove(directory, model, standardise, test.images)
+        proven = parity.prove(directory, model, standardise, test.images)
         stop.check()
         omitted = {}
         if candidate.device.type == "cuda":
-            cuda = export.prove_on_cuda(directory, model, standardise, test.images)
+            cuda = parity.prove_on_cuda(directory, model, standardise, test.images)
             if isinstance(cuda, Parity):
-                parity[export.CUDA_FORM] = cuda
+                proven[parity.CUDA_FORM] = cuda
             else:
-                omitted[export.CUDA_FORM] = cuda
+                omitted[parity.CUDA_FORM] = cuda
                 progress.say(
-                    f"{export.CUDA_FORM} is left out: {cuda}; a server on CUDA proves its own session by the golden "
+                    f"{parity.CUDA_FORM} is left out: {cuda}; a server on CUDA proves its own session by the golden "
                     "examples, before it is ready"
                 )
             stop.check()
-        integer = export.add_integer_graph(directory, model, standardise, temperature, test.images)
+        integer = parity.add_integer_graph(directory, model, standardise, temperature, test.images)
         if isinstance(integer, Parity):
-            parity[export.INTEGER_FORM] = integer
+            proven[parity.INTEGER_FORM] = integer
         else:
             omitted[INTEGER_ONNX_FILE] = integer
             progress.say(
@@ -134,13 +134,13 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
             robustness=accuracies(
                 model, standardise, test, PAPER[polarity(candidate.train.images)], stop.check
             ),
-            parity=parity,
+            parity=proven,
             omitted=omitted,
         )
         stated = _write_documents(directory, candidate, measured)
         stop.check()
         published = publish(directory, stated)
-    shown = ", ".join(f"{form} {p.max_relative_difference:.1e}" for form, p in parity.items())
+    shown = ", ".join(f"{form} {p.max_relative_difference:.1e}" for form, p in proven.items())
     progress.say(f"proven over {len(test)} images, largest relative differences of a logit: {shown}")
     progress.say(
         f"published {published.path}: test accuracy {stated.test.accuracy:.2%}, "
@@ -195,7 +195,7 @@ def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sam
         robustness=measured.robustness,
         parity=measured.parity,
         omitted=measured.omitted,
-        golden=Golden(images=len(golden.images), tolerance=export.GOLDEN_TOLERANCE),
+        golden=Golden(images=len(golden.images), tolerance=parity.GOLDEN_TOLERANCE),
         sample_label=data.classes[sample_label],
         reference=_reference(validation, measured.validation_logits, temperature),
     )

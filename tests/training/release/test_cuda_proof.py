@@ -19,7 +19,7 @@ from training import job, provenance
 from training.__main__ import main
 from training.errors import ExportError
 from training.model.mlp import MLP, Standardisation
-from training.release import export
+from training.release import export, parity
 from training.release.publish import Candidate, release
 from training.settings import ModelSettings
 
@@ -49,7 +49,7 @@ def directory(model: MLP, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-Change = Callable[[export.Answers], export.Answers]
+Change = Callable[[parity.Answers], parity.Answers]
 
 
 class Session:
@@ -58,7 +58,7 @@ class Session:
     def __init__(self, session: Any, change: Change) -> None:
         self._session, self._change = session, change
 
-    def run(self, *arguments: Any) -> list[export.Answers]:
+    def run(self, *arguments: Any) -> list[parity.Answers]:
         """Return the changed logits."""
         return [self._change(logits) for logits in self._session.run(*arguments)]
 
@@ -68,7 +68,7 @@ def imitate(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     session = onnxruntime.InferenceSession
 
     def opened(graph: bytes, options: Any, providers: list[tuple[str, Any]], **keywords: Any) -> Any:
-        if providers[0][0] != export.CUDA_PROVIDER:
+        if providers[0][0] != parity.CUDA_PROVIDER:
             return session(graph, options, providers=providers, **keywords)
         return Session(session(graph, providers=["CPUExecutionProvider"]), change)
 
@@ -80,7 +80,7 @@ def refuse_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     create = onnxruntime.InferenceSession._create_inference_session
 
     def failing(self: Any, providers: Any, *rest: Any) -> None:
-        if any(export.CUDA_PROVIDER in provider for provider in providers):
+        if any(parity.CUDA_PROVIDER in provider for provider in providers):
             raise RuntimeError(FAILURE)
         create(self, providers, *rest)
 
@@ -89,7 +89,7 @@ def refuse_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def prove(directory: Path, model: MLP) -> Parity | str:
     """Prove the graph on CUDA."""
-    return export.prove_on_cuda(directory, model, STANDARDISE, IMAGES)
+    return parity.prove_on_cuda(directory, model, STANDARDISE, IMAGES)
 
 
 def test_a_session_that_runs_is_measured(
@@ -97,10 +97,10 @@ def test_a_session_that_runs_is_measured(
 ) -> None:
     """Within CUDA's tolerance, over every image."""
     imitate(monkeypatch, lambda logits: logits + np.float32(5e-5))
-    parity = prove(directory, model)
-    assert isinstance(parity, Parity)
-    assert (parity.images, parity.labels_differing) == (1200, 0)
-    assert parity.max_absolute_difference == pytest.approx(5e-5, rel=0.1)
+    proven = prove(directory, model)
+    assert isinstance(proven, Parity)
+    assert (proven.images, proven.labels_differing) == (1200, 0)
+    assert proven.max_absolute_difference == pytest.approx(5e-5, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_session_that_fails_as_it_runs_is_a_reason(
 ) -> None:
     """Kernels are looked for at the first run only; a message in another form is cut."""
 
-    def fail(_: export.Answers) -> export.Answers:
+    def fail(_: parity.Answers) -> parity.Answers:
         raise OSError("no\nkernel " + 400 * "x")
 
     imitate(monkeypatch, fail)
@@ -220,7 +220,7 @@ def test_wrong_answers_are_not_published(
 
 def test_what_a_cpu_trained_is_not_asked_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its manifest has no field more than it used to have."""
-    monkeypatch.setattr(export, "prove_on_cuda", None)
+    monkeypatch.setattr(parity, "prove_on_cuda", None)
     assert train(tmp_path) == 0
     document = json.loads((tmp_path / "models" / "noisy" / "1" / MANIFEST_FILE).read_bytes())
     assert "onnx_cuda" not in document["parity"]

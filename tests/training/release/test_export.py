@@ -17,7 +17,7 @@ from torch import nn
 from tests.conftest import ROOT
 from training.errors import ExportError
 from training.model.mlp import MLP, Standardisation
-from training.release import export
+from training.release import export, parity
 from training.settings import ModelSettings
 
 TEMPERATURE = 1.7
@@ -54,7 +54,7 @@ def copy(exported: Exported, tmp_path: Path) -> Path:
 
 def prove(exported: Exported, directory: Path) -> object:
     """Prove the files of another directory."""
-    return export.prove(directory, exported.model, exported.standardise, exported.images)
+    return parity.prove(directory, exported.model, exported.standardise, exported.images)
 
 
 def edit(directory: Path, change: Callable[[onnx.ModelProto], None]) -> None:
@@ -66,10 +66,10 @@ def edit(directory: Path, change: Callable[[onnx.ModelProto], None]) -> None:
 
 def test_every_form_is_proven_over_all_images(exported: Exported) -> None:
     """The three forms agree with the module on every image, and say over how many."""
-    parity = export.prove(exported.directory, exported.model, exported.standardise, exported.images)
-    assert {"torchscript", "torch_export", "onnx_cpu"} <= set(parity)
-    assert all(p.images == 300 and p.labels_differing == 0 for p in parity.values())
-    assert all(p.max_relative_difference <= export.LOGIT_TOLERANCE for p in parity.values())
+    proven = parity.prove(exported.directory, exported.model, exported.standardise, exported.images)
+    assert {"torchscript", "torch_export", "onnx_cpu"} <= set(proven)
+    assert all(p.images == 300 and p.labels_differing == 0 for p in proven.values())
+    assert all(p.max_relative_difference <= parity.LOGIT_TOLERANCE for p in proven.values())
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 64, 300])
@@ -195,11 +195,11 @@ def test_one_label_that_differs_is_refused() -> None:
     """Even within the tolerance of the logits, a changed label counts."""
     expected = np.array([[1.0, 1.0 - 1e-7]], dtype=np.float32)
     with pytest.raises(ExportError, match=r"1 label\(s\) of 1 differ"):
-        export.measure_parity("it", expected, expected[:, ::-1].copy(), 1e-5)
+        parity.measure_parity("it", expected, expected[:, ::-1].copy(), 1e-5)
 
 
 def test_nan_is_refused() -> None:
     """NaN is never within a tolerance."""
     expected = np.zeros((1, 2), dtype=np.float32)
     with pytest.raises(ExportError):
-        export.measure_parity("it", expected, np.full((1, 2), np.nan, dtype=np.float32), 1e-5)
+        parity.measure_parity("it", expected, np.full((1, 2), np.nan, dtype=np.float32), 1e-5)

@@ -21,7 +21,7 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.errors import ExportError
 from training.model.mlp import MLP, Standardisation
-from training.release import export
+from training.release import export, parity
 from training.release import integer_graph as integers
 from training.release.integer_graph import digits, integer_graph
 from training.settings import ModelSettings
@@ -75,7 +75,7 @@ def exported(network: MLP, tmp_path: Path) -> Path:
 def add(network: MLP, directory: Path, images: Pixels | None = None) -> Parity | str:
     """Add the graph in integers, proven over some images."""
     images = some_images() if images is None else images
-    return export.add_integer_graph(directory, network, STANDARDISE, TEMPERATURE, images)
+    return parity.add_integer_graph(directory, network, STANDARDISE, TEMPERATURE, images)
 
 
 def asked(model: ModelProto, images: Pixels, *names: str) -> list[npt.NDArray[Any]]:
@@ -172,10 +172,10 @@ def served_graph(network: MLP) -> ModelProto:
 
 def test_the_graph_is_the_network_by_two_runtimes(network: MLP, exported: Path) -> None:
     """ONNX Runtime's and ONNX's own reference's logits are float64's, within what the export allows."""
-    parity = add(network, exported)
-    assert isinstance(parity, Parity)
-    assert (parity.images, parity.labels_differing) == (300, 0)
-    assert parity.max_relative_difference <= export.LOGIT_TOLERANCE
+    proven = add(network, exported)
+    assert isinstance(proven, Parity)
+    assert (proven.images, proven.labels_differing) == (300, 0)
+    assert proven.max_relative_difference <= parity.LOGIT_TOLERANCE
     model = onnx.load(str(exported / INTEGER_ONNX_FILE))
     images = some_images()
     exact = (images.reshape(300, PIXELS).astype(np.float64) - STANDARDISE.mean) / STANDARDISE.deviation
@@ -276,8 +276,8 @@ def test_too_few_digits_are_left_out_with_the_reason(
 def test_one_other_label_leaves_it_out(network: MLP, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within every tolerance, a label that is another one is enough."""
     monkeypatch.setattr(integers, "PLANES", 2)
-    monkeypatch.setattr(export, "LOGIT_TOLERANCE", 1)
-    monkeypatch.setattr(export, "GOLDEN_TOLERANCE", 1)
+    monkeypatch.setattr(parity, "LOGIT_TOLERANCE", 1)
+    monkeypatch.setattr(parity, "GOLDEN_TOLERANCE", 1)
     images = some_images(3)
     assert isinstance(add(network, exported, images), Parity)
 
@@ -285,9 +285,9 @@ def test_one_other_label_leaves_it_out(network: MLP, exported: Path, monkeypatch
         answers[0] = np.roll(answers[0], 1)
         return answers
 
-    inner = export._onnx
+    inner = parity._onnx
     monkeypatch.setattr(
-        export, "_onnx", lambda path, provider: lambda batch: other_first(inner(path, provider)(batch))
+        parity, "_onnx", lambda path, provider: lambda batch: other_first(inner(path, provider)(batch))
     )
     assert "1 label(s) of 3 differ" in str(add(network, exported, images))
     assert not (exported / INTEGER_ONNX_FILE).exists()
@@ -297,7 +297,7 @@ def test_what_a_server_would_refuse_is_left_out(
     network: MLP, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where logits are large, the allowed difference could be more than a golden example's tolerance."""
-    monkeypatch.setattr(export, "GOLDEN_TOLERANCE", 1e-9)
+    monkeypatch.setattr(parity, "GOLDEN_TOLERANCE", 1e-9)
     assert "a probability could be off by" in str(add(network, exported))
     assert not (exported / INTEGER_ONNX_FILE).exists()
 
@@ -325,7 +325,7 @@ def test_the_file_is_inspected_as_the_other_is(
         change(built)
         return built
 
-    monkeypatch.setattr(export, "integer_graph", changed)
+    monkeypatch.setattr(parity, "integer_graph", changed)
     assert said in str(add(network, exported))
     assert not (exported / INTEGER_ONNX_FILE).exists()
 
@@ -345,8 +345,8 @@ def test_the_job_publishes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert problems(version) == []
     manifest = Manifest.from_bytes((version / MANIFEST_FILE).read_bytes())
     assert INTEGER_ONNX_FILE in manifest.files
-    parity = manifest.parity["onnx_cpu_integer"]
-    assert (parity.images, parity.labels_differing) == (manifest.dataset.test, 0)
+    proven = manifest.parity["onnx_cpu_integer"]
+    assert (proven.images, proven.labels_differing) == (manifest.dataset.test, 0)
     assert "omitted" not in json.loads((version / MANIFEST_FILE).read_bytes())
     assert "onnx_cpu_integer" in (version / "report.html").read_text()
     assert "onnx_cpu_integer" in "".join(capsys.readouterr())
@@ -360,7 +360,7 @@ def test_the_job_says_why_it_left_it_out(
     def refuse(_: ModelProto) -> ModelProto:
         raise ExportError("its first operator is a <surprise>")
 
-    monkeypatch.setattr(export, "integer_graph", refuse)
+    monkeypatch.setattr(parity, "integer_graph", refuse)
     version = fit(tmp_path)
     assert problems(version) == []
     manifest = Manifest.from_bytes((version / MANIFEST_FILE).read_bytes())
