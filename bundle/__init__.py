@@ -3,8 +3,9 @@
 `training` writes bundles, `serving` reads them, and both know only this package, which imports
 neither torch nor onnxruntime. Open `manifest.py` first (what a bundle states), then
 `repository.py` (how one is published and found) and `reading.py` (the one way in which its files are read).
-`images.py` is the other half of the contract: what a file's pixels are, for whoever reads one. `page.py`,
-`sheet.py` and `confusion.py` are the parts that every report is made of.
+`images.py` is the other half of the contract: what a file's pixels are, for whoever reads one; `array_files.py`
+reads the heads of files of arrays, and `drift.py` says what images look like and how far that has moved. `page.py`,
+`sheet.py` and `confusion.py` are the parts that every report is made of; `progress.py` is what jobs show meanwhile.
 """
 
 import os
