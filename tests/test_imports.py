@@ -116,7 +116,8 @@ def test_no_library_brings_a_forbidden_one_along(package: str) -> None:
 def test_what_the_arbiter_imports_brings_neither_onnx_runtime_nor_flask(worker: str) -> None:
     """A worker forked after ONNX Runtime's import can hang when it ends; Gunicorn's own way of loading is taken."""
     program = (
-        "from serving import arbiter; sys.argv[1:] = arbiter.CONFIGURATION; service = arbiter.Service(); "
+        "from gunicorn.app.wsgiapp import WSGIApplication; "
+        "sys.argv[1:] = ['--config', 'python:serving.gunicorn_conf']; service = WSGIApplication(); "
         "service.cfg.worker_class; service.cfg.logger_class"
     )
     asked = {"GLYPH_WORKER": worker, "GLYPH_PROVIDER": "cpu", "GLYPH_LOG_FORMAT": "json"}
