@@ -176,6 +176,7 @@ def post_fork(_server: Any, worker: Any) -> None:
 
 def worker_abort(worker: Any) -> None:
     """Remember that a worker was ended because it was stuck; the management process counts it among the dead."""
+    worker.aborted = True
     if (application := getattr(worker, "wsgi", None)) is not None:
         application.extensions["glyph"].metrics.state("aborted")
 

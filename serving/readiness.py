@@ -71,6 +71,7 @@ class ReadinessMixin:
     cfg: Any
     log: Any
     tmp: Any
+    aborted: bool
     alive: bool
     booted: bool
     ppid: int
@@ -100,6 +101,10 @@ class ReadinessMixin:
         except Exception:
             if (application := getattr(self, "wsgi", None)) is not None:
                 application.extensions["glyph"].metrics.state("aborted")  # it dies, and was not asked to end
+            if (
+                self.aborted
+            ):  # SystemExit, raised amid the import of a library, comes out of it as an error of its own
+                sys.exit(1)
             if self.booted or not _was_ready[0]:
                 raise
             self.log.exception("Exception in worker process")

@@ -2,9 +2,9 @@
 
     python -m gunicorn --config python:tests.serving.ailing
 
-The file is AILMENT, and its word what comes: `wait` as long as it says so, `stuck` for the first to read it, `slow`
-the same for 3 s, `raise` an error, `provider` one that CUDA does not work, `begin` to wait when it is about to serve,
-`run` an error then.
+The file is AILMENT, and its word what comes: `wait` as long as it says so, `stuck` for the first to read it, `import`
+the same, and an error of its own when it is aborted, `slow` the same for 3 s, `raise` an error, `provider` one that
+CUDA does not work, `begin` to wait when it is about to serve, `run` an error then.
 LOAD_SECONDS, if it is given, is what a worker has to load its model in.
 """
 
@@ -28,9 +28,14 @@ def _ail() -> None:
     from serving.errors import ProviderError
 
     word = AILMENT.read_text()
-    if word in ("stuck", "slow"):
+    if word in ("stuck", "import", "slow"):
         AILMENT.write_text("")
-        time.sleep(3 if word == "slow" else 3600)
+        try:
+            time.sleep(3 if word == "slow" else 3600)
+        except SystemExit:
+            if word == "import":
+                raise ImportError("a library was interrupted") from None
+            raise
     elif word == "raise":
         raise RuntimeError("it cannot be loaded today")
     elif word == "provider":

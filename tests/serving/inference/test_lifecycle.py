@@ -99,7 +99,9 @@ class Load:
 
 
 @pytest.mark.parametrize(
-    ("allowed", "word", "replaced"), [(1, "stuck", True), (120, "slow", False)], ids=["stuck", "slow"]
+    ("allowed", "word", "replaced"),
+    [(5, "stuck", True), (5, "import", True), (120, "slow", False)],
+    ids=["stuck", "stuck in a library", "slow"],
 )
 def test_a_worker_has_so_long_to_load_its_model(
     start: Callable[..., Service],
