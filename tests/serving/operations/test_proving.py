@@ -184,7 +184,7 @@ def test_a_bad_version_is_tried_by_one_worker_at_a_start(tmp_path: Path) -> None
     publish_synthetic(tmp_path, golden_shift=0.001)
     with counted(tmp_path, workers=3) as (service, tries):
         await_ready(service, 1, 3)
-        assert service.log().count("not ready: the golden examples, asked in one batch") == 3
+        assert service.log().count('not ready: "the golden examples, asked in one batch') == 3
     assert tries == {"load 2": 1, "load 1": 3}
 
 
