@@ -196,13 +196,12 @@ class Arbiter:
         """
         self.line = line
         self._patience, self._directory = patience, directory
-        self._heard = False  # the first sign comes with the first look at a worker
         self._silent = 0
         threading.Thread(target=self._hear, daemon=True).start()
 
     def tick(self) -> None:
         """Count how long there has been no sign of life; to be called once a second."""
-        self._silent += self._heard
+        self._silent += 1
         if self._silent == self._patience:
             log.error("the arbiter is silent: workers that end are not replaced, and /livez answers 503")
 
@@ -222,7 +221,7 @@ class Arbiter:
         """Wait until it is gone, whatever else this process does, then clear the directory away and end."""
         with contextlib.suppress(OSError):
             while self.line.recv(BEATS):
-                self._heard, self._silent = True, 0
+                self._silent = 0
         with contextlib.suppress(OSError):  # under another name nobody puts anything into it meanwhile
             shutil.rmtree(self._directory.rename(self._directory.with_suffix(".gone")), ignore_errors=True)
         os._exit(0)  # answers that are under way are of no use to anybody now
