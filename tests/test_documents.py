@@ -23,6 +23,14 @@ def test_every_file_that_a_document_names_exists(document: Path) -> None:
     assert missing == []
 
 
+def test_the_index_names_every_document() -> None:
+    """Pages of decisions too; a page that nobody finds is read by nobody."""
+    index = ROOT / "docs" / "index.md"
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", index.read_text())
+    named = {(index.parent / link).resolve() for link in linked}
+    assert {page for page in DOCUMENTS if page.parent != ROOT and page != index} - named == set()
+
+
 def test_every_test_of_the_threat_model_exists() -> None:
     """A name without a folder is of the folder of the path before it in the same line."""
     for line in (ROOT / "docs" / "security.md").read_text().splitlines():
