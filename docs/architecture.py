@@ -1,7 +1,7 @@
 """Draw docs/architecture.svg from the code (`--check`: exit 1 if it would change); frames are packages, arrows imports.
 
-The packages are import-linter's (pyproject.toml); what a box says is the beginning of its `__init__.py`. Imports within
-functions and for types count. An arrow that follows from two others is left out.
+The packages are those that are installed (pyproject.toml); what a box says is the beginning of its `__init__.py`.
+Imports within functions and for types count. An arrow that follows from two others is left out.
 """  # noqa: INP001  a program
 
 import ast
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "architecture.svg"
-BOX, TALL, GAP, PAD, TITLE, LINE, LETTER = 200, 66, 44, 20, 56, 15, 6.9
+BOX, TALL, GAP, PAD, TITLE, LINE, LETTER = 200, 80, 40, 20, 56, 15, 6.9
 """Pixels: a box's width and height, the room between two, a frame's margin, its title, a line and a letter of text."""
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left} 0 {width} {height}" role="img">
 <title>The packages and folders of Glyph, and which imports which</title>
@@ -37,8 +37,7 @@ def imports(name: str) -> Iterator[str]:
     for module in (ROOT / name.replace(".", "/")).rglob("*.py"):
         for node in ast.walk(ast.parse(module.read_bytes())):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
-                yield from (start + alias.name for alias in node.names)
+                yield from (f"{getattr(node, 'module', '')}.{alias.name}".lstrip(".") for alias in node.names)
 
 
 def graph(names: list[str]) -> Graph:
@@ -95,7 +94,8 @@ def elements(graph: Graph, placed: Boxes, kind: str) -> Iterator[str]:
 
 def draw() -> str:
     """Return the picture."""
-    names = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    names = [pattern.rstrip("*") for pattern in tools["setuptools"]["packages"]["find"]["include"]]
     outer, inner, sizes = graph(names), dict[str, Graph](), dict[str, tuple[int, ...]]()
     for name in names:
         folders = [f"{name}.{init.parent.name}" for init in sorted(ROOT.glob(f"{name}/*/__init__.py"))]
