@@ -35,6 +35,7 @@ ALLOWED = {
         "ray",  # an extra, imported where --engine ray asks for it
         "rich",
         "pydantic",
+        "urllib3",  # for scoring by --url
         "uvloop",
         "werkzeug",
     },

@@ -1,15 +1,17 @@
 """`--url`: a running service computes, asked by the Open Inference Protocol with binary tensors.
 
-Each thread that scores holds one connection and keeps it alive. A request is always of a full batch,
+The threads that score share urllib3's pool of kept connections. A request is always of a full batch,
 padded with black images: so the service runs the very batches that `LocalEngine` runs, however it
 groups the requests that arrive together, and the answers have the same bits on the same device.
 
 What is refused for a time (429, 502, 503, 504, a connection that breaks) is asked again: when
 `Retry-After` says so (RFC 9110, section 10.2.3), else after a growing pause, until the patience ends.
+The loop that does it is ours: `urllib3.Retry` counts tries where a run has a time, its pauses end with no run and
+are alike in all threads where they are longest, what `Retry-After` tells one thread it keeps from the others, and it
+reads an answer whole, however large. No redirect is followed.
 """
 
 import contextlib
-import email.utils
 import http.client
 import random
 import ssl
@@ -19,11 +21,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+import urllib3
+from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError
+from urllib3.util import parse_url
 
 from bundle.manifest import Polarity
 from serving.engine import padded
@@ -34,13 +38,14 @@ from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 10.0
-LONGEST_RETRY_AFTER_SECONDS = 300.0
+LONGEST_RETRY_AFTER_SECONDS = 300
 GRACE_SECONDS = 5.0
 """The service is asked to give up at the deadline; the connection waits for it to say so."""
 MAX_ANSWER_BYTES = 64 << 20
 AGAIN = frozenset({408, 425, 429, 502, 503, 504})
 """Statuses that another time may not have; the questions have no effect, so asking twice is safe."""
 MAX_TOKEN_BYTES = 1 << 14
+_RETRY = urllib3.Retry(retry_after_max=LONGEST_RETRY_AFTER_SECONDS)
 REMEDIES = {
     401: "give a valid token with --token-file",
     403: "give a token that may ask with --token-file",
@@ -50,23 +55,12 @@ REMEDIES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Address:
-    """Where a service is."""
-
-    host: str
-    port: int
-    path: str
-    """What its paths begin with, as behind a proxy; without a last slash."""
-    tls: ssl.SSLContext | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Response:
     """An answer, whole."""
 
     status: int
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """By names in any case."""
     body: bytes
 
     def message(self) -> str:
@@ -79,28 +73,29 @@ class Response:
 
 
 class Client:
-    """Asks one service, from any number of threads; each has a connection of its own."""
+    """Asks one service, from any number of threads."""
 
     def __init__(self, settings: ScoreSettings) -> None:
         assert settings.url is not None  # noqa: S101  the caller looked
         self.url = settings.url.rstrip("/")
-        self.address = address(self.url, settings.ca_file)
-        self.timeout = settings.timeout_seconds
         self.patience = settings.patience_seconds
-        self._fields = {"User-Agent": "glyph-score"}
+        self._fields = {
+            "User-Agent": "glyph-score",
+            "X-Request-Timeout-Ms": str(max(1, int(settings.timeout_seconds * 1000))),
+        }
         if settings.token_file is not None:
             self._fields["Authorization"] = f"Bearer {read_token(settings.token_file)}"
-        self._held = threading.local()
+        self._pool = open_pool(self.url, settings)
+        self._prefix = parse_url(self.url).path or ""
+        """What the service's paths begin with, as behind a proxy; without a last slash."""
         self._not_before = 0.0
         """What `Retry-After` asked of one thread holds for all of them."""
         self._closed = threading.Event()
-        self._open: list[http.client.HTTPConnection] = []
 
     def close(self) -> None:
         """End the connections, and wake who waits to ask again; they raise EngineError."""
         self._closed.set()
-        for connection in self._open:
-            connection.close()
+        self._pool.close()
 
     def ask(
         self, method: str, path: str, body: bytes = b"", fields: Mapping[str, str] | None = None
@@ -116,14 +111,18 @@ class Client:
             self._wait(self._not_before - time.monotonic())
             wait = next(pauses)
             try:
-                response = self._once(method, path, body, fields or {})
-            except ssl.SSLCertVerificationError as error:
-                raise EngineError(
-                    f"{self.url} shows a certificate that cannot be trusted ({error.verify_message}): name who "
-                    "signed it with --ca-file, and the host as the certificate does"
-                ) from error
-            except (OSError, http.client.HTTPException) as error:
-                trouble = f"it cannot be reached: {error or type(error).__name__}"
+                response = self._exchange(method, path, body, fields or {})
+            except HTTPError as error:
+                said = error.__cause__ or error.args[-1]  # what the system said, which urllib3 wraps
+                if isinstance(said, ssl.SSLCertVerificationError):
+                    raise EngineError(
+                        f"{self.url} shows a certificate that cannot be trusted ({said.verify_message}): name who "
+                        "signed it with --ca-file, and the host as the certificate does"
+                    ) from error
+                idle = isinstance(error, ProtocolError) and not trouble
+                trouble = f"it cannot be reached: {said}"
+                if idle:  # it may have been closed while nothing was asked; a new one tells more
+                    continue
             else:
                 if response.status == http.client.OK:
                     return response
@@ -131,7 +130,7 @@ class Client:
                 if response.status not in AGAIN:
                     remedy = REMEDIES.get(response.status)
                     raise EngineError(f"{self.url}: {trouble}" + (f"; {remedy}" if remedy else ""))
-                asked = retry_after(response.headers.get("retry-after"), time.time())
+                asked = retry_after(response.headers.get("Retry-After"))
                 if asked is not None:
                     wait = asked
                     self._not_before = max(self._not_before, time.monotonic() + asked)
@@ -148,53 +147,23 @@ class Client:
         if self._closed.wait(max(0.0, seconds)):
             raise EngineError("the run ends, and nothing more is asked")
 
-    def _once(self, method: str, path: str, body: bytes, fields: Mapping[str, str]) -> Response:
-        """Ask once, on this thread's connection."""
-        if getattr(self._held, "connection", None) is not None:
-            with contextlib.suppress(ConnectionError):  # closed while it was idle; a new one tells more
-                return self._exchange(method, path, body, fields)
-        return self._exchange(method, path, body, fields)
-
     def _exchange(self, method: str, path: str, body: bytes, fields: Mapping[str, str]) -> Response:
         """Send the request and read the answer; the connection stays open if the service keeps it open."""
-        connection = self._connection()
-        kept = False
-        try:
-            timeout = {"X-Request-Timeout-Ms": str(max(1, int(self.timeout * 1000)))}
-            connection.request(
+        with contextlib.closing(
+            self._pool.urlopen(
                 method,
-                self.address.path + path,
-                body=body or None,
-                headers={**self._fields, **timeout, **fields},
+                self._prefix + path,
+                body or None,
+                {**self._fields, **fields},
+                retries=False,
+                redirect=False,  # a token goes to no other host
+                preload_content=False,
             )
-            answer = connection.getresponse()
+        ) as answer:
             content = answer.read(MAX_ANSWER_BYTES + 1)
             if len(content) > MAX_ANSWER_BYTES:
-                raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-            kept = not answer.will_close
-            return Response(
-                status=answer.status,
-                headers={name.lower(): value for name, value in answer.getheaders()},
-                body=content,
-            )
-        finally:
-            if not kept:
-                connection.close()
-                self._held.connection = None
-                self._open.remove(connection)
-
-    def _connection(self) -> http.client.HTTPConnection:
-        held: http.client.HTTPConnection | None = getattr(self._held, "connection", None)
-        if held is None:
-            host, port, patience = self.address.host, self.address.port, self.timeout + GRACE_SECONDS
-            held = (
-                http.client.HTTPConnection(host, port, timeout=patience)
-                if self.address.tls is None
-                else http.client.HTTPSConnection(host, port, timeout=patience, context=self.address.tls)
-            )
-            self._held.connection = held
-            self._open.append(held)
-        return held
+                raise HTTPError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            return Response(status=answer.status, headers=answer.headers, body=content)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,7 +272,7 @@ def answer(response: Response, version: int, shape: tuple[int, int]) -> npt.NDAr
         EngineError: it is not what was asked for.
     """
     try:
-        length = int(response.headers[HEADER_LENGTH.lower()])
+        length = int(response.headers[HEADER_LENGTH])
         document: Any = orjson.loads(response.body[:length])
         (output,) = document["outputs"]
         told = (output["name"], output["datatype"], tuple(output["shape"]), document["model_version"])
@@ -317,35 +286,33 @@ def answer(response: Response, version: int, shape: tuple[int, int]) -> npt.NDAr
     return probabilities
 
 
-def address(url: str, ca_file: Path | None) -> Address:
-    """Take an address apart.
+def open_pool(url: str, settings: ScoreSettings) -> urllib3.HTTPConnectionPool:
+    """Return what asks the service at an address, on a kept connection for each thread; it connects when asked.
 
     Raises:
-        EngineError: it is none, or the file of certificates cannot be read.
+        EngineError: it is no address, or the file of certificates cannot be read.
     """
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        parts = parse_url(url)
     except ValueError as error:
         raise EngineError(f"--url {url!r} is no address: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+    if parts.scheme not in ("http", "https") or not parts.host or parts.query is not None or parts.auth:
         raise EngineError(
             f"--url {url!r} is no address of a service: give one as http://host:8080, or https://host; "
             "a token goes into --token-file"
         )
-    tls = None
+    tls: dict[str, Any] = {}
     if parts.scheme == "https":
         try:
-            tls = ssl.create_default_context(cafile=ca_file)
+            tls["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
         except OSError as error:  # ssl.SSLError is one
-            raise EngineError(f"--ca-file {ca_file} cannot be read: {error.strerror or error}") from error
-    elif ca_file is not None:
+            raise EngineError(
+                f"--ca-file {settings.ca_file} cannot be read: {error.strerror or error}"
+            ) from error
+    elif settings.ca_file is not None:
         raise EngineError("--ca-file is for an https --url: this one is http")
-    return Address(
-        host=parts.hostname,
-        port=port or (443 if tls else 80),
-        path=parts.path.rstrip("/"),
-        tls=tls,
+    return urllib3.connection_from_url(
+        url, maxsize=settings.connections, timeout=settings.timeout_seconds + GRACE_SECONDS, **tls
     )
 
 
@@ -367,24 +334,12 @@ def read_token(path: Path) -> str:
     return token.decode("ascii")
 
 
-def retry_after(field: str | None, now: float) -> float | None:
-    """Return the seconds that a `Retry-After` field asks for, at most 300; None if it is missing or none.
-
-    Args:
-        field: seconds, or a date.
-        now: seconds since the epoch.
-    """
-    if field is None:
+def retry_after(field: str | None) -> float | None:
+    """Return the seconds that a `Retry-After` field asks for, at most 300; None if it is missing or none."""
+    try:
+        return None if field is None else _RETRY.parse_retry_after(field)
+    except (InvalidHeader, ValueError, OverflowError):  # the last two of a number or a date that is too large
         return None
-    field = field.strip()
-    if field.isascii() and field.isdigit():
-        seconds = float(field[:10])
-    else:
-        try:
-            seconds = email.utils.parsedate_to_datetime(field).timestamp() - now
-        except ValueError:
-            return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
 
 
 def _pauses() -> Iterator[float]:
