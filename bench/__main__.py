@@ -35,6 +35,10 @@ BENCHES = {
         "bench.scoring",
         "images/s of the batch scorer, against session.run, decoding, PyTorch and Ray Data",
     ),
+    "decoders": (
+        "bench.decoders",
+        "the batch scorer's decoding processes, beside the standard library's pool",
+    ),
     "scoring-kills": (
         "bench.scoring_kills",
         "a batch scoring run killed again and again ends at the undisturbed run's bytes",

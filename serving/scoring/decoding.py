@@ -3,6 +3,10 @@
 `python -m serving.scoring.decoding` is processes that do it for another one: decoding holds Python's
 lock, so threads would take turns. Each has a socket to its parent, and ends when that is closed,
 which it is when the parent is killed, too.
+
+They are not `concurrent.futures.ProcessPoolExecutor`: by it, with `forkserver`, a whole run over 20,000 PNG files of
+MNIST has 0.88 of this rate, over a zip of them 0.99 (two cores; `python -m bench decoders`). Each of its processes
+loads the program's main module once more, and one thread hands out and takes in all that goes to them and comes back.
 """
 
 import contextlib
