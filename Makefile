@@ -15,7 +15,7 @@ OVERLAY ?= cpu
 KUBECTL ?= kubectl
 BASE ?= python:3.11-slim-bookworm
 BUILD_NETWORK ?= default
-VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bundle/__init__.py)
 REVISION = $(shell git describe --always --abbrev=40 --dirty=+changes --exclude='*' 2>/dev/null)
 VENV ?= .venv
 CLIENTS ?= $(VENV)-clients

@@ -7,7 +7,7 @@ variable "REGISTRY" {
 }
 
 variable "VERSION" {
-  default = "0.1.0" // pyproject.toml's; a test compares
+  default = "0.1.0" // bundle/__init__.py's; a test compares
 }
 
 variable "REVISION" {

@@ -10,6 +10,9 @@ reads the heads of files of arrays, and `drift.py` says what images look like an
 
 import os
 
+__version__ = "0.1.0"
+"""Glyph's. It stands here because an image has no pyproject.toml, and a checkout need not be installed."""
+
 # ONNX Runtime reports to its maker from Linux too, unless this is set before it is imported (its pull request 27379).
 # Both of this package's users import it first.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -9,14 +9,13 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response
 
+from bundle import __version__
 from bundle.manifest import IMAGE_SIZE
 from serving.engine import PROVIDER_NAMES, Engine
 from serving.messages import JSON
 from serving.oip import INPUT, OUTPUTS, Target
 from serving.state import ModelState
 
-VERSION = "0.1.0"
-"""Of the service, as pyproject.toml has it; a source tree that is not installed has no other."""
 EXTENSIONS = ["binary_tensor_data"]
 PLATFORM = "onnx_onnxv1"
 
@@ -27,7 +26,7 @@ def blueprint(state: ModelState) -> Blueprint:
 
     @routes.get("/v2", strict_slashes=False)
     def _server() -> Response:
-        return _json({"name": "glyph", "version": VERSION, "extensions": EXTENSIONS})
+        return _json({"name": "glyph", "version": __version__, "extensions": EXTENSIONS})
 
     @routes.get("/v2/health/live")
     def _live() -> Response:

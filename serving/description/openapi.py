@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bundle import __version__
 from bundle.images import PARSERS
 from bundle.manifest import IMAGE_SIZE
 from serving.description.errors import ACCESS, FAILURES, INFER, PREDICT, problems, protocol_errors
@@ -9,7 +10,6 @@ from serving.description.fields import HEADERS, PARAMETERS
 from serving.description.schemas import EXAMPLE_IMAGE, EXAMPLE_PNG, schemas
 from serving.errors import NotFoundError
 from serving.messages import JSON
-from serving.oip_metadata import VERSION
 from serving.settings import ServiceSettings
 
 _DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -32,7 +32,7 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Glyph",
-            "version": VERSION,
+            "version": __version__,
             "summary": f"Classifies {IMAGE_SIZE}x{IMAGE_SIZE} grayscale images.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -208,7 +208,7 @@ def _protocol_paths() -> dict[str, Any]:
     tag = "open inference protocol"
     access = protocol_errors((*ACCESS, *FAILURES))
     found = protocol_errors((*ACCESS, *FAILURES, NotFoundError))
-    server = {"name": "glyph", "version": VERSION, "extensions": ["binary_tensor_data"]}
+    server = {"name": "glyph", "version": __version__, "extensions": ["binary_tensor_data"]}
     shape = [-1, IMAGE_SIZE, IMAGE_SIZE]
     model = {
         "name": "mnist",

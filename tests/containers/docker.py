@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ from tests.conftest import ROOT
 SCRIPT = Path(__file__).with_name("engine.sh")
 UNAVAILABLE = 69
 WAIT_SECONDS = 120.0
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 CONFINED = (
     "--read-only",
     "--cap-drop=ALL",

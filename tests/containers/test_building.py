@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bundle import __version__
 from tests.conftest import ROOT
 from tests.containers.conftest import Image
-from tests.containers.docker import VERSION, Engine
+from tests.containers.docker import Engine
 
 pytestmark = pytest.mark.timeout(900)
 CONTEXT = {"LICENSE", "bundle", "serving", "training", "lock"}
@@ -66,7 +67,7 @@ def test_bake_has_every_image(engine: Engine) -> None:
         text = (ROOT / target["dockerfile"]).read_text()
         assert all(f"ARG {argument}" in text for argument in target["args"])
         assert f" AS {target.get('target', 'train')}\n" in text
-        assert (target["args"]["VERSION"], target["args"]["REVISION"]) == (VERSION, "abc")
+        assert (target["args"]["VERSION"], target["args"]["REVISION"]) == (__version__, "abc")
 
 
 def test_make_images_builds_what_it_says(engine: Engine, serve: Image) -> None:
@@ -79,4 +80,4 @@ def test_make_images_builds_what_it_says(engine: Engine, serve: Image) -> None:
     )
     labels = made["Config"]["Labels"]
     assert labels["org.opencontainers.image.revision"].removesuffix("+changes") == commit.stdout.strip()
-    assert labels["org.opencontainers.image.version"] == VERSION
+    assert labels["org.opencontainers.image.version"] == __version__

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bundle import __version__
 from tests.containers.conftest import Image
-from tests.containers.docker import VERSION, Engine
+from tests.containers.docker import Engine
 from tests.serving.operations.management import await_
 from tests.serving.processes import free_port
 
@@ -62,7 +63,7 @@ def registry(engine: Engine, tmp_path: Path) -> Iterator[str]:
 def test_what_is_pushed_can_be_pulled_by_its_digest(engine: Engine, serve: Image, registry: str) -> None:
     """Under both tags there is what was built, byte by byte, and an engine takes it from there."""
     name = f"{registry}/team/glyph-serve"
-    tags = ["cpu", f"{VERSION}-cpu"]
+    tags = ["cpu", f"{__version__}-cpu"]
     engine.make_images("serve-cpu", f"{registry}/team/", "PUSH=1", "REVISION=of-this-test-only")
     built = engine.inspect("image", f"{name}:cpu")
     status, listed = get(registry, "/v2/team/glyph-serve/tags/list")

@@ -1,7 +1,6 @@
 """Every image, port, path, variable and exit code that a manifest names, against the code that defines it."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 
 import training.__main__ as training_command
 from bench import held
+from bundle import __version__
 from bundle.configuration import build, parse
 from bundle.errors import ConfigurationError
 from serving import alerts, reference
@@ -25,7 +25,6 @@ from training.settings import ENVIRONMENT_PREFIX as TRAINING_PREFIX
 from training.settings import TrainingSettings
 
 README = (ROOT / "README.md").read_text()
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 DOCKERFILES = {"train": "Dockerfile.train", "serve": "Dockerfile.serve", "score": "Dockerfile.serve"}
 MODULES = {"train": "training", "serve": "serving", "score": "serving.score"}
 
@@ -79,13 +78,13 @@ def every_pod(programs: str) -> list[tuple[str, Rendering, Pod]]:
 def test_images_are_those_that_are_built() -> None:
     """Name, version and device are docker-bake.hcl's; the user is the Dockerfile's; there is no other image."""
     bake = (ROOT / "docker-bake.hcl").read_text()
-    assert f'default = "{VERSION}"' in bake
+    assert f'default = "{__version__}"' in bake
     for name, _rendering, pod in every_pod("train serve score"):
         device = "cuda" if "gpu" in name.split("/")[0].split() else "cpu"
         for index, container in enumerate(pod.containers):
             program = program_of(pod, index)
             suffix = "" if program == "train" else f"-{device}"
-            assert container["image"] == f"glyph-{program}:{VERSION}{suffix}", name
+            assert container["image"] == f"glyph-{program}:{__version__}{suffix}", name
         user = pod.spec["securityContext"]["runAsUser"]
         assert f"\nUSER {user}:{user}\n" in stage(program_of(pod))
     assert 'tags       = ["${REGISTRY}glyph-train:latest", "${REGISTRY}glyph-train:${VERSION}"]' in bake

@@ -1,7 +1,6 @@
 """What the service says of itself: that it is whole, that it is true, and that it needs no network."""
 
 import json
-import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
@@ -15,9 +14,7 @@ from serving import description, errors
 from serving.app import create_app
 from serving.description import STYLE
 from serving.description.errors import EXAMPLES
-from serving.oip_metadata import VERSION
 from serving.settings import ServiceSettings
-from tests.conftest import ROOT
 from tests.serving.processes import Service
 
 UNDESCRIBED = {"/assets/<name>", STYLE}
@@ -205,8 +202,3 @@ def test_metadata_is_the_manifests(service: Service, bundle: Bundle) -> None:
     assert found["input"]["conversions"]["alpha"].startswith("is composited on black")
     assert found["provider"] == "cpu"
     assert found["limits"] == {"body_bytes": 8 << 20, "image_bytes": 1 << 20, "files": 256, "images": 1024}
-
-
-def test_the_version_is_the_projects() -> None:
-    """A source tree that is not installed has no other way to know it."""
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
