@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from bench.presets import side_by_side
 from bundle.configuration import (
     Layer,
     add_options,
@@ -30,7 +31,6 @@ from bundle.configuration import (
     early_options,
     from_arguments,
     parse,
-    side_by_side,
 )
 from bundle.errors import BundleError, ConfigurationError
 from bundle.progress import Progress
@@ -80,7 +80,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         name: default_of(TrainingSettings, name, members)[0] for name in AugmentationSettings.model_fields
     }
     sides = {"members": members, "student": [Layer({**RESUMED, **seen}, ""), preset_layer(student)]}
-    add_options(parser, TrainingSettings, [side_by_side(TrainingSettings, sides)])
+    add_options(parser, TrainingSettings, [side_by_side(sides)])
     return parser
 
 

@@ -14,11 +14,12 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from bundle.configuration import Layer, add_options, build, early_options, from_arguments, side_by_side
+from bundle.configuration import Layer, add_options, build, default_of, early_options, from_arguments, text_of
 from bundle.contract import PAPER
 from bundle.progress import Progress
 from training.augmentation.policy import apply_policy
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     chosen = [name for name in early_options(arguments, "--preset")["--preset"] if name in PRESETS] or [
         *PRESETS
     ]
-    presets = side_by_side(TrainingSettings, {name: [preset_layer(name)] for name in chosen})
+    presets = side_by_side({name: [preset_layer(name)] for name in chosen})
     seeds = Layer({"seed": "one after the other, from --first-seed on"}, "")
     add_options(parser, TrainingSettings, [presets, seeds])
     options = parser.parse_args(arguments)
@@ -64,6 +65,18 @@ def main(arguments: list[str]) -> int:
             _measure(name, build(TrainingSettings, layers), seeds, progress)
 
     return exit_code(measure)
+
+
+def side_by_side(sides: Mapping[str, Sequence[Layer]]) -> Layer:
+    """Return the defaults of runs with several names, for help: `30`, or `first 30; second 150` where they differ."""
+    texts = {}
+    for name in TrainingSettings.model_fields:
+        found = {
+            side: text_of(default_of(TrainingSettings, name, layers)[0]) for side, layers in sides.items()
+        }
+        alike = len(set(found.values())) == 1
+        texts[name] = next(iter(found.values())) if alike else "; ".join(map(" ".join, found.items()))
+    return Layer(texts, "")
 
 
 def _measure(name: str, settings: TrainingSettings, seeds: range, progress: Progress) -> None:

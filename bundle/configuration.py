@@ -140,7 +140,7 @@ def add_options(
     for name, field in settings.model_fields.items():
         option = "--" + name.replace("_", "-")
         value, place = default_of(settings, name, layers)
-        default = f"{_shown(value)}, from {place}" if place else _shown(value)
+        default = f"{text_of(value)}, from {place}" if place else text_of(value)
         text = f"{field.description} (default: {default})".replace("%", "%%")
         if field.annotation is bool:
             parser.add_argument(
@@ -166,16 +166,6 @@ def default_of(settings: type[Settings], name: str, layers: Sequence[Layer]) -> 
         if name in layer.values:
             return layer.values[name], layer.place_of(name)
     return settings.model_fields[name].default, ""
-
-
-def side_by_side(settings: type[Settings], sides: Mapping[str, Sequence[Layer]]) -> Layer:
-    """Return the defaults of runs with several names, for help: `30`, or `first 30; second 150` where they differ."""
-    texts = {}
-    for name in settings.model_fields:
-        shown = {side: _shown(default_of(settings, name, layers)[0]) for side, layers in sides.items()}
-        alike = len(set(shown.values())) == 1
-        texts[name] = next(iter(shown.values())) if alike else "; ".join(map(" ".join, shown.items()))
-    return Layer(texts, "")
 
 
 def for_help(read: Callable[[], Layer]) -> Layer:
@@ -250,7 +240,8 @@ def _choices(annotation: Any) -> list[str]:
     return [str(c) for c in typing.get_args(plain)] if typing.get_origin(plain) is typing.Literal else []
 
 
-def _shown(default: Any) -> str:
+def text_of(default: Any) -> str:
+    """Return a default as help states it."""
     if isinstance(default, tuple | list):
         return ",".join(str(part) for part in default) or "none"
     return "none" if default is None else without_credentials(str(default)) or "empty"

@@ -143,17 +143,9 @@ class ModelState:
         """
         if self._draining:
             raise self._not_ready("the service is ending", "Send requests to another instance.")
-        engine = self.engine()
-        manifest = engine.bundle.manifest
         return {
             "ready": True,
-            "model": {
-                "name": manifest.name,
-                "version": engine.bundle.version,
-                "digest": manifest.digest,
-            },
-            "provider": engine.provider,
-            "arithmetic": engine.arithmetic,
+            **_served(self.engine()),
             "loaded": self.versions(),
             "refused": self._refused(),
         }
@@ -348,22 +340,22 @@ class ModelState:
         }
         if self._loaded:
             engine = self._loaded[0].engine
-            manifest = engine.bundle.manifest
             device = "cpu" if engine.provider == "cpu" else f"cuda:{self.settings.device_id}"
-            facts |= {
-                "model": {
-                    "name": manifest.name,
-                    "version": engine.bundle.version,
-                    "digest": manifest.digest,
-                },
-                "provider": engine.provider,
-                "arithmetic": engine.arithmetic,
-                "device": device,
-            }
+            facts |= {**_served(engine), "device": device}
         self.metrics.publish(facts)
         self.metrics.golden_check(passed=not any(refusal.golden for refusal in self._refusals.values()))
         if not self._draining:
             self.metrics.state("ready" if self._loaded else "unready")
+
+
+def _served(engine: Engine) -> dict[str, Any]:
+    """Return which model answers, and by what."""
+    manifest = engine.bundle.manifest
+    return {
+        "model": {"name": manifest.name, "version": engine.bundle.version, "digest": manifest.digest},
+        "provider": engine.provider,
+        "arithmetic": engine.arithmetic,
+    }
 
 
 def resolve_version(model: Path, version: int | None) -> int:

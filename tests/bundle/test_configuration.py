@@ -20,7 +20,6 @@ from bundle.configuration import (
     from_arguments,
     from_environment,
     nearest,
-    side_by_side,
     without_credentials,
 )
 from bundle.errors import ConfigurationError
@@ -296,13 +295,6 @@ def test_help_states_a_percent_sign_of_a_value(capsys: pytest.CaptureFixture[str
     add_options(parser, Oven, [Layer({"name": "100%(s)"}, "a %d place")])
     parser.print_help()
     assert "(default: 100%(s), from a %d place)" in " ".join(capsys.readouterr().out.split())
-
-
-def test_help_sets_several_runs_side_by_side() -> None:
-    """Where runs differ each one's value is named, and where they do not there is one."""
-    hot, cold = Layer({"heat": 300, "mode": "grill"}, ""), Layer({"heat": 50, "mode": "grill"}, "")
-    found = defaults(side_by_side(Oven, {"hot": [hot], "cold": [cold]}))
-    assert (found["heat"], found["mode"], found["batch_size"]) == ("hot 300; cold 50", "grill", "12")
 
 
 def test_a_layer_for_help_is_empty_where_it_cannot_be_read() -> None:
