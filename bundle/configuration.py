@@ -142,22 +142,12 @@ def add_options(
         value, place = default_of(settings, name, layers)
         default = f"{text_of(value)}, from {place}" if place else text_of(value)
         text = f"{field.description} (default: {default})".replace("%", "%%")
-        if field.annotation is bool:
-            parser.add_argument(
-                option,
-                dest=name,
-                default=argparse.SUPPRESS,
-                action=argparse.BooleanOptionalAction,
-                help=text,
-            )
-        else:
-            parser.add_argument(
-                option,
-                dest=name,
-                default=argparse.SUPPRESS,
-                metavar=_metavar(field),
-                help=text,
-            )
+        kind: dict[str, Any] = (
+            {"action": argparse.BooleanOptionalAction}
+            if field.annotation is bool
+            else {"metavar": _metavar(field)}
+        )
+        parser.add_argument(option, dest=name, default=argparse.SUPPRESS, help=text, **kind)
 
 
 def default_of(settings: type[Settings], name: str, layers: Sequence[Layer]) -> tuple[Any, str]:

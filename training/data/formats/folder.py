@@ -25,6 +25,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from bundle.bombs import MAX_FILE_BYTES
 from bundle.errors import ImageError
 from bundle.images import check_header, decode
 from bundle.manifest import IMAGE_SIZE
@@ -35,8 +36,6 @@ from training.data.formats.problems import Problems
 from training.data.splits import hold_out, say_held_out
 from training.errors import DataError
 
-MAX_FILE_BYTES = 1 << 20
-"""A 28x28 image is a few hundred bytes; with all the metadata in the world it is still below this."""
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 READERS = 8
 CHUNK = 100

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bundle import images
+from bundle.bombs import MAX_FILE_BYTES
 from bundle.progress import Progress
 from serving import images as serving_images
 from tests.pictures import EVERY_MODE, odd_tiff, webp_bomb
@@ -186,7 +187,7 @@ def test_every_kind_of_bad_file_is_reported_with_its_path(tmp_path: Path) -> Non
     (a / "text.png").write_text("no image")
     (a / "empty.png").touch()
     (a / "cut.png").write_bytes((a / "000.png").read_bytes()[:-30])
-    (a / "huge.png").write_bytes(b"\x89PNG" + bytes(folder.MAX_FILE_BYTES))
+    (a / "huge.png").write_bytes(b"\x89PNG" + bytes(MAX_FILE_BYTES))
     frames = [Image.fromarray(picture()) for _ in range(2)]
     frames[0].save(a / "frames.gif", save_all=True, append_images=frames[1:])
     Image.fromarray(picture().astype(np.float32)).save(a / "deep.tiff")
