@@ -38,6 +38,7 @@ ALLOWED = {
         "urllib3",  # for scoring by --url
         "uvloop",
         "werkzeug",
+        "yaml",
     },
     "training": {
         "bundle",
