@@ -197,16 +197,22 @@ class Tokens:
         return name
 
 
+def open_paths(settings: ServiceSettings) -> frozenset[str]:
+    """Return the paths that answer without a token, beside the files of pages."""
+    opened = OPEN
+    if not settings.docs_token:
+        opened |= DOCUMENTATION
+    if not settings.metrics_token:
+        opened |= {METRICS}
+    return opened
+
+
 class Access:
     """Which request needs a token, and whether it has one."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.tokens = None if settings.tokens_file is None else Tokens(settings.tokens_file)
-        self._open = OPEN
-        if not settings.docs_token:
-            self._open |= DOCUMENTATION
-        if not settings.metrics_token:
-            self._open |= {METRICS}
+        self._open = open_paths(settings)
 
     def check(self, authorization: str | None) -> str | None:
         """Return the name of who asks; None where no tokens are asked for.

@@ -36,12 +36,10 @@ def undone(request: Request, limit: int) -> bytes:
     if coding in ("", "identity"):
         return request.body
     if coding not in _WINDOW_BITS:
-        error = UnsupportedCodingError(
+        raise UnsupportedCodingError(
             f"the content coding {named[:100]!r} is not undone here",
             remedy="Send the body as it is (images are compressed already), or with gzip or deflate.",
         )
-        error.headers = {"Accept-Encoding": "gzip, deflate"}  # as RFC 9110, section 15.5.16, asks
-        raise error
     try:
         body = _inflate(request.body, _WINDOW_BITS[coding], limit)
     except zlib.error as error:

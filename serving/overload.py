@@ -131,12 +131,11 @@ class Gate:
     def overloaded(self, why: str) -> OverloadedError:
         """Return the refusal, with the time after which asking again makes sense."""
         seconds = self.retry_after()
-        error = OverloadedError(
+        return OverloadedError(
             f"the service has more requests than it can answer: {why}",
             remedy=f"Ask again after {seconds} s, and then with growing pauses; or run more workers.",
+            retry_after=seconds,
         )
-        error.headers = {"Retry-After": str(seconds)}
-        return error
 
 
 class Throttle:

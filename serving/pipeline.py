@@ -247,13 +247,12 @@ def unforeseen(error: Exception | None = None) -> ProblemError:
 
 def _no_memory() -> OverloadedError:
     """Return what a client is told when this process has no memory for a request."""
-    error = OverloadedError(
+    return OverloadedError(
         "the service has no memory left for this request",
         remedy=f"Ask again after {RETRY_AFTER_SECONDS} s, with fewer images in one request; or give the service "
         "more memory, or lower GLYPH_QUEUE_BYTES and GLYPH_MAX_BODY_BYTES.",
+        retry_after=RETRY_AFTER_SECONDS,
     )
-    error.headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return error
 
 
 def too_large(limit: int) -> BodyTooLargeError:

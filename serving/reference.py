@@ -64,7 +64,7 @@ def alerts_table() -> str:
 
 def problems_table() -> str:
     """Return a row for each kind of problem that a client can be answered with."""
-    kinds = sorted(_kinds(errors.ProblemError), key=lambda kind: (int(kind.status), kind.kind))
+    kinds = sorted(errors.problem_classes(), key=lambda kind: (int(kind.status), kind.kind))
     rows = ((str(int(kind.status)), f"`{kind.kind}`", kind.title) for kind in kinds)
     return _table(("status", "type and `reason`", "title"), rows)
 
@@ -105,14 +105,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path, text in wanted.items():
         path.write_text(text)
     return 0
-
-
-def _kinds(base: type[errors.ProblemError]) -> set[type[errors.ProblemError]]:
-    """Return a class and all below it."""
-    found = {base}
-    for child in base.__subclasses__():
-        found |= _kinds(child)
-    return found
 
 
 def _shown(metric: Metric) -> str:

@@ -1,6 +1,6 @@
 """What the service says of itself: `/metadata`, `/openapi.json`, and the same for people at `/docs`.
 
-Open `openapi.py` first; its schemas and errors are in files of their own.
+Open `openapi.yaml` first, which is the description as it is written; `openapi.py` completes it from the code.
 """
 
 import functools
@@ -10,10 +10,9 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response, render_template
 
-from bundle.bombs import MAX_FILE_BYTES
 from bundle.images import CONVERSIONS, PARSERS
 from serving.constant import Constant, constant, send
-from serving.description.openapi import document
+from serving.description.openapi import document, limits
 from serving.engine import Engine
 from serving.messages import JSON
 from serving.settings import ServiceSettings
@@ -24,16 +23,17 @@ STYLE = "/assets/docs.css"
 
 
 def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:
-    """Return the routes; the description is made here, once, and its page when it is first asked for."""
+    """Return the routes; the description and its page are made once, when they are first asked for."""
     routes = Blueprint("description", __name__, template_folder="templates")
-    described = document(settings)
-    as_json = constant(orjson.dumps(described), JSON)
     style = constant(files(__name__).joinpath("assets/style.css").read_bytes(), "text/css")
+
+    described = functools.cache(lambda: document(settings))
+    as_json = functools.cache(lambda: constant(orjson.dumps(described()), JSON))
 
     @functools.cache  # its links are relative, so that it is the same below every prefix
     def page() -> Constant:
         shown = {
-            "api": described,
+            "api": described(),
             "pretty": pretty,
             "in_words": in_words,
             "resolved": resolved,
@@ -47,7 +47,7 @@ def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:
 
     @routes.get("/openapi.json")
     def _openapi() -> Response:
-        return send(as_json)
+        return send(as_json())
 
     @routes.get("/docs")
     def _docs() -> Response:
@@ -74,12 +74,7 @@ def metadata(engine: Engine, settings: ServiceSettings) -> dict[str, Any]:
         "validation": manifest.validation.model_dump(),
         "test": manifest.test.model_dump(),
         "calibration": {"method": "temperature scaling", "temperature": manifest.temperature},
-        "limits": {
-            "body_bytes": settings.max_body_bytes,
-            "image_bytes": MAX_FILE_BYTES,
-            "files": settings.max_files,
-            "images": settings.max_images,
-        },
+        "limits": limits(settings),
     }
 
 

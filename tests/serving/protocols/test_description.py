@@ -1,26 +1,95 @@
 """What the service says of itself: that it is whole, that it is true, and that it needs no network."""
 
+import base64
+import contextlib
+import io
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
+import numpy as np
 import pytest
+from PIL import Image
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
+from bundle import __version__
+from bundle.images import PARSERS
 from bundle.repository import Bundle
 from serving import description, errors
 from serving.app import create_app
 from serving.description import STYLE
-from serving.description.errors import EXAMPLES
+from serving.description.openapi import document
+from serving.errors import problem_classes
+from serving.overload import Gate, check_deadline, late_body
+from serving.pipeline import unforeseen
 from serving.settings import ServiceSettings
+from tests.pictures import SAMPLES, a_digit, png
 from tests.serving.processes import Service
 
 UNDESCRIBED = {"/assets/<name>", STYLE}
 """The files of pages are no operations."""
 UNANSWERED = {errors.MethodNotAllowedError}
 """Described operations are asked by their own methods."""
+PNG = {"Content-Type": "image/png"}
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+TEXT_PART = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n7\r\n'
+FILE_PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="7.png"\r\n\r\n7\r\n'
+DIGIT = SAMPLES["image/png"]
+LARGEST = 8 << 20
+
+
+def animated() -> bytes:
+    """Return a GIF of two frames."""
+    buffer = io.BytesIO()
+    frames = [Image.fromarray(pixels) for pixels in (a_digit(), a_digit().T)]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+REFUSED: dict[type[errors.ProblemError], tuple[str, bytes, dict[str, str]]] = {
+    errors.EmptyBodyError: ("/predict", b"", PNG),
+    errors.MalformedBodyError: ("/predict", b'{"instances": [', {"Content-Type": "application/json"}),
+    errors.BadQueryError: ("/predict?top=0", DIGIT, PNG),
+    errors.BadTimeoutError: ("/predict", DIGIT, PNG | {"X-Request-Timeout-Ms": "soon"}),
+    errors.BodyTooLargeError: ("/predict", bytes(LARGEST + 1), PNG),
+    errors.TooManyFilesError: ("/predict", FILE_PART * 257 + b"--b--\r\n", FORM),
+    errors.TooManyImagesError: ("/predict", bytes(784 * 2000), {"Content-Type": "application/octet-stream"}),
+    errors.ImageTooLargeError: ("/predict", DIGIT.ljust((1 << 20) + 1, b"\0"), PNG),
+    errors.UnsupportedMediaTypeError: ("/predict", SAMPLES["image/jpeg"], PNG),
+    errors.UnsupportedCodingError: ("/predict", DIGIT, PNG | {"Content-Encoding": "br"}),
+    errors.NotAFileError: ("/predict", TEXT_PART + b"--b--\r\n", FORM),
+    errors.NoFileError: ("/predict", b"--b--\r\n", FORM),
+    errors.BrokenImageError: ("/predict", DIGIT[:100], PNG),
+    errors.WrongSizeError: ("/predict", png(np.zeros((32, 32), np.uint8)), PNG),
+    errors.UnsupportedImageError: ("/predict", animated(), {"Content-Type": "image/gif"}),
+    errors.InvalidInstanceError: (
+        "/predict",
+        json.dumps({"instances": [[0] * 5 + [300] + [0] * 778]}).encode(),
+        {"Content-Type": "application/json"},
+    ),
+    errors.NotFoundError: (
+        "/v2/models/synthetic/versions/9/infer",
+        bytes(784),
+        {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"},
+    ),
+}
+"""What the application refuses: path, body and header fields."""
+RAISED: dict[type[errors.ProblemError], Callable[[], object]] = {
+    errors.OverloadedError: lambda: Gate(limit=0, limit_bytes=1).enter(),
+    errors.DeadlineExceededError: lambda: check_deadline(1.0, now=2.0),
+    errors.RequestTimeoutError: lambda: raised(late_body(ServiceSettings().body_timeout_seconds)),
+    errors.ProblemError: lambda: raised(unforeseen()),
+}
+"""What takes a crowd, a slow client or a fault to be answered: the functions that say it."""
+
+
+def raised(error: errors.ProblemError) -> None:
+    """Raise it."""
+    raise error
 
 
 @pytest.fixture(scope="session")
@@ -48,13 +117,6 @@ def validator(api: dict[str, Any], schema: dict[str, Any]) -> Any:
     return jsonschema_rs.Draft202012Validator({**schema, "components": api["components"]})
 
 
-def problem_classes(base: type[errors.ProblemError]) -> Iterator[type[errors.ProblemError]]:
-    """Yield a class and all below it."""
-    yield base
-    for child in base.__subclasses__():
-        yield from problem_classes(child)
-
-
 def test_the_description_is_openapi_and_knows_every_route(api: dict[str, Any], application: Any) -> None:
     """By OpenAPI's own schema of documents; every rule of the application is there, and no other."""
     OPENAPI_31_VALIDATOR.validate(api)
@@ -71,9 +133,9 @@ def test_the_description_is_openapi_and_knows_every_route(api: dict[str, Any], a
 
 
 def test_every_error_is_described_with_an_example(api: dict[str, Any]) -> None:
-    """Each class of the tree is in an operation's answers, under its own status."""
-    classes = set(problem_classes(errors.ProblemError))
-    assert set(EXAMPLES) == classes
+    """Each class of the tree has its own, and is in an operation's answers, under its own status."""
+    classes = set(problem_classes())
+    assert [kind for kind in classes if "example" not in vars(kind)] == []
     shown = {
         (name, int(status))
         for _, _, operation in operations(api)
@@ -84,6 +146,184 @@ def test_every_error_is_described_with_an_example(api: dict[str, Any]) -> None:
     }
     for kind in classes - UNANSWERED:
         assert (kind.kind, int(kind.status)) in shown, kind
+
+
+def example(api: dict[str, Any], path: str, kind: type[errors.ProblemError], status: int) -> Any:
+    """Return what an operation is described to answer where it is refused for this."""
+    (operation,) = api["paths"][path].values()
+    contents = operation["responses"][str(status)]["content"].values()
+    (found,) = (content["examples"][kind.kind] for content in contents if kind.kind in content["examples"])
+    return found["value"]
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_refused_is_answered_as_its_example(
+    application: Any, api: dict[str, Any], kind: type[errors.ProblemError]
+) -> None:
+    """Word for word, with the header fields that are described; members beside the example say which image it was."""
+    url, body, fields = REFUSED[kind]
+    answer = application.test_client().post(url, data=body, headers=fields)
+    path = url.partition("?")[0].replace("synthetic", "{model}").replace("9", "{version}")
+    shown = example(api, path, kind, answer.status_code)
+    assert {name: answer.get_json()[name] for name in shown} == shown
+    described = api["paths"][path]["post"]["responses"][str(answer.status_code)]["headers"]
+    assert set(kind.of_example().headers) <= set(described)
+    assert kind.of_example().headers.items() <= dict(answer.headers).items()
+
+
+@pytest.mark.parametrize("kind", RAISED)
+def test_what_is_said_without_a_request_is_said_as_its_example(kind: type[errors.ProblemError]) -> None:
+    """Of an overload, the place in the queue is the operator's to choose."""
+    with pytest.raises(kind) as caught:
+        RAISED[kind]()
+    detail, remedy = kind.example
+    limit = ServiceSettings().queue_limit
+    assert (
+        caught.value.detail.replace("0 requests wait", f"{limit} requests wait"),
+        caught.value.remedy,
+    ) == (
+        detail,
+        remedy,
+    )
+    assert set(caught.value.headers) == set(kind.of_example().headers)
+
+
+def test_what_cannot_be_read_is_answered_as_its_example(service: Service, api: dict[str, Any]) -> None:
+    """On whatever path, as problem details, since nobody has looked at the path; and without an id."""
+    for path in ("/predict", "/v2"):
+        with contextlib.closing(socket.create_connection(("127.0.0.1", service.port), timeout=30)) as client:
+            client.sendall(f"POST {path} HTTP/1.1\r\n\r\n".encode())
+            head, _, body = b"".join(iter(lambda: client.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert errors.PROBLEM_MEDIA_TYPE.encode() in head
+        assert json.loads(body) == example(api, path, errors.MalformedRequestError, 400)
+        (operation,) = api["paths"][path].values()
+        reference = operation["responses"]["400"]["headers"]["X-Request-ID"]["$ref"]
+        header = api["components"]["headers"][reference.rpartition("/")[2]]
+        assert b"x-request-id" in head.lower() or not header.get("required")
+
+
+def test_who_may_not_ask_is_answered_as_the_example(bundle: Bundle, tmp_path: Path) -> None:
+    """Without a token, with half of one, and where the file of tokens is broken."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("# nobody\n")
+    settings = ServiceSettings(model=bundle.path.parent, provider="cpu", tokens_file=tokens)
+    api, client = document(settings), create_app(settings).test_client()
+    tokens.unlink()
+    broken = create_app(settings).test_client()
+    for asked, authorization, kind in (
+        (client, {}, errors.UnauthorizedError),
+        (client, {"Authorization": "Bearer "}, errors.BearerMalformedError),
+        (broken, {"Authorization": "Bearer a"}, errors.AccessUnknownError),
+    ):
+        for path in ("/predict", "/metadata", "/v2"):
+            method = next(iter(api["paths"][path])).upper()
+            answer = asked.open(path, method=method, headers=authorization)
+            assert answer.get_json() == example(api, path, kind, answer.status_code)
+            described = api["paths"][path][method.lower()]["responses"][str(answer.status_code)]["headers"]
+            assert ("WWW-Authenticate" in answer.headers) <= ("WWW-Authenticate" in described)
+
+
+def test_without_a_model_the_answer_is_the_example(tmp_path: Path) -> None:
+    """Which names the place where none was found."""
+    settings = ServiceSettings(model=tmp_path, provider="cpu")
+    api, client = document(settings), create_app(settings).test_client()
+    not_ready = set()
+    for path, method, _ in operations(api):
+        url = path.replace("{model}", "mnist").replace("{version}", "1")
+        answer = client.open(url, method=method.upper(), data=DIGIT, headers=PNG)
+        if answer.status_code != 200:
+            said = json.loads(answer.data.replace(bytes(tmp_path), b"/models"))
+            assert said == example(api, path, errors.NotReadyError, 503), path
+            assert answer.headers["Retry-After"]
+            not_ready.add(path)
+    assert {"/predict", "/metadata", "/samples", "/readyz", "/v2/models/{model}/infer"} < not_ready
+
+
+@pytest.mark.parametrize(
+    ("kind", "query", "body", "fields"),
+    [
+        (errors.MalformedBodyError, "", b"{", {}),
+        (errors.BadQueryError, "?top=3", b"{}", {}),
+        (errors.BadTimeoutError, "", b"{}", {"X-Request-Timeout-Ms": "soon"}),
+        (errors.BodyTooLargeError, "", bytes(LARGEST + 1), {}),
+        (errors.TooManyImagesError, "", bytes(784 * 2000), {"Inference-Header-Content-Length": "0"}),
+        (errors.UnsupportedCodingError, "", b"{}", {"Content-Encoding": "br"}),
+        (errors.InvalidInstanceError, "", b"{}", {}),
+    ],
+)
+def test_what_inference_is_refused_for_is_described(
+    application: Any,
+    api: dict[str, Any],
+    kind: type[errors.ProblemError],
+    query: str,
+    body: bytes,
+    fields: dict[str, str],
+) -> None:
+    """Under the status that it has there, in the protocol's form."""
+    answer = application.test_client().post(f"/v2/models/synthetic/infer{query}", data=body, headers=fields)
+    described = api["paths"]["/v2/models/{model}/infer"]["post"]["responses"][str(answer.status_code)]
+    content = described["content"][answer.mimetype]
+    assert kind.kind in content["examples"]
+    assert validator(api, content["schema"]).is_valid(answer.get_json())
+
+
+def test_a_method_that_a_path_does_not_answer_is_said_in_the_examples_words(application: Any) -> None:
+    """It is described nowhere, since OpenAPI describes the methods that there are."""
+    answer = application.test_client().get("/predict")
+    detail, remedy = errors.MethodNotAllowedError.example
+    assert (answer.get_json()["detail"], answer.get_json()["remedy"]) == (detail, remedy)
+
+
+def test_every_problem_is_compared_with_what_is_answered() -> None:
+    """By one of the tests above."""
+    others = {
+        errors.MalformedRequestError,
+        errors.MethodNotAllowedError,
+        errors.NotReadyError,
+        errors.UnauthorizedError,
+        errors.BearerMalformedError,
+        errors.AccessUnknownError,
+    }
+    assert {*REFUSED, *RAISED, *others} == set(problem_classes())
+
+
+def test_the_document_lists_what_is_decoded_and_shows_one_image_in_all_its_forms(api: dict[str, Any]) -> None:
+    """It is written by hand: media types, and the 7 as a file, as rows and as one list."""
+    body = api["paths"]["/predict"]["post"]["requestBody"]["content"]
+    listed = ", ".join(PARSERS)
+    assert [name for name in body if name.startswith("image/")] == list(PARSERS)
+    assert body["multipart/form-data"]["encoding"]["image"]["contentType"] == listed
+    samples = api["components"]["schemas"]["Samples"]["properties"]["samples"]
+    assert listed in samples["items"]["properties"]["png"]["description"]
+    shown = api["paths"]["/metadata"]["get"]["responses"]["200"]["content"]["application/json"]["examples"]
+    assert shown["answer"]["value"]["input"]["media_types"] == list(PARSERS)
+    examples = {
+        name: found["value"]["instances"] for name, found in body["application/json"]["examples"].items()
+    }
+    (rows,), (flat,), (png_file, b64, url) = examples["pixels"], examples["flat"], examples["files"]
+    with Image.open(io.BytesIO(base64.b64decode(png_file))) as image:
+        assert np.asarray(image.convert("L")).tolist() == rows
+    assert [pixel for row in rows for pixel in row] == flat
+    assert b64 == {"b64": png_file}
+    assert url == f"data:image/png;base64,{png_file}"
+
+
+def test_the_limits_that_are_described_are_the_settings(bundle: Bundle) -> None:
+    """As /metadata has them."""
+    settings = ServiceSettings(model=bundle.path.parent, max_images=7, max_files=3, max_body_bytes=99_999)
+    api = document(settings)
+    schemas = api["components"]["schemas"]
+    assert schemas["Instances"]["properties"]["instances"]["maxItems"] == 7
+    assert schemas["RequestInput"]["properties"]["shape"]["prefixItems"][0]["maximum"] == 7
+    shown = api["paths"]["/metadata"]["get"]["responses"]["200"]["content"]["application/json"]["examples"]
+    assert shown["answer"]["value"]["limits"] == {
+        "body_bytes": 99_999,
+        "image_bytes": 1 << 20,
+        "files": 3,
+        "images": 7,
+    }
+    assert api["info"]["version"] == __version__
 
 
 def test_every_example_is_what_its_schema_says(api: dict[str, Any]) -> None:
@@ -123,13 +363,18 @@ def test_every_json_example_is_answered_as_it_is_described(service: Service, api
 def test_the_description_says_so_where_tokens_are_asked_for(bundle: Bundle, tmp_path: Any) -> None:
     """And which paths are open all the same."""
     tokens = tmp_path / "tokens"
-    tokens.write_text("")
-    settings = ServiceSettings(model=bundle.path.parent, provider="cpu", tokens_file=tokens)
-    api = create_app(settings).test_client().get("/openapi.json").get_json()
-    OPENAPI_31_VALIDATOR.validate(api)
-    assert api["security"] == [{"bearer": []}]
-    assert api["paths"]["/livez"]["get"]["security"] == []
-    assert "security" not in api["paths"]["/predict"]["post"]
+    tokens.write_text("# nobody\n")
+    for docs_token in (False, True):
+        settings = ServiceSettings(
+            model=bundle.path.parent, provider="cpu", tokens_file=tokens, docs_token=docs_token
+        )
+        api = document(settings)
+        OPENAPI_31_VALIDATOR.validate(api)
+        assert api["security"] == [{"bearer": []}]
+        client = create_app(settings).test_client()
+        for path, method, operation in operations(api):
+            is_open = client.open(path, method=method.upper()).status_code != 401
+            assert operation.get("security") == ([] if is_open else None), path
 
 
 class Links(HTMLParser):
