@@ -38,8 +38,8 @@ SIZES = (1 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10)
 
 def a_form(size: int) -> tuple[bytes, str]:
     """Return a form of as many image files as fit."""
-    from tests.pictures import a_digit, png
-    from tests.serving.processes import Part, form
+    from bench.support.pictures import a_digit, png
+    from bench.support.processes import Part, form
 
     part = Part(png(a_digit()))
     each = len(form(part, part)[0]) - len(form(part)[0])
@@ -48,7 +48,7 @@ def a_form(size: int) -> tuple[bytes, str]:
 
 def rows(size: int) -> tuple[bytes, str]:
     """Return JSON of as many images of 28 rows as fit."""
-    from tests.pictures import a_digit
+    from bench.support.pictures import a_digit
 
     image = a_digit().tolist()
     count = max(1, size // len(orjson.dumps(image)))
@@ -57,7 +57,7 @@ def rows(size: int) -> tuple[bytes, str]:
 
 def pixels(size: int) -> tuple[bytes, str]:
     """Return the pixels of as many images as fit."""
-    from tests.pictures import a_digit
+    from bench.support.pictures import a_digit
 
     return a_digit().tobytes() * max(1, size // 784), "application/octet-stream"
 
@@ -88,9 +88,9 @@ def seconds(pipeline: Pipeline, body: bytes, media_type: str, times: int) -> flo
 
 def worst_bodies(pipeline: Pipeline, times: int) -> None:
     """Print what forms and JSON of small files take that cost most for their size, and where they are decoded."""
+    from bench.support.processes import Part, form
+    from bench.support.worst import WORST
     from serving.inference.door import FEW_FILES, LARGE_BODY, takes_long
-    from tests.bundle.worst import WORST
-    from tests.serving.processes import Part, form
 
     print("\nms of bodies of the worst small files")
     for name in ("image/tiff: tile", "image/tiff: entries", "image/png: lines of a text", "image/bmp: runs"):
@@ -146,8 +146,8 @@ def decoding_seconds(data: bytes, times: int) -> float:
 
 def worst_files(times: int) -> bool:
     """Print what the worst files of each format take, and tell whether that is within bounds."""
-    from tests.bundle.worst import WORST
-    from tests.pictures import SAMPLES
+    from bench.support.pictures import SAMPLES
+    from bench.support.worst import WORST
 
     print("\nms of CPU to decode or refuse a file of 1 MiB at most, and that in ordinary files")
     worst = 0.0
@@ -167,9 +167,9 @@ def worst_files(times: int) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
+    from bench.support.models import publish_synthetic
     from serving.settings import ServiceSettings
     from serving.state import ModelState
-    from tests.serving.models import publish_synthetic
 
     parser = argparse.ArgumentParser(
         prog="python -m bench bodies",

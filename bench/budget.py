@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from tests.pictures import png
+from bench.support.pictures import png
 
 if TYPE_CHECKING:
     import asyncio

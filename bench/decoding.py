@@ -21,8 +21,8 @@ MANY = 64
 
 def main(arguments: list[str]) -> int:
     """Print the table and return the exit code; 1 if one way gives other pixels."""
+    from bench.support.pictures import a_digit, png
     from bundle import images, plain_png
-    from tests.pictures import a_digit, png
 
     parser = argparse.ArgumentParser(
         prog="python -m bench decoding",

@@ -100,8 +100,8 @@ def _checkpoints(directory: Path) -> list[Path]:
 
 def serve(directory: Path) -> None:
     """Serve one image file again and again."""
-    from tests.pictures import a_digit, png
-    from tests.serving.processes import free_port, running
+    from bench.support.pictures import a_digit, png
+    from bench.support.processes import free_port, running
 
     image = png(a_digit())
     model = directory / "models" / "mnist"
@@ -118,7 +118,7 @@ def serve(directory: Path) -> None:
 
 def score(directory: Path) -> None:
     """Score a folder of image files."""
-    from tests.pictures import a_digit, png
+    from bench.support.pictures import a_digit, png
 
     pictures = directory / "input"
     pictures.mkdir()

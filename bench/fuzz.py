@@ -38,14 +38,14 @@ from hypothesis import strategies as st
 from bench import hostile
 from bench.fuzzing import TARGETS, command
 from bench.resident import Growth, children
+from bench.support.models import publish_synthetic
+from bench.support.processes import Service, running
 from bundle.errors import ImageError
 from bundle.images import decode
 from serving.messages import Answer, Request
 from serving.pipeline import Pipeline
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.serving.models import publish_synthetic
-from tests.serving.processes import Service, running
 
 Target = Callable[[Random], str]
 """Takes one input made of chance, and returns in a word how it was taken; raises where it was taken badly."""

@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from bench.resident import MIB, PAGE, children, resident
+from bench.support.models import publish_synthetic
+from bench.support.processes import Service, running
 from serving.overload import FREE_BODY
-from tests.serving.models import publish_synthetic
-from tests.serving.processes import Service, running
 
 QUEUE_TIMES = 1.25
 """What the bytes of the queue take: buffers that grow are made an eighth larger than they must be."""

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import orjson
 
+from bench.support import handmade
+from bench.support.handmade import GRAY, PALETTE, RGBA, a_png, chunk
+from bench.support.pictures import EVERY_MODE, SAMPLES, odd_tiff, webp_bomb
+from bench.support.processes import Part, form
 from serving.messages import Request
-from tests.bundle import handmade
-from tests.bundle.handmade import GRAY, PALETTE, RGBA, a_png, chunk
-from tests.pictures import EVERY_MODE, SAMPLES, odd_tiff, webp_bomb
-from tests.serving.processes import Part, form
 
 MODEL = "synthetic"
-"""The model's name in `tests.serving.models`."""
+"""The model's name in `bench.support.models`."""
 NUMBERS = (0, 1, 27, 28, 29, 127, 128, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 MOST_CHANGES = 6
 

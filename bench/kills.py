@@ -103,7 +103,7 @@ def _die_in(module: object, name: str, calls: int, mark: Path | None) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    from tests.training.runs import rich_run, weights
+    from bench.support.runs import rich_run, weights
     from training.loop.fit import fit
 
     parser = argparse.ArgumentParser(

@@ -144,9 +144,9 @@ async def rolling_restarts(fleet: Fleet, running: Callable[..., Any]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    from tests.pictures import a_digit, png
-    from tests.serving import processes
-    from tests.serving.models import publish_synthetic
+    from bench.support import processes
+    from bench.support.models import publish_synthetic
+    from bench.support.pictures import a_digit, png
 
     parser = argparse.ArgumentParser(
         prog="python -m bench lifecycle",

@@ -20,10 +20,10 @@ from random import Random
 
 from bench import hostile
 from bench.resident import Growth, children
+from bench.support.models import publish_synthetic
+from bench.support.pictures import SAMPLES
+from bench.support.processes import Part, Service, form, running
 from serving.messages import Request
-from tests.pictures import SAMPLES
-from tests.serving.models import publish_synthetic
-from tests.serving.processes import Part, Service, form, running
 
 WORKERS = ("inference", "gthread")
 CONNECTIONS = 4

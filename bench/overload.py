@@ -67,9 +67,9 @@ def resident(pid: int) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    from tests.pictures import a_digit, png
-    from tests.serving.models import publish_synthetic
-    from tests.serving.processes import running
+    from bench.support.models import publish_synthetic
+    from bench.support.pictures import a_digit, png
+    from bench.support.processes import running
 
     parser = argparse.ArgumentParser(
         prog="python -m bench overload",

@@ -117,9 +117,9 @@ def finish(process: subprocess.Popen[bytes], *, now: bool = False) -> dict[str, 
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    from tests.pictures import a_digit, png
-    from tests.serving.models import publish_synthetic
-    from tests.serving.processes import free_port, running
+    from bench.support.models import publish_synthetic
+    from bench.support.pictures import a_digit, png
+    from bench.support.processes import free_port, running
 
     parser = argparse.ArgumentParser(
         prog="python -m bench probes",

@@ -17,9 +17,9 @@ from bench.probes import finish, loading
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    from tests.pictures import a_digit, png
-    from tests.serving.models import publish_synthetic
-    from tests.serving.operations.management import managed
+    from bench.support.management import managed
+    from bench.support.models import publish_synthetic
+    from bench.support.pictures import a_digit, png
 
     parser = argparse.ArgumentParser(
         prog="python -m bench reload",

@@ -32,9 +32,9 @@ LIFE_SECONDS = 60
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    from tests.serving.models import publish_synthetic
-    from tests.serving.scoring.jobs import digits, folder, parts
-    from tests.serving.scoring.test_job import group_lives
+    from bench.support.jobs import digits, folder, parts
+    from bench.support.models import publish_synthetic
+    from bench.support.processes import group_lives
 
     parser = argparse.ArgumentParser(
         prog="python -m bench scoring-kills",

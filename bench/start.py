@@ -18,8 +18,8 @@ LIMIT_SECONDS = 3.0
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    from tests.serving.models import publish_synthetic
-    from tests.serving.processes import free_port, running
+    from bench.support.models import publish_synthetic
+    from bench.support.processes import free_port, running
 
     parser = argparse.ArgumentParser(
         prog="python -m bench start",

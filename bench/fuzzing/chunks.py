@@ -8,10 +8,10 @@ from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
 from bench.fuzzing.cuts import cuttings
+from bench.fuzzing.pieces import CHUNK_PIECES, CHUNKED_HEAD, NEXT, PEER
 from bench.fuzzing.words import by_words
 from serving.inference import chunked
 from serving.inference.chunked import ChunkedBody
-from tests.serving.inference.test_chunked import HEAD, NEXT, PIECES
 
 LINE = 64
 chunked.MAX_TRAILERS = TRAILERS = 80
@@ -27,9 +27,9 @@ SEEDS = [
     b"000a\r\n0123456789\r\n0\r\nX: " + b"a" * 50 + b"\r\n\r\n",
     *[b"1;" + b"x" * (LINE - 2 + more) + b"\r\na\r\n0\r\n\r\n" for more in (0, 1)],
     *[b"0\r\nX:" + b"x" * (TRAILERS - 2 + more) + b"\r\n\r\n" for more in (0, 1)],
-    *[b"5\r\nhello\r\n" + piece + b"\r\n0\r\n" + piece + b"\r\n\r\n" for piece in PIECES],
+    *[b"5\r\nhello\r\n" + piece + b"\r\n0\r\n" + piece + b"\r\n\r\n" for piece in CHUNK_PIECES],
 ]
-mutate = by_words([*PIECES, b"\r\n\r\n"])
+mutate = by_words([*CHUNK_PIECES, b"\r\n\r\n"])
 
 TOKEN = rb"[!#$%&'*+\-.^`|~0-9A-Za-z_]+"
 QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
@@ -52,7 +52,7 @@ def feed(data: bytes) -> None:
 
 def here(pieces: list[bytes]) -> tuple[bytes, bytes] | str:
     """Return the body and what follows it; "waits" or "refused" where there is none."""
-    body = ChunkedBody(Request(CONFIGURATION, IterUnreader([HEAD]), ("203.0.113.7", 1)))
+    body = ChunkedBody(Request(CONFIGURATION, IterUnreader([CHUNKED_HEAD]), PEER))
     most = 0
     try:
         for number, piece in enumerate(pieces):

@@ -4,11 +4,11 @@ An input is the content type, a line feed, and the body.
 """
 
 from bench.fuzzing.words import by_words
+from bench.support.pictures import a_digit, png
+from bench.support.processes import Part, form
 from serving import admission
 from serving.admission import Upload, admit
 from serving.errors import ProblemError
-from tests.pictures import a_digit, png
-from tests.serving.processes import Part, form
 
 MOST_FILES = 4
 CHUNKS = (1 << 16, 1, 7)

@@ -6,6 +6,7 @@ from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships n
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 
 from bench.fuzzing.cuts import cuttings
+from bench.fuzzing.pieces import HEAD_PIECES, ORDINARY_HEAD, PEER
 from bench.fuzzing.words import by_words
 from serving.inference import head as heads
 from serving.inference import input as inputs
@@ -13,7 +14,6 @@ from serving.inference.bodies import Body, LengthBody
 from serving.inference.chunked import ChunkedBody
 from serving.inference.head import Head
 from serving.inference.input import Input
-from tests.serving.inference.test_head import ORDINARY_HEAD, PEER, PIECES
 
 LIMIT = 300
 """Bytes of a request line and of a field."""
@@ -30,13 +30,13 @@ SEEDS = [
     ORDINARY_HEAD + b"123456789012" + ORDINARY_HEAD,
     CHUNKED + b"5;a=b\r\nhello\r\n0\r\nX: a\r\n\r\n" + ORDINARY_HEAD,
     b"\r\n" + ORDINARY_HEAD.replace(b"Content-Length: 12", b"Content-Length: 0"),
-    *[ORDINARY_HEAD.replace(b"\r\n\r\n", b"\r\n" + piece + b"\r\n\r\n") for piece in PIECES],
-    *[ORDINARY_HEAD.replace(b"POST /predict?top=3 ", piece) for piece in PIECES],
+    *[ORDINARY_HEAD.replace(b"\r\n\r\n", b"\r\n" + piece + b"\r\n\r\n") for piece in HEAD_PIECES],
+    *[ORDINARY_HEAD.replace(b"POST /predict?top=3 ", piece) for piece in HEAD_PIECES],
     b"GET /" + b"a" * (LIMIT - 16) + b" HTTP/1.1\r\nHost: a\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * heads.FAST_FIELDS + b"\r\n",
 ]
 
-mutate = by_words([*PIECES, *ORDINARY_HEAD.splitlines(keepends=True), b"\r\n\r\n", b"\xa0", b"\x85"])
+mutate = by_words([*HEAD_PIECES, *ORDINARY_HEAD.splitlines(keepends=True), b"\r\n\r\n", b"\xa0", b"\x85"])
 
 
 def feed(data: bytes) -> None:

@@ -9,12 +9,11 @@ from random import Random
 import numpy as np
 
 from bench import hostile
+from bench.support.handmade import RAW, SIGNATURE, UNSOUND, filtered, plain
+from bench.support.pictures import Pixels, a_digit, png
 from bundle import images, plain_png
 from bundle.bombs import MAX_FILE_BYTES
 from bundle.errors import ImageError
-from tests.bundle.handmade import SIGNATURE
-from tests.bundle.test_plain_png import RAW, UNSOUND, filtered, plain
-from tests.pictures import Pixels, a_digit, png
 
 SEEDS = [
     png(a_digit()),

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench.arithmetic import main
+from bench.support.models import publish_synthetic
 from serving.engine import BUCKETS
-from tests.serving.models import publish_synthetic
 
 
 def test_each_size_has_a_row_of_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from bench.gpu import NO_GPU, main
 from bench.gpu_service import Case, cases, compare
+from bench.support.models import publish_synthetic
 from serving import cuda
-from tests.serving.models import publish_synthetic
 
 CPU = Case(provider="cpu", workers=1)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bench.support.models import CLASSES, Linear, facts
+from bench.support.pictures import png
 from bundle.golden import GoldenExamples
 from bundle.manifest import FILES, GOLDEN_FILE, ONNX_FILE, SAMPLE_FILE, Facts
 from bundle.repository import Bundle, publish, staging
-from tests.pictures import png
-from tests.serving.models import CLASSES, Linear, facts
 
 Images = npt.NDArray[np.uint8]
 

@@ -22,9 +22,9 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from bench.support.models import CLASSES, Linear
+from bench.support.processes import Service, running
 from tests.browser.bundles import MANY, Images, learnt, publish_linear, untrained
-from tests.serving.models import CLASSES, Linear
-from tests.serving.processes import Service, running
 
 ARGUMENTS = (
     "--no-sandbox",  # which Chromium refuses to root, as whom containers run

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
+from bench.support.processes import Service
 from tests.browser.conftest import DESKTOP
 from tests.browser.test_reading import NARROW, fits, violations
-from tests.serving.processes import Service
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(DESKTOP, "light"), (NARROW, "dark")])

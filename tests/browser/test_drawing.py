@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from bench.support.models import CLASSES
+from bench.support.processes import Service
 from tests.browser.asking import await_that, probabilities, seen, watch_bodies, what_is_shown_was_sent
 from tests.browser.bundles import MANY, Images, untrained
 from tests.browser.conftest import open_page
 from tests.browser.mnist import Points, centre_of_mass, crop, drawn, prepare
 from tests.browser.strokes import ONE, SEVEN, STROKES, THREE, ZERO, draw, on_screen
-from tests.serving.models import CLASSES
-from tests.serving.processes import Service
 
 
 @pytest.mark.parametrize("digit", STROKES)

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import FilePayload, Locator, Page, Route, expect
 
+from bench.support.models import CLASSES, Linear
+from bench.support.pictures import encoded, png
+from bench.support.processes import Service
 from tests.browser.asking import a_file, await_that, is_painted, seen, watch_bodies, what_is_shown_was_sent
 from tests.browser.bundles import Images
 from tests.browser.conftest import open_page
 from tests.browser.mnist import Pixels, prepare
-from tests.pictures import encoded, png
-from tests.serving.models import CLASSES, Linear
-from tests.serving.processes import Service
 
 DROP = """([kind, files]) => {
   const transfer = new DataTransfer();

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
+from bench.support.processes import Service
 from tests.browser.bundles import Images
 from tests.browser.mnist import Pixels, centre_of_mass, crop, drawn, prepare
 from tests.browser.strokes import STROKES
-from tests.serving.processes import Service
 
 # Arrays travel as base64: as lists of numbers they would take Playwright seconds.
 BASE64 = """

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
+from bench.support.pictures import png
+from bench.support.processes import Service
 from tests.browser.asking import a_file, await_that
 from tests.browser.bundles import Images
 from tests.browser.conftest import DESKTOP, open_page
 from tests.browser.strokes import THREE, draw
-from tests.pictures import png
-from tests.serving.processes import Service
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
 PHONE: ViewportSize = {"width": 390, "height": 844}

@@ -12,14 +12,14 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image
 
+from bench.support.models import CLASSES, Linear
+from bench.support.processes import ROOT, Service
 from bundle.repository import Bundle
 from serving import page
 from serving.app import create_app
 from serving.page import MAX_SAMPLES
 from serving.settings import ServiceSettings
 from tests.browser.bundles import Images, publish_linear, untrained
-from tests.serving.models import CLASSES, Linear
-from tests.serving.processes import ROOT, Service
 
 ASSETS = sorted(path.name for path in (ROOT / "serving" / "page" / "assets").iterdir())
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}

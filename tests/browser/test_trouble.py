@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from playwright.sync_api import Browser, Page, Route, expect
 
+from bench.support.pictures import png
+from bench.support.processes import Service
 from tests.browser.asking import a_file, await_that
 from tests.browser.bundles import Images
 from tests.browser.conftest import TOKEN, open_page
 from tests.browser.strokes import ONE, SEVEN, THREE, draw
-from tests.pictures import png
-from tests.serving.processes import Service
 
 PREDICT = "**/predict"
 PROBLEM = "application/problem+json"

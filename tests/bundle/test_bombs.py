@@ -12,11 +12,9 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from PIL.JpegImagePlugin import MARKER
 
-from bundle import bombs
-from bundle.errors import ImageError, ImageFault
-from bundle.images import PARSERS, decode, decode_any, sniff
-from tests.bundle.handmade import SIGNATURE, a_tiff, chunk
-from tests.bundle.worst import (
+from bench.support.handmade import SIGNATURE, a_tiff, chunk
+from bench.support.pictures import SAMPLES, Pixels, a_digit, encoded, png
+from bench.support.worst import (
     MEBIBYTE,
     READ,
     REFUSED,
@@ -31,8 +29,10 @@ from tests.bundle.worst import (
     with_exif,
     with_segments,
 )
+from bundle import bombs
+from bundle.errors import ImageError, ImageFault
+from bundle.images import PARSERS, decode, decode_any, sniff
 from tests.conftest import ROOT
-from tests.pictures import SAMPLES, Pixels, a_digit, encoded, png
 
 
 def claimed_tiles(side: int, *, kind: int = 4, order: Any = "<") -> bytes:

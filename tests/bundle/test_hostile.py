@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from bench.support.models import a_linear, publish_synthetic
 from bundle.__main__ import main
 from bundle.errors import BundleError, PublishError, one_line
 from bundle.fetch import fetch
@@ -20,7 +21,6 @@ from bundle.verify import problems
 from tests.bundle.hostile import ATTACKS, Attack, elsewhere, no_secret, reseal, write_secret
 from tests.bundle.making import A_GRAPH, fill, publish_one, some_facts
 from tests.bundle.serving_files import serving
-from tests.serving.models import a_linear, publish_synthetic
 
 pytestmark = pytest.mark.timeout(60)
 """A reader that waits for a FIFO waits for ever."""

@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from bundle.errors import ImageError, ImageFault
-from bundle.images import PARSERS, check_header, decode, decode_all, sniff
-from tests.conftest import ROOT
-from tests.pictures import (
+from bench.support.pictures import (
     EVERY_FORMAT,
     EVERY_MODE,
     LOSSLESS,
@@ -29,6 +26,9 @@ from tests.pictures import (
     png,
     webp_bomb,
 )
+from bundle.errors import ImageError, ImageFault
+from bundle.images import PARSERS, check_header, decode, decode_all, sniff
+from tests.conftest import ROOT
 
 images = arrays(np.uint8, (28, 28))
 

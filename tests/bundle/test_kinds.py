@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
+from bench.support import handmade
+from bench.support.handmade import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, Order, a_png, chunk, raw_tiff
+from bench.support.pictures import Pixels, encoded
 from bundle.images import CONVERSIONS, decode
-from tests.bundle import handmade
-from tests.bundle.handmade import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, Order, a_png, chunk, raw_tiff
 from tests.conftest import ROOT
-from tests.pictures import Pixels, encoded
 
 Array = npt.NDArray[Any]
 

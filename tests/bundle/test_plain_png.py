@@ -1,7 +1,6 @@
 """The short way through a plain PNG says what Pillow says, or nothing."""
 
 import io
-import struct
 import zlib
 
 import numpy as np
@@ -11,38 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from bench.support.handmade import PLAIN_HEADER, RAW, SIGNATURE, UNSOUND, chunk, filtered, plain
+from bench.support.pictures import Pixels, a_digit, png
 from bundle import plain_png
 from bundle.bombs import MAX_FILE_BYTES
 from bundle.errors import ImageError
 from bundle.images import decode
-from tests.pictures import Pixels, a_digit, png
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-HEADER = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """Return one chunk."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def plain(stream: bytes) -> bytes:
-    """Return a plain file of a zlib stream."""
-    return SIGNATURE + chunk(b"IHDR", HEADER) + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
-
-
-def filtered(pixels: Pixels, kind: int) -> bytes:
-    """Return scanlines by one of the five filters (PNG, third edition, section 9.2), computed pixel by pixel."""
-    lines, above = b"", [0] * 28
-    for row in pixels.tolist():
-        line = []
-        for x, value in enumerate(row):
-            a, b, c = (row[x - 1] if x else 0), above[x], (above[x - 1] if x else 0)
-            nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
-            line.append((value - (0, a, b, (a + b) // 2, nearest)[kind]) % 256)
-        lines += bytes([kind, *line])
-        above = row
-    return lines
 
 
 def by_pillow(data: bytes) -> Pixels | None:
@@ -97,20 +70,6 @@ def test_no_shortened_file_is_accepted() -> None:
     assert all(plain_png.decode(data[:length]) is None for length in range(len(data)))
 
 
-RAW = filtered(a_digit(), 0)
-UNSOUND = {
-    "a byte too many": zlib.compress(RAW + b"\0"),
-    "a byte too few": zlib.compress(RAW[:-1]),
-    "a filter that is none": zlib.compress(b"\5" + RAW[1:]),
-    "something behind the stream": zlib.compress(RAW) + b"\0",
-    "no checksum": zlib.compress(RAW)[:-4],
-    "another checksum": zlib.compress(RAW)[:-4] + b"\0\0\0\0",
-    "a bomb": zlib.compress(b"\0" * (1 << 24)),
-    "a preset dictionary": b"\x78\xbb" + zlib.compress(RAW)[2:],
-    "nothing": b"",
-}
-
-
 @pytest.mark.parametrize("stream", UNSOUND.values(), ids=UNSOUND)
 def test_streams_that_are_not_exact_are_left_to_pillow(stream: bytes) -> None:
     """Only a stream that ends where it should, with what it should, is decoded the short way."""
@@ -120,12 +79,12 @@ def test_streams_that_are_not_exact_are_left_to_pillow(stream: bytes) -> None:
 def test_other_headers_and_chunks_are_left_to_pillow() -> None:
     """Colour, other depths, interlacing, and whatever may change the meaning of a pixel go the long way."""
     stream = chunk(b"IDAT", zlib.compress(RAW))
-    end = chunk(b"IEND", b"")
+    end = chunk(b"IEND")
     for place, value in ((8, 4), (9, 3), (12, 1), (3, 29)):
-        header = bytearray(HEADER)
+        header = bytearray(PLAIN_HEADER)
         header[place] = value
         assert plain_png.decode(SIGNATURE + chunk(b"IHDR", bytes(header)) + stream + end) is None
-    start = SIGNATURE + chunk(b"IHDR", HEADER)
+    start = SIGNATURE + chunk(b"IHDR", PLAIN_HEADER)
     transparent = chunk(b"tRNS", b"\0\xff")
     assert plain_png.decode(start + transparent + stream + end) is None
     assert plain_png.decode(start + stream + transparent + end) is None

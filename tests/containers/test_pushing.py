@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.management import await_
+from bench.support.processes import free_port
 from bundle import __version__
 from tests.containers.conftest import Image
 from tests.containers.docker import Engine
-from tests.serving.operations.management import await_
-from tests.serving.processes import free_port
 
 pytestmark = pytest.mark.timeout(900)
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.management import await_
 from bundle.repository import Bundle
 from tests.conftest import ROOT
 from tests.containers.cluster import OVERLAY, Cluster, Runs, ask_probe, png, pod_of
@@ -16,7 +17,6 @@ from tests.containers.conftest import Image
 from tests.containers.docker import Engine
 from tests.containers.podman import SCRIPT, Document, Playing, playable
 from tests.k8s.rendering import component
-from tests.serving.operations.management import await_
 from training.data.formats.idx import read_idx
 
 pytestmark = pytest.mark.timeout(900)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.processes import ROOT, environment
 from bundle.repository import Bundle
-from tests.serving.processes import ROOT, environment
 
 FIT = ["--epochs", "2", "--batch-size", "128", "--hidden", "64,32", "--threads", "1", "--seed", "5"]
 

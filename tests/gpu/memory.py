@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from bench.resident import children
+from bench.support.processes import ROOT
 from serving import cuda
 from serving.bound import RUNTIMES
-from tests.serving.processes import ROOT
 
 RESOURCES = ROOT / "k8s/components/nvidia/resource.yaml"
 LOOK_SECONDS = 0.05

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WAITING = """
 import sys
 from pathlib import Path
-from tests.training.runs import small_run
+from bench.support.runs import small_run
 from training.loop import fit
 from training.errors import DeviceError
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from bench.support.processes import ROOT
+from bench.support.runs import small_run, weights
 from bundle.progress import Progress
 from tests.gpu.memory import measured
-from tests.serving.processes import ROOT
-from tests.training.runs import small_run, weights
 from training.job import run
 from training.loop.device import choose_device
 from training.loop.fit import fit

@@ -9,12 +9,12 @@ import promql_parser
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.support.management import managed
+from bench.support.models import publish_synthetic
+from bench.support.pictures import a_digit, png
 from bundle.repository import Bundle
 from serving.alerts import ALERTS
 from tests.k8s.rendering import K8S, component
-from tests.pictures import a_digit, png
-from tests.serving.models import publish_synthetic
-from tests.serving.operations.management import managed
 
 ADDED = {"job", "instance"}
 """Labels that Prometheus gives to whatever it scrapes."""

@@ -1,5 +1,6 @@
 """Fixtures: one bundle that no test changes, and one service that serves it."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.models import Linear, a_linear, publish_synthetic
+from bench.support.pictures import a_digit
+from bench.support.processes import Service, running
 from bundle.repository import Bundle
-from tests.pictures import a_digit
-from tests.serving.models import Linear, a_linear, publish_synthetic
-from tests.serving.processes import Service, running
+
+AILING = (sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.ailing")
 
 
 @pytest.fixture(scope="session")

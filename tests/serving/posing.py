@@ -9,10 +9,10 @@ from typing import Any
 import onnxruntime
 import pytest
 
+from bench.support.pictures import Pixels
 from serving import engine
 from serving.bound import BoundSession
 from serving.graph_thread import graph_thread
-from tests.pictures import Pixels
 
 
 class Posing(onnxruntime.InferenceSession):  # type: ignore[misc]  # it ships no types

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.management import await_
+from bench.support.processes import ANSWER_SECONDS, ROOT, START_SECONDS, free_port
 from tests.serving.certificates import write_certificate
 from tests.serving.inference.wire import statuses
-from tests.serving.operations.management import await_
-from tests.serving.processes import ANSWER_SECONDS, ROOT, START_SECONDS, free_port
 
 DOCUMENT = ROOT / "docs" / "operations.md"
 WAIT = "3s"

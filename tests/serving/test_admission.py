@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.support.processes import Part, form
 from serving import admission
 from serving.admission import CHUNK_BYTES, MAX_PART_HEADER_BYTES, Upload, admit
 from serving.errors import (
@@ -15,7 +16,6 @@ from serving.errors import (
     TooManyFilesError,
     UnsupportedMediaTypeError,
 )
-from tests.serving.processes import Part, form
 
 
 def admitted(*parts: Part, max_files: int = 256) -> list[Upload]:

@@ -8,13 +8,13 @@ import numpy as np
 import orjson
 import pytest
 
+from bench.support.models import Linear
+from bench.support.pictures import Pixels
 from bundle.repository import Bundle
 from serving.answer import encode
 from serving.engine import Outputs
 from serving.messages import Answer
 from serving.query import parse
-from tests.pictures import Pixels
-from tests.serving.models import Linear
 
 NASTY = ('a "b"', "50%", "%b%%d", "\\", "é\u2028", " ", "1,2],[3", "}", "null", "\t")
 """Names of classes that mean something to JSON or to a template."""

@@ -16,6 +16,8 @@ from flask import request
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from werkzeug.test import TestResponse
 
+from bench.support.pictures import a_digit, png
+from bench.support.processes import PNG, ROOT, Service, await_ok, environment, free_port
 from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
 from serving import cpus, gunicorn_conf, predict
@@ -24,8 +26,6 @@ from serving.app import APP_LOAD_ERROR, create_app
 from serving.inference.worker import InferenceWorker
 from serving.settings import ServiceSettings, load_settings
 from serving.state import ModelState
-from tests.pictures import a_digit, png
-from tests.serving.processes import PNG, ROOT, Service, await_ok, environment, free_port
 
 
 def test_settings_come_from_their_variables_and_leave_others_alone() -> None:

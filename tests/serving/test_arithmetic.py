@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 
+from bench.support.models import NO_GRAPH, Linear, a_linear, in_integers, publish_synthetic
+from bench.support.processes import running
 from bundle.errors import GoldenMismatchError, InvalidBundleError
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle
@@ -18,8 +20,6 @@ from serving import cpus, engine
 from serving.engine import Arithmetic, Engine, choose_arithmetic, open_engine
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.serving.models import NO_GRAPH, Linear, a_linear, in_integers, publish_synthetic
-from tests.serving.processes import running
 
 AMX = "flags\t\t: fpu sse2 avx512_vnni avx_vnni amx_bf16 amx_tile amx_int8 arch_capabilities"
 NO_AMX = {

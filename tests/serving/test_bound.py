@@ -8,13 +8,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from bench.support.pictures import Pixels
 from bundle.repository import Bundle
 from serving import bound, cuda
 from serving.bound import OUTPUTS, BoundSession, lock_pages, whole_pages
 from serving.engine import BUCKETS, open_engine
 from serving.errors import ProviderError
 from serving.graph_thread import GraphSession
-from tests.pictures import Pixels
 from tests.serving.posing import BoundOnCpu, Posing, posing
 
 NAMES = list(OUTPUTS)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from bench.support.models import NO_GRAPH, publish_synthetic
 from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
 from serving import check as checks
@@ -15,7 +16,6 @@ from serving.__main__ import main
 from serving.check import check_tls
 from serving.settings import ServiceSettings
 from tests.serving.certificates import write_certificate
-from tests.serving.models import NO_GRAPH, publish_synthetic
 
 
 def checked(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -14,6 +14,8 @@ import numpy as np
 import orjson
 import pytest
 
+from bench.support.pictures import SAMPLES, a_digit, png
+from bench.support.processes import Part, form
 from bundle import images
 from bundle.images import PARSERS
 from bundle.repository import Bundle
@@ -23,8 +25,6 @@ from serving.messages import JSON, Answer, Request
 from serving.pipeline import Pipeline
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.pictures import SAMPLES, a_digit, png
-from tests.serving.processes import Part, form
 
 FILES = 60
 

@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 
 from bench.serving.wire import Message, open_inference_binary, tensors
+from bench.support.models import Linear, publish_synthetic
+from bench.support.pictures import Pixels, a_digit, png
+from bench.support.processes import ROOT, Service, environment, running
 from bundle.repository import Bundle
 from serving import cuda
 from serving.bound import lock_pages, whole_pages
@@ -25,9 +28,6 @@ from serving.graph_thread import GraphSession
 from serving.scoring.engines import open_local
 from serving.scoring.settings import ScoreSettings
 from tests.gpu.memory import LOOK_SECONDS, measured
-from tests.pictures import Pixels, a_digit, png
-from tests.serving.models import Linear, publish_synthetic
-from tests.serving.processes import ROOT, Service, environment, running
 
 MISSING = cuda.missing_device_by_child(0)
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=f"no CUDA: {MISSING}")]

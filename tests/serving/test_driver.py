@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from bench.support.management import await_
+from bench.support.processes import ROOT, environment, free_port, running, serving_command
 from bundle.repository import Bundle
 from serving import cuda
 from serving.cpus import usable_cpus
 from serving.cuda import LEAST_DRIVER
-from tests.serving.operations.management import await_
-from tests.serving.processes import ROOT, environment, free_port, running, serving_command
 
 COMPILER = shutil.which("cc")
 pytestmark = [

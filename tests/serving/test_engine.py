@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from bench.support.models import Linear, a_linear, publish_synthetic
 from bundle import files
 from bundle.errors import InvalidBundleError
 from bundle.manifest import ONNX_FILE
@@ -19,7 +20,6 @@ from serving.engine import choose_provider, open_engine
 from serving.errors import NotReadyError, ProviderError
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.serving.models import Linear, a_linear, publish_synthetic
 
 
 def test_a_proven_engine_answers_as_numpy_does_at_every_batch_size(bundle: Bundle, linear: Linear) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.support.models import publish_synthetic
+from bench.support.pictures import Pixels
+from bench.support.processes import ROOT
 from bundle.repository import Bundle
 from serving import cuda
 from serving.bound import OUTPUTS
@@ -19,10 +22,7 @@ from serving.errors import ProviderError
 from serving.graph_thread import GraphThread
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.pictures import Pixels
-from tests.serving.models import publish_synthetic
 from tests.serving.posing import BoundOnCpu, Posing, posing, settle
-from tests.serving.processes import ROOT
 
 ALONE = "cuda-graphs"
 NAMES = list(OUTPUTS)

@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bench.support.pictures import EVERY_FORMAT, EVERY_MODE, SAMPLES, Pixels, a_digit, encoded, png
 from bundle import images
 from bundle.bombs import MAX_FILE_BYTES
 from bundle.errors import ImageError, ImageFault
@@ -20,7 +21,6 @@ from serving.errors import (
     WrongSizeError,
 )
 from serving.images import PROBLEMS, SUPPORTED, decode
-from tests.pictures import EVERY_FORMAT, EVERY_MODE, SAMPLES, Pixels, a_digit, encoded, png
 
 WHITE: Polarity = "white-on-black"
 REFUSED: dict[ImageFault, tuple[bytes, type[ProblemError], str]] = {

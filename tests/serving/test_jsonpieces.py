@@ -8,10 +8,10 @@ import numpy as np
 import orjson
 import pytest
 
+from bench.support.pictures import a_digit
 from serving import instances, jsonbody, jsonpieces
 from serving.errors import MalformedBodyError, TooManyImagesError
 from serving.jsonpieces import PIECE, ScatteredError
-from tests.pictures import a_digit
 
 IMAGES = 256
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.support.management import await_, managed
+from bench.support.models import publish_synthetic
+from bench.support.pictures import Pixels, png
 from bundle.repository import Bundle
 from serving.engine import Engine, open_engine, open_version
 from serving.errors import DeviceLostError, NotReadyError
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.pictures import Pixels, png
 from tests.serving.losing import FILE
-from tests.serving.models import publish_synthetic
-from tests.serving.operations.management import await_, managed
 from tests.serving.operations.test_management import workers_of
 from tests.serving.posing import posing
 

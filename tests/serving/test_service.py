@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from bench.support.models import CLASSES, Linear
+from bench.support.pictures import encoded, png
+from bench.support.processes import PNG, ROOT, Answer, Part, Service, form
 from bundle.manifest import SAMPLE_FILE
 from bundle.repository import Bundle
-from tests.pictures import encoded, png
-from tests.serving.models import CLASSES, Linear
-from tests.serving.processes import PNG, ROOT, Answer, Part, Service, form
 
 Pixels = npt.NDArray[np.uint8]
 

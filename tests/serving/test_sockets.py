@@ -18,15 +18,9 @@ from typing import Any
 
 import pytest
 
-from bundle.repository import Bundle
-from serving import addresses
-from serving.announcement import subject_names, way_in
-from serving.descriptors import RESERVE
-from serving.settings import ServiceSettings
-from tests.pictures import a_digit, png
-from tests.serving.certificates import write_certificate
-from tests.serving.operations.management import await_
-from tests.serving.processes import (
+from bench.support.management import await_
+from bench.support.pictures import a_digit, png
+from bench.support.processes import (
     ROOT,
     START_SECONDS,
     Service,
@@ -35,6 +29,12 @@ from tests.serving.processes import (
     free_port,
     running,
 )
+from bundle.repository import Bundle
+from serving import addresses
+from serving.announcement import subject_names, way_in
+from serving.descriptors import RESERVE
+from serving.settings import ServiceSettings
+from tests.serving.certificates import write_certificate
 from tests.serving.proxies import snippet
 from tests.serving.test_start import start_and_end
 

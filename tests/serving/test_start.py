@@ -10,13 +10,10 @@ from typing import Any
 
 import pytest
 
-from bundle.manifest import MANIFEST_FILE, ONNX_FILE
-from bundle.repository import Bundle
-from serving import cuda
-from tests.pictures import a_digit, png
-from tests.serving.models import NO_GRAPH, a_linear, publish_synthetic
-from tests.serving.operations.management import await_
-from tests.serving.processes import (
+from bench.support.management import await_
+from bench.support.models import NO_GRAPH, a_linear, publish_synthetic
+from bench.support.pictures import a_digit, png
+from bench.support.processes import (
     ROOT,
     START_SECONDS,
     Service,
@@ -26,6 +23,9 @@ from tests.serving.processes import (
     running,
     serving_command,
 )
+from bundle.manifest import MANIFEST_FILE, ONNX_FILE
+from bundle.repository import Bundle
+from serving import cuda
 
 
 def start_and_end(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.runs import StopAfter, small_run, weights
+from bench.support.runs import StopAfter, small_run, weights
 from training.errors import InterruptedRunError
 from training.loop.fit import fit
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.support.runs import small_run
 from tests.conftest import ROOT
 from tests.pages import Document
-from tests.training.runs import small_run
 from tests.training.subjects import a_subject
 from training.loop.fit import fit
 from training.model.mlp import MLP

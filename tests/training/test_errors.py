@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pictures import a_digit, png
+from bench.support.pictures import a_digit, png
 from training.__main__ import main
 from training.data.formats import folder
 from training.errors import LostError, exit_code

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.processes import ROOT
+from bench.support.processes import ROOT
 
 DRIVER = """
 int cuInit(unsigned flags) { return STATUS; }

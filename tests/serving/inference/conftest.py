@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.support.processes import Service, running
 from bundle.repository import Bundle
-from tests.serving.processes import Service, running
 
 
 @pytest.fixture(scope="package")

@@ -17,6 +17,8 @@ import pytest
 import uvloop
 from PIL import Image
 
+from bench.support.models import Linear, publish_synthetic
+from bench.support.pictures import encoded, png
 from bundle.repository import Bundle
 from serving.app import create_app
 from serving.engine import BUCKETS, Engine, Outputs, padding
@@ -27,8 +29,6 @@ from serving.inference.batcher import TURN_COST, Batcher, Job
 from serving.messages import Answer, Request
 from serving.pipeline import Exchange, Pipeline
 from serving.settings import ServiceSettings
-from tests.pictures import encoded, png
-from tests.serving.models import Linear, publish_synthetic
 
 Pixels = npt.NDArray[np.uint8]
 PATIENCE = 30.0

@@ -10,22 +10,15 @@ from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.fuzzing.pieces import CHUNK_PIECES, CHUNKED_HEAD, NEXT, PEER
 from serving.inference.chunked import MAX_OVERHEAD, ChunkedBody
 
-HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-NEXT = b"GET /next HTTP/1.1\r\n\r\n"
 CONFIGURATION = Config()
-
-PIECES = [
-    *(b"5\r\nhello\r\n", b"0\r\n\r\n", b"0\r\n", b"\r\n", b"\n", b"\r", b"a", b"05", b"A\r\n0123456789\r\n"),
-    *(b";name", b';name="a;b"', b"; name = value", b";", b" ", b"\t", b"-", b"+", b"0x", b"_"),
-    *(b"X-Checksum: 1\r\n", b"Host: b\r\n", b"Content-Length: 1\r\n", b"X : 1\r\n", b"hello"),
-]
 
 
 def by_gunicorn(data: bytes) -> bytes | str:
     """Return the body as Gunicorn's reader has it, or the name of what it raises."""
-    request = Request(CONFIGURATION, IterUnreader([HEAD + data]), ("203.0.113.7", 1))
+    request = Request(CONFIGURATION, IterUnreader([CHUNKED_HEAD + data]), PEER)
     try:
         body: bytes = request.body.read()
     except (ParseException, NoMoreData) as error:
@@ -35,7 +28,7 @@ def by_gunicorn(data: bytes) -> bytes | str:
 
 def here(*pieces: bytes) -> tuple[bytes | str, bytes]:
     """Return the body, or the name of what is raised, and what follows the body."""
-    body = ChunkedBody(Request(CONFIGURATION, IterUnreader([HEAD]), ("203.0.113.7", 1)))
+    body = ChunkedBody(Request(CONFIGURATION, IterUnreader([CHUNKED_HEAD]), PEER))
     try:
         for number, piece in enumerate(pieces):
             body.feed(piece)
@@ -74,7 +67,10 @@ def test_bodies_good_and_bad(data: bytes, expected: bytes | str) -> None:
 
 
 @settings(max_examples=1500, deadline=None)
-@given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join), st.lists(st.integers(0, 80), max_size=4))
+@given(
+    st.lists(st.sampled_from(CHUNK_PIECES), max_size=12).map(b"".join),
+    st.lists(st.integers(0, 80), max_size=4),
+)
 def test_any_body_is_read_or_refused_as_by_gunicorn(data: bytes, cuts: list[int]) -> None:
     """Made of pieces at random and cut at random places; the same bytes, or a refusal where Gunicorn refuses."""
     places = [0, *sorted(cuts), len(data)]
@@ -95,7 +91,7 @@ def test_more_framing_than_data_is_refused() -> None:
 
 def test_a_forgotten_body_is_still_read_to_its_end() -> None:
     """Nothing is kept of what was refused, and the next request is found."""
-    body = ChunkedBody(Request(CONFIGURATION, IterUnreader([HEAD]), ("203.0.113.7", 1)))
+    body = ChunkedBody(Request(CONFIGURATION, IterUnreader([CHUNKED_HEAD]), PEER))
     body.feed(b"5\r\nhel")
     body.forget()
     body.feed(b"lo\r\n0\r\n\r\n" + NEXT)

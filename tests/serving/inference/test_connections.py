@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.management import managed
+from bench.support.pictures import png
+from bench.support.processes import ROOT, START_SECONDS, environment, free_port, serving_command
 from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
 from serving import descriptors
 from serving.descriptors import RESERVE
 from serving.inference.worker import InferenceWorker
 from serving.settings import ServiceSettings
-from tests.pictures import png
 from tests.serving.inference.wire import connected, post, read_answer
-from tests.serving.operations.management import managed
-from tests.serving.processes import ROOT, START_SECONDS, environment, free_port, serving_command
 
 LIMIT = 8
 

@@ -6,24 +6,10 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.fuzzing.pieces import HEAD_PIECES, ORDINARY_HEAD, PEER
 from serving.inference.head import Head, read_any, read_ordinary
 
-PEER = ("203.0.113.7", 40000)
 CONFIGURATION = Config()
-
-PIECES = [
-    *(b"POST ", b"GET ", b"post ", b"/predict", b"/v2/models/m/infer?a=%20b", b"//predict", b"/a#b", b"*"),
-    *(b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b":", b";", b","),
-    *(b"Host: a", b"host:", b"Content-Length: 3", b"Content-Length: +3", b"content-length:\t12 "),
-    *(b"Content-Type: image/png", b"Connection: close", b"Connection: keep-alive, close", b"X_Y: 1"),
-    *(b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Upgrade: h2c", b"X-Forwarded-Proto: https"),
-    *(b"X-Forwarded-Ssl: on", b"X: \xff\x80", b"X:", b"Y: a\x7fb", b"Z :1", b" folded"),
-]
-"""What heads, good and bad, are made of."""
-
-ORDINARY_HEAD = (
-    b"POST /predict?top=3 HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 12\r\n\r\n"
-)
 
 
 def by_gunicorn(data: bytes) -> Head | None:
@@ -81,7 +67,7 @@ def test_what_is_not_ordinary_is_left_to_gunicorn(old: bytes, new: bytes) -> Non
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.lists(st.sampled_from(PIECES), max_size=14).map(b"".join))
+@given(st.lists(st.sampled_from(HEAD_PIECES), max_size=14).map(b"".join))
 def test_whatever_is_read_fast_says_the_same_to_gunicorn(middle: bytes) -> None:
     """Made of pieces at random; what the fast way takes, Gunicorn takes, and reads the same."""
     data = b"POST /predict HTTP/1.1\r\n" + middle + b"\r\n\r\n"

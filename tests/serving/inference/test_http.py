@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.pictures import png
+from bench.support.pictures import png
+from bench.support.processes import Part, Service, form
 from tests.serving.inference.wire import (
     LAST,
     connected,
@@ -18,7 +19,6 @@ from tests.serving.inference.wire import (
     statuses,
     talk,
 )
-from tests.serving.processes import Part, Service, form
 
 Pixels = npt.NDArray[np.uint8]
 CHUNKED = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n"

@@ -12,8 +12,8 @@ import pytest
 from bench.http11 import CASES
 from bench.http11.case import Case, Outcome, Step, Verdict
 from bench.http11.prober import probe
+from bench.support.management import Managed, managed
 from bundle.repository import Bundle
-from tests.serving.operations.management import Managed, managed
 
 ask = partial(probe, patience=30.0, quiet=0.5)
 

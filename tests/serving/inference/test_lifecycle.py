@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.pictures import png
+from bench.support.processes import START_SECONDS, Service, running, serving_command
 from bundle.repository import Bundle
-from tests.pictures import png
+from tests.serving.conftest import AILING
 from tests.serving.inference.test_overload import children, large
 from tests.serving.inference.wire import connected, post, read_answer, statuses
-from tests.serving.processes import AILING, START_SECONDS, Service, running, serving_command
 
 Pixels = npt.NDArray[np.uint8]
 PATIENCE = 60.0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench import held
+from bench.support.processes import Service, running
 from bundle.repository import Bundle
 from serving.access import digest_of
 from serving.errors import OverloadedError
@@ -18,7 +19,6 @@ from serving.inference.door import Door
 from serving.overload import Gate
 from tests.serving.inference.fakes import a_door, connect
 from tests.serving.inference.wire import connected, post, read_answer, statuses
-from tests.serving.processes import Service, running
 
 MEGABYTE = 1 << 20
 BUDGET = 4 * MEGABYTE

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.pictures import png
+from bench.support.processes import Part, Service, form, running
 from bundle.repository import Bundle
 from serving.errors import BadTimeoutError, DeadlineExceededError, OverloadedError
 from serving.overload import Gate, check_deadline, deadline
-from tests.pictures import png
 from tests.serving.inference.wire import connected, post, read_answer
-from tests.serving.processes import Part, Service, form, running
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -11,12 +11,9 @@ from typing import Any
 
 import pytest
 
-from bundle.repository import Bundle
-from tests.pictures import a_digit, png
-from tests.serving.inference.test_malformed import CASES, CHUNKED, GET, ONLY_HERE, POST
-from tests.serving.inference.wire import post, read_answer, statuses
-from tests.serving.operations.management import await_
-from tests.serving.processes import (
+from bench.support.management import await_
+from bench.support.pictures import a_digit, png
+from bench.support.processes import (
     ROOT,
     START_SECONDS,
     Service,
@@ -25,6 +22,9 @@ from tests.serving.processes import (
     running,
     serving_command,
 )
+from bundle.repository import Bundle
+from tests.serving.inference.test_malformed import CASES, CHUNKED, GET, ONLY_HERE, POST
+from tests.serving.inference.wire import post, read_answer, statuses
 from tests.serving.proxies import PROXIES, Proxy, Tap
 
 HIDDEN = b"GET /v2 HTTP/1.1\r\nHost: a\r\nX-Request-ID: hidden\r\n\r\n"

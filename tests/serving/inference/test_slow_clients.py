@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.pictures import png
+from bench.support.processes import Part, Service, form, running
 from bundle.repository import Bundle
-from tests.pictures import png
 from tests.serving.inference.fakes import a_door, connect
 from tests.serving.inference.wire import connected, post, read_all, read_answer, statuses
-from tests.serving.processes import Part, Service, form, running
 
 Pixels = npt.NDArray[np.uint8]
 ANSWERS = 200

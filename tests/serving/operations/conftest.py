@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.support.management import Managed, await_, managed
 from bundle.repository import Bundle
-from tests.serving.operations.management import Managed, await_, managed
 
 DOORS = ("inference", "gthread")
 

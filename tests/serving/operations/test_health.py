@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.support.management import managed
+from bench.support.processes import ROOT, environment, free_port
 from bundle.repository import Bundle
-from tests.serving.operations.management import managed
-from tests.serving.processes import ROOT, environment, free_port
 
 
 def health(**settings: object) -> subprocess.CompletedProcess[str]:

@@ -11,14 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bundle.repository import Bundle
-from serving.addresses import unusable_address
-from tests.pictures import a_digit, png
-from tests.serving.models import publish_synthetic
-from tests.serving.operations.management import Managed, await_, managed
-from tests.serving.operations.test_reload import publish_bad
-from tests.serving.processes import (
-    AILING,
+from bench.support.management import Managed, await_, managed
+from bench.support.models import publish_synthetic
+from bench.support.pictures import a_digit, png
+from bench.support.processes import (
     ROOT,
     START_SECONDS,
     await_ok,
@@ -26,6 +22,10 @@ from tests.serving.processes import (
     free_port,
     serving_command,
 )
+from bundle.repository import Bundle
+from serving.addresses import unusable_address
+from tests.serving.conftest import AILING
+from tests.serving.operations.test_reload import publish_bad
 
 
 def workers_of(arbiter: int) -> list[int]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from bench.support.management import Managed, await_
 from bundle.repository import Bundle
 from serving import management
 from serving.management import CONNECTIONS, Server
 from tests.serving.inference.wire import connected, read_all, statuses, talk
-from tests.serving.operations.management import Managed, await_
 from tests.serving.operations.test_management import management_of
 
 GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n"

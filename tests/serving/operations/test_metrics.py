@@ -15,18 +15,18 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.support.management import Managed, managed
+from bench.support.models import CLASSES, Linear
+from bench.support.pictures import a_digit, png
+from bench.support.processes import ANSWER_SECONDS, ROOT, Part, form
 from bundle.repository import Bundle
 from serving import reference, slots
 from serving.access import digest_of
 from serving.alerts import ALERTS, rules
 from serving.catalogue import CATALOGUE, NATS, PROBABILITY
 from serving.cpus import has_integer_matrices
-from tests.pictures import a_digit, png
-from tests.serving.models import CLASSES, Linear
-from tests.serving.operations.management import Managed, managed
 from tests.serving.operations.promlint import problems
 from tests.serving.operations.test_management import workers_of
-from tests.serving.processes import ANSWER_SECONDS, ROOT, Part, form
 
 PRIVATE = {"heartbeat", "state", "drift"}
 """Runs of numbers that are not metrics themselves but what some are computed from."""

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from bench.probes import FACTOR, capacity, finish, loading, probe
+from bench.support.management import managed
+from bench.support.pictures import a_digit, png
 from bundle.repository import Bundle
-from tests.pictures import a_digit, png
-from tests.serving.operations.management import managed
 
 
 def test_no_probe_fails_at_twice_the_capacity(bundle: Bundle, tmp_path: Path, door: str) -> None:

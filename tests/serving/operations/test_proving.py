@@ -14,6 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.management import await_
+from bench.support.models import deadly, endless, greedy, publish_synthetic
+from bench.support.pictures import png
+from bench.support.processes import Service, running
 from bundle.repository import Bundle
 from serving import memory, proofs, reload
 from serving.check import check
@@ -24,10 +28,6 @@ from serving.reload import Housekeeper
 from serving.score import main as score
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.pictures import png
-from tests.serving.models import deadly, endless, greedy, publish_synthetic
-from tests.serving.operations.management import await_
-from tests.serving.processes import Service, running
 
 NAME = proofs.key("a version")
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 traps there")

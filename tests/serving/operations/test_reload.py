@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.models import NO_GRAPH, a_linear, publish_synthetic
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
 from serving.errors import NotFoundError, NotReadyError
@@ -19,7 +20,6 @@ from serving.reload import Housekeeper
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 from tests.bundle.hostile import restate
-from tests.serving.models import NO_GRAPH, a_linear, publish_synthetic
 
 
 def start(bundle: Bundle, **settings: object) -> ModelState:

@@ -11,10 +11,10 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bench.support.processes import ROOT
 from serving import slots
 from serving.memory_directory import is_alive
 from serving.slots import KEY_BYTES, LARGEST_RUN, Slots
-from tests.serving.processes import ROOT
 
 WRITER = """
 import os

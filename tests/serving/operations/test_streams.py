@@ -18,18 +18,18 @@ from urllib.parse import quote
 
 import pytest
 
+from bench.support import models
+from bench.support.management import Managed, await_, managed
+from bench.support.models import publish_synthetic
+from bench.support.pictures import a_digit, png
+from bench.support.processes import ROOT, environment, running, serving_command
 from bundle.manifest import SAMPLE_FILE
 from bundle.repository import Bundle
 from serving.announcement import announcement
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 from serving.streams import KEPT_BYTES, Stream
-from tests.pictures import a_digit, png
-from tests.serving import models
-from tests.serving.models import publish_synthetic
-from tests.serving.operations.management import Managed, await_, managed
 from tests.serving.operations.test_management import workers_of
-from tests.serving.processes import ROOT, environment, running, serving_command
 
 LONG_PATH = "/" + 3000 * "x"
 """Of which a few hundred fill what a process keeps."""

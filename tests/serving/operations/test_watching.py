@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.management import Managed, await_, managed
+from bench.support.pictures import a_digit, png
+from bench.support.processes import ROOT, START_SECONDS, environment, free_port, serving_command
 from bundle.repository import Bundle
 from serving.memory_directory import LOCK, sweep
 from serving.pod import STUCK_TICKS
-from tests.pictures import a_digit, png
-from tests.serving.operations.management import Managed, await_, managed
 from tests.serving.operations.test_management import directory_of, is_gone, management_of, workers_of
-from tests.serving.processes import ROOT, START_SECONDS, environment, free_port, serving_command
 
 HOLDER = """
 import sys

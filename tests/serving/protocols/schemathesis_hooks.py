@@ -13,7 +13,7 @@ import numpy as np
 import schemathesis
 from hypothesis import strategies as st
 
-from tests.pictures import SAMPLES
+from bench.support.pictures import SAMPLES
 
 TIME = re.compile("[0-9]+")
 LENGTH = "Inference-Header-Content-Length"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.support.pictures import png
+from bench.support.processes import PNG, Part, Service, form, running
 from bundle.repository import Bundle
-from tests.pictures import png
-from tests.serving.processes import PNG, Part, Service, form, running
 
 OF_TIME = {"date", "server-timing"}
 IMAGES = np.random.default_rng(53).integers(0, 256, (7, 28, 28), dtype=np.uint8)

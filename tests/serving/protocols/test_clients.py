@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.models import Linear
+from bench.support.processes import Service
 from tests.conftest import ROOT
-from tests.serving.models import Linear
-from tests.serving.processes import Service
 
 CLIENTS = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".venv-clients/bin/python"))
 """They hold old versions of what the service uses, so they have an environment of their own."""

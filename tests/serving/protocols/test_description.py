@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
+from bench.support.pictures import SAMPLES, a_digit, png
+from bench.support.processes import Service
 from bundle import __version__
 from bundle.images import PARSERS
 from bundle.repository import Bundle
@@ -27,8 +29,6 @@ from serving.errors import problem_classes
 from serving.overload import Gate, check_deadline, late_body
 from serving.pipeline import unforeseen
 from serving.settings import ServiceSettings
-from tests.pictures import SAMPLES, a_digit, png
-from tests.serving.processes import Service
 
 UNDESCRIBED = {"/assets/<name>", STYLE}
 """The files of pages are no operations."""

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.support.pictures import SAMPLES
 from bundle.repository import Bundle
 from serving.messages import Answer, Request
 from serving.pipeline import Pipeline
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from tests.pictures import SAMPLES
 
 EXAMPLES = settings(
     max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.models import Linear
+from bench.support.processes import Answer, Service
 from bundle.repository import Bundle
 from serving.cpus import has_integer_matrices
-from tests.serving.models import Linear
-from tests.serving.processes import Answer, Service
 
 Pixels = npt.NDArray[np.uint8]
 INFER = "/v2/models/synthetic/infer"

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.models import CLASSES, Linear
+from bench.support.pictures import png
+from bench.support.processes import PNG, Answer, Part, Service, form
 from bundle.repository import Bundle
 from serving import codings
 from serving.errors import BodyTooLargeError
 from serving.messages import Request
-from tests.pictures import png
-from tests.serving.models import CLASSES, Linear
-from tests.serving.processes import PNG, Answer, Part, Service, form
 
 Pixels = npt.NDArray[np.uint8]
 JSON = "application/json"

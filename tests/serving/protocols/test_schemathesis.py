@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.support.processes import Service
 from tests.conftest import ROOT
-from tests.serving.processes import Service
 
 HERE = Path(__file__).parent
 PHASES = "examples,coverage,fuzzing"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from bench.support.models import publish_synthetic
 from serving.app import create_app
 from serving.settings import ServiceSettings
-from tests.serving.models import publish_synthetic
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.support.jobs import digits, score
 from bundle.repository import Bundle
 from tests.serving.scoring.damages import COUNT, NAMES
-from tests.serving.scoring.jobs import digits, score
 
 
 @pytest.fixture(scope="package")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.support.jobs import settings
 from bundle.repository import Bundle
 from serving.scoring.errors import IncompleteError, OutputError
 from serving.scoring.job import Outcome, merge, run
@@ -10,7 +11,6 @@ from serving.scoring.manifest import read_manifest
 from serving.scoring.observer import Silent
 from serving.scoring.output import OutputFolder
 from tests.conftest import ROOT
-from tests.serving.scoring.jobs import settings
 
 COUNT = 200
 PARTS = 4

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.support.jobs import digits, parts, rows_of, score, settings
+from bench.support.models import publish_synthetic
+from bench.support.processes import running
 from bundle.repository import Bundle
 from serving import cpus
 from serving.scoring.engines import open_local
@@ -15,9 +18,6 @@ from serving.scoring.errors import ModelError, OutputError
 from serving.scoring.ray_engine import _pinned
 from serving.scoring.remote import open_remote
 from serving.scoring.settings import ScoreSettings
-from tests.serving.models import publish_synthetic
-from tests.serving.processes import running
-from tests.serving.scoring.jobs import digits, parts, rows_of, score, settings
 
 COUNT = 700
 """Not a multiple of a batch, of a part or of both: last batches of 188, 44 and fewer than 16 images."""

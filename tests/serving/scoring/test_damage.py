@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.jobs import parts
 from bundle.repository import Bundle
 from serving.scoring import integrity
 from serving.scoring.errors import IncompleteError, OutputError
@@ -20,7 +21,6 @@ from tests.serving.scoring.damages import (
     records_of,
     tree,
 )
-from tests.serving.scoring.jobs import parts
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

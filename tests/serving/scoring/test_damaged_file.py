@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.jobs import parts
 from bundle.repository import Bundle
 from serving.scoring.errors import OutputError
 from serving.scoring.job import Outcome
@@ -25,7 +26,6 @@ from tests.serving.scoring.damages import (
     records_of,
     tree,
 )
-from tests.serving.scoring.jobs import parts
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from bench.support.pictures import SAMPLES
 from serving.scoring import decoding
-from tests.pictures import SAMPLES
 
 
 def exhausted(*_: Any) -> Any:

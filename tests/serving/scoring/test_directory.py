@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.jobs import digits
+from bench.support.pictures import png
 from serving.scoring.archives import open_zip
 from serving.scoring.directory import Entry, entries
 from serving.scoring.errors import InputError
-from tests.pictures import png
-from tests.serving.scoring.jobs import digits
 
 MANY = 66_000
 """More than the smaller structures can count."""

@@ -15,6 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.support.jobs import rows_of
+from bench.support.models import Linear
+from bench.support.pictures import png
+from bench.support.processes import ROOT, Service, environment
 from bundle.repository import Bundle
 from serving import engine as sessions
 from serving.errors import DeviceLostError
@@ -25,10 +29,6 @@ from serving.scoring.integrity import read_record
 from serving.scoring.progress import Meter
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 from serving.scoring.watch import Watch
-from tests.pictures import png
-from tests.serving.models import Linear
-from tests.serving.processes import ROOT, Service, environment
-from tests.serving.scoring.jobs import rows_of
 from tests.serving.scoring.parts import some_images
 
 COUNT = 700

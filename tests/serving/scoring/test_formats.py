@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from bench.support.jobs import digits, folder, rows_of, score
+from bench.support.models import CLASSES, Linear
+from bench.support.pictures import png
 from bundle.repository import Bundle
 from serving.score import main
 from serving.scoring.names import Names
 from tests.conftest import ROOT
-from tests.pictures import png
-from tests.serving.models import CLASSES, Linear
-from tests.serving.scoring.jobs import digits, folder, rows_of, score
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bench.support.jobs import KINDS, digits, folder, idx, rows_of, score
+from bench.support.models import CLASSES, Linear
+from bench.support.pictures import EVERY_MODE, in_mode, png
 from bundle.repository import Bundle
 from serving.scoring.errors import BadImageError, InputError
-from tests.pictures import EVERY_MODE, in_mode, png
-from tests.serving.models import CLASSES, Linear
-from tests.serving.scoring.jobs import KINDS, digits, folder, idx, rows_of, score
 
 
 def probabilities(rows: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:

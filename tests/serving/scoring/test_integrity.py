@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.support.jobs import digits, rows_of, score
 from bundle.repository import Bundle
 from serving.scoring.integrity import read_record, record
 from tests.dying import die_everywhere
 from tests.serving.scoring.damages import Damage, again, flip, records_of, tree
-from tests.serving.scoring.jobs import digits, rows_of, score
 
 
 def test_a_record_is_what_was_written_or_none(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Exactly once: the same bytes from any number of shards, workers and lives; one folder for one job."""
 
-import contextlib
 import json
 import os
 import random
@@ -14,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.support.jobs import digits, folder, parts, rows_of, score
+from bench.support.models import publish_synthetic
+from bench.support.processes import group_lives
 from bundle.files import sha256_bytes
 from bundle.repository import Bundle
 from serving.scoring.errors import IncompleteError, OutputError, Stopped, WriteError
@@ -21,8 +23,6 @@ from serving.scoring.job import merge
 from serving.scoring.output import OutputFolder
 from tests.conftest import ROOT
 from tests.dying import die_everywhere
-from tests.serving.models import publish_synthetic
-from tests.serving.scoring.jobs import digits, folder, parts, rows_of, score
 
 KILLS = 10
 DONE_SECONDS = 120
@@ -271,17 +271,6 @@ def test_sigterm_ends_the_run_and_it_goes_on(
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 3
     assert parts(tmp_path / "out") == whole
     assert Stopped.exit_code == 75
-
-
-def group_lives(group: int) -> bool:
-    """Tell whether a process of a group still runs (proc_pid_stat(5): state is the 3rd field, pgrp the 5th)."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[2]) == group and fields[0] not in "ZX":
-                    return True
-    return False
 
 
 def _command(bundle: Bundle, given: Sequence[str], output: Path, *more: str) -> list[str]:

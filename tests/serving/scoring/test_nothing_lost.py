@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.jobs import settings
 from bundle.repository import Bundle
 from serving.scoring.errors import OutputError
 from tests.serving.scoring.damages import RECORDS, Damage, again, merged, records_of, tree
-from tests.serving.scoring.jobs import settings
 
 
 @pytest.mark.parametrize("output", ["out.csv"], indirect=True)

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.support.processes import Service, free_port, running
 from bundle.repository import Bundle
 from serving.scoring import remote
 from serving.scoring.engines import LocalEngine, open_local
@@ -28,7 +29,6 @@ from serving.scoring.remote import Client, RemoteEngine, open_remote, retry_afte
 from serving.scoring.settings import ScoreSettings
 from serving.token import line_of, new_token
 from tests.serving.certificates import write_certificate
-from tests.serving.processes import Service, free_port, running
 
 IMAGES = np.random.default_rng(21).integers(0, 256, (600, 28, 28), dtype=np.uint8)
 

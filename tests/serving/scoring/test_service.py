@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.support.jobs import digits, folder, rows_of, score
+from bench.support.pictures import EVERY_MODE, png
+from bench.support.processes import Service
 from bundle.manifest import BLACK_ON_WHITE, WHITE_ON_BLACK, Polarity
 from bundle.repository import Bundle
 from serving.engine import BUCKETS
 from serving.images import decode, warnings_of
 from serving.scoring.decoding import decode_files, take_numbers
-from tests.pictures import EVERY_MODE, png
-from tests.serving.processes import Service
-from tests.serving.scoring.jobs import digits, folder, rows_of, score
 
 BATCH = BUCKETS[-1]
 

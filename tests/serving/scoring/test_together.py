@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.support.jobs import digits, folder, parts, score
 from bundle.repository import Bundle
 from serving.scoring import output as folders
 from serving.scoring.decoding import Decoders
@@ -18,7 +19,6 @@ from serving.scoring.errors import DecoderError, IncompleteError, OccupiedError
 from serving.scoring.job import merge
 from serving.scoring.output import OutputFolder
 from tests.conftest import ROOT
-from tests.serving.scoring.jobs import digits, folder, parts, score
 
 DONE_SECONDS = 120
 COUNT = 300

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from bench.support.processes import Answer, Service, running
 from bundle.repository import Bundle
 from serving.token import line_of, new_token
-from tests.serving.processes import Answer, Service, running
 from tests.serving.security.collector import Collector, collecting
 
 ORIGIN = "https://app.example.org"

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.support.management import await_, managed
+from bench.support.pictures import a_digit, png
+from bench.support.processes import PNG, ROOT, Answer, environment, serving_command
 from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
 from serving import access
@@ -18,9 +21,6 @@ from serving.app import create_app
 from serving.errors import AccessUnknownError, BearerMalformedError, UnauthorizedError
 from serving.settings import ServiceSettings
 from serving.token import line_of, main, new_token
-from tests.pictures import a_digit, png
-from tests.serving.operations.management import await_, managed
-from tests.serving.processes import PNG, ROOT, Answer, environment, serving_command
 from tests.serving.security.conftest import Guarded
 
 HASH = hashlib.sha256(b"secret").hexdigest()

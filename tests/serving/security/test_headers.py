@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from bench.support.pictures import a_digit, png
+from bench.support.processes import PNG, Service
 from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
 from serving.app import create_app
 from serving.headers import Headers, merge
 from serving.settings import ServiceSettings, load_settings
-from tests.pictures import a_digit, png
-from tests.serving.processes import PNG, Service
 from tests.serving.security.conftest import ORIGIN, Guarded
 
 PREFLIGHT: dict[str, Any] = {

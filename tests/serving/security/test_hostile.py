@@ -12,10 +12,10 @@ from bench import fuzz, hostile, resident
 from bench.fuzz import BadlyTakenError, a_pipeline, feed_decoder, judge, through_pipeline, through_service
 from bench.memory import Client, a_pool, ask_all, framed
 from bench.resident import MIB, Growth
+from bench.support.processes import Service, running
 from bundle.repository import Bundle
 from serving.messages import Request
 from serving.pipeline import Pipeline
-from tests.serving.processes import Service, running
 
 FEW = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

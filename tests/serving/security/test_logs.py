@@ -17,12 +17,12 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from bench.support.handmade import raw_tiff
+from bench.support.pictures import a_digit, png
+from bench.support.processes import PNG, ROOT, Part, form, running
 from bundle.repository import Bundle
 from serving.logs import JsonFormatter, TextFormatter, clean, quoted
 from serving.token import new_token
-from tests.bundle.handmade import raw_tiff
-from tests.pictures import a_digit, png
-from tests.serving.processes import PNG, ROOT, Part, form, running
 from tests.serving.security.collector import attributes
 from tests.serving.security.conftest import Guarded
 

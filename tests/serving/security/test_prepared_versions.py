@@ -8,6 +8,9 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bench.support.management import await_, managed
+from bench.support.models import publish_synthetic
+from bench.support.pictures import a_digit, png
 from bundle.repository import Bundle
 from bundle.verify import problems
 from serving.engine import Engine, open_version
@@ -19,9 +22,6 @@ from serving.score import main as score
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 from tests.bundle.hostile import ATTACKS, Attack, clear, no_secret, put, write_secret
-from tests.pictures import a_digit, png
-from tests.serving.models import publish_synthetic
-from tests.serving.operations.management import await_, managed
 
 pytestmark = pytest.mark.timeout(120)
 """A reader that waits for a FIFO waits for ever."""

@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from bundle.repository import Bundle
-from tests.pictures import a_digit, png
-from tests.serving.certificates import write_certificate
-from tests.serving.models import Linear
-from tests.serving.operations.management import await_
-from tests.serving.processes import (
+from bench.support.management import await_
+from bench.support.models import Linear
+from bench.support.pictures import a_digit, png
+from bench.support.processes import (
     PNG,
     ROOT,
     START_SECONDS,
@@ -27,6 +25,8 @@ from tests.serving.processes import (
     running,
     serving_command,
 )
+from bundle.repository import Bundle
+from tests.serving.certificates import write_certificate
 from tests.serving.proxies import replaced, snippet
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from bench.support.pictures import a_digit, png
+from bench.support.processes import PNG, ROOT, Answer, Part, environment, form, free_port, running
 from bundle.repository import Bundle
 from serving.app import create_app
 from serving.settings import ServiceSettings
 from serving.tracing import TraceContext, parse_traceparent
-from tests.pictures import a_digit, png
-from tests.serving.processes import PNG, ROOT, Answer, Part, environment, form, free_port, running
 from tests.serving.security.collector import attributes, collecting
 from tests.serving.security.conftest import Guarded
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.support.runs import StopAfter, small_run
 from tests.training.recorded import KINDS, RICH, STEPS, resumed, trained
-from tests.training.runs import StopAfter, small_run
 from tests.training.tape import FAILED_CAPTURE, TapedGraphs, imitate_cuda_graphs
 from training.errors import DeviceError, InterruptedRunError
 from training.loop import cuda_graph

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from bench.support.processes import ROOT, environment
+from bench.support.runs import blobs
 from bundle.repository import Bundle, versions
-from tests.serving.processes import ROOT, environment
-from tests.training.runs import blobs
 from training.loop.distributed import World, join
 
 pytestmark = pytest.mark.timeout(400)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.runs import blobs, small_run, weights
+from bench.support.runs import blobs, small_run, weights
 from training.errors import DivergedError
 from training.loop.fit import Fitted, Run, epoch_order, fit
 from training.model.mlp import MLP, Standardisation

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from bench.support.runs import small_run
 from bundle.errors import ConfigurationError
 from bundle.manifest import GOLDEN_FILE, REPORT_FILE
 from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
 from tests.bundle.making import fill, some_golden
 from tests.conftest import ROOT
-from tests.training.runs import small_run
 from tests.training.subjects import a_subject, an_epoch
 from training.loop import trackers
 from training.loop.fit import fit

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from tests.training.runs import blobs
+from bench.support.runs import blobs
 from training.data.dataset import Images
 from training.model.mlp import Standardisation
 from training.model.robustness import CHANGES, Change, accuracies, apply_change

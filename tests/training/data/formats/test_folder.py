@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bench.support.pictures import EVERY_MODE, odd_tiff, webp_bomb
 from bundle import images
 from bundle.bombs import MAX_FILE_BYTES
 from bundle.progress import Progress
 from serving import images as serving_images
-from tests.pictures import EVERY_MODE, odd_tiff, webp_bomb
 from training.data.dataset import DataSet
 from training.data.formats import folder
 from training.data.loading import load

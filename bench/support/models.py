@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.support.pictures import a_digit, png
 from bundle.golden import GoldenExamples
 from bundle.manifest import (
     FILES,
@@ -27,7 +28,6 @@ from bundle.manifest import (
     Reference,
 )
 from bundle.repository import Bundle, publish, staging
-from tests.pictures import a_digit, png
 from training.release.integer_graph import integer_graph
 
 CLASSES = tuple("0123456789")

@@ -7,7 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from bench.support.pictures import Pixels, a_digit
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PLAIN_HEADER = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
+"""The content of an IHDR chunk: 28x28, 8 bits, gray, not interlaced."""
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
 ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 """PNG, third edition, section 8.1: first row, first column, rows and columns between the pixels of a pass."""
@@ -58,6 +62,40 @@ def a_png(
     else:
         lines = scanlines(samples, depth)
     return SIGNATURE + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND")
+
+
+def plain(stream: bytes) -> bytes:
+    """Return a plain PNG whose pixels are a zlib stream."""
+    return SIGNATURE + chunk(b"IHDR", PLAIN_HEADER) + chunk(b"IDAT", stream) + chunk(b"IEND")
+
+
+def filtered(pixels: Pixels, kind: int) -> bytes:
+    """Return scanlines by one of the five filters (PNG, third edition, section 9.2), computed pixel by pixel."""
+    lines, above = b"", [0] * 28
+    for row in pixels.tolist():
+        line = []
+        for x, value in enumerate(row):
+            a, b, c = (row[x - 1] if x else 0), above[x], (above[x - 1] if x else 0)
+            nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
+            line.append((value - (0, a, b, (a + b) // 2, nearest)[kind]) % 256)
+        lines += bytes([kind, *line])
+        above = row
+    return lines
+
+
+RAW = filtered(a_digit(), 0)
+UNSOUND = {
+    "a byte too many": zlib.compress(RAW + b"\0"),
+    "a byte too few": zlib.compress(RAW[:-1]),
+    "a filter that is none": zlib.compress(b"\5" + RAW[1:]),
+    "something behind the stream": zlib.compress(RAW) + b"\0",
+    "no checksum": zlib.compress(RAW)[:-4],
+    "another checksum": zlib.compress(RAW)[:-4] + b"\0\0\0\0",
+    "a bomb": zlib.compress(b"\0" * (1 << 24)),
+    "a preset dictionary": b"\x78\xbb" + zlib.compress(RAW)[2:],
+    "nothing": b"",
+}
+"""Streams of a plain PNG that are not exact, by what is wrong."""
 
 
 def a_tiff(tags: dict[int, tuple[int, int, int]], data: bytes, *, order: Order = "<") -> bytes:

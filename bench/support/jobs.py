@@ -1,4 +1,4 @@
-"""Small jobs for the tests: images, every kind of file they can lie in, and runs in this process."""
+"""Small scoring jobs: images, every kind of file they can lie in, and runs in this process."""
 
 import csv
 import gzip
@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.support.pictures import png
 from bundle.repository import Bundle
 from serving.scoring.job import Outcome, run
 from serving.scoring.observer import Silent
 from serving.scoring.settings import ScoreSettings
-from tests.pictures import png
 
 Images = npt.NDArray[np.uint8]
 

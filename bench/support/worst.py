@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from tests.bundle.handmade import GRAY, SIGNATURE, a_png, a_tiff, chunk
-from tests.pictures import SAMPLES, a_digit, encoded
+from bench.support.handmade import GRAY, a_png, a_tiff, chunk, plain
+from bench.support.pictures import SAMPLES, a_digit, encoded
 
 MEBIBYTE = 1 << 20
 _DEFLATED = zlib.compress(a_digit().tobytes())
@@ -29,12 +29,6 @@ def packed_text(kind: bytes, text: bytes, keyword: bytes = b"k") -> bytes:
     """Return a zTXt or iTXt chunk, packed, or an iCCP chunk."""
     between = b"\0\1\0\0\0" if kind == b"iTXt" else b"\0\0"
     return chunk(kind, keyword + between + zlib.compress(text, 9))
-
-
-def with_idat(stream: bytes) -> bytes:
-    """Return a PNG whose pixels are a zlib stream."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0))
-    return SIGNATURE + header + chunk(b"IDAT", stream) + chunk(b"IEND")
 
 
 def empty_blocks(count: int, content: bytes) -> bytes:
@@ -167,7 +161,7 @@ READ: dict[str, Callable[[], bytes]] = {
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"tiff:Orientation" * 65_000)
     ),
     "image/png: unknown chunks": lambda: with_chunks(chunk(b"abCd", bytes(1000)) * 900),
-    "image/png: empty blocks": lambda: with_idat(empty_blocks(200_000, _LINES)),
+    "image/png: empty blocks": lambda: plain(empty_blocks(200_000, _LINES)),
     "image/jpeg: resources": lambda: with_segments(
         segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5400) * 15
     ),
@@ -199,7 +193,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "image/png: EXIF entries": lambda: with_chunks(chunk(b"eXIf", many_entries(60_000))),
     "image/png: EXIF entries below": lambda: with_chunks(chunk(b"eXIf", entries_below(60_000))),
     "image/png: EXIF numbers": lambda: with_chunks(chunk(b"eXIf", many_numbers(120, 4000))),
-    "image/png: packed pixels": lambda: with_idat(empty_blocks(800_000, _LINES)),
+    "image/png: packed pixels": lambda: plain(empty_blocks(800_000, _LINES)),
     "image/png: IDAT chunks": lambda: with_chunks(chunk(b"IDAT", bytes(1000)) * 900, behind=True),
     "image/jpeg: EXIF entries": lambda: with_exif(many_entries(60_000)),
     "image/jpeg: EXIF entries below": lambda: with_exif(entries_below(60_000)),

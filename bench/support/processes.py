@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from serving.settings import unix_path
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 PNG = "image/png"
-AILING = (sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.ailing")
+
+
+class ServiceError(Exception):
+    """A service did not start, or did not end, as it should."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def free_port() -> int:
 def environment(**settings: object) -> dict[str, str]:
     """Return this process's environment without its Glyph settings, and with those given.
 
-    There is no management port unless one is given: its default is one port, and tests run side by side.
+    There is no management port unless one is given: its default is one port, and services run side by side.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GLYPH_")}
     settings = {"management_port": 0} | settings
@@ -156,7 +157,8 @@ def running(
             await_ok(service, until)
         yield service
         process.terminate()
-        assert process.wait(START_SECONDS) == code, service.log()
+        if (ended := process.wait(START_SECONDS)) != code:
+            raise ServiceError(f"the service ended with {ended}:\n{service.log()}")
     finally:
         if process.poll() is None:
             process.kill()
@@ -167,12 +169,24 @@ def await_ok(service: Service, path: str) -> Answer:
     """Ask until the answer is 200 and return it; the pause is between tries to connect, not for a result."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        assert service.process.poll() is None, service.log()
+        if service.process.poll() is not None:
+            raise ServiceError(f"the service ended while it started:\n{service.log()}")
         with contextlib.suppress(OSError):
             if (answer := service.ask("GET", path)).status == 200:
                 return answer
         time.sleep(0.05)
-    pytest.fail(f"{path} never answered 200:\n{service.log()}")
+    raise ServiceError(f"{path} never answered 200:\n{service.log()}")
+
+
+def group_lives(group: int) -> bool:
+    """Tell whether a process of a group still runs (proc_pid_stat(5): state is the 3rd field, pgrp the 5th)."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[2]) == group and fields[0] not in "ZX":
+                    return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Small training runs for the tests: three classes of noise that can be told apart."""
+"""Small training runs: three classes of noise that can be told apart."""
 
 import signal
 from pathlib import Path

@@ -7,10 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serving.processes import ANSWER_SECONDS, START_SECONDS, Answer, Service, free_port, running
+from bench.support.processes import (
+    ANSWER_SECONDS,
+    START_SECONDS,
+    Answer,
+    Service,
+    ServiceError,
+    free_port,
+    running,
+)
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -33,7 +40,8 @@ class Managed:
     def samples(self) -> Samples:
         """Return every sample of `/metrics`, by name and labels, read by Prometheus's own parser."""
         answer = self.ask("/metrics")
-        assert answer.status == 200
+        if answer.status != 200:
+            raise ServiceError(f"/metrics answers {answer.status}: {answer.body!r}")
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(answer.body.decode())
@@ -55,7 +63,7 @@ def await_(condition: Callable[[], bool], shown: Callable[[], object] = lambda: 
     deadline = time.monotonic() + START_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"it never came to be; last was {shown()}")
+            raise ServiceError(f"it never came to be; last was {shown()}")
         time.sleep(0.02)
 
 
