@@ -21,6 +21,9 @@ VENV ?= .venv
 CLIENTS ?= $(VENV)-clients
 LINTERS ?= $(VENV)-linters
 PYTHON ?=
+JOBS ?= 2
+# Tests of one file run one after the other, in one process: they share what its fixtures start.
+PARALLEL = --numprocesses $(JOBS) --dist loadfile
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
 # $(call install,ENVIRONMENT,LOCK) makes a virtual environment and installs a lock into it: by uv, which is in the lock of
 # development and needs half of pip's time; by pip where uv finds no index, since pip may know mirrors that uv does not.
@@ -49,14 +52,16 @@ train: $(VENV)/installed ## train and publish the next version
 serve: $(VENV)/installed ## serve what is published, training nothing
 	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
-check: $(VENV)/installed-development ## lint, check types and which module imports which
+check: $(VENV)/installed-development ## lint, check types and which module imports which, run the unit tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache --no-logo
+	$(VENV)/bin/pytest -m unit $(PARALLEL)
 
-test: check $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## check, run every test
-	CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov $(VENV)/bin/pytest $(TEST)
+test: check $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## check, run every other test, or TEST=tests/...
+	CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov \
+	  $(VENV)/bin/pytest $(if $(TEST),$(TEST),-m "not unit")
 
 clients: $(CLIENTS)/installed ## the Open Inference Protocol's clients, which the tests ask by
 

@@ -1,5 +1,6 @@
-"""Fixtures for every package: the real MNIST, had by the product's own way."""
+"""What holds for every test: its kind, by where it stands and what it uses; and the real MNIST."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,38 @@ from training.data.mnist_download import fetch_mnist
 torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
 
 ROOT = Path(__file__).resolve().parent.parent
+KINDS = ("unit", "service", "system")
+SYSTEM = ("browser", "containers", "e2e", "gpu", "k8s")
+"""Folders of tests that need what a machine may lack: a browser, Docker, root, kubectl, a GPU."""
+RUNS = frozenset(("running", "managed", "job", "fit", "small_run", "rich_run", "score", "die_everywhere"))
+"""What starts a service, trains, scores or is killed, by the names that test modules import it under."""
+RUNNING = frozenset(("service", "doors", "pod", "guarded", "finished"))
+"""The fixtures of folders that do so."""
+
+
+def kind(place: Path, names: Iterable[str], fixtures: Iterable[str]) -> str:
+    """Return which of KINDS a test is.
+
+    Args:
+        place: its file, from `tests/`.
+        names: what its module has imported or made.
+        fixtures: what it uses, and what these use.
+    """
+    if place.parts[0] in SYSTEM:
+        return "system"
+    return "unit" if RUNS.isdisjoint(names) and RUNNING.isdisjoint(fixtures) else "service"
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with its kind, but for those that are marked where they stand."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in KINDS):
+            continue
+        assert isinstance(item, pytest.Function)
+        place = item.path.relative_to(ROOT / "tests")
+        gpu = item.get_closest_marker("gpu")
+        item.add_marker("system" if gpu else kind(place, vars(item.module), item.fixturenames))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
+import random
 import socket
 import ssl
 import subprocess
@@ -20,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 PNG = "image/png"
+PORTS = range(20_000, 32_000)
+_PORTS = itertools.cycle(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 class ServiceError(Exception):
@@ -104,11 +108,16 @@ class Service:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that nobody listens on, each time another.
+
+    It is below those that Linux gives to clients (ip_local_port_range), of which one may have it before the service
+    has; and processes that run beside each other begin at random, so that they seldom ask for the same.
+    """
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServiceError("no port is free")
 
 
 def environment(**settings: object) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 from bench.fuzzing import TARGETS, command
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.service  # a minute of work
 SECONDS = 12
 """Of each target."""
 FOUND = Path(__file__).parent / "found"

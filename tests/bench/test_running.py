@@ -9,6 +9,7 @@ import pytest
 from bench.__main__ import BENCHES
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.service  # it imports all that there is
 LIMITED = """
 import sys
 from importlib import metadata

@@ -430,6 +430,7 @@ def test_of_another_data_set_nothing_is_touched(tmp_path: Path, mirror: Mirror) 
     assert mirror.asked == []
 
 
+@pytest.mark.service  # it starts the command that trains
 def test_the_commands_end_with_65_and_keep_the_files(tmp_path: Path) -> None:
     """`fit` and `data` on a directory of Fashion-MNIST's names: exit code 65, one sentence, all files there."""
     directory = tmp_path / "data"
