@@ -183,7 +183,7 @@ def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         rows.append((f"infer in {kind}, for each image of {count}", each, note))
         outputs = engine.infer(images)
         counted = fastest(
-            lambda batch=images, of=outputs: metrics.batch(engine, batch, of, 0)  # type: ignore[misc]
+            lambda batch=images, of=outputs.probabilities: metrics.batch(engine.bundle, batch, of, 0)  # type: ignore[misc]
         )
         rows.append((f"  and its metrics, for each image of {count}", counted / count, ""))
     return rows

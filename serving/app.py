@@ -17,7 +17,6 @@ from serving.errors import (
     ProblemError,
     ProviderError,
 )
-from serving.flask_metrics import measure
 from serving.messages import JSON, Answer
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline, problem, request_id, unforeseen
@@ -90,7 +89,6 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     app.register_blueprint(description.blueprint(settings, state))
     surround(app, pipeline)
     app.after_request(_name)
-    measure(app, pipeline, state.metrics)
     app.register_error_handler(ProblemError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(Exception, _failure)

@@ -1,31 +1,34 @@
-"""What happens around every route of the Flask application: who may ask, what it leaves behind, its fields.
+"""What happens around every route of the Flask application: who may ask, its fields, and what is recorded of it.
 
 The prediction routes have all this in the pipeline, so that it is the same through both doors.
 """
 
+import re
 import time
 
 from flask import Flask, Response, g, request
 
 from serving import headers
-from serving.flask_metrics import route
+from serving.metrics import OTHER
 from serving.pipeline import Pipeline
-from serving.tracing import Finished
+from serving.request_record import RequestRecord
 
 HTML = "text/html"
+_VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
 def surround(app: Flask, pipeline: Pipeline) -> None:
-    """Put it around the application's routes, unknown paths included."""
+    """Put it around the application's routes, unknown paths included; an error handler sets `g.refusal` to its kind."""
 
     def enter() -> None:
-        g.entered = time.perf_counter()
-        if not pipeline.is_prediction(request.method, request.path):
+        g.arrived = time.perf_counter()
+        g.predicts = pipeline.is_prediction(request.method, request.path)
+        if not g.predicts:
             authorization = request.headers.get("Authorization")
             g.holder = pipeline.access.check_path(request.method, request.path, authorization)
 
     def leave(response: Response) -> Response:
-        if pipeline.is_prediction(request.method, request.path):
+        if g.predicts:
             return response
         fields = {name.lower(): value for name, value in request.headers.items()}
         if request.method == "OPTIONS":
@@ -35,7 +38,7 @@ def surround(app: Flask, pipeline: Pipeline) -> None:
         if response.mimetype == HTML:
             for name, value in headers.PAGE.items():
                 response.headers.setdefault(name, value)
-        _leave_trail(pipeline, fields, response)
+        _record(pipeline, fields, response)
         return response
 
     app.before_request(enter)
@@ -50,23 +53,19 @@ def _add(response: Response, fields: dict[str, str]) -> None:
             response.headers[name] = value
 
 
-def _leave_trail(pipeline: Pipeline, fields: dict[str, str], response: Response) -> None:
-    trail = pipeline.trail
-    trace = trail.context(fields)
-    if not trail.wanted and trace is None:
-        return
-    started = g.get("entered", time.perf_counter())
-    finished = Finished(
+def _record(pipeline: Pipeline, fields: dict[str, str], response: Response) -> None:
+    record = RequestRecord(
+        id=response.headers["X-Request-ID"],
         method=request.method,
-        route=route(),
         path=request.path,
-        status=response.status_code,
-        seconds=time.perf_counter() - started,
+        route=OTHER if request.url_rule is None else _VARIABLE.sub(r"{\1}", request.url_rule.rule),
         client=request.remote_addr or "",
-        request_id=response.headers.get("X-Request-ID"),
+        status=response.status_code,
+        seconds=time.perf_counter() - g.arrived,
+        refusal=g.get("refusal", ""),
         holder=g.get("holder"),
-        trace=trace,
-        tracestate=fields.get("tracestate"),
+        trace=pipeline.trail.context(fields),
     )
-    if (own := trail.end(finished)) is not None:
+    pipeline.state.metrics.request(record)
+    if (own := pipeline.trail.end(record)) is not None:
         response.headers["traceresponse"] = own

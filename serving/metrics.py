@@ -3,7 +3,7 @@
 Called by:
     Pipeline.open, Pipeline.close    `opened`, `observe`: each exchange, once each
     the batcher, or Pipeline.answer  `batch` after each inference, `queue` when its depth changes
-    the Flask application            `request`, for what the pipeline does not answer
+    what is around Flask's routes      `request`, for what the pipeline does not answer
     ModelState                       `loaded`, `refused`, `golden`, `state`
     the inference worker             `connections`, several times a second; `evicted`
     both worker classes              `beat`, whenever the arbiter is told that the process is alive
@@ -28,13 +28,11 @@ from bundle import drift
 from serving import logs
 from serving.catalogue import CATALOGUE, NATS, PROBABILITY, SECONDS
 from serving.memory_directory import DIRECTORY_VARIABLE
+from serving.request_record import RequestRecord
 from serving.slots import LARGEST_RUN, Slots, linked
 
 if TYPE_CHECKING:
     from bundle.repository import Bundle
-    from serving.engine import Engine, Outputs
-    from serving.messages import Answer
-    from serving.pipeline import Exchange
 
 log = logging.getLogger("glyph.serving")
 
@@ -47,7 +45,7 @@ STATE, HEARTBEAT = 0, 1
 
 OTHER = "other"
 CLIENT_GONE = "client-gone"
-"""As `Exchange.refusal`: nobody waits for the answer any more, and nothing was computed."""
+"""As `RequestRecord.refusal`: nobody waits for the answer any more, and nothing was computed."""
 CLIENT_GONE_STATUS = 499
 """No status that is sent, but the one by which proxies log the same."""
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", OTHER))
@@ -97,34 +95,22 @@ class Metrics:
         with self._lock:
             self._values[self._in_flight] += 1
 
-    def observe(self, exchange: "Exchange", answer: "Answer") -> None:
+    def observe(self, record: RequestRecord) -> None:
         """A prediction request is answered (or its client is gone): count it, once for each `opened`."""
-        whole = time.perf_counter() - exchange.arrived
         values, phases = self._values, self._phases
-        refusal = exchange.refusal
-        # An int, because to look something up by an HTTPStatus calls a function of Python's.
-        status = CLIENT_GONE_STATUS if refusal == CLIENT_GONE else int(answer.status)
         with self._lock:
             values[self._in_flight] -= 1
-            for phase, seconds in exchange.phases.items():
+            for phase, seconds in record.phases.items():
                 # What `_histogram` does, without its calls: this is the one place where they would show.
                 place = phases[phase]
                 values[place + bisect_left(SECONDS, seconds)] += 1
                 values[place + _SUM_OF_SECONDS] += seconds
-            self._count(exchange.route, exchange.request.method, status, whole, refusal)
+            self._count(record)
 
-    def request(self, route: str, method: str, status: int, seconds: float, refusal: str = "") -> None:
-        """Count an answered request.
-
-        Args:
-            route: the route as it is written, without what a client put into it, or `other`.
-            method: of the request; what is not one of HTTP's own is counted as `other`.
-            status: of the answer.
-            seconds: from the whole request to the whole answer.
-            refusal: the kind of problem, where the answer was an error.
-        """
+    def request(self, record: RequestRecord) -> None:
+        """Count an answered request of another route."""
         with self._lock:
-            self._count(route, method, status, seconds, refusal)
+            self._count(record)
 
     def refusal(self, reason: str) -> None:
         """Count a refusal of what never became a request that `observe` or `request` could count."""
@@ -145,16 +131,20 @@ class Metrics:
     # Inference
 
     def batch(
-        self, engine: "Engine", images: npt.NDArray[np.uint8], outputs: "Outputs", padding: int = 0
+        self,
+        bundle: "Bundle",
+        images: npt.NDArray[np.uint8],
+        probabilities: npt.NDArray[np.float32],
+        padding: int = 0,
     ) -> None:
-        """An inference was run: `uint8[n, 28, 28]` and their outputs, neither of them with the padding."""
+        """An inference was run: `uint8[n, 28, 28]` to `float32[n, classes]`, neither of them with the padding."""
         with self._lock:
             self._histogram(("glyph_batch_images",), len(images))
             self._values[self._padding] += padding
-            if self._statistics is None or self._statistics.bundle is not engine.bundle:
+            if self._statistics is None or self._statistics.bundle is not bundle:
                 self._flush()
-                self._statistics = _Statistics(engine.bundle, self._slots, self._places)
-            self._statistics.add(images, outputs.probabilities)
+                self._statistics = _Statistics(bundle, self._slots, self._places)
+            self._statistics.add(images, probabilities)
 
     def queue(self, images: int) -> None:
         """Set how many images wait for an inference now."""
@@ -226,9 +216,10 @@ class Metrics:
 
     # Below: with the lock held
 
-    def _count(self, route: str, method: str, status: int, seconds: float, refusal: str) -> None:
-        values = self._values
-        places = self._requests.get((route, method, status)) or self._route(route, method, status)
+    def _count(self, record: RequestRecord) -> None:
+        values, seconds, refusal = self._values, record.seconds, record.refusal
+        key = record.route, record.method, CLIENT_GONE_STATUS if refusal == CLIENT_GONE else record.status
+        places = self._requests.get(key) or self._route(*key)
         values[places[0]] += 1
         values[places[1] + bisect_left(SECONDS, seconds)] += 1
         values[places[1] + _SUM_OF_SECONDS] += seconds

@@ -16,7 +16,7 @@ import random
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
@@ -39,9 +39,9 @@ from serving.headers import Headers, merge
 from serving.messages import Answer, Request
 from serving.overload import TIMEOUT_FIELD, check_deadline, deadline
 from serving.predict import Work
+from serving.request_record import RequestRecord
 from serving.settings import ServiceSettings
 from serving.state import ModelState
-from serving.tracing import Finished, TraceContext
 from serving.trail import Trail
 
 log = logging.getLogger("glyph.serving")
@@ -56,30 +56,16 @@ _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 
 
 @dataclass(kw_only=True, slots=True)
-class Exchange:
+class Exchange(RequestRecord):
     """One request on its way to its answer, and what was measured on the way."""
 
     request: Request
     arrived: float
     """`time.perf_counter()` when the request was whole."""
-    id: str
-    """The client's X-Request-ID if it sent a well-formed one, else one of our own."""
-    route: str
-    """The path as the API's description has it, `/v2/models/{model}/infer`: few, so a metric's label."""
     deadline: float = inf
     """When it need not be answered any more, on the clock of `arrived`; `prepare` sets it."""
     target: oip.Target | None = None
     """Of an Open Inference Protocol route: what its path names. None is `POST /predict`."""
-    phases: dict[str, float] = field(default_factory=dict)
-    """Seconds spent in each of `TIMED`, as far as it came."""
-    batch: int = 0
-    """Images in the batch that it was run in, others' included and padding not."""
-    refusal: str = ""
-    """The kind of problem that it was refused for, as the metrics count it."""
-    holder: str | None = None
-    """Who asks, by the name of the bearer token; None where tokens are not asked for."""
-    trace: TraceContext | None = None
-    """The trace that the request is part of, where it says so."""
 
 
 class Pipeline:
@@ -104,6 +90,9 @@ class Pipeline:
             request=request,
             arrived=arrived,
             id=request_id(request.headers),
+            method=request.method,
+            path=request.path,
+            client=request.client,
             route=PREDICT if target is None else target.route,
             target=target,
             trace=self.trail.context(request.headers),
@@ -151,7 +140,7 @@ class Pipeline:
         if isinstance(error, DeviceLostError):
             error = self.state.lose(str(error))
         if not isinstance(error, ProblemError):
-            log.error("%s %s failed", exchange.request.method, exchange.request.path, exc_info=error)
+            log.error("%s %s failed", exchange.method, exchange.path, exc_info=error)
             error = unforeseen(error)
         exchange.refusal = error.kind
         return problem(error) if exchange.target is None else oip.problem(error)
@@ -165,28 +154,14 @@ class Pipeline:
         if exchange.phases:
             fields["Server-Timing"] = server_timing(exchange)
         merge(fields, self.headers.of(asked))
-        self.state.metrics.observe(exchange, answer)
-        if self.trail.wanted or exchange.trace is not None:
-            self._leave_trail(exchange, answer)
+        # An int, because to look something up by an HTTPStatus calls a function of Python's.
+        exchange.status, exchange.seconds = int(answer.status), time.perf_counter() - exchange.arrived
+        self.state.metrics.observe(exchange)
+        if (self.trail.wanted or exchange.trace is not None) and (
+            own := self.trail.end(exchange)
+        ) is not None:
+            fields["traceresponse"] = own
         return answer
-
-    def _leave_trail(self, exchange: Exchange, answer: Answer) -> None:
-        finished = Finished(
-            method=exchange.request.method,
-            route=exchange.route,
-            path=exchange.request.path,
-            status=answer.status,
-            seconds=time.perf_counter() - exchange.arrived,
-            phases=exchange.phases,
-            batch=exchange.batch,
-            client=exchange.request.client,
-            request_id=exchange.id,
-            holder=exchange.holder,
-            trace=exchange.trace,
-            tracestate=exchange.request.headers.get("tracestate"),
-        )
-        if (own := self.trail.end(finished)) is not None:
-            answer.headers["traceresponse"] = own
 
     def answer(self, exchange: Exchange) -> Answer:
         """Do all of it on the calling thread, for a door without a batcher."""
@@ -199,7 +174,7 @@ class Pipeline:
             outputs = work.engine.infer(images)
             exchange.phases["infer"] = time.perf_counter() - started
             exchange.batch = len(images)
-            self.state.metrics.batch(work.engine, images, outputs, padding(len(images)))
+            self.state.metrics.batch(work.engine.bundle, images, outputs.probabilities, padding(len(images)))
             answer = self.encode(exchange, work, images, outputs, 0)
         except Exception as error:  # noqa: BLE001  a door must answer whatever happened
             answer = self.refuse(exchange, error)

@@ -5,16 +5,14 @@ costs nothing and tracing which is on costs no phase of a request anything.
 """
 
 import re
-import secrets
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 from bundle.errors import ConfigurationError
 from serving.logs import clean
+from serving.request_record import RequestRecord, TraceContext
 from serving.settings import ServiceSettings
 
 SERVICE = "glyph"
@@ -25,27 +23,7 @@ MAX_TRACESTATE = 512
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
-    """What `traceparent` says: the trace that a request is part of, and the caller's span in it."""
-
-    trace_id: str
-    """32 hexadecimal digits."""
-    span_id: str
-    """16 hexadecimal digits."""
-    flags: int
-    """Bit 0: the caller records this trace."""
-
-    def field(self) -> str:
-        """Return it as a field's value, version 00."""
-        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
-
-    def child(self) -> "TraceContext":
-        """Return a new span of the same trace."""
-        return TraceContext(self.trace_id, secrets.token_hex(8), self.flags)
-
-
-def parse_traceparent(value: str) -> TraceContext | None:
+def parse_traceparent(value: str, state: str = "") -> TraceContext | None:
     """Return the trace context of a request, None if the field is not valid and must be ignored.
 
     Source: W3C Trace Context, section 3.2. A later version is read by the fields of version 00, and may
@@ -57,31 +35,7 @@ def parse_traceparent(value: str) -> TraceContext | None:
     version, trace_id, span_id, flags, more = found.groups()
     if version == "ff" or (version == "00" and more) or not trace_id.strip("0") or not span_id.strip("0"):
         return None
-    return TraceContext(trace_id, span_id, int(flags, 16))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """A request that is over, as its spans and its line in the access log tell it."""
-
-    method: str
-    route: str
-    """The path's template, such as `/v2/models/{model}/infer`; it has no client's words in it."""
-    path: str
-    status: int
-    seconds: float
-    """Since the request was whole."""
-    phases: Mapping[str, float] = field(default_factory=dict)
-    """Seconds of decode, queue, infer and encode, as far as it came; one followed the other."""
-    batch: int = 0
-    client: str
-    """The address of who sent it."""
-    request_id: str | None
-    holder: str | None
-    """The name of the bearer token's holder."""
-    trace: TraceContext | None
-    """The caller's."""
-    tracestate: str | None
+    return TraceContext(trace_id, span_id, int(flags, 16), state)
 
 
 def check_installed(settings: ServiceSettings) -> None:
@@ -124,7 +78,7 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("glyph.serving")
 
-    def record(self, finished: Finished) -> TraceContext:
+    def record(self, record: RequestRecord) -> TraceContext:
         """Make the spans of a request and return the context of its own.
 
         The request's span has a child for each phase. Only how long a phase took is known, not what
@@ -134,31 +88,30 @@ class Tracer:
         from opentelemetry import trace
 
         ended = time.time_ns()
-        started = ended - round(finished.seconds * 1e9)
+        started = ended - round(record.seconds * 1e9)
         attributes: dict[str, Any] = {
-            "http.request.method": finished.method,
-            "http.route": finished.route,
-            "http.response.status_code": finished.status,
-            "url.path": clean(finished.path),
+            "http.request.method": record.method,
+            "http.route": record.route,
+            "http.response.status_code": record.status,
+            "url.path": clean(record.path),
+            "glyph.request_id": clean(record.id),
         }
-        if finished.client:
-            attributes["client.address"] = finished.client
-        if finished.request_id is not None:
-            attributes["glyph.request_id"] = clean(finished.request_id)
-        if finished.batch:
-            attributes["glyph.batch_size"] = finished.batch
+        if record.client:
+            attributes["client.address"] = record.client
+        if record.batch:
+            attributes["glyph.batch_size"] = record.batch
         span = self._tracer.start_span(
-            f"{finished.method} {finished.route}",
-            context=_parent(finished),
+            f"{record.method} {record.route}",
+            context=_parent(record),
             kind=trace.SpanKind.SERVER,
             attributes=attributes,
             start_time=started,
         )
-        if finished.status >= 500:
+        if record.status >= 500:
             span.set_status(trace.StatusCode.ERROR)
         inside = trace.set_span_in_context(span)
         at = started
-        for phase, seconds in finished.phases.items():
+        for phase, seconds in record.phases.items():
             child = self._tracer.start_span(phase, context=inside, start_time=at)
             at = min(at + round(seconds * 1e9), ended)
             child.end(at)
@@ -183,18 +136,18 @@ def _from_environment(detected: Any) -> Any:
     return Resource(attributes)
 
 
-def _parent(finished: Finished) -> Any:
+def _parent(record: RequestRecord) -> Any:
     """Return the caller's span as OpenTelemetry's context; an empty one begins a trace."""
     from opentelemetry import context, trace
 
-    if finished.trace is None:
+    if record.trace is None:
         return context.Context()
-    state = finished.tracestate if len(finished.tracestate or "") <= MAX_TRACESTATE else None
+    state = record.trace.state if len(record.trace.state) <= MAX_TRACESTATE else ""
     remote = trace.SpanContext(
-        trace_id=int(finished.trace.trace_id, 16),
-        span_id=int(finished.trace.span_id, 16),
+        trace_id=int(record.trace.trace_id, 16),
+        span_id=int(record.trace.span_id, 16),
         is_remote=True,
-        trace_flags=trace.TraceFlags(finished.trace.flags),
+        trace_flags=trace.TraceFlags(record.trace.flags),
         trace_state=trace.TraceState.from_header([state]) if state else None,
     )
     return trace.set_span_in_context(trace.NonRecordingSpan(remote), context.Context())

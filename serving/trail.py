@@ -5,8 +5,9 @@ import logging
 from collections.abc import Mapping
 
 from serving import logs
+from serving.request_record import RequestRecord, TraceContext
 from serving.settings import ServiceSettings
-from serving.tracing import Finished, TraceContext, Tracer, parse_traceparent
+from serving.tracing import Tracer, parse_traceparent
 
 access = logging.getLogger(logs.ACCESS)
 
@@ -23,9 +24,9 @@ class Trail:
     def context(self, request: Mapping[str, str]) -> TraceContext | None:
         """Return the trace context that a request brought, by its fields, named in lower case."""
         value = request.get("traceparent")
-        return None if value is None else parse_traceparent(value)
+        return None if value is None else parse_traceparent(value, request.get("tracestate", ""))
 
-    def end(self, finished: Finished) -> str | None:
+    def end(self, record: RequestRecord) -> str | None:
         """Write the line, make the spans, and return the value of the answer's `traceresponse`.
 
         It names the span under which the service did its work, for callers who brought a context and
@@ -33,11 +34,11 @@ class Trail:
         """
         own = None
         if self._tracer is not None:
-            own = self._tracer.record(finished)
-        elif finished.trace is not None:
-            own = finished.trace.child()
+            own = self._tracer.record(record)
+        elif record.trace is not None:
+            own = record.trace.child()
         if self._logs:
-            _log(finished, own)
+            _log(record, own)
         return None if own is None else own.field()
 
     def shutdown(self) -> None:
@@ -46,26 +47,26 @@ class Trail:
             self._tracer.shutdown()
 
 
-def _log(finished: Finished, own: TraceContext | None) -> None:
-    milliseconds = round(finished.seconds * 1000, 3)
+def _log(record: RequestRecord, own: TraceContext | None) -> None:
+    milliseconds = round(record.seconds * 1000, 3)
     fields: dict[str, object] = {
-        "method": finished.method,
-        "route": finished.route,
-        "path": finished.path,
-        "status": finished.status,
+        "method": record.method,
+        "route": record.route,
+        "path": record.path,
+        "status": record.status,
         "duration_ms": milliseconds,
     }
-    if finished.client:
-        fields["client"] = finished.client
-    named = {"request_id": finished.request_id, "holder": finished.holder}
+    if record.client:
+        fields["client"] = record.client
+    named = {"request_id": record.id, "holder": record.holder}
     if own is not None:
         named |= {"trace_id": own.trace_id, "span_id": own.span_id}
-    if finished.batch:
-        fields["batch"] = finished.batch
-    fields |= {f"{phase}_ms": round(seconds * 1000, 3) for phase, seconds in finished.phases.items()}
+    if record.batch:
+        fields["batch"] = record.batch
+    fields |= {f"{phase}_ms": round(seconds * 1000, 3) for phase, seconds in record.phases.items()}
     known = {name: value for name, value in named.items() if value is not None}
     fields |= known
-    said = (finished.client or "-", finished.method, finished.path, finished.status, milliseconds)
+    said = (record.client or "-", record.method, record.path, record.status, milliseconds)
     access.info(_line(*known), *said, *known.values(), extra={"fields": fields})
 
 

@@ -199,7 +199,7 @@ class Batcher:
                     self._finish(job, self._pipeline.refuse(job.exchange, result))
                 continue
             images, outputs, start = result.images, result.outputs, 0
-            self._metrics.batch(batch.engine, images, outputs, padding(len(images)))
+            self._metrics.batch(batch.engine.bundle, images, outputs.probabilities, padding(len(images)))
             for job, work in batch.jobs:
                 exchange = job.exchange
                 exchange.phases["infer"] = result.seconds

@@ -5,7 +5,6 @@ import functools
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
-from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +25,7 @@ from serving.metrics import CLIENT_GONE, OTHER
 from serving.overload import Gate, Throttle
 from serving.pipeline import PREDICT, Exchange, Pipeline, request_id
 from serving.predict import PIXELS
+from serving.request_record import RequestRecord
 
 LARGE_BODY = 32 << 10
 """Bodies beyond this size are decoded on a thread: their milliseconds would hold everybody else up.
@@ -227,8 +227,10 @@ class Door:
 
     def options(self, head: Head) -> Answer:
         """Return what `OPTIONS *` is answered: what the service as a whole can do (RFC 9110, section 9.3.7)."""
-        self.pipeline.state.metrics.request(OTHER, head.method, HTTPStatus.OK, 0.0)
-        fields = {"Allow": "GET, HEAD, OPTIONS, POST", "X-Request-ID": request_id(head.headers)}
+        identifier = request_id(head.headers)
+        record = RequestRecord(id=identifier, method=head.method, path=head.path, route=OTHER, status=200)
+        self.pipeline.state.metrics.request(record)
+        fields = {"Allow": "GET, HEAD, OPTIONS, POST", "X-Request-ID": identifier}
         return Answer(body=b"", headers=fields | self.pipeline.headers.of(head.headers))
 
     def call(self, connection: Connection, head: Head, body: Any, wire: Wire) -> None:

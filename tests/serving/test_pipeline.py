@@ -26,5 +26,14 @@ from serving.pipeline import Exchange, server_timing
 def test_each_phase_has_its_own_time(phases: dict[str, float], batch: int, expected: str) -> None:
     """In milliseconds, in the order in which they follow each other; a refused request has those it came to."""
     request = Request(method="POST", path="/predict")
-    exchange = Exchange(request=request, arrived=0.0, id="a", route="/predict", phases=phases, batch=batch)
+    exchange = Exchange(
+        request=request,
+        arrived=0.0,
+        id="a",
+        method="POST",
+        path="/predict",
+        route="/predict",
+        phases=phases,
+        batch=batch,
+    )
     assert server_timing(exchange) == expected

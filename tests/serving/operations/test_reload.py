@@ -313,7 +313,7 @@ def test_at_the_end_no_model_is_kept(tmp_path: Path, digit: npt.NDArray[np.uint8
     """Neither by the metrics: a session on a GPU must be freed before the interpreter ends."""
     state = start(publish_synthetic(tmp_path))
     engine = state.engine()
-    state.metrics.batch(engine, digit[None], engine.infer(digit[None]))
+    state.metrics.batch(engine.bundle, digit[None], engine.infer(digit[None]).probabilities)
     session = weakref.ref(engine.session)
     del engine
     housekeeper = Housekeeper(state)

@@ -12,8 +12,9 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Answer, Part, environment, form, free_port, running
 from bundle.repository import Bundle
 from serving.app import create_app
+from serving.request_record import TraceContext
 from serving.settings import ServiceSettings
-from serving.tracing import TraceContext, parse_traceparent
+from serving.tracing import parse_traceparent
 from tests.serving.security.collector import attributes, collecting
 from tests.serving.security.conftest import Guarded
 
