@@ -8,7 +8,7 @@ import orjson
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from serving import bodies, description, oip, oip_metadata, page
+from serving import bodies, description, oip_metadata, page
 from serving.around import surround
 from serving.errors import (
     MalformedBodyError,
@@ -71,7 +71,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     @app.post("/v2/models/<model>/infer")
     @app.post("/v2/models/<model>/versions/<version>/infer")
     def _predict(**_: str) -> Response:
-        return _response(predictions.answer(request.environ))
+        return _response(predictions.answer(request.environ, g.target))
 
     @app.get("/livez")
     def _livez() -> Response:
@@ -113,7 +113,7 @@ def _name(response: Response) -> Response:
 def _problem(error: ProblemError) -> Response:
     g.refusal = error.kind  # for the metrics
     bodies.discard(request.environ)
-    return _response(oip.problem(error) if oip.is_path(request.path) else problem(error))
+    return _response(problem(error, request.path))
 
 
 def _http_problem(error: HTTPException) -> Response:

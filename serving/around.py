@@ -10,7 +10,7 @@ from flask import Flask, Response, g, request
 
 from serving import headers
 from serving.metrics import OTHER
-from serving.pipeline import Pipeline
+from serving.pipeline import Pipeline, target_of
 from serving.request_record import RequestRecord
 
 HTML = "text/html"
@@ -22,13 +22,13 @@ def surround(app: Flask, pipeline: Pipeline) -> None:
 
     def enter() -> None:
         g.arrived = time.perf_counter()
-        g.predicts = pipeline.is_prediction(request.method, request.path)
-        if not g.predicts:
+        g.target = target_of(request.method, request.path)
+        if g.target is None:
             authorization = request.headers.get("Authorization")
             g.holder = pipeline.access.check_path(request.method, request.path, authorization)
 
     def leave(response: Response) -> Response:
-        if g.predicts:
+        if g.target is not None:
             return response
         fields = {name.lower(): value for name, value in request.headers.items()}
         if request.method == "OPTIONS":

@@ -1,9 +1,22 @@
-"""A request and its answer as plain data: what both doors, the inference worker and WSGI, translate to."""
+"""A prediction's way as plain data: request, target, exchange, prepared request, answer.
+
+Both doors, the inference worker and WSGI, translate to this, and the pipeline does its work on it.
+"""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from math import inf
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.request_record import RequestRecord
+
+if TYPE_CHECKING:  # what needs no model must not import ONNX Runtime
+    from serving.engine import Engine, Outputs
 
 JSON = "application/json"
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?")
@@ -38,6 +51,48 @@ class Answer:
     status: HTTPStatus = HTTPStatus.OK
     headers: dict[str, str] = field(default_factory=dict)
     """More fields, by name as they are written; content type and length are not among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the path of a prediction names."""
+
+    route: str
+    """The path as the API's description has it, such as `/v2/models/{model}/infer`."""
+    model: str | None = None
+    """Of an Open Inference Protocol route, as it was sent; None is `POST /predict`, which asks what is served."""
+    version: str | None = None
+    """As it was sent, if one was named."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Exchange(RequestRecord):
+    """One request on its way to its answer, and what was measured on the way."""
+
+    request: Request
+    target: Target
+    arrived: float
+    """`time.perf_counter()` when the request was whole."""
+    deadline: float = inf
+    """When it need not be answered any more, on the clock of `arrived`; `Pipeline.prepare` sets it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PreparedRequest:
+    """What one request asks of a model."""
+
+    engine: "Engine"
+    images: npt.NDArray[np.uint8] | bytes
+    """`uint8[n, 28, 28]`, n at least 1; or a plain PNG's scanlines, which `predict.images_of` makes pixels of."""
+    encode: "Callable[[npt.NDArray[np.uint8], Outputs, int], Answer]"
+    """Makes the answer of a batch's images and outputs, where those of the n images begin at the place given."""
+    cost: int
+    """What it takes, in some 20 us: 4 for an image that had to be decoded, and for a request of pixels 3 and 1 for
+    each image."""
+
+    def __len__(self) -> int:
+        """Return the number of its images."""
+        return 1 if isinstance(self.images, bytes) else len(self.images)
 
 
 def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:

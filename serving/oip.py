@@ -22,15 +22,13 @@ from serving.engine import Engine, Outputs
 from serving.errors import (
     InvalidInstanceError,
     MalformedBodyError,
-    NotFoundError,
     ProblemError,
     TooManyImagesError,
 )
-from serving.messages import Answer, Request
+from serving.messages import Answer, PreparedRequest, Request, Target
 from serving.overload import check_deadline
-from serving.predict import Work, cost_of
+from serving.predict import cost_of
 from serving.settings import ServiceSettings
-from serving.state import ModelState
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OCTETS = "application/octet-stream"
@@ -38,44 +36,9 @@ INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _LENGTH = re.compile(r"[0-9]{1,10}")
 _FOREIGN = ("classification", "shared_memory_region")
 """Parameters of Triton's extensions that change what data means, and that are not offered here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The model that a path names, and its version if it names one; both as they were sent."""
-
-    model: str
-    version: str | None
-
-    @property
-    def route(self) -> str:
-        """The path as the API's description has it."""
-        return f"/v2/models/{{model}}{'' if self.version is None else '/versions/{version}'}/infer"
-
-    def engine(self, state: ModelState) -> Engine:
-        """Return the engine that is asked for.
-
-        Raises:
-            NotReadyError: no model is loaded.
-            NotFoundError: the model is another, or the version is not loaded.
-        """
-        served = state.engine()
-        if self.model != served.bundle.manifest.name:
-            raise NotFoundError(
-                f"there is no model '{self.model[:80]}'",
-                remedy=f"The model that is served is '{served.bundle.manifest.name}'.",
-            )
-        if self.version is None:
-            return served
-        if not _VERSION.fullmatch(self.version):
-            raise NotFoundError(
-                f"'{self.version[:40]}' is no version", remedy="Versions are integers from 1 on."
-            )
-        return state.engine(int(self.version))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,12 +58,15 @@ def is_path(path: str) -> bool:
 def target(path: str) -> Target | None:
     """Return what an `infer` path names, or None if the path is another."""
     match = _PATH.fullmatch(path) if path.startswith("/v2/models/") else None
-    return None if match is None else Target(match[1], match[2])
+    if match is None:
+        return None
+    version = "" if match[2] is None else "/versions/{version}"
+    return Target(f"/v2/models/{{model}}{version}/infer", match[1], match[2])
 
 
 def prepare(
     engine: Engine, request: Request, body: bytes, settings: ServiceSettings, deadline: float = inf
-) -> Work:
+) -> PreparedRequest:
     """Read an inference request, its content coding undone; the deadline is looked at when the JSON is parsed.
 
     Raises:
@@ -116,7 +82,7 @@ def prepare(
         check_deadline(deadline)
         images = _images(document, body[length:], settings.max_images)
         asked = _asked(document)
-    return Work(
+    return PreparedRequest(
         engine=engine,
         images=images,
         encode=partial(encode, engine, asked, len(images)),

@@ -13,7 +13,8 @@ from bundle import __version__
 from bundle.manifest import IMAGE_SIZE
 from serving.engine import PROVIDER_NAMES, Engine
 from serving.messages import JSON
-from serving.oip import INPUT, OUTPUTS, Target
+from serving.oip import INPUT, OUTPUTS
+from serving.pipeline import engine_of
 from serving.state import ModelState
 
 EXTENSIONS = ["binary_tensor_data"]
@@ -40,12 +41,12 @@ def blueprint(state: ModelState) -> Blueprint:
     @routes.get("/v2/models/<model>")
     @routes.get("/v2/models/<model>/versions/<version>")
     def _model(model: str, version: str | None = None) -> Response:
-        return _json(_metadata(Target(model, version).engine(state), state.versions()))
+        return _json(_metadata(engine_of(state, model, version), state.versions()))
 
     @routes.get("/v2/models/<model>/ready")
     @routes.get("/v2/models/<model>/versions/<version>/ready")
     def _model_ready(model: str, version: str | None = None) -> Response:
-        Target(model, version).engine(state)
+        engine_of(state, model, version)
         state.report()
         return _json({"name": model, "ready": True})
 

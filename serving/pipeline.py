@@ -16,8 +16,6 @@ import random
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -25,21 +23,20 @@ import orjson
 
 from serving import codings, oip, predict
 from serving.access import Access
-from serving.engine import Outputs, padding
+from serving.engine import Engine, Outputs, padding
 from serving.errors import (
     PROBLEM_MEDIA_TYPE,
     RETRY_AFTER_SECONDS,
     BodyTooLargeError,
     DeviceLostError,
     MalformedBodyError,
+    NotFoundError,
     OverloadedError,
     ProblemError,
 )
 from serving.headers import Headers, merge
-from serving.messages import Answer, Request
+from serving.messages import Answer, Exchange, PreparedRequest, Request, Target
 from serving.overload import TIMEOUT_FIELD, check_deadline, deadline
-from serving.predict import Work
-from serving.request_record import RequestRecord
 from serving.settings import ServiceSettings
 from serving.state import ModelState
 from serving.trail import Trail
@@ -47,25 +44,41 @@ from serving.trail import Trail
 log = logging.getLogger("glyph.serving")
 
 PREDICT = "/predict"
+_SERVED = Target(PREDICT)
 TIMED = ("queue", "decode", "infer", "encode")
 """A request's phases, one after the other."""
 
 _WHOLE_TIMING = ", ".join(f"{phase};dur=%.3f" for phase in TIMED) + ', batch;desc="%d"'
 
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 
 
-@dataclass(kw_only=True, slots=True)
-class Exchange(RequestRecord):
-    """One request on its way to its answer, and what was measured on the way."""
+def target_of(method: str, path: str) -> Target | None:
+    """Return what a request of a prediction route asks; None: the Flask application answers it."""
+    if method != "POST":
+        return None
+    return _SERVED if path == PREDICT else oip.target(path)
 
-    request: Request
-    arrived: float
-    """`time.perf_counter()` when the request was whole."""
-    deadline: float = inf
-    """When it need not be answered any more, on the clock of `arrived`; `prepare` sets it."""
-    target: oip.Target | None = None
-    """Of an Open Inference Protocol route: what its path names. None is `POST /predict`."""
+
+def engine_of(state: ModelState, model: str | None, version: str | None = None) -> Engine:
+    """Return the engine that is asked for, by names as they were sent.
+
+    Raises:
+        NotReadyError: no model is loaded.
+        NotFoundError: the model is another, or the version is not loaded.
+    """
+    served = state.engine()
+    name = served.bundle.manifest.name
+    if model is not None and model != name:
+        raise NotFoundError(
+            f"there is no model '{model[:80]}'", remedy=f"The model that is served is '{name}'."
+        )
+    if version is None:
+        return served
+    if not _VERSION.fullmatch(version):
+        raise NotFoundError(f"'{version[:40]}' is no version", remedy="Versions are integers from 1 on.")
+    return state.engine(int(version))
 
 
 class Pipeline:
@@ -78,27 +91,29 @@ class Pipeline:
         self.headers = Headers(settings)
         self.trail = Trail(settings)
 
-    def is_prediction(self, method: str, path: str) -> bool:
-        """Tell whether a request is answered here; every other is the Flask application's."""
-        return method == "POST" and (path == PREDICT or oip.target(path) is not None)
+    def open(self, request: Request, arrived: float, target: Target | None = None) -> Exchange:
+        """Begin; this never fails, so that every request has an exchange to be refused in.
 
-    def open(self, request: Request, arrived: float) -> Exchange:
-        """Begin; this never fails, so that every request has an exchange to be refused in."""
+        Args:
+            request: of a prediction route.
+            arrived: `time.perf_counter()` when it was whole.
+            target: what its path names, where somebody has looked already.
+        """
         self.state.metrics.opened()
-        target = None if request.path == PREDICT else oip.target(request.path)
+        target = target or target_of(request.method, request.path) or _SERVED
         return Exchange(
             request=request,
+            target=target,
             arrived=arrived,
             id=request_id(request.headers),
             method=request.method,
             path=request.path,
+            route=target.route,
             client=request.client,
-            route=PREDICT if target is None else target.route,
-            target=target,
             trace=self.trail.context(request.headers),
         )
 
-    def prepare(self, exchange: Exchange) -> Work:
+    def prepare(self, exchange: Exchange) -> PreparedRequest:
         """Admit and decode, if the request may ask and unless the request's time is over already.
 
         Raises:
@@ -115,16 +130,22 @@ class Pipeline:
         if "content-encoding" in headers:
             body = codings.undone(request, settings.max_body_bytes)
             check_deadline(exchange.deadline)
-        if exchange.target is None:
+        target = exchange.target
+        if target.model is None:
             work = predict.prepare(self.state.engine(), request, body, settings, exchange.deadline)
         else:
-            engine = exchange.target.engine(self.state)
+            engine = engine_of(self.state, target.model, target.version)
             work = oip.prepare(engine, request, body, settings, exchange.deadline)
         exchange.phases["decode"] = time.perf_counter() - started
         return work
 
     def encode(
-        self, exchange: Exchange, work: Work, images: npt.NDArray[np.uint8], outputs: Outputs, start: int
+        self,
+        exchange: Exchange,
+        work: PreparedRequest,
+        images: npt.NDArray[np.uint8],
+        outputs: Outputs,
+        start: int,
     ) -> Answer:
         """Return the answer, a batch's images and outputs in hand, where those of `work` begin at `start`."""
         started = time.perf_counter()
@@ -143,7 +164,7 @@ class Pipeline:
             log.error("%s %s failed", exchange.method, exchange.path, exc_info=error)
             error = unforeseen(error)
         exchange.refusal = error.kind
-        return problem(error) if exchange.target is None else oip.problem(error)
+        return problem(error, exchange.path)
 
     def close(self, exchange: Exchange, answer: Answer) -> Answer:
         """End: give the answer what every answer carries."""
@@ -200,8 +221,10 @@ def server_timing(exchange: Exchange) -> str:
     return ", ".join(metrics)
 
 
-def problem(error: ProblemError) -> Answer:
-    """Return an error as RFC 9457 problem details."""
+def problem(error: ProblemError, path: str = "") -> Answer:
+    """Return an error as RFC 9457 problem details; of a path of the Open Inference Protocol's, in its form."""
+    if oip.is_path(path):
+        return oip.problem(error)
     return Answer(
         body=orjson.dumps(error.document()),
         status=error.status,

@@ -5,8 +5,7 @@ decides where the inference between the two happens: the inference worker puts t
 requests that have arrived into one batch, a WSGI thread runs its own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from math import inf
 
@@ -19,10 +18,10 @@ from bundle.manifest import Polarity
 from serving import arrays, instances, query
 from serving.admission import Upload, admit
 from serving.answer import encode
-from serving.engine import Engine, Outputs
+from serving.engine import Engine
 from serving.errors import EmptyBodyError, ProblemError
 from serving.images import Decoded, decode, warnings_of
-from serving.messages import Answer, Request
+from serving.messages import PreparedRequest, Request
 from serving.overload import check_deadline
 from serving.settings import ServiceSettings
 
@@ -30,25 +29,7 @@ PIXELS = frozenset(("application/octet-stream", "application/x-npy"))
 """Media types of nothing but pixels, which need no decoding."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Work:
-    """What one request asks of a model."""
-
-    engine: Engine
-    images: npt.NDArray[np.uint8] | bytes
-    """`uint8[n, 28, 28]`, n at least 1; or a plain PNG's scanlines, which `images_of` makes pixels of."""
-    encode: Callable[[npt.NDArray[np.uint8], Outputs, int], Answer]
-    """Makes the answer of a batch's images and outputs, where those of the n images begin at the place given."""
-    cost: int
-    """What it takes, in some 20 us: 4 for an image that had to be decoded, and for a request of pixels 3 and 1 for
-    each image."""
-
-    def __len__(self) -> int:
-        """Return the number of its images."""
-        return 1 if isinstance(self.images, bytes) else len(self.images)
-
-
-def images_of(works: Sequence[Work]) -> npt.NDArray[np.uint8]:
+def images_of(works: Sequence[PreparedRequest]) -> npt.NDArray[np.uint8]:
     """Return the images of all, `uint8[n, 28, 28]`: those that are not pixels yet are made so by one call."""
     if len(works) == 1 and not isinstance(works[0].images, bytes):
         return works[0].images
@@ -61,7 +42,7 @@ def images_of(works: Sequence[Work]) -> npt.NDArray[np.uint8]:
 
 def prepare(
     engine: Engine, request: Request, body: bytes, settings: ServiceSettings, deadline: float = inf
-) -> Work:
+) -> PreparedRequest:
     """Admit and decode a request of `POST /predict`; the answer is what `answer.encode` describes.
 
     Args:
@@ -110,7 +91,7 @@ def prepare(
                 declared = upload.media_type
             one = decode(body, declared, polarity)
             images, warnings = one.pixels[None], [one.warnings]
-    return Work(
+    return PreparedRequest(
         engine=engine,
         images=images,
         encode=partial(encode, engine.bundle, asked, filenames, warnings),
@@ -119,7 +100,7 @@ def prepare(
 
 
 def cost_of(count: int, *, decoded: bool) -> int:
-    """Return `Work.cost` of so many images."""
+    """Return `PreparedRequest.cost` of so many images."""
     return 4 * count if decoded else 3 + count
 
 

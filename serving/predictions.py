@@ -6,7 +6,7 @@ from typing import Any
 
 from serving import bodies
 from serving.errors import OverloadedError, ProblemError
-from serving.messages import Answer, Request
+from serving.messages import Answer, Request, Target
 from serving.overload import Gate
 from serving.pipeline import Pipeline
 
@@ -27,23 +27,23 @@ class Predictions:
         self._places = threading.Semaphore(settings.threads)
         self._telling = threading.Lock()
 
-    def answer(self, environ: Environ) -> Answer:
-        """Answer a request of a prediction route on this thread."""
+    def answer(self, environ: Environ, target: Target | None) -> Answer:
+        """Answer a request of a prediction route on this thread; `target` is what its path names."""
         charge = bodies.Charge(self._gate)
         try:
-            return self._answer(environ, charge)
+            return self._answer(environ, target, charge)
         finally:
             charge.release()
 
-    def _answer(self, environ: Environ, charge: bodies.Charge) -> Answer:
+    def _answer(self, environ: Environ, target: Target | None, charge: bodies.Charge) -> Answer:
         pipeline = self._pipeline
         try:
             body = bodies.read(environ, pipeline.settings.max_body_bytes, charge)
         except ProblemError as error:
-            exchange = pipeline.open(request_of(environ), time.perf_counter())
+            exchange = pipeline.open(request_of(environ), time.perf_counter(), target)
             bodies.discard(environ)
             return pipeline.close(exchange, pipeline.refuse(exchange, error))
-        exchange = pipeline.open(request_of(environ, body), time.perf_counter())
+        exchange = pipeline.open(request_of(environ, body), time.perf_counter(), target)
         try:
             self._gate.enter()
         except OverloadedError as error:

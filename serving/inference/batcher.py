@@ -26,19 +26,20 @@ import numpy.typing as npt
 from serving.engine import Engine, Outputs, padding
 from serving.errors import DeadlineExceededError, OverloadedError
 from serving.graph_thread import GraphThread, graph_thread
-from serving.messages import Answer
+from serving.messages import Answer, Exchange, PreparedRequest
 from serving.metrics import CLIENT_GONE
 from serving.overload import check_deadline
-from serving.pipeline import Exchange, Pipeline
-from serving.predict import Work, images_of
+from serving.pipeline import Pipeline
+from serving.predict import images_of
 
 TURN_COST = 256
-"""What a turn does before it looks at the sockets again, as `Work.cost` counts: up to 5 ms, which is 64 files, or
-four requests of 64 images of pixels. Those are run as one batch: alone, each would find the caches full of weights."""
+"""What a turn does before it looks at the sockets again, as `PreparedRequest.cost` counts: up to 5 ms, which is 64
+files, or four requests of 64 images of pixels. Those are run as one batch: alone, each would find the caches full of
+weights."""
 
 TURN_SECONDS = 0.005
-"""After which a turn takes no further request: files may be made to cost twenty times what `Work.cost` counts, and
-those that are refused count nothing."""
+"""After which a turn takes no further request: files may be made to cost twenty times what `PreparedRequest.cost`
+counts, and those that are refused count nothing."""
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class Batch:
     """What one inference is run for."""
 
     engine: Engine
-    jobs: list[tuple[Job, Work]]
+    jobs: list[tuple[Job, PreparedRequest]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Batcher:
         if pipeline.state.provider == "cuda":
             self._beside = graph_thread() if pipeline.settings.cuda_graphs else self._own
         self._running = False
-        self._decoded: list[tuple[Job, Work]] = []
+        self._decoded: list[tuple[Job, PreparedRequest]] = []
 
     def put(self, job: Job) -> None:
         """Queue a request; its answer follows, from a later turn of the loop."""
@@ -141,7 +142,7 @@ class Batcher:
             self._later.append(job)
         return self._later.popleft() if self._later else None
 
-    def _decode(self, job: Job) -> Work | None:
+    def _decode(self, job: Job) -> PreparedRequest | None:
         """Return the work of a request; None if it is answered already, or nobody waits for it."""
         exchange = job.exchange
         exchange.phases["queue"] = time.perf_counter() - exchange.arrived
@@ -181,7 +182,7 @@ class Batcher:
         self._answer(batches, results)
 
     def _batches(self) -> list[Batch]:
-        groups: dict[int, list[tuple[Job, Work]]] = {}
+        groups: dict[int, list[tuple[Job, PreparedRequest]]] = {}
         for job, work in self._decoded:
             try:
                 check_deadline(job.exchange.deadline)  # decoding others took time too

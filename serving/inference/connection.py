@@ -22,7 +22,6 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships n
     UnsupportedTransferCoding,
 )
 
-from serving import oip
 from serving.addresses import unmapped
 from serving.errors import (
     MalformedBodyError,
@@ -436,7 +435,7 @@ class Connection(asyncio.Protocol):
         if head.method == "OPTIONS" and head.path == "*" and error is None and body is not None:
             self.answered(self._door.options(head))
             return
-        if not self._door.predicts(head):
+        if head.target is None:
             try:
                 if isinstance(error, MalformedBodyError | OverloadedError | RequestTimeoutError):
                     raise error
@@ -445,7 +444,7 @@ class Connection(asyncio.Protocol):
                 self._wire = wire
             except (MalformedBodyError, OverloadedError, RequestTimeoutError) as refusal:
                 self._door.pipeline.state.metrics.refusal(refusal.kind)
-                self.answered((oip.problem if oip.is_path(head.path) else problem)(refusal))
+                self.answered(problem(refusal, head.path))
             return
         self._door.predict(self, head, body or b"", self._started, error)
 

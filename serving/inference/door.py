@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
@@ -20,10 +19,10 @@ from serving.inference.connection import Connection
 from serving.inference.head import Head, has_hooks, ordinary_suffices
 from serving.inference.input import MAX_HEAD
 from serving.inference.response import Dates, status_line
-from serving.messages import JSON, Answer, Request
+from serving.messages import JSON, Answer, Exchange, Request, Target
 from serving.metrics import CLIENT_GONE, OTHER
 from serving.overload import Gate, Throttle
-from serving.pipeline import PREDICT, Exchange, Pipeline, request_id
+from serving.pipeline import Pipeline, request_id
 from serving.predict import PIXELS
 from serving.request_record import RequestRecord
 
@@ -68,7 +67,6 @@ class Door:
         self._next_word = 0.0
         configuration = worker.cfg
         self.hooked = has_hooks(configuration)
-        self._root = "SCRIPT_NAME" not in os.environ
         self.fast = ordinary_suffices(worker)
         """Whether Gunicorn's own request is not wanted, which hooks and the access log are given."""
 
@@ -134,14 +132,6 @@ class Door:
             worker.log.info("Autorestarting worker after current request.")
             worker.stop()
 
-    def predicts(self, head: Head) -> bool:
-        """Tell whether a request is answered by the pipeline; every other is the Flask application's."""
-        return (
-            self._root
-            and "script_name" not in head.headers
-            and self.pipeline.is_prediction(head.method, head.path)
-        )
-
     def admit(self, head: Head, length: int, client: str) -> None:
         """Look at a request before its body is kept: whether its client may ask, and whether there is room.
 
@@ -154,7 +144,7 @@ class Door:
             ProblemError: it is refused.
         """
         access, authorization = self.pipeline.access, head.headers.get("authorization")
-        if access.tokens is not None and self.predicts(head):
+        if access.tokens is not None and head.target is not None:
             access.check(authorization)
         else:
             access.check_path(head.method, head.path, authorization)
@@ -173,7 +163,7 @@ class Door:
             body=body,
             client=connection.client[0] if connection.client else "",
         )
-        exchange = pipeline.open(request, arrived)
+        exchange = pipeline.open(request, arrived, head.target)
         if self.hooked:
             self.worker.cfg.pre_request(self.worker, head.original)
         if error is None:
@@ -183,7 +173,7 @@ class Door:
                 connection.throttle(self._throttle.until(self.loop.time()))
             connection.answered(pipeline.close(exchange, pipeline.refuse(exchange, error)))
             return
-        if takes_long(request):
+        if takes_long(request, exchange.target):
             future = self.threads.submit(self._answer, connection, exchange)
             future.add_done_callback(functools.partial(self._hand_over, connection, exchange))
             return
@@ -291,27 +281,27 @@ class Door:
         self.threads.shutdown(wait=False)
 
 
-def takes_long(request: Request) -> bool:
+def takes_long(request: Request, target: Target) -> bool:
     """Tell whether to decode a request would hold the loop up."""
     size, headers = len(request.body), request.headers
     if size <= FEW_FILES_BYTES or "content-encoding" in headers:
         return "content-encoding" in headers
     if size <= LARGE_BODY:
-        return most_files(request) > FEW_FILES
+        return most_files(request, target) > FEW_FILES
     if size > LARGE_PIXELS or headers.get("content-type") not in PIXELS:
         return True
-    if request.path == PREDICT:
+    if target.model is None:
         return False
     # So many bytes before the tensors are JSON; where it is not said, all are.
     length = headers.get(oip.HEADER_LENGTH.lower(), "")
     return not (length.isascii() and length.isdigit() and len(length) < 9) or int(length) > LARGE_BODY
 
 
-def most_files(request: Request) -> int:
+def most_files(request: Request, target: Target) -> int:
     """Return how many image files a request can have at most, without reading it."""
     body, media_type = request.body, request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         return body.count(b"\n--") + body.count(b"\r--")  # a boundary's line follows each, however lines end
-    if media_type == JSON and request.path == PREDICT:
+    if media_type == JSON and target.model is None:
         return body.count(b'"') // 2 - 1  # each is a string, and "instances" is none
     return 1

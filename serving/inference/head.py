@@ -28,7 +28,8 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 from gunicorn.http.message import Request as GunicornRequest  # type: ignore[import-untyped]
 from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
-from serving.messages import HOST, joined
+from serving.messages import HOST, Target, joined
+from serving.pipeline import target_of
 
 FAST_BYTES = 4000
 """Longest head that is read the fast way; within each of Gunicorn's limits, whatever it is made of."""
@@ -69,6 +70,8 @@ class Head:
     """Bytes of the body; None if it comes in chunks."""
     keep_alive: bool
     expects_continue: bool = False
+    target: Target | None = None
+    """What the path of a prediction names; every other request is the Flask application's."""
     original: Any = None
     """Gunicorn's own request, where its parser was asked."""
     size: int = 0
@@ -126,14 +129,16 @@ def read_ordinary(head: bytes) -> Head | None:
     if not FORWARDED.isdisjoint(headers) and len(FORWARDED & headers.keys()) > 1:
         return None  # they may contradict each other
     path, _, query = match[1].decode("ascii").partition("?")
+    path = unquote(path) if "%" in path else path
     return Head(
         method="POST",
-        path=unquote(path) if "%" in path else path,
+        path=path,
         query=query,
         headers=headers,
         version=(1, 1),
         length=int(length),
         keep_alive=not closes(headers),
+        target=target_of("POST", path),
         size=len(head),
     )
 
@@ -172,15 +177,17 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
     request.version = min(request.version, (1, 1))  # the answer says no higher one (RFC 9110, section 2.5)
     if closes(headers):
         request.force_close()  # Gunicorn looks at the first field alone, and for no list in it
-    reader = request.body.reader
+    reader, path = request.body.reader, unquote(request.path)
+    mounted = "script_name" in headers or "SCRIPT_NAME" in os.environ  # then Flask knows what the path is
     return Head(
         method=request.method,
-        path=unquote(request.path),
+        path=path,
         query=request.query,
         headers=headers,
         version=request.version,
         length=None if isinstance(reader, ChunkedReader) else reader.length,
         keep_alive=not request.should_close(),
+        target=None if mounted else target_of(request.method, path),
         expects_continue=request._expected_100_continue,  # noqa: SLF001  there is no other way to it
         original=request,
         size=sum(map(len, pieces)),

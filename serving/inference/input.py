@@ -92,7 +92,7 @@ class Input:
             self._check_partial(data[: at + MAX_HEAD], at, client)
         head = bytes(data[at : end + 4])
         parsed = read_ordinary(head) if self._door.fast else None
-        if parsed is None or not self._door.pipeline.is_prediction(parsed.method, parsed.path):
+        if parsed is None or parsed.target is None:
             parsed = read_any([head], self._door.worker.cfg, client)
         if parsed is None:  # Gunicorn waits for more after what it takes for half a head
             self._searched = len(data)

@@ -24,6 +24,7 @@ from serving import cpus, gunicorn_conf, predict
 from serving.announcement import announcement
 from serving.app import APP_LOAD_ERROR, create_app
 from serving.inference.worker import InferenceWorker
+from serving.messages import PreparedRequest
 from serving.settings import ServiceSettings, load_settings
 from serving.state import ModelState
 
@@ -89,7 +90,7 @@ def test_beyond_the_places_some_predictions_wait_and_the_others_are_503(
     app = create_app(settings)
     prepare, begun, go_on = predict.prepare, threading.Semaphore(0), threading.Event()
 
-    def slowly(*arguments: Any) -> predict.Work:
+    def slowly(*arguments: Any) -> PreparedRequest:
         begun.release()
         go_on.wait()
         return prepare(*arguments)

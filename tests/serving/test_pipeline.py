@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.messages import Request
-from serving.pipeline import Exchange, server_timing
+from serving.messages import Exchange, Request, Target
+from serving.pipeline import server_timing
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,7 @@ def test_each_phase_has_its_own_time(phases: dict[str, float], batch: int, expec
     request = Request(method="POST", path="/predict")
     exchange = Exchange(
         request=request,
+        target=Target("/predict"),
         arrived=0.0,
         id="a",
         method="POST",

@@ -26,8 +26,8 @@ from serving.errors import OverloadedError
 from serving.graph_thread import graph_thread
 from serving.inference import batcher
 from serving.inference.batcher import TURN_COST, Batcher, Job
-from serving.messages import Answer, Request
-from serving.pipeline import Exchange, Pipeline
+from serving.messages import Answer, Exchange, Request
+from serving.pipeline import Pipeline
 from serving.settings import ServiceSettings
 
 Pixels = npt.NDArray[np.uint8]

@@ -8,13 +8,21 @@ import pytest
 
 from bundle.repository import Bundle
 from serving.inference.door import FEW_FILES, LARGE_BODY, LARGE_PIXELS, takes_long
-from serving.messages import Request
+from serving.messages import Request, Target
+from serving.pipeline import target_of
 from tests.serving.inference.fakes import a_door, connect
 
 OCTETS = {"content-type": "application/octet-stream"}
 NPY = {"content-type": "application/x-npy"}
 INFER = "/v2/models/mnist/infer"
 LENGTH = "inference-header-content-length"
+
+
+def target(path: str) -> Target:
+    """Return what a path names."""
+    found = target_of("POST", path)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -42,7 +50,7 @@ def test_pixels_may_be_more_than_what_has_to_be_decoded(
 ) -> None:
     """Files, forms, JSON and compressed bodies go to a thread where four times as many pixels do not."""
     request = Request(method="POST", path=path, headers=headers, body=bytes(size))
-    assert takes_long(request) is expected
+    assert takes_long(request, target(path)) is expected
 
 
 def test_requests_for_the_application_wait_as_far_as_there_is_room(bundle: Bundle) -> None:
@@ -110,4 +118,5 @@ def test_few_files_are_decoded_in_the_loop(
 ) -> None:
     """Small files may be made to take a millisecond each, whatever their sizes: their number decides."""
     assert len(body) < LARGE_BODY
-    assert takes_long(Request(method="POST", path=path, headers=headers, body=body)) is expected
+    request = Request(method="POST", path=path, headers=headers, body=body)
+    assert takes_long(request, target(path)) is expected
