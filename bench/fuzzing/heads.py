@@ -1,7 +1,5 @@
 """Requests on a connection: the fast-path parser and Gunicorn's read the same, wherever the bytes are cut."""
 
-from types import SimpleNamespace
-
 from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 
@@ -12,12 +10,14 @@ from serving.inference import head as heads
 from serving.inference import input as inputs
 from serving.inference.bodies import Body, LengthBody
 from serving.inference.chunked import ChunkedBody
-from serving.inference.head import Head
+from serving.inference.head import Head, Parser
 from serving.inference.input import Input
+from serving.messages import Target
 
 LIMIT = 300
 """Bytes of a request line and of a field."""
 heads.FAST_BYTES = LIMIT
+heads.target_of = lambda *_, **__: Target("/")  # every request is a prediction's
 inputs.MAX_HEAD = 3 * LIMIT
 
 CONFIGURATION = Config()
@@ -55,7 +55,7 @@ def outcome(pieces: list[bytes], *, fast: bool) -> list[object]:
 
     It goes on as `serving.inference.connection.Connection` does.
     """
-    waiting = Input(door(fast=fast))  # type: ignore[arg-type]
+    waiting = Input(Parser(CONFIGURATION, fast=fast))
     found: list[object] = []
     body: Body | None = None
     for piece in pieces:
@@ -80,15 +80,6 @@ def outcome(pieces: list[bytes], *, fast: bool) -> list[object]:
         except ParseException as error:
             return [*found, type(error).__name__]
     return [*found, "waits"]
-
-
-def door(*, fast: bool) -> SimpleNamespace:
-    """Return as much of a dispatcher as the input asks for; every request is a prediction's."""
-    return SimpleNamespace(
-        worker=SimpleNamespace(cfg=CONFIGURATION),
-        fast=fast,
-        pipeline=SimpleNamespace(is_prediction=lambda *_: True),
-    )
 
 
 def said(head: Head) -> tuple[object, ...]:

@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self.phase: Phase = "head"
         self.deadline = inf
         """When the phase has to be over, by the loop's time; of idle connections the longest idle has the earliest."""
-        self._input = Input(door)
+        self._input = Input(door.parser)
         self._head: Head | None = None
         self._body: Body | None = None
         """On its way; in another phase than "body" it is only read to find its end."""

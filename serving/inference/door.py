@@ -16,7 +16,7 @@ from serving.inference import bridge
 from serving.inference.batcher import Batcher, Job
 from serving.inference.bridge import Wire
 from serving.inference.connection import Connection
-from serving.inference.head import Head, has_hooks, ordinary_suffices
+from serving.inference.head import Head, Parser, has_hooks, ordinary_suffices
 from serving.inference.input import MAX_HEAD
 from serving.inference.response import Dates, status_line
 from serving.messages import JSON, Answer, Exchange, Request, Target
@@ -67,8 +67,7 @@ class Door:
         self._next_word = 0.0
         configuration = worker.cfg
         self.hooked = has_hooks(configuration)
-        self.fast = ordinary_suffices(worker)
-        """Whether Gunicorn's own request is not wanted, which hooks and the access log are given."""
+        self.parser = Parser(configuration, ordinary_suffices(worker))
 
     # Connections
 

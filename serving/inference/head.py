@@ -194,6 +194,37 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """Reads the heads of a process's requests."""
+
+    configuration: Any
+    """Gunicorn's."""
+    fast: bool
+    """Whether `read_ordinary` may be asked first, as `ordinary_suffices` says."""
+
+    def read(self, head: bytes, client: Any) -> Head | None:
+        """Read a head, of a prediction the fast way if it is ordinary; None if Gunicorn takes it for half of one.
+
+        Raises:
+            ParseException: as `read_any`.
+        """
+        parsed = read_ordinary(head) if self.fast else None
+        return (
+            read_any([head], self.configuration, client)
+            if parsed is None or parsed.target is None
+            else parsed
+        )
+
+    def check_line(self, line: bytes, client: Any) -> None:
+        """Look at a request line before the rest of the head is there.
+
+        Raises:
+            ParseException: as `read_any`.
+        """
+        read_any([line], self.configuration, client)
+
+
 def _check(request: Any, headers: Mapping[str, str]) -> None:
     """Refuse what Gunicorn takes, and an origin server does not.
 

@@ -5,7 +5,7 @@ unread is copied, so that a client that sends many requests at once costs no mor
 grows byte by byte is searched once, and its limits hold wherever it is cut into packets.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships no types
     InvalidHeader,
@@ -14,11 +14,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships n
 )
 
 from serving.inference.chunked import has_bare_lf
-from serving.inference.head import Head, overlong, read_any, read_ordinary
-
-if TYPE_CHECKING:
-    from serving.inference.door import Door
-
+from serving.inference.head import Head, Parser, overlong
 
 MAX_HEAD = 32 << 10
 """Bytes of a request's head, whatever it is made of."""
@@ -27,8 +23,8 @@ MAX_HEAD = 32 << 10
 class Input:
     """The unread bytes of one connection; its length is their number."""
 
-    def __init__(self, door: "Door") -> None:
-        self._door = door
+    def __init__(self, parser: Parser) -> None:
+        self._parser = parser
         self._data: bytes | bytearray = b""
         self._at = 0  # where what is not read yet begins
         self._searched = 0  # as far as there is no end of a head
@@ -90,10 +86,7 @@ class Input:
             return None
         if end + 4 - at > MAX_HEAD:  # it is wrong for the same reason in one piece and in many
             self._check_partial(data[: at + MAX_HEAD], at, client)
-        head = bytes(data[at : end + 4])
-        parsed = read_ordinary(head) if self._door.fast else None
-        if parsed is None or parsed.target is None:
-            parsed = read_any([head], self._door.worker.cfg, client)
+        parsed = self._parser.read(bytes(data[at : end + 4]), client)
         if parsed is None:  # Gunicorn waits for more after what it takes for half a head
             self._searched = len(data)
             return None
@@ -108,13 +101,13 @@ class Input:
         if not self._line_read:
             start = at + 2 if data.startswith(b"\r\n", at) else at
             end = data.find(b"\r\n", max(start, fresh - 1))
-            limit = self._door.worker.cfg.limit_request_line
+            limit = self._parser.configuration.limit_request_line
             if end < 0 and len(data) - start - 2 > limit > 0:
                 raise overlong(bytes(data[start:]), limit)
             if end < 0 and has_bare_lf(data, fresh, at):
                 raise InvalidRequestLine("bare LF as line terminator")
             if end >= 0:
-                read_any([bytes(data[at : end + 2])], self._door.worker.cfg, client)
+                self._parser.check_line(bytes(data[at : end + 2]), client)
                 self._line_read = True
         if has_bare_lf(data, fresh, at):
             raise InvalidHeader("bare LF as line terminator")

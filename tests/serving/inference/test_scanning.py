@@ -1,6 +1,5 @@
 """What a client sends byte by byte: each byte is looked at a few times, and no limit depends on the packets."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
 from serving.inference import chunked, head, input  # noqa: A004  the module's name
 from serving.inference.chunked import MAX_TRAILERS, ChunkedBody
+from serving.inference.head import Parser
 from serving.inference.input import MAX_HEAD, Input
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -55,18 +55,13 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> type[Looks]:
 
     monkeypatch.setattr(input, "bytearray", Counting, raising=False)
     monkeypatch.setattr(chunked, "bytearray", Counting, raising=False)
-    monkeypatch.setattr(input, "read_any", counted)
+    monkeypatch.setattr(head, "read_any", counted)
     return Looks
 
 
 def an_input() -> Input:
-    """Return the input of a connection to a service without a model."""
-    door = SimpleNamespace(
-        worker=SimpleNamespace(cfg=Config()),
-        fast=True,
-        pipeline=SimpleNamespace(is_prediction=lambda method, path: (method, path) == ("POST", "/predict")),
-    )
-    return Input(door)  # type: ignore[arg-type]
+    """Return the input of a connection."""
+    return Input(Parser(Config(), fast=True))
 
 
 def a_body() -> ChunkedBody:
