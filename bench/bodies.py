@@ -28,7 +28,7 @@ from statistics import median
 import orjson
 import uvloop
 
-from serving.messages import JSON, Request
+from serving.messages import JSON, Request, Target
 from serving.pipeline import Pipeline
 
 MOST_TIMES = 50
@@ -106,7 +106,7 @@ def worst_bodies(pipeline: Pipeline, times: int) -> None:
                 headers = {"content-type": media_type}
                 request = Request(method="POST", path="/predict", headers=headers, body=body)
                 taken = min(answering_seconds(pipeline, request) for _ in range(max(3, times // 20)))
-                where = "on a thread" if takes_long(request) else "in the loop"
+                where = "on a thread" if takes_long(request, Target(request.path)) else "in the loop"
                 what = f"  {kind} of {name}, {len(body) / 1024:.0f} KiB"
                 print(f"{what:64}{1000 * taken:8.2f}  {where}", flush=True)
 

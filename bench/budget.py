@@ -241,6 +241,7 @@ class _Way:
     def __init__(self, pipeline: "Pipeline", connections: int) -> None:
         from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
 
+        from serving.inference.connections import Connections
         from serving.inference.door import Door
 
         worker = SimpleNamespace(
@@ -253,7 +254,8 @@ class _Way:
         self._loop = _Loop()
         door = Door(worker, cast("asyncio.AbstractEventLoop", self._loop))
         self._transports = [_Transport() for _ in range(connections)]
-        self._connections = [door.connect() for _ in self._transports]
+        connections = Connections(door)
+        self._connections = [connections.connect() for _ in self._transports]
         for connection, transport in zip(self._connections, self._transports, strict=True):
             connection.connection_made(transport)
         self._requests = _requests(pipeline)

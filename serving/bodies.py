@@ -8,39 +8,15 @@ from werkzeug.wsgi import get_content_length, get_input_stream
 
 from serving.errors import OverloadedError
 from serving.logs import without_words
-from serving.overload import FREE_BODY, Gate
+from serving.overload import MAX_DISCARDED_BYTES, Account
 from serving.pipeline import too_large, unreadable
 
 log = logging.getLogger("glyph.serving")
 
-MAX_DISCARDED_BYTES = 64 << 20
 STEP_BYTES = 1 << 16
 
 
-class Charge:
-    """What the gate holds for one request's body."""
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self._held = 0
-
-    def hold(self, size: int) -> None:
-        """Have memory set aside for a body of `size` bytes so far.
-
-        Raises:
-            OverloadedError: the bodies of other requests have taken it.
-        """
-        if size > max(self._held, FREE_BODY):
-            self._gate.hold(size - self._held)
-            self._held = size
-
-    def release(self) -> None:
-        """Give it back."""
-        self._gate.release(self._held)
-        self._held = 0
-
-
-def read(environ: dict[str, Any], limit: int, charge: Charge) -> bytes:
+def read(environ: dict[str, Any], limit: int, account: Account) -> bytes:
     """Return a request's body; never more than the limit is read.
 
     Raises:
@@ -51,7 +27,7 @@ def read(environ: dict[str, Any], limit: int, charge: Charge) -> bytes:
     announced = get_content_length(environ)
     if announced is None or announced <= limit:
         try:
-            body = _read(environ, announced, limit + 1, charge)
+            body = _read(environ, announced, limit + 1, account)
         except (OverloadedError, MemoryError):  # no fault of the body's
             raise
         # What a server raises for broken framing is its own class, and another with each server.
@@ -79,7 +55,7 @@ def discard(environ: dict[str, Any]) -> None:
             left -= len(chunk)
 
 
-def _read(environ: dict[str, Any], announced: int | None, most: int, charge: Charge) -> bytes:
+def _read(environ: dict[str, Any], announced: int | None, most: int, account: Account) -> bytes:
     """Read the body, `most` bytes at most.
 
     Not by Flask's `get_data()`: it cuts a chunked body at MAX_CONTENT_LENGTH and says nothing.
@@ -90,7 +66,7 @@ def _read(environ: dict[str, Any], announced: int | None, most: int, charge: Cha
     body = bytearray()
     while len(body) < most and (piece := stream.read(min(STEP_BYTES, most - len(body)))):
         body += piece
-        charge.hold(len(body))
+        account.hold(len(body))
     if announced is not None and len(body) < announced:
         raise EOFError("the client closed the connection")
     return bytes(body)

@@ -45,6 +45,7 @@ from serving.errors import (
 from serving.exposition import PodCollector
 from serving.memory_directory import DIRECTORY_VARIABLE
 from serving.messages import HOST, JSON
+from serving.overload import LINGER_SECONDS
 from serving.pod import Pod, report
 from serving.settings import ServiceSettings, load_settings, management_port
 
@@ -57,7 +58,6 @@ REQUEST_SECONDS = 30.0
 """From the answer before, or the start of the connection, to the end of the next answer."""
 DISCARDED_BYTES = 64 << 10
 """Most that is read of a body, so that the answer is not lost by a reset; nobody looks at it."""
-LINGER_SECONDS = 1.0
 RETRY_SECONDS = 0.25
 TICK_SECONDS = 1.0
 ARBITER_TICKS = 20

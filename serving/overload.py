@@ -20,6 +20,10 @@ RATE_SMOOTHING = 0.3
 MAX_RETRY_AFTER_SECONDS = 60
 FREE_BODY = 8 << 10
 """What a connection may hold without being counted against the memory for requests, so that small ones cost nothing."""
+MAX_DISCARDED_BYTES = 64 << 20
+"""Most that is read of a refused body, so that the client, which is still sending, gets to read why."""
+LINGER_SECONDS = 2.0
+"""How long a closed connection goes on reading: a reset would take the answer from a client that still sends."""
 THROTTLE_SECONDS = 0.1
 """For how long, at least, a connection is left alone after it was refused for overload."""
 REFUSALS_A_SECOND = 200
@@ -136,6 +140,38 @@ class Gate:
             remedy=f"Ask again after {seconds} s, and then with growing pauses; or run more workers.",
             retry_after=seconds,
         )
+
+
+class Account:
+    """What one client's connection or request holds, as a gate counts it."""
+
+    __slots__ = ("_gate", "client", "size")
+
+    def __init__(self, gate: Gate, client: str = "") -> None:
+        """Begin with nothing.
+
+        Args:
+            gate: what counts.
+            client: the address whose share of the memory it is, if it is anybody's.
+        """
+        self._gate = gate
+        self.client = client
+        self.size = 0
+        """Bytes that are counted; what is no more than `FREE_BODY` is not."""
+
+    def hold(self, size: int) -> None:
+        """Hold so many bytes from now on, instead of what was held before.
+
+        Raises:
+            OverloadedError: it is more than before, and more than may be; what was counted before stays so.
+        """
+        if size <= FREE_BODY:
+            size = 0
+        if size > self.size:
+            self._gate.hold(size - self.size, self.client)
+        elif size < self.size:
+            self._gate.release(self.size - size, self.client)
+        self.size = size
 
 
 class Throttle:

@@ -7,7 +7,7 @@ from typing import Any
 from serving import bodies
 from serving.errors import OverloadedError, ProblemError
 from serving.messages import Answer, Request, Target
-from serving.overload import Gate
+from serving.overload import Account, Gate
 from serving.pipeline import Pipeline
 
 Environ = dict[str, Any]
@@ -29,16 +29,16 @@ class Predictions:
 
     def answer(self, environ: Environ, target: Target | None) -> Answer:
         """Answer a request of a prediction route on this thread; `target` is what its path names."""
-        charge = bodies.Charge(self._gate)
+        account = Account(self._gate)
         try:
-            return self._answer(environ, target, charge)
+            return self._answer(environ, target, account)
         finally:
-            charge.release()
+            account.hold(0)
 
-    def _answer(self, environ: Environ, target: Target | None, charge: bodies.Charge) -> Answer:
+    def _answer(self, environ: Environ, target: Target | None, account: Account) -> Answer:
         pipeline = self._pipeline
         try:
-            body = bodies.read(environ, pipeline.settings.max_body_bytes, charge)
+            body = bodies.read(environ, pipeline.settings.max_body_bytes, account)
         except ProblemError as error:
             exchange = pipeline.open(request_of(environ), time.perf_counter(), target)
             bodies.discard(environ)

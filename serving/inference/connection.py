@@ -7,60 +7,42 @@ times a second and compares the time with the moment at which the current phase 
 """
 
 import asyncio
-import io
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from http import HTTPStatus
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships no types
-    ExpectationFailed,
-    LimitRequestHeaders,
-    LimitRequestLine,
-    ParseException,
-    UnsupportedTransferCoding,
-)
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it ships no types
 
 from serving.addresses import unmapped
-from serving.errors import (
-    MalformedBodyError,
-    MalformedRequestError,
-    OverloadedError,
-    ProblemError,
-    RequestTimeoutError,
-)
+from serving.errors import OverloadedError, ProblemError
 from serving.inference.bodies import Body, LengthBody
 from serving.inference.bridge import Wire
 from serving.inference.chunked import ChunkedBody
-from serving.inference.head import Head
+from serving.inference.door import Door
+from serving.inference.head import Head, refusal_of
 from serving.inference.input import MAX_HEAD, Input
+from serving.inference.output import Output
 from serving.inference.response import CONTINUE, render
 from serving.logs import without_words
 from serving.messages import Answer
-from serving.overload import FREE_BODY, is_readable, late_body, late_head, unacknowledged
+from serving.overload import (
+    FREE_BODY,
+    LINGER_SECONDS,
+    MAX_DISCARDED_BYTES,
+    Account,
+    is_readable,
+    late_body,
+    late_head,
+)
 from serving.pipeline import problem, too_large, unforeseen, unreadable
-
-if TYPE_CHECKING:
-    from serving.inference.door import Door
 
 HELD_INPUT = MAX_HEAD
 """Bytes of later requests that are kept while one is being answered, beyond which no more are read."""
-HELD_OUTPUT = 16 << 10
-"""Bytes of answers that a client has not taken, beyond which it gets no further ones, and they are counted."""
-MAX_DISCARDED_BYTES = 64 << 20
-"""Most that is read of a refused body, so that the client, which is still sending, gets to read why."""
-LINGER_SECONDS = 2.0
-"""How long a closed connection goes on reading: a reset would take the answer from a client that still sends."""
-
-
-STATUSES = {
-    LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
-    LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
-    UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
-}
-"""Of what the parser refuses; all else is 400."""
+GRACE_SECONDS = 2.0
+"""How long an ending process keeps idle connections, on which a request may be on its way; as gthread does."""
 
 Phase = Literal["head", "body", "answer", "linger", "closed"]
 """What a connection is doing: it waits for a head or a body; it waits for the answer of the request that was read;
@@ -71,31 +53,41 @@ several times as long as the comparison, and they are named a dozen times for ea
 class Connection(asyncio.Protocol):
     """A client's connection, on the loop."""
 
-    def __init__(self, door: "Door", number: int) -> None:
-        self._door = door
-        self.number = number
-        """How many connections came before: the loop's clock has milliseconds, in which several become idle."""
+    def __init__(
+        self,
+        door: Door,
+        number: int,
+        opened: Callable[["Connection"], None],
+        closed: Callable[["Connection"], None],
+    ) -> None:
+        """Begin; the socket comes with `connection_made`.
+
+        Args:
+            door: what answers requests.
+            number: how many connections came before: the loop's clock has milliseconds, in which several become idle.
+            opened: is told when there is a socket, after the TLS handshake if there is one.
+            closed: is told when there is none any more.
+        """
+        self._door, self.number = door, number
+        self._opened, self._closed = opened, closed
+        self._settings = door.settings
         self._transport: Any = None
         self.client: Any = ""
         self.server: Any = ""
         self.phase: Phase = "head"
         self.deadline = inf
         """When the phase has to be over, by the loop's time; of idle connections the longest idle has the earliest."""
-        self._input = Input(door.parser)
+        self._input, self._output = Input(door.parser), Output(door.gate)
         self._head: Head | None = None
         self._body: Body | None = None
         """On its way; in another phase than "body" it is only read to find its end."""
         self._asked = 0  # bytes of the request that is being read or answered, beside those in input and body
-        self._held = 0  # bytes that the gate counts for all of them
-        self._unsent = 0  # bytes that the gate counts for answers
+        self._held = Account(door.gate)  # all of them
         self._address = ""  # whose share of the memory it is
         self._must_close = False
         self._started = 0.0
         self.hung_up = False
         """Whether the client has sent all that it will; it may still want to read, or have gone."""
-        self._full = False  # the client does not take what is written
-        self._unsent_since = inf  # since when the client has taken nothing of what it is to take
-        self._written = self._client_took = 0  # bytes, for comparisons
         self._throttled = False
         self._paused = False
         self._advancing = False
@@ -108,12 +100,12 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self.client = unmapped(transport.get_extra_info("peername") or "")
         self.server = transport.get_extra_info("sockname") or ""
-        self._address = self.client[0] if isinstance(self.client, tuple) else ""
-        transport.set_write_buffer_limits(HELD_OUTPUT)
-        self._wait(self._door.settings.keepalive_seconds)
+        self._address = self._held.client = self.client[0] if isinstance(self.client, tuple) else ""
+        self._output.begin(transport, self._address)
+        self._wait(self._settings.keepalive_seconds)
         if not self._door.alive:
-            self.end_within(LINGER_SECONDS)
-        self._door.opened(self)
+            self.end_soon()
+        self._opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
@@ -135,27 +127,22 @@ class Connection(asyncio.Protocol):
         """Forget all; an answer that is still being made finds nobody."""
         self.phase = "closed"
         self._forget()
-        self._taken()
+        self._output.resume()
         if self._wire is not None:
             self._wire.lose()
-        self._door.closed(self)
+        self._closed(self)
 
     def pause_writing(self) -> None:
         """Answer nothing more until the client has read; count what it has not."""
-        self._full = True
-        size = self._transport.get_write_buffer_size()
         try:
-            self._door.gate.hold(size, self._address)
+            self._output.pause()
         except OverloadedError as error:
-            self._door.pipeline.state.metrics.refusal(error.kind)
+            self._door.metrics.refusal(error.kind)
             self.abort()
-        else:
-            self._unsent = size
 
     def resume_writing(self) -> None:
         """Go on."""
-        self._full = False
-        self._taken()
+        self._output.resume()
         if self._wire is not None:
             self._wire.resume()
         self._advance()
@@ -164,36 +151,23 @@ class Connection(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Close what has taken too long; `now` is the loop's time."""
-        if waiting := self._transport.get_write_buffer_size():
-            self._look_at_progress(now, waiting)
-        else:
-            self._unsent_since = inf
-        if now - self._unsent_since > self._door.settings.write_timeout_seconds:
+        if self._output.stalled(now) > self._settings.write_timeout_seconds:
             self.abort()
         elif now < self.deadline or self._blocked() or self.phase in ("answer", "closed"):
             return
         elif self.phase == "linger":
             self.abort()
         elif self.phase == "body":
-            self._dispatch(None, late_body(self._door.settings.body_timeout_seconds))
+            self._dispatch(None, late_body(self._settings.body_timeout_seconds))
         elif self._input and self._body is None:
-            self._refuse(late_head(self._door.settings.header_timeout_seconds))
+            self._refuse(late_head(self._settings.header_timeout_seconds))
         else:  # in good order: a request may be on its way, and a reset would look like a fault
             self._close()
 
-    def end_within(self, seconds: float) -> None:
-        """Close if no request arrives in this time: the process ends."""
+    def end_soon(self) -> None:
+        """Close if no request arrives in a moment: the process ends."""
         if self.phase == "head" and self._body is None:
-            self.deadline = min(self.deadline, self._door.loop.time() + seconds)
-
-    def _look_at_progress(self, now: float, waiting: int) -> None:
-        """Note when the client last took something: what is written and neither waits here nor in its socket.
-
-        The socket's own buffer takes megabytes at once, and then nothing for as long as a slow client reads them.
-        """
-        taken = self._written - waiting - unacknowledged(self._transport.get_extra_info("socket").fileno())
-        if self._unsent_since == inf or taken > self._client_took:
-            self._unsent_since, self._client_took = now, taken
+            self.deadline = min(self.deadline, self._door.loop.time() + GRACE_SECONDS)
 
     @property
     def opened(self) -> bool:
@@ -208,8 +182,13 @@ class Connection(asyncio.Protocol):
             and self._body is None
             and not len(self._input)
             and not self._blocked()
-            and not self._transport.get_write_buffer_size()
+            and not len(self._output)
         )
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody reads an answer any more."""
+        return self.phase == "closed"
 
     @property
     def readable(self) -> bool:
@@ -228,7 +207,7 @@ class Connection(asyncio.Protocol):
 
     def _blocked(self) -> bool:
         """Tell whether no further request is read for now."""
-        return self._full or self._throttled
+        return self._output.full or self._throttled
 
     def _wait(self, seconds: float) -> None:
         self.deadline = self._door.loop.time() + seconds
@@ -243,7 +222,7 @@ class Connection(asyncio.Protocol):
         while self._step():
             pass
         self._advancing = False
-        if len(self._input) or self._held or self._body is not None or self._throttled or self._paused:
+        if len(self._input) or self._held.size or self._body is not None or self._throttled or self._paused:
             self._settle()
 
     def _settle(self) -> None:
@@ -279,14 +258,14 @@ class Connection(asyncio.Protocol):
             return False
         if head is None:
             if self._input.begun and not begun:
-                self._wait(self._door.settings.header_timeout_seconds)
+                self._wait(self._settings.header_timeout_seconds)
             return False
         self._head = head
         self._begin_body(head)
         return True
 
     def _begin_body(self, head: Head) -> None:
-        length, limit = head.length, self._door.settings.max_body_bytes
+        length, limit = head.length, self._settings.max_body_bytes
         self._must_close = not head.keep_alive
         whole = length is not None and length <= len(self._input) and length <= limit
         if not whole:
@@ -296,20 +275,20 @@ class Connection(asyncio.Protocol):
             return
         if whole:
             body = self._input.take(length)
-            if self._held:
+            if self._held.size:
                 self._asked = head.size + len(body)
             if head.expects_continue:
-                self._transport.write(CONTINUE)
+                self._output.write(CONTINUE)
             self._dispatch(body)
             return
         if head.expects_continue:
-            self._transport.write(CONTINUE)
+            self._output.write(CONTINUE)
         self.phase = "body"
-        self._wait(self._door.settings.body_timeout_seconds)
+        self._wait(self._settings.body_timeout_seconds)
 
     def _admit(self, head: Head, length: int) -> bool:
         """Refuse a request before its body is kept, where there is a reason; tell whether there was none."""
-        body, limit = self._body, self._door.settings.max_body_bytes
+        body, limit = self._body, self._settings.max_body_bytes
         self._asked = head.size
         try:
             if length > limit:
@@ -332,7 +311,7 @@ class Connection(asyncio.Protocol):
         try:
             body.feed(self._input.take())
         except ParseException as error:
-            self._door.worker.log.debug("a request's body could not be read: %s", without_words(error))
+            self._door.log.debug("a request's body could not be read: %s", without_words(error))
             self._body, self._must_close = None, True
             if self.phase == "body":
                 self._dispatch(None, unreadable())
@@ -343,7 +322,7 @@ class Connection(asyncio.Protocol):
 
     def _collect(self, body: Body) -> bool:
         """Dispatch the request when its body is whole, or as soon as it is too large."""
-        limit = self._door.settings.max_body_bytes
+        limit = self._settings.max_body_bytes
         try:
             if body.announced > limit:
                 raise too_large(limit)
@@ -365,7 +344,7 @@ class Connection(asyncio.Protocol):
         if body.done:
             self._input.put(body.rest)
             self._body = None
-            self._wait(self._door.settings.keepalive_seconds)
+            self._wait(self._settings.keepalive_seconds)
         elif body.announced > MAX_DISCARDED_BYTES:
             self._body, self._must_close = None, True
             if self.phase == "head":
@@ -380,24 +359,16 @@ class Connection(asyncio.Protocol):
         Raises:
             OverloadedError: it is more than before, and more than may be; what was counted before stays so.
         """
-        size = self._input.held + self._asked + (0 if self._body is None else self._body.held)
-        if size <= FREE_BODY:
-            size = 0
-        if size > self._held:
-            self._door.gate.hold(size - self._held, self._address)
-        elif size < self._held:
-            self._door.gate.release(self._held - size, self._address)
-        self._held = size
+        self._held.hold(self._input.held + self._asked + (0 if self._body is None else self._body.held))
 
     def _shed(self, error: OverloadedError) -> None:
         """Let go of input for which there is no memory."""
-        if (
-            self.phase == "answer"
-        ):  # later requests, which are not answered: the client finds the connection closed
+        if self.phase == "answer":
+            # Later requests, which are not answered: the client finds the connection closed.
             self._must_close, self._body = True, None
             self._input.put(b"")
             self._count()
-        elif self._full:
+        elif self._output.full:
             self.abort()
         elif self.phase == "head" and self._body is None:
             self._refuse(error)
@@ -408,14 +379,8 @@ class Connection(asyncio.Protocol):
         """Hold nothing of requests any more."""
         self._input.put(b"")
         self._body, self._asked = None, 0
-        if self._held:
+        if self._held.size:
             self._count()
-
-    def _taken(self) -> None:
-        """Note that the client has taken the answers that were counted."""
-        if self._unsent:
-            self._door.gate.release(self._unsent, self._address)
-            self._unsent = 0
 
     # Answering
 
@@ -431,22 +396,12 @@ class Connection(asyncio.Protocol):
         self.phase, self.deadline, self._started = "answer", inf, time.perf_counter()
         if body is None:
             self._must_close, self._body = True, None
-        self._door.count()
-        if head.method == "OPTIONS" and head.path == "*" and error is None and body is not None:
-            self.answered(self._door.options(head))
-            return
-        if head.target is None:
-            try:
-                if isinstance(error, MalformedBodyError | OverloadedError | RequestTimeoutError):
-                    raise error
-                wire = Wire(self._send_from_thread)
-                self._door.call(self, head, io.BytesIO(body or b""), wire)
-                self._wire = wire
-            except (MalformedBodyError, OverloadedError, RequestTimeoutError) as refusal:
-                self._door.pipeline.state.metrics.refusal(refusal.kind)
-                self.answered(problem(refusal, head.path))
-            return
-        self._door.predict(self, head, body or b"", self._started, error)
+        self._door.dispatch(self, head, body, self._started, error)
+
+    def wire(self) -> Wire:
+        """Return what a thread may write the answer to."""
+        self._wire = Wire(self._send_from_thread)
+        return self._wire
 
     def closing(self) -> bool:
         """Tell whether the connection is to be closed after the answer."""
@@ -460,13 +415,12 @@ class Connection(asyncio.Protocol):
         try:
             data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
         except ValueError as error:
-            self._door.worker.log.exception("an answer could not be written", exc_info=error)
+            self._door.log.exception("an answer could not be written", exc_info=error)
             answer = problem(unforeseen())
             data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
         if self._head.method == "HEAD":  # a refusal: WSGI answers all else (RFC 9110, section 9.3.2)
             data = data[: len(data) - len(answer.body)]
-        self._written += len(data)
-        self._transport.write(data)
+        self._output.write(data)
         if self._head.original is not None:
             elapsed = timedelta(seconds=time.perf_counter() - self._started)
             self._door.log_access(self, self._head, answer, elapsed)
@@ -478,14 +432,14 @@ class Connection(asyncio.Protocol):
         if self.phase != "answer":
             return
         self._head = None
-        if self._held:
+        if self._held.size:
             self._asked = 0
             self._count()
         if not keep or self.closing():
             self._close()
             return
         self.phase = "head"
-        settings = self._door.settings
+        settings = self._settings
         self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
         if len(self._input) or self.hung_up or self._paused:
             self._advance()
@@ -505,28 +459,22 @@ class Connection(asyncio.Protocol):
 
     def _send(self, data: bytes) -> None:
         if self.phase == "answer":
-            self._written += len(data)
-            self._transport.write(data)
-            if not self._full and self._wire is not None:
+            self._output.write(data)
+            if not self._output.full and self._wire is not None:
                 self._wire.resume()
 
     def _malformed(self, error: ParseException) -> None:
         """Answer what the parser refuses, and close."""
-        self._door.worker.log.warning("Invalid request from ip=%s: %s", self._address, without_words(error))
-        status = STATUSES.get(type(error), HTTPStatus.BAD_REQUEST)
-        refusal = MalformedRequestError(
-            str(error)[:200], remedy="Send the request as RFC 9112 has it; most HTTP clients do."
-        )
-        refusal.extensions = {"status": int(status)}
-        self._refuse(refusal, status)
+        self._door.log.warning("Invalid request from ip=%s: %s", self._address, without_words(error))
+        refusal = refusal_of(error)
+        self._refuse(refusal, HTTPStatus(refusal.extensions["status"]))
 
     def _refuse(self, error: ProblemError, status: HTTPStatus | None = None) -> None:
         """Answer what never became a request, and close."""
-        self._door.pipeline.state.metrics.refusal(error.kind)
-        date = self._door.dates.now()
+        self._door.metrics.refusal(error.kind)
         answer = problem(error)
         answer.status = status or error.status
-        self._transport.write(render(answer, (1, 1), date, keep_alive=False))
+        self._output.write(render(answer, (1, 1), self._door.dates.now(), keep_alive=False))
         self._close()
 
     def _close(self) -> None:

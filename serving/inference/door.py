@@ -2,27 +2,27 @@
 
 import asyncio
 import functools
+import io
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 from gunicorn.http import wsgi  # type: ignore[import-untyped]  # it ships no types
 from gunicorn.http.errors import ConfigurationProblem  # type: ignore[import-untyped]
 
 from serving import oip
-from serving.errors import OverloadedError, ProblemError
+from serving.errors import MalformedBodyError, OverloadedError, ProblemError, RequestTimeoutError
 from serving.inference import bridge
 from serving.inference.batcher import Batcher, Job
 from serving.inference.bridge import Wire
-from serving.inference.connection import Connection
 from serving.inference.head import Head, Parser, has_hooks, ordinary_suffices
 from serving.inference.input import MAX_HEAD
 from serving.inference.response import Dates, status_line
 from serving.messages import JSON, Answer, Exchange, Request, Target
 from serving.metrics import CLIENT_GONE, OTHER
 from serving.overload import Gate, Throttle
-from serving.pipeline import Pipeline, request_id
+from serving.pipeline import Pipeline, problem, request_id
 from serving.predict import PIXELS
 from serving.request_record import RequestRecord
 
@@ -38,8 +38,42 @@ FEW_FILES_BYTES = 2 << 10
 """Below it no request has enough files to matter, and they are not counted: the worst have 685 bytes each."""
 LARGE_PIXELS = 128 << 10
 """The same for bodies of nothing but pixels, which need no decoding: some 160 images, about 1 ms (the same bench)."""
-WORD_SECONDS = 60.0
-"""How often the log says that there is no place for more connections, at most."""
+
+
+class ClientConnection(Protocol):
+    """The connection that a request came on."""
+
+    client: Any
+    """The client's address, as the socket has it."""
+    server: Any
+    """The service's own."""
+    hung_up: bool
+    """Whether the client has sent all that it will; it may still want to read, or have gone."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody reads an answer any more."""
+        ...
+
+    def wire(self) -> Wire:
+        """Return what a thread may write the answer to; then comes `finished`."""
+        ...
+
+    def closing(self) -> bool:
+        """Tell whether the connection is to be closed after the answer."""
+        ...
+
+    def answered(self, answer: Answer) -> None:
+        """Write the answer."""
+        ...
+
+    def finished(self, *, keep: bool) -> None:
+        """Go on to the next request, or close: an answer is written, whoever wrote it."""
+        ...
+
+    def throttle(self, moment: float) -> None:
+        """Read nothing until then, by the loop's time."""
+        ...
 
 
 class Door:
@@ -49,8 +83,9 @@ class Door:
         self.worker = worker
         self.loop = loop
         self.alive = True
+        self.log = worker.log
         self.pipeline: Pipeline = worker.wsgi.extensions["glyph.pipeline"]
-        self.settings = self.pipeline.settings
+        self.settings, self.metrics = self.pipeline.settings, self.pipeline.state.metrics
         share = max(self.settings.queue_bytes // 2, self.settings.max_body_bytes + MAX_HEAD)
         self.gate = Gate(self.settings.queue_limit, self.settings.queue_bytes, share)
         self._application = Gate(self.settings.threads + self.settings.queue_limit, 0)
@@ -59,71 +94,38 @@ class Door:
         self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="application")
         self.dates = Dates()
         self._throttle = Throttle()
-        self.connections: set[Connection] = set()
-        self.connecting = 0
-        self._number = 0
-        self._idle: list[tuple[float, int, Connection]] = []  # those of late, the longest idle last
-        self._sorted = False
-        self._next_word = 0.0
         configuration = worker.cfg
         self.hooked = has_hooks(configuration)
         self.parser = Parser(configuration, ordinary_suffices(worker))
 
-    # Connections
-
-    def connect(self) -> Connection:
-        """Return the protocol of a new connection, which takes a place from now on."""
-        self.connecting += 1
-        self._number += 1
-        return Connection(self, self._number)
-
-    def opened(self, connection: Connection) -> None:
-        """Note a connection whose protocol has its transport, after the TLS handshake if there is one."""
-        self.connecting -= 1
-        self.connections.add(connection)
-
-    def closed(self, connection: Connection) -> None:
-        """Forget a connection."""
-        self.connections.discard(connection)
-
-    def longest_idle(self) -> Connection | None:
-        """Return the connection that has been idle for longest, for a new one that waits; None if none is idle."""
-        if self.loop.time() >= self._next_word:
-            self._next_word = self.loop.time() + WORD_SECONDS
-            self.worker.log.warning(
-                "all %d connections of this process are open (GLYPH_CONNECTIONS): the longest idle are closed for "
-                "new ones, which wait while none is idle",
-                self.settings.connections,
-            )
-        if not self._idle and not self._sorted:
-            # Once for each tick: to sort all for each newcomer would cost more than to serve it.
-            self._sorted = True
-            found = [(each.deadline, each.number, each) for each in self.connections if each.idle]
-            self._idle = sorted(found, reverse=True)
-        while self._idle:
-            deadline, _, connection = self._idle[-1]
-            if connection.deadline == deadline and connection.idle and not connection.readable:
-                return connection
-            self._idle.pop()
-        return None
-
-    def evict(self, connection: Connection) -> None:
-        """Close an idle connection for a new one."""
-        connection.drop()
-        self.connections.discard(connection)
-        self.pipeline.state.metrics.evicted()
-
-    def tick(self) -> None:
-        """Close the connections that have taken too long."""
-        now = self.loop.time()
-        self._idle, self._sorted = [], False
-        self.pipeline.state.metrics.connections(len(self.connections))
-        for connection in list(self.connections):
-            connection.tick(now)
-
     # Requests
 
-    def count(self) -> None:
+    def dispatch(
+        self,
+        connection: ClientConnection,
+        head: Head,
+        body: bytes | None,
+        arrived: float,
+        error: ProblemError | None,
+    ) -> None:
+        """Have a request answered.
+
+        Args:
+            connection: where it came from.
+            head: of the request.
+            body: whole; None if it is broken.
+            arrived: `time.perf_counter()` when it was whole.
+            error: why the request is refused; its body is empty then.
+        """
+        self._count()
+        if head.target is not None:
+            self.predict(connection, head, body or b"", arrived, error)
+        elif head.method == "OPTIONS" and head.path == "*" and error is None:
+            connection.answered(self._options(head))
+        else:
+            self._call(connection, head, body or b"", error)
+
+    def _count(self) -> None:
         """Count a request, and end the process after the last that it may answer."""
         worker = self.worker
         worker.nr += 1
@@ -150,7 +152,12 @@ class Door:
         self.gate.check(length, client)
 
     def predict(
-        self, connection: Connection, head: Head, body: bytes, arrived: float, error: ProblemError | None
+        self,
+        connection: ClientConnection,
+        head: Head,
+        body: bytes,
+        arrived: float,
+        error: ProblemError | None,
     ) -> None:
         """Answer a request of a prediction route: refuse it, or let it run with what else has arrived."""
         pipeline = self.pipeline
@@ -180,7 +187,7 @@ class Door:
             Job(
                 exchange,
                 functools.partial(self._predicted, connection),
-                lambda: connection.phase == "closed",
+                lambda: connection.gone,
                 lambda: connection.hung_up,
             )
         )
@@ -195,14 +202,14 @@ class Door:
             self.gate.enter()
         return None
 
-    def _answer(self, connection: Connection, exchange: Exchange) -> Answer:
+    def _answer(self, connection: ClientConnection, exchange: Exchange) -> Answer:
         """Answer a large request on a thread, if there is still somebody to read it."""
-        if connection.phase != "closed":
+        if not connection.gone:
             return self.pipeline.answer(exchange)
         exchange.refusal = CLIENT_GONE
         return self.pipeline.close(exchange, Answer(body=b""))
 
-    def _hand_over(self, connection: Connection, exchange: Exchange, future: Future[Answer]) -> None:
+    def _hand_over(self, connection: ClientConnection, exchange: Exchange, future: Future[Answer]) -> None:
         """Take an answer from a thread to the loop."""
         try:
             answer = future.result()
@@ -210,45 +217,62 @@ class Door:
             answer = self.pipeline.refuse(exchange, Exception(f"the thread failed: {error!r}"))
         self._on_loop(self._predicted, connection, answer)
 
-    def _predicted(self, connection: Connection, answer: Answer) -> None:
+    def _predicted(self, connection: ClientConnection, answer: Answer) -> None:
         self.gate.leave()
         connection.answered(answer)
 
-    def options(self, head: Head) -> Answer:
+    def _options(self, head: Head) -> Answer:
         """Return what `OPTIONS *` is answered: what the service as a whole can do (RFC 9110, section 9.3.7)."""
         identifier = request_id(head.headers)
         record = RequestRecord(id=identifier, method=head.method, path=head.path, route=OTHER, status=200)
-        self.pipeline.state.metrics.request(record)
+        self.metrics.request(record)
         fields = {"Allow": "GET, HEAD, OPTIONS, POST", "X-Request-ID": identifier}
         return Answer(body=b"", headers=fields | self.pipeline.headers.of(head.headers))
 
-    def call(self, connection: Connection, head: Head, body: Any, wire: Wire) -> None:
+    def _call(
+        self, connection: ClientConnection, head: Head, body: bytes, error: ProblemError | None
+    ) -> None:
         """Have a request answered by the Flask application, on a thread; the others wait, as far as there is room.
 
-        Raises:
-            OverloadedError: as many wait as may.
+        What is wrong with a request by the application's own rules it finds out itself.
         """
-        try:
-            self._application.enter()
-        except OverloadedError:
-            connection.throttle(self._throttle.until(self.loop.time()))
-            raise
+        refusal = (
+            error if isinstance(error, MalformedBodyError | OverloadedError | RequestTimeoutError) else None
+        )
+        if refusal is None:
+            try:
+                self._application.enter()
+            except OverloadedError as overloaded:
+                connection.throttle(self._throttle.until(self.loop.time()))
+                refusal = overloaded
+        if refusal is not None:
+            self.metrics.refusal(refusal.kind)
+            connection.answered(problem(refusal, head.path))
+            return
 
         def answered(future: Future[bool]) -> None:
             self._application.leave()
             keep = future.exception() is None and future.result()
             self._on_loop(lambda: connection.finished(keep=keep))
 
-        addresses = connection.client, connection.server
+        wire, addresses = connection.wire(), (connection.client, connection.server)
         self.threads.submit(
-            bridge.call, self.worker, head.original, body, wire, addresses, closing=connection.closing
+            bridge.call,
+            self.worker,
+            head.original,
+            io.BytesIO(body),
+            wire,
+            addresses,
+            closing=connection.closing,
         ).add_done_callback(answered)
 
     def _on_loop(self, function: Any, *arguments: Any) -> None:
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(function, *arguments)
 
-    def log_access(self, connection: Connection, head: Head, answer: Answer, elapsed: timedelta) -> None:
+    def log_access(
+        self, connection: ClientConnection, head: Head, answer: Answer, elapsed: timedelta
+    ) -> None:
         """Write the access log's line of a prediction, and run the hooks, as Gunicorn's workers do."""
         worker, request = self.worker, head.original
         if not (worker.log.access_log_enabled or self.hooked):

@@ -12,14 +12,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
 from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]  # it ships no types
 from gunicorn.http.errors import (  # type: ignore[import-untyped]
+    ExpectationFailed,
     InvalidHeader,
     InvalidRequestLine,
     InvalidRequestMethod,
+    LimitRequestHeaders,
     LimitRequestLine,
     NoMoreData,
     ParseException,
@@ -28,6 +31,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 from gunicorn.http.message import Request as GunicornRequest  # type: ignore[import-untyped]
 from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
+from serving.errors import MalformedRequestError
 from serving.messages import HOST, Target, joined
 from serving.pipeline import target_of
 
@@ -51,6 +55,13 @@ LENGTH_BITS = 64
 """Of a length, and of a chunk's size, beyond which servers count differently (RFC 9110, section 8.6)."""
 MAX_METHOD = 20
 """Bytes of the longest method; Gunicorn's limit."""
+STATUSES = {
+    LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+}
+"""Of what the parser refuses; all else is 400."""
 FORWARDED = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
 """Fields that each say whether a proxy's client came over TLS."""
 
@@ -223,6 +234,15 @@ class Parser:
             ParseException: as `read_any`.
         """
         read_any([line], self.configuration, client)
+
+
+def refusal_of(error: ParseException) -> MalformedRequestError:
+    """Return what a client is told of a request that the parser refuses; `extensions` has the status."""
+    refusal = MalformedRequestError(
+        str(error)[:200], remedy="Send the request as RFC 9112 has it; most HTTP clients do."
+    )
+    refusal.extensions = {"status": int(STATUSES.get(type(error), HTTPStatus.BAD_REQUEST))}
+    return refusal
 
 
 def _check(request: Any, headers: Mapping[str, str]) -> None:

@@ -20,12 +20,11 @@ from serving.readiness import ReadinessMixin
 
 if TYPE_CHECKING:
     from serving.inference.connection import Connection
+    from serving.inference.connections import Connections
     from serving.inference.door import Door
 
 TICK_SECONDS = 0.25
 """How often timeouts are looked at and the arbiter is told that the process is alive."""
-LINGER_SECONDS = 2.0
-"""How long an ending process keeps idle connections, on which a request may be on its way; as gthread does."""
 
 
 class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
@@ -34,16 +33,19 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
     alive: bool
     loop: asyncio.AbstractEventLoop
     door: "Door"
+    connections: "Connections"
 
     def run(self) -> None:
         """Serve until a signal, `max_requests` or the arbiter's end says otherwise."""
         if not self.alive:
             return  # SIGTERM came while the model was being loaded
+        from serving.inference.connections import Connections
         from serving.inference.door import Door
 
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.door = Door(self, self.loop)
+        self.connections = Connections(self.door)
         self._ssl = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._listeners: list[socket.socket] = [listener.sock for listener in self.sockets]
         self._accepting = False
@@ -66,8 +68,7 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
         self.wsgi.extensions["glyph"].drain()
         self._accept_backlog()
         self._stop_accepting()
-        for connection in list(self.door.connections):
-            connection.end_within(LINGER_SECONDS)
+        self.connections.end()
         self.loop.call_later(self.cfg.graceful_timeout, self.loop.stop)
         self.loop.call_soon(self._leave_if_done)
 
@@ -103,7 +104,7 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
 
     def _tick(self) -> None:
         self.notify()
-        self.door.tick()
+        self.connections.tick()
         if self.alive:
             if self.ppid != os.getppid():
                 self.log.info("Parent changed, shutting down: %s", self)
@@ -115,7 +116,7 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
         self.loop.call_later(TICK_SECONDS, self._tick)
 
     def _leave_if_done(self) -> None:
-        if not self.door.connections and not self._connecting:
+        if not self.connections.open and not self._connecting:
             self.loop.stop()
 
     # Accepting
@@ -134,14 +135,10 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
             for listener in self._listeners:
                 self.loop.remove_reader(listener.fileno())
 
-    def _has_room(self) -> bool:
-        limit: int = self.door.settings.connections
-        return len(self.door.connections) + self.door.connecting < limit
-
     def _accept(self, listener: socket.socket) -> bool:
         """Accept a connection, in the place of an idle one if need be, and tell whether there was one."""
-        oldest = None if self._has_room() else self.door.longest_idle()
-        if oldest is None and not self._has_room():
+        oldest = None if self.connections.has_room else self.connections.longest_idle()
+        if oldest is None and not self.connections.has_room:
             self._stop_accepting()  # the next tick tries again
             return False
         try:
@@ -159,14 +156,14 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
             return False
         self._exhausted = False
         if oldest is not None:
-            self.door.evict(oldest)
+            self.connections.evict(oldest)
         client.setblocking(False)
         if client.family in (socket.AF_INET, socket.AF_INET6):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         options: dict[str, Any] = {}
         if self._ssl is not None:
             options = {"ssl": self._ssl, "ssl_handshake_timeout": self.door.settings.header_timeout_seconds}
-        connection = self.door.connect()
+        connection = self.connections.connect()
         made = self.loop.connect_accepted_socket(lambda: connection, client, **options)
         task = self.loop.create_task(made)
         self._connecting.add(task)
@@ -176,7 +173,7 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
     def _connected(self, connection: "Connection", task: asyncio.Task[Any]) -> None:
         self._connecting.discard(task)
         if not connection.opened:
-            self.door.connecting -= 1
+            self.connections.connecting -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
             self.log.debug(
                 "a connection failed before its first request: %s", error
@@ -186,5 +183,5 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
         """Accept what has connected already: whoever stops to listen would reset it."""
         for listener in self._listeners:
             listener.setblocking(False)
-            while self._has_room() and self._accept(listener):
+            while self.connections.has_room and self._accept(listener):
                 pass

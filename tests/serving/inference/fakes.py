@@ -9,6 +9,7 @@ from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships n
 from bundle.repository import Bundle
 from serving.app import create_app
 from serving.inference.connection import Connection
+from serving.inference.connections import Connections
 from serving.inference.door import Door
 from serving.settings import ServiceSettings
 
@@ -113,7 +114,7 @@ def a_door(bundle: Bundle, **settings: Any) -> Door:
 
 def connect(door: Door, address: str = "203.0.113.7") -> tuple[Connection, Transport]:
     """Return a connection and its other side."""
-    connection, transport = door.connect(), Transport(address)
+    connection, transport = Connections(door).connect(), Transport(address)
     transport.protocol = connection
     connection.connection_made(transport)
     return connection, transport

@@ -86,7 +86,7 @@ def test_a_lack_of_descriptors_is_said_once_and_pauses() -> None:
     worker.log = SimpleNamespace(
         error=lambda words, *values: said.append(words % values), exception=said.append
     )
-    worker.door = SimpleNamespace(connections=(), connecting=0, settings=SimpleNamespace(connections=8))  # type: ignore[assignment]
+    worker.connections = SimpleNamespace(has_room=True)  # type: ignore[assignment]
     worker._connecting, worker._listeners, worker._accepting, worker._exhausted = set(), [], True, False
     listener = SimpleNamespace(accept=accept)
     for _ in range(2):
