@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from serving import slots
-from serving.errors import NotReadyError
+from serving import readiness_report, slots
 from serving.memory_directory import is_alive
 from serving.metrics import FACTS_SUFFIX, HEARTBEAT, SLOTS_SUFFIX, STATE, STATES
+from serving.readiness_report import ENDING, newest_first, no_model, not_ready
 
 log = logging.getLogger("glyph.management")
 
@@ -174,23 +174,12 @@ def report(workers: list[Worker]) -> dict[str, Any]:
         NotReadyError: none is; the detail says what they are doing instead.
     """
     states = dict(Counter(worker.state for worker in workers))
-    refused = _refused(workers)
+    refused = newest_first(each for worker in workers for each in worker.facts.get("refused", ()))
     ready = [worker for worker in workers if worker.state == "ready" and "model" in worker.facts]
     if not ready:
-        detail, remedy = _why(workers)
-        error = NotReadyError(detail, remedy=remedy)
-        error.extensions = {"workers": states, "refused": refused}
-        raise error
+        raise not_ready(*_why(workers), {"workers": states, "refused": refused})
     newest = max(ready, key=lambda worker: int(worker.facts["model"]["version"]))
-    return {
-        "ready": True,
-        "model": newest.facts["model"],
-        "provider": newest.facts["provider"],
-        "arithmetic": newest.facts["arithmetic"],
-        "loaded": newest.facts["loaded"],
-        "refused": refused,
-        "workers": states,
-    }
+    return readiness_report.report(newest.facts | {"refused": refused}) | {"workers": states}
 
 
 def _why(workers: list[Worker]) -> tuple[str, str]:
@@ -202,7 +191,7 @@ def _why(workers: list[Worker]) -> tuple[str, str]:
             "Publish or restore a version, and wait until it is noticed (GLYPH_RELOAD_SECONDS); "
             "'python -m bundle verify' checks a version."
         )
-        return f"no model is served: {reason}", remedy
+        return no_model(reason), remedy
     if STUCK in by_state:
         remedy = (
             "Wait: a worker that stays silent is replaced after GLYPH_TIMEOUT_SECONDS. If that comes again, look for "
@@ -212,13 +201,8 @@ def _why(workers: list[Worker]) -> tuple[str, str]:
     if "starting" in by_state:
         return "the workers are loading the model", "Wait; if it stays, the service's log says why."
     if "draining" in by_state:
-        return "the service is ending", "Send requests to another instance."
+        return ENDING
     return "no worker is running", "Wait until one is started; if it stays, the service's log says why."
-
-
-def _refused(workers: list[Worker]) -> list[dict[str, Any]]:
-    found = {refusal["version"]: refusal for worker in workers for refusal in worker.facts.get("refused", ())}
-    return [found[version] for version in sorted(found, reverse=True)]
 
 
 def merged(many: Iterator[Numbers]) -> Numbers:

@@ -11,6 +11,7 @@ from typing import Any
 from bundle.errors import BundleError, GoldenMismatchError, one_line
 from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES
 from bundle.repository import Bundle, resolve, versions
+from serving import readiness_report
 from serving.engine import Engine, Provider, choose_provider
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.metrics import Metrics
@@ -117,7 +118,7 @@ class ModelState:
         loaded = self._loaded
         if not loaded:
             raise self._not_ready(
-                f"no model is served: {self._reason}",
+                readiness_report.no_model(self._reason),
                 "Publish or restore a version, then wait until it is noticed (GLYPH_RELOAD_SECONDS), restart "
                 "the service or send it SIGHUP; 'python -m bundle verify' checks a version.",
             )
@@ -142,10 +143,13 @@ class ModelState:
             NotReadyError: predictions are not answered, or not for long any more.
         """
         if self._draining:
-            raise self._not_ready("the service is ending", "Send requests to another instance.")
+            raise self._not_ready(*readiness_report.ENDING)
+        return readiness_report.report(self.facts(self.engine()))
+
+    def facts(self, engine: Engine) -> dict[str, Any]:
+        """Return what is told of the served engine, and of the versions beside it."""
         return {
-            "ready": True,
-            **_served(self.engine()),
+            **_served(engine),
             "loaded": self.versions(),
             "refused": self._refused(),
         }
@@ -170,7 +174,7 @@ class ModelState:
             log.critical("%s; this worker ends, and another takes its place", self._reason)
             self._publish()
         return self._not_ready(
-            f"no model is served: {self._reason}", "Ask again: another process takes this one's place."
+            readiness_report.no_model(self._reason), "Ask again: another process takes this one's place."
         )
 
     def close(self) -> None:
@@ -322,14 +326,14 @@ class ModelState:
             log.error("not ready: %s", refusal.reason)
 
     def _not_ready(self, detail: str, remedy: str) -> NotReadyError:
-        error = NotReadyError(detail, remedy=remedy)
-        if self._refusals:
-            error.extensions = {"refused": self._refused()}
-        return error
+        extensions = {"refused": self._refused()} if self._refusals else {}
+        return readiness_report.not_ready(detail, remedy, extensions)
 
     def _refused(self) -> list[dict[str, Any]]:
-        refusals = sorted(self._refusals.values(), key=lambda refusal: -refusal.version)
-        return [{"version": refusal.version, "reason": refusal.reason} for refusal in refusals]
+        refusals = list(self._refusals.values())  # at once: readers are other threads
+        return readiness_report.newest_first(
+            {"version": each.version, "reason": each.reason} for each in refusals
+        )
 
     def _publish(self) -> None:
         """Tell the management process, which answers probes and metrics for all workers."""
@@ -341,7 +345,7 @@ class ModelState:
         if self._loaded:
             engine = self._loaded[0].engine
             device = "cpu" if engine.provider == "cpu" else f"cuda:{self.settings.device_id}"
-            facts |= {**_served(engine), "device": device}
+            facts |= self.facts(engine) | {"device": device}
         self.metrics.publish(facts)
         self.metrics.golden_check(passed=not any(refusal.golden for refusal in self._refusals.values()))
         if not self._draining:
