@@ -148,8 +148,11 @@ class ModelState:
 
     def facts(self, engine: Engine) -> dict[str, Any]:
         """Return what is told of the served engine, and of the versions beside it."""
+        manifest = engine.bundle.manifest
         return {
-            **_served(engine),
+            "model": {"name": manifest.name, "version": engine.bundle.version, "digest": manifest.digest},
+            "provider": engine.provider,
+            "arithmetic": engine.arithmetic,
             "loaded": self.versions(),
             "refused": self._refused(),
         }
@@ -350,16 +353,6 @@ class ModelState:
         self.metrics.golden_check(passed=not any(refusal.golden for refusal in self._refusals.values()))
         if not self._draining:
             self.metrics.state("ready" if self._loaded else "unready")
-
-
-def _served(engine: Engine) -> dict[str, Any]:
-    """Return which model answers, and by what."""
-    manifest = engine.bundle.manifest
-    return {
-        "model": {"name": manifest.name, "version": engine.bundle.version, "digest": manifest.digest},
-        "provider": engine.provider,
-        "arithmetic": engine.arithmetic,
-    }
 
 
 def resolve_version(model: Path, version: int | None) -> int:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from bench.support.pictures import png
 from bundle.repository import Bundle
-from serving.scoring.job import Outcome, run
+from serving.scoring.job import run
+from serving.scoring.manifest import Outcome
 from serving.scoring.observer import Silent
 from serving.scoring.settings import ScoreSettings
 

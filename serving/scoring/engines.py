@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,54 +20,6 @@ from serving.scoring.errors import EngineError, LostError, ModelError, Stopped
 from serving.scoring.records import Images
 from serving.scoring.settings import ScoreSettings
 from serving.settings import ServiceSettings
-
-
-class Engine(Protocol):
-    """A model that can be asked. `score` is called by `concurrency` threads at once."""
-
-    @property
-    def digest(self) -> str:
-        """Return the digest of the bundle that answers."""
-        ...
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Return the names of the classes, in the order of the probabilities."""
-        ...
-
-    @property
-    def polarity(self) -> Polarity:
-        """Return what the model expects, for the warnings."""
-        ...
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Return what else decides the bits of the answers, by name: it goes into the fingerprint."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Return how many images one call of `score` takes; the last one of a part has fewer."""
-        ...
-
-    @property
-    def concurrency(self) -> int:
-        """Return how many calls at once keep it busy."""
-        ...
-
-    def score(self, images: Images) -> npt.NDArray[np.float32]:
-        """Return `float32[n, classes]` for `uint8[n, 28, 28]`, n from 1 to `batch`.
-
-        Raises:
-            EngineError: it cannot be had, now or at all.
-            LostError: it was lost on the way; another try may have it.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds; a call of `score` that still waits ends with an EngineError."""
-        ...
-
 
 BATCH: dict[sessions.Provider, int] = {"cpu": sessions.BUCKETS[-1], "cuda": 4096}
 """Images that are computed at once, where nothing else is asked for. A CPU's caches hold no more of them; a GPU

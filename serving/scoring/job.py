@@ -4,41 +4,25 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from contextlib import ExitStack
+from typing import BinaryIO
 
 from serving.cpus import usable_cpus
 from serving.scoring.decoding import Decoders
-from serving.scoring.engines import Engine, open_local
-from serving.scoring.errors import BadImageError, WriteError
+from serving.scoring.engines import open_local
 from serving.scoring.formats import Layout
 from serving.scoring.inputs import open_inputs
-from serving.scoring.manifest import JobFacts
-from serving.scoring.observer import Observer, Receipt, Totals
-from serving.scoring.output import OutputFolder, versions
+from serving.scoring.manifest import Outcome
+from serving.scoring.observer import Observer, Totals
+from serving.scoring.output import OutputFolder
+from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
 from serving.scoring.pipeline import Part, score_parts
 from serving.scoring.plan import Plan
+from serving.scoring.records import Engine, Receipt
 from serving.scoring.settings import ScoreSettings, shard_of
 
 WRITING = 2
 """Parts that are being written, or wait for it, at most."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What a run came to."""
-
-    receipts: list[Receipt]
-    """Of every part of this shard; of the whole job, if it is complete."""
-    complete: bool
-    """Whether `_SUCCESS` is written."""
-    facts: JobFacts
-
-    @property
-    def errors(self) -> int:
-        """Return how many rows carry an error."""
-        return sum(receipt.errors for receipt in self.receipts)
 
 
 def run(
@@ -151,52 +135,6 @@ def open_engine(settings: ScoreSettings) -> Engine:
     return open_local(settings)
 
 
-def facts_of(plan: Plan, engine: Engine, layout: Layout) -> JobFacts:
-    """Return what the job is; the fingerprint has everything that decides a byte of the parts."""
-    fingerprint = {
-        "model": engine.digest,
-        **engine.identity,
-        **versions(),
-        "batch": str(engine.batch),
-        "part rows": str(plan.part_rows),
-        "format": layout.format,
-        "probabilities": "all" if layout.top is None else f"top {layout.top}",
-        **plan.listing(),
-    }
-    return JobFacts(
-        rows=plan.rows,
-        parts=plan.parts,
-        part_rows=plan.part_rows,
-        format=layout.format,
-        model=engine.digest,
-        classes=list(engine.classes),
-        fingerprint=fingerprint,
-    )
-
-
-def encode_and_write(part: Part, folder: OutputFolder, layout: Layout, observer: Observer) -> Receipt:
-    """Write one part, and what the observer wants to remember of it."""
-    tally: dict[str, Any] = observer.tally(part.chunk, part.answers)
-    content = layout.encode(part.chunk, part.answers)
-    return folder.write(
-        part.number, content, rows=len(part.chunk), errors=len(part.chunk.errors), tally=tally
-    )
-
-
-def refuse_errors(part: Part) -> None:
-    """Do what `--strict` asks for.
-
-    Raises:
-        BadImageError: a row of the part has an error; the message has the first.
-    """
-    if part.chunk.errors:
-        at, reason = min(part.chunk.errors.items())
-        raise BadImageError(
-            f"{part.chunk.sources[at]}, {part.chunk.rows[at]}: {reason}; correct or remove it, or leave out "
-            "--strict to have a row with the error"
-        )
-
-
 def _write_all(
     scored: Iterator[Part], folder: OutputFolder, layout: Layout, observer: Observer, *, strict: bool
 ) -> list[Receipt]:
@@ -223,15 +161,3 @@ def _write_all(
         while pending:
             settle()
     return receipts
-
-
-@contextmanager
-def written() -> Iterator[None]:
-    """Turn what the system says of a disk or a folder into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        raise WriteError(
-            f"the output{where} cannot be written: {error.strerror}; make room or change it, and run again"
-        ) from error

@@ -22,7 +22,7 @@ from bundle.files import sha256_bytes, write_whole
 from serving.scoring.errors import OutputError
 from serving.scoring.integrity import is_intact, read_record, record, size_of
 from serving.scoring.manifest import JobFacts
-from serving.scoring.observer import Receipt
+from serving.scoring.records import Receipt
 from serving.scoring.settings import ENDINGS
 
 RECEIPTS = "_receipts"

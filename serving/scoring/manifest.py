@@ -1,4 +1,4 @@
-"""`_manifest.json`: what a job is. Whoever comes to its output with another job is refused."""
+"""`_manifest.json`: what a job is, and what came of it. Whoever comes to its output with another job is refused."""
 
 import os
 import tempfile
@@ -11,6 +11,7 @@ import orjson
 from bundle.files import fsync_path, sha256_bytes
 from serving.scoring.errors import OutputError
 from serving.scoring.integrity import CHECKSUM, read_record, record
+from serving.scoring.records import Receipt
 
 MANIFEST = "_manifest.json"
 SCHEMA_VERSION = 2
@@ -40,6 +41,22 @@ class JobFacts:
     def content(self) -> bytes:
         """Return the manifest."""
         return record(asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    receipts: list[Receipt]
+    """Of every part of this shard; of the whole job, if it is complete."""
+    complete: bool
+    """Whether `_SUCCESS` is written."""
+    facts: JobFacts
+
+    @property
+    def errors(self) -> int:
+        """Return how many rows carry an error."""
+        return sum(receipt.errors for receipt in self.receipts)
 
 
 def read_manifest(folder: Path) -> JobFacts | None:
@@ -85,3 +102,17 @@ def write_once(path: Path, content: bytes) -> None:
     finally:
         Path(name).unlink(missing_ok=True)
     fsync_path(path.parent)
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return what differs between two fingerprints, a sentence for each."""
+    said = []
+    for name in dict.fromkeys([*then, *now]):
+        before, after = then.get(name), now.get(name)
+        if before is None:
+            said.append(f"{name} is new: {after}")
+        elif after is None:
+            said.append(f"{name} is gone: it was {before}")
+        elif before != after:
+            said.append(f"{name} was {before} and is {after}")
+    return said

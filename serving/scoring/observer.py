@@ -4,21 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serving.scoring.engines import Engine
-from serving.scoring.records import Answers, Chunk
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Receipt:
-    """What is known of a part that is written; it lies beside the part, whichever life of the run wrote it."""
-
-    part: int
-    rows: int
-    errors: int
-    sha256: str
-    bytes: int
-    tally: dict[str, Any]
-    """What the observer's `tally` made of the part."""
+from serving.scoring.records import Answers, Chunk, Engine, Receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

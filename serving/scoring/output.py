@@ -24,9 +24,8 @@ from serving.scoring.errors import IncompleteError, OutputError
 from serving.scoring.formats import parquet_writer
 from serving.scoring.integrity import HashingWriter, read_intact, read_record, record, size_of
 from serving.scoring.job_files import RECEIPTS, SUCCESS, Intact, JobFiles, folder_of
-from serving.scoring.manifest import MANIFEST, JobFacts, read_manifest, write_once
-from serving.scoring.observer import Receipt
-from serving.scoring.plan import differences
+from serving.scoring.manifest import MANIFEST, JobFacts, differences, read_manifest, write_once
+from serving.scoring.records import Receipt
 
 Say = Callable[[str], None]
 """Takes a line for the user."""

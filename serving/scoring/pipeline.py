@@ -18,10 +18,9 @@ import numpy.typing as npt
 
 from bundle.manifest import Polarity
 from serving.scoring.decoding import Decoders, decode_files, take_numbers
-from serving.scoring.engines import Engine
 from serving.scoring.names import Names
 from serving.scoring.plan import Plan, Slice
-from serving.scoring.records import Answers, Chunk, Raw, answers_of, joined
+from serving.scoring.records import Answers, Chunk, Engine, Raw, answers_of, joined
 
 AHEAD = 3
 """Slices that are on their way for each thread: one that is worked on, and two so that none waits."""

@@ -1,7 +1,7 @@
 """The input cut into parts: by row number alone, whoever scores them and how many there are."""
 
 import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -94,17 +94,3 @@ class Plan:
             f"input {number} ({source.name})": f"{source.count} images, {source.fingerprint()}"
             for number, source in enumerate(self.sources)
         }
-
-
-def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return what differs between two fingerprints, a sentence for each."""
-    said = []
-    for name in dict.fromkeys([*then, *now]):
-        before, after = then.get(name), now.get(name)
-        if before is None:
-            said.append(f"{name} is new: {after}")
-        elif after is None:
-            said.append(f"{name} is gone: it was {before}")
-        elif before != after:
-            said.append(f"{name} was {before} and is {after}")
-    return said

@@ -17,19 +17,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from serving.scoring import errors, job
-from serving.scoring.engines import Engine, LocalEngine, open_local
+from serving.scoring import errors
+from serving.scoring.engines import LocalEngine, open_local
 from serving.scoring.errors import EngineError, InputError, ScoringError
 from serving.scoring.formats import Layout
 from serving.scoring.inputs import Source, open_inputs
-from serving.scoring.manifest import JobFacts
-from serving.scoring.observer import Observer, Receipt, Silent
+from serving.scoring.manifest import JobFacts, differences
+from serving.scoring.observer import Observer, Silent
 from serving.scoring.output import OutputFolder
+from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
 from serving.scoring.pipeline import score_parts
-from serving.scoring.plan import Plan, differences
-from serving.scoring.records import Answers, Chunk
+from serving.scoring.plan import Plan
+from serving.scoring.records import Answers, Chunk, Engine, Receipt
 from serving.scoring.settings import ScoreSettings
-from serving.scoring.watch import tallier_for
+from serving.scoring.tallies import tallier_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -165,7 +166,7 @@ class PartScorer:
             top=settings.top,
             columns=columns,
         )
-        facts = job.facts_of(self._plan, self._engine, self._layout)
+        facts = facts_of(self._plan, self._engine, self._layout)
         if different := differences(fingerprint, facts.fingerprint):
             raise InputError(
                 f"a node of the cluster sees another job: {'; '.join(different[:5])}. Every node needs the same "
@@ -180,9 +181,9 @@ class PartScorer:
                 raise self._failure
             for part in score_parts(self._plan, [number], self._engine, None):
                 if self._settings.strict:
-                    job.refuse_errors(part)
-                with job.written():
-                    receipt = job.encode_and_write(part, self._folder, self._layout, self._observer)
+                    refuse_errors(part)
+                with written():
+                    receipt = encode_and_write(part, self._folder, self._layout, self._observer)
         except ScoringError as error:
             return json.dumps({"error": type(error).__name__, "message": str(error)})
         return json.dumps(asdict(receipt))

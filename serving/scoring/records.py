@@ -1,12 +1,13 @@
-"""What the stages hand to each other: rows as they were read, rows as they were decoded, answers."""
+"""What the stages hand to each other: rows as they were read, rows as they were decoded, answers, receipts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from bundle.contract import Polarity
 from serving.scoring.names import Names
 
 Images = npt.NDArray[np.uint8]
@@ -72,6 +73,66 @@ class Answers:
     """Its name."""
     confidences: npt.NDArray[np.float32]
     """`float32[n]`: its probability."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """What is known of a part that is written; it lies beside the part, whichever life of the run wrote it."""
+
+    part: int
+    rows: int
+    errors: int
+    sha256: str
+    bytes: int
+    tally: dict[str, Any]
+    """What the observer's `tally` made of the part."""
+
+
+class Engine(Protocol):
+    """A model that can be asked. `score` is called by `concurrency` threads at once."""
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the bundle that answers."""
+        ...
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Return the names of the classes, in the order of the probabilities."""
+        ...
+
+    @property
+    def polarity(self) -> Polarity:
+        """Return what the model expects, for the warnings."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Return what else decides the bits of the answers, by name: it goes into the fingerprint."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Return how many images one call of `score` takes; the last one of a part has fewer."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Return how many calls at once keep it busy."""
+        ...
+
+    def score(self, images: Images) -> npt.NDArray[np.float32]:
+        """Return `float32[n, classes]` for `uint8[n, 28, 28]`, n from 1 to `batch`.
+
+        Raises:
+            EngineError: it cannot be had, now or at all.
+            LostError: it was lost on the way; another try may have it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds; a call of `score` that still waits ends with an EngineError."""
+        ...
 
 
 def answers_of(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> Answers:

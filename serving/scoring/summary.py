@@ -21,9 +21,8 @@ from bundle import drift
 from bundle.confusion import Confusion
 from bundle.manifest import IMAGE_SIZE, Reference
 from serving.scoring.labels import UNKNOWN, Labels
-from serving.scoring.observer import Receipt
 from serving.scoring.progress import clock_time
-from serving.scoring.records import Answers, Chunk, Images
+from serving.scoring.records import Answers, Chunk, Images, Receipt
 
 LOW_CONFIDENCE = 0.8
 """Below it an answer is counted as doubtful: of those at 0.8 one in five is wrong, if the model is calibrated."""

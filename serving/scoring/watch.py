@@ -5,18 +5,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bundle.errors import BundleError
-from bundle.manifest import Reference
-from bundle.repository import resolve
 from serving.scoring import report
-from serving.scoring.engines import Engine, LocalEngine
-from serving.scoring.job import Outcome
-from serving.scoring.labels import Labels, open_labels
-from serving.scoring.observer import Receipt, Totals
+from serving.scoring.labels import Labels
+from serving.scoring.manifest import Outcome
+from serving.scoring.observer import Totals
 from serving.scoring.progress import Meter
-from serving.scoring.records import Answers, Chunk
+from serving.scoring.records import Answers, Chunk, Engine, Receipt
 from serving.scoring.settings import ScoreSettings
 from serving.scoring.summary import LabelsGiven, Summary, Tallier, labels_of, lines
+from serving.scoring.tallies import reference_of, tallier_for
 
 
 class Watch:
@@ -123,27 +120,3 @@ class Watch:
         for receipt in outcome.receipts:
             summary.add(receipt)
         return summary
-
-
-def tallier_for(settings: ScoreSettings, engine: Engine) -> Tallier:
-    """Return what tallies the parts of a run.
-
-    Raises:
-        InputError: the labels cannot be read.
-    """
-    return Tallier(
-        classes=engine.classes,
-        reference=engine.session.bundle.manifest.reference
-        if isinstance(engine, LocalEngine)
-        else reference_of(settings, engine.digest),
-        labels=None if settings.labels is None else open_labels(settings.labels, engine.classes),
-    )
-
-
-def reference_of(settings: ScoreSettings, digest: str) -> Reference | None:
-    """Return the reference histograms of the model with this digest, if this machine has it."""
-    try:
-        found = resolve(settings.model, settings.version).manifest
-    except BundleError:
-        return None
-    return found.reference if found.digest == digest else None

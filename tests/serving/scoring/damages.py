@@ -6,8 +6,8 @@ from pathlib import Path
 from bench.support.jobs import settings
 from bundle.repository import Bundle
 from serving.scoring.errors import IncompleteError, OutputError
-from serving.scoring.job import Outcome, merge, run
-from serving.scoring.manifest import read_manifest
+from serving.scoring.job import merge, run
+from serving.scoring.manifest import Outcome, read_manifest
 from serving.scoring.observer import Silent
 from serving.scoring.output import OutputFolder
 from tests.conftest import ROOT

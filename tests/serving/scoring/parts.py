@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.scoring.observer import Receipt
-from serving.scoring.records import Answers, Chunk, answers_of
+from serving.scoring.records import Answers, Chunk, Receipt, answers_of
 
 
 def a_chunk(images: npt.NDArray[np.uint8], **more: Any) -> Chunk:

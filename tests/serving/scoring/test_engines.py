@@ -26,6 +26,7 @@ from serving.score import main
 from serving.scoring import engines, job, ray_engine
 from serving.scoring.errors import BadImageError, EngineError, InputError, LostError, ModelError
 from serving.scoring.integrity import read_record
+from serving.scoring.manifest import Outcome
 from serving.scoring.progress import Meter
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 from serving.scoring.watch import Watch
@@ -62,7 +63,7 @@ def settings_of(bundle: Bundle, material: Path, output: Path, **more: Any) -> Sc
     return ScoreSettings(output=output, **(given | more))
 
 
-def run(settings: ScoreSettings) -> tuple[job.Outcome, list[str]]:
+def run(settings: ScoreSettings) -> tuple[Outcome, list[str]]:
     """Run a job as the command does; return its outcome and what it printed."""
     said: list[str] = []
     watch = Watch(settings, meter=Meter(), show=said.append)

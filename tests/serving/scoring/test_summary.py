@@ -11,8 +11,7 @@ import pytest
 from bundle import drift
 from bundle.manifest import Histogram, Reference
 from serving.scoring.labels import Labels, open_labels
-from serving.scoring.observer import Receipt
-from serving.scoring.records import Answers, Chunk
+from serving.scoring.records import Answers, Chunk, Receipt
 from serving.scoring.summary import (
     LEAST_KEPT,
     LOW_CONFIDENCE,

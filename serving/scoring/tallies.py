@@ -1,0 +1,34 @@
+"""What is remembered of each part of a run, by whoever computes it."""
+
+from bundle.errors import BundleError
+from bundle.manifest import Reference
+from bundle.repository import resolve
+from serving.scoring.engines import LocalEngine
+from serving.scoring.labels import open_labels
+from serving.scoring.records import Engine
+from serving.scoring.settings import ScoreSettings
+from serving.scoring.summary import Tallier
+
+
+def tallier_for(settings: ScoreSettings, engine: Engine) -> Tallier:
+    """Return what tallies the parts of a run.
+
+    Raises:
+        InputError: the labels cannot be read.
+    """
+    return Tallier(
+        classes=engine.classes,
+        reference=engine.session.bundle.manifest.reference
+        if isinstance(engine, LocalEngine)
+        else reference_of(settings, engine.digest),
+        labels=None if settings.labels is None else open_labels(settings.labels, engine.classes),
+    )
+
+
+def reference_of(settings: ScoreSettings, digest: str) -> Reference | None:
+    """Return the reference histograms of the model with this digest, if this machine has it."""
+    try:
+        found = resolve(settings.model, settings.version).manifest
+    except BundleError:
+        return None
+    return found.reference if found.digest == digest else None
