@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bench.fuzzing.pieces import HEAD_PIECES, ORDINARY_HEAD, PEER
 from serving.inference.head import Head, read_any, read_ordinary
+from serving.messages import Target
 
 CONFIGURATION = Config()
 
@@ -22,7 +23,8 @@ def by_gunicorn(data: bytes) -> Head | None:
 
 def said(head: Head) -> tuple[object, ...]:
     """Return what a head says, without who read it."""
-    return head.method, head.path, head.query, dict(head.headers), head.version, head.length, head.keep_alive
+    framing = head.version, head.length, head.keep_alive
+    return head.method, head.path, head.query, dict(head.headers), head.target, *framing
 
 
 def test_an_ordinary_head_is_read_fast() -> None:
@@ -33,6 +35,7 @@ def test_an_ordinary_head_is_read_fast() -> None:
     assert said(head) == (
         *("POST", "/predict", "top=3"),
         {"host": "a", "content-type": "image/png", "content-length": "12"},
+        Target("/predict"),
         *((1, 1), 12, True),
     )
 
@@ -91,6 +94,34 @@ def test_any_bytes_in_an_ordinary_head(garbage: bytes, place: int, replaced: int
         theirs = by_gunicorn(data)
         assert theirs is not None
         assert said(head) == said(theirs)
+
+
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        (b"POST /predict", Target("/predict")),
+        (b"POST /v2/models/m%20n/infer", Target("/v2/models/{model}/infer", "m n")),
+        (
+            b"POST /v2/models/m/versions/03/infer",
+            Target("/v2/models/{model}/versions/{version}/infer", "m", "03"),
+        ),
+        (b"POST /v2/models/m/n/infer", None),
+        (b"POST /predict/", None),
+        (b"GET /predict", None),
+    ],
+)
+def test_a_head_says_what_its_path_names(
+    line: bytes, target: Target | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a prediction; whatever is below a prefix that a proxy names, the Flask application has to find out."""
+    data = ORDINARY_HEAD.replace(b"POST /predict?top=3", line)
+    heads = [by_gunicorn(data), *([] if target is None else [read_ordinary(data)])]
+    assert [head and head.target for head in heads] == [target] * len(heads)
+    monkeypatch.setenv("SCRIPT_NAME", "/a")
+    data = ORDINARY_HEAD.replace(b"POST /predict?top=3", line.replace(b" /", b" /a/"))
+    below = by_gunicorn(data)
+    assert below is not None
+    assert below.target is None
 
 
 def test_half_a_head_is_not_a_head() -> None:

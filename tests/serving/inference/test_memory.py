@@ -16,7 +16,7 @@ from serving.access import digest_of
 from serving.errors import OverloadedError
 from serving.inference.bodies import LengthBody
 from serving.inference.door import Door
-from serving.overload import Gate
+from serving.overload import FREE_BODY, Account, Gate
 from tests.serving.inference.fakes import a_door, connect
 from tests.serving.inference.wire import connected, post, read_answer, statuses
 
@@ -125,6 +125,21 @@ def test_one_address_may_hold_a_share() -> None:
     gate.release(40, "a")
     gate.release(50, "b")
     assert gate.held_bytes == 0
+    assert not gate._held_by
+
+
+def test_an_account_is_what_is_held_now() -> None:
+    """More or less than before; what is refused changes nothing, and what is small is not counted."""
+    gate = Gate(10, 100_000, 50_000)
+    account = Account(gate, "a")
+    for size in (20_000, 50_000, 30_000):
+        account.hold(size)
+        assert gate.held_bytes == size
+    with pytest.raises(OverloadedError, match="this address"):
+        account.hold(50_001)
+    assert gate.held_bytes == account.size == 30_000
+    account.hold(FREE_BODY)
+    assert gate.held_bytes == account.size == 0
     assert not gate._held_by
 
 
