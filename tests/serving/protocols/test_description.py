@@ -1,7 +1,6 @@
 """What the service says of itself: that it is whole, that it is true, and that it needs no network."""
 
 import base64
-import contextlib
 import io
 import json
 import socket
@@ -17,7 +16,7 @@ from PIL import Image
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from bench.support.pictures import SAMPLES, a_digit, png
-from bench.support.processes import Service
+from bench.support.processes import Service, running
 from bundle import __version__
 from bundle.images import PARSERS
 from bundle.repository import Bundle
@@ -188,12 +187,18 @@ def test_what_is_said_without_a_request_is_said_as_its_example(kind: type[errors
     assert set(caught.value.headers) == set(kind.of_example().headers)
 
 
-def test_what_cannot_be_read_is_answered_as_its_example(service: Service, api: dict[str, Any]) -> None:
+def test_what_cannot_be_read_is_answered_as_its_example(
+    bundle: Bundle, api: dict[str, Any], tmp_path: Path
+) -> None:
     """On whatever path, as problem details, since nobody has looked at the path; and without an id."""
-    for path in ("/predict", "/v2"):
-        with contextlib.closing(socket.create_connection(("127.0.0.1", service.port), timeout=30)) as client:
-            client.sendall(f"POST {path} HTTP/1.1\r\n\r\n".encode())
-            head, _, body = b"".join(iter(lambda: client.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    answers = {}
+    with running(tmp_path, model=bundle.path.parent) as service:
+        for path in ("/predict", "/v2"):
+            with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
+                client.sendall(f"POST {path} HTTP/1.1\r\n\r\n".encode())
+                answers[path] = client.makefile("rb").read()
+    for path, answer in answers.items():
+        head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
         assert errors.PROBLEM_MEDIA_TYPE.encode() in head
         assert json.loads(body) == example(api, path, errors.MalformedRequestError, 400)
