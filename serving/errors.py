@@ -79,7 +79,7 @@ class MalformedRequestError(ProblemError):
     kind = "malformed-request"
     title = "The request cannot be read"
     example = (
-        "Invalid HTTP Header: 'an HTTP/1.1 request has one Host field'",
+        "Invalid HTTP Header: 'an HTTP/1.1 request has one Host field, with a host in it (RFC 9112, section 3.2)'",
         "Send the request as RFC 9112 has it; most HTTP clients do.",
     )
 
