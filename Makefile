@@ -21,7 +21,8 @@ VENV ?= .venv
 CLIENTS ?= $(VENV)-clients
 LINTERS ?= $(VENV)-linters
 PYTHON ?=
-JOBS ?= 2
+# More than two cores have: tests of a service wait most of the time.
+JOBS ?= 3
 # Tests of one file run one after the other, in one process: they share what its fixtures start.
 PARALLEL = --numprocesses $(JOBS) --dist loadfile
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
@@ -60,8 +61,9 @@ check: $(VENV)/installed-development ## lint, check types and which module impor
 	$(VENV)/bin/pytest -m unit $(PARALLEL)
 
 test: check $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## check, run every other test, or TEST=tests/...
-	CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov \
-	  $(VENV)/bin/pytest $(if $(TEST),$(TEST),-m "not unit")
+	@set -ex; export CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov; \
+	if [ -n "$(TEST)" ]; then $(VENV)/bin/pytest $(TEST); \
+	else $(VENV)/bin/pytest -m service $(PARALLEL); $(VENV)/bin/pytest -m system; fi
 
 clients: $(CLIENTS)/installed ## the Open Inference Protocol's clients, which the tests ask by
 

@@ -254,8 +254,8 @@ class _Way:
         self._loop = _Loop()
         door = Door(worker, cast("asyncio.AbstractEventLoop", self._loop))
         self._transports = [_Transport() for _ in range(connections)]
-        connections = Connections(door)
-        self._connections = [connections.connect() for _ in self._transports]
+        made = Connections(door)
+        self._connections = [made.connect() for _ in self._transports]
         for connection, transport in zip(self._connections, self._transports, strict=True):
             connection.connection_made(transport)
         self._requests = _requests(pipeline)

@@ -43,7 +43,7 @@ def test_every_test_of_the_threat_model_exists() -> None:
 
 def test_the_picture_of_the_architecture_is_what_its_program_draws() -> None:
     """Arrows and words too; `python docs/architecture.py` draws it anew."""
-    command = [sys.executable, ROOT / "docs" / "architecture.py", "--check"]
+    command = [sys.executable, str(ROOT / "docs" / "architecture.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -17,7 +17,7 @@ from serving.messages import Target
 LIMIT = 300
 """Bytes of a request line and of a field."""
 heads.FAST_BYTES = LIMIT
-heads.target_of = lambda *_, **__: Target("/")  # every request is a prediction's
+heads.target_of = lambda *_, **__: Target("/")  # type: ignore[attr-defined]  # every request is a prediction's
 inputs.MAX_HEAD = 3 * LIMIT
 
 CONFIGURATION = Config()

@@ -23,7 +23,8 @@ class Connections:
     @property
     def has_room(self) -> bool:
         """Whether there may be one more."""
-        return len(self.open) + self.connecting < self._door.settings.connections
+        limit: int = self._door.settings.connections
+        return len(self.open) + self.connecting < limit
 
     def connect(self) -> Connection:
         """Return the protocol of a new connection, which takes a place from now on."""
