@@ -104,11 +104,13 @@ def test_reloads_capture_between_requests_and_free_what_nobody_asks_any_more(
 
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask) for _ in range(4)]
-        for version in range(2, 7):
-            publish_synthetic(tmp_path)
-            state.load()
-            assert state.engine().bundle.version == version
-        ended.set()
+        try:
+            for version in range(2, 7):
+                publish_synthetic(tmp_path)
+                state.load(by_child=False)  # a child would ask a real GPU
+                assert state.engine().bundle.version == version
+        finally:
+            ended.set()
         assert [one.result() for one in asking] == [{expected}] * 4
     assert used() == {ALONE}
     assert (count("made"), count("freed")) == (6, 5)
