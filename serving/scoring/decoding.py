@@ -4,8 +4,8 @@
 lock, so threads would take turns. Each has a socket to its parent, and ends when that is closed,
 which it is when the parent is killed, too.
 
-They are not `concurrent.futures.ProcessPoolExecutor`: by it, with `forkserver`, a whole run over 20,000 PNG files of
-MNIST has 0.88 of this rate, over a zip of them 0.99 (two cores; `python -m bench decoders`). Each of its processes
+They are not `concurrent.futures.ProcessPoolExecutor`: a whole run over 20,000 PNG files of MNIST takes 0.87 of its time
+with `forkserver`, over a zip of them 0.88 (AMD EPYC, two cores; `python -m bench decoders`). Each of its processes
 loads the program's main module once more, and one thread hands out and takes in all that goes to them and comes back.
 """
 
