@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.augmentation.augmenter import Augmenter
 from training.data.dataset import Images
 from training.data.loading import load_mnist

@@ -23,7 +23,9 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from bench.presets import side_by_side
-from bundle.configuration import (
+from bundle.errors import BundleError
+from bundle.repository import Bundle, versions
+from common.configuration import (
     Layer,
     add_options,
     build,
@@ -32,9 +34,8 @@ from bundle.configuration import (
     from_arguments,
     parse,
 )
-from bundle.errors import BundleError, ConfigurationError
-from bundle.progress import Progress
-from bundle.repository import Bundle, versions
+from common.errors import ConfigurationError
+from common.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.data.dataset import DataSet, Images, polarity
 from training.data.loading import load_chosen

@@ -19,9 +19,17 @@ from pathlib import Path
 
 import torch
 
-from bundle.configuration import Layer, add_options, build, default_of, early_options, from_arguments, text_of
 from bundle.contract import PAPER
-from bundle.progress import Progress
+from common.configuration import (
+    Layer,
+    add_options,
+    build,
+    default_of,
+    early_options,
+    from_arguments,
+    text_of,
+)
+from common.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.data.dataset import polarity
 from training.data.loading import load

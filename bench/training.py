@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bundle.configuration import add_options, build, from_arguments
-from bundle.progress import Progress
+from common.configuration import add_options, build, from_arguments
+from common.progress import Progress
 from training.data.dataset import Resident
 from training.data.loading import load
 from training.data.mnist_download import MNIST_SHA256

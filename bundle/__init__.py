@@ -1,11 +1,12 @@
 """The contract between training and serving: what a published model is, on disk.
 
 `training` writes bundles, `serving` reads them, and both know only this package, which imports
-neither torch nor onnxruntime. Open `manifest.py` first (what a bundle states), then
-`repository.py` (how one is published and found) and `reading.py` (the one way in which its files are read).
-`images.py` is the other half of the contract: what a file's pixels are, for whoever reads one; `array_files.py`
-reads the heads of files of arrays, and `drift.py` says what images look like and how far that has moved. `page.py`,
-`sheet.py` and `confusion.py` are the parts that every report is made of; `progress.py` is what jobs show meanwhile.
+neither torch nor onnxruntime. - `fetch.py`, `verify.py`: a version from a URL; a version checked again from its bytes
+- `repository.py`: versions in a directory, published atomically, read by `reading.py`, the one way
+- `golden.py`, `graph.py`: the golden examples; what an ONNX file must not make a reader do
+- `manifest.py`: what a version states about itself; read it first
+- `drift.py`: what images look like, counted over the manifest's bins, and how far that has moved; `triton.py`
+- `images/`: the input contract, and the decoder of image files that training, service and scorer share
 """
 
 import os

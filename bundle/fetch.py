@@ -15,10 +15,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bundle import reading
-from bundle.errors import BundleError, InvalidBundleError, PublishError, one_line
-from bundle.files import CHUNK_BYTES
+from bundle.errors import BundleError, InvalidBundleError, PublishError
 from bundle.manifest import FILES, MANIFEST_FILE, MAX_BYTES, OPTIONAL_FILES, Manifest
 from bundle.repository import Bundle, install, staging, version_of
+from common.atomic_files import CHUNK_BYTES
+from common.errors import one_line
 
 TIMEOUT_SECONDS = 30.0
 """For a connection, and then for each piece that is read."""

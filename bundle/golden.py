@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bundle.errors import InvalidBundleError, one_line
+from bundle.errors import InvalidBundleError
 from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, Manifest
+from common.errors import one_line
 
 UNREADABLE = (
     ValueError,

@@ -8,7 +8,7 @@ imports no onnx, and the image that serves has none.
 
 from collections.abc import Iterator
 
-from bundle.errors import one_line
+from common.errors import one_line
 
 MAX_FIELDS = 100_000
 """Most fields that are looked at: a graph of 64 hidden layers has some thousands, each tensor's numbers being one."""

@@ -20,8 +20,9 @@ from pydantic import (
 )
 
 from bundle import contract
-from bundle.errors import InvalidBundleError, one_line
-from bundle.files import sha256_bytes
+from bundle.errors import InvalidBundleError
+from common.atomic_files import sha256_bytes
+from common.errors import one_line
 
 SCHEMA_VERSION = 1
 IMAGE_SIZE = contract.IMAGE_SIZE

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from bundle import graph
 from bundle.errors import InvalidBundleError
-from bundle.files import read_regular, sha256_bytes, sha256_regular
 from bundle.golden import GoldenExamples
 from bundle.manifest import GOLDEN_FILE, INTEGER_ONNX_FILE, MANIFEST_FILE, MAX_BYTES, ONNX_FILE, Manifest
+from common.atomic_files import read_regular, sha256_bytes, sha256_regular
 
 
 def read_manifest(directory: Path) -> Manifest:

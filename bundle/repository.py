@@ -17,9 +17,9 @@ from pathlib import Path
 
 from bundle import reading
 from bundle.errors import BundleError, InvalidBundleError, NoBundleError, PublishError
-from bundle.files import fsync_path, read_regular, sha256_regular, write_whole
 from bundle.manifest import FILES, MANIFEST_FILE, MAX_BYTES, OPTIONAL_FILES, Facts, Manifest, is_complete
 from bundle.triton import FIRST_LINE, config_pbtxt
+from common.atomic_files import fsync_path, read_regular, sha256_regular, write_whole
 
 STAGING_PREFIX = ".staging-"
 STAGING_LEFTOVER_SECONDS = 24 * 3600

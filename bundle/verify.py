@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from bundle import reading
-from bundle.errors import BundleError, one_line
+from bundle.errors import BundleError
 from bundle.manifest import MANIFEST_FILE
 from bundle.repository import CONFIG_FILE, Bundle, has_config
+from common.errors import one_line
 
 
 def problems(path: Path) -> list[str]:

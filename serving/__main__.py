@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from bundle.configuration import add_options, build, for_help, from_arguments, parse
-from bundle.errors import ConfigurationError
+from common.configuration import add_options, build, for_help, from_arguments, parse
+from common.errors import ConfigurationError
 from serving import descriptors
 from serving.access import check_file
 from serving.addresses import unusable

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from serving.errors import AccessUnknownError, BearerMalformedError, UnauthorizedError
 from serving.settings import ServiceSettings
 

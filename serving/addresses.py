@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from serving.settings import EVERY, ServiceSettings, management_port, unix_path
 
 FIRST_DESCRIPTOR = 3

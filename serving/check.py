@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from serving.cpus import usable_cpus
 from serving.errors import NotReadyError, ProviderError
 from serving.settings import ServiceSettings

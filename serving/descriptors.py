@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings
 
 RESERVE = 128

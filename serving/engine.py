@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from bundle.errors import GoldenMismatchError, InvalidBundleError, one_line, runtime_reason
+from bundle.errors import GoldenMismatchError, InvalidBundleError, runtime_reason
 from bundle.golden import GoldenExamples
 from bundle.manifest import GOLDEN_FILE, IMAGE_SIZE, INTEGER_ONNX_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
+from common.errors import one_line
 from serving import cuda
 from serving.bound import OUTPUTS, BoundSession
 from serving.cpus import has_integer_matrices

@@ -7,7 +7,7 @@ import http.client
 import json
 import sys
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from serving.addresses import local_management
 from serving.settings import load_settings
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bundle.configuration import nearest
 from bundle.images import PARSERS
 from bundle.manifest import IMAGE_SIZE, Polarity
+from common.configuration import nearest
 from serving import jsonbody
 from serving.errors import InvalidInstanceError, ProblemError, TooManyImagesError, UnsupportedMediaTypeError
 from serving.images import SUPPORTED, Decoded, canonical, decode, warnings_of

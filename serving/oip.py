@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from bundle.configuration import nearest
 from bundle.manifest import IMAGE_SIZE
+from common.configuration import nearest
 from serving import arrays, jsonbody, query
 from serving.engine import Engine, Outputs
 from serving.errors import (

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError, one_line
+from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError
+from common.errors import one_line
 from serving.errors import ProviderError
 from serving.memory import bounded
 from serving.parent_death import end_with_parent

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from bundle.configuration import nearest
+from common.configuration import nearest
 from serving.errors import BadQueryError
 
 MAX_FIELDS = 8

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from bundle.configuration import Layer, add_options, build, for_help, from_arguments, parse
-from bundle.errors import ConfigurationError
+from common.configuration import Layer, add_options, build, for_help, from_arguments, parse
+from common.errors import ConfigurationError
 from serving.scoring.errors import EXIT_BAD_IMAGES, EXIT_DONE, EXIT_SETTING, LostError, ScoringError, Stopped
 from serving.scoring.settings import ScoreSettings, environment_layer
 

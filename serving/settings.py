@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from bundle.configuration import CommaSeparated, Layer, OrNone, Settings, build, from_environment
+from common.configuration import CommaSeparated, Layer, OrNone, Settings, build, from_environment
 
 ENVIRONMENT_PREFIX = "GLYPH_"
 RESERVED = ("GLYPH_TRAIN_", "GLYPH_SCORE_")

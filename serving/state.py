@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.errors import BundleError, GoldenMismatchError, one_line
+from bundle.errors import BundleError, GoldenMismatchError
 from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES
 from bundle.repository import Bundle, resolve, versions
+from common.errors import one_line
 from serving import readiness_report
 from serving.engine import Engine, Provider, choose_provider
 from serving.errors import NotFoundError, NotReadyError, ProviderError

@@ -10,7 +10,7 @@ import time
 from importlib.util import find_spec
 from typing import Any
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from serving.logs import clean
 from serving.request_record import RequestRecord, TraceContext
 from serving.settings import ServiceSettings

@@ -5,8 +5,9 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from bundle.errors import GoldenMismatchError, InvalidBundleError, one_line
+from bundle.errors import GoldenMismatchError, InvalidBundleError
 from bundle.repository import Bundle
+from common.errors import one_line
 from serving.engine import Engine, Provider, open_version
 from serving.errors import ProviderError
 from serving.proofs import PROOFS, Kind, key, load_seconds

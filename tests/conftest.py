@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.data.mnist_download import fetch_mnist
 
 # Some tests kill forked processes that train. Autograd counts the devices at the first backward pass, and

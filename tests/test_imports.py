@@ -16,6 +16,7 @@ ALLOWED = {
     "bench": {
         "bench",
         "bundle",
+        "common",
         "serving",
         "training",
         "gunicorn",
@@ -33,15 +34,17 @@ ALLOWED = {
         "cv2",
         "ray",
     },
-    "bundle": {
-        "bundle",
+    "bundle": {"bundle", "common", "numpy", "PIL", "pydantic"},
+    "common": {
+        "common",
         "numpy",
-        "PIL",
         "pydantic",
+        "PIL",
         "rich",  # for progress, which training and scoring show
     },
     "serving": {
         "bundle",
+        "common",
         "serving",
         "cv2",
         "flask",
@@ -63,6 +66,7 @@ ALLOWED = {
     },
     "training": {
         "bundle",
+        "common",
         "training",
         "matplotlib",
         "numpy",
@@ -81,6 +85,7 @@ ALLOWED = {
 }
 FORBIDDEN_WHEN_LOADED = {
     "bundle": {"torch", "onnx", "onnxruntime", "flask", "training", "serving"},
+    "common": {"torch", "onnx", "onnxruntime", "flask", "bundle", "training", "serving"},
     "serving": {"torch", "torchvision", "onnx", "training"},
     "training": {"flask", "gunicorn", "serving"},
 }
@@ -127,7 +132,7 @@ def test_each_package_imports_only_what_it_may(package: str) -> None:
     assert {(file, name) for file, name in strangers if name not in ALLOWED[package]} == set()
 
 
-@pytest.mark.parametrize("package", ["bundle", "serving"])
+@pytest.mark.parametrize("package", ["bundle", "common", "serving"])
 def test_no_library_brings_a_forbidden_one_along(package: str) -> None:
     """A process that imported every module of the package has not loaded what it must not know."""
     names = [name for name in modules(package) if name != "serving.gunicorn_conf"]  # acts when imported

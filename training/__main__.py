@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bundle.configuration import Layer, add_options, build, from_arguments, parse
-from bundle.progress import Progress
+from common.configuration import Layer, add_options, build, from_arguments, parse
+from common.progress import Progress
 from training.defaults import DEFAULT_PRESET, environment_layer, file_layer, preset_layer, shown_layers
 from training.errors import exit_code
 from training.interrupts import ending_at_once

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from bundle.configuration import (
+from common.configuration import (
     Layer,
     default_of,
     early_options,
@@ -16,7 +16,7 @@ from bundle.configuration import (
     nearest,
     none_where_said,
 )
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from training.augmentation.policy import described_limits
 from training.presets import PRESETS
 from training.search_settings import StudySettings, TuneSettings

@@ -8,7 +8,8 @@ again. Where BSD's sysexits.h has a code for the case it is that one.
 import sys
 from collections.abc import Callable
 
-from bundle.errors import BundleError, ConfigurationError
+from bundle.errors import BundleError
+from common.errors import ConfigurationError
 
 EXIT_MISUSE = 2
 """A setting is unknown or out of range: it would fail again."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from bundle.errors import BundleError
-from bundle.progress import Progress
 from bundle.repository import Bundle, versions
+from common.progress import Progress
 from training.augmentation.policy import apply_policy, describe_policy
 from training.data.dataset import polarity
 from training.data.loading import load_chosen

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bundle.configuration import OrNone
+from common.configuration import OrNone
 from training.settings import Above0, ModelName, NotNegative, Positive, TrainingSettings
 
 STUDIES = ("size", "shape", "activations", "dropout", "l2", "restarts", "baseline")

@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from bundle.configuration import CommaSeparated, OrNone, Settings
 from bundle.manifest import IMAGE_SIZE
+from common.configuration import CommaSeparated, OrNone, Settings
 
 ENVIRONMENT_PREFIX = "GLYPH_TRAIN_"
 MAX_HIDDEN_LAYERS = 64

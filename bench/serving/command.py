@@ -30,7 +30,7 @@ from bench.serving.environments import version_of
 from bench.serving.openloop import sweep
 from bench.serving.rounds import Cores, Subject, awake, interleaved, machine, resting, running
 from bundle.errors import BundleError
-from bundle.files import write_whole
+from common.atomic_files import write_whole
 
 QUICK = ("glyph", "glyph-gthread", "flask", "fastapi", "mosec", "glyph-constant")
 OPEN_LOOP = ("glyph", "glyph-gthread", "mosec", "fastapi", "flask", "bentoml", "litserve", "kserve")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.data.dataset import Images
 from training.interrupts import Stop
 from training.loop.fit import Fitted, Run

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from bundle.files import sha256_bytes, sha256_file
+from common.atomic_files import sha256_bytes, sha256_file
 from serving.scoring.errors import OutputError
 
 CHECKSUM = "checksum"

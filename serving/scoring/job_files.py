@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bundle.files import sha256_bytes, write_whole
+from common.atomic_files import sha256_bytes, write_whole
 from serving.scoring.errors import OutputError
 from serving.scoring.integrity import is_intact, read_record, record, size_of
 from serving.scoring.manifest import JobFacts

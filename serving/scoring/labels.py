@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.array_files import read_idx_head
-from bundle.configuration import nearest
+from common.configuration import nearest
 from serving.scoring.errors import InputError
 from serving.scoring.records import Chunk
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from bundle.files import fsync_path, sha256_bytes
+from common.atomic_files import fsync_path, sha256_bytes
 from serving.scoring.errors import OutputError
 from serving.scoring.integrity import CHECKSUM, read_record, record
 from serving.scoring.records import Receipt

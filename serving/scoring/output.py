@@ -1,6 +1,6 @@
 """What happens to a job's output: it is claimed, gone on with, and finished.
 
-A name that is there has its whole content behind it (`bundle.files`), so a run that was killed goes on
+A name that is there has its whole content behind it (`common.atomic_files`), so a run that was killed goes on
 with the parts that are missing. What is there and not as it was written (`job_files.intact`) is written
 anew, but for what this job has never written: that is somebody else's, and refused.
 
@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bundle.files import fsync_path, whole_file, write_whole
+from common.atomic_files import fsync_path, whole_file, write_whole
 from serving.scoring import locks
 from serving.scoring.errors import IncompleteError, OutputError
 from serving.scoring.formats import parquet_writer

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
-from bundle.progress import LINE_EVERY_SECONDS, Progress
+from common.progress import LINE_EVERY_SECONDS, Progress
 
 SMOOTHING_SECONDS = 15.0
 """How far back the rate looks: parts come in bursts, and a disk that slows down should be seen."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle import confusion, sheet
-from bundle.files import write_whole
-from bundle.page import NOTHING, Html, Section, name, page, table, text
+from common.atomic_files import write_whole
+from common.html import confusion_matrix, sprite_sheet
+from common.html.frame import NOTHING, Html, Section, name, page, table, text
 from serving.scoring.errors import WriteError
 from serving.scoring.labels import UNKNOWN
 from serving.scoring.progress import clock_time
@@ -54,9 +54,9 @@ def render(
         )
     )
     least = summary.least
-    picture = sheet.sheet(np.stack([doubt.image() for doubt in least])) if least else "data:,"
+    picture = sprite_sheet.sheet(np.stack([doubt.image() for doubt in least])) if least else "data:,"
     said = f"Scored {when}: {summary.rows:,} rows, {summary.errors:,} of them with an error."
-    return page(title, said, sections, sheet=picture, sheet_width=sheet.WIDTH)
+    return page(title, said, sections, sheet=picture, sheet_width=sprite_sheet.WIDTH)
 
 
 def write(path: Path, content: str) -> None:
@@ -103,9 +103,9 @@ def _classes(summary: Summary) -> str:
     expected = np.array(summary.reference.predicted, np.float64) if summary.reference is not None else None
     order = np.arange(len(counts))
     left_out = ""
-    if len(order) > confusion.MAX_LISTED_CLASSES:
-        order = np.argsort(-counts, kind="stable")[: confusion.MAX_LISTED_CLASSES]
-        left_out = f"<p>The {confusion.MAX_LISTED_CLASSES} most frequent of {len(counts)} classes.</p>"
+    if len(order) > confusion_matrix.MAX_LISTED_CLASSES:
+        order = np.argsort(-counts, kind="stable")[: confusion_matrix.MAX_LISTED_CLASSES]
+        left_out = f"<p>The {confusion_matrix.MAX_LISTED_CLASSES} most frequent of {len(counts)} classes.</p>"
     rows: list[Sequence[object]] = []
     for k in order.tolist():
         row: list[object] = [Html(name(summary.classes[k])), f"{counts[k]:,}", share(int(counts[k]), scored)]
@@ -150,8 +150,8 @@ def _comparison(summary: Summary) -> str:
             f"<p><strong>{summary.uncompared:,} parts are not compared</strong>: a run with other labels, or "
             "without, wrote them.</p>"
         )
-    per_class = confusion.by_class(found, "images", "Per class")
-    return said + confusion.matrix(found, "Images") + per_class
+    per_class = confusion_matrix.by_class(found, "images", "Per class")
+    return said + confusion_matrix.matrix(found, "Images") + per_class
 
 
 def _least(summary: Summary) -> str:
@@ -178,7 +178,7 @@ def _card(place: int, doubt: Doubt, summary: Summary) -> str:
     whole = text(f"{doubt.source} {doubt.row}")
     lines.append(f'<small title="{whole}"><bdi>{text(row)}</bdi></small>')
     shown = "\n".join(lines)
-    return f"<li>{sheet.cutting(place, whole)}<p>{shown}</p></li>"
+    return f"<li>{sprite_sheet.cutting(place, whole)}<p>{shown}</p></li>"
 
 
 def _errors(summary: Summary) -> str:

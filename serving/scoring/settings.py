@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bundle.configuration import CommaSeparated, Layer, OrNone, Settings, from_environment
+from common.configuration import CommaSeparated, Layer, OrNone, Settings, from_environment
 
 ENVIRONMENT_PREFIX = "GLYPH_SCORE_"
 

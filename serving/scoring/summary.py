@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle import drift
-from bundle.confusion import Confusion
 from bundle.manifest import IMAGE_SIZE, Reference
+from common.html.confusion_matrix import Confusion
 from serving.scoring.labels import UNKNOWN, Labels
 from serving.scoring.progress import clock_time
 from serving.scoring.records import Answers, Chunk, Images, Receipt

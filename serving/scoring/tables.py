@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bundle.configuration import nearest
 from bundle.contract import IMAGE_SIZE, PIXELS
+from common.configuration import nearest
 from serving.scoring.errors import InputError
 from serving.scoring.listing import file_fingerprint
 from serving.scoring.names import Names

@@ -9,7 +9,7 @@ import pytest
 import bench.committee
 import bench.presets
 import bench.training
-from bundle.configuration import Layer, build
+from common.configuration import Layer, build
 from tests.training.test_help import defaults_in, values
 from training.presets import PRESETS
 from training.settings import TrainingSettings

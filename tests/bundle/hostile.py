@@ -16,8 +16,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from bundle.files import sha256_bytes
 from bundle.manifest import GOLDEN_FILE, MANIFEST_FILE, MAX_BYTES, ONNX_FILE, TORCHSCRIPT_FILE
+from common.atomic_files import sha256_bytes
 
 SECRET = b"a file of somebody else's: neither its content nor its hash is anybody's business\n"
 

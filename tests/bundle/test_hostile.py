@@ -11,13 +11,14 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from bench.support.models import a_linear, publish_synthetic
 from bundle.__main__ import main
-from bundle.errors import BundleError, PublishError, one_line
+from bundle.errors import BundleError, PublishError
 from bundle.fetch import fetch
-from bundle.files import read_regular, sha256_bytes, sha256_regular
 from bundle.graph import objection
 from bundle.manifest import GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle, publish, staging, versions
 from bundle.verify import problems
+from common.atomic_files import read_regular, sha256_bytes, sha256_regular
+from common.errors import one_line
 from tests.bundle.hostile import ATTACKS, Attack, elsewhere, no_secret, reseal, write_secret
 from tests.bundle.making import A_GRAPH, fill, publish_one, some_facts
 from tests.bundle.serving_files import serving

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bundle.errors import InvalidBundleError
-from bundle.files import sha256_bytes
 from bundle.manifest import MAX_GOLDEN_IMAGES, MAX_INTEGER, SCHEMA_VERSION, Facts, Manifest
+from common.atomic_files import sha256_bytes
 from tests.bundle.making import HASHES, some_facts
 
 SEALED = Manifest.seal(some_facts(), HASHES).to_bytes()

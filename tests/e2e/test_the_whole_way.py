@@ -15,7 +15,7 @@ from PIL import Image
 from bench.support.processes import ROOT, Part, form, running
 from bundle.golden import GoldenExamples
 from bundle.manifest import Manifest
-from bundle.progress import Progress
+from common.progress import Progress
 from tests.e2e.conftest import Trained
 from training.data.formats.idx import read_idx
 from training.data.loading import load_mnist

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bundle.manifest import TORCH_EXPORT_FILE
-from bundle.progress import Progress
 from bundle.repository import Bundle
+from common.progress import Progress
 from tests.training.sets import archive
 from training.job import run
 from training.settings import TrainingSettings

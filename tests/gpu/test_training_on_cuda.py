@@ -12,7 +12,7 @@ import torch
 
 from bench.support.processes import ROOT
 from bench.support.runs import small_run, weights
-from bundle.progress import Progress
+from common.progress import Progress
 from tests.gpu.memory import measured
 from training.job import run
 from training.loop.device import choose_device

@@ -10,8 +10,8 @@ import yaml
 import training.__main__ as training_command
 from bench import held
 from bundle import __version__
-from bundle.configuration import build, parse
-from bundle.errors import ConfigurationError
+from common.configuration import build, parse
+from common.errors import ConfigurationError
 from serving import alerts, reference
 from serving.catalogue import CATALOGUE
 from serving.scoring import errors as scoring_errors

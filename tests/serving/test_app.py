@@ -18,8 +18,8 @@ from werkzeug.test import TestResponse
 
 from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Service, await_ok, environment, free_port
-from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
+from common.errors import ConfigurationError
 from serving import cpus, gunicorn_conf, predict
 from serving.announcement import announcement
 from serving.app import APP_LOAD_ERROR, create_app

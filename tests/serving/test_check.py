@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from bench.support.models import NO_GRAPH, publish_synthetic
-from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
+from common.errors import ConfigurationError
 from serving import check as checks
 from serving.__main__ import main
 from serving.check import check_tls

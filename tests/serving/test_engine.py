@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 
 from bench.support.models import Linear, a_linear, publish_synthetic
-from bundle import files
 from bundle.errors import InvalidBundleError
 from bundle.manifest import ONNX_FILE
 from bundle.repository import Bundle
+from common import atomic_files
 from serving import cuda, engine
 from serving.engine import choose_provider, open_engine
 from serving.errors import NotReadyError, ProviderError
@@ -38,13 +38,13 @@ def test_the_session_is_built_from_the_bytes_that_were_verified(
 ) -> None:
     """A file that is swapped between the check and the load changes nothing: it is read once."""
     reads: list[str] = []
-    opened = files._open_regular
+    opened = atomic_files._open_regular
 
     def counting(path: Path, limit: int) -> Any:
         reads.append(path.name)
         return opened(path, limit)
 
-    monkeypatch.setattr(files, "_open_regular", counting)
+    monkeypatch.setattr(atomic_files, "_open_regular", counting)
     given: list[object] = []
     session = onnxruntime.InferenceSession
 

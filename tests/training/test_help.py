@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bundle.configuration import Layer, build
+from common.configuration import Layer, build
 from training.__main__ import COMMANDS, main
 from training.presets import PRESETS
 from training.search.space import default_space

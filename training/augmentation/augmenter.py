@@ -12,8 +12,8 @@ from enum import IntEnum
 
 import torch
 
-from bundle.errors import ConfigurationError
 from bundle.manifest import IMAGE_SIZE
+from common.errors import ConfigurationError
 from training.augmentation.counter_rng import Noise, coarse, uniform
 from training.augmentation.geometry import (
     base_grid,

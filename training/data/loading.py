@@ -10,7 +10,7 @@ Where a set has no test part, a share of each class is held out as one (splits.p
 
 from pathlib import Path
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.data.dataset import DataSet, Images
 from training.data.formats.folder import load_folder
 from training.data.formats.idx import read_pair

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from bundle.files import sha256_bytes, sha256_file, write_whole
-from bundle.progress import Progress
+from common.atomic_files import sha256_bytes, sha256_file, write_whole
+from common.progress import Progress
 from training.errors import DataError, UnwritableError
 
 MNIST_SHA256 = {

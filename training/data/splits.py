@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.data.class_names import LEAST_TO_TRAIN, check_counts
 from training.data.dataset import Images
 from training.errors import DataError

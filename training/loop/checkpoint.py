@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from bundle.files import write_whole
-from bundle.progress import Progress
+from common.atomic_files import write_whole
+from common.progress import Progress
 from training.errors import CheckpointError, UnwritableError
 
 MAGIC = b"GLYPHCK1"

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 
 from bundle.contract import PAPER
 from bundle.manifest import WHITE_ON_BLACK, Polarity
-from bundle.progress import Progress, Task
+from common.progress import Progress, Task
 from training.augmentation.augmenter import Augmenter
 from training.data.dataset import Resident
 from training.errors import DivergedError, InterruptedRunError

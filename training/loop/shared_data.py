@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from bundle.errors import ConfigurationError
-from bundle.progress import Progress
+from common.errors import ConfigurationError
+from common.progress import Progress
 from training.data.dataset import DataSet, Images, Resident, polarity
 from training.data.loading import load_chosen
 from training.data.splits import split

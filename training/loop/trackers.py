@@ -16,10 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from bundle.errors import ConfigurationError
 from bundle.manifest import MANIFEST_FILE, REPORT_FILE, Facts
-from bundle.progress import Progress
 from bundle.repository import Bundle
+from common.errors import ConfigurationError
+from common.progress import Progress
 from training.loop.state import Epoch
 from training.settings import TrainingSettings
 

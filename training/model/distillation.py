@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from bundle.errors import ConfigurationError, InvalidBundleError, NoBundleError
+from bundle.errors import InvalidBundleError, NoBundleError
 from bundle.manifest import ONNX_FILE, Manifest, Polarity
 from bundle.repository import Bundle
+from common.errors import ConfigurationError
 from training.data.dataset import DataSet
 from training.errors import DataError
 from training.model.teacher import layers_of

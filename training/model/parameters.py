@@ -3,8 +3,8 @@
 from itertools import pairwise
 
 from bundle.contract import PIXELS
-from bundle.errors import ConfigurationError
 from bundle.manifest import MAX_MODEL_BYTES, MIB
+from common.errors import ConfigurationError
 from training.settings import ModelSettings
 
 TOLERANCE = 0.01

@@ -6,7 +6,7 @@ Source of the form: Mitchell et al., "Model Cards for Model Reporting", FAT* 201
 import re
 
 from bundle.manifest import Facts
-from bundle.page import visible
+from common.html.frame import visible
 from training.augmentation.policy import describe_policy
 
 MAX_LISTED_CLASSES = 100

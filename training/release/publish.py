@@ -26,8 +26,8 @@ from bundle.manifest import (
     Parity,
     Reference,
 )
-from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
+from common.progress import Progress
 from training import provenance
 from training.data.dataset import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
-from bundle.sheet import png
+from common.html.sprite_sheet import png
 from training.loop.state import Epoch
 from training.model.evaluation import ECE_BINS, Labels, Logits, log_softmax
 

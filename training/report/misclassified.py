@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bundle import page, sheet
+from common.html import frame, sprite_sheet
 from training.data.dataset import Images
 from training.model.evaluation import Logits, log_softmax
 
@@ -54,7 +54,7 @@ def mistakes(
     sizes = np.cumsum([0, *(len(card.encode()) for card in cards)])
     count, greys = len(order), 256
     while True:
-        picture = sheet.sheet(test.images[order[:count]], greys)
+        picture = sprite_sheet.sheet(test.images[order[:count]], greys)
         used = len(picture) + int(sizes[count])
         if used <= budget or not count:
             break
@@ -65,7 +65,7 @@ def mistakes(
     return Mistakes(
         body=_body(cards[:count], len(order), len(test), greys),
         sheet=picture,
-        sheet_width=sheet.WIDTH,
+        sheet_width=sprite_sheet.WIDTH,
         shown=count,
         in_all=len(order),
     )
@@ -75,11 +75,9 @@ def _card(
     position: int, index: int, target: int, probabilities: npt.NDArray[np.float64], classes: Sequence[str]
 ) -> str:
     best = np.argsort(-probabilities, kind="stable")[:BEST]
-    said = [f"{page.name(classes[k], NAME_LIMIT)}: {_share(probabilities[k])}" for k in best]
-    answer = "\n".join([f"t = <b>{page.name(classes[target], NAME_LIMIT)}</b>", f"p = {said[0]}", *said[1:]])
-    return (
-        f"<li>{sheet.cutting(position, f'test image {index}')}<p>{answer}\n<small>#{index}</small></p></li>"
-    )
+    said = [f"{frame.name(classes[k], NAME_LIMIT)}: {_share(probabilities[k])}" for k in best]
+    answer = "\n".join([f"t = <b>{frame.name(classes[target], NAME_LIMIT)}</b>", f"p = {said[0]}", *said[1:]])
+    return f"<li>{sprite_sheet.cutting(position, f'test image {index}')}<p>{answer}\n<small>#{index}</small></p></li>"
 
 
 def _share(probability: float) -> str:

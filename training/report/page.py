@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bundle import confusion
 from bundle.manifest import Facts, Metrics
-from bundle.page import NOTHING, Html, Section, page, scroll, table, text
+from common.html import confusion_matrix
+from common.html.frame import NOTHING, Html, Section, page, scroll, table, text
 from training.augmentation.policy import describe_policy
 from training.data.dataset import Images
 from training.data.duplicates import Duplicates
@@ -58,7 +58,7 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
     """
     facts = subject.facts
     predicted = subject.logits.argmax(axis=1)
-    counts = confusion.Confusion(facts.classes)
+    counts = confusion_matrix.Confusion(facts.classes)
     counts.add(subject.test.labels, predicted)
     title = f"{facts.name}: training report"
     summary = (
@@ -71,12 +71,12 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
         Section(
             anchor="confusion",
             title="Confusion matrix",
-            body=confusion.matrix(counts, "Test images"),
+            body=confusion_matrix.matrix(counts, "Test images"),
         ),
         Section(
             anchor="classes",
             title="Classes",
-            body=confusion.by_class(counts, "test images", "Per class, on the test set"),
+            body=confusion_matrix.by_class(counts, "test images", "Per class, on the test set"),
         ),
         Section(anchor="robustness", title="Moved and turned images", body=_robustness(facts)),
         Section(anchor="calibration", title="Calibration", body=_calibration(subject)),

@@ -7,7 +7,7 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from bundle.files import write_whole
+from common.atomic_files import write_whole
 from training.errors import UnwritableError
 
 SETTINGS, IMAGES = "settings", "validation_images"

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from optuna.trial import Trial
 
-from bundle.configuration import Layer, build, nearest
-from bundle.errors import ConfigurationError
+from common.configuration import Layer, build, nearest
+from common.errors import ConfigurationError
 from training.settings import MachineSettings, PlaceSettings, TrainingSettings
 
 DEFAULT_SPACE = """\

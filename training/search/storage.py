@@ -14,8 +14,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from bundle.configuration import without_credentials
-from bundle.errors import ConfigurationError
+from common.configuration import without_credentials
+from common.errors import ConfigurationError
 from training.errors import UnwritableError
 
 JOURNAL_START = b'{"op_code":'

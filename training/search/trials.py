@@ -20,7 +20,7 @@ import optuna
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.interrupts import Stop
 from training.search.storage import FIRST
 

@@ -17,9 +17,9 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
-from bundle.configuration import Layer, build
-from bundle.errors import ConfigurationError
-from bundle.progress import Progress
+from common.configuration import Layer, build
+from common.errors import ConfigurationError
+from common.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.errors import DivergedError, InterruptedRunError
 from training.interrupts import Stop, StopWhen, listen

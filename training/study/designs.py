@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from training.model.parameters import equal_widths, parameter_count
 from training.search_settings import StudySettings
 from training.settings import TrainingSettings

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bundle.manifest import Environment
-from bundle.page import Section, page, table, text
+from common.html.frame import Section, page, table, text
 from training.study.designs import Point, Study
 from training.study.figures import Row, figure
 from training.study.statistics import Summary, summarise

@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bundle.configuration import nearest
-from bundle.errors import ConfigurationError
-from bundle.files import write_whole
-from bundle.progress import Progress
+from common.atomic_files import write_whole
+from common.configuration import nearest
+from common.errors import ConfigurationError
+from common.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError
 from training.interrupts import listen

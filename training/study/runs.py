@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from bundle.files import sha256_bytes, write_whole
-from bundle.progress import Progress, Task
+from common.atomic_files import sha256_bytes, write_whole
+from common.progress import Progress, Task
 from training import provenance
 from training.data.dataset import Resident
 from training.data.splits import nested_subset

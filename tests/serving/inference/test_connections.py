@@ -16,8 +16,8 @@ import pytest
 from bench.support.management import managed
 from bench.support.pictures import png
 from bench.support.processes import ROOT, START_SECONDS, environment, free_port, serving_command
-from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
+from common.errors import ConfigurationError
 from serving import descriptors
 from serving.descriptors import RESERVE
 from serving.inference.worker import InferenceWorker

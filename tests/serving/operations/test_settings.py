@@ -2,7 +2,7 @@
 
 import pytest
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from serving.settings import is_service_link, load_settings, management_port
 
 # What a container sees of a Service `glyph` with the ports 8080 and `metrics` 8081, as

@@ -16,8 +16,8 @@ import pytest
 from bench.support.jobs import digits, folder, parts, rows_of, score
 from bench.support.models import publish_synthetic
 from bench.support.processes import group_lives
-from bundle.files import sha256_bytes
 from bundle.repository import Bundle
+from common.atomic_files import sha256_bytes
 from serving.scoring.errors import IncompleteError, OutputError, Stopped, WriteError
 from serving.scoring.job import merge
 from serving.scoring.output import OutputFolder

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bundle.progress import LINE_EVERY_SECONDS
+from common.progress import LINE_EVERY_SECONDS
 from serving.scoring.progress import Meter, clock_time
 
 

@@ -13,8 +13,8 @@ import pytest
 from bench.support.management import await_, managed
 from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Answer, environment, serving_command
-from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
+from common.errors import ConfigurationError
 from serving import access
 from serving.access import Access, Holder, Tokens, parse_tokens
 from serving.app import create_app

@@ -7,8 +7,8 @@ import pytest
 
 from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, Service
-from bundle.errors import ConfigurationError
 from bundle.repository import Bundle
+from common.errors import ConfigurationError
 from serving.app import create_app
 from serving.headers import Headers, merge
 from serving.settings import ServiceSettings, load_settings

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms.v2 import functional as reference
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 from training.augmentation.augmenter import CPU_CHUNK, LANES, Augmenter, Lane
 from training.augmentation.counter_rng import Noise, coarse, uniform
 from training.augmentation.geometry import inverse_affine

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bundle.configuration import Layer, build
+from common.configuration import Layer, build
 from tests.training.sets import archive
 from training.__main__ import main
 from training.augmentation.augmenter import Augmenter

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.data.dataset import DataSet, Images, polarity
 from training.data.formats.idx import read_pair
 from training.data.loading import load_mnist

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import datasets as torchvision_datasets
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.data import loading
 from training.data.class_names import read_names
 from training.data.dataset import DataSet, Images

@@ -24,7 +24,7 @@ from typing import BinaryIO
 import pytest
 import torchvision
 
-from bundle.progress import Progress
+from common.progress import Progress
 from tests.conftest import ROOT
 from training.data import mnist_download
 from training.errors import DataError, UnwritableError
@@ -578,7 +578,7 @@ import gzip, hashlib, json, sys
 from pathlib import Path
 from tests.dying import die_everywhere
 from training.data import mnist_download
-from bundle.progress import Progress
+from common.progress import Progress
 
 directory = Path(sys.argv[1])
 content = {name: name.encode() * 500 for name in mnist_download.MNIST_SHA256}

@@ -16,8 +16,8 @@ import torch
 
 from bench.kills import kill_until_done
 from bench.support.runs import StopAfter, rich_run, small_run, weights
-from bundle.files import write_whole
-from bundle.progress import Progress
+from common.atomic_files import write_whole
+from common.progress import Progress
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
 from training.interrupts import Stop, StopWhen
 from training.loop import checkpoint, metrics

@@ -13,10 +13,10 @@ import pytest
 from pydantic import ValidationError
 
 from bench.support.runs import small_run
-from bundle.errors import ConfigurationError
 from bundle.manifest import GOLDEN_FILE, REPORT_FILE
-from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
+from common.errors import ConfigurationError
+from common.progress import Progress
 from tests.bundle.making import fill, some_golden
 from tests.conftest import ROOT
 from tests.training.subjects import a_subject, an_epoch

@@ -15,10 +15,10 @@ from torch import nn
 
 from bench.committee import main as bench_committee
 from bench.support.runs import small_run, weights
-from bundle.errors import ConfigurationError
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE, TORCH_EXPORT_FILE, Manifest, Polarity
-from bundle.progress import Progress
 from bundle.repository import Bundle
+from common.errors import ConfigurationError
+from common.progress import Progress
 from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet, polarity

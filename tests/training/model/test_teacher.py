@@ -18,8 +18,8 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bundle.manifest import ONNX_FILE, TORCH_EXPORT_FILE
-from bundle.progress import Progress
 from bundle.repository import Bundle, publish, staging
+from common.progress import Progress
 from tests.bundle.hostile import ATTACKS, SECRET, Attack, reseal
 from tests.bundle.making import fill, some_facts
 from tests.training.sets import archive

@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bundle.errors import ConfigurationError
 from bundle.manifest import MAX_GOLDEN_IMAGES, MAX_MODEL_BYTES
+from common.errors import ConfigurationError
 from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import Images

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.confusion import MAX_LISTED_CLASSES, MAX_MATRIX_CLASSES
 from bundle.manifest import Metrics
-from bundle.page import page, visible
-from bundle.sheet import COLUMNS
+from common.html.confusion_matrix import MAX_LISTED_CLASSES, MAX_MATRIX_CLASSES
+from common.html.frame import page, visible
+from common.html.sprite_sheet import COLUMNS
 from tests.pages import Document, cuttings, sheet
 from tests.training.subjects import DIGITS, a_subject, an_epoch
 from training.data.dataset import Images

@@ -17,8 +17,8 @@ import torch
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from bundle.errors import ConfigurationError
-from bundle.progress import Progress
+from common.errors import ConfigurationError
+from common.progress import Progress
 from tests.conftest import ROOT
 from tests.training.sets import archive
 from training.__main__ import main

@@ -20,8 +20,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.errors import ConfigurationError
-from bundle.progress import Progress
+from common.errors import ConfigurationError
+from common.progress import Progress
 from tests.conftest import ROOT
 from tests.training.sets import archive
 from training.__main__ import main

@@ -29,7 +29,7 @@ from bundle.bombs import MAX_FILE_BYTES
 from bundle.errors import ImageError
 from bundle.images import check_header, decode
 from bundle.manifest import IMAGE_SIZE
-from bundle.progress import Progress
+from common.progress import Progress
 from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, checked_names
 from training.data.dataset import DataSet, Images
 from training.data.formats.problems import Problems

@@ -8,8 +8,8 @@ import zlib
 from collections import defaultdict
 from pathlib import Path
 
-from bundle.files import CHUNK_BYTES
 from bundle.manifest import IMAGE_SIZE
+from common.atomic_files import CHUNK_BYTES
 from training.data.formats.known_sets import KNOWN, KnownSet
 from training.errors import DataError
 

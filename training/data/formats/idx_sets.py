@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.data.class_names import (
     LEAST_TO_TRAIN,
     NAMES_FILE,

@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from bundle.array_files import NpyHead, read_npy_head
 from bundle.contract import IMAGE_SIZE, PIXELS
-from bundle.files import sha256_file
-from bundle.progress import Progress
+from common.atomic_files import sha256_file
+from common.progress import Progress
 from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
 from training.data.dataset import DataSet, Images
 from training.data.formats.idx import MAX_ELEMENTS

@@ -20,7 +20,7 @@ from PIL import Image
 from bench.support.pictures import EVERY_MODE, odd_tiff, webp_bomb
 from bundle import images
 from bundle.bombs import MAX_FILE_BYTES
-from bundle.progress import Progress
+from common.progress import Progress
 from serving import images as serving_images
 from training.data.dataset import DataSet
 from training.data.formats import folder

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bundle.progress import Progress
+from common.progress import Progress
 from training.data.dataset import DataSet
 from training.data.formats import npz
 from training.data.loading import load

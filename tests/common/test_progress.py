@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from bundle.progress import LINE_EVERY_SECONDS, Progress
+from common.progress import LINE_EVERY_SECONDS, Progress
 
 
 def recording(*, terminal: bool) -> tuple[Progress, io.StringIO]:

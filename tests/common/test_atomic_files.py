@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bundle.files import CHUNK_BYTES, sha256_bytes, sha256_file, whole_file, write_whole
+from common.atomic_files import CHUNK_BYTES, sha256_bytes, sha256_file, whole_file, write_whole
 from tests.conftest import ROOT
 
 OLD, NEW = b"old" * 1000, b"new" * 3_000_000
@@ -19,7 +19,7 @@ OLD, NEW = b"old" * 1000, b"new" * 3_000_000
 DYING_WRITER = """
 import json, sys
 from pathlib import Path
-from bundle.files import write_whole
+from common.atomic_files import write_whole
 from tests.dying import die_everywhere
 
 path = Path(sys.argv[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from bundle.page import NOTHING, Html, name, scroll, table, text
+from common.html.frame import NOTHING, Html, name, scroll, table, text
 
 MAX_MATRIX_CLASSES = 100
 """Classes up to which the confusion matrix is drawn: 10,000 cells; beyond, only its largest are listed."""

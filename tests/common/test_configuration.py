@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
-from bundle.configuration import (
+from common.configuration import (
     CommaSeparated,
     Layer,
     OrNone,
@@ -22,7 +22,7 @@ from bundle.configuration import (
     nearest,
     without_credentials,
 )
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 
 
 class Oven(Settings):

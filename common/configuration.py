@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from bundle.errors import ConfigurationError
+from common.errors import ConfigurationError
 
 
 class Settings(BaseModel):
