@@ -132,8 +132,8 @@ async def hand_over(times: int) -> float:
 
 def decoding_seconds(data: bytes, times: int) -> float:
     """Return the least CPU time of decoding a file, or of refusing it."""
-    from bundle.errors import ImageError
-    from bundle.images import decode_any
+    from bundle.images.decoding import decode_any
+    from bundle.images.errors import ImageError
 
     taken = []
     for _ in range(times):

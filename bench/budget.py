@@ -102,8 +102,8 @@ def _requests(pipeline: "Pipeline") -> list[bytes]:
 
 
 def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
-    from bundle import images as files
-    from bundle import plain_png
+    from bundle.images import decoding as files
+    from bundle.images import plain_png
     from serving import predict
     from serving.inference.head import read_ordinary
     from serving.inference.response import Dates, render
@@ -158,7 +158,7 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
 
 def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     from bundle.golden import GoldenExamples
-    from bundle.plain_png import scanlines, unfiltered
+    from bundle.images.plain_png import scanlines, unfiltered
     from serving.engine import LARGEST_FLOAT32, padding
 
     engine, metrics = pipeline.state.engine(), pipeline.state.metrics

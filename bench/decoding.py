@@ -22,7 +22,7 @@ MANY = 64
 def main(arguments: list[str]) -> int:
     """Print the table and return the exit code; 1 if one way gives other pixels."""
     from bench.support.pictures import a_digit, png
-    from bundle import images, plain_png
+    from bundle.images import decoding, plain_png
 
     parser = argparse.ArgumentParser(
         prog="python -m bench decoding",
@@ -35,13 +35,13 @@ def main(arguments: list[str]) -> int:
     pixels = data[start : start + int.from_bytes(data[start - 8 : start - 4], "big")]
     scanlines = zlib.decompress(pixels)
     ways: dict[str, Callable[[], object]] = {
-        "the service's way (bundle.images.decode)": lambda: images.decode(data),
+        "the service's way (bundle.images.decoding.decode)": lambda: decoding.decode(data),
         "of it the filters, by Pillow's C objects": lambda: plain_png.unfiltered([scanlines])[0],
         "Image.frombytes(..., 'zip'), nothing checked": lambda: np.frombuffer(
             Image.frombytes("L", (28, 28), pixels, "zip", "L").tobytes(), np.uint8
         ).reshape(28, 28),
         "Image.open, nothing checked": lambda: np.asarray(Image.open(io.BytesIO(data))),
-        "the service's way for what is not plain": lambda: images.decode_any(data),
+        "the service's way for what is not plain": lambda: decoding.decode_any(data),
     }
     try:
         import cv2  # type: ignore[import-not-found]  # not among the packages: it is only compared with
@@ -57,6 +57,9 @@ def main(arguments: list[str]) -> int:
         print(f"{name:46} {fastest(way) * 1e6:7.2f} us{'' if good else '   OTHER PIXELS'}", flush=True)
         same = same and good
     many = [data] * MANY
-    each = fastest(lambda: images.decode_all(many)) / MANY
-    print(f"{f'{MANY} files at once (bundle.images.decode_all), each':46} {each * 1e6:7.2f} us", flush=True)
+    each = fastest(lambda: decoding.decode_all(many)) / MANY
+    print(
+        f"{f'{MANY} files at once (bundle.images.decoding.decode_all), each':46} {each * 1e6:7.2f} us",
+        flush=True,
+    )
     return 0 if same else 1

@@ -40,8 +40,8 @@ from bench.fuzzing import TARGETS, command
 from bench.resident import Growth, children
 from bench.support.models import publish_synthetic
 from bench.support.processes import Service, running
-from bundle.errors import ImageError
-from bundle.images import decode
+from bundle.images.decoding import decode
+from bundle.images.errors import ImageError
 from serving.messages import Answer, Request
 from serving.pipeline import Pipeline
 from serving.settings import ServiceSettings

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from bundle.contract import PAPER
+from bundle.images.contract import PAPER
 from common.configuration import (
     Layer,
     add_options,

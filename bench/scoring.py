@@ -32,7 +32,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from bench.scoring_memory import measure, write_idx
-from bundle import images as decoder
+from bundle.images import decoding as decoder
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle, resolve
 from serving.cpus import usable_cpus

@@ -1,7 +1,9 @@
 """The contract between training and serving: what a published model is, on disk.
 
 `training` writes bundles, `serving` reads them, and both know only this package, which imports
-neither torch nor onnxruntime. - `fetch.py`, `verify.py`: a version from a URL; a version checked again from its bytes
+neither torch nor onnxruntime. From top to bottom:
+
+- `fetch.py`, `verify.py`: a version from a URL; a version checked again from its bytes
 - `repository.py`: versions in a directory, published atomically, read by `reading.py`, the one way
 - `golden.py`, `graph.py`: the golden examples; what an ONNX file must not make a reader do
 - `manifest.py`: what a version states about itself; read it first

@@ -8,7 +8,7 @@ usual reading is: below 0.1 nothing, 0.1 to 0.25 look at it, above 0.25 another 
 import numpy as np
 import numpy.typing as npt
 
-from bundle.contract import IMAGE_SIZE, PIXELS
+from bundle.images.contract import IMAGE_SIZE, PIXELS
 from bundle.manifest import Histogram, Reference
 
 FEATURES = ("mean_ink", "border_brightness", "class")

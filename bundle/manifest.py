@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from bundle import contract
 from bundle.errors import InvalidBundleError
+from bundle.images import contract
 from common.atomic_files import sha256_bytes
 from common.errors import one_line
 

@@ -8,7 +8,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
-from bundle.images import PARSERS, sniff
+from bundle.images.decoding import PARSERS, sniff
 from serving.errors import (
     EmptyBodyError,
     MalformedBodyError,
@@ -34,7 +34,7 @@ class Upload:
 
     filename: str | None
     media_type: str | None
-    """A key of `bundle.images.PARSERS`, or None where nothing was declared."""
+    """A key of `bundle.images.decoding.PARSERS`, or None where nothing was declared."""
     data: bytes
 
 

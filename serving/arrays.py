@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bundle.images import sniff
+from bundle.images.decoding import sniff
 from bundle.manifest import IMAGE_SIZE
 from serving.errors import InvalidInstanceError, MalformedBodyError, TooManyImagesError
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bundle import images
-from bundle.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
-from bundle.errors import ImageError, ImageFault
+from bundle.images import decoding
+from bundle.images.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
+from bundle.images.errors import ImageError, ImageFault
 from serving.errors import (
     BrokenImageError,
     ImageTooLargeError,
@@ -20,7 +20,7 @@ from serving.errors import (
 ALIASES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp", "image/x-png": "image/png"}
 """Names that clients send for the registered ones."""
 
-SUPPORTED = ", ".join(images.PARSERS)
+SUPPORTED = ", ".join(decoding.PARSERS)
 
 SCALED_WARNING = ("no pixel is above 1: the model takes pixels from 0 to 255, not from 0 to 1",)
 
@@ -61,11 +61,11 @@ class Decoded:
 
 
 def decode(data: bytes, media_type: str | None, polarity: Polarity) -> Decoded:
-    """Decode one image file as `bundle.images.decode` does.
+    """Decode one image file as `bundle.images.decoding.decode` does.
 
     Args:
         data: the file, whole.
-        media_type: as declared, a key of `bundle.images.PARSERS`; None is recognised by content.
+        media_type: as declared, a key of `bundle.images.decoding.PARSERS`; None is recognised by content.
         polarity: what the model expects; the opposite is answered with a warning, never flipped.
 
     Raises:
@@ -78,7 +78,7 @@ def decode(data: bytes, media_type: str | None, polarity: Polarity) -> Decoded:
     if data and media_type is not None:
         _check_declared(data, media_type)
     try:
-        pixels = images.decode(data)
+        pixels = decoding.decode(data)
     except ImageError as error:
         problem, remedy = PROBLEMS[error.kind]
         raise problem(error.detail, remedy=remedy) from error
@@ -92,11 +92,11 @@ def canonical(media_type: str) -> str:
 
 
 def _check_declared(data: bytes, media_type: str) -> None:
-    found = images.sniff(data)
+    found = decoding.sniff(data)
     if found is None:
         raise UnsupportedMediaTypeError(
             f"the content is no supported image: declared as {media_type}, but it looks like "
-            f"{images.stranger(data)}",
+            f"{decoding.stranger(data)}",
             remedy=_CONVERT,
         )
     if found != media_type:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bundle.images import PARSERS
+from bundle.images.decoding import PARSERS
 from bundle.manifest import IMAGE_SIZE, Polarity
 from common.configuration import nearest
 from serving import jsonbody

@@ -12,8 +12,8 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from bundle import plain_png
-from bundle.images import PARSERS
+from bundle.images import plain_png
+from bundle.images.decoding import PARSERS
 from bundle.manifest import Polarity
 from serving import arrays, instances, query
 from serving.admission import Upload, admit

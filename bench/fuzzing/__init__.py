@@ -16,7 +16,12 @@ from pathlib import Path
 TARGETS: dict[str, tuple[str, ...]] = {
     "heads": ("serving.inference.head", "serving.inference.input", "serving.inference.chunked"),
     "chunks": ("serving.inference.chunked",),
-    "images": ("bundle.plain_png", "bundle.bombs", "bundle.directories", "bundle.images"),
+    "images": (
+        "bundle.images.plain_png",
+        "bundle.images.hardening",
+        "bundle.images.tiff_directories",
+        "bundle.images.decoding",
+    ),
     "forms": ("serving.admission",),
     "documents": ("serving.jsonbody", "serving.jsonpieces"),
 }

@@ -11,9 +11,9 @@ import numpy as np
 from bench import hostile
 from bench.support.handmade import RAW, SIGNATURE, UNSOUND, filtered, plain
 from bench.support.pictures import Pixels, a_digit, png
-from bundle import images, plain_png
-from bundle.bombs import MAX_FILE_BYTES
-from bundle.errors import ImageError
+from bundle.images import decoding, plain_png
+from bundle.images.errors import ImageError
+from bundle.images.hardening import MAX_FILE_BYTES
 
 SEEDS = [
     png(a_digit()),
@@ -36,7 +36,7 @@ def feed(data: bytes) -> None:
     if short is not None:
         assert found is not None, "the short way accepts what Pillow refuses"
         assert np.array_equal(short, found), "the short way and Pillow see different pixels"
-        assert np.array_equal(images.decode(data), found)
+        assert np.array_equal(decoding.decode(data), found)
         assert np.array_equal(plain_png.unfiltered([RAW, plain_png.scanlines(data) or b""])[1], found)
     if found is not None:
         assert found.shape == (28, 28)
@@ -49,7 +49,7 @@ def feed(data: bytes) -> None:
 def decoded(data: bytes) -> Pixels | None:
     """Return the pixels by Pillow's parsers; None if the file is refused."""
     try:
-        return images.decode_any(data)
+        return decoding.decode_any(data)
     except ImageError:
         return None
 
@@ -57,8 +57,8 @@ def decoded(data: bytes) -> Pixels | None:
 def by_pillow(data: bytes) -> Pixels | None:
     """Return the pixels of a file of which nothing is left out; None if Pillow refuses it."""
     try:
-        with images.PARSERS[str(images.sniff(data))](io.BytesIO(data)) as image:
-            return images._pixels(image)  # noqa: SLF001
+        with decoding.PARSERS[str(decoding.sniff(data))](io.BytesIO(data)) as image:
+            return decoding._pixels(image)  # noqa: SLF001
     except Exception:  # noqa: BLE001  its errors share no base
         return None
 

@@ -84,7 +84,7 @@ CONTENDERS = (
         command=commands.mosec,
         environment=lambda _: {"BENCH_DECODER": "glyph", "PYTHONPATH": f"{PEERS}{os.pathsep}{ROOT}"},
         forms=_same("/predict"),
-        settings="as Mosec, and PNGs are decoded by Glyph's `bundle.plain_png` instead of Pillow",
+        settings="as Mosec, and PNGs are decoded by Glyph's `bundle.images.plain_png` instead of Pillow",
         lock="mosec",
         borrows=True,
     ),

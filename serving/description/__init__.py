@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response, render_template
 
-from bundle.images import CONVERSIONS, PARSERS
+from bundle.images.decoding import CONVERSIONS, PARSERS
 from serving.constant import Constant, constant, send
 from serving.description.openapi import document, limits
 from serving.engine import Engine

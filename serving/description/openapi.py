@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from bundle import __version__
-from bundle.bombs import MAX_FILE_BYTES
+from bundle.images.hardening import MAX_FILE_BYTES
 from serving import access, oip, pipeline
 from serving.errors import (
     MalformedBodyError,

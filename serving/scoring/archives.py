@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundle.bombs import MAX_FILE_BYTES
+from bundle.images.hardening import MAX_FILE_BYTES
 from serving.scoring import directory
 from serving.scoring.arrays import DAMAGE, unreadable
 from serving.scoring.errors import InputError

@@ -24,8 +24,8 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from bundle import images
-from bundle.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
+from bundle.images import decoding
+from bundle.images.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
 from serving.images import SCALED_WARNING, warnings_of
 from serving.scoring.errors import DecoderError, InputError
 from serving.scoring.listing import Reader
@@ -46,7 +46,7 @@ Files = Sequence[bytes | str]
 
 def decode_files(files: Files, polarity: Polarity) -> Decoded:
     """Decode image files as `/predict` does; a text in place of one, or what is no image, is an error."""
-    pixels, refused = images.decode_all([b"" if isinstance(data, str) else data for data in files])
+    pixels, refused = decoding.decode_all([b"" if isinstance(data, str) else data for data in files])
     errors = {at: error.detail for at, error in refused.items()}
     errors |= {at: data for at, data in enumerate(files) if isinstance(data, str)}
     return Decoded(pixels, errors, _warnings(pixels, errors, polarity, numbers=False))

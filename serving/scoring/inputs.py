@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
-from bundle.images import sniff
+from bundle.images.decoding import sniff
 from serving.scoring.archives import is_sidecar, open_tar, open_zip
 from serving.scoring.arrays import open_idx, open_npy, open_npz
 from serving.scoring.errors import InputError

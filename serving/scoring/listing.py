@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from bundle.bombs import MAX_FILE_BYTES
+from bundle.images.hardening import MAX_FILE_BYTES
 from serving.scoring.names import Names
 
 STRIDE = 256

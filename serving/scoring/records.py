@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bundle.contract import Polarity
+from bundle.images.contract import Polarity
 from serving.scoring.names import Names
 
 Images = npt.NDArray[np.uint8]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bundle.contract import IMAGE_SIZE, PIXELS
+from bundle.images.contract import IMAGE_SIZE, PIXELS
 from common.configuration import nearest
 from serving.scoring.errors import InputError
 from serving.scoring.listing import file_fingerprint

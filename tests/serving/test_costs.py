@@ -16,8 +16,8 @@ import pytest
 
 from bench.support.pictures import SAMPLES, a_digit, png
 from bench.support.processes import Part, form
-from bundle import images
-from bundle.images import PARSERS
+from bundle.images import decoding
+from bundle.images.decoding import PARSERS
 from bundle.repository import Bundle
 from serving import admission, codings, jsonbody, overload, predict
 from serving.app import create_app
@@ -88,9 +88,9 @@ def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], list[float]
 @pytest.mark.parametrize(
     ("body", "owner", "name"),
     [
-        (a_form, images, "decode"),
+        (a_form, decoding, "decode"),
         (a_form, admission, "_upload"),
-        (files_in_json, images, "decode"),
+        (files_in_json, decoding, "decode"),
         (numbers_in_json, jsonbody, "pixel_bytes"),
     ],
 )

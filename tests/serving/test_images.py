@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.support.pictures import EVERY_FORMAT, EVERY_MODE, SAMPLES, Pixels, a_digit, encoded, png
-from bundle import images
-from bundle.bombs import MAX_FILE_BYTES
-from bundle.errors import ImageError, ImageFault
-from bundle.images import PARSERS
+from bundle.images import decoding
+from bundle.images.decoding import PARSERS
+from bundle.images.errors import ImageError, ImageFault
+from bundle.images.hardening import MAX_FILE_BYTES
 from bundle.manifest import Polarity
 from serving.errors import (
     BrokenImageError,
@@ -158,7 +158,7 @@ def test_a_file_is_judged_as_in_training(data: bytes, at: int, garbage: bytes, c
     at %= len(data)
     for file in (data, data[:at] + garbage + (b"" if cut else data[at + len(garbage) :])):
         try:
-            expected = images.decode(file)
+            expected = decoding.decode(file)
         except ImageError as error:
             with pytest.raises(PROBLEMS[error.kind][0]):
                 decode(file, None, WHITE)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from bundle.contract import PIXELS
+from bundle.images.contract import PIXELS
 from training.errors import DeviceError
 from training.settings import TrainingSettings
 

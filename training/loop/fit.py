@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from bundle.contract import PAPER
+from bundle.images.contract import PAPER
 from bundle.manifest import WHITE_ON_BLACK, Polarity
 from common.progress import Progress, Task
 from training.augmentation.augmenter import Augmenter

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bundle.contract import PIXELS
+from bundle.images.contract import PIXELS
 from training.model.noise_layers import Dropout, GaussianNoise
 from training.settings import ModelSettings
 

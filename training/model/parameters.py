@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from bundle.contract import PIXELS
+from bundle.images.contract import PIXELS
 from bundle.manifest import MAX_MODEL_BYTES, MIB
 from common.errors import ConfigurationError
 from training.settings import ModelSettings

@@ -16,7 +16,7 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from bundle.contract import PIXELS
+from bundle.images.contract import PIXELS
 from bundle.manifest import ONNX_FILE
 from training.errors import DataError
 

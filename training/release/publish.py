@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from bundle import drift
-from bundle.contract import PAPER
 from bundle.golden import GoldenExamples
+from bundle.images.contract import PAPER
 from bundle.manifest import (
     CARD_FILE,
     GOLDEN_FILE,

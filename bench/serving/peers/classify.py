@@ -20,7 +20,7 @@ BATCH = 64
 Images = npt.NDArray[np.uint8]
 
 if os.environ.get("BENCH_DECODER") == "glyph":
-    from bundle.plain_png import decode as decode_plain
+    from bundle.images.plain_png import decode as decode_plain
 else:
 
     def decode_plain(data: bytes) -> Images | None:  # noqa: ARG001  nothing is plain

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from bench.support.pictures import SAMPLES, a_digit, png
 from bench.support.processes import Service, running
 from bundle import __version__
-from bundle.images import PARSERS
+from bundle.images.decoding import PARSERS
 from bundle.repository import Bundle
 from serving import description, errors
 from serving.app import create_app

@@ -88,7 +88,7 @@ def test_every_mode_of_a_file_is_read_as_by_the_service(
     bundle: Bundle, linear: Linear, tmp_path: Path
 ) -> None:
     """Colour, palettes, alpha and sixteen bits go through the one decoder."""
-    from bundle.images import decode
+    from bundle.images.decoding import decode
 
     (tmp_path / "in").mkdir()
     for place, data in enumerate(EVERY_MODE):

@@ -130,7 +130,7 @@ def test_top_is_what_the_service_lists(service: Service, bundle: Bundle, tmp_pat
 
 
 def _media_type(data: bytes) -> str:
-    from bundle.images import sniff
+    from bundle.images.decoding import sniff
 
     found = sniff(data)
     assert found is not None

@@ -25,9 +25,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bundle.bombs import MAX_FILE_BYTES
-from bundle.errors import ImageError
-from bundle.images import check_header, decode
+from bundle.images.decoding import check_header, decode
+from bundle.images.errors import ImageError
+from bundle.images.hardening import MAX_FILE_BYTES
 from bundle.manifest import IMAGE_SIZE
 from common.progress import Progress
 from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, checked_names

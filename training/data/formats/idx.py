@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.array_files import read_idx_head
-from bundle.contract import IMAGE_SIZE
+from bundle.images.contract import IMAGE_SIZE
 from training.data.dataset import Images
 from training.errors import DataError
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.support.pictures import EVERY_MODE, odd_tiff, webp_bomb
-from bundle import images
-from bundle.bombs import MAX_FILE_BYTES
+from bundle.images import decoding
+from bundle.images.hardening import MAX_FILE_BYTES
 from common.progress import Progress
 from serving import images as serving_images
 from training.data.dataset import DataSet
@@ -151,7 +151,7 @@ def test_test_images_are_not_decoded_before_they_are_asked_for(
 
     def spy(data: bytes) -> npt.NDArray[np.uint8]:
         decoded.append(hashlib.sha256(data).hexdigest())
-        return images.decode(data)
+        return decoding.decode(data)
 
     monkeypatch.setattr(folder, "decode", spy)
     fill(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 1})
@@ -345,7 +345,7 @@ def test_a_webp_bomb_is_reported_before_its_canvas_is_allocated(
     fill(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 1})
     for part in ("train", "test"):
         (tmp_path / part / "a" / "bomb.webp").write_bytes(webp_bomb())
-    monkeypatch.delitem(images.PARSERS, "image/webp")  # it would be looked for if the size were right
+    monkeypatch.delitem(decoding.PARSERS, "image/webp")  # it would be looked for if the size were right
     with pytest.raises(DataError) as caught:
         read(tmp_path)
     for part in ("train", "test"):

@@ -18,7 +18,7 @@ from torchvision.io import ImageReadMode, decode_image
 from bench.support import handmade
 from bench.support.handmade import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, Order, a_png, chunk, raw_tiff
 from bench.support.pictures import Pixels, encoded
-from bundle.images import CONVERSIONS, decode
+from bundle.images.decoding import CONVERSIONS, decode
 from tests.conftest import ROOT
 
 Array = npt.NDArray[Any]

@@ -22,9 +22,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from bundle import bombs, plain_png
-from bundle.contract import IMAGE_SIZE
-from bundle.errors import ImageError, ImageFault
+from bundle.images import hardening, plain_png
+from bundle.images.contract import IMAGE_SIZE
+from bundle.images.errors import ImageError, ImageFault
 
 PARSERS: dict[str, type[ImageFile.ImageFile]] = {
     "image/png": PngImageFile,
@@ -184,14 +184,14 @@ def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
     if media_type is None:
         found = f"it looks like {stranger(data)}"
         raise ImageError(ImageFault.FORMAT, f"the content is no supported image: {found}", found=found)
-    if len(data) > bombs.MAX_FILE_BYTES:
+    if len(data) > hardening.MAX_FILE_BYTES:
         found = f"{len(data)} bytes"
-        detail = f"the file has {found}, more than the {bombs.MAX_FILE_BYTES} that a 28x28 image may have"
+        detail = f"the file has {found}, more than the {hardening.MAX_FILE_BYTES} that a 28x28 image may have"
         raise ImageError(ImageFault.HEAVY, detail, found=found)
     if media_type == "image/webp":
         _check_size(_webp_size(data))
     try:
-        with PARSERS[media_type](bombs.Reading(bombs.lean(data, media_type))) as image:
+        with PARSERS[media_type](hardening.Reading(hardening.lean(data, media_type))) as image:
             _check_size(image.size)
             if getattr(image, "is_animated", False):
                 raise ImageError(ImageFault.ANIMATED, "the file has several frames")

@@ -26,8 +26,8 @@ from bench.support.pictures import (
     png,
     webp_bomb,
 )
-from bundle.errors import ImageError, ImageFault
-from bundle.images import PARSERS, check_header, decode, decode_all, sniff
+from bundle.images.decoding import PARSERS, check_header, decode, decode_all, sniff
+from bundle.images.errors import ImageError, ImageFault
 from tests.conftest import ROOT
 
 images = arrays(np.uint8, (28, 28))
@@ -321,7 +321,7 @@ def test_a_file_overwritten_or_cut_anywhere_gives_an_array_or_a_refusal(
 def test_what_pillow_warns_of_is_damage_in_any_process() -> None:
     """A program that sets no filter of its own, or says -W ignore, gets the refusal too."""
     program = (
-        "import sys; from bundle.errors import ImageError; from bundle.images import decode\n"
+        "import sys; from bundle.errors import ImageError; from bundle.images.decoding import decode\n"
         "try: decode(sys.stdin.buffer.read())\n"
         "except ImageError as error: print(error.kind, error)"
     )

@@ -13,8 +13,8 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
-from bundle.directories import Directories, packed_bytes
-from bundle.errors import BurdenError
+from bundle.images.errors import BurdenError
+from bundle.images.tiff_directories import Directories, packed_bytes
 
 MAX_FILE_BYTES = 1 << 20
 """A 28x28 image of 16 bits and four channels is 6 KiB; a CMYK profile, the largest common companion, 600."""

@@ -29,9 +29,9 @@ from bench.support.worst import (
     with_exif,
     with_segments,
 )
-from bundle import bombs
-from bundle.errors import ImageError, ImageFault
-from bundle.images import PARSERS, decode, decode_any, sniff
+from bundle.images import hardening
+from bundle.images.decoding import PARSERS, decode, decode_any, sniff
+from bundle.images.errors import ImageError, ImageFault
 from tests.conftest import ROOT
 
 
@@ -110,13 +110,13 @@ def test_a_file_of_tiny_pieces_stops_its_parser(name: str, monkeypatch: pytest.M
     """Each of them is read in hundreds of thousands of pieces, if nobody counts."""
     reads = 0
 
-    class Counted(bombs.Reading):
+    class Counted(hardening.Reading):
         def read(self, size: int | None = -1, /) -> bytes:
             nonlocal reads
             reads += 1
             return super().read(size)
 
-    monkeypatch.setattr(bombs, "Reading", Counted)
+    monkeypatch.setattr(hardening, "Reading", Counted)
     with pytest.raises(ImageError, match=r"read in more than 4000 pieces|not enough image data") as caught:
         decode(STOPPED[name]())
     assert caught.value.kind is ImageFault.DAMAGED
@@ -138,7 +138,7 @@ def test_what_is_only_unusual_is_read_and_no_text_is_unpacked(
 def test_a_jpeg_is_walked_as_pillow_walks_it() -> None:
     """A length that only one of the two reads would hide segments from the other."""
     bare = {marker for marker in range(256) if MARKER.get(0xFF00 | marker, ("", "", None))[2] is None}
-    assert bare == bombs.BARE_MARKERS
+    assert bare == hardening.BARE_MARKERS
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"abCd"])
@@ -253,7 +253,7 @@ def test_pixels_that_unpack_to_gigabytes_are_read_as_far_as_the_image_goes(digit
     header = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
     bomb = SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND")
     program = (
-        "import resource, sys; from bundle.images import decode\n"
+        "import resource, sys; from bundle.images.decoding import decode\n"
         "data = sys.stdin.buffer.read(); decode(data)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
@@ -301,7 +301,7 @@ def test_a_png_whose_end_is_only_in_a_text_ends_too_early(digit: Pixels) -> None
 def test_a_broken_tiff_writes_nothing_between_the_lines_of_a_log() -> None:
     """What libtiff finds is in the refusal, and not on standard error."""
     program = (
-        "import sys; from bundle.errors import ImageError; from bundle.images import decode\n"
+        "import sys; from bundle.errors import ImageError; from bundle.images.decoding import decode\n"
         "try: decode(sys.stdin.buffer.read())\n"
         "except ImageError as error: print(error.kind)"
     )

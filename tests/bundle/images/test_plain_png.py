@@ -12,10 +12,10 @@ from PIL import Image
 
 from bench.support.handmade import PLAIN_HEADER, RAW, SIGNATURE, UNSOUND, chunk, filtered, plain
 from bench.support.pictures import Pixels, a_digit, png
-from bundle import plain_png
-from bundle.bombs import MAX_FILE_BYTES
-from bundle.errors import ImageError
-from bundle.images import decode
+from bundle.images import plain_png
+from bundle.images.decoding import decode
+from bundle.images.errors import ImageError
+from bundle.images.hardening import MAX_FILE_BYTES
 
 
 def by_pillow(data: bytes) -> Pixels | None:

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import _imaging as core
 
-from bundle.bombs import MAX_FILE_BYTES, MAX_PIXEL_BYTES
-from bundle.contract import IMAGE_SIZE
+from bundle.images.contract import IMAGE_SIZE
+from bundle.images.hardening import MAX_FILE_BYTES, MAX_PIXEL_BYTES
 
 _SIZE = (IMAGE_SIZE, IMAGE_SIZE)
 _SCANLINE = 1 + IMAGE_SIZE

@@ -8,8 +8,8 @@ import math
 import re
 import struct
 
-from bundle.contract import IMAGE_SIZE
-from bundle.errors import BurdenError
+from bundle.images.contract import IMAGE_SIZE
+from bundle.images.errors import BurdenError
 
 MAX_ENTRIES = 256
 """Most entries of all of a file's directories; a photograph's have a hundred."""
