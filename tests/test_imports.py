@@ -42,9 +42,11 @@ ALLOWED = {
         "PIL",
         "rich",  # for progress, which training and scoring show
     },
+    "imagesets": {"bundle", "common", "imagesets", "numpy"},
     "serving": {
         "bundle",
         "common",
+        "imagesets",
         "serving",
         "cv2",
         "flask",
@@ -67,6 +69,7 @@ ALLOWED = {
     "training": {
         "bundle",
         "common",
+        "imagesets",
         "training",
         "matplotlib",
         "numpy",
@@ -86,6 +89,7 @@ ALLOWED = {
 FORBIDDEN_WHEN_LOADED = {
     "bundle": {"torch", "onnx", "onnxruntime", "flask", "training", "serving"},
     "common": {"torch", "onnx", "onnxruntime", "flask", "bundle", "training", "serving"},
+    "imagesets": {"torch", "onnx", "onnxruntime", "flask", "training", "serving"},
     "serving": {"torch", "torchvision", "onnx", "training"},
     "training": {"flask", "gunicorn", "serving"},
 }
@@ -126,13 +130,13 @@ def loaded(program: str, settings: Mapping[str, str]) -> set[str]:
 def test_each_package_imports_only_what_it_may(package: str) -> None:
     """No file imports another layer's package or library, even inside a function."""
     paths = sorted(set((ROOT / package).rglob("*.py")) - set((ROOT / "bench").rglob("peers/*.py")))
-    assert len(paths) > 3
+    assert len(paths) > 1
     found = {(path.name, name) for path in paths for name in imported(path)}
     strangers = {(file, name) for file, name in found if name not in sys.stdlib_module_names}
     assert {(file, name) for file, name in strangers if name not in ALLOWED[package]} == set()
 
 
-@pytest.mark.parametrize("package", ["bundle", "common", "serving"])
+@pytest.mark.parametrize("package", ["bundle", "common", "imagesets", "serving"])
 def test_no_library_brings_a_forbidden_one_along(package: str) -> None:
     """A process that imported every module of the package has not loaded what it must not know."""
     names = [name for name in modules(package) if name != "serving.gunicorn_conf"]  # acts when imported

@@ -9,7 +9,7 @@ from optuna.storages.journal._base import BaseJournalSnapshot
 from tests.conftest import ROOT
 from training.search.storage import WholeLines
 
-PACKAGES = ("bundle", "common", "serving", "training", "bench")
+PACKAGES = ("bundle", "common", "imagesets", "serving", "training", "bench")
 PEERS = ROOT / "bench" / "serving" / "peers"
 """Other servers' programs, as their makers write them, which run in environments of their own."""
 RUNS = {

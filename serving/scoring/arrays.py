@@ -12,8 +12,8 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from bundle.array_files import read_idx_head, read_npy_head
 from bundle.images.contract import IMAGE_SIZE, PIXELS
+from imagesets.array_files import read_idx_head, read_npy_head
 from serving.scoring.errors import InputError
 from serving.scoring.listing import file_fingerprint
 from serving.scoring.names import Names

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bundle.array_files import read_idx_head
 from common.configuration import nearest
+from imagesets.array_files import read_idx_head
 from serving.scoring.errors import InputError
 from serving.scoring.records import Chunk
 

@@ -13,7 +13,7 @@ from tests.containers.conftest import Image
 from tests.containers.docker import Engine
 
 pytestmark = pytest.mark.timeout(900)
-CONTEXT = {"LICENSE", "bundle", "common", "serving", "training", "lock"}
+CONTEXT = {"LICENSE", "bundle", "common", "imagesets", "serving", "training", "lock"}
 
 
 def test_a_build_sees_the_code_and_the_locks_only(engine: Engine, tmp_path: Path) -> None:

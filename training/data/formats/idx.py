@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bundle.array_files import read_idx_head
 from bundle.images.contract import IMAGE_SIZE
+from imagesets.array_files import read_idx_head
 from training.data.dataset import Images
 from training.errors import DataError
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bundle.array_files import NpyHead, read_npy_head
 from bundle.images.contract import IMAGE_SIZE, PIXELS
 from common.atomic_files import sha256_file
 from common.progress import Progress
+from imagesets.array_files import NpyHead, read_npy_head
 from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
 from training.data.dataset import DataSet, Images
 from training.data.formats.idx import MAX_ELEMENTS
