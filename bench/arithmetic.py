@@ -23,7 +23,7 @@ from bundle.errors import BundleError
 from bundle.repository import resolve
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from serving.model.engine import Engine
 
 WARM_CALLS = 10
 COLD_CALLS = 3
@@ -57,8 +57,8 @@ def measured(
 
 def main(arguments: list[str]) -> int:
     """Print the table and return the exit code."""
-    from serving.cpus import has_integer_matrices
-    from serving.engine import BUCKETS, LARGEST_FLOAT32, choose_arithmetic, open_engine
+    from serving.model.engine import BUCKETS, LARGEST_FLOAT32, choose_arithmetic, open_engine
+    from serving.system.cpus import has_integer_matrices
 
     parser = argparse.ArgumentParser(
         prog="python -m bench arithmetic",

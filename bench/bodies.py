@@ -2,7 +2,7 @@
 
     python -m bench bodies
 
-While a body is decoded in the loop, nothing else is answered; beyond `serving.inference.door.LARGE_BODY` bytes
+While a body is decoded in the loop, nothing else is answered; beyond `serving.worker.dispatcher.LARGE_BODY` bytes
 or `FEW_FILES` image files it is decoded on a thread. Printed is the time from a whole request to its answer, the
 median of many, for bodies around that size; and the time of handing over to a thread and back, which is lost with
 a small one.
@@ -28,8 +28,8 @@ from statistics import median
 import orjson
 import uvloop
 
-from serving.messages import JSON, Request, Target
-from serving.pipeline import Pipeline
+from serving.predict.exchange import JSON, Request, Target
+from serving.predict.pipeline import Pipeline
 
 MOST_TIMES = 50
 """What the worst file of a format may take, in ordinary ones."""
@@ -90,7 +90,7 @@ def worst_bodies(pipeline: Pipeline, times: int) -> None:
     """Print what forms and JSON of small files take that cost most for their size, and where they are decoded."""
     from bench.support.processes import Part, form
     from bench.support.worst import WORST
-    from serving.inference.door import FEW_FILES, LARGE_BODY, takes_long
+    from serving.worker.dispatcher import FEW_FILES, LARGE_BODY, takes_long
 
     print("\nms of bodies of the worst small files")
     for name in ("image/tiff: tile", "image/tiff: entries", "image/png: lines of a text", "image/bmp: runs"):
@@ -168,8 +168,8 @@ def worst_files(times: int) -> bool:
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
     from bench.support.models import publish_synthetic
+    from serving.model.store import ModelState
     from serving.settings import ServiceSettings
-    from serving.state import ModelState
 
     parser = argparse.ArgumentParser(
         prog="python -m bench bodies",

@@ -25,7 +25,7 @@ from bench.support.pictures import png
 if TYPE_CHECKING:
     import asyncio
 
-    from serving.pipeline import Pipeline
+    from serving.predict.pipeline import Pipeline
 
 LOOPS = 12
 SECONDS = 0.02
@@ -75,10 +75,10 @@ def main(arguments: list[str]) -> int:
     except (BundleError, OSError) as error:
         print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
         return 2
-    from serving.metrics import Metrics
-    from serving.pipeline import Pipeline
+    from serving.model.store import ModelState
+    from serving.predict.pipeline import Pipeline
     from serving.settings import load_settings
-    from serving.state import ModelState
+    from serving.telemetry.metrics import Metrics
 
     settings = load_settings({"GLYPH_MODEL": str(options.model), "GLYPH_PROVIDER": "cpu"})
     pipeline = Pipeline(settings, ModelState.start(settings, Metrics.create()))
@@ -104,10 +104,10 @@ def _requests(pipeline: "Pipeline") -> list[bytes]:
 def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     from bundle.images import decoding as files
     from bundle.images import plain_png
-    from serving import predict
-    from serving.inference.head import read_ordinary
-    from serving.inference.response import Dates, render
-    from serving.messages import Answer, Request
+    from serving.predict import native
+    from serving.predict.exchange import Answer, Request
+    from serving.worker.http11.request_head import read_ordinary
+    from serving.worker.http11.response import Dates, render
 
     engine, settings = pipeline.state.engine(), pipeline.settings
     heads, requests, octets = [], [], []
@@ -122,7 +122,7 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         octets.append(Request(method="POST", path="/predict", headers=raw, body=files.decode(body).tobytes()))
     exchanges = [pipeline.open(request, time.perf_counter()) for request in requests]
     works = [pipeline.prepare(exchange) for exchange in exchanges]
-    images = predict.images_of(works)
+    images = native.images_of(works)
     outputs = engine.infer(images)
     places = list(enumerate(works))
     answers = [work.encode(images, outputs, place) for place, work in places]
@@ -134,7 +134,7 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     closed = [pipeline.close(exchange, Answer(body=answer.body)) for exchange, answer in pairs]
 
     def prepare(request: Request) -> object:
-        return predict.prepare(engine, request, request.body, settings)
+        return native.prepare(engine, request, request.body, settings)
 
     return [
         ("read the head", fastest_of(read_ordinary, heads), "one expression, then split"),
@@ -159,7 +159,7 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
 def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     from bundle.golden import GoldenExamples
     from bundle.images.plain_png import scanlines, unfiltered
-    from serving.engine import LARGEST_FLOAT32, padding
+    from serving.model.engine import LARGEST_FLOAT32, padding
 
     engine, metrics = pipeline.state.engine(), pipeline.state.metrics
     golden = GoldenExamples.from_bytes(engine.bundle.read("golden.npz"), engine.bundle.manifest).images
@@ -241,8 +241,8 @@ class _Way:
     def __init__(self, pipeline: "Pipeline", connections: int) -> None:
         from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
 
-        from serving.inference.connections import Connections
-        from serving.inference.door import Door
+        from serving.worker.connections import Connections
+        from serving.worker.dispatcher import Door
 
         worker = SimpleNamespace(
             wsgi=SimpleNamespace(extensions={"glyph.pipeline": pipeline}),

@@ -42,10 +42,10 @@ from bench.support.models import publish_synthetic
 from bench.support.processes import Service, running
 from bundle.images.decoding import decode
 from bundle.images.errors import ImageError
-from serving.messages import Answer, Request
-from serving.pipeline import Pipeline
+from serving.model.store import ModelState
+from serving.predict.exchange import Answer, Request
+from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
-from serving.state import ModelState
 
 Target = Callable[[Random], str]
 """Takes one input made of chance, and returns in a word how it was taken; raises where it was taken badly."""

@@ -25,7 +25,7 @@ from bundle.errors import BundleError
 from bundle.repository import resolve
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from serving.model.engine import Engine
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 WARM_CALLS = 10
@@ -56,8 +56,8 @@ def first_win(cpu: dict[int, float], gpu: dict[int, float]) -> int | None:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    from serving import cuda
-    from serving.engine import choose_arithmetic, open_engine
+    from serving.model import cuda
+    from serving.model.engine import choose_arithmetic, open_engine
 
     parser = argparse.ArgumentParser(
         prog="python -m bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -3,7 +3,7 @@
 import sys
 from importlib import metadata
 
-from serving import cuda
+from serving.model import cuda
 
 PACKAGES = (
     "torch",

@@ -4,7 +4,7 @@
 
 A service with a pod's queue gets connections from many addresses, all of one kind: heads, bodies, chunks or trailers
 that do not end, and answers that nobody takes with further requests behind them. Each client sends as much as is just
-not counted (`serving.overload.FREE_BODY`), or as much as is taken from it. Printed is what the worker has grown by,
+not counted (`load_shedding.FREE_BODY`), or as much as is taken from it. Printed is what the worker has grown by,
 for each connection and in all, and what the kernel's TCP buffers have, of both ends. The exit code is 1 if the worker
 grew by more than `docs/kubernetes.md` reckons with: `QUEUE_TIMES` the queue, and `CONNECTION_BYTES` a connection.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from bench.resident import MIB, PAGE, children, resident
 from bench.support.models import publish_synthetic
 from bench.support.processes import Service, running
-from serving.overload import FREE_BODY
+from serving.predict.load_shedding import FREE_BODY
 
 QUEUE_TIMES = 1.5
 """What the bytes of the queue take: buffers that grow are made an eighth larger than they must be, and are copied then;

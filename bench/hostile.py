@@ -20,7 +20,7 @@ from bench.support import handmade
 from bench.support.handmade import GRAY, PALETTE, RGBA, a_png, chunk
 from bench.support.pictures import EVERY_MODE, SAMPLES, odd_tiff, webp_bomb
 from bench.support.processes import Part, form
-from serving.messages import Request
+from serving.predict.exchange import Request
 
 MODEL = "synthetic"
 """The model's name in `bench.support.models`."""

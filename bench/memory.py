@@ -23,7 +23,7 @@ from bench.resident import Growth, children
 from bench.support.models import publish_synthetic
 from bench.support.pictures import SAMPLES
 from bench.support.processes import Part, Service, form, running
-from serving.messages import Request
+from serving.predict.exchange import Request
 
 WORKERS = ("inference", "gthread")
 CONNECTIONS = 4

@@ -35,13 +35,13 @@ from bench.scoring_memory import measure, write_idx
 from bundle.images import decoding as decoder
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle, resolve
-from serving.cpus import usable_cpus
-from serving.engine import BUCKETS, Arithmetic, choose_arithmetic, open_engine
+from serving.model.engine import BUCKETS, Arithmetic, choose_arithmetic, open_engine
 from serving.scoring import job
 from serving.scoring.listing import read_file
 from serving.scoring.progress import Meter
 from serving.scoring.settings import ScoreSettings
 from serving.scoring.watch import Watch
+from serving.system.cpus import usable_cpus
 
 BATCH = BUCKETS[-1]
 SMALL, MEDIUM = 10_000, 250_000

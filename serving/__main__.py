@@ -14,12 +14,12 @@ from typing import NoReturn
 
 from common.configuration import add_options, build, for_help, from_arguments, parse
 from common.errors import ConfigurationError
-from serving import descriptors
-from serving.access import check_file
-from serving.addresses import unusable
 from serving.check import check, check_tls
+from serving.security.tokens import check_file
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
-from serving.tracing import check_installed
+from serving.system import descriptors
+from serving.system.addresses import unusable
+from serving.telemetry.tracing import check_installed
 
 EXIT_ADDRESS = 1
 EXIT_SETTING = 2
@@ -94,7 +94,7 @@ def _become_arbiter(options: dict[str, str]) -> NoReturn:
     from gunicorn.app.wsgiapp import run  # type: ignore[import-untyped]  # it ships no types
 
     os.environ.update({ENVIRONMENT_PREFIX + name.upper(): value for name, value in options.items()})
-    sys.argv[1:] = ["--config", "python:serving.gunicorn_conf"]
+    sys.argv[1:] = ["--config", "python:serving.process.gunicorn_conf"]
     run()
     raise AssertionError
 

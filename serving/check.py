@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import ConfigurationError
-from serving.cpus import usable_cpus
 from serving.errors import NotReadyError, ProviderError
 from serving.settings import ServiceSettings
+from serving.system.cpus import usable_cpus
 
 EXIT_SETTING, EXIT_WORKER, EXIT_PROVIDER = 2, 3, 4
 """As `python -m serving` ends with for the same reasons."""
@@ -81,7 +81,7 @@ def _encrypted() -> NoReturn:
 
 
 def _shared_memory(settings: ServiceSettings) -> str:
-    from serving.slots import SIZE
+    from serving.telemetry.shared_memory import SIZE
 
     if not SHARED_MEMORY.is_dir():
         return f"ok: there is no {SHARED_MEMORY}; metrics are shared in a temporary directory"
@@ -97,7 +97,7 @@ def _shared_memory(settings: ServiceSettings) -> str:
 
 
 def _model(settings: ServiceSettings) -> str:
-    from serving.state import ModelState
+    from serving.model.store import ModelState
 
     logging.getLogger("glyph.serving").addHandler(logging.NullHandler())  # the sentences below say the same
     try:

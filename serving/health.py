@@ -8,8 +8,8 @@ import json
 import sys
 
 from common.errors import ConfigurationError
-from serving.addresses import local_management
 from serving.settings import load_settings
+from serving.system.addresses import local_management
 
 ANSWER_SECONDS = 4
 

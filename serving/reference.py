@@ -19,9 +19,9 @@ from typing import Annotated, Any
 from pydantic.fields import FieldInfo
 
 from serving import errors
-from serving.alerts import ALERTS, prometheus_rule, rules
-from serving.catalogue import CATALOGUE, Metric
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings
+from serving.telemetry.alerts import ALERTS, prometheus_rule, rules
+from serving.telemetry.catalogue import CATALOGUE, Metric
 
 DOCUMENT = Path("docs/operations.md")
 RULES = {

@@ -9,7 +9,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 
-from serving.access import digest_of
+from serving.security.tokens import digest_of
 
 PREFIX = "glyph_"
 """What tokens begin with, so that a scanner for leaked secrets can know one when it sees it."""

@@ -3,6 +3,6 @@
 To import this module loads the model and starts a thread, so a server that forks has to import it afterwards.
 """
 
-from serving.app import start_app
+from serving.web.app import start_app
 
 application = start_app()

@@ -139,7 +139,9 @@ def test_each_package_imports_only_what_it_may(package: str) -> None:
 @pytest.mark.parametrize("package", ["bundle", "common", "imagesets", "serving"])
 def test_no_library_brings_a_forbidden_one_along(package: str) -> None:
     """A process that imported every module of the package has not loaded what it must not know."""
-    names = [name for name in modules(package) if name != "serving.gunicorn_conf"]  # acts when imported
+    names = [
+        name for name in modules(package) if name != "serving.process.gunicorn_conf"
+    ]  # acts when imported
     found = loaded(f"import {', '.join(names)}", {})
     assert {name.split(".")[0] for name in found} & FORBIDDEN_WHEN_LOADED[package] == set()
 
@@ -149,17 +151,22 @@ def test_what_the_arbiter_imports_brings_neither_onnx_runtime_nor_flask(worker: 
     """A worker forked after ONNX Runtime's import can hang when it ends; Gunicorn's own way of loading is taken."""
     program = (
         "from gunicorn.app.wsgiapp import WSGIApplication; "
-        "sys.argv[1:] = ['--config', 'python:serving.gunicorn_conf']; service = WSGIApplication(); "
+        "sys.argv[1:] = ['--config', 'python:serving.process.gunicorn_conf']; service = WSGIApplication(); "
         "service.cfg.worker_class; service.cfg.logger_class"
     )
     asked = {"GLYPH_WORKER": worker, "GLYPH_PROVIDER": "cpu", "GLYPH_LOG_FORMAT": "json"}
     found = loaded(program, asked)
-    workers = {"inference": "serving.inference.worker", "gthread": "serving.worker"}
-    assert {"serving.gunicorn_conf", "serving.companion", "serving.logs", workers[worker]} <= found
+    workers = {"inference": "serving.worker.inference_worker", "gthread": "serving.worker.thread_worker"}
+    assert {
+        "serving.process.gunicorn_conf",
+        "serving.process.management_process",
+        "serving.telemetry.logs",
+        workers[worker],
+    } <= found
     assert {name.split(".")[0] for name in found} & {"onnxruntime", "flask"} == set()
 
 
-@pytest.mark.parametrize("module", ["serving.engine", "training.release.export"])
+@pytest.mark.parametrize("module", ["serving.model.engine", "training.release.export"])
 def test_onnx_runtime_does_not_report_home(module: str, tmp_path: Path) -> None:
     """A session leaves no identifier and no store of events where ONNX Runtime would keep them."""
     model = (

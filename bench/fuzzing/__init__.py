@@ -14,16 +14,20 @@ import sys
 from pathlib import Path
 
 TARGETS: dict[str, tuple[str, ...]] = {
-    "heads": ("serving.inference.head", "serving.inference.input", "serving.inference.chunked"),
-    "chunks": ("serving.inference.chunked",),
+    "heads": (
+        "serving.worker.http11.request_head",
+        "serving.worker.http11.input_buffer",
+        "serving.worker.http11.chunked",
+    ),
+    "chunks": ("serving.worker.http11.chunked",),
     "images": (
         "bundle.images.plain_png",
         "bundle.images.hardening",
         "bundle.images.tiff_directories",
         "bundle.images.decoding",
     ),
-    "forms": ("serving.admission",),
-    "documents": ("serving.jsonbody", "serving.jsonpieces"),
+    "forms": ("serving.predict.bodies.multipart",),
+    "documents": ("serving.predict.bodies.json_documents", "serving.predict.bodies.json_pieces"),
 }
 """Target: the modules whose branches guide it. No others: the libraries below them would draw all of the attention."""
 

@@ -10,8 +10,8 @@ from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 from bench.fuzzing.cuts import cuttings
 from bench.fuzzing.pieces import CHUNK_PIECES, CHUNKED_HEAD, NEXT, PEER
 from bench.fuzzing.words import by_words
-from serving.inference import chunked
-from serving.inference.chunked import ChunkedBody
+from serving.worker.http11 import chunked
+from serving.worker.http11.chunked import ChunkedBody
 
 LINE = 64
 chunked.MAX_TRAILERS = TRAILERS = 80

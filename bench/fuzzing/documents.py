@@ -5,11 +5,11 @@ from typing import Any
 import orjson
 
 from bench.fuzzing.words import by_words
-from serving import jsonbody, jsonpieces
 from serving.errors import MalformedBodyError, TooManyImagesError
+from serving.predict.bodies import json_documents, json_pieces
 
-jsonpieces.PIECE = PIECE = 24
-jsonbody.AT_ONCE = 16
+json_pieces.PIECE = PIECE = 24
+json_documents.AT_ONCE = 16
 
 _IMAGE = [[0, 255, 1.5] * 2] * 3
 SEEDS = [
@@ -40,13 +40,13 @@ def feed(data: bytes) -> None:
     except orjson.JSONDecodeError:
         is_json = False
     try:
-        document = jsonbody.read(data, 1)
+        document = json_documents.read(data, 1)
     except MalformedBodyError as error:
         deepest, widest = extent(data)
-        beyond = deepest > jsonbody.MAX_DEPTH or widest < len(data) - PIECE or len(data) < 2 * PIECE
+        beyond = deepest > json_documents.MAX_DEPTH or widest < len(data) - PIECE or len(data) < 2 * PIECE
         assert not is_json or beyond, f"JSON is refused: {error}"
     except TooManyImagesError:
-        most = jsonbody.PIXELS + 1024
+        most = json_documents.PIXELS + 1024
         assert data.count(b",") + data.count(b"[") + data.count(b"{") > most
     else:
         assert is_json, "no JSON is taken"

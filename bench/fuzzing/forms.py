@@ -6,9 +6,9 @@ An input is the content type, a line feed, and the body.
 from bench.fuzzing.words import by_words
 from bench.support.pictures import a_digit, png
 from bench.support.processes import Part, form
-from serving import admission
-from serving.admission import Upload, admit
 from serving.errors import ProblemError
+from serving.predict.bodies import multipart
+from serving.predict.bodies.multipart import Upload, admit
 
 MOST_FILES = 4
 CHUNKS = (1 << 16, 1, 7)
@@ -49,7 +49,7 @@ def feed(data: bytes) -> None:
 
 def taken(content_type: str, body: bytes, chunk: int) -> list[Upload] | str:
     """Return the files, or the kind of the refusal."""
-    admission.CHUNK_BYTES = chunk
+    multipart.CHUNK_BYTES = chunk
     try:
         return admit(content_type, body, max_files=MOST_FILES)
     except ProblemError as error:

@@ -6,13 +6,13 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from bench.fuzzing.cuts import cuttings
 from bench.fuzzing.pieces import HEAD_PIECES, ORDINARY_HEAD, PEER
 from bench.fuzzing.words import by_words
-from serving.inference import head as heads
-from serving.inference import input as inputs
-from serving.inference.bodies import Body, LengthBody
-from serving.inference.chunked import ChunkedBody
-from serving.inference.head import Head, Parser
-from serving.inference.input import Input
-from serving.messages import Target
+from serving.predict.exchange import Target
+from serving.worker.http11 import input_buffer as inputs
+from serving.worker.http11 import request_head as heads
+from serving.worker.http11.chunked import ChunkedBody
+from serving.worker.http11.input_buffer import Input
+from serving.worker.http11.request_body import Body, LengthBody
+from serving.worker.http11.request_head import Head, Parser
 
 LIMIT = 300
 """Bytes of a request line and of a field."""
@@ -53,7 +53,7 @@ def feed(data: bytes) -> None:
 def outcome(pieces: list[bytes], *, fast: bool) -> list[object]:
     """Return each request's head and body, and what comes last: "waits", or the name of the parser's exception.
 
-    It goes on as `serving.inference.connection.Connection` does.
+    It goes on as `serving.worker.connection.Connection` does.
     """
     waiting = Input(Parser(CONFIGURATION, fast=fast))
     found: list[object] = []

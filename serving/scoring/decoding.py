@@ -26,7 +26,7 @@ import numpy as np
 
 from bundle.images import decoding
 from bundle.images.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
-from serving.images import SCALED_WARNING, warnings_of
+from serving.predict.bodies.image_files import SCALED_WARNING, warnings_of
 from serving.scoring.errors import DecoderError, InputError
 from serving.scoring.listing import Reader
 from serving.scoring.records import Decoded, Images

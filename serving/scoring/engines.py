@@ -11,15 +11,15 @@ import onnxruntime
 from bundle.errors import BundleError, runtime_reason
 from bundle.manifest import Polarity
 from bundle.repository import Bundle, resolve
-from serving import engine as sessions
-from serving.cpus import usable_cpus
 from serving.errors import DeviceLostError, ProviderError
-from serving.proofs import load_seconds
-from serving.prove import prove
+from serving.model import engine as sessions
+from serving.model.proofs import load_seconds
+from serving.model.prove import prove
 from serving.scoring.errors import EngineError, LostError, ModelError, Stopped
 from serving.scoring.records import Images
 from serving.scoring.settings import ScoreSettings
 from serving.settings import ServiceSettings
+from serving.system.cpus import usable_cpus
 
 BATCH: dict[sessions.Provider, int] = {"cpu": sessions.BUCKETS[-1], "cuda": 4096}
 """Images that are computed at once, where nothing else is asked for. A CPU's caches hold no more of them; a GPU

@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import BinaryIO
 
-from serving.cpus import usable_cpus
 from serving.scoring.decoding import Decoders
 from serving.scoring.engines import open_local
 from serving.scoring.formats import Layout
@@ -20,6 +19,7 @@ from serving.scoring.pipeline import Part, score_parts
 from serving.scoring.plan import Plan
 from serving.scoring.records import Engine, Receipt
 from serving.scoring.settings import ScoreSettings, shard_of
+from serving.system.cpus import usable_cpus
 
 WRITING = 2
 """Parts that are being written, or wait for it, at most."""

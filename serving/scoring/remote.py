@@ -30,8 +30,8 @@ from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError
 from urllib3.util import parse_url
 
 from bundle.manifest import Polarity
-from serving.engine import padded
-from serving.oip import HEADER_LENGTH, INPUT, OCTETS
+from serving.model.engine import padded
+from serving.predict.oip import HEADER_LENGTH, INPUT, OCTETS
 from serving.scoring.errors import EngineError
 from serving.scoring.records import Images
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings

@@ -6,7 +6,7 @@ import pytest
 
 from bench.arithmetic import main
 from bench.support.models import publish_synthetic
-from serving.engine import BUCKETS
+from serving.model.engine import BUCKETS
 
 
 def test_each_size_has_a_row_of_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from bench.gpu import NO_GPU, main
 from bench.gpu_service import Case, cases, compare
 from bench.support.models import publish_synthetic
-from serving import cuda
+from serving.model import cuda
 
 CPU = Case(provider="cpu", workers=1)
 

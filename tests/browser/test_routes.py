@@ -15,10 +15,10 @@ from PIL import Image
 from bench.support.models import CLASSES, Linear
 from bench.support.processes import ROOT, Service
 from bundle.repository import Bundle
-from serving import page
-from serving.app import create_app
-from serving.page import MAX_SAMPLES
 from serving.settings import ServiceSettings
+from serving.web import page
+from serving.web.app import create_app
+from serving.web.page import MAX_SAMPLES
 from tests.browser.bundles import Images, publish_linear, untrained
 
 ASSETS = sorted(path.name for path in (ROOT / "serving" / "page" / "assets").iterdir())
@@ -133,8 +133,8 @@ def test_the_page_s_files_are_packaged() -> None:
     """An installed Glyph has the page: setuptools is told of the package and of its files."""
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert "serving*" in stated["packages"]["find"]["include"]
-    assert stated["package-data"]["serving.page"] == ["assets/*"]
-    assert sorted(entry.name for entry in files("serving.page").joinpath("assets").iterdir()) == ASSETS
+    assert stated["package-data"]["serving.web.page"] == ["assets/*"]
+    assert sorted(entry.name for entry in files("serving.web.page").joinpath("assets").iterdir()) == ASSETS
 
 
 def test_the_page_names_only_what_is_there() -> None:

@@ -12,8 +12,8 @@ import yaml
 
 from bench.resident import children
 from bench.support.processes import ROOT
-from serving import cuda
-from serving.bound import RUNTIMES
+from serving.model import cuda
+from serving.model.bound_session import RUNTIMES
 
 RESOURCES = ROOT / "k8s/components/nvidia/resource.yaml"
 LOOK_SECONDS = 0.05

@@ -12,12 +12,13 @@ from bench import held
 from bundle import __version__
 from common.configuration import build, parse
 from common.errors import ConfigurationError
-from serving import alerts, reference
-from serving.catalogue import CATALOGUE
+from serving import reference
 from serving.scoring import errors as scoring_errors
 from serving.scoring.settings import ScoreSettings
 from serving.scoring.settings import environment_layer as scoring_layer
 from serving.settings import ServiceSettings, environment_layer, management_port
+from serving.telemetry import alerts
+from serving.telemetry.catalogue import CATALOGUE
 from tests.conftest import ROOT
 from tests.k8s.rendering import CASES, Document, Pod, Rendering, complete, component, in_bytes, overlay, pods
 from training import errors as training_errors

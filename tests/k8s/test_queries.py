@@ -13,7 +13,7 @@ from bench.support.management import managed
 from bench.support.models import publish_synthetic
 from bench.support.pictures import a_digit, png
 from bundle.repository import Bundle
-from serving.alerts import ALERTS
+from serving.telemetry.alerts import ALERTS
 from tests.k8s.rendering import K8S, component
 
 ADDED = {"job", "instance"}

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 import uvloop
 
-from serving import gunicorn_conf, proofs
+from serving.model import proofs
+from serving.process import gunicorn_conf
 
 globals().update({name: value for name, value in vars(gunicorn_conf).items() if not name.startswith("__")})
 
@@ -52,8 +53,8 @@ def _wait(word: str) -> None:
 
 def application() -> Any:
     """Return the service's application, if all goes well."""
-    from serving.app import start_app
-    from serving.state import ModelState
+    from serving.model.store import ModelState
+    from serving.web.app import start_app
 
     start = ModelState.start
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving import gunicorn_conf, proofs
+from serving.model import proofs
+from serving.process import gunicorn_conf
 
 globals().update({name: value for name, value in vars(gunicorn_conf).items() if not name.startswith("__")})
 
@@ -22,8 +23,9 @@ def application() -> Any:
 
     Where there is a HELD_FILE to be written, the first process to load version 2 writes its number there, and waits.
     """
-    from serving import app, trial
-    from serving.prove import prove
+    from serving.model import trial
+    from serving.model.prove import prove
+    from serving.web import app
 
     def note(words: str) -> None:
         with Path(os.environ["TRIES_FILE"]).open("a") as file:

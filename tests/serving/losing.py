@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving import gunicorn_conf
+from serving.process import gunicorn_conf
 
 globals().update({name: value for name, value in vars(gunicorn_conf).items() if not name.startswith("__")})
 
@@ -34,8 +34,8 @@ class Failing:
 def application() -> Any:
     """Return the service's application, with a model that poses."""
     from bundle.golden import GoldenExamples
-    from serving.app import start_app
-    from serving.state import Loaded, ModelState
+    from serving.model.store import Loaded, ModelState
+    from serving.web.app import start_app
 
     app = start_app()
     state: ModelState = app.extensions["glyph"]

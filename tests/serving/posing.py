@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 
 from bench.support.pictures import Pixels
-from serving import engine
-from serving.bound import BoundSession
-from serving.graph_thread import graph_thread
+from serving.model import engine
+from serving.model.bound_session import BoundSession
+from serving.model.cuda_graph_thread import graph_thread
 
 
 class Posing(onnxruntime.InferenceSession):  # type: ignore[misc]  # it ships no types

@@ -5,8 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.support.processes import Part, form
-from serving import admission
-from serving.admission import CHUNK_BYTES, MAX_PART_HEADER_BYTES, Upload, admit
 from serving.errors import (
     EmptyBodyError,
     MalformedBodyError,
@@ -16,6 +14,8 @@ from serving.errors import (
     TooManyFilesError,
     UnsupportedMediaTypeError,
 )
+from serving.predict.bodies import multipart
+from serving.predict.bodies.multipart import CHUNK_BYTES, MAX_PART_HEADER_BYTES, Upload, admit
 
 
 def admitted(*parts: Part, max_files: int = 256) -> list[Upload]:
@@ -55,7 +55,7 @@ def test_files_are_exact_wherever_the_decoders_chunks_end(
     files = [b"data" + tail, b"next" + tail]
     body, content_type = form(*map(Part, files))
     for size in range(1, len(body) + 1):
-        monkeypatch.setattr(admission, "CHUNK_BYTES", size)
+        monkeypatch.setattr(multipart, "CHUNK_BYTES", size)
         assert [upload.data for upload in admit(content_type, body, max_files=2)] == files
 
 

@@ -11,10 +11,10 @@ import pytest
 from bench.support.models import Linear
 from bench.support.pictures import Pixels
 from bundle.repository import Bundle
-from serving.answer import encode
-from serving.engine import Outputs
-from serving.messages import Answer
-from serving.query import parse
+from serving.model.engine import Outputs
+from serving.predict.exchange import Answer
+from serving.predict.query import parse
+from serving.predict.response_json import encode
 
 NASTY = ('a "b"', "50%", "%b%%d", "\\", "é\u2028", " ", "1,2],[3", "}", "null", "\t")
 """Names of classes that mean something to JSON or to a template."""

@@ -20,13 +20,15 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Service, await_ok, environment, free_port
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
-from serving import cpus, gunicorn_conf, predict
-from serving.announcement import announcement
-from serving.app import APP_LOAD_ERROR, create_app
-from serving.inference.worker import InferenceWorker
-from serving.messages import PreparedRequest
+from serving.model.store import ModelState
+from serving.predict import native
+from serving.predict.exchange import PreparedRequest
+from serving.process import gunicorn_conf
+from serving.process.announcement import announcement
 from serving.settings import ServiceSettings, load_settings
-from serving.state import ModelState
+from serving.system import cpus
+from serving.web.app import APP_LOAD_ERROR, create_app
+from serving.worker.inference_worker import InferenceWorker
 
 
 def test_settings_come_from_their_variables_and_leave_others_alone() -> None:
@@ -63,7 +65,7 @@ def test_a_failure_nobody_foresaw_is_500_in_the_log_and_not_in_the_answer(
         raise RuntimeError("a secret of the inside")
 
     client = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu")).test_client()
-    monkeypatch.setattr(predict, "prepare", fail)
+    monkeypatch.setattr(native, "prepare", fail)
     answer = client.post("/predict", data=b"x", content_type=PNG)
     assert answer.status_code == 500
     assert answer.mimetype == "application/problem+json"
@@ -88,7 +90,7 @@ def test_beyond_the_places_some_predictions_wait_and_the_others_are_503(
     """Of one place and one that may wait, whatever the WSGI server's threads; then all is well again."""
     settings = ServiceSettings(model=bundle.path.parent, provider="cpu", threads=1, queue_limit=1)
     app = create_app(settings)
-    prepare, begun, go_on = predict.prepare, threading.Semaphore(0), threading.Event()
+    prepare, begun, go_on = native.prepare, threading.Semaphore(0), threading.Event()
 
     def slowly(*arguments: Any) -> PreparedRequest:
         begun.release()
@@ -98,7 +100,7 @@ def test_beyond_the_places_some_predictions_wait_and_the_others_are_503(
     def post() -> TestResponse:
         return app.test_client().post("/predict", data=png(a_digit()), content_type=PNG)
 
-    monkeypatch.setattr(predict, "prepare", slowly)
+    monkeypatch.setattr(native, "prepare", slowly)
     with ThreadPoolExecutor(3) as clients:
         try:
             answers = [clients.submit(post)]
@@ -223,14 +225,16 @@ def modules_after(code: str) -> set[str]:
 
 def test_the_arbiter_never_imports_onnxruntime() -> None:
     """A worker forked after that import can hang when it ends, and CUDA does not survive a fork."""
-    imported = modules_after("import serving.gunicorn_conf, serving.__main__")
+    imported = modules_after("import serving.process.gunicorn_conf, serving.__main__")
     assert "serving.settings" in imported
     assert not imported & {"onnxruntime", "flask", "torch"}
 
 
 def test_the_service_never_imports_torch_or_training() -> None:
     """The service's image has neither."""
-    imported = modules_after("import serving.wsgi, serving.announcement, serving.gunicorn_conf")
+    imported = modules_after(
+        "import serving.wsgi, serving.process.announcement, serving.process.gunicorn_conf"
+    )
     assert "onnxruntime" in imported
     assert not imported & {"torch", "training", "torchvision"}
 

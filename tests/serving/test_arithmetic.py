@@ -16,10 +16,11 @@ from bundle.errors import GoldenMismatchError, InvalidBundleError
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle
 from bundle.verify import problems
-from serving import cpus, engine
-from serving.engine import Arithmetic, Engine, choose_arithmetic, open_engine
+from serving.model import engine
+from serving.model.engine import Arithmetic, Engine, choose_arithmetic, open_engine
+from serving.model.store import ModelState
 from serving.settings import ServiceSettings
-from serving.state import ModelState
+from serving.system import cpus
 
 AMX = "flags\t\t: fpu sse2 avx512_vnni avx_vnni amx_bf16 amx_tile amx_int8 arch_capabilities"
 NO_AMX = {

@@ -10,11 +10,11 @@ import pytest
 
 from bench.support.pictures import Pixels
 from bundle.repository import Bundle
-from serving import bound, cuda
-from serving.bound import OUTPUTS, BoundSession, lock_pages, whole_pages
-from serving.engine import BUCKETS, open_engine
 from serving.errors import ProviderError
-from serving.graph_thread import GraphSession
+from serving.model import bound_session, cuda
+from serving.model.bound_session import OUTPUTS, BoundSession, lock_pages, whole_pages
+from serving.model.cuda_graph_thread import GraphSession
+from serving.model.engine import BUCKETS, open_engine
 from tests.serving.posing import BoundOnCpu, Posing, posing
 
 NAMES = list(OUTPUTS)
@@ -160,10 +160,10 @@ def test_pages_are_locked_until_they_are_unlocked(monkeypatch: pytest.MonkeyPatc
     assert runtime.locked == {}
     runtime = _Runtime(2)
     assert lock_pages(whole_pages(784)) is None
-    assert runtime.asked == len(bound.RUNTIMES)
+    assert runtime.asked == len(bound_session.RUNTIMES)
 
 
 def test_without_cuda_no_page_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library cannot be loaded, and that is no error."""
-    monkeypatch.setattr(bound, "RUNTIMES", ("libnothing.so.1",))
+    monkeypatch.setattr(bound_session, "RUNTIMES", ("libnothing.so.1",))
     assert lock_pages(whole_pages(784)) is None

@@ -19,12 +19,13 @@ from bench.support.processes import Part, form
 from bundle.images import decoding
 from bundle.images.decoding import PARSERS
 from bundle.repository import Bundle
-from serving import admission, codings, jsonbody, overload, predict
-from serving.app import create_app
-from serving.messages import JSON, Answer, Request
-from serving.pipeline import Pipeline
+from serving.model.store import ModelState
+from serving.predict import content_coding, load_shedding, native
+from serving.predict.bodies import json_documents, multipart
+from serving.predict.exchange import JSON, Answer, Request
+from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
-from serving.state import ModelState
+from serving.web.app import create_app
 
 FILES = 60
 
@@ -67,7 +68,7 @@ def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], list[float]
     def now() -> float:
         return time.perf_counter() + late
 
-    monkeypatch.setattr(overload, "time", SimpleNamespace(perf_counter=now, monotonic=time.monotonic))
+    monkeypatch.setattr(load_shedding, "time", SimpleNamespace(perf_counter=now, monotonic=time.monotonic))
 
     def slow(owner: Any, name: str) -> list[float]:
         calls: list[float] = []
@@ -89,9 +90,9 @@ def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], list[float]
     ("body", "owner", "name"),
     [
         (a_form, decoding, "decode"),
-        (a_form, admission, "_upload"),
+        (a_form, multipart, "_upload"),
         (files_in_json, decoding, "decode"),
-        (numbers_in_json, jsonbody, "pixel_bytes"),
+        (numbers_in_json, json_documents, "pixel_bytes"),
     ],
 )
 def test_the_deadline_is_looked_at_between_images(
@@ -109,7 +110,8 @@ def test_the_deadline_is_looked_at_between_images(
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "unwanted"), [(codings, "_inflate", predict), (jsonbody, "read", jsonbody)]
+    ("owner", "name", "unwanted"),
+    [(content_coding, "_inflate", native), (json_documents, "read", json_documents)],
 )
 def test_the_deadline_is_looked_at_between_steps(
     owner: Any,
@@ -121,9 +123,9 @@ def test_the_deadline_is_looked_at_between_steps(
 ) -> None:
     """A body that was unpacked or parsed too late goes no further."""
     calls = passing(owner, name)
-    after = "prepare" if unwanted is predict else "pixel_bytes"
+    after = "prepare" if unwanted is native else "pixel_bytes"
     monkeypatch.setattr(unwanted, after, lambda *_: pytest.fail("it went further"))
-    if owner is codings:
+    if owner is content_coding:
         answer = ask(
             pipeline,
             gzip.compress(png(a_digit())),
@@ -161,7 +163,7 @@ NO_MEMORY: dict[str, tuple[Callable[[], tuple[bytes, str]], Any, str]] = {
     "file": (lambda: (SAMPLES["image/gif"], "image/gif"), PARSERS, "image/gif"),
     "form": (a_form, PARSERS, "image/bmp"),
     "files in JSON": (files_in_json, PARSERS, "image/bmp"),
-    "numbers in JSON": (numbers_in_json, jsonbody, "pixel_bytes"),
+    "numbers in JSON": (numbers_in_json, json_documents, "pixel_bytes"),
     "npy": (a_npy, ast, "literal_eval"),
 }
 
@@ -186,9 +188,9 @@ def test_want_of_memory_is_a_503_with_a_line_in_the_log(
 
 def test_an_engine_without_memory_is_a_503(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same holds beyond the decoding; any other failure is a 500."""
-    monkeypatch.setattr(predict, "images_of", exhausted)
+    monkeypatch.setattr(native, "images_of", exhausted)
     assert ask(pipeline, png(a_digit()), "image/png").status == HTTPStatus.SERVICE_UNAVAILABLE
-    monkeypatch.setattr(predict, "images_of", lambda _: np.zeros(0)[1])
+    monkeypatch.setattr(native, "images_of", lambda _: np.zeros(0)[1])
     assert ask(pipeline, png(a_digit()), "image/png").status == HTTPStatus.INTERNAL_SERVER_ERROR
 
 

@@ -21,10 +21,10 @@ from bench.support.models import Linear, publish_synthetic
 from bench.support.pictures import Pixels, a_digit, png
 from bench.support.processes import ROOT, Service, environment, running
 from bundle.repository import Bundle
-from serving import cuda
-from serving.bound import lock_pages, whole_pages
-from serving.engine import BUCKETS, open_engine
-from serving.graph_thread import GraphSession
+from serving.model import cuda
+from serving.model.bound_session import lock_pages, whole_pages
+from serving.model.cuda_graph_thread import GraphSession
+from serving.model.engine import BUCKETS, open_engine
 from serving.scoring.engines import open_local
 from serving.scoring.settings import ScoreSettings
 from tests.gpu.memory import LOOK_SECONDS, measured

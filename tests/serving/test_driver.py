@@ -12,9 +12,9 @@ import pytest
 from bench.support.management import await_
 from bench.support.processes import ROOT, environment, free_port, running, serving_command
 from bundle.repository import Bundle
-from serving import cuda
-from serving.cpus import usable_cpus
-from serving.cuda import LEAST_DRIVER
+from serving.model import cuda
+from serving.model.cuda import LEAST_DRIVER
+from serving.system.cpus import usable_cpus
 
 COMPILER = shutil.which("cc")
 pytestmark = [
@@ -54,7 +54,7 @@ def run(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[s
 
 def test_an_older_driver_is_named_with_the_one_to_install(tmp_path: Path) -> None:
     """By the child that the arbiter asks, too, so that it starts the workers for the CPU."""
-    done = run(with_driver(tmp_path, 12040), "-m", "serving.cuda")
+    done = run(with_driver(tmp_path, 12040), "-m", "serving.model.cuda")
     assert done.returncode == 1
     assert "the NVIDIA driver runs CUDA 12.4 at most" in done.stdout
     assert "needs CUDA 13: install driver 580 or newer" in done.stdout
@@ -64,7 +64,7 @@ def test_an_older_driver_is_named_with_the_one_to_install(tmp_path: Path) -> Non
 def test_a_driver_of_the_same_major_version_or_a_later_one_will_do(tmp_path: Path, version: int) -> None:
     """Within a major version an older one runs what was built for a newer one."""
     variables = with_driver(tmp_path, version)
-    assert run(variables, "-m", "serving.cuda").returncode == 0
+    assert run(variables, "-m", "serving.model.cuda").returncode == 0
     done = run(variables, "-c", "from serving import cuda; print(cuda.missing(0))")
     assert done.stdout == "None\n"
 
@@ -77,7 +77,7 @@ def test_an_onnxruntime_for_cpus_alone_is_no_gpu_for_the_arbiter_either(tmp_path
     (tmp_path / "onnxruntime" / "__init__.py").write_text("raise AssertionError('it need not be imported')")
     facts.write_text(f"__version__ = '1.31.1'\n{version}\n")
     variables = with_driver(tmp_path, 13000) | {"PYTHONPATH": str(tmp_path)}
-    done = run(variables, "-m", "serving.cuda")
+    done = run(variables, "-m", "serving.model.cuda")
     assert (done.returncode, done.stdout) == (1, "no onnxruntime with CUDA is installed\n")
 
 

@@ -15,11 +15,11 @@ from bundle.errors import InvalidBundleError
 from bundle.manifest import ONNX_FILE
 from bundle.repository import Bundle
 from common import atomic_files
-from serving import cuda, engine
-from serving.engine import choose_provider, open_engine
 from serving.errors import NotReadyError, ProviderError
+from serving.model import cuda, engine
+from serving.model.engine import choose_provider, open_engine
+from serving.model.store import ModelState
 from serving.settings import ServiceSettings
-from serving.state import ModelState
 
 
 def test_a_proven_engine_answers_as_numpy_does_at_every_batch_size(bundle: Bundle, linear: Linear) -> None:

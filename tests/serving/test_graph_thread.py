@@ -15,13 +15,13 @@ from bench.support.models import publish_synthetic
 from bench.support.pictures import Pixels
 from bench.support.processes import ROOT
 from bundle.repository import Bundle
-from serving import cuda
-from serving.bound import OUTPUTS
-from serving.engine import BUCKETS, open_engine
 from serving.errors import ProviderError
-from serving.graph_thread import GraphThread
+from serving.model import cuda
+from serving.model.bound_session import OUTPUTS
+from serving.model.cuda_graph_thread import GraphThread
+from serving.model.engine import BUCKETS, open_engine
+from serving.model.store import ModelState
 from serving.settings import ServiceSettings
-from serving.state import ModelState
 from tests.serving.posing import BoundOnCpu, Posing, posing, settle
 
 ALONE = "cuda-graphs"
@@ -175,7 +175,7 @@ END = """
 import sys
 from pathlib import Path
 from bundle.repository import Bundle
-from serving.engine import open_engine
+from serving.model.engine import open_engine
 from tests.serving import posing
 posing.note = lambda what: print(what, posing.threading.current_thread().name, flush=True)
 with posing.posing():
@@ -186,7 +186,7 @@ print("the end", flush=True)
 
 FORK = """
 import os, threading
-from serving.graph_thread import graph_thread
+from serving.model.cuda_graph_thread import graph_thread
 assert threading.active_count() == 1, "nobody has asked for it yet"
 thread = graph_thread()
 assert thread is graph_thread()

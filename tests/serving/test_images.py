@@ -20,7 +20,7 @@ from serving.errors import (
     UnsupportedMediaTypeError,
     WrongSizeError,
 )
-from serving.images import PROBLEMS, SUPPORTED, decode
+from serving.predict.bodies.image_files import PROBLEMS, SUPPORTED, decode
 
 WHITE: Polarity = "white-on-black"
 REFUSED: dict[ImageFault, tuple[bytes, type[ProblemError], str]] = {

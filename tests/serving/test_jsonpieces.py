@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from bench.support.pictures import a_digit
-from serving import instances, jsonbody, jsonpieces
 from serving.errors import MalformedBodyError, TooManyImagesError
-from serving.jsonpieces import PIECE, ScatteredError
+from serving.predict.bodies import json_documents, json_images, json_pieces
+from serving.predict.bodies.json_pieces import PIECE, ScatteredError
 
 IMAGES = 256
 
@@ -53,7 +53,7 @@ def test_no_call_of_the_parser_gets_more_than_a_few_pieces(
 ) -> None:
     """The parser holds the interpreter's lock, and megabytes of it stop the event loop."""
     body = orjson.dumps(document(), option=option)
-    assert jsonbody.read(body, IMAGES) == document()
+    assert json_documents.read(body, IMAGES) == document()
     assert len(body) > 7 * PIECE
     assert max(parsed) <= 2 * PIECE
 
@@ -61,14 +61,14 @@ def test_no_call_of_the_parser_gets_more_than_a_few_pieces(
 def test_a_small_body_is_parsed_in_one_go(parsed: list[int]) -> None:
     """What takes a millisecond is not cut."""
     body = orjson.dumps({"instances": rows()["instances"][:32]})
-    assert jsonbody.read(body, IMAGES) == orjson.loads(body)
-    assert parsed[0] == len(body) < jsonbody.AT_ONCE
+    assert json_documents.read(body, IMAGES) == orjson.loads(body)
+    assert parsed[0] == len(body) < json_documents.AT_ONCE
 
 
 def test_images_of_a_large_body_are_those_that_were_sent() -> None:
     """The last of them as well as the first."""
     pixels = np.random.default_rng(4).integers(0, 256, (IMAGES, 28, 28), np.uint8)
-    read = instances.read(orjson.dumps({"instances": pixels.tolist()}), "white-on-black", IMAGES)
+    read = json_images.read(orjson.dumps({"instances": pixels.tolist()}), "white-on-black", IMAGES)
     assert np.array_equal(np.stack([image.pixels for image in read]), pixels)
 
 
@@ -93,21 +93,21 @@ def broken(chance: random.Random, body: bytes) -> bytes:
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_pieces_are_the_whole(piece: int, is_broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is JSON is the same value, and what is none is refused, wherever it is cut."""
-    monkeypatch.setattr(jsonpieces, "PIECE", piece)
+    monkeypatch.setattr(json_pieces, "PIECE", piece)
     chance, taken = random.Random(piece), 0  # noqa: S311  no secret
     for _ in range(1500):
         body = orjson.dumps({"instances": [a_value(chance) for _ in range(12)]})
         body = broken(chance, body) if is_broken else body
-        found = jsonpieces.structure(body, len(body))
+        found = json_pieces.structure(body, len(body))
         assert found is not None
         try:
             expected = orjson.loads(body)
         except orjson.JSONDecodeError:
             with pytest.raises((orjson.JSONDecodeError, ScatteredError)):
-                jsonpieces.loads(body, found)
+                json_pieces.loads(body, found)
             continue
         try:
-            assert jsonpieces.loads(body, found) == expected
+            assert json_pieces.loads(body, found) == expected
         except ScatteredError:
             continue
         taken += 1
@@ -117,7 +117,7 @@ def test_pieces_are_the_whole(piece: int, is_broken: bool, monkeypatch: pytest.M
 def test_of_members_with_one_name_the_last_counts() -> None:
     """As it does where a body is parsed in one go."""
     large = orjson.dumps(flat()["instances"])
-    assert jsonbody.read(b'{"instances":%b,"instances":[1]}' % large, IMAGES) == {"instances": [1]}
+    assert json_documents.read(b'{"instances":%b,"instances":[1]}' % large, IMAGES) == {"instances": [1]}
 
 
 @pytest.mark.parametrize("extra", [b",", b",,0", b"]", b"[", b'"'])
@@ -125,21 +125,21 @@ def test_a_large_body_that_is_no_json_is_refused(extra: bytes) -> None:
     """It is the client's fault, wherever it lies."""
     large = orjson.dumps(flat())
     with pytest.raises(MalformedBodyError):
-        jsonbody.read(large[:-2] + extra + large[-2:], IMAGES)
+        json_documents.read(large[:-2] + extra + large[-2:], IMAGES)
     with pytest.raises(MalformedBodyError):
-        jsonbody.read(large[: large.index(b",") + 1] + extra + large[large.index(b",") + 1 :], IMAGES)
+        json_documents.read(large[: large.index(b",") + 1] + extra + large[large.index(b",") + 1 :], IMAGES)
 
 
 def test_a_large_body_of_two_arrays_is_refused() -> None:
     """It cannot be cut, and no request has two."""
     half = orjson.dumps(flat()["instances"])
     with pytest.raises(MalformedBodyError, match="outside of its largest array") as caught:
-        jsonbody.read(b'{"instances":%b,"more":%b}' % (half, half), 2 * IMAGES)
+        json_documents.read(b'{"instances":%b,"more":%b}' % (half, half), 2 * IMAGES)
     assert "as one list" in caught.value.remedy
 
 
 def test_too_many_values_are_refused_before_they_are_parsed(parsed: list[int]) -> None:
     """Each takes up to 64 bytes where two stood."""
     with pytest.raises(TooManyImagesError):
-        jsonbody.read(b'{"instances":[' + b'"",' * 1_000_000 + b'""]}', IMAGES)
+        json_documents.read(b'{"instances":[' + b'"",' * 1_000_000 + b'""]}', IMAGES)
     assert not parsed

@@ -15,10 +15,10 @@ from bench.support.management import await_, managed
 from bench.support.models import publish_synthetic
 from bench.support.pictures import Pixels, png
 from bundle.repository import Bundle
-from serving.engine import Engine, open_engine, open_version
 from serving.errors import DeviceLostError, NotReadyError
+from serving.model.engine import Engine, open_engine, open_version
+from serving.model.store import ModelState
 from serving.settings import ServiceSettings
-from serving.state import ModelState
 from tests.serving.losing import FILE
 from tests.serving.operations.test_management import workers_of
 from tests.serving.posing import posing
@@ -112,7 +112,7 @@ def test_a_version_that_is_loaded_while_the_gpu_is_lost_is_not_served(
         state.lose("CUDA failure 700")
         return open_version(*arguments)
 
-    monkeypatch.setattr("serving.trial.open_version", meanwhile)
+    monkeypatch.setattr("serving.model.trial.open_version", meanwhile)
     state.load()
     assert state.versions() == []
 

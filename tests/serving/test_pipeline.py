@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.messages import Exchange, Request, Target
-from serving.pipeline import server_timing
+from serving.predict.exchange import Exchange, Request, Target
+from serving.predict.pipeline import server_timing
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.proofs import LOAD_SECONDS
-from serving.readiness import Heartbeat
+from serving.model.proofs import LOAD_SECONDS
+from serving.worker.lifecycle import Heartbeat
 
 TIMEOUT = 30
 

@@ -30,10 +30,10 @@ from bench.support.processes import (
     running,
 )
 from bundle.repository import Bundle
-from serving import addresses
-from serving.announcement import subject_names, way_in
-from serving.descriptors import RESERVE
+from serving.process.announcement import subject_names, way_in
 from serving.settings import ServiceSettings
+from serving.system import addresses
+from serving.system.descriptors import RESERVE
 from tests.serving.certificates import write_certificate
 from tests.serving.proxies import snippet
 from tests.serving.test_start import start_and_end
@@ -283,7 +283,7 @@ def test_without_ipv6_every_address_is_that_of_ipv4(monkeypatch: pytest.MonkeyPa
             super().__init__(socket.AF_INET, kind)
 
     settings = ServiceSettings(host="*", port=9000)
-    monkeypatch.setattr("serving.addresses.socket.socket", Socket)
+    monkeypatch.setattr("serving.system.addresses.socket.socket", Socket)
     for alone, binds in (
         (0, ["[::]:9000"]),
         (1, ["[::]:9000", "0.0.0.0:9000"]),
@@ -437,7 +437,7 @@ def test_a_directory_that_may_not_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As /run is for everybody but root, who may write everywhere."""
-    monkeypatch.setattr("serving.addresses.os.access", lambda *_: False)
+    monkeypatch.setattr("serving.system.addresses.os.access", lambda *_: False)
     problem = addresses.unusable(ServiceSettings(host=f"unix:{tmp_path}/http.sock"))
     assert problem is not None
     assert f"may not make a socket in {tmp_path}" in problem

@@ -25,7 +25,7 @@ from bench.support.processes import (
 )
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE
 from bundle.repository import Bundle
-from serving import cuda
+from serving.model import cuda
 
 
 def start_and_end(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@
 
 from typing import TYPE_CHECKING
 
-from serving import gunicorn_conf
+from serving.process import gunicorn_conf
 
 if TYPE_CHECKING:
     from flask import Flask

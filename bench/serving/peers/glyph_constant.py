@@ -8,9 +8,9 @@ admission, no decoding, no inference, no metrics.
 
 from typing import Any
 
-from serving import gunicorn_conf
-from serving.inference.worker import InferenceWorker
-from serving.messages import Answer
+from serving.predict.exchange import Answer
+from serving.process import gunicorn_conf
+from serving.worker.inference_worker import InferenceWorker
 
 globals().update({name: value for name, value in vars(gunicorn_conf).items() if not name.startswith("__")})
 
@@ -24,7 +24,7 @@ class ConstantWorker(InferenceWorker):
 
     def run(self) -> None:
         """Serve, with a door that answers a constant."""
-        from serving.inference.door import Door
+        from serving.worker.dispatcher import Door
 
         def predict(_door: Any, connection: Any, *_request: Any) -> None:
             connection.answered(Answer(body=BODY))

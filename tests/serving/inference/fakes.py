@@ -7,11 +7,11 @@ from typing import Any
 from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
 
 from bundle.repository import Bundle
-from serving.app import create_app
-from serving.inference.connection import Connection
-from serving.inference.connections import Connections
-from serving.inference.door import Door
 from serving.settings import ServiceSettings
+from serving.web.app import create_app
+from serving.worker.connection import Connection
+from serving.worker.connections import Connections
+from serving.worker.dispatcher import Door
 
 
 class Address(tuple[str, int]):

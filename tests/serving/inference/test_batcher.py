@@ -20,15 +20,15 @@ from PIL import Image
 from bench.support.models import Linear, publish_synthetic
 from bench.support.pictures import encoded, png
 from bundle.repository import Bundle
-from serving.app import create_app
-from serving.engine import BUCKETS, Engine, Outputs, padding
 from serving.errors import OverloadedError
-from serving.graph_thread import graph_thread
-from serving.inference import batcher
-from serving.inference.batcher import TURN_COST, Batcher, Job
-from serving.messages import Answer, Exchange, Request
-from serving.pipeline import Pipeline
+from serving.model.cuda_graph_thread import graph_thread
+from serving.model.engine import BUCKETS, Engine, Outputs, padding
+from serving.predict.exchange import Answer, Exchange, Request
+from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
+from serving.web.app import create_app
+from serving.worker import batcher
+from serving.worker.batcher import TURN_COST, Batcher, Job
 
 Pixels = npt.NDArray[np.uint8]
 PATIENCE = 30.0

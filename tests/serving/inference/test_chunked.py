@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.fuzzing.pieces import CHUNK_PIECES, CHUNKED_HEAD, NEXT, PEER
-from serving.inference.chunked import MAX_OVERHEAD, ChunkedBody
+from serving.worker.http11.chunked import MAX_OVERHEAD, ChunkedBody
 
 CONFIGURATION = Config()
 

@@ -18,10 +18,10 @@ from bench.support.pictures import png
 from bench.support.processes import ROOT, START_SECONDS, environment, free_port, serving_command
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
-from serving import descriptors
-from serving.descriptors import RESERVE
-from serving.inference.worker import InferenceWorker
 from serving.settings import ServiceSettings
+from serving.system import descriptors
+from serving.system.descriptors import RESERVE
+from serving.worker.inference_worker import InferenceWorker
 from tests.serving.inference.wire import connected, post, read_answer
 
 LIMIT = 8

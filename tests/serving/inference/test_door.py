@@ -7,9 +7,9 @@ import orjson
 import pytest
 
 from bundle.repository import Bundle
-from serving.inference.door import FEW_FILES, LARGE_BODY, LARGE_PIXELS, takes_long
-from serving.messages import Request, Target
-from serving.pipeline import target_of
+from serving.predict.exchange import Request, Target
+from serving.predict.pipeline import target_of
+from serving.worker.dispatcher import FEW_FILES, LARGE_BODY, LARGE_PIXELS, takes_long
 from tests.serving.inference.fakes import a_door, connect
 
 OCTETS = {"content-type": "application/octet-stream"}

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.fuzzing.pieces import HEAD_PIECES, ORDINARY_HEAD, PEER
-from serving.inference.head import Head, read_any, read_ordinary
-from serving.messages import Target
+from serving.predict.exchange import Target
+from serving.worker.http11.request_head import Head, read_any, read_ordinary
 
 CONFIGURATION = Config()
 

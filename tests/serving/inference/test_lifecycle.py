@@ -373,7 +373,7 @@ def test_a_worker_without_a_model_accepts_nothing_while_another_answers(
     "command",
     [
         serving_command(),
-        [str(Path(sys.executable).with_name("gunicorn")), "-c", "python:serving.gunicorn_conf"],
+        [str(Path(sys.executable).with_name("gunicorn")), "-c", "python:serving.process.gunicorn_conf"],
     ],
     ids=["serving", "gunicorn"],
 )

@@ -12,11 +12,11 @@ import pytest
 from bench import held
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
-from serving.access import digest_of
 from serving.errors import OverloadedError
-from serving.inference.bodies import LengthBody
-from serving.inference.door import Door
-from serving.overload import FREE_BODY, Account, Gate
+from serving.predict.load_shedding import FREE_BODY, Account, Gate
+from serving.security.tokens import digest_of
+from serving.worker.dispatcher import Door
+from serving.worker.http11.request_body import LengthBody
 from tests.serving.inference.fakes import a_door, connect
 from tests.serving.inference.wire import connected, post, read_answer, statuses
 

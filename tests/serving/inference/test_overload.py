@@ -15,7 +15,7 @@ from bench.support.pictures import png
 from bench.support.processes import Part, Service, form, running
 from bundle.repository import Bundle
 from serving.errors import BadTimeoutError, DeadlineExceededError, OverloadedError
-from serving.overload import Gate, check_deadline, deadline
+from serving.predict.load_shedding import Gate, check_deadline, deadline
 from tests.serving.inference.wire import connected, post, read_answer
 
 Pixels = npt.NDArray[np.uint8]

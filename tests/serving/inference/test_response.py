@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serving.inference.response import Dates, render
-from serving.messages import Answer
+from serving.predict.exchange import Answer
+from serving.worker.http11.response import Dates, render
 
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 

@@ -8,10 +8,10 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
-from serving.inference import chunked, head, input  # noqa: A004  the module's name
-from serving.inference.chunked import MAX_TRAILERS, ChunkedBody
-from serving.inference.head import Parser
-from serving.inference.input import MAX_HEAD, Input
+from serving.worker.http11 import chunked, input_buffer, request_head
+from serving.worker.http11.chunked import MAX_TRAILERS, ChunkedBody
+from serving.worker.http11.input_buffer import MAX_HEAD, Input
+from serving.worker.http11.request_head import Parser
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 LOOKS = 20
@@ -47,15 +47,15 @@ class Counting(bytearray):
 def looks(monkeypatch: pytest.MonkeyPatch) -> type[Looks]:
     """Return the counter of what is searched in the buffers of connections."""
     Looks.count = 0
-    read_any = head.read_any
+    read_any = request_head.read_any
 
     def counted(pieces: list[bytes], *arguments: Any) -> Any:
         Looks.count += sum(map(len, pieces))
         return read_any(pieces, *arguments)
 
-    monkeypatch.setattr(input, "bytearray", Counting, raising=False)
+    monkeypatch.setattr(input_buffer, "bytearray", Counting, raising=False)
     monkeypatch.setattr(chunked, "bytearray", Counting, raising=False)
-    monkeypatch.setattr(head, "read_any", counted)
+    monkeypatch.setattr(request_head, "read_any", counted)
     return Looks
 
 

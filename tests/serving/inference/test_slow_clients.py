@@ -152,7 +152,7 @@ def test_progress_is_what_the_client_takes_wherever_the_rest_waits(
     door = a_door(bundle, write_timeout_seconds=10)
     link, transport = connect(door)
     in_socket = 100_000
-    monkeypatch.setattr("serving.inference.output.unacknowledged", lambda _: in_socket)
+    monkeypatch.setattr("serving.worker.http11.output_buffer.unacknowledged", lambda _: in_socket)
     transport.write(bytes(100_000))
     for second in range(0, 100, 5):
         transport.waiting -= 1000 if where == "here" else 0

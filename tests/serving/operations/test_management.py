@@ -23,7 +23,7 @@ from bench.support.processes import (
     serving_command,
 )
 from bundle.repository import Bundle
-from serving.addresses import unusable_address
+from serving.system.addresses import unusable_address
 from tests.serving.conftest import AILING
 from tests.serving.operations.test_reload import publish_bad
 
@@ -32,7 +32,9 @@ def workers_of(arbiter: int) -> list[int]:
     """Return the workers' process ids; the management process is no worker."""
     children = Path(f"/proc/{arbiter}/task/{arbiter}/children").read_text().split()
     return [
-        int(pid) for pid in children if b"serving.management" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        int(pid)
+        for pid in children
+        if b"serving.management.server" not in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
 
 

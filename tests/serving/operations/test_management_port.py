@@ -13,8 +13,8 @@ import pytest
 
 from bench.support.management import Managed, await_
 from bundle.repository import Bundle
-from serving import management
-from serving.management import CONNECTIONS, Server
+from serving.management import server as management
+from serving.management.server import CONNECTIONS, Server
 from tests.serving.inference.wire import connected, read_all, statuses, talk
 from tests.serving.operations.test_management import management_of
 
@@ -88,7 +88,7 @@ def test_without_descriptors_it_pauses(
     def accept() -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("serving.management.time.sleep", pauses.append)
+    monkeypatch.setattr("serving.management.server.time.sleep", pauses.append)
     broken = SimpleNamespace(socket=SimpleNamespace(accept=accept), _exhausted=False)
     for _ in range(3):
         with pytest.raises(OSError, match="Too many open files"):

@@ -20,11 +20,12 @@ from bench.support.models import CLASSES, Linear
 from bench.support.pictures import a_digit, png
 from bench.support.processes import ANSWER_SECONDS, ROOT, Part, form
 from bundle.repository import Bundle
-from serving import reference, slots
-from serving.access import digest_of
-from serving.alerts import ALERTS, rules
-from serving.catalogue import CATALOGUE, NATS, PROBABILITY
-from serving.cpus import has_integer_matrices
+from serving import reference
+from serving.security.tokens import digest_of
+from serving.system.cpus import has_integer_matrices
+from serving.telemetry import shared_memory
+from serving.telemetry.alerts import ALERTS, rules
+from serving.telemetry.catalogue import CATALOGUE, NATS, PROBABILITY
 from tests.serving.operations.promlint import problems
 from tests.serving.operations.test_management import workers_of
 
@@ -123,7 +124,7 @@ def test_nothing_is_counted_that_the_catalogue_does_not_know(busy: Managed) -> N
     for worker in workers_of(busy.service.process.pid):
         maps = Path(f"/proc/{worker}/maps").read_text().splitlines()
         (path,) = {line.split()[-1] for line in maps if line.endswith(".slots")}
-        found = slots.read(Path(path))
+        found = shared_memory.read(Path(path))
         assert found
         assert {orjson.loads(key)[0] for key in found} <= set(CATALOGUE) | PRIVATE
 

@@ -19,15 +19,16 @@ from bench.support.models import deadly, endless, greedy, publish_synthetic
 from bench.support.pictures import png
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
-from serving import memory, proofs, reload
 from serving.check import check
-from serving.metrics import Metrics
-from serving.proofs import MOST_DEATHS, Proofs
-from serving.prove import Verdict, _open, prove
-from serving.reload import Housekeeper
+from serving.model import proofs, reloader
+from serving.model.proofs import MOST_DEATHS, Proofs
+from serving.model.prove import Verdict, _open, prove
+from serving.model.reloader import Housekeeper
+from serving.model.store import ModelState
 from serving.score import main as score
 from serving.settings import ServiceSettings
-from serving.state import ModelState
+from serving.system import memory
+from serving.telemetry.metrics import Metrics
 
 NAME = proofs.key("a version")
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 traps there")
@@ -379,8 +380,8 @@ def test_a_load_that_hangs_stops_no_counter_and_no_end(
 ) -> None:
     """What is counted is counted each second, and an ending process waits so long and no longer."""
     hung, ticks = threading.Event(), threading.Semaphore(0)
-    monkeypatch.setattr(reload, "TICK_SECONDS", 0.01)
-    monkeypatch.setattr(reload, "END_SECONDS", 0.1)
+    monkeypatch.setattr(reloader, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(reloader, "END_SECONDS", 0.1)
     monkeypatch.setattr(Metrics, "tick", lambda _: ticks.release())
     state = ModelState.start(
         ServiceSettings(model=bundle.path.parent, provider="cpu", reload_seconds=0.01), Metrics()

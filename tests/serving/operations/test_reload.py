@@ -15,10 +15,10 @@ from bench.support.models import NO_GRAPH, a_linear, publish_synthetic
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
 from serving.errors import NotFoundError, NotReadyError
-from serving.metrics import Metrics
-from serving.reload import Housekeeper
+from serving.model.reloader import Housekeeper
+from serving.model.store import ModelState
 from serving.settings import ServiceSettings
-from serving.state import ModelState
+from serving.telemetry.metrics import Metrics
 from tests.bundle.hostile import restate
 
 

@@ -12,15 +12,15 @@ import orjson
 import pytest
 
 from bench.support.processes import ROOT
-from serving import slots
-from serving.memory_directory import is_alive
-from serving.slots import KEY_BYTES, LARGEST_RUN, Slots
+from serving.system.memory_directory import is_alive
+from serving.telemetry import shared_memory
+from serving.telemetry.shared_memory import KEY_BYTES, LARGEST_RUN, Slots
 
 WRITER = """
 import os
 import sys
 from pathlib import Path
-from serving.slots import Slots
+from serving.telemetry.shared_memory import Slots
 def full(*_):
     raise OSError(28, "No space left on device")
 if len(sys.argv) > 2:
@@ -67,10 +67,10 @@ def test_a_reader_sees_what_was_counted_and_that_its_writer_lives(
 ) -> None:
     """Nothing has to be flushed for it."""
     _, path = writer
-    found = slots.read(path)
+    found = shared_memory.read(path)
     assert found is not None
     assert {key: values.tolist() for key, values in found.items()} == {b'["counted","label"]': [1000.0]}
-    assert slots.read_value(path, 0) == 1000
+    assert shared_memory.read_value(path, 0) == 1000
     assert is_alive(path)
 
 
@@ -83,7 +83,7 @@ def test_what_was_counted_outlives_its_writer(
     process.send_signal(sign)
     process.wait()
     assert not is_alive(path)
-    found = slots.read(path)
+    found = shared_memory.read(path)
     assert found is not None
     assert found[b'["counted","label"]'].tolist() == [1000.0]
 
@@ -104,14 +104,14 @@ def test_no_room_on_the_memory_file_system_takes_no_number_from_readers(tmp_path
     with writing(path, "full") as process:
         assert list(tmp_path.iterdir()) == [path]
         assert path.lstat().st_size < 100
-        found = slots.read(path)
+        found = shared_memory.read(path)
         assert found is not None
         assert found[b'["counted","label"]'].tolist() == [1000.0]
         assert is_alive(path)
         process.kill()
         process.wait()
         assert not is_alive(path)
-        assert slots.read(path) is None
+        assert shared_memory.read(path) is None
 
 
 @pytest.mark.parametrize("count", [1, 100, LARGEST_RUN])
@@ -126,7 +126,7 @@ def test_labels_without_bound_stop_at_the_end_of_the_file(
     for length in (count, 1, LARGEST_RUN):
         place = made.allocate(["lost"], length)
         made.array[place : place + length] += 1
-    found = slots.read(path)
+    found = shared_memory.read(path)
     assert found is not None
     assert 0 < len(found) < number
     kept = {key: values for key, values in found.items() if b"kept" in key}  # a short key may still find room
@@ -137,11 +137,11 @@ def test_labels_without_bound_stop_at_the_end_of_the_file(
 
 def test_what_is_no_such_file_has_no_numbers(tmp_path: Path) -> None:
     """A file that is gone, empty or another's is not an error."""
-    assert slots.read(tmp_path / "gone") is None
-    assert slots.read_value(tmp_path / "gone", 0) == 0
+    assert shared_memory.read(tmp_path / "gone") is None
+    assert shared_memory.read_value(tmp_path / "gone", 0) == 0
     assert not is_alive(tmp_path / "gone")
     (tmp_path / "other").write_bytes(b"")
-    assert slots.read(tmp_path / "other") is None
-    assert slots.read_value(tmp_path / "other", 0) == 0
+    assert shared_memory.read(tmp_path / "other") is None
+    assert shared_memory.read_value(tmp_path / "other", 0) == 0
     (tmp_path / "other").write_bytes(bytes(100))
-    assert slots.read(tmp_path / "other") is None
+    assert shared_memory.read(tmp_path / "other") is None

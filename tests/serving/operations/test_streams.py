@@ -25,10 +25,10 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import ROOT, environment, running, serving_command
 from bundle.manifest import SAMPLE_FILE
 from bundle.repository import Bundle
-from serving.announcement import announcement
+from serving.model.store import ModelState
+from serving.process.announcement import announcement
 from serving.settings import ServiceSettings
-from serving.state import ModelState
-from serving.streams import KEPT_BYTES, Stream
+from serving.system.streams import KEPT_BYTES, Stream
 from tests.serving.operations.test_management import workers_of
 
 LONG_PATH = "/" + 3000 * "x"
@@ -294,7 +294,7 @@ def test_the_end_does_not_wait_for_a_reader_that_has_stopped() -> None:
 def test_others_who_have_the_same_pipe_may_still_wait_for_it() -> None:
     """O_NONBLOCK is a property of what a shell and its jobs share: it is left as it was."""
     reading, writing = os.pipe()
-    program = "import os; from serving.streams import claim; claim(); os.write(1, b'%d' % os.get_blocking(1))"
+    program = "import os; from serving.system.streams import claim; claim(); os.write(1, b'%d' % os.get_blocking(1))"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=writing, check=True)
     assert os.read(reading, 10) == b"0"
     assert os.get_blocking(writing)

@@ -13,8 +13,8 @@ from bench.support.management import Managed, await_, managed
 from bench.support.pictures import a_digit, png
 from bench.support.processes import ROOT, START_SECONDS, environment, free_port, serving_command
 from bundle.repository import Bundle
-from serving.memory_directory import LOCK, sweep
-from serving.pod import STUCK_TICKS
+from serving.management.workers import STUCK_TICKS
+from serving.system.memory_directory import LOCK, sweep
 from tests.serving.operations.test_management import directory_of, is_gone, management_of, workers_of
 
 HOLDER = """

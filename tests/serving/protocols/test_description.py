@@ -20,14 +20,15 @@ from bench.support.processes import Service, running
 from bundle import __version__
 from bundle.images.decoding import PARSERS
 from bundle.repository import Bundle
-from serving import description, errors
-from serving.app import create_app
-from serving.description import STYLE
-from serving.description.openapi import document
+from serving import errors
 from serving.errors import problem_classes
-from serving.overload import Gate, check_deadline, late_body
-from serving.pipeline import unforeseen
+from serving.predict.load_shedding import Gate, check_deadline, late_body
+from serving.predict.pipeline import unforeseen
 from serving.settings import ServiceSettings
+from serving.web import api_docs
+from serving.web.api_docs import STYLE
+from serving.web.api_docs.openapi import document
+from serving.web.app import create_app
 
 UNDESCRIBED = {"/assets/<name>", STYLE}
 """The files of pages are no operations."""
@@ -429,8 +430,8 @@ def test_the_documentation_is_made_once(application: Any, monkeypatch: pytest.Mo
     """Whoever has it already gets 304, and nobody has it rendered anew."""
     client = application.test_client()
     first = {path: client.get(path) for path in ("/docs", "/openapi.json", STYLE)}
-    monkeypatch.setattr(description, "pretty", None)
-    monkeypatch.setattr(description, "render_template", None)
+    monkeypatch.setattr(api_docs, "pretty", None)
+    monkeypatch.setattr(api_docs, "render_template", None)
     for path, answer in first.items():
         assert client.get(path).data == answer.data
         again = client.get(path, headers={"If-None-Match": answer.headers["ETag"]})

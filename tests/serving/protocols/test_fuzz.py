@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from bench.support.pictures import SAMPLES
 from bundle.repository import Bundle
-from serving.messages import Answer, Request
-from serving.pipeline import Pipeline
+from serving.model.store import ModelState
+from serving.predict.exchange import Answer, Request
+from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
-from serving.state import ModelState
 
 EXAMPLES = settings(
     max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

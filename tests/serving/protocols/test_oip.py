@@ -10,7 +10,7 @@ import pytest
 from bench.support.models import Linear
 from bench.support.processes import Answer, Service
 from bundle.repository import Bundle
-from serving.cpus import has_integer_matrices
+from serving.system.cpus import has_integer_matrices
 
 Pixels = npt.NDArray[np.uint8]
 INFER = "/v2/models/synthetic/infer"

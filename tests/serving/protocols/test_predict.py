@@ -17,9 +17,9 @@ from bench.support.models import CLASSES, Linear
 from bench.support.pictures import png
 from bench.support.processes import PNG, Answer, Part, Service, form
 from bundle.repository import Bundle
-from serving import codings
 from serving.errors import BodyTooLargeError
-from serving.messages import Request
+from serving.predict import content_coding
+from serving.predict.exchange import Request
 
 Pixels = npt.NDArray[np.uint8]
 JSON = "application/json"
@@ -357,7 +357,7 @@ def test_a_bomb_never_takes_more_memory_than_the_limit() -> None:
     )
     tracemalloc.start()
     with pytest.raises(BodyTooLargeError):
-        codings.undone(request, 1 << 20)
+        content_coding.undone(request, 1 << 20)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 << 20

@@ -8,8 +8,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from bench.support.models import publish_synthetic
-from serving.app import create_app
 from serving.settings import ServiceSettings
+from serving.web.app import create_app
 
 
 @pytest.fixture

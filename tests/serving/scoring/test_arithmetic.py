@@ -12,12 +12,12 @@ from bench.support.jobs import digits, parts, rows_of, score, settings
 from bench.support.models import publish_synthetic
 from bench.support.processes import running
 from bundle.repository import Bundle
-from serving import cpus
 from serving.scoring.engines import open_local
 from serving.scoring.errors import ModelError, OutputError
 from serving.scoring.ray_engine import _pinned
 from serving.scoring.remote import open_remote
 from serving.scoring.settings import ScoreSettings
+from serving.system import cpus
 
 COUNT = 700
 """Not a multiple of a batch, of a part or of both: last batches of 188, 44 and fewer than 16 images."""
@@ -84,7 +84,7 @@ def test_a_job_does_not_go_on_in_another_arithmetic(
     output = tmp_path / "out"
     score(bundle, images, output, shard="0/2")
     other = "float32" if processor == "integer" else "integer"
-    monkeypatch.setattr("serving.engine.has_integer_matrices", lambda: other == "integer")
+    monkeypatch.setattr("serving.model.engine.has_integer_matrices", lambda: other == "integer")
     with pytest.raises(OutputError, match=f"arithmetic was {processor} and is {other}"):
         score(bundle, images, output, shard="1/2")
     score(bundle, images, output, shard="1/2", arithmetic=processor)

@@ -20,8 +20,8 @@ from bench.support.models import Linear
 from bench.support.pictures import png
 from bench.support.processes import ROOT, Service, environment
 from bundle.repository import Bundle
-from serving import engine as sessions
 from serving.errors import DeviceLostError
+from serving.model import engine as sessions
 from serving.score import main
 from serving.scoring import engines, job, ray_engine
 from serving.scoring.errors import BadImageError, EngineError, InputError, LostError, ModelError

@@ -13,8 +13,8 @@ from bench.support.pictures import EVERY_MODE, png
 from bench.support.processes import Service
 from bundle.manifest import BLACK_ON_WHITE, WHITE_ON_BLACK, Polarity
 from bundle.repository import Bundle
-from serving.engine import BUCKETS
-from serving.images import decode, warnings_of
+from serving.model.engine import BUCKETS
+from serving.predict.bodies.image_files import decode, warnings_of
 from serving.scoring.decoding import decode_files, take_numbers
 
 BATCH = BUCKETS[-1]

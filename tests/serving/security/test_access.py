@@ -15,12 +15,12 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Answer, environment, serving_command
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
-from serving import access
-from serving.access import Access, Holder, Tokens, parse_tokens
-from serving.app import create_app
 from serving.errors import AccessUnknownError, BearerMalformedError, UnauthorizedError
+from serving.security import tokens as access
+from serving.security.tokens import Access, Holder, Tokens, parse_tokens
 from serving.settings import ServiceSettings
 from serving.token import line_of, main, new_token
+from serving.web.app import create_app
 from tests.serving.security.conftest import Guarded
 
 HASH = hashlib.sha256(b"secret").hexdigest()

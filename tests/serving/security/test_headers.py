@@ -9,9 +9,9 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, Service
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
-from serving.app import create_app
-from serving.headers import Headers, merge
+from serving.security.response_headers import Headers, merge
 from serving.settings import ServiceSettings, load_settings
+from serving.web.app import create_app
 from tests.serving.security.conftest import ORIGIN, Guarded
 
 PREFLIGHT: dict[str, Any] = {

@@ -14,8 +14,8 @@ from bench.memory import Client, a_pool, ask_all, framed
 from bench.resident import MIB, Growth
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
-from serving.messages import Request
-from serving.pipeline import Pipeline
+from serving.predict.exchange import Request
+from serving.predict.pipeline import Pipeline
 
 FEW = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

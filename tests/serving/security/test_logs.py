@@ -21,7 +21,7 @@ from bench.support.handmade import raw_tiff
 from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Part, form, running
 from bundle.repository import Bundle
-from serving.logs import JsonFormatter, TextFormatter, clean, quoted
+from serving.telemetry.logs import JsonFormatter, TextFormatter, clean, quoted
 from serving.token import new_token
 from tests.serving.security.collector import attributes
 from tests.serving.security.conftest import Guarded

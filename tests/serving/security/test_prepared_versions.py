@@ -13,14 +13,14 @@ from bench.support.models import publish_synthetic
 from bench.support.pictures import a_digit, png
 from bundle.repository import Bundle
 from bundle.verify import problems
-from serving.engine import Engine, open_version
 from serving.errors import ProviderError
-from serving.memory_directory import DIRECTORY_VARIABLE
-from serving.metrics import Metrics
-from serving.prove import MAX_REASON
+from serving.model.engine import Engine, open_version
+from serving.model.prove import MAX_REASON
+from serving.model.store import ModelState
 from serving.score import main as score
 from serving.settings import ServiceSettings
-from serving.state import ModelState
+from serving.system.memory_directory import DIRECTORY_VARIABLE
+from serving.telemetry.metrics import Metrics
 from tests.bundle.hostile import ATTACKS, Attack, clear, no_secret, put, write_secret
 
 pytestmark = pytest.mark.timeout(120)
@@ -145,7 +145,7 @@ def test_a_version_that_cuda_refuses_ends_nothing_beside_one_that_it_takes(
         return open_version(bundle, *arguments, **options)  # type: ignore[arg-type]
 
     for opening in ("open_bounded", "open_version"):
-        monkeypatch.setattr(f"serving.trial.{opening}", refusing)
+        monkeypatch.setattr(f"serving.model.trial.{opening}", refusing)
     state = start(good.path.parent)
     assert state.engine().bundle.version == 1
     assert "CUDA was found" in state.report()["refused"][0]["reason"]

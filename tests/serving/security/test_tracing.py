@@ -11,10 +11,10 @@ import pytest
 from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Answer, Part, environment, form, free_port, running
 from bundle.repository import Bundle
-from serving.app import create_app
-from serving.request_record import TraceContext
 from serving.settings import ServiceSettings
-from serving.tracing import parse_traceparent
+from serving.telemetry.request_record import TraceContext
+from serving.telemetry.tracing import parse_traceparent
+from serving.web.app import create_app
 from tests.serving.security.collector import attributes, collecting
 from tests.serving.security.conftest import Guarded
 
@@ -248,7 +248,7 @@ def test_a_missing_extra_is_told_at_the_start_and_only_if_it_is_wanted(tracing: 
 def test_tracing_that_is_off_imports_nothing_of_it() -> None:
     """Off costs nothing."""
     program = (
-        "import sys, serving.app; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+        "import sys, serving.web.app; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment(), check=False)
     assert done.returncode == 0

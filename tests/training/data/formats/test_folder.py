@@ -21,7 +21,7 @@ from bench.support.pictures import EVERY_MODE, odd_tiff, webp_bomb
 from bundle.images import decoding
 from bundle.images.hardening import MAX_FILE_BYTES
 from common.progress import Progress
-from serving import images as serving_images
+from serving.predict.bodies import image_files as serving_images
 from training.data.dataset import DataSet
 from training.data.formats import folder
 from training.data.loading import load

@@ -1,0 +1,195 @@
+"""From the workers' numbers to Prometheus's metric families, by the catalogue."""
+
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from prometheus_client import Metric as Family
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from bundle import drift
+from serving.management.workers import Numbers, Pod, Worker, merged
+from serving.security.tokens import Tokens
+from serving.telemetry.catalogue import CATALOGUE, Metric, Over
+
+PREDICTIONS = "glyph_predictions_total"
+SNAPSHOTS = 60
+"""Into how many parts the window of drift is divided: it is that much longer than it says, at most."""
+
+Samples = dict[str, dict[tuple[str, ...], float]]
+"""By metric, by the values of its labels."""
+Runs = dict[str, dict[tuple[str, ...], npt.NDArray[np.float64]]]
+
+
+class PodCollector(Collector):
+    """Collects from a pod whenever it is asked; one at a time."""
+
+    def __init__(
+        self, pod: Pod, window_seconds: float, others: dict[str, tuple[int, ...]], tokens: Tokens | None
+    ) -> None:
+        """Begin.
+
+        Args:
+            pod: the workers.
+            window_seconds: how far back drift is measured.
+            others: process ids by the kind of process, of those that are no workers.
+            tokens: as this process reads them; None if nobody is asked for one.
+        """
+        self._pod = pod
+        self._tokens = tokens
+        self._others = others
+        self._drift = _DriftWindow(window_seconds)
+
+    def tick(self) -> None:
+        """Note where the counts of drift are now, and whether the tokens can be read; to be called often."""
+        if self._tokens is not None:
+            self._tokens.look()
+        workers, departed = self._pod.look()
+        self._drift.note(merged(iter([departed.numbers, *(worker.numbers() for worker in workers)])))
+
+    def collect(self) -> Iterable[Family]:
+        """Return every family of the catalogue, also those without a sample yet."""
+        started = time.perf_counter()
+        workers, departed = self._pod.look()
+        living = [worker.numbers() for worker in workers]
+        counted = merged(iter([departed.numbers, *living]))
+        samples, runs = _sorted(counted)
+        _gauges(samples, living)
+        _facts(samples, workers)
+        _processes(samples, workers, self._others)
+        samples["glyph_tokens_file_readable"] = {(): float(self._tokens is None or self._tokens.readable)}
+        samples["glyph_worker_starts_total"] = {(): float(len(workers) + departed.exits.total())}
+        samples["glyph_worker_exits_total"] = {(how,): float(n) for how, n in departed.exits.items()}
+        versions = {version for (version,) in samples["glyph_model_workers"]}
+        for version, (images, indices) in self._drift.measure(counted).items():
+            if version in versions:
+                samples["glyph_drift_window_images"][version,] = images
+                for feature, index in indices.items():
+                    samples["glyph_drift_psi"][feature, version] = index
+        samples["glyph_scrape_duration_seconds"] = {(): time.perf_counter() - started}
+        return [_family(metric, samples, runs) for metric in CATALOGUE.values()]
+
+
+def _sorted(numbers: Numbers) -> tuple[Samples, Runs]:
+    """Sort counters and histograms out by name and labels."""
+    samples: Samples = defaultdict(dict)
+    runs: Runs = defaultdict(dict)
+    for key, values in numbers.items():
+        name, *labels = orjson.loads(key)
+        if name == PREDICTIONS:
+            version, _digest, classes = labels
+            for label, count in zip(classes, values.tolist(), strict=True):
+                place = (version, label)
+                samples[name][place] = samples[name].get(place, 0.0) + count
+        elif name in CATALOGUE and CATALOGUE[name].kind == "counter":
+            samples[name][tuple(labels)] = float(values[0])
+        elif name in CATALOGUE and CATALOGUE[name].kind == "histogram":
+            runs[name][tuple(labels)] = values
+    return samples, runs
+
+
+def _gauges(samples: Samples, living: list[Numbers]) -> None:
+    """Add the living workers' gauges up, or take the least or the most of them."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for numbers in living:
+        for key, values in numbers.items():
+            name = orjson.loads(key)[0]
+            if name in CATALOGUE and CATALOGUE[name].kind == "gauge":
+                found[name].append(float(values[0]))
+    over: dict[Over, Callable[[list[float]], float]] = {"sum": sum, "min": min, "max": max}
+    for name, of_workers in found.items():
+        samples[name][()] = over[CATALOGUE[name].over](of_workers)
+
+
+def _facts(samples: Samples, workers: list[Worker]) -> None:
+    """Add what the workers say of themselves and of their models."""
+    for state, living in Counter(worker.state for worker in workers).items():
+        samples["glyph_workers"][state,] = living
+    told = [worker.facts for worker in workers if worker.facts]
+    serving = [facts for facts in told if "model" in facts]
+    for facts in serving:
+        model = facts["model"]
+        version = str(model["version"])
+        samples["glyph_model_info"][model["name"], version, model["digest"]] = 1
+        where = facts["provider"], facts["device"], facts["arithmetic"]
+        samples["glyph_execution_provider_info"][where] = 1
+        count = samples["glyph_model_workers"].get((version,), 0)
+        samples["glyph_model_workers"][version,] = count + 1
+    if told:
+        samples["glyph_model_versions_loaded"] = {(): min(len(facts["loaded"]) for facts in told)}
+        samples["glyph_model_versions_refused"] = {(): max(len(facts["refused"]) for facts in told)}
+
+
+def _processes(samples: Samples, workers: list[Worker], others: dict[str, tuple[int, ...]]) -> None:
+    """Add what the kernel says of the processes; a worker's CPU time it has counted itself, to be kept."""
+    for kind, pids in {"worker": tuple(worker.pid for worker in workers), **others}.items():
+        found: dict[str, list[float]] = defaultdict(list)
+        for pid in pids:
+            for family in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                found[family.samples[0].name].append(family.samples[0].value)
+        for name, values in found.items():
+            if name == "process_cpu_seconds_total" and kind == "worker":
+                continue
+            over: dict[str, Callable[[list[float]], float]]
+            over = {"process_max_fds": max, "process_start_time_seconds": min}
+            samples[name][kind,] = over.get(name, sum)(values)
+
+
+def _family(metric: Metric, samples: Samples, runs: Runs) -> Family:
+    """Return one family; what is known beforehand and was never counted is 0."""
+    known: list[tuple[str, ...]] = [(word,) for word in metric.known]
+    if not metric.labels:
+        known = [()]
+    if metric.kind == "histogram":
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
+        for labels, run in (dict.fromkeys(known, np.zeros(len(bounds) + 1)) | runs[metric.name]).items():
+            cumulated = run[:-1].cumsum().tolist()
+            histogram.add_metric(labels, list(zip(bounds, cumulated, strict=True)), float(run[-1]))
+        return histogram
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
+    for labels, value in (dict.fromkeys(known, 0.0) | samples[metric.name]).items():
+        family.add_metric(labels, value)
+    return family
+
+
+class _DriftWindow:
+    """Counts of drift as they were at times within the window, to be taken off the counts of now."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._before: deque[tuple[float, Numbers]] = deque([(time.monotonic(), {})])
+
+    def note(self, numbers: Numbers) -> None:
+        """Remember the counts of now, if the last ones are old enough, and forget what is too old."""
+        now = time.monotonic()
+        if now - self._before[-1][0] >= self._seconds / SNAPSHOTS:
+            self._before.append((now, {key: values for key, values in numbers.items() if _is_drift(key)}))
+        while len(self._before) > 1 and now - self._before[1][0] >= self._seconds:
+            self._before.popleft()
+
+    def measure(self, numbers: Numbers) -> dict[str, tuple[float, dict[str, float]]]:
+        """Return for each version how many images the window has, and the index of each feature."""
+        before = self._before[0][1]
+        found: dict[str, tuple[float, dict[str, float]]] = {}
+        for key, values in numbers.items():
+            if not _is_drift(key):
+                continue
+            _, feature, version, _digest, reference = orjson.loads(key)
+            recent = values - before[key] if key in before else values
+            _, indices = found.get(version, (0.0, {}))
+            indices[feature] = drift.psi(recent, np.array(reference))
+            found[version] = (float(recent.sum()), indices)
+        return found
+
+
+def _is_drift(key: bytes) -> bool:
+    return key.startswith(b'["drift",')

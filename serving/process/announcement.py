@@ -1,0 +1,102 @@
+"""What is printed when the service is ready: a command that works as printed, and what to expect."""
+
+import contextlib
+import ipaddress
+import os
+import shlex
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+from bundle.manifest import SAMPLE_FILE
+from serving.errors import NotReadyError
+from serving.model.store import ModelState
+from serving.settings import ServiceSettings
+from serving.system.addresses import authority, local_host, local_management
+
+
+def announcement(state: ModelState, settings: ServiceSettings, listener: socket.socket) -> str | None:
+    """Return a curl line for the bundle's sample image, and its label; None while nothing is ready.
+
+    Args:
+        state: what is served.
+        settings: the service's.
+        listener: a socket on which it is served; systemd may have opened it.
+    """
+    try:
+        bundle = state.engine().bundle
+    except NotReadyError:
+        return None
+    options, base = way_in(listener, settings)
+    sample = f"@{_shortest(bundle.path / SAMPLE_FILE)}"
+    command = shlex.join(
+        ["curl", *options, "--data-binary", sample, "-H", "Content-Type: image/png", f"{base}/predict"]
+    )
+    manifest = bundle.manifest
+    draw = "" if listener.family == socket.AF_UNIX else f" Or open {base}/ and draw."
+    management = local_management(settings)
+    return (
+        f"\nServing {manifest.name} version {bundle.version} ({state.provider}). Try it:\n\n    {command}\n\n"
+        f"The answer's label should be {manifest.sample_label!r}.{draw}\n"
+        + (f"Probes and metrics: http://{authority(*management)}/readyz and /metrics\n" if management else "")
+    )
+
+
+def way_in(listener: socket.socket, settings: ServiceSettings) -> tuple[list[str], str]:
+    """Return curl's options and the base URL by which this machine reaches a socket that the service listens on.
+
+    With TLS the URL has a name of the certificate, and curl trusts that certificate, whoever signed it.
+    """
+    options: list[str] = []
+    names: list[str] = []
+    if settings.tls_certificate is not None:
+        options = ["--cacert", str(_shortest(settings.tls_certificate))]
+        names = subject_names(settings.tls_certificate, settings.tls_key)
+    scheme = "http" if settings.tls_certificate is None else "https"
+    if listener.family == socket.AF_UNIX:
+        path = os.fsdecode(listener.getsockname())
+        where = ["--abstract-unix-socket", path[1:]] if path[0] == "\0" else ["--unix-socket", path]
+        name = names[0] if names else "localhost"
+        return [*where, *options], f"{scheme}://{authority(name, 0).removesuffix(':0')}"
+    host, port = local_host(listener), listener.getsockname()[1]
+    if names and host not in names:
+        options += ["--connect-to", f"::{authority(host, port)}"]
+        host = names[0]
+    return options, f"{scheme}://{authority(host, port)}"
+
+
+def subject_names(certificate: Path, key: Path | None) -> list[str]:
+    """Return the names and addresses that a certificate is valid for, by a TLS handshake in memory.
+
+    There is none where the client would not trust a certificate that it knows: one that has expired.
+    """
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server.load_cert_chain(certificate, key)
+    client.load_verify_locations(certificate)
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as curl: what is in the file needs no other signer
+    client.check_hostname = False
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking, answering = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
+    for side in (asking, answering, asking):
+        with contextlib.suppress(ssl.SSLError):
+            side.do_handshake()
+    trusted: Any = asking.getpeercert() if asking.version() else None
+    found = trusted.get("subjectAltName", ()) if trusted else ()
+    return [_plain(name) for kind, name in found if kind in {"DNS", "IP Address"}]
+
+
+def _plain(name: str) -> str:
+    """Return an address as it is written most often, and of a wildcard a name that it matches."""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(name.strip()))
+    return name.replace("*", "www", 1)
+
+
+def _shortest(path: Path) -> Path:
+    """Return `path` relative to the working directory where it lies below it."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        return path
+    return path.relative_to(here) if path.is_relative_to(here) else path

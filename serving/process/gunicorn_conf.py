@@ -1,0 +1,212 @@
+"""Gunicorn's configuration, from our settings: `gunicorn -c python:serving.process.gunicorn_conf`.
+
+Every name here that Gunicorn knows is one of its settings.
+"""
+
+import functools
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gunicorn import sock  # type: ignore[import-untyped]  # it ships no types
+
+from serving.model.cuda import missing_device_by_child
+from serving.process.management_process import Companion
+from serving.security.tokens import check_file
+from serving.settings import ServiceSettings, load_settings
+from serving.system import addresses, descriptors
+from serving.system.cpus import usable_cpus
+from serving.system.parent_death import end_with_parent, outlive_parent
+from serving.telemetry import logs
+from serving.telemetry.tracing import check_installed
+from serving.worker.lifecycle import ENDING, Heartbeat
+
+SPARE_THREADS = 16
+"""Threads of gthread beyond those that may wait, so that there is one to refuse what may not wait."""
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  memory, so that a busy disk cannot make a heartbeat late
+
+
+def _workers(settings: ServiceSettings) -> int:
+    """One process for each CPU; one where a GPU does the work, of which each would hold a copy."""
+    if settings.workers is not None:
+        return settings.workers
+    on_gpu = settings.provider == "cuda" or (
+        settings.provider == "auto" and missing_device_by_child(settings.device_id) is None
+    )
+    return 1 if on_gpu else usable_cpus()
+
+
+def _threads(settings: ServiceSettings) -> int:
+    """Gunicorn's threads; those of gthread wait for one of the `GLYPH_THREADS` places too, or are there to refuse."""
+    if settings.worker == "inference":
+        return settings.threads
+    wanted = settings.threads + settings.queue_limit + SPARE_THREADS
+    return min(
+        wanted, max(settings.threads, settings.connections // 2)
+    )  # Gunicorn keeps the rest alive, idle
+
+
+_settings = load_settings()
+logs.configure(_settings)
+check_file(_settings)
+check_installed(_settings)
+_settings = descriptors.ensure(_settings)
+
+wsgi_app = "serving.wsgi:application"
+bind = addresses.binds(_settings)
+proc_name = "glyph"
+
+worker_class = {
+    "inference": "serving.worker.inference_worker.InferenceWorker",
+    "gthread": "serving.worker.thread_worker.ReadyThreadWorker",  # threads: the sync worker keeps no connection alive
+}[_settings.worker]
+workers = _workers(_settings)
+threads = _threads(_settings)
+worker_connections = _settings.connections
+max_requests = _settings.max_requests
+max_requests_jitter = _settings.max_requests // 10  # so that not all processes are replaced at once
+preload_app = False  # CUDA does not survive a fork: each worker builds its own session
+timeout = _settings.timeout_seconds
+graceful_timeout = _settings.graceful_timeout_seconds
+keepalive = _settings.keepalive_seconds
+
+control_socket_disable = True  # nobody asked for a second way in, and a root file system may be read-only
+if Path(_SHARED_MEMORY).is_dir() and os.access(_SHARED_MEMORY, os.W_OK):
+    worker_tmp_dir = _SHARED_MEMORY
+
+if _settings.tls_certificate is not None:
+    certfile = str(_settings.tls_certificate)
+    keyfile = str(_settings.tls_key) if _settings.tls_key is not None else None
+_contexts: list[ssl.SSLContext] = []
+
+http_parser = "python"  # whatever is installed: gunicorn_h1c answers malformed requests in other words
+secure_scheme_headers = {
+    "X-FORWARDED-PROTO": "https"
+}  # one: proxies send several, and they may contradict it
+limit_request_line = 8190  # Gunicorn's most; RFC 9112, section 3, asks for 8000 at least
+limit_request_fields = 64
+limit_request_field_size = 8190
+
+loglevel = _settings.log_level
+accesslog = None  # ours is written by the pipeline, with what is measured there
+logger_class = logs.ServiceLogger
+
+_companion = Companion(_settings, globals().get("worker_tmp_dir"))
+Heartbeat.with_looks = (logs.flush, _companion.look)
+
+
+def on_starting(server: Any) -> None:
+    """Start the management process, before there is any worker, if the workers can do what Gunicorn is asked for."""
+    if problem := unsupported(server.cfg):
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    # SIGUSR2 starts these arguments. Gunicorn's would start a file by its path, of which the directory then comes
+    # before the standard library: in Gunicorn's own, `import http` finds the wrong package.
+    server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
+    try:
+        _companion.start(server.log)
+    except OSError as error:
+        print(
+            f"error: no directory for the workers' metrics can be made in {error.filename} ({error.strerror}): make "
+            "room there (--shm-size, or a memory volume), or do without the management port "
+            "(GLYPH_MANAGEMENT_PORT=0)",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.exit(3)
+
+
+def when_ready(server: Any) -> None:
+    """Change how the arbiter takes two kinds of signals, now that it has its handlers."""
+    on_reload(server)
+    signal.signal(signal.SIGHUP, functools.partial(_hang_up, server))
+    os.register_at_fork(after_in_parent=functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, ENDING))
+
+
+def _hang_up(server: Any, number: int, frame: FrameType | None) -> None:
+    """Queue a SIGHUP, unless one waits already: Gunicorn replaces the workers once for each in its queue."""
+    if not server.hangup_waits:
+        server.hangup_waits = True
+        server.signal(number, frame)
+
+
+def on_reload(server: Any) -> None:
+    """Let the next SIGHUP be queued, as the one before is being done."""
+    server.hangup_waits = False
+
+
+def unsupported(configuration: Any) -> str | None:
+    """Return what GUNICORN_CMD_ARGS asks for that the workers do not do, and what to do; None if all is well.
+
+    To go on as if nothing had been asked for would log the proxy's address as the client's.
+    """
+    if configuration.proxy_protocol != "off":
+        # Gunicorn's gthread takes it for the first request of a connection, and forgets it for those that follow.
+        return (
+            "the service does not speak the PROXY protocol: leave --proxy-protocol out, and have the proxy send "
+            "plain HTTP"
+        )
+    return None
+
+
+def on_exit(_server: Any) -> None:
+    """End the management process, when there is no worker any more."""
+    _companion.end()
+
+
+def pre_fork(_server: Any, _worker: Any) -> None:
+    """Hold back what could end the worker until it has its own handlers; the arbiter goes on after the fork."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Forget that a worker was ready, whatever has ended it."""
+    worker.gone()
+
+
+def post_fork(_server: Any, worker: Any) -> None:
+    """Let go of the arbiter's things; until the model is loaded, end with the arbiter."""
+    end_with_parent(worker.ppid)
+    _companion.forked()
+
+
+def worker_abort(worker: Any) -> None:
+    """Remember that a worker was ended because it was stuck; the management process counts it among the dead."""
+    worker.aborted = True
+    if (application := getattr(worker, "wsgi", None)) is not None:
+        application.extensions["glyph"].metrics.state("aborted")
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Send the spans that have not been sent yet."""
+    if (application := getattr(worker, "wsgi", None)) is not None:  # it is missing if the model's load failed
+        application.extensions["glyph.pipeline"].trail.shutdown()
+
+
+def ssl_context(_configuration: Any, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """Read certificate and key once in each worker; gthread asks for each connection, also while they are replaced."""
+    if not _contexts:
+        _contexts.append(read())
+    return _contexts[0]
+
+
+def post_worker_init(worker: Any) -> None:
+    """Print how to try the service, once: when the first worker of all has loaded its model.
+
+    From here on the worker looks itself whether the arbiter is there, and if not, answers what it has been asked.
+    """
+    outlive_parent()
+    if worker.cfg.is_ssl:
+        sock.ssl_context(worker.cfg)
+    # Imported here because it imports ONNX Runtime, which the arbiter must never do: a worker that is
+    # forked after that import can hang when it ends (seen with 1.31), and Gunicorn waits for it.
+    from serving.process.announcement import announcement
+
+    listener = worker.sockets[0].sock
+    if worker.age == 1 and (text := announcement(worker.wsgi.extensions["glyph"], _settings, listener)):
+        logs.announce(text)

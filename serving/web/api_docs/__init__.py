@@ -1,0 +1,128 @@
+"""What the service says of itself: `/metadata`, `/openapi.json`, and the same for people at `/docs`.
+
+Open `openapi.yaml` first, which is the description as it is written; `openapi.py` completes it from the code.
+"""
+
+import functools
+from importlib.resources import files
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response, render_template
+
+from bundle.images.decoding import CONVERSIONS, PARSERS
+from serving.model.engine import Engine
+from serving.model.store import ModelState
+from serving.predict.exchange import JSON
+from serving.settings import ServiceSettings
+from serving.web.api_docs.openapi import document, limits
+from serving.web.constant import Constant, constant, send
+
+STYLE = "/assets/docs.css"
+"""Beside the page's own files, which are open where tokens are asked for."""
+
+
+def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:
+    """Return the routes; the description and its page are made once, when they are first asked for."""
+    routes = Blueprint("description", __name__, template_folder="templates")
+    style = constant(files(__name__).joinpath("assets/style.css").read_bytes(), "text/css")
+
+    described = functools.cache(lambda: document(settings))
+    as_json = functools.cache(lambda: constant(orjson.dumps(described()), JSON))
+
+    @functools.cache  # its links are relative, so that it is the same below every prefix
+    def page() -> Constant:
+        shown = {
+            "api": described(),
+            "pretty": pretty,
+            "in_words": in_words,
+            "resolved": resolved,
+            "style": STYLE,
+        }
+        return constant(render_template("docs.html", **shown).encode(), "text/html")
+
+    @routes.get("/metadata")
+    def _metadata() -> Response:
+        return _json(orjson.dumps(metadata(state.engine(), settings)))
+
+    @routes.get("/openapi.json")
+    def _openapi() -> Response:
+        return send(as_json())
+
+    @routes.get("/docs")
+    def _docs() -> Response:
+        return send(page())
+
+    @routes.get(STYLE)
+    def _style() -> Response:
+        return send(style)
+
+    return routes
+
+
+def metadata(engine: Engine, settings: ServiceSettings) -> dict[str, Any]:
+    """Return what a client needs to know of the model: its input contract, its classes, how good it is."""
+    manifest = engine.bundle.manifest
+    contract = manifest.input.model_dump()
+    return {
+        "model": {"name": manifest.name, "version": engine.bundle.version, "digest": manifest.digest},
+        "created": manifest.created,
+        "provider": engine.provider,
+        "arithmetic": engine.arithmetic,
+        "input": contract | {"media_types": list(PARSERS), "conversions": CONVERSIONS},
+        "classes": manifest.classes,
+        "validation": manifest.validation.model_dump(),
+        "test": manifest.test.model_dump(),
+        "calibration": {"method": "temperature scaling", "temperature": manifest.temperature},
+        "limits": limits(settings),
+    }
+
+
+def resolved(node: dict[str, Any], api: dict[str, Any]) -> dict[str, Any]:
+    """Return what a `$ref` of the description stands for; a node without one stands for itself."""
+    while "$ref" in node:
+        found: Any = api
+        for name in node["$ref"].removeprefix("#/").split("/"):
+            found = found[name]
+        node = found
+    return node
+
+
+def in_words(schema: dict[str, Any]) -> str:
+    """Return the schema of a parameter in a line: `integer, minimum 1`."""
+    words = [str(value) if name == "type" else f"{name} {_text(value)}" for name, value in schema.items()]
+    return ", ".join(words).replace('"', "")
+
+
+def pretty(value: Any) -> str:
+    """Return JSON for people: indented, but lists of numbers in one line, and long ones cut."""
+    return "\n".join(_lines(value))
+
+
+def _lines(value: Any) -> list[str]:
+    if isinstance(value, dict) and value:
+        opening, members, closing = "{", [(f"{_text(k)}: ", v) for k, v in value.items()], "}"
+    elif isinstance(value, list) and value:
+        if all(isinstance(item, int | float) for item in value):
+            shown = ", ".join(map(_text, value[:12]))
+            return [f"[{shown}]" if len(value) <= 12 else f"[{shown}, ... {len(value)} in all]"]
+        opening, members, closing = "[", [("", item) for item in value], "]"
+        if len(members) > 4 and all(isinstance(item, list) for item in value):
+            members = [*members[:2], ("", f"... {len(value)} lists in all")]
+    else:
+        text = _text(value)
+        return [text if len(text) <= 90 else f'{text[:84]}..."']
+    lines = [opening]
+    for place, (name, member) in enumerate(members, 1):
+        inner = _lines(member)
+        inner[-1] += "," if place < len(members) else ""
+        lines += [f"  {name}{inner[0]}", *(f"  {line}" for line in inner[1:])]
+    return [*lines, closing]
+
+
+def _text(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, mimetype=JSON, headers={"Cache-Control": "no-store"})

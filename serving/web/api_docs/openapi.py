@@ -1,0 +1,104 @@
+"""The API's description: `openapi.yaml`, completed from the code."""
+
+from collections.abc import Iterable
+from importlib.resources import files
+from itertools import chain
+from typing import Any
+
+import orjson
+
+from bundle import __version__
+from bundle.images.hardening import MAX_FILE_BYTES
+from serving.errors import (
+    MalformedBodyError,
+    MalformedRequestError,
+    OverloadedError,
+    ProblemError,
+    RequestTimeoutError,
+    problem_classes,
+)
+from serving.predict import oip, pipeline
+from serving.predict.exchange import JSON, Answer
+from serving.security import tokens
+from serving.settings import ServiceSettings
+
+UNREAD = {MalformedBodyError, MalformedRequestError, OverloadedError, RequestTimeoutError}
+"""What a request can be refused for before it is read whole, without an id."""
+
+
+def document(settings: ServiceSettings) -> dict[str, Any]:
+    """Return the OpenAPI document; `settings` has the limits, and whether tokens are asked for."""
+    api = _written()
+    del api["x-image"]
+    paths, schemas = api["paths"], api["components"]["schemas"]
+    api["info"]["version"] = __version__
+    _example(paths["/v2"])["version"] = __version__
+    _example(paths["/metadata"])["limits"] = limits(settings)
+    schemas["Instances"]["properties"]["instances"]["maxItems"] = settings.max_images
+    schemas["RequestInput"]["properties"]["shape"]["prefixItems"][0]["maximum"] = settings.max_images
+    kinds = {kind.kind: kind for kind in problem_classes()}
+    for path, operations in paths.items():
+        for operation in operations.values():
+            named = chain.from_iterable(operation.pop("x-problems", ()))
+            refusals = _refusals(path, (kinds[name] for name in named))
+            operation["responses"] = operation["responses"] | refusals
+    if settings.tokens_file is not None:
+        api["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        api["security"] = [{"bearer": []}]
+        for path in tokens.open_paths(settings) & paths.keys():
+            paths[path]["get"]["security"] = []
+    return api
+
+
+def limits(settings: ServiceSettings) -> dict[str, int]:
+    """Return how much one request may be."""
+    return {
+        "body_bytes": settings.max_body_bytes,
+        "image_bytes": MAX_FILE_BYTES,
+        "files": settings.max_files,
+        "images": settings.max_images,
+    }
+
+
+def _written() -> dict[str, Any]:
+    """Return the document as it is written."""
+    import yaml  # only a worker that is asked for the description pays for it
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml came with it
+    file = files(__package__).joinpath("openapi.yaml")
+    written: dict[str, Any] = loader(file.read_bytes()).get_single_data()
+    return written
+
+
+def _example(operations: dict[str, Any]) -> dict[str, Any]:
+    """Return the example of what is answered."""
+    content = operations["get"]["responses"]["200"]["content"]
+    value: dict[str, Any] = content[JSON]["examples"]["answer"]["value"]
+    return value
+
+
+def _refusals(path: str, kinds: Iterable[type[ProblemError]]) -> dict[str, Any]:
+    """Return the responses by status; each kind of problem is an example, made as the service makes its answer."""
+    found: dict[int, list[tuple[type[ProblemError], Answer]]] = {}
+    for kind in kinds:
+        knows_path = oip.is_path(path) and kind is not MalformedRequestError
+        answer = (oip.problem if knows_path else pipeline.problem)(kind.of_example())
+        found.setdefault(int(answer.status), []).append((kind, answer))
+    return {str(status): _response(found[status]) for status in sorted(found)}
+
+
+def _response(refusals: list[tuple[type[ProblemError], Answer]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for kind, answer in refusals:
+        schema = "ProtocolError" if answer.media_type == JSON else "Problem"
+        entry = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": {}}
+        examples = content.setdefault(answer.media_type, entry)["examples"]
+        examples[kind.kind] = {"value": orjson.loads(answer.body)}
+    fields = {name: name for _, answer in refusals for name in answer.headers}
+    whole = UNREAD.isdisjoint(kind for kind, _ in refusals)
+    fields["X-Request-ID"] = "X-Request-ID" if whole else "X-Request-ID-if-read"
+    return {
+        "description": "; or: ".join(kind.title for kind, _ in refusals),
+        "headers": {name: {"$ref": f"#/components/headers/{place}"} for name, place in fields.items()},
+        "content": content,
+    }

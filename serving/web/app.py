@@ -1,0 +1,145 @@
+"""The Flask application: which paths there are, and how a result or an error becomes a response."""
+
+import logging
+import sys
+from typing import Any
+
+import orjson
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from serving.errors import (
+    MalformedBodyError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ProblemError,
+    ProviderError,
+)
+from serving.model.reloader import Housekeeper
+from serving.model.store import ModelState
+from serving.predict.exchange import JSON, Answer
+from serving.predict.pipeline import Pipeline, problem, request_id, unforeseen
+from serving.settings import ServiceSettings, load_settings
+from serving.telemetry.metrics import Metrics
+from serving.web import api_docs, oip_metadata, page, wsgi_body
+from serving.web.hooks import surround
+from serving.web.predictions import Predictions, request_of
+
+log = logging.getLogger("glyph.serving")
+
+APP_LOAD_ERROR = 4
+"""`gunicorn.arbiter.Arbiter.APP_LOAD_ERROR`: the arbiter halts with the same code."""
+
+
+def start_app() -> Flask:
+    """Return the application of this process, with the settings of its environment, and look for new versions.
+
+    A provider that cannot work ends the whole service at its first start: Gunicorn's arbiter halts, and does not
+    start the worker again, when one exits with APP_LOAD_ERROR; `serving.worker.lifecycle` has it exit so only then.
+    """
+    metrics = Metrics.create()
+    try:
+        app = create_app(load_settings(), metrics)
+        Housekeeper(app.extensions["glyph"]).start()
+    except ProviderError as error:
+        log.critical("the worker ends: %s", error)
+        sys.exit(APP_LOAD_ERROR)
+    except SystemExit as end:  # raised by a signal's handler
+        if not end.code:
+            metrics.ended()
+        raise
+    return app
+
+
+def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Flask:
+    """Build the application and load its model, in this process.
+
+    Returns a WSGI application even if there is no model to serve: it is live, not ready, and says
+    why on `/readyz`.
+
+    Raises:
+        ProviderError: the policy is `cuda` and CUDA does not work.
+    """
+    app = Flask("serving", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    state = ModelState.start(settings, metrics)
+    app.extensions["glyph"] = state
+    pipeline = app.extensions["glyph.pipeline"] = Pipeline(settings, state)
+    predictions = Predictions(pipeline)
+
+    @app.post("/predict")
+    @app.post("/v2/models/<model>/infer")
+    @app.post("/v2/models/<model>/versions/<version>/infer")
+    def _predict(**_: str) -> Response:
+        return _response(predictions.answer(request.environ, g.target))
+
+    @app.get("/livez")
+    def _livez() -> Response:
+        """Say that the process answers; restart it if this fails."""
+        return _json({"live": True})
+
+    @app.get("/readyz")
+    @app.get("/healthz")
+    def _readyz() -> Response:
+        """Say whether predictions are answered; send no traffic while this fails."""
+        return _json(state.report())
+
+    app.register_blueprint(page.blueprint(state))
+    app.register_blueprint(oip_metadata.blueprint(state))
+    app.register_blueprint(api_docs.blueprint(settings, state))
+    surround(app, pipeline)
+    app.after_request(_name)
+    app.register_error_handler(ProblemError, _problem)
+    app.register_error_handler(HTTPException, _http_problem)
+    app.register_error_handler(Exception, _failure)
+    return app
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, answer.headers, content_type=answer.media_type)
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(document), mimetype=JSON, headers={"Cache-Control": "no-store"})
+
+
+def _name(response: Response) -> Response:
+    """Give every answer its request's id; those of the prediction routes have it already."""
+    if "X-Request-ID" not in response.headers:
+        response.headers["X-Request-ID"] = request_id(request_of(request.environ).headers)
+    return response
+
+
+def _problem(error: ProblemError) -> Response:
+    g.refusal = error.kind  # for the metrics
+    wsgi_body.discard(request.environ)
+    return _response(problem(error, request.path))
+
+
+def _http_problem(error: HTTPException) -> Response:
+    """Map what Flask and Werkzeug raise themselves to our own tree."""
+    if error.code == NotFoundError.status:
+        return _problem(
+            NotFoundError(
+                f"there is nothing at {request.path[:100]}",
+                remedy="POST images to /predict; GET /docs or /openapi.json tells all paths.",
+            )
+        )
+    if error.code == MethodNotAllowedError.status:
+        problem = MethodNotAllowedError(
+            f"{request.path[:100]} does not answer {request.method[:20]}",
+            remedy="Use one of the methods in the Allow field; images are POSTed.",
+        )
+        problem.headers = {"Allow": ", ".join(sorted(getattr(error, "valid_methods", None) or ()))}
+        return _problem(problem)
+    return _problem(
+        MalformedBodyError(
+            f"the request cannot be understood: {error.name}", remedy="See the API's description, /docs."
+        )
+    )
+
+
+def _failure(error: Exception) -> Response:
+    """Answer 500, or 503 where memory ended; the log has it whole, the client learns nothing of it."""
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return _problem(unforeseen(error))

@@ -1,0 +1,71 @@
+"""What happens around every route of the Flask application: who may ask, its fields, and what is recorded of it.
+
+The prediction routes have all this in the pipeline, so that it is the same through both doors.
+"""
+
+import re
+import time
+
+from flask import Flask, Response, g, request
+
+from serving.predict.pipeline import Pipeline, target_of
+from serving.security import response_headers
+from serving.telemetry.metrics import OTHER
+from serving.telemetry.request_record import RequestRecord
+
+HTML = "text/html"
+_VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
+
+
+def surround(app: Flask, pipeline: Pipeline) -> None:
+    """Put it around the application's routes, unknown paths included; an error handler sets `g.refusal` to its kind."""
+
+    def enter() -> None:
+        g.arrived = time.perf_counter()
+        g.target = target_of(request.method, request.path)
+        if g.target is None:
+            authorization = request.headers.get("Authorization")
+            g.holder = pipeline.access.check_path(request.method, request.path, authorization)
+
+    def leave(response: Response) -> Response:
+        if g.target is not None:
+            return response
+        fields = {name.lower(): value for name, value in request.headers.items()}
+        if request.method == "OPTIONS":
+            _add(response, pipeline.headers.of_preflight(fields, response.headers.get("Allow", "")))
+        else:
+            _add(response, pipeline.headers.of(fields))
+        if response.mimetype == HTML:
+            for name, value in response_headers.PAGE.items():
+                response.headers.setdefault(name, value)
+        _record(pipeline, fields, response)
+        return response
+
+    app.before_request(enter)
+    app.after_request(leave)
+
+
+def _add(response: Response, fields: dict[str, str]) -> None:
+    for name, value in fields.items():
+        if name == "Vary":
+            response.vary.add(value)
+        else:
+            response.headers[name] = value
+
+
+def _record(pipeline: Pipeline, fields: dict[str, str], response: Response) -> None:
+    record = RequestRecord(
+        id=response.headers["X-Request-ID"],
+        method=request.method,
+        path=request.path,
+        route=OTHER if request.url_rule is None else _VARIABLE.sub(r"{\1}", request.url_rule.rule),
+        client=request.remote_addr or "",
+        status=response.status_code,
+        seconds=time.perf_counter() - g.arrived,
+        refusal=g.get("refusal", ""),
+        holder=g.get("holder"),
+        trace=pipeline.trail.context(fields),
+    )
+    pipeline.state.metrics.request(record)
+    if (own := pipeline.trail.end(record)) is not None:
+        response.headers["traceresponse"] = own

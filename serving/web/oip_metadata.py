@@ -1,0 +1,76 @@
+"""The Open Inference Protocol's other paths: health, and metadata of the server and the model.
+
+Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md. An error's form is
+the application's business, which knows the protocol by the path.
+"""
+
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response
+
+from bundle import __version__
+from bundle.manifest import IMAGE_SIZE
+from serving.model.engine import PROVIDER_NAMES, Engine
+from serving.model.store import ModelState
+from serving.predict.exchange import JSON
+from serving.predict.oip import INPUT, OUTPUTS
+from serving.predict.pipeline import engine_of
+
+EXTENSIONS = ["binary_tensor_data"]
+PLATFORM = "onnx_onnxv1"
+
+
+def blueprint(state: ModelState) -> Blueprint:
+    """Return the routes; they answer from what is in memory."""
+    routes = Blueprint("oip", __name__)
+
+    @routes.get("/v2", strict_slashes=False)
+    def _server() -> Response:
+        return _json({"name": "glyph", "version": __version__, "extensions": EXTENSIONS})
+
+    @routes.get("/v2/health/live")
+    def _live() -> Response:
+        return _json({"live": True})
+
+    @routes.get("/v2/health/ready")
+    def _ready() -> Response:
+        state.report()  # which is refused where the process is ending, too
+        return _json({"ready": True, "live": True})
+
+    @routes.get("/v2/models/<model>")
+    @routes.get("/v2/models/<model>/versions/<version>")
+    def _model(model: str, version: str | None = None) -> Response:
+        return _json(_metadata(engine_of(state, model, version), state.versions()))
+
+    @routes.get("/v2/models/<model>/ready")
+    @routes.get("/v2/models/<model>/versions/<version>/ready")
+    def _model_ready(model: str, version: str | None = None) -> Response:
+        engine_of(state, model, version)
+        state.report()
+        return _json({"name": model, "ready": True})
+
+    return routes
+
+
+def _metadata(engine: Engine, versions: list[int]) -> dict[str, Any]:
+    manifest = engine.bundle.manifest
+    return {
+        "name": manifest.name,
+        "versions": [str(loaded) for loaded in versions],
+        "platform": PLATFORM,
+        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, IMAGE_SIZE, IMAGE_SIZE]}],
+        "outputs": [
+            {"name": name, "datatype": "FP32", "shape": [-1, len(manifest.classes)]} for name in OUTPUTS
+        ],
+        # Strings by name, as open_inference_rest.yaml has it.
+        "properties": {
+            "digest": manifest.digest,
+            "execution_provider": PROVIDER_NAMES[engine.provider],
+            "arithmetic": engine.arithmetic,
+        },
+    }
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(document), mimetype=JSON, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,90 @@
+"""The prediction routes for Flask's views: so many are worked on at once, some wait, and the rest are refused."""
+
+import threading
+import time
+from typing import Any
+
+from serving.errors import OverloadedError, ProblemError
+from serving.predict.exchange import Answer, Request, Target
+from serving.predict.load_shedding import Account, Gate
+from serving.predict.pipeline import Pipeline
+from serving.web import wsgi_body
+
+Environ = dict[str, Any]
+
+_OTHER_NAMES = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+"""Fields that WSGI names without `HTTP_` (PEP 3333, environ Variables)."""
+
+
+class Predictions:
+    """Answers predictions on the threads of the WSGI server, as far as it has more threads than `GLYPH_THREADS`."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        settings = pipeline.settings
+        self._pipeline = pipeline
+        self._gate = Gate(settings.threads + settings.queue_limit, settings.queue_bytes)
+        self._threads = settings.threads
+        self._places = threading.Semaphore(settings.threads)
+        self._telling = threading.Lock()
+
+    def answer(self, environ: Environ, target: Target | None) -> Answer:
+        """Answer a request of a prediction route on this thread; `target` is what its path names."""
+        account = Account(self._gate)
+        try:
+            return self._answer(environ, target, account)
+        finally:
+            account.hold(0)
+
+    def _answer(self, environ: Environ, target: Target | None, account: Account) -> Answer:
+        pipeline = self._pipeline
+        try:
+            body = wsgi_body.read(environ, pipeline.settings.max_body_bytes, account)
+        except ProblemError as error:
+            exchange = pipeline.open(request_of(environ), time.perf_counter(), target)
+            wsgi_body.discard(environ)
+            return pipeline.close(exchange, pipeline.refuse(exchange, error))
+        exchange = pipeline.open(request_of(environ, body), time.perf_counter(), target)
+        try:
+            self._gate.enter()
+        except OverloadedError as error:
+            return pipeline.close(exchange, pipeline.refuse(exchange, error))
+        self._tell_queue()
+        try:
+            with self._places:
+                return pipeline.answer(exchange)
+        finally:
+            self._gate.leave()
+            self._tell_queue()
+
+    def _tell_queue(self) -> None:
+        """Set the gauge of what waits; the last thread to do so has seen what all others did before."""
+        with self._telling:
+            self._pipeline.state.metrics.queue(max(0, self._gate.waiting - self._threads))
+
+
+def request_of(environ: Environ, body: bytes = b"") -> Request:
+    """Return a WSGI request as plain data."""
+    headers = {}
+    for name, value in environ.items():
+        if name.startswith("HTTP_"):
+            headers[name[5:].replace("_", "-").lower()] = value
+    for (
+        name,
+        field,
+    ) in _OTHER_NAMES.items():  # after the others: what a client calls HTTP_CONTENT_TYPE is not it
+        headers.pop(field, None)
+        if value := environ.get(name):
+            headers[field] = value
+    return Request(
+        method=environ["REQUEST_METHOD"],
+        path=_text(environ["PATH_INFO"]),
+        query=environ.get("QUERY_STRING", ""),
+        headers=headers,
+        body=body,
+        client=environ.get("REMOTE_ADDR") or "",
+    )
+
+
+def _text(path: str) -> str:
+    """Undo WSGI's reading of a path's bytes as latin-1 (PEP 3333, Unicode Issues)."""
+    return path if path.isascii() else path.encode("latin-1").decode(errors="replace")

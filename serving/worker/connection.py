@@ -1,0 +1,491 @@
+"""One connection: its requests one after the other, their bodies and answers, and the time each may take.
+
+A connection answers its requests in their order, because it reads the next only when the last is
+answered; what a pipelining client has sent meanwhile waits here, and beyond `HELD_INPUT` in the
+sockets. There is no task and no timer for each request: `tick` of every connection is called a few
+times a second and compares the time with the moment at which the current phase has to be over.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from http import HTTPStatus
+from math import inf
+from typing import Any, Literal
+
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it ships no types
+
+from serving.errors import OverloadedError, ProblemError
+from serving.predict.exchange import Answer
+from serving.predict.load_shedding import (
+    FREE_BODY,
+    LINGER_SECONDS,
+    MAX_DISCARDED_BYTES,
+    Account,
+    is_readable,
+    late_body,
+    late_head,
+)
+from serving.predict.pipeline import problem, too_large, unforeseen, unreadable
+from serving.system.addresses import unmapped
+from serving.telemetry.logs import without_words
+from serving.worker.dispatcher import Door
+from serving.worker.http11.chunked import ChunkedBody
+from serving.worker.http11.input_buffer import MAX_HEAD, Input
+from serving.worker.http11.output_buffer import Output
+from serving.worker.http11.request_body import Body, LengthBody
+from serving.worker.http11.request_head import Head, refusal_of
+from serving.worker.http11.response import CONTINUE, render
+from serving.worker.wsgi_bridge import Wire
+
+HELD_INPUT = MAX_HEAD
+"""Bytes of later requests that are kept while one is being answered, beyond which no more are read."""
+GRACE_SECONDS = 2.0
+"""How long an ending process keeps idle connections, on which a request may be on its way; as gthread does."""
+
+Phase = Literal["head", "body", "answer", "linger", "closed"]
+"""What a connection is doing: it waits for a head or a body; it waits for the answer of the request that was read;
+it is answered for the last time, and what still comes is thrown away; it is closed. No Enum: to name a member takes
+several times as long as the comparison, and they are named a dozen times for each request."""
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection, on the loop."""
+
+    def __init__(
+        self,
+        door: Door,
+        number: int,
+        opened: Callable[["Connection"], None],
+        closed: Callable[["Connection"], None],
+    ) -> None:
+        """Begin; the socket comes with `connection_made`.
+
+        Args:
+            door: what answers requests.
+            number: how many connections came before: the loop's clock has milliseconds, in which several become idle.
+            opened: is told when there is a socket, after the TLS handshake if there is one.
+            closed: is told when there is none any more.
+        """
+        self._door, self.number = door, number
+        self._opened, self._closed = opened, closed
+        self._settings = door.settings
+        self._transport: Any = None
+        self.client: Any = ""
+        self.server: Any = ""
+        self.phase: Phase = "head"
+        self.deadline = inf
+        """When the phase has to be over, by the loop's time; of idle connections the longest idle has the earliest."""
+        self._input, self._output = Input(door.parser), Output(door.gate)
+        self._head: Head | None = None
+        self._body: Body | None = None
+        """On its way; in another phase than "body" it is only read to find its end."""
+        self._asked = 0  # bytes of the request that is being read or answered, beside those in input and body
+        self._held = Account(door.gate)  # all of them
+        self._address = ""  # whose share of the memory it is
+        self._must_close = False
+        self._started = 0.0
+        self.hung_up = False
+        """Whether the client has sent all that it will; it may still want to read, or have gone."""
+        self._throttled = False
+        self._paused = False
+        self._advancing = False
+        self._wire: Wire | None = None
+
+    # What asyncio calls
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        self._transport = transport
+        self.client = unmapped(transport.get_extra_info("peername") or "")
+        self.server = transport.get_extra_info("sockname") or ""
+        self._address = self._held.client = self.client[0] if isinstance(self.client, tuple) else ""
+        self._output.begin(transport, self._address)
+        self._wait(self._settings.keepalive_seconds)
+        if not self._door.alive:
+            self.end_soon()
+        self._opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived."""
+        if self.phase in ("linger", "closed"):
+            return
+        self._input.add(data)
+        self._advance()
+
+    def eof_received(self) -> bool:
+        """Answer what was asked before the client's last byte, then close; True keeps the way back open."""
+        self.hung_up = True
+        if self.phase == "body":
+            self._dispatch(None, unreadable())
+        elif self.phase == "head" and (self._body is not None or not self._blocked()):
+            self.drop()  # idle, or in the middle of something that is not a request yet
+        return self.phase in ("answer", "head")
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Forget all; an answer that is still being made finds nobody."""
+        self.phase = "closed"
+        self._forget()
+        self._output.resume()
+        if self._wire is not None:
+            self._wire.lose()
+        self._closed(self)
+
+    def pause_writing(self) -> None:
+        """Answer nothing more until the client has read; count what it has not."""
+        try:
+            self._output.pause()
+        except OverloadedError as error:
+            self._door.metrics.refusal(error.kind)
+            self.abort()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._output.resume()
+        if self._wire is not None:
+            self._wire.resume()
+        self._advance()
+
+    # Time
+
+    def tick(self, now: float) -> None:
+        """Close what has taken too long; `now` is the loop's time."""
+        if self._output.stalled(now) > self._settings.write_timeout_seconds:
+            self.abort()
+        elif now < self.deadline or self._blocked() or self.phase in ("answer", "closed"):
+            return
+        elif self.phase == "linger":
+            self.abort()
+        elif self.phase == "body":
+            self._dispatch(None, late_body(self._settings.body_timeout_seconds))
+        elif self._input and self._body is None:
+            self._refuse(late_head(self._settings.header_timeout_seconds))
+        else:  # in good order: a request may be on its way, and a reset would look like a fault
+            self._close()
+
+    def end_soon(self) -> None:
+        """Close if no request arrives in a moment: the process ends."""
+        if self.phase == "head" and self._body is None:
+            self.deadline = min(self.deadline, self._door.loop.time() + GRACE_SECONDS)
+
+    @property
+    def opened(self) -> bool:
+        """Whether it has begun; a TLS handshake may fail before."""
+        return self._transport is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a request of which nothing is here, and has nothing to give."""
+        return (
+            self.phase == "head"
+            and self._body is None
+            and not len(self._input)
+            and not self._blocked()
+            and not len(self._output)
+        )
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody reads an answer any more."""
+        return self.phase == "closed"
+
+    @property
+    def readable(self) -> bool:
+        """Whether something waits in the socket that is not read yet."""
+        return is_readable(self._transport.get_extra_info("socket").fileno())
+
+    def abort(self) -> None:
+        """Close at once, whatever is not written yet."""
+        self.phase = "closed"
+        self._transport.abort()
+
+    def drop(self) -> None:
+        """Close when what is written has gone out."""
+        self.phase = "closed"
+        self._transport.close()
+
+    def _blocked(self) -> bool:
+        """Tell whether no further request is read for now."""
+        return self._output.full or self._throttled
+
+    def _wait(self, seconds: float) -> None:
+        self.deadline = self._door.loop.time() + seconds
+
+    # Reading
+
+    def _advance(self) -> None:
+        """Go on until more has to arrive, or an answer has to be made."""
+        if self._advancing:
+            return
+        self._advancing = True
+        while self._step():
+            pass
+        self._advancing = False
+        if len(self._input) or self._held.size or self._body is not None or self._throttled or self._paused:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Count what is held, and read no more for now if that is enough; there is nothing to do for most requests."""
+        try:
+            self._count()
+        except OverloadedError as error:
+            self._shed(error)
+        pause = self._throttled or (len(self._input) > HELD_INPUT and self.phase != "body")
+        if pause != self._paused and self.phase in ("head", "body", "answer"):
+            self._paused = pause
+            self._transport.pause_reading() if pause else self._transport.resume_reading()
+
+    def _step(self) -> bool:
+        """Do one thing, and tell whether there may be more to do."""
+        if self._body is not None and self.phase in ("head", "body", "answer"):
+            return len(self._input) > 0 and self._read_body(self._body)
+        if self.phase != "head" or self._blocked():
+            return False
+        if self._read_head():
+            return True
+        if self.hung_up and self.phase == "head":
+            self.drop()
+        return False
+
+    def _read_head(self) -> bool:
+        """Read the head of a request if it is there; begin with its body."""
+        begun = self._input.begun
+        try:
+            head = self._input.head(self.client)
+        except ParseException as error:
+            self._malformed(error)
+            return False
+        if head is None:
+            if self._input.begun and not begun:
+                self._wait(self._settings.header_timeout_seconds)
+            return False
+        self._head = head
+        self._begin_body(head)
+        return True
+
+    def _begin_body(self, head: Head) -> None:
+        length, limit = head.length, self._settings.max_body_bytes
+        self._must_close = not head.keep_alive
+        whole = length is not None and length <= len(self._input) and length <= limit
+        if not whole:
+            self._body = ChunkedBody(head.original) if length is None else LengthBody(length)
+        small = whole and length + head.size <= FREE_BODY  # type: ignore[operator]  # what is whole has a length
+        if not small and not self._admit(head, length or 0):
+            return
+        if whole:
+            body = self._input.take(length)
+            if self._held.size:
+                self._asked = head.size + len(body)
+            if head.expects_continue:
+                self._output.write(CONTINUE)
+            self._dispatch(body)
+            return
+        if head.expects_continue:
+            self._output.write(CONTINUE)
+        self.phase = "body"
+        self._wait(self._settings.body_timeout_seconds)
+
+    def _admit(self, head: Head, length: int) -> bool:
+        """Refuse a request before its body is kept, where there is a reason; tell whether there was none."""
+        body, limit = self._body, self._settings.max_body_bytes
+        self._asked = head.size
+        try:
+            if length > limit:
+                raise too_large(limit)
+            self._door.admit(head, 0 if body is None else length, self._address)
+            self._count()
+        except ProblemError as error:
+            if body is None:
+                self._input.take(length)
+            else:
+                if head.expects_continue or length > MAX_DISCARDED_BYTES:
+                    self._must_close = True  # the body may come or not
+                body.forget()
+            self._dispatch(b"", error)
+            return False
+        return True
+
+    def _read_body(self, body: Body) -> bool:
+        """Feed what has arrived to the body that is on its way."""
+        try:
+            body.feed(self._input.take())
+        except ParseException as error:
+            self._door.log.debug("a request's body could not be read: %s", without_words(error))
+            self._body, self._must_close = None, True
+            if self.phase == "body":
+                self._dispatch(None, unreadable())
+            elif self.phase == "head":
+                self._close()
+            return False
+        return self._collect(body) if self.phase == "body" else self._discard(body)
+
+    def _collect(self, body: Body) -> bool:
+        """Dispatch the request when its body is whole, or as soon as it is too large."""
+        limit = self._settings.max_body_bytes
+        try:
+            if body.announced > limit:
+                raise too_large(limit)
+            self._count()
+        except ProblemError as error:
+            self._must_close |= body.announced > MAX_DISCARDED_BYTES
+            body.forget()
+            self._dispatch(b"", error)
+            return True
+        if body.done:
+            self._input.put(body.rest)
+            self._body = None
+            self._asked += len(body.data)
+            self._dispatch(bytes(body.data))
+        return True
+
+    def _discard(self, body: Body) -> bool:
+        """Go on behind a body that was refused, unless that is too far away."""
+        if body.done:
+            self._input.put(body.rest)
+            self._body = None
+            self._wait(self._settings.keepalive_seconds)
+        elif body.announced > MAX_DISCARDED_BYTES:
+            self._body, self._must_close = None, True
+            if self.phase == "head":
+                self._close()
+        return True
+
+    # Memory
+
+    def _count(self) -> None:
+        """Tell the gate what is held of requests now.
+
+        Raises:
+            OverloadedError: it is more than before, and more than may be; what was counted before stays so.
+        """
+        self._held.hold(self._input.held + self._asked + (0 if self._body is None else self._body.held))
+
+    def _shed(self, error: OverloadedError) -> None:
+        """Let go of input for which there is no memory."""
+        if self.phase == "answer":
+            # Later requests, which are not answered: the client finds the connection closed.
+            self._must_close, self._body = True, None
+            self._input.put(b"")
+            self._count()
+        elif self._output.full:
+            self.abort()
+        elif self.phase == "head" and self._body is None:
+            self._refuse(error)
+        elif self.phase in ("head", "body"):
+            self._close()
+
+    def _forget(self) -> None:
+        """Hold nothing of requests any more."""
+        self._input.put(b"")
+        self._body, self._asked = None, 0
+        if self._held.size:
+            self._count()
+
+    # Answering
+
+    def _dispatch(self, body: bytes | None, error: ProblemError | None = None) -> None:
+        """Have the request answered.
+
+        Args:
+            body: whole; None if it is broken.
+            error: why the request is refused; its body is empty then.
+        """
+        head = self._head
+        assert head is not None  # noqa: S101  a body has a head
+        self.phase, self.deadline, self._started = "answer", inf, time.perf_counter()
+        if body is None:
+            self._must_close, self._body = True, None
+        self._door.dispatch(self, head, body, self._started, error)
+
+    def wire(self) -> Wire:
+        """Return what a thread may write the answer to."""
+        self._wire = Wire(self._send_from_thread)
+        return self._wire
+
+    def closing(self) -> bool:
+        """Tell whether the connection is to be closed after the answer."""
+        return self._must_close or not self._door.alive
+
+    def answered(self, answer: Answer) -> None:
+        """Write the answer of the request that was read."""
+        if self.phase != "answer" or self._head is None:
+            return  # the client has gone
+        close = self.closing()
+        try:
+            data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
+        except ValueError as error:
+            self._door.log.exception("an answer could not be written", exc_info=error)
+            answer = problem(unforeseen())
+            data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
+        if self._head.method == "HEAD":  # a refusal: WSGI answers all else (RFC 9110, section 9.3.2)
+            data = data[: len(data) - len(answer.body)]
+        self._output.write(data)
+        if self._head.original is not None:
+            elapsed = timedelta(seconds=time.perf_counter() - self._started)
+            self._door.log_access(self, self._head, answer, elapsed)
+        self.finished(keep=not close)
+
+    def finished(self, *, keep: bool) -> None:
+        """Go on to the next request, or close: an answer is written, whoever wrote it."""
+        self._wire = None
+        if self.phase != "answer":
+            return
+        self._head = None
+        if self._held.size:
+            self._asked = 0
+            self._count()
+        if not keep or self.closing():
+            self._close()
+            return
+        self.phase = "head"
+        settings = self._settings
+        self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
+        if len(self._input) or self.hung_up or self._paused:
+            self._advance()
+
+    def throttle(self, moment: float) -> None:
+        """Read nothing until then, by the loop's time: this client's last request was refused for overload."""
+        self._throttled = True
+        self._door.loop.call_at(moment, self._unthrottle)
+
+    def _unthrottle(self) -> None:
+        self._throttled = False
+        if self.phase != "closed":
+            self._advance()
+
+    def _send_from_thread(self, data: bytes) -> None:
+        self._door.loop.call_soon_threadsafe(self._send, data)
+
+    def _send(self, data: bytes) -> None:
+        if self.phase == "answer":
+            self._output.write(data)
+            if not self._output.full and self._wire is not None:
+                self._wire.resume()
+
+    def _malformed(self, error: ParseException) -> None:
+        """Answer what the parser refuses, and close."""
+        self._door.log.warning("Invalid request from ip=%s: %s", self._address, without_words(error))
+        refusal = refusal_of(error)
+        self._refuse(refusal, HTTPStatus(refusal.extensions["status"]))
+
+    def _refuse(self, error: ProblemError, status: HTTPStatus | None = None) -> None:
+        """Answer what never became a request, and close."""
+        self._door.metrics.refusal(error.kind)
+        answer = problem(error)
+        answer.status = status or error.status
+        self._output.write(render(answer, (1, 1), self._door.dates.now(), keep_alive=False))
+        self._close()
+
+    def _close(self) -> None:
+        """Close for writing, and go on reading for a while (RFC 9112, section 9.6)."""
+        self._forget()
+        if self.hung_up or not self._transport.can_write_eof():
+            self.drop()
+            return
+        self.phase = "linger"
+        self._wait(LINGER_SECONDS)
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self._transport.write_eof()

@@ -1,0 +1,115 @@
+"""What has arrived on a connection and is not read yet: from bytes to the heads of requests.
+
+Nothing here waits or writes. Requests are read where they lie; only what arrives while older bytes are
+unread is copied, so that a client that sends many requests at once costs no more than many clients. A head that
+grows byte by byte is searched once, and its limits hold wherever it is cut into packets.
+"""
+
+from typing import Any
+
+from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships no types
+    InvalidHeader,
+    InvalidRequestLine,
+    LimitRequestHeaders,
+)
+
+from serving.worker.http11.chunked import has_bare_lf
+from serving.worker.http11.request_head import Head, Parser, overlong
+
+MAX_HEAD = 32 << 10
+"""Bytes of a request's head, whatever it is made of."""
+
+
+class Input:
+    """The unread bytes of one connection; its length is their number."""
+
+    def __init__(self, parser: Parser) -> None:
+        self._parser = parser
+        self._data: bytes | bytearray = b""
+        self._at = 0  # where what is not read yet begins
+        self._searched = 0  # as far as there is no end of a head
+        self._line_read = False  # the request line is whole and well formed
+        self.begun = False
+        """Whether a head has begun and not ended."""
+
+    def __len__(self) -> int:
+        return len(self._data) - self._at
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory, those too that were read from the same packet."""
+        return len(self._data)
+
+    def add(self, data: bytes) -> None:
+        """Take what has arrived."""
+        if self._at >= len(self._data):
+            self._data, self._at = data, 0
+            return
+        if self._at or not isinstance(self._data, bytearray):
+            self._data = bytearray(memoryview(self._data)[self._at :])
+            self._searched = max(0, self._searched - self._at)
+            self._at = 0
+        self._data += data
+
+    def put(self, data: bytes) -> None:
+        """Have these bytes and no others."""
+        self._data, self._at = data, 0
+        self._searched, self._line_read = 0, False
+
+    def take(self, length: int | None = None) -> bytes:
+        """Return so many bytes, by default all, as read."""
+        data, start = self._data, self._at
+        end = len(data) if length is None else start + length
+        if end >= len(data):
+            self._data, self._at = b"", 0
+        else:
+            self._at = end
+        return bytes(data[start:end])
+
+    def head(self, client: Any) -> Head | None:
+        """Return the head of a request as read; None if more has to arrive.
+
+        Args:
+            client: the client's address, as the socket has it.
+
+        Raises:
+            ParseException: it is malformed, too long, or what there is of it cannot become a head any more.
+        """
+        data, at = self._data, self._at
+        if at >= len(data):
+            return None
+        end = data.find(b"\r\n\r\n", max(at, self._searched - 3))
+        if end == at:  # an empty line may come before a request (RFC 9112, section 2.2), two may not
+            end = data.find(b"\r\n\r\n", at + 2)
+        if end < 0:
+            self._check_partial(data, at, client)
+            return None
+        if end + 4 - at > MAX_HEAD:  # it is wrong for the same reason in one piece and in many
+            self._check_partial(data[: at + MAX_HEAD], at, client)
+        parsed = self._parser.read(bytes(data[at : end + 4]), client)
+        if parsed is None:  # Gunicorn waits for more after what it takes for half a head
+            self._searched = len(data)
+            return None
+        self._at = end + 4
+        self._searched, self._line_read, self.begun = 0, False, False
+        return parsed
+
+    def _check_partial(self, data: bytes | bytearray, at: int, client: Any) -> None:
+        """Refuse at once what cannot become a head any more: its request line, a bare LF, its size."""
+        fresh, self._searched = max(at, self._searched), len(data)
+        self.begun = True
+        if not self._line_read:
+            start = at + 2 if data.startswith(b"\r\n", at) else at
+            end = data.find(b"\r\n", max(start, fresh - 1))
+            limit = self._parser.configuration.limit_request_line
+            if end < 0 and len(data) - start - 2 > limit > 0:
+                raise overlong(bytes(data[start:]), limit)
+            if end < 0 and has_bare_lf(data, fresh, at):
+                raise InvalidRequestLine("bare LF as line terminator")
+            if end >= 0:
+                self._parser.check_line(bytes(data[at : end + 2]), client)
+                self._line_read = True
+        if has_bare_lf(data, fresh, at):
+            raise InvalidHeader("bare LF as line terminator")
+        if len(data) - at >= MAX_HEAD:
+            raise LimitRequestHeaders("limit request head size")
