@@ -21,7 +21,7 @@ from serving.web.app import create_app
 from serving.web.page import MAX_SAMPLES
 from tests.browser.bundles import Images, publish_linear, untrained
 
-ASSETS = sorted(path.name for path in (ROOT / "serving" / "page" / "assets").iterdir())
+ASSETS = sorted(path.name for path in (ROOT / "serving" / "web" / "page" / "assets").iterdir())
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
@@ -50,7 +50,7 @@ def test_files_are_sent_once_and_then_confirmed(client: FlaskClient, asset: str)
     answer = client.get(path_of(asset))
     assert answer.status_code == 200
     assert answer.mimetype == MEDIA_TYPES[Path(asset).suffix]
-    assert answer.data == (ROOT / "serving" / "page" / "assets" / asset).read_bytes()
+    assert answer.data == (ROOT / "serving" / "web" / "page" / "assets" / asset).read_bytes()
     assert answer.headers["Cache-Control"] == "no-cache"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     etag = answer.headers["ETag"]
@@ -139,7 +139,7 @@ def test_the_page_s_files_are_packaged() -> None:
 
 def test_the_page_names_only_what_is_there() -> None:
     """Every file that the page or a module refers to exists, and each is fetched early."""
-    directory = ROOT / "serving" / "page" / "assets"
+    directory = ROOT / "serving" / "web" / "page" / "assets"
     page = (directory / "index.html").read_text()
     for name in ASSETS:
         if name.endswith(".js"):

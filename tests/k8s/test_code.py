@@ -225,7 +225,7 @@ def test_scoring_is_tried_again_as_its_exit_codes_say() -> None:
 
 def test_probes_ask_what_the_management_port_answers() -> None:
     """And Prometheus does too."""
-    source = (ROOT / "serving" / "management.py").read_text()
+    source = (ROOT / "serving" / "management" / "server.py").read_text()
     served = set(re.findall(r'"(/\w+)"', source))
     assert {"/livez", "/readyz", "/metrics"} <= served
     for name, _rendering, pod in every_pod("serve"):

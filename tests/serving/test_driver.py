@@ -29,7 +29,7 @@ int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
 WHOLE = "int cuTensorMapEncodeTiled(void) { return 1; }\n"
 """What ONNX Runtime's CUDA provider wants to find beside them."""
 OPEN = (
-    "import sys; from pathlib import Path; from bundle.repository import Bundle; from serving import cuda, engine\n"
+    "import sys; from pathlib import Path; from bundle.repository import Bundle; from serving.model import cuda, engine\n"
     "cuda.missing_library()\n"
     "try: engine.open_engine(Bundle.open(Path(sys.argv[1])), 'cuda', 0)\n"
     "except engine.ProviderError as error: print(error)\n"
@@ -65,7 +65,7 @@ def test_a_driver_of_the_same_major_version_or_a_later_one_will_do(tmp_path: Pat
     """Within a major version an older one runs what was built for a newer one."""
     variables = with_driver(tmp_path, version)
     assert run(variables, "-m", "serving.model.cuda").returncode == 0
-    done = run(variables, "-c", "from serving import cuda; print(cuda.missing(0))")
+    done = run(variables, "-c", "from serving.model import cuda; print(cuda.missing(0))")
     assert done.stdout == "None\n"
 
 
@@ -89,7 +89,7 @@ def test_the_table_knows_the_cuda_that_is_installed() -> None:
 def test_a_driver_that_lacks_a_function_is_said_in_the_loaders_words(tmp_path: Path) -> None:
     """The provider's library cannot be loaded, though no file is missing."""
     variables = with_driver(tmp_path, 13000, DRIVER)
-    done = run(variables, "-c", "from serving import cuda; print(cuda.missing(0))")
+    done = run(variables, "-c", "from serving.model import cuda; print(cuda.missing(0))")
     assert "CUDA provider cannot be loaded" in done.stdout
     assert "undefined symbol: cuTensorMapEncodeTiled" in done.stdout
 

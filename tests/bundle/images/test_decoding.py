@@ -321,7 +321,7 @@ def test_a_file_overwritten_or_cut_anywhere_gives_an_array_or_a_refusal(
 def test_what_pillow_warns_of_is_damage_in_any_process() -> None:
     """A program that sets no filter of its own, or says -W ignore, gets the refusal too."""
     program = (
-        "import sys; from bundle.errors import ImageError; from bundle.images.decoding import decode\n"
+        "import sys; from bundle.images.errors import ImageError; from bundle.images.decoding import decode\n"
         "try: decode(sys.stdin.buffer.read())\n"
         "except ImageError as error: print(error.kind, error)"
     )

@@ -301,7 +301,7 @@ def test_a_png_whose_end_is_only_in_a_text_ends_too_early(digit: Pixels) -> None
 def test_a_broken_tiff_writes_nothing_between_the_lines_of_a_log() -> None:
     """What libtiff finds is in the refusal, and not on standard error."""
     program = (
-        "import sys; from bundle.errors import ImageError; from bundle.images.decoding import decode\n"
+        "import sys; from bundle.images.errors import ImageError; from bundle.images.decoding import decode\n"
         "try: decode(sys.stdin.buffer.read())\n"
         "except ImageError as error: print(error.kind)"
     )

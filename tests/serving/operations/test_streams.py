@@ -303,7 +303,7 @@ def test_others_who_have_the_same_pipe_may_still_wait_for_it() -> None:
 def test_what_is_printed_to_standard_error_is_in_the_log(tmp_path: Path) -> None:
     """Gunicorn prints in places, a thread that dies prints its traceback, and neither past the format."""
     program = (
-        "import sys, threading; from serving import logs; from serving.settings import ServiceSettings; "
+        "import sys, threading; from serving.telemetry import logs; from serving.settings import ServiceSettings; "
         "logs.configure(ServiceSettings(log_format='json')); print('one\\ntwo', file=sys.stderr); "
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()"
     )
