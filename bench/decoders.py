@@ -24,8 +24,8 @@ import numpy as np
 
 from bundle.manifest import Polarity
 from serving import score
-from serving.scoring.decoding import Files, decode_files
-from serving.scoring.listing import Reader
+from serving.scoring.inputs.decoding import Files, decode_files
+from serving.scoring.inputs.listing import Reader
 from serving.scoring.records import Decoded
 
 
@@ -36,7 +36,7 @@ class StandardDecoders:
         self.count = count
         self.started = False
         context = get_context("forkserver")
-        context.set_forkserver_preload(["serving.score", "serving.scoring.decoding"])
+        context.set_forkserver_preload(["serving.score", "serving.scoring.inputs.decoding"])
         self._pool = ProcessPoolExecutor(count, context)
 
     def start(self) -> None:
@@ -111,8 +111,8 @@ def _run(kind: str, given: Path, model: Path) -> float:
 
 
 if __name__ == "__main__":  # and not in the processes of the pool, which load this module, too
-    from serving.scoring import job
+    from serving.scoring import run
 
     if sys.argv[1] == "standard":
-        vars(job)["Decoders"] = StandardDecoders
+        vars(run)["Decoders"] = StandardDecoders
     sys.exit(score.main(sys.argv[2:]))

@@ -36,11 +36,11 @@ from bundle.images import decoding as decoder
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle, resolve
 from serving.model.engine import BUCKETS, Arithmetic, choose_arithmetic, open_engine
-from serving.scoring import job
-from serving.scoring.listing import read_file
-from serving.scoring.progress import Meter
+from serving.scoring import run as job
+from serving.scoring.inputs.listing import read_file
+from serving.scoring.reporting.progress import Meter
+from serving.scoring.reporting.watch import Watch
 from serving.scoring.settings import ScoreSettings
-from serving.scoring.watch import Watch
 from serving.system.cpus import usable_cpus
 
 BATCH = BUCKETS[-1]

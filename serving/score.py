@@ -102,8 +102,8 @@ def _score(words: Sequence[str]) -> int:
                 f"--{needed} is needed: {ScoreSettings.model_fields[needed].description}"
             )
     settings = build(ScoreSettings, [environment, layer])
-    from serving.scoring.job import run
-    from serving.scoring.watch import Watch
+    from serving.scoring.reporting.watch import Watch
+    from serving.scoring.run import run
 
     gc.freeze()  # what was imported stays: no collection need look at it
     watch = Watch(settings)
@@ -128,9 +128,9 @@ def _merge(words: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="print no summary, only errors")
     options = parser.parse_args(words)
     settings = build(ScoreSettings, [Layer({"input": "none", **vars(options)}, "--{option}")])
-    from serving.scoring.job import merge
-    from serving.scoring.output import OutputFolder
-    from serving.scoring.watch import Watch
+    from serving.scoring.output.folder import OutputFolder
+    from serving.scoring.reporting.watch import Watch
+    from serving.scoring.run import merge
 
     watch = Watch(settings)
     outcome = merge(OutputFolder.open(options.output), watch.say)

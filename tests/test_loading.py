@@ -46,8 +46,8 @@ ALLOWED = {
     # A module of an installed package, which importing that would run as well.
     ("serving/model/cuda.py", "_build_facts", "runpy.run_path"),
     # A socket to a process of the scorer's own.
-    ("serving/scoring/decoding.py", "ask", "pickle.load"),
-    ("serving/scoring/decoding.py", "_serve", "pickle.load"),
+    ("serving/scoring/inputs/decoding.py", "ask", "pickle.load"),
+    ("serving/scoring/inputs/decoding.py", "_serve", "pickle.load"),
 }
 NEEDED = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
 """They run no code if they are asked not to, in so many words."""

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from bench.support.pictures import png
 from bundle.repository import Bundle
-from serving.scoring.job import run
-from serving.scoring.manifest import Outcome
 from serving.scoring.observer import Silent
+from serving.scoring.output.manifest import Outcome
+from serving.scoring.run import run
 from serving.scoring.settings import ScoreSettings
 
 Images = npt.NDArray[np.uint8]

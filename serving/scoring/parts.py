@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from serving.scoring.errors import BadImageError, WriteError
-from serving.scoring.formats import Layout
-from serving.scoring.manifest import JobFacts
 from serving.scoring.observer import Observer
-from serving.scoring.output import OutputFolder, versions
+from serving.scoring.output.folder import OutputFolder, versions
+from serving.scoring.output.formats import Layout
+from serving.scoring.output.manifest import JobFacts
 from serving.scoring.pipeline import Part
 from serving.scoring.plan import Plan
 from serving.scoring.records import Engine, Receipt

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.manifest import Polarity
-from serving.scoring.decoding import Decoders, decode_files, take_numbers
+from serving.scoring.inputs.decoding import Decoders, decode_files, take_numbers
 from serving.scoring.names import Names
 from serving.scoring.plan import Plan, Slice
 from serving.scoring.records import Answers, Chunk, Engine, Raw, answers_of, joined

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from serving.scoring.errors import InputError
-from serving.scoring.inputs import Source
-from serving.scoring.listing import Reader
+from serving.scoring.inputs.listing import Reader
+from serving.scoring.inputs.sources import Source
 from serving.scoring.records import Raw
 
 SLICE_ROWS = 1024

@@ -25,7 +25,7 @@ from serving.model import cuda
 from serving.model.bound_session import lock_pages, whole_pages
 from serving.model.cuda_graph_thread import GraphSession
 from serving.model.engine import BUCKETS, open_engine
-from serving.scoring.engines import open_local
+from serving.scoring.backends.local import open_local
 from serving.scoring.settings import ScoreSettings
 from tests.gpu.memory import LOOK_SECONDS, measured
 

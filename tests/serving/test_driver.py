@@ -29,7 +29,8 @@ int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
 WHOLE = "int cuTensorMapEncodeTiled(void) { return 1; }\n"
 """What ONNX Runtime's CUDA provider wants to find beside them."""
 OPEN = (
-    "import sys; from pathlib import Path; from bundle.repository import Bundle; from serving.model import cuda, engine\n"
+    "import sys; from pathlib import Path; from bundle.repository import Bundle\n"
+    "from serving.model import cuda, engine\n"
     "cuda.missing_library()\n"
     "try: engine.open_engine(Bundle.open(Path(sys.argv[1])), 'cuda', 0)\n"
     "except engine.ProviderError as error: print(error)\n"

@@ -6,10 +6,10 @@ from pathlib import Path
 from bench.support.jobs import settings
 from bundle.repository import Bundle
 from serving.scoring.errors import IncompleteError, OutputError
-from serving.scoring.job import merge, run
-from serving.scoring.manifest import Outcome, read_manifest
 from serving.scoring.observer import Silent
-from serving.scoring.output import OutputFolder
+from serving.scoring.output.folder import OutputFolder
+from serving.scoring.output.manifest import Outcome, read_manifest
+from serving.scoring.run import merge, run
 from tests.conftest import ROOT
 
 COUNT = 200

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from bundle.manifest import Histogram, Reference
-from serving.scoring import report
-from serving.scoring.labels import open_labels
-from serving.scoring.summary import LabelsGiven, Summary, Tallier
+from serving.scoring.reporting import report
+from serving.scoring.reporting.labels import open_labels
+from serving.scoring.reporting.summary import LabelsGiven, Summary, Tallier
 from tests.serving.scoring.parts import a_chunk, a_receipt, some_answers, some_images
 
 NASTY = (

@@ -12,10 +12,10 @@ from bench.support.jobs import digits, parts, rows_of, score, settings
 from bench.support.models import publish_synthetic
 from bench.support.processes import running
 from bundle.repository import Bundle
-from serving.scoring.engines import open_local
+from serving.scoring.backends.local import open_local
+from serving.scoring.backends.remote import open_remote
 from serving.scoring.errors import ModelError, OutputError
-from serving.scoring.ray_engine import _pinned
-from serving.scoring.remote import open_remote
+from serving.scoring.ray_backend import _pinned
 from serving.scoring.settings import ScoreSettings
 from serving.system import cpus
 

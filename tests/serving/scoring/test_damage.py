@@ -7,9 +7,9 @@ import pytest
 
 from bench.support.jobs import parts
 from bundle.repository import Bundle
-from serving.scoring import integrity
 from serving.scoring.errors import IncompleteError, OutputError
-from serving.scoring.integrity import read_record, record
+from serving.scoring.output import integrity
+from serving.scoring.output.integrity import read_record, record
 from tests.serving.scoring.damages import (
     COUNT,
     DAMAGES,

@@ -12,7 +12,7 @@ import pytest
 from bench.support.jobs import parts
 from bundle.repository import Bundle
 from serving.scoring.errors import OutputError
-from serving.scoring.manifest import Outcome
+from serving.scoring.output.manifest import Outcome
 from tests.conftest import ROOT
 from tests.serving.scoring.damages import (
     DAMAGES,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.support.pictures import SAMPLES
-from serving.scoring import decoding
+from serving.scoring.inputs import decoding
 
 
 def exhausted(*_: Any) -> Any:

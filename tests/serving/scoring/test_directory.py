@@ -9,9 +9,9 @@ import pytest
 
 from bench.support.jobs import digits
 from bench.support.pictures import png
-from serving.scoring.archives import open_zip
-from serving.scoring.directory import Entry, entries
 from serving.scoring.errors import InputError
+from serving.scoring.inputs.archives import open_zip
+from serving.scoring.inputs.zip_directory import Entry, entries
 
 MANY = 66_000
 """More than the smaller structures can count."""

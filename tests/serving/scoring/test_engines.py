@@ -23,13 +23,15 @@ from bundle.repository import Bundle
 from serving.errors import DeviceLostError
 from serving.model import engine as sessions
 from serving.score import main
-from serving.scoring import engines, job, ray_engine
+from serving.scoring import ray_backend
+from serving.scoring import run as job
+from serving.scoring.backends import local
 from serving.scoring.errors import BadImageError, EngineError, InputError, LostError, ModelError
-from serving.scoring.integrity import read_record
-from serving.scoring.manifest import Outcome
-from serving.scoring.progress import Meter
+from serving.scoring.output.integrity import read_record
+from serving.scoring.output.manifest import Outcome
+from serving.scoring.reporting.progress import Meter
+from serving.scoring.reporting.watch import Watch
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
-from serving.scoring.watch import Watch
 from tests.serving.scoring.parts import some_images
 
 COUNT = 700
@@ -193,7 +195,7 @@ class Driver:
     def told(self, part: int, **changed: str) -> dict[str, Any]:
         """Return what an actor says of a part."""
         fingerprint = dict(self.facts.fingerprint) | changed
-        actor = ray_engine.PartScorer(self.settings.model_dump_json(), fingerprint, str(ROOT))
+        actor = ray_backend.PartScorer(self.settings.model_dump_json(), fingerprint, str(ROOT))
         with closing(actor):
             (line,) = actor({"part": np.array([part])})["told"]
         document: dict[str, Any] = json.loads(line)
@@ -226,7 +228,7 @@ def test_ray_cannot_read_the_standard_input(bundle: Bundle, tmp_path: Path) -> N
     """Every node reads for itself, so there must be something to read."""
     settings = ScoreSettings(input=("-",), output=tmp_path / "scores", engine="ray", model=bundle.path.parent)
     with pytest.raises(InputError, match="standard input on every node"):
-        ray_engine.score_on_ray(settings, [0], None, None, None)  # type: ignore[arg-type]
+        ray_backend.score_on_ray(settings, [0], None, None, None)  # type: ignore[arg-type]
 
 
 def test_without_ray_the_sentence_says_what_to_install(
@@ -256,7 +258,7 @@ def test_batches_are_as_large_as_the_provider_likes(
     asked: int | None, largest: int, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session is run with the provider's size, or the one asked for, and gives its bits; the rest is padded."""
-    monkeypatch.setitem(engines.BATCH, "cpu", 512)
+    monkeypatch.setitem(local.BATCH, "cpu", 512)
     images = some_images(COUNT)
     np.save(tmp_path / "in.npy", images)
     watched: list[Watched] = []
@@ -292,7 +294,7 @@ def test_cuda_is_given_larger_batches_and_a_service_no_larger_than_it_computes(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     """What a provider is given by default; what is not to be had is said."""
-    assert engines.BATCH["cuda"] > engines.BATCH["cpu"] == sessions.BUCKETS[-1] == LARGEST_ASKED
+    assert local.BATCH["cuda"] > local.BATCH["cpu"] == sessions.BUCKETS[-1] == LARGEST_ASKED
     given: dict[str, Any] = {"input": ("x",), "output": tmp_path / "out", "model": bundle.path.parent}
     with pytest.raises(ValueError, match="batch: 48 is no power of two"):
         ScoreSettings(**given, batch=48)

@@ -225,7 +225,7 @@ def test_folders_are_read_to_the_bottom_and_in_one_order(bundle: Bundle, tmp_pat
     (tmp_path / "in" / "images-idx3-ubyte").write_bytes(idx(digits(2)))
     (tmp_path / "in" / "labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x01\x07")
     lines: list[str] = []
-    from serving.scoring.inputs import open_inputs
+    from serving.scoring.inputs.sources import open_inputs
 
     sources = open_inputs([str(tmp_path / "in")], column=None, say=lines.append)
     score(bundle, tmp_path / "in", tmp_path / "out")

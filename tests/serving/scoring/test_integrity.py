@@ -9,7 +9,7 @@ import pytest
 
 from bench.support.jobs import digits, rows_of, score
 from bundle.repository import Bundle
-from serving.scoring.integrity import read_record, record
+from serving.scoring.output.integrity import read_record, record
 from tests.dying import die_everywhere
 from tests.serving.scoring.damages import Damage, again, flip, records_of, tree
 

@@ -19,8 +19,8 @@ from bench.support.processes import group_lives
 from bundle.repository import Bundle
 from common.atomic_files import sha256_bytes
 from serving.scoring.errors import IncompleteError, OutputError, Stopped, WriteError
-from serving.scoring.job import merge
-from serving.scoring.output import OutputFolder
+from serving.scoring.output.folder import OutputFolder
+from serving.scoring.run import merge
 from tests.conftest import ROOT
 from tests.dying import die_everywhere
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from serving.scoring.errors import InputError
-from serving.scoring.labels import UNKNOWN, open_labels
+from serving.scoring.reporting.labels import UNKNOWN, open_labels
 from tests.serving.scoring.parts import a_chunk, some_images
 
 CLASSES = ("cat", "dog", "7")

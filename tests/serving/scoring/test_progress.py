@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from common.progress import LINE_EVERY_SECONDS
-from serving.scoring.progress import Meter, clock_time
+from serving.scoring.reporting.progress import Meter, clock_time
 
 
 class Clock:

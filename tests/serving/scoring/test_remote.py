@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from bench.support.processes import Service, free_port, running
 from bundle.repository import Bundle
-from serving.scoring import remote
-from serving.scoring.engines import LocalEngine, open_local
+from serving.scoring.backends import remote
+from serving.scoring.backends.local import LocalEngine, open_local
+from serving.scoring.backends.remote import Client, RemoteEngine, open_remote, retry_after
 from serving.scoring.errors import EngineError
-from serving.scoring.remote import Client, RemoteEngine, open_remote, retry_after
 from serving.scoring.settings import ScoreSettings
 from serving.token import line_of, new_token
 from tests.serving.certificates import write_certificate

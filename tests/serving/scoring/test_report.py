@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.scoring import report
 from serving.scoring.errors import WriteError
-from serving.scoring.summary import LEAST_KEPT
+from serving.scoring.reporting import report
+from serving.scoring.reporting.summary import LEAST_KEPT
 from tests.pages import Document, cuttings
 from tests.serving.scoring.parts import some_images
 from tests.serving.scoring.reports import COUNT, NASTY, a_page

@@ -15,7 +15,7 @@ from bundle.manifest import BLACK_ON_WHITE, WHITE_ON_BLACK, Polarity
 from bundle.repository import Bundle
 from serving.model.engine import BUCKETS
 from serving.predict.bodies.image_files import decode, warnings_of
-from serving.scoring.decoding import decode_files, take_numbers
+from serving.scoring.inputs.decoding import decode_files, take_numbers
 
 BATCH = BUCKETS[-1]
 

@@ -10,9 +10,9 @@ import pytest
 
 from bundle import drift
 from bundle.manifest import Histogram, Reference
-from serving.scoring.labels import Labels, open_labels
 from serving.scoring.records import Answers, Chunk, Receipt
-from serving.scoring.summary import (
+from serving.scoring.reporting.labels import Labels, open_labels
+from serving.scoring.reporting.summary import (
     LEAST_KEPT,
     LOW_CONFIDENCE,
     LabelsGiven,

@@ -13,11 +13,11 @@ import pytest
 
 from bench.support.jobs import digits, folder, parts, score
 from bundle.repository import Bundle
-from serving.scoring import output as folders
-from serving.scoring.decoding import Decoders
 from serving.scoring.errors import DecoderError, IncompleteError, OccupiedError
-from serving.scoring.job import merge
-from serving.scoring.output import OutputFolder
+from serving.scoring.inputs.decoding import Decoders
+from serving.scoring.output import folder as folders
+from serving.scoring.output.folder import OutputFolder
+from serving.scoring.run import merge
 from tests.conftest import ROOT
 
 DONE_SECONDS = 120

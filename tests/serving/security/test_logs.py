@@ -317,7 +317,8 @@ def test_gunicorns_lines_have_no_query_and_its_own_access_log_no_token(tmp_path:
     """Gunicorn writes a request's target in places, and an access log of its own if GUNICORN_CMD_ARGS asks for one."""
     token, log = new_token(), tmp_path / "access.log"
     program = (
-        "from gunicorn.config import Config; from serving.telemetry import logs; from serving.settings import ServiceSettings; "
+        "from gunicorn.config import Config; from serving.telemetry import logs; "
+        "from serving.settings import ServiceSettings; "
         f"logs.configure(ServiceSettings()); config = Config(); config.set('accesslog', {str(log)!r}); "
         "log = logs.ServiceLogger(config); log.setup(config); "
         "log.exception('Error handling request %s %s', 'GET', '/predict?secret'); "

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
 from bundle.images.decoding import sniff
-from serving.scoring.archives import is_sidecar, open_tar, open_zip
-from serving.scoring.arrays import open_idx, open_npy, open_npz
 from serving.scoring.errors import InputError
-from serving.scoring.listing import FileRows, Reader, Scratch, shown
+from serving.scoring.inputs.archives import is_sidecar, open_tar, open_zip
+from serving.scoring.inputs.arrays import open_idx, open_npy, open_npz
+from serving.scoring.inputs.listing import FileRows, Reader, Scratch, shown
+from serving.scoring.inputs.tables import TableRows
 from serving.scoring.records import Raw
-from serving.scoring.tables import TableRows
 
 Kind = Literal["image", "idx", "labels", "npy", "npz", "parquet", "tar", "zip", "list"]
 

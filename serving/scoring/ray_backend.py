@@ -17,22 +17,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import serving
 from serving.scoring import errors
-from serving.scoring.engines import LocalEngine, open_local
+from serving.scoring.backends.local import LocalEngine, open_local
 from serving.scoring.errors import EngineError, InputError, ScoringError
-from serving.scoring.formats import Layout
-from serving.scoring.inputs import Source, open_inputs
-from serving.scoring.manifest import JobFacts, differences
+from serving.scoring.inputs.sources import Source, open_inputs
 from serving.scoring.observer import Observer, Silent
-from serving.scoring.output import OutputFolder
+from serving.scoring.output.folder import OutputFolder
+from serving.scoring.output.formats import Layout
+from serving.scoring.output.manifest import JobFacts, differences
 from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
 from serving.scoring.pipeline import score_parts
 from serving.scoring.plan import Plan
 from serving.scoring.records import Answers, Chunk, Engine, Receipt
+from serving.scoring.reporting.tallies import tallier_for
 from serving.scoring.settings import ScoreSettings
-from serving.scoring.tallies import tallier_for
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(serving.__file__).resolve().parent.parent
 
 
 def score_on_ray(

@@ -19,12 +19,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.atomic_files import fsync_path, whole_file, write_whole
-from serving.scoring import locks
 from serving.scoring.errors import IncompleteError, OutputError
-from serving.scoring.formats import parquet_writer
-from serving.scoring.integrity import HashingWriter, read_intact, read_record, record, size_of
-from serving.scoring.job_files import RECEIPTS, SUCCESS, Intact, JobFiles, folder_of
-from serving.scoring.manifest import MANIFEST, JobFacts, differences, read_manifest, write_once
+from serving.scoring.output import locks
+from serving.scoring.output.formats import parquet_writer
+from serving.scoring.output.integrity import (
+    HashingWriter,
+    read_intact,
+    read_record,
+    record,
+    size_of,
+)
+from serving.scoring.output.job_files import RECEIPTS, SUCCESS, Intact, JobFiles, folder_of
+from serving.scoring.output.manifest import (
+    MANIFEST,
+    JobFacts,
+    differences,
+    read_manifest,
+    write_once,
+)
 from serving.scoring.records import Receipt
 
 Say = Callable[[str], None]

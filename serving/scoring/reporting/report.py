@@ -12,9 +12,9 @@ from common.atomic_files import write_whole
 from common.html import confusion_matrix, sprite_sheet
 from common.html.frame import NOTHING, Html, Section, name, page, table, text
 from serving.scoring.errors import WriteError
-from serving.scoring.labels import UNKNOWN
-from serving.scoring.progress import clock_time
-from serving.scoring.summary import LOW_CONFIDENCE, Doubt, Summary, reading, share
+from serving.scoring.reporting.labels import UNKNOWN
+from serving.scoring.reporting.progress import clock_time
+from serving.scoring.reporting.summary import LOW_CONFIDENCE, Doubt, Summary, reading, share
 
 NAME_LIMIT = 16
 """Characters of a class name under an image; the table of classes has the whole name."""

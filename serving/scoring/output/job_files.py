@@ -20,8 +20,8 @@ from typing import Any
 
 from common.atomic_files import sha256_bytes, write_whole
 from serving.scoring.errors import OutputError
-from serving.scoring.integrity import is_intact, read_record, record, size_of
-from serving.scoring.manifest import JobFacts
+from serving.scoring.output.integrity import is_intact, read_record, record, size_of
+from serving.scoring.output.manifest import JobFacts
 from serving.scoring.records import Receipt
 from serving.scoring.settings import ENDINGS
 

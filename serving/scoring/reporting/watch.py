@@ -5,15 +5,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from serving.scoring import report
-from serving.scoring.labels import Labels
-from serving.scoring.manifest import Outcome
 from serving.scoring.observer import Totals
-from serving.scoring.progress import Meter
+from serving.scoring.output.manifest import Outcome
 from serving.scoring.records import Answers, Chunk, Engine, Receipt
+from serving.scoring.reporting import report
+from serving.scoring.reporting.labels import Labels
+from serving.scoring.reporting.progress import Meter
+from serving.scoring.reporting.summary import LabelsGiven, Summary, Tallier, labels_of, lines
+from serving.scoring.reporting.tallies import reference_of, tallier_for
 from serving.scoring.settings import ScoreSettings
-from serving.scoring.summary import LabelsGiven, Summary, Tallier, labels_of, lines
-from serving.scoring.tallies import reference_of, tallier_for
 
 
 class Watch:

@@ -1,6 +1,6 @@
 """Decode: from rows as they were read to `uint8[n, 28, 28]`, by the service's own functions.
 
-`python -m serving.scoring.decoding` is processes that do it for another one: decoding holds Python's
+`python -m serving.scoring.inputs.decoding` is processes that do it for another one: decoding holds Python's
 lock, so threads would take turns. Each has a socket to its parent, and ends when that is closed,
 which it is when the parent is killed, too.
 
@@ -24,14 +24,15 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+import serving
 from bundle.images import decoding
 from bundle.images.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
 from serving.predict.bodies.image_files import SCALED_WARNING, warnings_of
 from serving.scoring.errors import DecoderError, InputError
-from serving.scoring.listing import Reader
+from serving.scoring.inputs.listing import Reader
 from serving.scoring.records import Decoded, Images
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(serving.__file__).resolve().parent.parent
 BUFFER = 1 << 20
 
 _BORDER = 4 * IMAGE_SIZE - 4
@@ -110,7 +111,7 @@ class Decoders:
             [
                 sys.executable,
                 "-m",
-                "serving.scoring.decoding",
+                "serving.scoring.inputs.decoding",
                 *(str(theirs.fileno()) for _, theirs in pairs),
             ],
             stdin=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from bundle.images.contract import IMAGE_SIZE, PIXELS
 from common.configuration import nearest
 from serving.scoring.errors import InputError
-from serving.scoring.listing import file_fingerprint
+from serving.scoring.inputs.listing import file_fingerprint
 from serving.scoring.names import Names
 from serving.scoring.records import Raw
 

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from bundle import drift
 from bundle.manifest import IMAGE_SIZE, Reference
 from common.html.confusion_matrix import Confusion
-from serving.scoring.labels import UNKNOWN, Labels
-from serving.scoring.progress import clock_time
 from serving.scoring.records import Answers, Chunk, Images, Receipt
+from serving.scoring.reporting.labels import UNKNOWN, Labels
+from serving.scoring.reporting.progress import clock_time
 
 LOW_CONFIDENCE = 0.8
 """Below it an answer is counted as doubtful: of those at 0.8 one in five is wrong, if the model is calibrated."""

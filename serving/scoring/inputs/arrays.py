@@ -15,7 +15,7 @@ import numpy as np
 from bundle.images.contract import IMAGE_SIZE, PIXELS
 from imagesets.array_files import read_idx_head, read_npy_head
 from serving.scoring.errors import InputError
-from serving.scoring.listing import file_fingerprint
+from serving.scoring.inputs.listing import file_fingerprint
 from serving.scoring.names import Names
 from serving.scoring.records import Raw
 

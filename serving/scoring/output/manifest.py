@@ -10,7 +10,7 @@ import orjson
 
 from common.atomic_files import fsync_path, sha256_bytes
 from serving.scoring.errors import OutputError
-from serving.scoring.integrity import CHECKSUM, read_record, record
+from serving.scoring.output.integrity import CHECKSUM, read_record, record
 from serving.scoring.records import Receipt
 
 MANIFEST = "_manifest.json"

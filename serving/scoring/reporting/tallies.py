@@ -3,11 +3,11 @@
 from bundle.errors import BundleError
 from bundle.manifest import Reference
 from bundle.repository import resolve
-from serving.scoring.engines import LocalEngine
-from serving.scoring.labels import open_labels
+from serving.scoring.backends.local import LocalEngine
 from serving.scoring.records import Engine
+from serving.scoring.reporting.labels import open_labels
+from serving.scoring.reporting.summary import Tallier
 from serving.scoring.settings import ScoreSettings
-from serving.scoring.summary import Tallier
 
 
 def tallier_for(settings: ScoreSettings, engine: Engine) -> Tallier:

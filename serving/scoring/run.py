@@ -7,13 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import BinaryIO
 
-from serving.scoring.decoding import Decoders
-from serving.scoring.engines import open_local
-from serving.scoring.formats import Layout
-from serving.scoring.inputs import open_inputs
-from serving.scoring.manifest import Outcome
+from serving.scoring.backends.local import open_local
+from serving.scoring.inputs.decoding import Decoders
+from serving.scoring.inputs.sources import open_inputs
 from serving.scoring.observer import Observer, Totals
-from serving.scoring.output import OutputFolder
+from serving.scoring.output.folder import OutputFolder
+from serving.scoring.output.formats import Layout
+from serving.scoring.output.manifest import Outcome
 from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
 from serving.scoring.pipeline import Part, score_parts
 from serving.scoring.plan import Plan
@@ -88,7 +88,7 @@ def run(
             observer.begin(totals, [*done.values()])
             missing = [part for part in own if part not in done]
             if settings.engine == "ray":
-                from serving.scoring.ray_engine import score_on_ray
+                from serving.scoring.ray_backend import score_on_ray
 
                 new = score_on_ray(settings, missing, folder.facts, engine, observer)
             else:
@@ -129,7 +129,7 @@ def open_engine(settings: ScoreSettings) -> Engine:
         EngineError: the device, the service or the cluster is not there.
     """
     if settings.url is not None:
-        from serving.scoring.remote import open_remote
+        from serving.scoring.backends.remote import open_remote
 
         return open_remote(settings)
     return open_local(settings)

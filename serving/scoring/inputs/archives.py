@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle.images.hardening import MAX_FILE_BYTES
-from serving.scoring import directory
-from serving.scoring.arrays import DAMAGE, unreadable
 from serving.scoring.errors import InputError
-from serving.scoring.listing import Listing, Scratch, file_fingerprint, shown, too_large
+from serving.scoring.inputs import zip_directory
+from serving.scoring.inputs.arrays import DAMAGE, unreadable
+from serving.scoring.inputs.listing import Listing, Scratch, file_fingerprint, shown, too_large
 from serving.scoring.names import Names
 
 SIDECARS = frozenset(
@@ -146,7 +146,7 @@ def open_zip(name: str, path: Path) -> ArchiveRows:
     source = ArchiveRows(name, path, zipped=True)
     try:
         with path.open("rb", buffering=1 << 20) as file:
-            for entry in directory.entries(file):
+            for entry in zip_directory.entries(file):
                 if not entry.name.endswith("/"):
                     method = -1 if entry.encrypted else entry.method
                     source.add(entry.name, entry.offset, entry.packed, entry.size, entry.checksum, method)

@@ -1,0 +1,5 @@
+"""What computes the probabilities; each is a `records.Engine`.
+
+- `local.py`: the service's own session, in this process
+- `remote.py`: a running service, by the Open Inference Protocol
+"""
