@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 from training.search.storage import WholeLines
 
 PACKAGES = ("bundle", "common", "imagesets", "serving", "training", "bench")
-PEERS = ROOT / "bench" / "serving" / "peers"
+PEERS = ROOT / "bench" / "comparison" / "peers"
 """Other servers' programs, as their makers write them, which run in environments of their own."""
 RUNS = {
     "builtins.eval",

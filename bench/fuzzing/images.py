@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 
-from bench import hostile
+from bench.fuzzing import hostile
 from bench.support.handmade import RAW, SIGNATURE, UNSOUND, filtered, plain
 from bench.support.pictures import Pixels, a_digit, png
 from bundle.images import decoding, plain_png
@@ -69,7 +69,7 @@ def peak_kib() -> int:
 
 
 def mutate(data: bytes, most: int, seed: int) -> bytes:
-    """Return another file: changed by libFuzzer or by `bench.hostile`; a PNG's checksums are mostly right."""
+    """Return another file: changed by libFuzzer or by `bench.fuzzing.hostile`; a PNG's checksums are mostly right."""
     import atheris
 
     random = Random(seed)  # noqa: S311  no secret

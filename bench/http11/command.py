@@ -12,11 +12,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from bench.comparison.environments import UnavailableError
 from bench.http11 import CASES
 from bench.http11.case import FAIL, Case, Level, Verdict
 from bench.http11.contenders import CONTENDERS, Contender, serving
 from bench.http11.prober import probe_all
-from bench.serving.environments import UnavailableError
 
 ORDER = [*Level, *dict.fromkeys(case.family for case in CASES)]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.serving.environments import UnavailableError, install, python_of, version_of
-from bench.serving.processes import free_ports, start
+from bench.comparison.environments import UnavailableError, install, python_of, version_of
+from bench.load.processes import free_ports, start
 
 PEERS = Path(__file__).parent / "peers"
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ class Contender:
     """Of the port, and a directory of its own."""
     version: Callable[[], str]
     lock: str | None = None
-    """The environment that it runs in (`bench.serving.environments`); None is this one."""
+    """The environment that it runs in (`bench.comparison.environments`); None is this one."""
 
 
 def _glyph(_port: int, _directory: Path) -> list[str]:

@@ -1,7 +1,1 @@
-"""`python -m bench serving`: Glyph beside other model servers, each serving the same graph.
-
-`command.py` reads the options and says what is measured; `contenders.py` lists who takes part, `contender.py`
-says what that is, and `commands.py` how each is started (`peers/` has their code, `environments.py` installs
-them); `processes.py` runs them;
-`generator.py` asks; `rounds.py` and `openloop.py` measure; `report.py` and `chart.py` print.
-"""
+"""The service alone: its microseconds, and what it does overloaded, restarted, or given new versions."""

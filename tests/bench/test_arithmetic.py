@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.arithmetic import main
+from bench.serving.arithmetic import main
 from bench.support.models import publish_synthetic
 from serving.model.engine import BUCKETS
 

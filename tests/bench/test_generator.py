@@ -10,8 +10,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.serving.generator import Generator, Result, Specification
-from bench.serving.rounds import split
+from bench.comparison.rounds import split
+from bench.load.generator import Generator, Result, Specification
 
 REQUEST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
 STALL_SECONDS = 0.3

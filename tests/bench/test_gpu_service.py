@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu import NO_GPU, main
-from bench.gpu_service import Case, cases, compare
+from bench.gpu.command import NO_GPU, main
+from bench.gpu.service import Case, cases, compare
 from bench.support.models import publish_synthetic
 from serving.model import cuda
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import bench.committee
-import bench.presets
-import bench.training
+import bench.training.committee
+import bench.training.loop
+import bench.training.presets
 from common.configuration import Layer, build
 from tests.training.test_help import defaults_in, values
 from training.presets import PRESETS
@@ -40,9 +40,9 @@ def built(found: dict[str, str]) -> TrainingSettings:
 def test_the_training_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """`bench training` is of the default preset."""
     got: list[TrainingSettings] = []
-    monkeypatch.setattr(bench.training, "_compare", lambda settings, *_: got.append(settings))
-    assert bench.training.main([]) == 0
-    assert built(stated(bench.training.main, capsys)) == got[0]
+    monkeypatch.setattr(bench.training.loop, "_compare", lambda settings, *_: got.append(settings))
+    assert bench.training.loop.main([]) == 0
+    assert built(stated(bench.training.loop.main, capsys)) == got[0]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -51,16 +51,16 @@ def test_one_preset_of_the_bench(
 ) -> None:
     """`bench presets --preset NAME` states that preset's values, and that it sets the seeds itself."""
     got: list[TrainingSettings] = []
-    monkeypatch.setattr(bench.presets, "_measure", lambda _name, settings, *_: got.append(settings))
-    assert bench.presets.main(["--preset", preset]) == 0
-    found = stated(bench.presets.main, capsys, "--preset", preset)
+    monkeypatch.setattr(bench.training.presets, "_measure", lambda _name, settings, *_: got.append(settings))
+    assert bench.training.presets.main(["--preset", preset]) == 0
+    found = stated(bench.training.presets.main, capsys, "--preset", preset)
     assert "--first-seed" in found.pop("seed")
     assert built(found) == got[0]
 
 
 def test_all_presets_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a preset each one's value is named where they differ."""
-    found = stated(bench.presets.main, capsys)
+    found = stated(bench.training.presets.main, capsys)
     each = {name: TrainingSettings.model_validate(PRESETS[name]()) for name in PRESETS}
     assert found["epochs"] == "; ".join(f"{name} {settings.epochs}" for name, settings in each.items())
     assert found["accumulate"] == "1"
@@ -72,10 +72,12 @@ def test_the_committee_bench(
 ) -> None:
     """The members' values and the student's stand beside each other; the student sees the members' augmentation."""
     got: list[argparse.Namespace] = []
-    monkeypatch.setattr(bench.committee, "_measure", lambda options, _: got.append(options))
-    assert bench.committee.main([*words]) == 0
-    sides: dict[str, Any] = dict(zip(("members", "student"), bench.committee._sides(got[0]), strict=True))
-    found = stated(bench.committee.main, capsys, *words)
+    monkeypatch.setattr(bench.training.committee, "_measure", lambda options, _: got.append(options))
+    assert bench.training.committee.main([*words]) == 0
+    sides: dict[str, Any] = dict(
+        zip(("members", "student"), bench.training.committee._sides(got[0]), strict=True)
+    )
+    found = stated(bench.training.committee.main, capsys, *words)
     for name, settings in sides.items():
         own = {key: next((part.removeprefix(f"{name} ") for part in text.split("; ") if part.startswith(name)), text)
                for key, text in found.items()}  # fmt: skip
@@ -86,5 +88,5 @@ def test_the_committee_bench(
 def test_an_unknown_preset_of_the_committee_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     """With `--help` and without, a misspelt preset ends with 2 and the one that was meant."""
     for words in (["--preset", "recrd"], ["--student", "recrd", "--help"]):
-        assert bench.committee.main(words) == 2
+        assert bench.training.committee.main(words) == 2
         assert "unknown preset recrd; did you mean 'record'?" in capsys.readouterr().err

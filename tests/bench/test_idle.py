@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from bench.idle import Crowd, Found
+from bench.memory.idle import Crowd, Found
 from tests.bench.test_generator import REQUEST, response, serving
 from tests.bench.test_serving_arithmetic import reading
 

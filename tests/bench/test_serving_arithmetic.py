@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.gpu import first_win
-from bench.serving import chart, openloop, report
-from bench.serving.generator import Result
-from bench.serving.statistics import Reading, middle, percentile, ratio
-from bench.serving.wire import Message, open_inference_binary, predictions, tensors
+from bench.comparison import chart, openloop, report
+from bench.gpu.command import first_win
+from bench.load.generator import Result
+from bench.load.statistics import Reading, middle, percentile, ratio
+from bench.load.wire import Message, open_inference_binary, predictions, tensors
 
 
 def reading(rate: float, **others: float) -> Reading:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.resident import children
+from bench.memory.resident import children
 from bench.support.processes import ROOT
 from serving.model import cuda
 from serving.model.bound_session import RUNTIMES

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import training.__main__ as training_command
-from bench import held
+from bench.memory import held
 from bundle import __version__
 from common.configuration import build, parse
 from common.errors import ConfigurationError

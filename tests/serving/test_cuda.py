@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.serving.wire import Message, open_inference_binary, tensors
+from bench.load.wire import Message, open_inference_binary, tensors
 from bench.support.models import Linear, publish_synthetic
 from bench.support.pictures import Pixels, a_digit, png
 from bench.support.processes import ROOT, Service, environment, running

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import held
+from bench.memory import held
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
 from serving.errors import OverloadedError

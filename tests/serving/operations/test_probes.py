@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.probes import FACTOR, capacity, finish, loading, probe
+from bench.serving.probes import FACTOR, capacity, finish, loading, probe
 from bench.support.management import managed
 from bench.support.pictures import a_digit, png
 from bundle.repository import Bundle

@@ -8,10 +8,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import fuzz, hostile, resident
-from bench.fuzz import BadlyTakenError, a_pipeline, feed_decoder, judge, through_pipeline, through_service
-from bench.memory import Client, a_pool, ask_all, framed
-from bench.resident import MIB, Growth
+from bench.fuzzing import fuzz, hostile
+from bench.fuzzing.fuzz import (
+    BadlyTakenError,
+    a_pipeline,
+    feed_decoder,
+    judge,
+    through_pipeline,
+    through_service,
+)
+from bench.memory import resident
+from bench.memory.resident import MIB, Growth
+from bench.memory.service import Client, a_pool, ask_all, framed
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
 from serving.predict.exchange import Request

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.kills import kill_until_done
 from bench.support.runs import StopAfter, rich_run, small_run, weights
+from bench.training.kills import kill_until_done
 from common.atomic_files import write_whole
 from common.progress import Progress
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError

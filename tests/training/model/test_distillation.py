@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.committee import main as bench_committee
 from bench.support.runs import small_run, weights
+from bench.training.committee import main as bench_committee
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE, TORCH_EXPORT_FILE, Manifest, Polarity
 from bundle.repository import Bundle
 from common.errors import ConfigurationError

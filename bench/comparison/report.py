@@ -1,0 +1,261 @@
+"""From the measurements to docs/benchmarks.md: tables of medians, each figure with its ratio to naive Flask."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isnan
+from statistics import median
+from typing import Any
+
+from bench.comparison.contender import BASELINE, CONSTANT, GLYPH, IMAGES, WORKLOADS
+from bench.comparison.contenders import CONTENDERS
+from bench.load.statistics import Reading, middle, ratio
+
+Document = dict[str, Any]
+MIB = 1 << 20
+
+HOW = """\
+Written by `python -m bench serving`; do not edit. A run with the same command on another machine gives
+other figures; the ratios carry further.
+
+    pip install uv
+    python -m bench serving --model models/mnist --json results.json --markdown docs/benchmarks.md
+"""
+
+METHOD = """\
+Every server serves the same graph with ONNX Runtime on the CPU, in an environment of its own with pinned
+packages (`bench/comparison/peers/locks`), by one small file (`bench/comparison/peers`), with the settings that
+its documentation recommends for speed. All decode with Pillow, `Image.open(file).convert("L")`, as a service
+in Python commonly does, and open the session with the same options; Glyph has its own decoder for plain PNGs, and
+computes batches of more than 8 by its bundle's second graph, the same network with its first layer in integers.
+*Mosec, Glyph's decoder* is Mosec with that one: it shows what the decoder alone brings, and is not counted
+among the peers. The servers share {server}, with {workers}; the load generator has {client} for
+itself. All are up at the same time, and asked in turns: each round asks every one once, in another order.
+{idle} A figure is the median over {rounds} rounds of {seconds:g} s, after 0.3 s that are not counted. Thirty distinct
+images are sent in turns over kept connections; twenty answers of each round are compared with the
+graph's own probabilities.
+
+CPU is the time of all a server's processes for each answer, kernel included, whether the server was
+saturated or not. Memory is the proportional set size of all its processes after the last round. A cold
+start is from the command to the first right answer, with files cached.
+"""
+
+
+def markdown(document: Document, chart: str | None = None, load_chart: str | None = None) -> str:
+    """Return the report of all measurements."""
+    about = document["about"]
+    parts = ["# Glyph beside other model servers\n", HOW]
+    parts.append(
+        f"{about['machine']['cpu']}, {about['machine']['cores']} cores; Linux {about['machine']['kernel']}, "
+        f"Python {about['machine']['python']}; {about['date']}. Model: {about['model']}.\n"
+    )
+    if chart is not None:
+        parts.append(f"![Requests/s of one PNG each, by server]({chart})\n")
+    for workload, text in WORKLOADS.items():
+        pieces = _pieces(document, workload)
+        if pieces:
+            parts.append(f"## {text[0].upper()}{text[1:]} a request\n")
+        for connections, readings in pieces:
+            parts.append(f"### {connections} connection{'s' if connections > 1 else ''}\n")
+            parts.append(piece_table(workload, readings))
+    parts += ["## What Glyph was to reach\n", aims_table(document), FLOORS]
+    if document.get("open"):
+        parts.append("## Latency against load\n")
+        parts.append(OPEN)
+        if load_chart is not None:
+            parts.append(f"![p99 against load, by server]({load_chart})\n")
+        parts += [load_table(workload, sweeps) for workload, sweeps in document["open"].items()]
+    parts += [
+        "## Start and memory\n",
+        start_table(document),
+        "## How it is measured\n",
+        METHOD.format(**about["how"] | {"rounds": _rounds(document)}),
+    ]
+    parts += ["Settings:\n", settings_list(document)]
+    return "\n".join(parts)
+
+
+FLOORS = """\
+The floors answer a constant. *Constant Glyph* reads and writes HTTP and does nothing between, so it is
+what the protocol costs in Glyph's worker; nothing that looks at an image reaches it. Where *busy* is
+above 90%, the load generator was the bottleneck, and the figure is a lower bound.
+"""
+
+OPEN = """\
+Requests come at a constant rate, whatever the answers; a latency is from the moment at which a request
+was due, so that a stall is charged with all who came meanwhile. The rates are shares of what the server
+answered to 64 connections just before, and a server's rows end with the first at which fewer answers came than
+97% of the requests: there a queue grows for as long as one asks. *Generator late* is the longest that the load
+generator let a due request wait though a connection was free: where it is much, so may be the latencies.
+"""
+
+
+def piece_table(workload: str, readings: Mapping[str, Sequence[Reading]]) -> str:
+    """Return the table of one workload with so many connections, the fastest first."""
+    medians = {name: middle(rounds) for name, rounds in readings.items()}
+    base = medians.get(BASELINE)
+    unit = "images/s" if IMAGES[workload] > 1 else "requests/s"
+    head = (
+        "server",
+        unit,
+        "x",
+        "p50 ms",
+        "x",
+        "p99 ms",
+        "x",
+        "CPU µs",
+        "x",
+        "MiB",
+        "errors",
+        "wrong",
+        "busy",
+    )
+    rows = []
+    for name, one in sorted(medians.items(), key=lambda item: -item[1].rate):
+        figures = (
+            (f"{one.rate * IMAGES[workload]:,.0f}", one.rate, base and base.rate),
+            (f"{one.p50 * 1e3:.2f}", one.p50, base and base.p50),
+            (f"{one.p99 * 1e3:.2f}", one.p99, base and base.p99),
+            (f"{one.cpu * 1e6:.0f}", one.cpu, base and base.cpu),
+        )
+        cells = [_title(name)]
+        for text, value, of in figures:
+            cells += [text, _times(ratio(value, of or 0.0))]
+        wrong = "-" if not one.checked else f"{one.wrong}/{one.checked}"
+        rows.append([*cells, f"{one.pss / MIB:.0f}", str(one.errors), wrong, f"{one.busy:.0%}"])
+    return _table(head, rows)
+
+
+def aims_table(document: Document) -> str:
+    """Return what is asked of Glyph's speed beside what was measured, for whatever was measured."""
+    rates: dict[tuple[str, int], dict[str, Reading]] = {}
+    for workload in WORKLOADS:
+        for connections, readings in _pieces(document, workload):
+            rates[workload, connections] = {name: middle(rounds) for name, rounds in readings.items()}
+    rows = []
+    for (workload, connections), of in rates.items():
+        if GLYPH not in of:
+            continue
+        png = rates.get(("png", connections), {}).get(GLYPH)
+        for what, found, aim, below in _aims(workload, connections, of, png):
+            if not isnan(found):
+                met = found <= aim if below else found >= aim
+                asked = f"{'at most' if below else 'at least'} {aim:g}"
+                where = (
+                    f"{WORKLOADS[workload]}, {connections} connection{'s' if connections > 1 else ''}: {what}"
+                )
+                rows.append((where, f"{found:.2f}", asked, "yes" if met else "no"))
+    return _table(("Glyph's figure, as a multiple of", "measured", "asked", "met"), rows)
+
+
+def _aims(
+    workload: str, connections: int, of: Mapping[str, Reading], png: Reading | None
+) -> Iterator[tuple[str, float, float, bool]]:
+    """Yield what is compared, the ratio found, the one asked for, and whether less is better."""
+    own, peers = of[GLYPH], [one for name, one in of.items() if name in PEER_NAMES]
+    best = max((one.rate for one in peers), default=float("nan"))
+    if workload == "batch":
+        yield "images/s of the best peer", ratio(own.rate, best), 2, False
+    elif workload == "raw":
+        yield "requests/s of PNGs", ratio(own.rate, png.rate if png else 0.0), 1.2, False
+    elif connections == 1:
+        lowest = min((one.p50 for one in peers), default=float("nan"))
+        yield "p50 of the lowest peer", ratio(own.p50, lowest), 1, True
+    else:
+        yield "requests/s of the best peer", ratio(own.rate, best), 3, False
+        for name, aim in ((BASELINE, 10), ("bentoml", 15), ("litserve", 15), ("ray", 15)):
+            if name in of:
+                yield f"requests/s of {_title(name)}", ratio(own.rate, of[name].rate), aim, False
+        lowest = min((one.p99 for one in peers), default=float("nan"))
+        yield "p99 of the lowest peer", ratio(own.p99, lowest), 1, True
+        if CONSTANT in of:
+            yield "requests/s of constant Glyph", ratio(own.rate, of[CONSTANT].rate), 0.7, False
+
+
+PEER_NAMES = {one.name for one in CONTENDERS if one.is_peer}
+
+
+def load_table(workload: str, sweeps: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Return latency against load for each server."""
+    head = (
+        "server",
+        "share of its capacity",
+        "requests/s due",
+        "answers",
+        "p50 ms",
+        "p99 ms",
+        "generator late ms",
+    )
+    rows = [
+        (
+            _title(name),
+            f"{point['share']:.0%}",
+            f"{point['offered']:,.0f}",
+            f"{point['answered']:.1%}",
+            f"{point['p50'] * 1e3:.2f}",
+            f"{point['p99'] * 1e3:.2f}",
+            f"{point['late'] * 1e3:.2f}",
+        )
+        for name, points in sweeps.items()
+        for point in points
+    ]
+    return f"{WORKLOADS[workload]} a request:\n\n" + _table(head, rows)
+
+
+def start_table(document: Document) -> str:
+    """Return cold starts and memory, and who is missing and why."""
+    base = document["servers"].get(BASELINE, {}).get("cold_starts")
+    rows = []
+    for name, server in document["servers"].items():
+        if server.get("missing"):
+            rows.append((_title(name), server["version"], "-", "-", "-", "-", server["missing"]))
+            continue
+        seconds = median(server["cold_starts"])
+        times = _times(ratio(seconds, median(base) if base else 0.0))
+        memory = [one for readings in document["closed"].values() for one in readings.get(name, ())]
+        pss, rss = (max((one[key] for one in memory), default=0) / MIB for key in ("pss", "rss"))
+        rows.append(
+            (_title(name), server["version"], f"{seconds:.2f}", times, f"{pss:.0f}", f"{rss:.0f}", "")
+        )
+    return _table(
+        ("server", "version", "cold start s", "x", "PSS MiB", "RSS MiB", "not measured, because"), rows
+    )
+
+
+def settings_list(document: Document) -> str:
+    """Return each server's settings."""
+    return "".join(
+        f"- {one.title}: {one.settings}\n" for one in CONTENDERS if one.name in document["servers"]
+    )
+
+
+def _pieces(document: Document, workload: str) -> list[tuple[int, dict[str, list[Reading]]]]:
+    found = []
+    for key, readings in document["closed"].items():
+        name, _, connections = key.partition("/")
+        if name == workload:
+            rounds = {server: [Reading(**one) for one in of] for server, of in readings.items()}
+            found.append((int(connections), rounds))
+    return sorted(found, key=lambda piece: piece[0])
+
+
+def _title(name: str) -> str:
+    title = next((one.title for one in CONTENDERS if one.name == name), name)
+    return f"**{title}**" if name == GLYPH else title
+
+
+def _times(value: float) -> str:
+    return "-" if isnan(value) else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    names = list(head)
+    lines: list[Sequence[str]] = [names, ["---", *["---:"] * (len(names) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _rounds(document: Mapping[str, Any]) -> str:
+    """Return over how many rounds the closed loops were measured, which may have been in several runs."""
+    counts = {
+        len(rounds) for readings in document["closed"].values() for rounds in readings.values() if rounds
+    }
+    least, most = min(counts, default=0), max(counts, default=0)
+    return str(least) if least == most else f"{least} to {most}"

@@ -1,0 +1,277 @@
+"""Feed damaged images to the decoder and damaged requests to the service, and see every one refused or answered.
+
+    python -m bench fuzz --inputs 1000000
+    python -m bench fuzz --seconds 3600
+
+Each input is made of a seed (by `bench.fuzzing.hostile`): of ten, six go to the decoder, three as whole requests
+through the pipeline, and one through a live service, half by each way of serving. Whatever is neither an array
+nor an `ImageError`, an answer of 5xx, an answer that is not what its media type says, a process that dies, and
+memory that grows all fail the run; the input that did it is written to a file.
+
+With `--seconds`, the targets of `bench.fuzzing` take turns instead, for so long together: the parsers of heads, chunks,
+images, forms and JSON, with inputs that Atheris makes by the branches that they reach: `pip install atheris`, which
+has wheels for Linux on x86-64.
+"""
+
+import argparse
+import contextlib
+import gzip
+import http.client
+import importlib.util
+import itertools
+import math
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import orjson
+
+from bench.fuzzing import TARGETS, command, hostile
+from bench.memory.resident import Growth, children
+from bench.support.models import publish_synthetic
+from bench.support.processes import Service, running
+from bundle.images.decoding import decode
+from bundle.images.errors import ImageError
+from serving.model.store import ModelState
+from serving.predict.exchange import Answer, Request
+from serving.predict.pipeline import Pipeline
+from serving.settings import ServiceSettings
+
+Target = Callable[[Random], str]
+"""Takes one input made of chance, and returns in a word how it was taken; raises where it was taken badly."""
+
+SAMPLES_TAKEN = 50
+"""Times, at least, that the memory is looked at."""
+ALLOWED_MIB = 8.0
+"""Growth that is no leak: less than thirty bytes for each of the 300,000 inputs behind the decoder's warm-up."""
+TURN_SECONDS = 60
+"""How long a target of `bench.fuzzing` is fuzzed before the next one's turn."""
+TURN_INPUTS = 200_000
+"""And for how many inputs: Atheris (3.0) loses some kilobytes with each that compares arrays."""
+
+
+class BadlyTakenError(AssertionError):
+    """An input did what none may do; it has been written to a file."""
+
+
+def keep(taken: bytes | Request, why: str) -> BadlyTakenError:
+    """Write an input to a file, a request as Python's text, and return the error that names the file."""
+    data = taken if isinstance(taken, bytes) else repr(taken).encode()
+    with tempfile.NamedTemporaryFile(prefix="glyph-fuzz-", delete=False) as file:
+        file.write(data)
+    return BadlyTakenError(f"{why}; the input is in {file.name}")
+
+
+def feed_decoder(random: Random) -> str:
+    """Decode one file."""
+    data = hostile.file(random)
+    try:
+        pixels = decode(data)
+    except ImageError as error:
+        return error.kind.name.lower()
+    except BaseException as error:
+        raise keep(data, f"the decoder raised {error!r}") from error
+    if pixels.shape != (28, 28) or pixels.dtype != np.uint8:
+        raise keep(data, f"the decoder returned {pixels.dtype}{pixels.shape}")
+    return "decoded"
+
+
+def judge(request: Request, status: int, media_type: str, body: bytes) -> str:
+    """Check that an answer is one that the interface promises."""
+    if not 200 <= status < 500:
+        raise keep(request, f"the answer is {status}: {body[:300]!r}")
+    if media_type == "application/octet-stream":  # a binary tensor, behind a header of JSON
+        return str(status)
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise keep(request, f"the answer {status} is no JSON: {body[:300]!r}") from error
+    if status >= 400:
+        named = document.get("error") if request.path.startswith("/v2") else document.get("remedy")
+        if not isinstance(named, str) or not named:
+            raise keep(request, f"the refusal {status} says nothing: {body[:300]!r}")
+    for prediction in document.get("predictions", []):
+        values = prediction["probabilities"].values()
+        if "top" not in request.query and not math.isclose(sum(values), 1, abs_tol=1e-4):
+            raise keep(request, f"probabilities that sum to {sum(values)}")
+    return str(status)
+
+
+def through_pipeline(pipeline: Pipeline) -> Target:
+    """Return what takes a whole request through the pipeline, in this process."""
+
+    def feed(random: Random) -> str:
+        request = hostile.request(random)
+        answer: Answer = pipeline.answer(pipeline.open(request, time.perf_counter()))
+        body = answer.body
+        if answer.headers.get("Content-Encoding"):
+            body = _plain(answer.headers["Content-Encoding"], body)
+        return judge(request, int(answer.status), answer.media_type, body)
+
+    return feed
+
+
+@contextlib.contextmanager
+def through_service(service: Service) -> Iterator[Target]:
+    """Give what sends a whole request to a live service, on one connection as long as it is kept."""
+    connection = service.connect()
+
+    def feed(random: Random) -> str:
+        request = hostile.request(random)
+        fields = {
+            name: value.encode("utf-8") if not value.isascii() else value
+            for name, value in request.headers.items()
+        }
+        target = "/" + "/".join(_escaped(part) for part in request.path[1:].split("/"))
+        if request.query:
+            target += f"?{request.query}"
+        for attempt in (1, 2):
+            try:
+                connection.request("POST", target, request.body, fields)
+                response = connection.getresponse()
+                body = response.read()
+                break
+            except (http.client.RemoteDisconnected, ConnectionError) as error:
+                connection.close()  # it may have been closed after the answer before, and only that
+                if attempt == 2:
+                    raise keep(request, f"the service hung up: {error!r}") from error
+        body = _plain(response.headers.get("Content-Encoding", ""), body)
+        return judge(request, response.status, response.headers.get("Content-Type", ""), body)
+
+    with contextlib.closing(connection):
+        yield feed
+
+
+def _escaped(part: str) -> str:
+    return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in part.encode())
+
+
+def _plain(coding: str, body: bytes) -> bytes:
+    """Undo an answer's coding, by the library's other function."""
+    if coding == "gzip":
+        return gzip.decompress(body)
+    return zlib.decompress(body) if coding == "deflate" else body
+
+
+def run(name: str, target: Target, inputs: int, first_seed: int, *pids: int) -> tuple[Counter[str], float]:
+    """Feed a target, and return how its inputs were taken and by how many MiB its memory grew.
+
+    Raises:
+        BadlyTakenError: one was taken badly.
+    """
+    taken: Counter[str] = Counter()
+    growth, started = Growth(), time.perf_counter()
+    between = max(1, inputs // SAMPLES_TAKEN)
+    for number in range(1, inputs + 1):
+        taken[target(Random(first_seed + number))] += 1  # noqa: S311  no secret
+        if number % between == 0 or number == inputs:
+            growth.sample(*pids)
+    seconds = time.perf_counter() - started
+    grown = growth.mebibytes()
+    told = ", ".join(f"{word} {count}" for word, count in taken.most_common())
+    print(f"{name}: {taken.total()} inputs in {seconds:.0f} s, memory {grown:+.1f} MiB: {told}", flush=True)
+    return taken, grown
+
+
+@contextlib.contextmanager
+def a_pipeline(directory: Path) -> Iterator[Pipeline]:
+    """Return a pipeline of this process, with a small model."""
+    bundle = publish_synthetic(directory / "models")
+    values: Any = {"model": bundle.path.parent, "provider": "cpu"}
+    configured = ServiceSettings(**values)
+    yield Pipeline(configured, ModelState.start(configured))
+
+
+def guided(seconds: int, corpus: Path, seed: int) -> int:
+    """Fuzz each target of `bench.fuzzing` in turn, from what it found before; return the exit code."""
+    inputs: Counter[str] = Counter()
+    ends = time.monotonic() + seconds
+    for number, target in enumerate(itertools.cycle(TARGETS)):
+        left = math.ceil(ends - time.monotonic())
+        if left <= 0:
+            break
+        found = corpus / target
+        found.mkdir(parents=True, exist_ok=True)
+        options = (
+            f"-max_total_time={min(TURN_SECONDS, math.ceil(seconds / len(TARGETS)), left)}",
+            f"-runs={TURN_INPUTS}",
+            f"-seed={seed + number + 1}",
+            f"-artifact_prefix={tempfile.gettempdir()}/glyph-fuzz-{target}-",
+        )
+        ran = subprocess.run(command(target, found, *options), capture_output=True, text=True, check=False)
+        if ran.returncode:
+            print(
+                f"{target}: an input was taken badly; `python -m bench.fuzzing {target} FILE` takes it again"
+            )
+            print(ran.stdout[-4000:], ran.stderr[-4000:], sep="\n")
+            return 1
+        inputs[target] += int(re.findall(r"Done (\d+) runs", ran.stderr)[-1])
+        reached = re.findall(r"cov: (\d+)", ran.stderr)[-1]
+        print(f"{target}: {inputs[target]} inputs, {reached} branches, all taken well", flush=True)
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench fuzz",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="how many, over all targets")
+    parser.add_argument("--seed", type=int, default=0, help="decides the inputs")
+    parser.add_argument("--seconds", type=int, help="fuzz by coverage, so long")
+    parser.add_argument(
+        "--corpus", type=Path, help="folder of what --seconds finds, to go on from; else forgotten"
+    )
+    options = parser.parse_args(arguments)
+    if options.seconds:
+        if importlib.util.find_spec("atheris") is None:
+            print(
+                "error: --seconds needs Atheris: pip install atheris; it has wheels for Linux on x86-64 alone",
+                file=sys.stderr,
+            )
+            return 2
+        with tempfile.TemporaryDirectory() as name:
+            return guided(options.seconds, options.corpus or Path(name), options.seed)
+    tenth = options.inputs // 10
+    results: dict[str, float] = {}
+    total = 0
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        taken, results["decoder"] = run("decoder", feed_decoder, options.inputs - 4 * tenth, options.seed)
+        total += taken.total()
+        with a_pipeline(directory) as pipeline:
+            taken, results["pipeline"] = run(
+                "pipeline", through_pipeline(pipeline), 3 * tenth, options.seed + 1_000_000_007
+            )
+            total += taken.total()
+            model = pipeline.settings.model
+        for number, (worker, inputs) in enumerate(
+            (("inference", tenth - tenth // 2), ("gthread", tenth // 2)), 2
+        ):
+            with (
+                running(directory, until="/readyz", model=model, worker=worker) as service,
+                through_service(service) as target,
+            ):
+                workers = children(service.process.pid)
+                first_seed = options.seed + number * 1_000_000_007
+                taken, results[worker] = run(f"service, {worker}", target, inputs, first_seed, *workers)
+                total += taken.total()
+                if children(service.process.pid) != workers:
+                    print("a process of the service died")
+                    return 1
+    grown = {name: round(value, 1) for name, value in results.items() if value > ALLOWED_MIB}
+    print(
+        f"{total} inputs, no answer of 5xx, no crash; memory grew beyond {ALLOWED_MIB} MiB: {grown or 'nowhere'}"
+    )
+    return 1 if grown else 0

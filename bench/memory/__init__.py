@@ -1,0 +1,1 @@
+"""Memory: of a service over many requests, of connections, of what clients have a worker hold, and of each pod."""

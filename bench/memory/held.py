@@ -1,0 +1,169 @@
+"""What a process's memory becomes when thousands of clients each have it hold as much as they can.
+
+    python -m bench held --connections 4096
+
+A service with a pod's queue gets connections from many addresses, all of one kind: heads, bodies, chunks or trailers
+that do not end, and answers that nobody takes with further requests behind them. Each client sends as much as is just
+not counted (`load_shedding.FREE_BODY`), or as much as is taken from it. Printed is what the worker has grown by,
+for each connection and in all, and what the kernel's TCP buffers have, of both ends. The exit code is 1 if the worker
+grew by more than `docs/kubernetes.md` reckons with: `QUEUE_TIMES` the queue, and `CONNECTION_BYTES` a connection.
+"""
+
+import argparse
+import contextlib
+import re
+import selectors
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+from bench.memory.resident import MIB, PAGE, children, resident
+from bench.support.models import publish_synthetic
+from bench.support.processes import Service, running
+from serving.predict.load_shedding import FREE_BODY
+
+QUEUE_TIMES = 1.5
+"""What the bytes of the queue take: buffers that grow are made an eighth larger than they must be, and are copied then;
+the allocator keeps up to a third of that, more in one run than in another."""
+CONNECTION_BYTES = 16 << 10
+"""What a connection takes beside them: up to `FREE_BODY`, and as much for its objects and for what is left between."""
+KERNEL_BYTES = 128 << 10
+"""What the kernel takes for it, of what is not read (tcp(7), tcp_rmem): in a pod it counts as well."""
+DECODING_TIMES = 4
+"""What a body takes while it is unpacked and decoded, in largest bodies: JSON of strings takes most."""
+QUEUE_BYTES = 64 << 20
+BODY_BYTES = 8 << 20
+SECONDS = 600
+"""How long the service waits for what does not come: longer than the bench takes."""
+SETTLED_SECONDS = 1.0
+POST = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
+GET = b"GET /metadata HTTP/1.1\r\nHost: a\r\n"
+OPENAPI = GET.replace(b"/metadata", b"/openapi.json")
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+MOST = 1 << 20
+"""What a connection is sent at most."""
+
+
+def fields(size: int) -> bytes:
+    """Return header fields of about so many bytes, as many as are allowed."""
+    each = size // 60
+    return b"".join(b"X-%02d: %s\r\n" % (number, b"a" * max(1, each - 8)) for number in range(60))
+
+
+def filled(start: bytes, size: int, piece: bytes) -> bytes:
+    """Return a beginning and pieces behind it, so many bytes in all."""
+    return (start + piece * (size // len(piece) + 1))[:size]
+
+
+KINDS: dict[str, bytes] = {
+    "nothing": b"",
+    "a request that was answered": GET + b"\r\n",
+    "a head, free": filled(GET, FREE_BODY, b"X: " + b"a" * 1000 + b"\r\n"),
+    "a head of many fields, free": GET + fields(FREE_BODY - 100),
+    "a head": filled(GET, 32_000, b"X: " + b"a" * 1000 + b"\r\n"),
+    "fields of a body to come, free": GET + b"Content-Length: 9\r\n" + fields(FREE_BODY - 200) + b"\r\n",
+    "fields of a body to come": GET + b"Content-Length: 9\r\n" + fields(30_000) + b"\r\n",
+    "a body, free": filled(POST + b"Content-Length: 9999\r\n\r\n", FREE_BODY - 60, b"a"),
+    "a body": filled(POST + b"Content-Length: %d\r\n\r\n" % (MOST + 1), MOST, b"a"),
+    "chunks, free": filled(CHUNKED, FREE_BODY, b"1\r\na\r\n"),
+    "an extension, free": CHUNKED + b"1;" + b"a" * (FREE_BODY - 200),
+    "trailers, free": filled(CHUNKED + b"0\r\n", FREE_BODY, b"X: " + b"a" * 100 + b"\r\n"),
+    "answers that are not taken": (OPENAPI + b"\r\n") * 200,
+    "answers that are not taken, and more": filled(
+        (OPENAPI + b"\r\n") * 200, MOST, GET + b"X: " + b"a" * 4000
+    ),
+}
+"""What each connection sends."""
+
+
+def hold(service: Service, data: bytes, count: int) -> list[socket.socket]:
+    """Connect so many times and send each the data, as far as it is taken."""
+    sockets = []
+    with selectors.DefaultSelector() as selector:
+        for number in range(count):
+            source = f"127.0.{1 + number // 250}.{1 + number % 250}"
+            connection = socket.create_connection(("127.0.0.1", service.port), 60, (source, 0))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setblocking(False)
+            sockets.append(connection)
+            if data:
+                selector.register(connection, selectors.EVENT_WRITE, memoryview(data))
+        quiet = time.monotonic() + SETTLED_SECONDS
+        while selector.get_map() and time.monotonic() < quiet:
+            for key, _ in selector.select(0.1):
+                left: memoryview = key.data
+                try:
+                    sent = key.fileobj.send(left[: 1 << 16])  # type: ignore[union-attr]
+                except OSError:
+                    sent = len(left)
+                quiet = time.monotonic() + SETTLED_SECONDS
+                if sent < len(left):
+                    selector.modify(key.fileobj, selectors.EVENT_WRITE, left[sent:])
+                else:
+                    selector.unregister(key.fileobj)
+    time.sleep(SETTLED_SECONDS)
+    return sockets
+
+
+def kernel_bytes() -> int:
+    """Return what all TCP sockets of this network have in their buffers (proc(5), /proc/net/sockstat)."""
+    found = re.search(r"^TCP:.* mem (\d+)", Path("/proc/net/sockstat").read_text(), re.MULTILINE)
+    return int(found[1]) * PAGE if found else 0
+
+
+def allowed(connections: int) -> float:
+    """Return by how many bytes a worker may grow."""
+    return QUEUE_TIMES * QUEUE_BYTES + connections * CONNECTION_BYTES
+
+
+def grown(directory: Path, model: Path, data: bytes, count: int) -> tuple[int, int]:
+    """Return by how many bytes a fresh service's worker, and the kernel, grow with so many connections."""
+    with running(
+        directory,
+        until="/readyz",
+        model=model,
+        connections=count + 64,
+        queue_bytes=QUEUE_BYTES,
+        max_body_bytes=BODY_BYTES,
+        header_timeout_seconds=SECONDS,
+        body_timeout_seconds=SECONDS,
+        keepalive_seconds=SECONDS,
+        write_timeout_seconds=SECONDS,
+    ) as service:
+        (worker,) = children(service.process.pid)
+        for _ in range(20):
+            service.ask("GET", "/metadata")
+        before, kernel = resident(worker), kernel_bytes()
+        sockets = hold(service, data, count)
+        after, more = resident(worker), kernel_bytes()
+        for connection in sockets:
+            with contextlib.suppress(OSError):
+                connection.close()
+    return after - before, more - kernel
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench held",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--connections", type=int, default=4096, help="how many of each kind")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="one kind alone; all by default")
+    options = parser.parse_args(arguments)
+    bound = allowed(options.connections)
+    failed = False
+    with tempfile.TemporaryDirectory() as name:
+        model = publish_synthetic(Path(name, "models")).path.parent
+        for kind in options.kind or KINDS:
+            more, kernel = grown(Path(name), model, KINDS[kind], options.connections)
+            each = more / options.connections / 1024
+            print(
+                f"{kind:40}{each:8.1f} KiB each, {more / MIB:6.0f} MiB; TCP {kernel / MIB:6.0f} MiB",
+                flush=True,
+            )
+            failed |= more > bound
+    print(f"at most {bound / MIB:.0f} MiB are allowed")
+    return 1 if failed else 0

@@ -1,0 +1,207 @@
+"""Thousands of idle connections: the memory of each, and what they cost those that ask.
+
+    python -m bench idle --model models/mnist
+
+Each server first answers 16 connections alone, then beside 1,000 and 10,000 others that have asked once and are
+kept, in turns over the rounds. Printed are requests/s, p99 and CPU time of an answer to one of the 16 (medians, with
+their ratios to the server without idle ones), and what a server's processes grew by for each idle connection
+(resident bytes, first round; the kernel's own part of a connection is not in it). Limits of connections and of
+their age are raised where a server has them. Exits 1 if a server closed one, or if an answer of Glyph's took more
+than 1.25 times the CPU time.
+"""
+
+import argparse
+import resource
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench.comparison import rounds
+from bench.comparison.contender import BASELINE, GLYPH, GTHREAD, Contender, Setup
+from bench.comparison.contenders import CONTENDERS
+from bench.comparison.rounds import Cores, Running, Subject
+from bench.load.generator import Connection
+from bench.load.statistics import Reading, middle
+from bundle.errors import BundleError
+
+ACTIVE = 16
+IDLE = (0, 1000, 10_000)
+SPARE_DESCRIPTORS = 500
+ANSWER_SECONDS = 60.0
+KEPT_SECONDS = 900
+MOST_CPU = 1.25
+RESET = struct.pack("ii", 1, 0)
+"""Of SO_LINGER: ports are free again at once."""
+ROOM = {
+    GLYPH: (),
+    GTHREAD: (),
+    BASELINE: ("--worker-connections", "20000", "--keep-alive", str(KEPT_SECONDS)),
+    "fastapi": ("--timeout-keep-alive", str(KEPT_SECONDS)),
+}
+"""Who takes part, and the arguments that let it keep so many connections for so long."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What one server gave, by the number of idle connections."""
+
+    readings: dict[int, list[Reading]] = field(default_factory=dict)
+    memory: dict[int, int] = field(default_factory=dict)
+    """Resident bytes of its processes, in the first round."""
+    closed: int = 0
+    """Idle connections that the server has ended."""
+
+    def rows(self, title: str) -> list[str]:
+        """Return the table's lines."""
+        lines, alone = [], middle(self.readings[0])
+        for idle, readings in self.readings.items():
+            one = middle(readings)
+            each = f"{(self.memory[idle] - self.memory[0]) / idle / 1024:.1f}" if idle else "-"
+            lines.append(
+                f"| {title} | {idle:,} | {each} | {one.rate:,.0f} | {one.rate / alone.rate:.2f} "
+                f"| {1e3 * one.p99:.2f} | {one.p99 / alone.p99:.2f} "
+                f"| {1e6 * one.cpu:.0f} | {one.cpu / alone.cpu:.2f} |"
+            )
+        return lines
+
+
+class Crowd:
+    """Connections that have asked once."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self._port, self._request = port, request
+        self.connections: list[Connection] = []
+
+    def grow(self, count: int) -> None:
+        """Connect until there are so many."""
+        while len(self.connections) < count:
+            one = Connection(self._port)
+            one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            one.socket.settimeout(ANSWER_SECONDS)
+            self.connections.append(one)
+            one.send(self._request)
+            while not one.complete(data := one.socket.recv(1 << 16)):
+                if not data:
+                    raise RuntimeError("a connection that was to be idle was closed before its first answer")
+            if not one.answer.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(f"the first answer of an idle connection is {one.answer[:100]!r}")
+
+    def closed(self) -> int:
+        """Return how many the server has ended."""
+        poll = select.poll()
+        for one in self.connections:
+            poll.register(one.socket, select.POLLIN)
+        return len(poll.poll(0))
+
+    def close(self) -> None:
+        """End them all."""
+        for one in self.connections:
+            one.socket.close()
+        self.connections.clear()
+
+
+def roomy(contender: Contender) -> Contender:
+    """Return it with room for all that are idle."""
+    more = {"GLYPH_CONNECTIONS": "20000", "GLYPH_KEEPALIVE_SECONDS": str(KEPT_SECONDS)}
+
+    def environment(setup: Setup) -> dict[str, str]:
+        return {**contender.environment(setup), **(more if contender.lock is None else {})}
+
+    def started(setup: Setup) -> list[str]:
+        return [*contender.command(setup), *ROOM[contender.name]]
+
+    return replace(contender, command=started, environment=environment)
+
+
+def look(
+    server: Running, subject: Subject, cores: Cores, counts: Sequence[int], seconds: float, found: Found
+) -> None:
+    """Measure one round of one server."""
+    request = server.contender.forms["png"].request(subject.images[:1], subject.name)
+    crowd = Crowd(server.port, request)
+    try:
+        for idle in counts:
+            crowd.grow(idle)
+            reading, _ = rounds.measure(server, "png", ACTIVE, seconds, subject, cores)
+            found.readings.setdefault(idle, []).append(reading)
+            found.memory.setdefault(idle, int(reading.rss))
+        found.closed += crowd.closed()
+    finally:
+        crowd.close()
+
+
+def descriptors(wanted: int) -> int:
+    """Allow this process and those that it starts as many files as may be; return how many of `wanted` that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(wanted, hard - SPARE_DESCRIPTORS)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench and return its exit code."""
+    options = _options(arguments)
+    most = descriptors(max(IDLE))
+    counts = [count for count in IDLE if count <= most]
+    if most < max(IDLE):
+        print(f"no more than {most} connections: raise the limit of open files (ulimit -Hn)", file=sys.stderr)
+    try:
+        subject = Subject.of(options.model)
+    except (BundleError, OSError) as error:
+        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
+        return 2
+    cores = Cores.halves()
+    found = measured([name for name in ROOM if name in options.only], subject, cores, counts, options)
+    print(
+        "| server | idle connections | KiB each | requests/s of 16 others | x | p99 ms | x | CPU µs | x |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
+    titles = {contender.name: contender.title for contender in CONTENDERS}
+    for name, one in found.items():
+        print("\n".join(one.rows(titles[name])))
+    return 0 if all(_is_good(name, one) for name, one in found.items()) else 1
+
+
+def measured(
+    names: Sequence[str], subject: Subject, cores: Cores, counts: Sequence[int], options: argparse.Namespace
+) -> Mapping[str, Found]:
+    """Start the servers and measure them in turns."""
+    wanted = [roomy(contender) for contender in CONTENDERS if contender.name in names]
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    with rounds.running(wanted, subject, cores, say) as (up, _missing), rounds.resting(up) as restless:
+        found = {name: Found() for name in up}
+        for number in range(options.rounds):
+            for name, server in up.items():
+                say(f"round {number + 1}: {server.contender.title}")
+                with rounds.awake(server, restless):
+                    look(server, subject, cores, counts, options.seconds, found[name])
+    return found
+
+
+def _is_good(name: str, one: Found) -> bool:
+    if one.closed:
+        print(f"error: {name} closed {one.closed} idle connections", file=sys.stderr)
+    times = [middle(readings).cpu for readings in one.readings.values()]
+    return not one.closed and (name != GLYPH or max(times) <= MOST_CPU * times[0])
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench idle",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
+    )
+    parser.add_argument("--only", default=",".join(ROOM), help=f"servers; default: {','.join(ROOM)}")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
+    options = parser.parse_args(arguments)
+    options.only = options.only.split(",")
+    if unknown := set(options.only) - set(ROOM):
+        parser.error(f"there is no server {min(unknown)!r} here; there are {', '.join(ROOM)}")
+    return options

@@ -1,0 +1,1 @@
+"""Training: its rate, the test error of presets and committees, augmentation, and runs that are killed."""

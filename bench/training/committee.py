@@ -1,0 +1,206 @@
+"""Train a committee, distil it into one network, and print the test error of each of them.
+
+    python -m bench committee --members 7 --preset record --student default --student-set hidden=800,800
+    python -m bench committee --members 2 --preset default --student default --epochs 2 --threads 1
+
+The members differ in their seed: in weights, order, augmentation, and in the images held out. Each
+is published as MODELS/NAME-member-SEED, the student as MODELS/NAME. Options of `fit` are for all of
+them; `--member-set epochs=500` and `--student-set hidden=800,800` are for one side. The student sees
+the members' augmentation unless its preset or an option says otherwise.
+
+The same command goes on where it was ended: a model that is published with the same settings, data
+and teachers is not trained again, and one that was begun goes on from its checkpoint. The test set
+decides nothing: a model is tested when it is trained, the committee when all are.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from bench.training.presets import side_by_side
+from bundle.errors import BundleError
+from bundle.repository import Bundle, versions
+from common.configuration import (
+    Layer,
+    add_options,
+    build,
+    default_of,
+    early_options,
+    from_arguments,
+    parse,
+)
+from common.errors import ConfigurationError
+from common.progress import Progress
+from training.augmentation.policy import apply_policy
+from training.data.dataset import DataSet, Images, polarity
+from training.data.loading import load_chosen
+from training.defaults import preset_layer
+from training.errors import exit_code
+from training.job import run
+from training.loop.device import choose_device
+from training.loop.shared_data import weight_settings
+from training.model.distillation import Committee, load_committee
+from training.settings import AugmentationSettings, TrainingSettings, model_name
+
+BATCH = 1000
+MEMBER, STUDENT = "record", "default"
+RESUMED: Mapping[str, object] = {"resume": True}
+"""What the bench sets unless an option does."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench and return its exit code."""
+    return exit_code(lambda: _measure(parse(_parser(arguments), arguments, TrainingSettings), Progress()))
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """Return the parser; its help states the defaults that hold for this command line's presets."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench committee",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--members", type=int, default=7, help="how many (default: 7)")
+    parser.add_argument("--preset", default=MEMBER, help=f"of the members (default: {MEMBER})")
+    parser.add_argument("--student", default=STUDENT, help=f"preset of the student (default: {STUDENT})")
+    for who in ("member", "student"):
+        parser.add_argument(
+            f"--{who}-set", action="append", default=[], metavar="NAME=VALUE", help=f"a setting of the {who}"
+        )
+    parser.add_argument("--plain", action="store_true", help="train the student without teachers as well")
+    early = early_options(arguments, "--preset", "--student")
+    member, student = [MEMBER, *early["--preset"]][-1], [STUDENT, *early["--student"]][-1]
+    members = [Layer(RESUMED, ""), preset_layer(member)]
+    seen = {
+        name: default_of(TrainingSettings, name, members)[0] for name in AugmentationSettings.model_fields
+    }
+    sides = {"members": members, "student": [Layer({**RESUMED, **seen}, ""), preset_layer(student)]}
+    add_options(parser, TrainingSettings, [side_by_side(sides)])
+    return parser
+
+
+def _measure(options: argparse.Namespace, progress: Progress) -> None:
+    if options.members < 1:
+        raise ConfigurationError(f"--members: a committee has at least one; it was {options.members}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigurationError("torchrun is for fit: start the bench as a plain process")
+    base, pupil = _sides(options)
+    data = load_chosen(base, progress)
+    base, pupil = apply_policy(base, data.is_handwriting), apply_policy(pupil, data.is_handwriting)
+    name = base.name or model_name(data.name)
+    members = [
+        _trained(_named(base, f"{name}-member-{seed}", seed=seed), data, progress)
+        for seed in range(base.seed, base.seed + options.members)
+    ]
+    teachers = tuple(base.models / member.path.parent.name / member.path.name for member in members)
+    student = _named(pupil, name, teachers=teachers)
+    distilled = _trained(student, data, progress)
+    plain = _named(pupil, f"{name}-plain", teachers=())
+    without = [_trained(plain, data, progress)] if options.plain else []
+
+    device = choose_device(student)
+    committee = load_committee(student, data, polarity(data.training.images), device)
+    if committee is None:
+        raise RuntimeError("a student without teachers")
+    together = _error(committee, data.test(), device)
+    errors = [_published_error(member) for member in members]
+    for bundle, error in zip(members, errors, strict=True):
+        print(json.dumps({"member": str(bundle.path), "test_error_percent": round(error, 4)}))
+    spread = f" ± {statistics.stdev(errors):.3f}" if len(errors) > 1 else ""
+    alone = "".join(f", and {_published_error(bundle):.3f}% without teachers" for bundle in without)
+    print(
+        f"{len(members)} members {_shape(base, data)}: test error {statistics.mean(errors):.3f}%{spread}; "
+        f"committee {together:.3f}%; student {_shape(student, data)}: {_published_error(distilled):.3f}%{alone}; "
+        f"on {distilled.manifest.environment.device}",
+        flush=True,
+    )
+
+
+def _sides(options: argparse.Namespace) -> tuple[TrainingSettings, TrainingSettings]:
+    """Return the members' settings and the student's, which sees what they see unless told otherwise."""
+    base = _settings(options, options.preset, options.member_set, {})
+    names = set(AugmentationSettings.model_fields)
+    if base.augmentation != "custom":
+        names &= base.model_fields_set  # the policy fills in the rest, for both alike
+    augmentation = {name: getattr(base, name) for name in names}
+    return base, _settings(options, options.student, options.student_set, augmentation)
+
+
+def _settings(
+    options: argparse.Namespace, preset: str, own: Iterable[str], first: Mapping[str, object]
+) -> TrainingSettings:
+    """Build one side's settings; `first` gives way to everything."""
+    pairs = [text.partition("=") for text in own]
+    layers = [
+        Layer({**RESUMED, **first}, "the setting '{name}'"),
+        preset_layer(preset),
+        from_arguments(TrainingSettings, options),
+        Layer({name: value for name, _, value in pairs}, "{name}=VALUE"),
+    ]
+    return build(TrainingSettings, layers)
+
+
+def _named(settings: TrainingSettings, name: str, **changes: object) -> TrainingSettings:
+    """Return the settings under another name, with `changes`, checked."""
+    layer = Layer({**settings.model_dump(), "name": name, **changes}, "the setting '{name}'")
+    return build(TrainingSettings, [layer])
+
+
+def _trained(settings: TrainingSettings, data: DataSet, progress: Progress) -> Bundle:
+    """Return the published model of these settings; train it if there is none."""
+    published = _find(settings, data)
+    if published:
+        progress.say(f"{published.path} is published already")
+        return published
+    progress.say(f"training {settings.name}")
+    started = time.perf_counter()
+    published = run(settings, progress)
+    if published is None:
+        raise RuntimeError("the only process is the writer")
+    line = {"trained": str(published.path), "seconds": round(time.perf_counter() - started, 1)}
+    print(json.dumps(line), flush=True)
+    return published
+
+
+def _find(settings: TrainingSettings, data: DataSet) -> Bundle | None:
+    """Return the newest version that was trained with these settings, data and teachers, if any.
+
+    A setting that came later is missing in an old manifest, and then it is another model.
+    """
+    wanted = weight_settings(settings)
+    teachers = {str(path): Bundle.open(path).manifest.digest for path in settings.teachers}
+    model = settings.models / str(settings.name)
+    for version in reversed(versions(model)):
+        try:
+            bundle = Bundle.open(model / str(version))
+        except BundleError:
+            continue
+        manifest = bundle.manifest
+        same = {name: manifest.hyperparameters.get(name) for name in wanted} == wanted
+        if same and manifest.dataset.sha256 == data.sha256 and manifest.teachers == teachers:
+            return bundle
+    return None
+
+
+def _error(committee: Committee, test: Images, device: torch.device) -> float:
+    """Return the test error of the members together, in percent."""
+    answers = [
+        committee(part.to(device), 1.0).cpu() for part in torch.split(torch.from_numpy(test.images), BATCH)
+    ]
+    wrong = torch.cat(answers).argmax(dim=1).numpy() != test.labels
+    return 100 * float(wrong.mean())
+
+
+def _published_error(bundle: Bundle) -> float:
+    """Return the test error of a published model, in percent."""
+    return 100 * (1 - bundle.manifest.test.accuracy)
+
+
+def _shape(settings: TrainingSettings, data: DataSet) -> str:
+    return "-".join(map(str, (784, *settings.hidden, len(data.classes))))
