@@ -34,7 +34,7 @@ part() { # NAME SECONDS COMMAND...
 if [[ $1 = first ]]; then
   part driver 20 python3 -m bench.gpu.driver
   part tests-training 90 "${tests[@]}" tests/gpu tests/training/augmentation/test_augmenter.py
-  part tests-serving 50 "${tests[@]}" tests/serving/test_cuda.py
+  part tests-serving 50 "${tests[@]}" tests/serving/model/test_cuda.py
   part fit 50 python3 -m training fit --device cuda --models "$work" --runs "$work/runs" --name mnist
   part serving 60 python3 -m bench gpu --model "$work/mnist" --seconds 0.1 --service-seconds 1
   # shellcheck disable=SC2016  # the inner shell's variable

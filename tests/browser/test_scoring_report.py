@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import Browser, ViewportSize
 
 from tests.browser.test_reading import violations
-from tests.serving.scoring.reports import COUNT, NASTY, a_page
+from tests.serving.scoring.reporting.reports import COUNT, NASTY, a_page
 
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}

@@ -1,4 +1,4 @@
-"""Fixtures: one bundle that no test changes, and one service that serves it."""
+"""Fixtures: one bundle that no test changes, and services that serve it, which many tests ask."""
 
 import sys
 from collections.abc import Iterator
@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bench.support.management import Managed, await_, managed
 from bench.support.models import Linear, a_linear, publish_synthetic
 from bench.support.pictures import a_digit
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
 
+DOORS = ("inference", "gthread")
 AILING = (sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.ailing")
 
 
@@ -51,3 +53,32 @@ def ailment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text("")
     monkeypatch.setenv("AILMENT", str(path))
     return path
+
+
+@pytest.fixture(scope="package")
+def doors(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service]]:
+    """Return two services of the same model: the inference worker and Gunicorn's threads."""
+    directory = tmp_path_factory.mktemp("doors")
+    common = {"until": "/readyz", "model": bundle.path.parent, "log_level": "error"}
+    with (
+        running(directory, worker="inference", **common) as worker,  # type: ignore[arg-type]
+        running(directory, worker="gthread", **common) as threads,  # type: ignore[arg-type]
+    ):
+        yield worker, threads
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> str:
+    """Return the setting `worker`: every test that takes it is run through both doors."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session", params=DOORS)
+def pod(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Managed]:
+    """Return a service whose two workers are ready."""
+    directory = tmp_path_factory.mktemp("pod")
+    with managed(directory, model=bundle.path.parent, workers=2, worker=request.param) as started:
+        await_(lambda: started.ask("/readyz").json()["workers"] == {"ready": 2})
+        yield started

@@ -17,7 +17,7 @@ import pytest
 from bench.support.management import await_
 from bench.support.processes import ANSWER_SECONDS, ROOT, START_SECONDS, free_port
 from tests.serving.certificates import write_certificate
-from tests.serving.inference.wire import statuses
+from tests.serving.worker.wire import statuses
 
 DOCUMENT = ROOT / "docs" / "operations.md"
 WAIT = "3s"

@@ -22,7 +22,7 @@ from serving.settings import ServiceSettings
 from serving.system import descriptors
 from serving.system.descriptors import RESERVE
 from serving.worker.inference_worker import InferenceWorker
-from tests.serving.inference.wire import connected, post, read_answer
+from tests.serving.worker.wire import connected, post, read_answer
 
 LIMIT = 8
 

@@ -16,7 +16,7 @@ from bench.support.processes import Part, Service, form, running
 from bundle.repository import Bundle
 from serving.errors import BadTimeoutError, DeadlineExceededError, OverloadedError
 from serving.predict.load_shedding import Gate, check_deadline, deadline
-from tests.serving.inference.wire import connected, post, read_answer
+from tests.serving.worker.wire import connected, post, read_answer
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -10,7 +10,7 @@ repository), written anew, and those of RFC 9112's sections 2, 3, 5, 6, 7 and 11
 import pytest
 
 from bench.support.processes import Service
-from tests.serving.inference.wire import LAST, settled, statuses, talk
+from tests.serving.worker.wire import LAST, settled, statuses, talk
 
 GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST /nowhere HTTP/1.1\r\nHost: a\r\n"

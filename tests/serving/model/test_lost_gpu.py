@@ -20,7 +20,7 @@ from serving.model.engine import Engine, open_engine, open_version
 from serving.model.store import ModelState
 from serving.settings import ServiceSettings
 from tests.serving.losing import FILE
-from tests.serving.operations.test_management import workers_of
+from tests.serving.management.test_management import workers_of
 from tests.serving.posing import posing
 
 

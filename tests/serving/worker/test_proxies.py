@@ -23,9 +23,9 @@ from bench.support.processes import (
     serving_command,
 )
 from bundle.repository import Bundle
-from tests.serving.inference.test_malformed import CASES, CHUNKED, GET, ONLY_HERE, POST
-from tests.serving.inference.wire import post, read_answer, statuses
 from tests.serving.proxies import PROXIES, Proxy, Tap
+from tests.serving.worker.http11.test_malformed import CASES, CHUNKED, GET, ONLY_HERE, POST
+from tests.serving.worker.wire import post, read_answer, statuses
 
 HIDDEN = b"GET /v2 HTTP/1.1\r\nHost: a\r\nX-Request-ID: hidden\r\n\r\n"
 """A request that lies where one reader sees a body and another the next request."""

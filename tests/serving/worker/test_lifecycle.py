@@ -23,8 +23,8 @@ from bench.support.pictures import png
 from bench.support.processes import START_SECONDS, Service, running, serving_command
 from bundle.repository import Bundle
 from tests.serving.conftest import AILING
-from tests.serving.inference.test_overload import children, large
-from tests.serving.inference.wire import connected, post, read_answer, statuses
+from tests.serving.worker.test_overload import children, large
+from tests.serving.worker.wire import connected, post, read_answer, statuses
 
 Pixels = npt.NDArray[np.uint8]
 PATIENCE = 60.0

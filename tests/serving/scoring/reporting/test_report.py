@@ -10,7 +10,7 @@ from serving.scoring.reporting import report
 from serving.scoring.reporting.summary import LEAST_KEPT
 from tests.pages import Document, cuttings
 from tests.serving.scoring.parts import some_images
-from tests.serving.scoring.reports import COUNT, NASTY, a_page
+from tests.serving.scoring.reporting.reports import COUNT, NASTY, a_page
 
 
 @pytest.mark.parametrize(

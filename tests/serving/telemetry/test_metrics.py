@@ -26,8 +26,8 @@ from serving.system.cpus import has_integer_matrices
 from serving.telemetry import shared_memory
 from serving.telemetry.alerts import ALERTS, rules
 from serving.telemetry.catalogue import CATALOGUE, NATS, PROBABILITY
-from tests.serving.operations.promlint import problems
-from tests.serving.operations.test_management import workers_of
+from tests.serving.management.test_management import workers_of
+from tests.serving.telemetry.promlint import problems
 
 PRIVATE = {"heartbeat", "state", "drift"}
 """Runs of numbers that are not metrics themselves but what some are computed from."""

@@ -17,8 +17,8 @@ from serving.predict.load_shedding import FREE_BODY, Account, Gate
 from serving.security.tokens import digest_of
 from serving.worker.dispatcher import Door
 from serving.worker.http11.request_body import LengthBody
-from tests.serving.inference.fakes import a_door, connect
-from tests.serving.inference.wire import connected, post, read_answer, statuses
+from tests.serving.worker.fakes import a_door, connect
+from tests.serving.worker.wire import connected, post, read_answer, statuses
 
 MEGABYTE = 1 << 20
 BUDGET = 4 * MEGABYTE

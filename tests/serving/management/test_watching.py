@@ -15,7 +15,12 @@ from bench.support.processes import ROOT, START_SECONDS, environment, free_port,
 from bundle.repository import Bundle
 from serving.management.workers import STUCK_TICKS
 from serving.system.memory_directory import LOCK, sweep
-from tests.serving.operations.test_management import directory_of, is_gone, management_of, workers_of
+from tests.serving.management.test_management import (
+    directory_of,
+    is_gone,
+    management_of,
+    workers_of,
+)
 
 HOLDER = """
 import sys

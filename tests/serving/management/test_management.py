@@ -25,7 +25,7 @@ from bench.support.processes import (
 from bundle.repository import Bundle
 from serving.system.addresses import unusable_address
 from tests.serving.conftest import AILING
-from tests.serving.operations.test_reload import publish_bad
+from tests.serving.model.test_reload import publish_bad
 
 
 def workers_of(arbiter: int) -> list[int]:

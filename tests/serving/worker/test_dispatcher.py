@@ -10,7 +10,7 @@ from bundle.repository import Bundle
 from serving.predict.exchange import Request, Target
 from serving.predict.pipeline import target_of
 from serving.worker.dispatcher import FEW_FILES, LARGE_BODY, LARGE_PIXELS, takes_long
-from tests.serving.inference.fakes import a_door, connect
+from tests.serving.worker.fakes import a_door, connect
 
 OCTETS = {"content-type": "application/octet-stream"}
 NPY = {"content-type": "application/x-npy"}

@@ -29,7 +29,7 @@ from serving.model.store import ModelState
 from serving.process.announcement import announcement
 from serving.settings import ServiceSettings
 from serving.system.streams import KEPT_BYTES, Stream
-from tests.serving.operations.test_management import workers_of
+from tests.serving.management.test_management import workers_of
 
 LONG_PATH = "/" + 3000 * "x"
 """Of which a few hundred fill what a process keeps."""

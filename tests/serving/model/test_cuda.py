@@ -1,6 +1,6 @@
 """The service and the batch scorer on a GPU; not run where the driver finds none.
 
-It prints what memory they take, which k8s/components/nvidia asks for: `pytest tests/serving/test_cuda.py`.
+It prints what memory they take, which k8s/components/nvidia asks for: `pytest tests/serving/model/test_cuda.py`.
 """
 
 import contextlib

@@ -17,8 +17,8 @@ import pytest
 from bench.support.pictures import png
 from bench.support.processes import Part, Service, form, running
 from bundle.repository import Bundle
-from tests.serving.inference.fakes import a_door, connect
-from tests.serving.inference.wire import connected, post, read_all, read_answer, statuses
+from tests.serving.worker.fakes import a_door, connect
+from tests.serving.worker.wire import connected, post, read_all, read_answer, statuses
 
 Pixels = npt.NDArray[np.uint8]
 ANSWERS = 200

@@ -15,8 +15,8 @@ from bench.support.management import Managed, await_
 from bundle.repository import Bundle
 from serving.management import server as management
 from serving.management.server import CONNECTIONS, Server
-from tests.serving.inference.wire import connected, read_all, statuses, talk
-from tests.serving.operations.test_management import management_of
+from tests.serving.management.test_management import management_of
+from tests.serving.worker.wire import connected, read_all, statuses, talk
 
 GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
 HIDDEN = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"

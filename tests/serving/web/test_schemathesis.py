@@ -20,7 +20,7 @@ def test_schemathesis_finds_nothing(service: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{service.port}/openapi.json"
     options = ["--checks", "all", "--phases", PHASES, "--max-examples", "10", "--seed", "1"]
     options += ["--generation-database", "none", "--suppress-health-check", "all", "--request-timeout", "60"]
-    hooks = {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.serving.protocols.schemathesis_hooks"}
+    hooks = {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.serving.web.schemathesis_hooks"}
     done = subprocess.run(
         [*command, url, *options],
         cwd=tmp_path,

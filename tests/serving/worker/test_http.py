@@ -9,7 +9,7 @@ import pytest
 
 from bench.support.pictures import png
 from bench.support.processes import Part, Service, form
-from tests.serving.inference.wire import (
+from tests.serving.worker.wire import (
     LAST,
     connected,
     post,
