@@ -64,14 +64,19 @@ def arrows(graph: Graph) -> Iterator[tuple[str, str]]:
         yield from ((name, other) for other in sorted(others.difference(*map(below, others))))
 
 
-def place(graph: Graph, sizes: Boxes, middle: int, y: int) -> Boxes:
-    """Return left, top, width and height of each name: level below level, about the middle, lower edges aligned."""
+def reverse(graph: Graph) -> Graph:
+    """Return who imports each of them."""
+    return {a: {b for b in graph if a in graph[b]} for a in graph}
+
+
+def place(rows: list[list[str]], sizes: Boxes, middle: int, y: int) -> Boxes:
+    """Return left, top, width and height of each name: row below row, about the middle; the first stands on its lower edges."""
     placed = {}
-    for row in levels(graph):
+    for row in rows:
         tall = max(sizes[name][1] for name in row)
         x = middle - sum(sizes[name][0] + GAP for name in row) // 2 + GAP // 2
         for name in row:
-            placed[name] = (x, y + tall - sizes[name][1], *sizes[name])
+            placed[name] = (x, y + (tall - sizes[name][1] if row is rows[0] else 0), *sizes[name])
             x += sizes[name][0] + GAP
         y += tall + GAP
     return placed
@@ -102,10 +107,10 @@ def draw() -> str:
         rows = levels(inner.setdefault(name, graph(folders)))
         across = 2 * PAD - GAP + max([2, *map(len, rows)]) * (BOX + GAP)
         sizes[name] = (across, TITLE + len(rows) * (TALL + GAP))
-    frames = place(outer, sizes, 0, PAD)
+    frames = place(levels(reverse(outer))[::-1], sizes, 0, PAD)  # each as high as what imports it allows
     shapes = [*elements(outer, frames, "frame")]
     for name, (x, y, across, _) in frames.items():
-        boxes = place(inner[name], dict.fromkeys(inner[name], (BOX, TALL)), x + across // 2, y + TITLE)
+        boxes = place(levels(inner[name]), dict.fromkeys(inner[name], (BOX, TALL)), x + across // 2, y + TITLE)
         shapes += elements(inner[name], boxes, "box")
     left = min(x for x, *_ in frames.values()) - PAD
     width, height = (max(f[i] + f[i + 2] for f in frames.values()) + PAD for i in (0, 1))

@@ -1,4 +1,4 @@
-"""Image files to `uint8[28, 28]`: the input contract, and one decoder for training, the service and the scorer.
+"""The decoder of image files, and the input contract: the same for training, the service and the scorer.
 
 - `decoding.py`: any file, by Pillow's parsers, after what is below has let it pass
 - `plain_png.py`: the most common file, a gray PNG of 28x28 and 8 bits, without a parser

@@ -1,4 +1,4 @@
-"""`python -m training tune`: a search for settings, by Optuna.
+"""A search for settings, by Optuna: `python -m training tune`.
 
 From top to bottom; imports go down only. Open `tune.py` first.
 

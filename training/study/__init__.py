@@ -1,4 +1,4 @@
-"""`python -m training study`: many models that differ in one thing, and a page about them.
+"""Many models that differ in one thing, and a page about them: `python -m training study`.
 
 From top to bottom; imports go down only. Open `run.py` first.
 
