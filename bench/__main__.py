@@ -9,6 +9,7 @@ BENCHES = {
     "training": ("training.loop", "images/s of the training loop, against the course's DataLoader loop"),
     "serving": ("comparison.command", "requests/s, latency, CPU and memory, beside other model servers"),
     "budget": ("serving.budget", "where the microseconds of a prediction go, beside what the core could do"),
+    "metrics": ("serving.metrics", "counting in shared memory, beside prometheus-client's multiprocess mode"),
     "arithmetic": (
         "serving.arithmetic",
         "inference in float32 and with the first layer in integers, by batch size",

@@ -22,6 +22,15 @@ from bench.support.processes import (
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
+def parsed(text: str) -> Samples:
+    """Return every sample of an exposition, by name and labels, read by Prometheus's own parser."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
 class Managed:
     """A service that has a management port."""
 
@@ -38,15 +47,11 @@ class Managed:
             return Answer(response.status, response.headers, response.read())
 
     def samples(self) -> Samples:
-        """Return every sample of `/metrics`, by name and labels, read by Prometheus's own parser."""
+        """Return every sample of `/metrics`, by name and labels."""
         answer = self.ask("/metrics")
         if answer.status != 200:
             raise ServiceError(f"/metrics answers {answer.status}: {answer.body!r}")
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(answer.body.decode())
-            for sample in family.samples
-        }
+        return parsed(answer.body.decode())
 
     def value(self, name: str, /, **labels: str) -> float:
         """Return the sum of a metric's samples that have these labels, 0 if there are none."""
