@@ -66,7 +66,7 @@ class Service:
         collector = PodCollector(Pod(self._directories[0]), 3600, {"management": (os.getpid(),)}, None)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(self._directories[1]))  # type: ignore[no-untyped-call]
-        self._scrapes = (lambda: generate_latest(collector)), (lambda: generate_latest(registry))
+        self._collectors = collector, registry
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(["bench.serving.metrics_worker"])
         self._workers: list[tuple[BaseProcess, Connection[Any, Any]]] = []
@@ -115,7 +115,7 @@ class Service:
         for number in range(rounds):
             for side in (0, 1)[:: 1 - 2 * (number % 2)]:
                 started = time.process_time()
-                self._scrapes[side]()
+                generate_latest(self._collectors[side])
                 found[side].append(time.process_time() - started)
         return statistics.median(found[0]), statistics.median(found[1])
 
@@ -129,7 +129,7 @@ class Service:
 
     def differences(self) -> list[str]:
         """Return a sentence for each sample that differs, and for requests that are missing."""
-        ours, library = (parsed(scrape().decode()) for scrape in self._scrapes)
+        ours, library = (parsed(generate_latest(each).decode()) for each in self._collectors)
         library |= _indices(library, self._bundle)
         ours = {key: value for key, value in ours.items() if _compared(key[0])}
         library = {key: value for key, value in library.items() if _compared(key[0])}

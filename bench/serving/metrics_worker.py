@@ -179,7 +179,7 @@ def _add(children: "list[Counter]", counts: npt.NDArray[Any]) -> None:
 
 
 def _family(name: str, registry: Any) -> Any:
-    """Make a family of the catalogue."""
+    """Make a family of the catalogue; the gauges among them are summed over the living."""
     from prometheus_client import Counter, Gauge, Histogram
 
     metric = CATALOGUE[name]
@@ -188,7 +188,7 @@ def _family(name: str, registry: Any) -> Any:
         case "counter":
             return Counter(*common, registry=registry)
         case "gauge":
-            return Gauge(*common, registry=registry, multiprocess_mode=f"live{metric.over}")
+            return Gauge(*common, registry=registry, multiprocess_mode="livesum")
         case "histogram":
             return Histogram(*common, registry=registry, buckets=metric.buckets)
 
