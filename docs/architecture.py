@@ -70,7 +70,7 @@ def reverse(graph: Graph) -> Graph:
 
 
 def place(rows: list[list[str]], sizes: Boxes, middle: int, y: int) -> Boxes:
-    """Return left, top, width and height of each name: row below row, about the middle; the first stands on its lower edges."""
+    """Return left, top, width and height of each name: row below row, about the middle, the first aligned below."""
     placed = {}
     for row in rows:
         tall = max(sizes[name][1] for name in row)
