@@ -53,7 +53,7 @@ CONVERSIONS = {
     "floating_point": "and 32-bit pixels are refused, because their range is not known",
     "size": "any but 28x28 is refused; nothing is scaled",
 }
-"""What becomes of each kind of image, in words for the input contract (`GET /metadata`) and the README."""
+"""What becomes of each kind of image, in words for the input contract (`GET /metadata`) and docs/service.md."""
 
 FEW_BITS: dict[object, int] = {"L;2": 85, "L;4": 17}
 """Pillow's name for a PNG's samples of 2 and 4 bits: what the largest must be multiplied by to be 255."""

@@ -18,7 +18,7 @@ STRANGER = "23456:23456"
 """A user whom no image knows, as some clusters assign."""
 MEMORY = "/dev/shm"  # noqa: S108  it is the very place
 STOPPED, NO_PROVIDER = 75, 4
-"""Exit codes of README.md and docs/operations.md."""
+"""Exit codes of docs/training.md and docs/operations.md."""
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from training import errors as training_errors
 from training.settings import ENVIRONMENT_PREFIX as TRAINING_PREFIX
 from training.settings import TrainingSettings
 
-README = (ROOT / "README.md").read_text()
+TRAINING = (ROOT / "docs" / "training.md").read_text()
 DOCKERFILES = {"train": "Dockerfile.train", "serve": "Dockerfile.serve", "score": "Dockerfile.serve"}
 MODULES = {"train": "training", "serve": "serving", "score": "serving.score"}
 
@@ -195,9 +195,9 @@ def codes_of(module: Any, base: type[Exception]) -> dict[str, int]:
 
 
 def test_training_is_tried_again_as_its_exit_codes_say() -> None:
-    """The README's table says of each code whether to try again; the Job does as it says."""
+    """The table of docs/training.md says of each code whether to try again; the Job does as it says."""
     table = dict(
-        re.findall(r"(?m)^\| (\d+) \| [^|]+ \| ([^|]*)\|$", README.split("| code | meaning | again? |")[1])
+        re.findall(r"(?m)^\| (\d+) \| [^|]+ \| ([^|]*)\|$", TRAINING.split("| code | meaning | again? |")[1])
     )
     again = {int(code): word.strip() for code, word in table.items()}
     errors = codes_of(training_errors, training_errors.TrainingError)

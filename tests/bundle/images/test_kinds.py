@@ -281,8 +281,8 @@ def test_the_contract_speaks_of_every_kind() -> None:
     }
 
 
-def test_the_readme_says_what_the_contract_says() -> None:
+def test_the_page_of_the_service_says_what_the_contract_says() -> None:
     """Each conversion is a row of its table, word for word."""
-    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [line for line in (ROOT / "docs" / "service.md").read_text().splitlines() if line.startswith("| ")]
     for sentence in CONVERSIONS.values():
         assert [row for row in rows if row.endswith(f" | {sentence} |")], sentence
