@@ -8,6 +8,9 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from PIL import Image
+
+from bench.__main__ import BENCHES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -21,6 +24,38 @@ def test_every_file_that_a_document_names_exists(document: Path) -> None:
     linked = [document.parent / link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)]
     missing = [path for path in [*(ROOT / name for name in named), *linked] if not path.exists()]
     assert missing == []
+
+
+def sections(document: Path) -> set[str]:
+    """Return the names by which a document's headings are linked to: lower case, hyphens, no punctuation."""
+    headings = re.findall(r"(?m)^#+ (.*)$", document.read_text())
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_section_that_a_document_links_to_exists(document: Path) -> None:
+    """In the document itself, or in another one."""
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text())
+    linked = [(document.parent / path if path else document, name) for path, name in links]
+    assert [(path, name) for path, name in linked if name not in sections(path)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_bench_that_a_document_names_exists(document: Path) -> None:
+    """`python -m bench` lists it, and tests/bench/test_running.py starts it with what `make run` installs."""
+    assert set(re.findall(r"python -m bench ([\w-]+)", document.read_text())) <= set(BENCHES)
+
+
+def test_the_readme_begins_with_what_is_to_be_seen() -> None:
+    """The page and a report, as pictures of a size to read them at; `python -m docs.pictures` takes them anew."""
+    top = "\n".join((ROOT / "README.md").read_text().splitlines()[:16])
+    shown = {name for name in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", top) if name.endswith(".png")}
+    assert shown == {"docs/page.png", "docs/report.png"}
+    for name in shown:
+        with Image.open(ROOT / name) as picture:
+            assert min(picture.size) > 1000
+            assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 16
+        assert (ROOT / name).stat().st_size < 150_000
 
 
 def test_the_index_names_every_document() -> None:
