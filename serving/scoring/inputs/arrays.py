@@ -1,4 +1,4 @@
-"""Images that are numbers already: IDX, `.npy`, `.npz`, each raw or in gzip; read in order, never whole."""
+"""Images that are numbers already: IDX and `.npy`, raw or in gzip, and `.npz`; read in order, never whole."""
 
 import gzip
 import struct
