@@ -97,11 +97,11 @@ def _shared_memory(settings: ServiceSettings) -> str:
 
 
 def _model(settings: ServiceSettings) -> str:
-    from serving.model.store import ModelState
+    from serving.model.store import ModelStore
 
     logging.getLogger("glyph.serving").addHandler(logging.NullHandler())  # the sentences below say the same
     try:
-        state = ModelState.start(settings, by_child=True)
+        state = ModelStore.start(settings, by_child=True)
         report = state.report()
     except ProviderError as error:
         raise _FailedError(str(error), EXIT_PROVIDER) from error

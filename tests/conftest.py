@@ -19,7 +19,7 @@ SYSTEM = ("browser", "containers", "e2e", "gpu", "k8s")
 """Folders of tests that need what a machine may lack: a browser, Docker, root, kubectl, a GPU."""
 RUNS = frozenset(("running", "managed", "job", "fit", "small_run", "rich_run", "score", "die_everywhere"))
 """What starts a service, trains, scores or is killed, by the names that test modules import it under."""
-RUNNING = frozenset(("service", "doors", "pod", "guarded", "finished"))
+RUNNING = frozenset(("service", "both_services", "pod", "guarded", "finished"))
 """The fixtures of folders that do so."""
 
 

@@ -41,8 +41,8 @@ from bench.support.models import publish_synthetic
 from bench.support.processes import Service, running
 from bundle.images.decoding import decode
 from bundle.images.errors import ImageError
-from serving.model.store import ModelState
-from serving.predict.exchange import Answer, Request
+from serving.model.store import ModelStore
+from serving.predict.exchange import Request, Response
 from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
 
@@ -111,7 +111,7 @@ def through_pipeline(pipeline: Pipeline) -> Target:
 
     def feed(random: Random) -> str:
         request = hostile.request(random)
-        answer: Answer = pipeline.answer(pipeline.open(request, time.perf_counter()))
+        answer: Response = pipeline.answer(pipeline.open(request, time.perf_counter()))
         body = answer.body
         if answer.headers.get("Content-Encoding"):
             body = _plain(answer.headers["Content-Encoding"], body)
@@ -188,7 +188,7 @@ def a_pipeline(directory: Path) -> Iterator[Pipeline]:
     bundle = publish_synthetic(directory / "models")
     values: Any = {"model": bundle.path.parent, "provider": "cpu"}
     configured = ServiceSettings(**values)
-    yield Pipeline(configured, ModelState.start(configured))
+    yield Pipeline(configured, ModelStore.start(configured))
 
 
 def guided(seconds: int, corpus: Path, seed: int) -> int:

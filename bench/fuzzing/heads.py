@@ -10,9 +10,9 @@ from serving.predict.exchange import Target
 from serving.worker.http11 import input_buffer as inputs
 from serving.worker.http11 import request_head as heads
 from serving.worker.http11.chunked import ChunkedBody
-from serving.worker.http11.input_buffer import Input
+from serving.worker.http11.input_buffer import InputBuffer
 from serving.worker.http11.request_body import Body, LengthBody
-from serving.worker.http11.request_head import Head, Parser
+from serving.worker.http11.request_head import Parser, RequestHead
 
 LIMIT = 300
 """Bytes of a request line and of a field."""
@@ -55,7 +55,7 @@ def outcome(pieces: list[bytes], *, fast: bool) -> list[object]:
 
     It goes on as `serving.worker.connection.Connection` does.
     """
-    waiting = Input(Parser(CONFIGURATION, fast=fast))
+    waiting = InputBuffer(Parser(CONFIGURATION, fast=fast))
     found: list[object] = []
     body: Body | None = None
     for piece in pieces:
@@ -82,7 +82,7 @@ def outcome(pieces: list[bytes], *, fast: bool) -> list[object]:
     return [*found, "waits"]
 
 
-def said(head: Head) -> tuple[object, ...]:
+def said(head: RequestHead) -> tuple[object, ...]:
     """Return what a head says, without who read it."""
     framing = head.length, head.keep_alive, head.expects_continue, head.size
     return head.method, head.path, head.query, dict(head.headers), head.version, *framing

@@ -168,7 +168,7 @@ def worst_files(times: int) -> bool:
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
     from bench.support.models import publish_synthetic
-    from serving.model.store import ModelState
+    from serving.model.store import ModelStore
     from serving.settings import ServiceSettings
 
     parser = argparse.ArgumentParser(
@@ -182,7 +182,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         model = options.model or publish_synthetic(Path(name)).path.parent
         settings = ServiceSettings(model=model, provider="cpu", max_files=1024)
-        pipeline = Pipeline(settings, ModelState.start(settings))
+        pipeline = Pipeline(settings, ModelStore.start(settings))
         print("ms from request to answer, by the body's size in KiB")
         print(" " * 18 + "".join(f"{size >> 10:>8}" for size in SIZES))
         for kind, made in KINDS.items():

@@ -75,13 +75,13 @@ def main(arguments: list[str]) -> int:
     except (BundleError, OSError) as error:
         print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
         return 2
-    from serving.model.store import ModelState
+    from serving.model.store import ModelStore
     from serving.predict.pipeline import Pipeline
     from serving.settings import load_settings
     from serving.telemetry.metrics import Metrics
 
     settings = load_settings({"GLYPH_MODEL": str(options.model), "GLYPH_PROVIDER": "cpu"})
-    pipeline = Pipeline(settings, ModelState.start(settings, Metrics.create()))
+    pipeline = Pipeline(settings, ModelStore.start(settings, Metrics.create()))
     width = 46
     for name, seconds, note in [*_phases(pipeline), *_inference(pipeline), *_ways(pipeline)]:
         print(f"{name:{width}} {seconds * 1e6:8.2f} us   {note}".rstrip(), flush=True)
@@ -92,7 +92,7 @@ def _requests(pipeline: "Pipeline") -> list[bytes]:
     """Return whole requests, one for each golden example."""
     from bundle.golden import GoldenExamples
 
-    bundle = pipeline.state.engine().bundle
+    bundle = pipeline.store.engine().bundle
     requests = []
     for image in GoldenExamples.from_bytes(bundle.read("golden.npz"), bundle.manifest).images:
         body = png(image)
@@ -105,15 +105,15 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     from bundle.images import decoding as files
     from bundle.images import plain_png
     from serving.predict import native
-    from serving.predict.exchange import Answer, Request
-    from serving.worker.http11.request_head import read_ordinary
+    from serving.predict.exchange import Request, Response
+    from serving.worker.http11.request_head import read_fast
     from serving.worker.http11.response import Dates, render
 
-    engine, settings = pipeline.state.engine(), pipeline.settings
+    engine, settings = pipeline.store.engine(), pipeline.settings
     heads, requests, octets = [], [], []
     for whole in _requests(pipeline):
         head, _, body = whole.partition(b"\r\n\r\n")
-        read = read_ordinary(head + b"\r\n\r\n")
+        read = read_fast(head + b"\r\n\r\n")
         if read is None:
             raise AssertionError("the head is ordinary")
         heads.append(head + b"\r\n\r\n")
@@ -131,13 +131,13 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         exchange.batch = len(works)
     pairs = list(zip(exchanges, answers, strict=True))
     dates = Dates()
-    closed = [pipeline.close(exchange, Answer(body=answer.body)) for exchange, answer in pairs]
+    closed = [pipeline.close(exchange, Response(body=answer.body)) for exchange, answer in pairs]
 
     def prepare(request: Request) -> object:
         return native.prepare(engine, request, request.body, settings)
 
     return [
-        ("read the head", fastest_of(read_ordinary, heads), "one expression, then split"),
+        ("read the head", fastest_of(read_fast, heads), "one expression, then split"),
         ("open: id, route, trace context", fastest_of(lambda r: pipeline.open(r, 0.0), requests), ""),
         ("admit and decode 784 bytes", fastest_of(prepare, octets), ""),
         ("admit and decode a PNG", fastest_of(prepare, requests), ""),
@@ -149,7 +149,7 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         ("encode", fastest_of(lambda each: each[1].encode(images, outputs, each[0]), places), "from pieces"),
         (
             "close: fields, Server-Timing, metrics",
-            fastest_of(lambda pair: pipeline.close(pair[0], Answer(body=pair[1].body)), pairs),
+            fastest_of(lambda pair: pipeline.close(pair[0], Response(body=pair[1].body)), pairs),
             "",
         ),
         ("render", fastest_of(lambda a: render(a, (1, 1), dates.now(), keep_alive=True), closed), ""),
@@ -161,7 +161,7 @@ def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     from bundle.images.plain_png import scanlines, unfiltered
     from serving.model.engine import LARGEST_FLOAT32, padding
 
-    engine, metrics = pipeline.state.engine(), pipeline.state.metrics
+    engine, metrics = pipeline.store.engine(), pipeline.store.metrics
     golden = GoldenExamples.from_bytes(engine.bundle.read("golden.npz"), engine.bundle.manifest).images
     weights = _weights(engine.bundle.read("model.onnx"))
     peak = _peak()
@@ -242,7 +242,7 @@ class _Way:
         from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
 
         from serving.worker.connections import Connections
-        from serving.worker.dispatcher import Door
+        from serving.worker.dispatcher import Dispatcher
 
         worker = SimpleNamespace(
             wsgi=SimpleNamespace(extensions={"glyph.pipeline": pipeline}),
@@ -252,9 +252,9 @@ class _Way:
             max_requests=sys.maxsize,
         )
         self._loop = _Loop()
-        door = Door(worker, cast("asyncio.AbstractEventLoop", self._loop))
+        dispatcher = Dispatcher(worker, cast("asyncio.AbstractEventLoop", self._loop))
         self._transports = [_Transport() for _ in range(connections)]
-        made = Connections(door)
+        made = Connections(dispatcher)
         self._connections = [made.connect() for _ in self._transports]
         for connection, transport in zip(self._connections, self._transports, strict=True):
             connection.connection_made(transport)

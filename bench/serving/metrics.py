@@ -38,8 +38,8 @@ from bench.support.management import Samples, parsed
 from bundle import drift
 from bundle.errors import BundleError
 from bundle.repository import Bundle, resolve
-from serving.management.prometheus import PodCollector
-from serving.management.workers import Pod
+from serving.management.prometheus import WorkersCollector
+from serving.management.workers import WorkerRegistry
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where the service puts its own
 ALIVE = (1, 4, 16)
@@ -63,7 +63,9 @@ class Service:
         self._directories = directory / "ours", directory / "library"
         for each in self._directories:
             each.mkdir()
-        collector = PodCollector(Pod(self._directories[0]), 3600, {"management": (os.getpid(),)}, None)
+        collector = WorkersCollector(
+            WorkerRegistry(self._directories[0]), 3600, {"management": (os.getpid(),)}, None
+        )
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(self._directories[1]))  # type: ignore[no-untyped-call]
         self._collectors = collector, registry

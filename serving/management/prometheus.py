@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from bundle import drift
-from serving.management.workers import Numbers, Pod, Worker, merged
+from serving.management.workers import Numbers, Worker, WorkerRegistry, merged
 from serving.security.tokens import Tokens
 from serving.telemetry.catalogue import CATALOGUE, Metric, Over
 
@@ -28,21 +28,25 @@ Samples = dict[str, dict[tuple[str, ...], float]]
 Runs = dict[str, dict[tuple[str, ...], npt.NDArray[np.float64]]]
 
 
-class PodCollector(Collector):
-    """Collects from a pod whenever it is asked; one at a time."""
+class WorkersCollector(Collector):
+    """Collects from all workers whenever it is asked; one at a time."""
 
     def __init__(
-        self, pod: Pod, window_seconds: float, others: dict[str, tuple[int, ...]], tokens: Tokens | None
+        self,
+        registry: WorkerRegistry,
+        window_seconds: float,
+        others: dict[str, tuple[int, ...]],
+        tokens: Tokens | None,
     ) -> None:
         """Begin.
 
         Args:
-            pod: the workers.
+            registry: of the workers.
             window_seconds: how far back drift is measured.
             others: process ids by the kind of process, of those that are no workers.
             tokens: as this process reads them; None if nobody is asked for one.
         """
-        self._pod = pod
+        self._registry = registry
         self._tokens = tokens
         self._others = others
         self._drift = _DriftWindow(window_seconds)
@@ -51,13 +55,13 @@ class PodCollector(Collector):
         """Note where the counts of drift are now, and whether the tokens can be read; to be called often."""
         if self._tokens is not None:
             self._tokens.look()
-        workers, departed = self._pod.look()
+        workers, departed = self._registry.look()
         self._drift.note(merged(iter([departed.numbers, *(worker.numbers() for worker in workers)])))
 
     def collect(self) -> Iterable[Family]:
         """Return every family of the catalogue, also those without a sample yet."""
         started = time.perf_counter()
-        workers, departed = self._pod.look()
+        workers, departed = self._registry.look()
         living = [worker.numbers() for worker in workers]
         counted = merged(iter([departed.numbers, *living]))
         samples, runs = _sorted(counted)

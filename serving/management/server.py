@@ -37,8 +37,8 @@ from serving.errors import (
     NotReadyError,
     ProblemError,
 )
-from serving.management.prometheus import PodCollector
-from serving.management.workers import Pod, report
+from serving.management.prometheus import WorkersCollector
+from serving.management.workers import WorkerRegistry, report
 from serving.predict.exchange import HOST, JSON
 from serving.predict.load_shedding import LINGER_SECONDS
 from serving.security.tokens import Access
@@ -136,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.arbiter.check()
                 return JSON, orjson.dumps({"live": True})
             case "/readyz" | "/healthz":
-                return JSON, orjson.dumps(report(self.server.pod.look()[0]))
+                return JSON, orjson.dumps(report(self.server.registry.look()[0]))
             case "/metrics":
                 encode, media_type = choose_encoder(self.headers.get("Accept", ""))
                 return media_type, encode(self.server.collector)
@@ -233,13 +233,18 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, listener: socket.socket, pod: Pod, collector: PodCollector, access: Access, arbiter: Arbiter
+        self,
+        listener: socket.socket,
+        registry: WorkerRegistry,
+        collector: WorkersCollector,
+        access: Access,
+        arbiter: Arbiter,
     ) -> None:
         self.address_family = listener.family
         super().__init__(listener.getsockname(), Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        self.pod, self.collector, self.access, self.arbiter = pod, collector, access, arbiter
+        self.registry, self.collector, self.access, self.arbiter = registry, collector, access, arbiter
         self._places = threading.BoundedSemaphore(CONNECTIONS)
         self._deadlines: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
@@ -314,16 +319,16 @@ def listen(settings: ServiceSettings, arbiter: Arbiter) -> socket.socket:
 
 def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: Arbiter) -> NoReturn:
     """Answer, and tell the arbiter once a second that this works."""
-    pod, access = Pod(directory), Access(settings)
+    registry, access = WorkerRegistry(directory), Access(settings)
     others: dict[str, tuple[int, ...]] = {"arbiter": (os.getppid(),), "management": (os.getpid(),)}
-    collector = PodCollector(pod, settings.drift_window_seconds, others, access.tokens)
-    server = Server(listener, pod, collector, access, arbiter)
+    collector = WorkersCollector(registry, settings.drift_window_seconds, others, access.tokens)
+    server = Server(listener, registry, collector, access, arbiter)
     answering = threading.Thread(target=server.serve_forever, daemon=True)
     answering.start()
     while True:
         try:
             server.end_late(time.monotonic())
-            pod.tick()
+            registry.tick()
             collector.tick()
             logs.flush()
         except Exception:

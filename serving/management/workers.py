@@ -40,7 +40,7 @@ class Worker:
     pid: int
     state: str
     facts: dict[str, Any]
-    """What `ModelState` published; empty while it starts."""
+    """What `ModelStore` published; empty while it starts."""
 
     def numbers(self) -> Numbers:
         """Return all that it has counted."""
@@ -87,7 +87,7 @@ class Departed:
         self.names.add(name)
 
 
-class Pod:
+class WorkerRegistry:
     """The workers whose files lie in one directory. Safe to ask from several threads."""
 
     def __init__(self, directory: Path) -> None:

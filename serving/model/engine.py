@@ -83,7 +83,7 @@ class Engine:
 
         The session sees a few shapes only, whatever n is: batches are padded to the next of `sizes`,
         and larger ones run in pieces of the largest. So kernels and memory are chosen for each shape
-        once, and both doors run one image in the same way. With `mixed` arithmetic it is the whole batch
+        once, and both worker classes run one image in the same way. With `mixed` arithmetic it is the whole batch
         that counts, not a last piece: so what was asked in a large batch is computed in integers, whatever
         came with it.
 

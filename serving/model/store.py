@@ -58,7 +58,7 @@ class Refusal:
 
 
 @dataclass(slots=True)
-class ModelState:
+class ModelStore:
     """One process's model. Readers take `engine()` once a request and keep what they got.
 
     `load` looks for what is to be served, at start and then as often as the housekeeper calls it. It
@@ -90,7 +90,7 @@ class ModelState:
     @classmethod
     def start(
         cls, settings: ServiceSettings, metrics: Metrics | None = None, *, by_child: bool = False
-    ) -> "ModelState":
+    ) -> "ModelStore":
         """Choose the provider and load the model; a model that cannot be loaded is no error here.
 
         Args:
@@ -103,9 +103,9 @@ class ModelState:
                 serving on without it.
         """
         provider = choose_provider(settings.provider, settings.device_id)
-        state = cls(settings, provider, Metrics() if metrics is None else metrics)
-        state.load(by_child=by_child)
-        return state
+        store = cls(settings, provider, Metrics() if metrics is None else metrics)
+        store.load(by_child=by_child)
+        return store
 
     # For readers
 

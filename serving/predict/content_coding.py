@@ -8,7 +8,7 @@ import re
 import zlib
 
 from serving.errors import BodyTooLargeError, MalformedBodyError, UnsupportedCodingError
-from serving.predict.exchange import Answer, Request
+from serving.predict.exchange import Request, Response
 
 WORTH_COMPRESSING = 1024
 """Bytes of an answer below which compressing costs more than sending."""
@@ -76,7 +76,7 @@ def _inflate(data: bytes, window_bits: int, limit: int) -> bytes:
     raise zlib.error(f"it has more than {MAX_MEMBERS} members")
 
 
-def compress(answer: Answer, accepted: str | None) -> None:
+def compress(answer: Response, accepted: str | None) -> None:
     """Compress a large answer in place, if the client's `Accept-Encoding` names a coding that is known."""
     if accepted is None or len(answer.body) < WORTH_COMPRESSING:
         return

@@ -1,6 +1,6 @@
 """A prediction's way as plain data: request, target, exchange, prepared request, answer.
 
-Both doors, the inference worker and WSGI, translate to this, and the pipeline does its work on it.
+The inference worker and the Flask application translate to this, and the pipeline does its work on it.
 """
 
 import re
@@ -43,7 +43,7 @@ class Request:
 
 
 @dataclass(kw_only=True, slots=True)
-class Answer:
+class Response:
     """One HTTP response, whole."""
 
     body: bytes
@@ -84,7 +84,7 @@ class PreparedRequest:
     engine: "Engine"
     images: npt.NDArray[np.uint8] | bytes
     """`uint8[n, 28, 28]`, n at least 1; or a plain PNG's scanlines, which `predict.images_of` makes pixels of."""
-    encode: "Callable[[npt.NDArray[np.uint8], Outputs, int], Answer]"
+    encode: "Callable[[npt.NDArray[np.uint8], Outputs, int], Response]"
     """Makes the answer of a batch's images and outputs, where those of the n images begin at the place given."""
     cost: int
     """What it takes, in some 20 us: 4 for an image that had to be decoded, and for a request of pixels 3 and 1 for

@@ -1,6 +1,6 @@
 """What happens when more is asked than can be answered: a bounded queue, its drain rate, and deadlines.
 
-Both doors keep a `Gate`. A request that enters is answered; one that may not enter is refused at once,
+Each process has an `AdmissionControl`. A request that it admits is answered; every other is shed at once, with 503,
 because an answer that comes after the client has given up costs as much as one that is read.
 """
 
@@ -31,7 +31,7 @@ REFUSALS_A_SECOND = 200
 take the time in which others are answered. At some 50 us each, their refusals stay below 1% of a core."""
 
 
-class Gate:
+class AdmissionControl:
     """Counts the requests of one process between arrival and answer, and the bytes of their bodies.
 
     Safe to use from several threads.
@@ -145,16 +145,16 @@ class Gate:
 class Account:
     """What one client's connection or request holds, as a gate counts it."""
 
-    __slots__ = ("_gate", "client", "size")
+    __slots__ = ("_admission", "client", "size")
 
-    def __init__(self, gate: Gate, client: str = "") -> None:
+    def __init__(self, admission: AdmissionControl, client: str = "") -> None:
         """Begin with nothing.
 
         Args:
-            gate: what counts.
+            admission: what counts.
             client: the address whose share of the memory it is, if it is anybody's.
         """
-        self._gate = gate
+        self._admission = admission
         self.client = client
         self.size = 0
         """Bytes that are counted; what is no more than `FREE_BODY` is not."""
@@ -168,9 +168,9 @@ class Account:
         if size <= FREE_BODY:
             size = 0
         if size > self.size:
-            self._gate.hold(size - self.size, self.client)
+            self._admission.hold(size - self.size, self.client)
         elif size < self.size:
-            self._gate.release(self.size - size, self.client)
+            self._admission.release(self.size - size, self.client)
         self.size = size
 
 

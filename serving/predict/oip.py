@@ -26,7 +26,7 @@ from serving.errors import (
 from serving.model.engine import Engine, Outputs
 from serving.predict import query
 from serving.predict.bodies import json_documents, raw_pixels
-from serving.predict.exchange import Answer, PreparedRequest, Request, Target
+from serving.predict.exchange import PreparedRequest, Request, Response, Target
 from serving.predict.load_shedding import check_deadline
 from serving.predict.native import cost_of
 from serving.settings import ServiceSettings
@@ -91,7 +91,7 @@ def prepare(
     )
 
 
-def encode(engine: Engine, asked: Asked, count: int, _images: Any, outputs: Outputs, start: int) -> Answer:
+def encode(engine: Engine, asked: Asked, count: int, _images: Any, outputs: Outputs, start: int) -> Response:
     """Return the inference response: JSON alone, or JSON with the binary tensors behind it."""
     outputs = outputs[start : start + count]
     document: dict[str, Any] = {
@@ -113,19 +113,19 @@ def encode(engine: Engine, asked: Asked, count: int, _images: Any, outputs: Outp
     document["outputs"] = tensors
     header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not binary:
-        return Answer(body=header)
-    return Answer(
+        return Response(body=header)
+    return Response(
         body=b"".join((header, *binary)), media_type=OCTETS, headers={HEADER_LENGTH: str(len(header))}
     )
 
 
-def problem(error: ProblemError) -> Answer:
+def problem(error: ProblemError) -> Response:
     """Return an error in the protocol's form; what was wrong and the remedy are one message.
 
     The protocol says "typically 400", so that what is 422 elsewhere is 400 here.
     """
     unprocessable = error.status == HTTPStatus.UNPROCESSABLE_ENTITY
-    return Answer(
+    return Response(
         body=orjson.dumps({"error": f"{error.detail}. {error.remedy}"}),
         status=HTTPStatus.BAD_REQUEST if unprocessable else error.status,
         headers=dict(error.headers),

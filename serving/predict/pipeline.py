@@ -1,13 +1,13 @@
-"""What both doors do with a request of a prediction route, in the order in which it happens.
+"""What happens to a request of a prediction route, in this order, under each worker class.
 
     exchange = pipeline.open(request, arrived)     its id, its route
     work     = pipeline.prepare(exchange)          admit and decode: may raise ProblemError
-    ...      the door runs the inference: alone (`answer`), or with whatever else has arrived
+    ...      the worker runs the inference: alone (`answer`), or with whatever else has arrived
     answer   = pipeline.encode(exchange, work, images, outputs, start)
     answer   = pipeline.refuse(exchange, error)    instead, wherever a ProblemError came up
     answer   = pipeline.close(exchange, answer)    the fields that every answer carries, the metrics, the log
 
-A door that cannot read a body opens an exchange without it, and refuses that with `unreadable` or
+A worker that cannot read a body opens an exchange without it, and refuses that with `unreadable` or
 `too_large`. No HTTP library is known here, and nothing waits for anything.
 """
 
@@ -32,14 +32,14 @@ from serving.errors import (
     ProblemError,
 )
 from serving.model.engine import Engine, Outputs, padding
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.predict import content_coding, native, oip
-from serving.predict.exchange import Answer, Exchange, PreparedRequest, Request, Target
+from serving.predict.exchange import Exchange, PreparedRequest, Request, Response, Target
 from serving.predict.load_shedding import TIMEOUT_FIELD, check_deadline, deadline
 from serving.security.response_headers import Headers, merge
 from serving.security.tokens import Access
 from serving.settings import ServiceSettings
-from serving.telemetry.request_log import Trail
+from serving.telemetry.request_log import RequestLog
 
 log = logging.getLogger("glyph.serving")
 
@@ -61,14 +61,14 @@ def target_of(method: str, path: str) -> Target | None:
     return _SERVED if path == PREDICT else oip.target(path)
 
 
-def engine_of(state: ModelState, model: str | None, version: str | None = None) -> Engine:
+def engine_of(store: ModelStore, model: str | None, version: str | None = None) -> Engine:
     """Return the engine that is asked for, by names as they were sent.
 
     Raises:
         NotReadyError: no model is loaded.
         NotFoundError: the model is another, or the version is not loaded.
     """
-    served = state.engine()
+    served = store.engine()
     name = served.bundle.manifest.name
     if model is not None and model != name:
         raise NotFoundError(
@@ -78,18 +78,18 @@ def engine_of(state: ModelState, model: str | None, version: str | None = None) 
         return served
     if not _VERSION.fullmatch(version):
         raise NotFoundError(f"'{version[:40]}' is no version", remedy="Versions are integers from 1 on.")
-    return state.engine(int(version))
+    return store.engine(int(version))
 
 
 class Pipeline:
-    """The prediction routes, whatever the door."""
+    """The prediction routes, whichever worker class reads HTTP."""
 
-    def __init__(self, settings: ServiceSettings, state: ModelState) -> None:
+    def __init__(self, settings: ServiceSettings, store: ModelStore) -> None:
         self.settings = settings
-        self.state = state
+        self.store = store
         self.access = Access(settings)
         self.headers = Headers(settings)
-        self.trail = Trail(settings)
+        self.trail = RequestLog(settings)
 
     def open(self, request: Request, arrived: float, target: Target | None = None) -> Exchange:
         """Begin; this never fails, so that every request has an exchange to be refused in.
@@ -99,7 +99,7 @@ class Pipeline:
             arrived: `time.perf_counter()` when it was whole.
             target: what its path names, where somebody has looked already.
         """
-        self.state.metrics.opened()
+        self.store.metrics.opened()
         target = target or target_of(request.method, request.path) or _SERVED
         return Exchange(
             request=request,
@@ -132,9 +132,9 @@ class Pipeline:
             check_deadline(exchange.deadline)
         target = exchange.target
         if target.model is None:
-            work = native.prepare(self.state.engine(), request, body, settings, exchange.deadline)
+            work = native.prepare(self.store.engine(), request, body, settings, exchange.deadline)
         else:
-            engine = engine_of(self.state, target.model, target.version)
+            engine = engine_of(self.store, target.model, target.version)
             work = oip.prepare(engine, request, body, settings, exchange.deadline)
         exchange.phases["decode"] = time.perf_counter() - started
         return work
@@ -146,27 +146,27 @@ class Pipeline:
         images: npt.NDArray[np.uint8],
         outputs: Outputs,
         start: int,
-    ) -> Answer:
+    ) -> Response:
         """Return the answer, a batch's images and outputs in hand, where those of `work` begin at `start`."""
         started = time.perf_counter()
         answer = work.encode(images, outputs, start)
         exchange.phases["encode"] = time.perf_counter() - started
         return answer
 
-    def refuse(self, exchange: Exchange, error: Exception) -> Answer:
+    def refuse(self, exchange: Exchange, error: Exception) -> Response:
         """Return the answer of a request that failed; what is no ProblemError is logged, and answered 500 or 503.
 
         Where the GPU is lost the process is not ready from now on, and says so.
         """
         if isinstance(error, DeviceLostError):
-            error = self.state.lose(str(error))
+            error = self.store.lose(str(error))
         if not isinstance(error, ProblemError):
             log.error("%s %s failed", exchange.method, exchange.path, exc_info=error)
             error = unforeseen(error)
         exchange.refusal = error.kind
         return problem(error, exchange.path)
 
-    def close(self, exchange: Exchange, answer: Answer) -> Answer:
+    def close(self, exchange: Exchange, answer: Response) -> Response:
         """End: give the answer what every answer carries."""
         asked, fields = exchange.request.headers, answer.headers
         if "accept-encoding" in asked:
@@ -177,15 +177,15 @@ class Pipeline:
         merge(fields, self.headers.of(asked))
         # An int, because to look something up by an HTTPStatus calls a function of Python's.
         exchange.status, exchange.seconds = int(answer.status), time.perf_counter() - exchange.arrived
-        self.state.metrics.observe(exchange)
+        self.store.metrics.observe(exchange)
         if (self.trail.wanted or exchange.trace is not None) and (
             own := self.trail.end(exchange)
         ) is not None:
             fields["traceresponse"] = own
         return answer
 
-    def answer(self, exchange: Exchange) -> Answer:
-        """Do all of it on the calling thread, for a door without a batcher."""
+    def answer(self, exchange: Exchange) -> Response:
+        """Do all of it on the calling thread, for a worker without a batcher."""
         exchange.phases["queue"] = time.perf_counter() - exchange.arrived
         try:
             work = self.prepare(exchange)
@@ -195,9 +195,9 @@ class Pipeline:
             outputs = work.engine.infer(images)
             exchange.phases["infer"] = time.perf_counter() - started
             exchange.batch = len(images)
-            self.state.metrics.batch(work.engine.bundle, images, outputs.probabilities, padding(len(images)))
+            self.store.metrics.batch(work.engine.bundle, images, outputs.probabilities, padding(len(images)))
             answer = self.encode(exchange, work, images, outputs, 0)
-        except Exception as error:  # noqa: BLE001  a door must answer whatever happened
+        except Exception as error:  # noqa: BLE001  a client is answered whatever happened
             answer = self.refuse(exchange, error)
         return self.close(exchange, answer)
 
@@ -221,11 +221,11 @@ def server_timing(exchange: Exchange) -> str:
     return ", ".join(metrics)
 
 
-def problem(error: ProblemError, path: str = "") -> Answer:
+def problem(error: ProblemError, path: str = "") -> Response:
     """Return an error as RFC 9457 problem details; of a path of the Open Inference Protocol's, in its form."""
     if oip.is_path(path):
         return oip.problem(error)
-    return Answer(
+    return Response(
         body=orjson.dumps(error.document()),
         status=error.status,
         media_type=PROBLEM_MEDIA_TYPE,

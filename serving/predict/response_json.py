@@ -15,7 +15,7 @@ import orjson
 from bundle.repository import Bundle
 from serving.model.engine import Outputs
 from serving.predict.bodies.image_files import looks_inverted
-from serving.predict.exchange import Answer
+from serving.predict.exchange import Response
 from serving.predict.query import Query
 
 
@@ -27,7 +27,7 @@ def encode(
     images: npt.NDArray[np.uint8],
     outputs: Outputs,
     start: int,
-) -> Answer:
+) -> Response:
     """Return the answer, one prediction for each image, in their order.
 
         {"model": {"name": "mnist", "version": 1, "digest": "<64 hexadecimal digits>"},
@@ -77,7 +77,7 @@ def encode(
         if filenames is not None and (filename := filenames[i]) is not None:
             prediction += b',"filename":' + orjson.dumps(filename)
         predictions.append(prediction)
-    return Answer(body=pieces.start + b"},".join(predictions) + b"}]}")
+    return Response(body=pieces.start + b"},".join(predictions) + b"}]}")
 
 
 def _written(outputs: Outputs) -> list[tuple[int, float, bytes]]:

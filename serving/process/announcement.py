@@ -11,21 +11,21 @@ from typing import Any
 
 from bundle.manifest import SAMPLE_FILE
 from serving.errors import NotReadyError
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.settings import ServiceSettings
 from serving.system.addresses import authority, local_host, local_management
 
 
-def announcement(state: ModelState, settings: ServiceSettings, listener: socket.socket) -> str | None:
+def announcement(store: ModelStore, settings: ServiceSettings, listener: socket.socket) -> str | None:
     """Return a curl line for the bundle's sample image, and its label; None while nothing is ready.
 
     Args:
-        state: what is served.
+        store: what is served.
         settings: the service's.
         listener: a socket on which it is served; systemd may have opened it.
     """
     try:
-        bundle = state.engine().bundle
+        bundle = store.engine().bundle
     except NotReadyError:
         return None
     options, base = way_in(listener, settings)
@@ -37,7 +37,7 @@ def announcement(state: ModelState, settings: ServiceSettings, listener: socket.
     draw = "" if listener.family == socket.AF_UNIX else f" Or open {base}/ and draw."
     management = local_management(settings)
     return (
-        f"\nServing {manifest.name} version {bundle.version} ({state.provider}). Try it:\n\n    {command}\n\n"
+        f"\nServing {manifest.name} version {bundle.version} ({store.provider}). Try it:\n\n    {command}\n\n"
         f"The answer's label should be {manifest.sample_label!r}.{draw}\n"
         + (f"Probes and metrics: http://{authority(*management)}/readyz and /metrics\n" if management else "")
     )

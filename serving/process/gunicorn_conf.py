@@ -16,7 +16,7 @@ from typing import Any
 from gunicorn import sock  # type: ignore[import-untyped]  # it ships no types
 
 from serving.model.cuda import missing_device_by_child
-from serving.process.management_process import Companion
+from serving.process.management_process import ManagementProcess
 from serving.security.tokens import check_file
 from serving.settings import ServiceSettings, load_settings
 from serving.system import addresses, descriptors
@@ -96,8 +96,8 @@ loglevel = _settings.log_level
 accesslog = None  # ours is written by the pipeline, with what is measured there
 logger_class = logs.ServiceLogger
 
-_companion = Companion(_settings, globals().get("worker_tmp_dir"))
-Heartbeat.with_looks = (logs.flush, _companion.look)
+_management = ManagementProcess(_settings, globals().get("worker_tmp_dir"))
+Heartbeat.with_looks = (logs.flush, _management.look)
 
 
 def on_starting(server: Any) -> None:
@@ -109,7 +109,7 @@ def on_starting(server: Any) -> None:
     # before the standard library: in Gunicorn's own, `import http` finds the wrong package.
     server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
     try:
-        _companion.start(server.log)
+        _management.start(server.log)
     except OSError as error:
         print(
             f"error: no directory for the workers' metrics can be made in {error.filename} ({error.strerror}): make "
@@ -156,7 +156,7 @@ def unsupported(configuration: Any) -> str | None:
 
 def on_exit(_server: Any) -> None:
     """End the management process, when there is no worker any more."""
-    _companion.end()
+    _management.end()
 
 
 def pre_fork(_server: Any, _worker: Any) -> None:
@@ -172,7 +172,7 @@ def child_exit(_server: Any, worker: Any) -> None:
 def post_fork(_server: Any, worker: Any) -> None:
     """Let go of the arbiter's things; until the model is loaded, end with the arbiter."""
     end_with_parent(worker.ppid)
-    _companion.forked()
+    _management.forked()
 
 
 def worker_abort(worker: Any) -> None:

@@ -34,7 +34,7 @@ LONGEST_PAUSE = 30.0
 END_SECONDS = 5.0
 
 
-class Companion:
+class ManagementProcess:
     """The management process, as the arbiter knows it."""
 
     def __init__(self, settings: ServiceSettings, memory: str | None) -> None:

@@ -29,7 +29,7 @@ from serving.system.memory_directory import DIRECTORY_VARIABLE
 from serving.telemetry import logs
 from serving.telemetry.catalogue import CATALOGUE, NATS, PROBABILITY, SECONDS
 from serving.telemetry.request_record import RequestRecord
-from serving.telemetry.shared_memory import LARGEST_RUN, Slots, linked
+from serving.telemetry.shared_memory import LARGEST_RUN, SharedCounters, linked
 
 if TYPE_CHECKING:
     from bundle.repository import Bundle
@@ -58,8 +58,8 @@ WAITING_IMAGES = 256
 class Metrics:
     """One process's recorder."""
 
-    def __init__(self, slots: Slots | None = None, facts: Path | None = None) -> None:
-        self._slots = slots or Slots.anonymous()
+    def __init__(self, slots: SharedCounters | None = None, facts: Path | None = None) -> None:
+        self._slots = slots or SharedCounters.anonymous()
         self._facts_path = facts
         self._facts_descriptor: int | None = None  # of memory, where there was no room for a file
         self._lock = threading.RLock()
@@ -86,7 +86,7 @@ class Metrics:
         if directory is None:
             return cls()
         stem = Path(directory) / f"worker-{os.getpid()}-{time.time_ns()}"
-        return cls(Slots.create(stem.with_suffix(SLOTS_SUFFIX)), stem.with_suffix(FACTS_SUFFIX))
+        return cls(SharedCounters.create(stem.with_suffix(SLOTS_SUFFIX)), stem.with_suffix(FACTS_SUFFIX))
 
     # Requests
 
@@ -267,7 +267,7 @@ class _Statistics:
     It keeps no engine, so that a model that nobody asks any more is freed.
     """
 
-    def __init__(self, bundle: "Bundle", slots: Slots, places: dict[tuple[str, ...], int]) -> None:
+    def __init__(self, bundle: "Bundle", slots: SharedCounters, places: dict[tuple[str, ...], int]) -> None:
         self.bundle = bundle
         self._slots, self._places = slots, places
         manifest = bundle.manifest

@@ -10,7 +10,7 @@ ENDING = ("the service is ending", "Send requests to another instance.")
 
 
 def report(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is answered where predictions are; `facts` are a ready process's, as `ModelState.facts` has them."""
+    """Return what is answered where predictions are; `facts` are a ready process's, as `ModelStore.facts` has them."""
     names = ("model", "provider", "arithmetic", "loaded", "refused")
     return {"ready": True} | {name: facts[name] for name in names}
 

@@ -12,7 +12,7 @@ from serving.telemetry.tracing import Tracer, parse_traceparent
 access = logging.getLogger(logs.ACCESS)
 
 
-class Trail:
+class RequestLog:
     """The access log and the tracer of one process, as the settings ask for them."""
 
     def __init__(self, settings: ServiceSettings) -> None:

@@ -38,7 +38,7 @@ Key = Sequence[object]
 """What a run of values is: its name and its labels, as JSON can write them."""
 
 
-class Slots:
+class SharedCounters:
     """The writer's side. Values are reached by their place, which `allocate` gives."""
 
     def __init__(self, memory: mmap.mmap, descriptor: int | None = None) -> None:
@@ -55,12 +55,12 @@ class Slots:
         HEADER.pack_into(memory, 0, MAGIC, 0, 0)
 
     @classmethod
-    def anonymous(cls) -> "Slots":
+    def anonymous(cls) -> "SharedCounters":
         """Return slots that no other process sees."""
         return cls(mmap.mmap(-1, SIZE))
 
     @classmethod
-    def create(cls, path: Path) -> "Slots":
+    def create(cls, path: Path) -> "SharedCounters":
         """Make the file `path` and lock it for this process; without room there, a link to memory of its own."""
         staged = path.with_suffix(".new")
         try:

@@ -5,7 +5,8 @@ import sys
 from typing import Any
 
 import orjson
-from flask import Flask, Response, g, request
+from flask import Flask, g, request
+from flask import Response as FlaskResponse
 from werkzeug.exceptions import HTTPException
 
 from serving.errors import (
@@ -15,14 +16,14 @@ from serving.errors import (
     ProblemError,
     ProviderError,
 )
-from serving.model.reloader import Housekeeper
-from serving.model.store import ModelState
-from serving.predict.exchange import JSON, Answer
+from serving.model.reloader import Reloader
+from serving.model.store import ModelStore
+from serving.predict.exchange import JSON, Response
 from serving.predict.pipeline import Pipeline, problem, request_id, unforeseen
 from serving.settings import ServiceSettings, load_settings
 from serving.telemetry.metrics import Metrics
 from serving.web import api_docs, oip_metadata, page, wsgi_body
-from serving.web.hooks import surround
+from serving.web.hooks import register_hooks
 from serving.web.predictions import Predictions, request_of
 
 log = logging.getLogger("glyph.serving")
@@ -40,7 +41,7 @@ def start_app() -> Flask:
     metrics = Metrics.create()
     try:
         app = create_app(load_settings(), metrics)
-        Housekeeper(app.extensions["glyph"]).start()
+        Reloader(app.extensions["glyph"]).start()
     except ProviderError as error:
         log.critical("the worker ends: %s", error)
         sys.exit(APP_LOAD_ERROR)
@@ -62,32 +63,32 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     """
     app = Flask("serving", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    state = ModelState.start(settings, metrics)
-    app.extensions["glyph"] = state
-    pipeline = app.extensions["glyph.pipeline"] = Pipeline(settings, state)
+    store = ModelStore.start(settings, metrics)
+    app.extensions["glyph"] = store
+    pipeline = app.extensions["glyph.pipeline"] = Pipeline(settings, store)
     predictions = Predictions(pipeline)
 
     @app.post("/predict")
     @app.post("/v2/models/<model>/infer")
     @app.post("/v2/models/<model>/versions/<version>/infer")
-    def _predict(**_: str) -> Response:
+    def _predict(**_: str) -> FlaskResponse:
         return _response(predictions.answer(request.environ, g.target))
 
     @app.get("/livez")
-    def _livez() -> Response:
+    def _livez() -> FlaskResponse:
         """Say that the process answers; restart it if this fails."""
         return _json({"live": True})
 
     @app.get("/readyz")
     @app.get("/healthz")
-    def _readyz() -> Response:
+    def _readyz() -> FlaskResponse:
         """Say whether predictions are answered; send no traffic while this fails."""
-        return _json(state.report())
+        return _json(store.report())
 
-    app.register_blueprint(page.blueprint(state))
-    app.register_blueprint(oip_metadata.blueprint(state))
-    app.register_blueprint(api_docs.blueprint(settings, state))
-    surround(app, pipeline)
+    app.register_blueprint(page.blueprint(store))
+    app.register_blueprint(oip_metadata.blueprint(store))
+    app.register_blueprint(api_docs.blueprint(settings, store))
+    register_hooks(app, pipeline)
     app.after_request(_name)
     app.register_error_handler(ProblemError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
@@ -95,28 +96,28 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     return app
 
 
-def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, answer.headers, content_type=answer.media_type)
+def _response(answer: Response) -> FlaskResponse:
+    return FlaskResponse(answer.body, answer.status, answer.headers, content_type=answer.media_type)
 
 
-def _json(document: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(document), mimetype=JSON, headers={"Cache-Control": "no-store"})
+def _json(document: dict[str, Any]) -> FlaskResponse:
+    return FlaskResponse(orjson.dumps(document), mimetype=JSON, headers={"Cache-Control": "no-store"})
 
 
-def _name(response: Response) -> Response:
+def _name(response: FlaskResponse) -> FlaskResponse:
     """Give every answer its request's id; those of the prediction routes have it already."""
     if "X-Request-ID" not in response.headers:
         response.headers["X-Request-ID"] = request_id(request_of(request.environ).headers)
     return response
 
 
-def _problem(error: ProblemError) -> Response:
+def _problem(error: ProblemError) -> FlaskResponse:
     g.refusal = error.kind  # for the metrics
     wsgi_body.discard(request.environ)
     return _response(problem(error, request.path))
 
 
-def _http_problem(error: HTTPException) -> Response:
+def _http_problem(error: HTTPException) -> FlaskResponse:
     """Map what Flask and Werkzeug raise themselves to our own tree."""
     if error.code == NotFoundError.status:
         return _problem(
@@ -139,7 +140,7 @@ def _http_problem(error: HTTPException) -> Response:
     )
 
 
-def _failure(error: Exception) -> Response:
+def _failure(error: Exception) -> FlaskResponse:
     """Answer 500, or 503 where memory ended; the log has it whole, the client learns nothing of it."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return _problem(unforeseen(error))

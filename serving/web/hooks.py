@@ -1,6 +1,6 @@
 """What happens around every route of the Flask application: who may ask, its fields, and what is recorded of it.
 
-The prediction routes have all this in the pipeline, so that it is the same through both doors.
+The prediction routes have all this in the pipeline, so that it is the same under both worker classes.
 """
 
 import re
@@ -17,7 +17,7 @@ HTML = "text/html"
 _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
-def surround(app: Flask, pipeline: Pipeline) -> None:
+def register_hooks(app: Flask, pipeline: Pipeline) -> None:
     """Put it around the application's routes, unknown paths included; an error handler sets `g.refusal` to its kind."""
 
     def enter() -> None:
@@ -66,6 +66,6 @@ def _record(pipeline: Pipeline, fields: dict[str, str], response: Response) -> N
         holder=g.get("holder"),
         trace=pipeline.trail.context(fields),
     )
-    pipeline.state.metrics.request(record)
+    pipeline.store.metrics.request(record)
     if (own := pipeline.trail.end(record)) is not None:
         response.headers["traceresponse"] = own

@@ -12,7 +12,7 @@ from flask import Blueprint, Response
 from bundle import __version__
 from bundle.manifest import IMAGE_SIZE
 from serving.model.engine import PROVIDER_NAMES, Engine
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.predict.exchange import JSON
 from serving.predict.oip import INPUT, OUTPUTS
 from serving.predict.pipeline import engine_of
@@ -21,7 +21,7 @@ EXTENSIONS = ["binary_tensor_data"]
 PLATFORM = "onnx_onnxv1"
 
 
-def blueprint(state: ModelState) -> Blueprint:
+def blueprint(store: ModelStore) -> Blueprint:
     """Return the routes; they answer from what is in memory."""
     routes = Blueprint("oip", __name__)
 
@@ -35,19 +35,19 @@ def blueprint(state: ModelState) -> Blueprint:
 
     @routes.get("/v2/health/ready")
     def _ready() -> Response:
-        state.report()  # which is refused where the process is ending, too
+        store.report()  # which is refused where the process is ending, too
         return _json({"ready": True, "live": True})
 
     @routes.get("/v2/models/<model>")
     @routes.get("/v2/models/<model>/versions/<version>")
     def _model(model: str, version: str | None = None) -> Response:
-        return _json(_metadata(engine_of(state, model, version), state.versions()))
+        return _json(_metadata(engine_of(store, model, version), store.versions()))
 
     @routes.get("/v2/models/<model>/ready")
     @routes.get("/v2/models/<model>/versions/<version>/ready")
     def _model_ready(model: str, version: str | None = None) -> Response:
-        engine_of(state, model, version)
-        state.report()
+        engine_of(store, model, version)
+        store.report()
         return _json({"name": model, "ready": True})
 
     return routes

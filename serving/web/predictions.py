@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from serving.errors import OverloadedError, ProblemError
-from serving.predict.exchange import Answer, Request, Target
-from serving.predict.load_shedding import Account, Gate
+from serving.predict.exchange import Request, Response, Target
+from serving.predict.load_shedding import Account, AdmissionControl
 from serving.predict.pipeline import Pipeline
 from serving.web import wsgi_body
 
@@ -22,20 +22,20 @@ class Predictions:
     def __init__(self, pipeline: Pipeline) -> None:
         settings = pipeline.settings
         self._pipeline = pipeline
-        self._gate = Gate(settings.threads + settings.queue_limit, settings.queue_bytes)
+        self._admission = AdmissionControl(settings.threads + settings.queue_limit, settings.queue_bytes)
         self._threads = settings.threads
         self._places = threading.Semaphore(settings.threads)
         self._telling = threading.Lock()
 
-    def answer(self, environ: Environ, target: Target | None) -> Answer:
+    def answer(self, environ: Environ, target: Target | None) -> Response:
         """Answer a request of a prediction route on this thread; `target` is what its path names."""
-        account = Account(self._gate)
+        account = Account(self._admission)
         try:
             return self._answer(environ, target, account)
         finally:
             account.hold(0)
 
-    def _answer(self, environ: Environ, target: Target | None, account: Account) -> Answer:
+    def _answer(self, environ: Environ, target: Target | None, account: Account) -> Response:
         pipeline = self._pipeline
         try:
             body = wsgi_body.read(environ, pipeline.settings.max_body_bytes, account)
@@ -45,7 +45,7 @@ class Predictions:
             return pipeline.close(exchange, pipeline.refuse(exchange, error))
         exchange = pipeline.open(request_of(environ, body), time.perf_counter(), target)
         try:
-            self._gate.enter()
+            self._admission.enter()
         except OverloadedError as error:
             return pipeline.close(exchange, pipeline.refuse(exchange, error))
         self._tell_queue()
@@ -53,13 +53,13 @@ class Predictions:
             with self._places:
                 return pipeline.answer(exchange)
         finally:
-            self._gate.leave()
+            self._admission.leave()
             self._tell_queue()
 
     def _tell_queue(self) -> None:
         """Set the gauge of what waits; the last thread to do so has seen what all others did before."""
         with self._telling:
-            self._pipeline.state.metrics.queue(max(0, self._gate.waiting - self._threads))
+            self._pipeline.store.metrics.queue(max(0, self._admission.waiting - self._threads))
 
 
 def request_of(environ: Environ, body: bytes = b"") -> Request:

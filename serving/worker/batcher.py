@@ -26,7 +26,7 @@ import numpy.typing as npt
 from serving.errors import DeadlineExceededError, OverloadedError
 from serving.model.cuda_graph_thread import GraphThread, graph_thread
 from serving.model.engine import Engine, Outputs, padding
-from serving.predict.exchange import Answer, Exchange, PreparedRequest
+from serving.predict.exchange import Exchange, PreparedRequest, Response
 from serving.predict.load_shedding import check_deadline
 from serving.predict.native import images_of
 from serving.predict.pipeline import Pipeline
@@ -43,11 +43,11 @@ counts, and those that are refused count nothing."""
 
 
 @dataclass(slots=True)
-class Job:
+class QueuedRequest:
     """A request that waits for its inference."""
 
     exchange: Exchange
-    done: Callable[[Answer], None]
+    done: Callable[[Response], None]
     """Called once, on the loop, unless the client has gone; it must not raise."""
     gone: Callable[[], bool]
     """Tells whether the client has gone, so that nobody reads the answer."""
@@ -60,7 +60,7 @@ class Batch:
     """What one inference is run for."""
 
     engine: Engine
-    jobs: list[tuple[Job, PreparedRequest]]
+    jobs: list[tuple[QueuedRequest, PreparedRequest]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +78,18 @@ class Batcher:
     def __init__(self, loop: asyncio.AbstractEventLoop, pipeline: Pipeline) -> None:
         self._loop = loop
         self._pipeline = pipeline
-        self._metrics = pipeline.state.metrics
-        self._waiting: deque[Job] = deque()
-        self._later: deque[Job] = deque()  # of clients that have hung up
+        self._metrics = pipeline.store.metrics
+        self._waiting: deque[QueuedRequest] = deque()
+        self._later: deque[QueuedRequest] = deque()  # of clients that have hung up
         self._scheduled = False
         self._own = ThreadPoolExecutor(1, thread_name_prefix="inference")  # started when it is first needed
         self._beside: ThreadPoolExecutor | GraphThread | None = None
-        if pipeline.state.provider == "cuda":
+        if pipeline.store.provider == "cuda":
             self._beside = graph_thread() if pipeline.settings.cuda_graphs else self._own
         self._running = False
-        self._decoded: list[tuple[Job, PreparedRequest]] = []
+        self._decoded: list[tuple[QueuedRequest, PreparedRequest]] = []
 
-    def put(self, job: Job) -> None:
+    def put(self, job: QueuedRequest) -> None:
         """Queue a request; its answer follows, from a later turn of the loop."""
         self._waiting.append(job)
         self._schedule()
@@ -133,7 +133,7 @@ class Batcher:
     def _queued(self) -> int:
         return len(self._waiting) + len(self._later)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> QueuedRequest | None:
         """Return the request whose turn it is."""
         while self._waiting:
             job = self._waiting.popleft()
@@ -142,7 +142,7 @@ class Batcher:
             self._later.append(job)
         return self._later.popleft() if self._later else None
 
-    def _decode(self, job: Job) -> PreparedRequest | None:
+    def _decode(self, job: QueuedRequest) -> PreparedRequest | None:
         """Return the work of a request; None if it is answered already, or nobody waits for it."""
         exchange = job.exchange
         exchange.phases["queue"] = time.perf_counter() - exchange.arrived
@@ -152,12 +152,12 @@ class Batcher:
             self._finish(job, self._pipeline.refuse(exchange, error))
             return None
 
-    def _abandoned(self, job: Job) -> bool:
+    def _abandoned(self, job: QueuedRequest) -> bool:
         """Forget a request whose client has gone."""
         if not job.gone():
             return False
         job.exchange.refusal = CLIENT_GONE
-        self._finish(job, Answer(body=b""))
+        self._finish(job, Response(body=b""))
         return True
 
     def _run(self) -> None:
@@ -182,7 +182,7 @@ class Batcher:
         self._answer(batches, results)
 
     def _batches(self) -> list[Batch]:
-        groups: dict[int, list[tuple[Job, PreparedRequest]]] = {}
+        groups: dict[int, list[tuple[QueuedRequest, PreparedRequest]]] = {}
         for job, work in self._decoded:
             try:
                 check_deadline(job.exchange.deadline)  # decoding others took time too
@@ -212,7 +212,7 @@ class Batcher:
                 start += len(work)
                 self._finish(job, answer)
 
-    def _finish(self, job: Job, answer: Answer) -> None:
+    def _finish(self, job: QueuedRequest, answer: Response) -> None:
         job.done(self._pipeline.close(job.exchange, answer))
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it ships no types
 
 from serving.errors import OverloadedError, ProblemError
-from serving.predict.exchange import Answer
+from serving.predict.exchange import Response
 from serving.predict.load_shedding import (
     FREE_BODY,
     LINGER_SECONDS,
@@ -30,12 +30,12 @@ from serving.predict.load_shedding import (
 from serving.predict.pipeline import problem, too_large, unforeseen, unreadable
 from serving.system.addresses import unmapped
 from serving.telemetry.logs import without_words
-from serving.worker.dispatcher import Door
+from serving.worker.dispatcher import Dispatcher
 from serving.worker.http11.chunked import ChunkedBody
-from serving.worker.http11.input_buffer import MAX_HEAD, Input
-from serving.worker.http11.output_buffer import Output
+from serving.worker.http11.input_buffer import MAX_HEAD, InputBuffer
+from serving.worker.http11.output_buffer import OutputBuffer
 from serving.worker.http11.request_body import Body, LengthBody
-from serving.worker.http11.request_head import Head, refusal_of
+from serving.worker.http11.request_head import RequestHead, refusal_of
 from serving.worker.http11.response import CONTINUE, render
 from serving.worker.wsgi_bridge import Wire
 
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        door: Door,
+        dispatcher: Dispatcher,
         number: int,
         opened: Callable[["Connection"], None],
         closed: Callable[["Connection"], None],
@@ -63,26 +63,26 @@ class Connection(asyncio.Protocol):
         """Begin; the socket comes with `connection_made`.
 
         Args:
-            door: what answers requests.
+            dispatcher: what answers requests.
             number: how many connections came before: the loop's clock has milliseconds, in which several become idle.
             opened: is told when there is a socket, after the TLS handshake if there is one.
             closed: is told when there is none any more.
         """
-        self._door, self.number = door, number
+        self._dispatcher, self.number = dispatcher, number
         self._opened, self._closed = opened, closed
-        self._settings = door.settings
+        self._settings = dispatcher.settings
         self._transport: Any = None
         self.client: Any = ""
         self.server: Any = ""
         self.phase: Phase = "head"
         self.deadline = inf
         """When the phase has to be over, by the loop's time; of idle connections the longest idle has the earliest."""
-        self._input, self._output = Input(door.parser), Output(door.gate)
-        self._head: Head | None = None
+        self._input, self._output = InputBuffer(dispatcher.parser), OutputBuffer(dispatcher.admission)
+        self._head: RequestHead | None = None
         self._body: Body | None = None
         """On its way; in another phase than "body" it is only read to find its end."""
         self._asked = 0  # bytes of the request that is being read or answered, beside those in input and body
-        self._held = Account(door.gate)  # all of them
+        self._held = Account(dispatcher.admission)  # all of them
         self._address = ""  # whose share of the memory it is
         self._must_close = False
         self._started = 0.0
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
         self._address = self._held.client = self.client[0] if isinstance(self.client, tuple) else ""
         self._output.begin(transport, self._address)
         self._wait(self._settings.keepalive_seconds)
-        if not self._door.alive:
+        if not self._dispatcher.alive:
             self.end_soon()
         self._opened(self)
 
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         try:
             self._output.pause()
         except OverloadedError as error:
-            self._door.metrics.refusal(error.kind)
+            self._dispatcher.metrics.refusal(error.kind)
             self.abort()
 
     def resume_writing(self) -> None:
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
     def end_soon(self) -> None:
         """Close if no request arrives in a moment: the process ends."""
         if self.phase == "head" and self._body is None:
-            self.deadline = min(self.deadline, self._door.loop.time() + GRACE_SECONDS)
+            self.deadline = min(self.deadline, self._dispatcher.loop.time() + GRACE_SECONDS)
 
     @property
     def opened(self) -> bool:
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
         return self._output.full or self._throttled
 
     def _wait(self, seconds: float) -> None:
-        self.deadline = self._door.loop.time() + seconds
+        self.deadline = self._dispatcher.loop.time() + seconds
 
     # Reading
 
@@ -264,7 +264,7 @@ class Connection(asyncio.Protocol):
         self._begin_body(head)
         return True
 
-    def _begin_body(self, head: Head) -> None:
+    def _begin_body(self, head: RequestHead) -> None:
         length, limit = head.length, self._settings.max_body_bytes
         self._must_close = not head.keep_alive
         whole = length is not None and length <= len(self._input) and length <= limit
@@ -286,14 +286,14 @@ class Connection(asyncio.Protocol):
         self.phase = "body"
         self._wait(self._settings.body_timeout_seconds)
 
-    def _admit(self, head: Head, length: int) -> bool:
+    def _admit(self, head: RequestHead, length: int) -> bool:
         """Refuse a request before its body is kept, where there is a reason; tell whether there was none."""
         body, limit = self._body, self._settings.max_body_bytes
         self._asked = head.size
         try:
             if length > limit:
                 raise too_large(limit)
-            self._door.admit(head, 0 if body is None else length, self._address)
+            self._dispatcher.admit(head, 0 if body is None else length, self._address)
             self._count()
         except ProblemError as error:
             if body is None:
@@ -311,7 +311,7 @@ class Connection(asyncio.Protocol):
         try:
             body.feed(self._input.take())
         except ParseException as error:
-            self._door.log.debug("a request's body could not be read: %s", without_words(error))
+            self._dispatcher.log.debug("a request's body could not be read: %s", without_words(error))
             self._body, self._must_close = None, True
             if self.phase == "body":
                 self._dispatch(None, unreadable())
@@ -396,7 +396,7 @@ class Connection(asyncio.Protocol):
         self.phase, self.deadline, self._started = "answer", inf, time.perf_counter()
         if body is None:
             self._must_close, self._body = True, None
-        self._door.dispatch(self, head, body, self._started, error)
+        self._dispatcher.dispatch(self, head, body, self._started, error)
 
     def wire(self) -> Wire:
         """Return what a thread may write the answer to."""
@@ -405,25 +405,25 @@ class Connection(asyncio.Protocol):
 
     def closing(self) -> bool:
         """Tell whether the connection is to be closed after the answer."""
-        return self._must_close or not self._door.alive
+        return self._must_close or not self._dispatcher.alive
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Response) -> None:
         """Write the answer of the request that was read."""
         if self.phase != "answer" or self._head is None:
             return  # the client has gone
         close = self.closing()
         try:
-            data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
+            data = render(answer, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
         except ValueError as error:
-            self._door.log.exception("an answer could not be written", exc_info=error)
+            self._dispatcher.log.exception("an answer could not be written", exc_info=error)
             answer = problem(unforeseen())
-            data = render(answer, self._head.version, self._door.dates.now(), keep_alive=not close)
+            data = render(answer, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
         if self._head.method == "HEAD":  # a refusal: WSGI answers all else (RFC 9110, section 9.3.2)
             data = data[: len(data) - len(answer.body)]
         self._output.write(data)
         if self._head.original is not None:
             elapsed = timedelta(seconds=time.perf_counter() - self._started)
-            self._door.log_access(self, self._head, answer, elapsed)
+            self._dispatcher.log_access(self, self._head, answer, elapsed)
         self.finished(keep=not close)
 
     def finished(self, *, keep: bool) -> None:
@@ -447,7 +447,7 @@ class Connection(asyncio.Protocol):
     def throttle(self, moment: float) -> None:
         """Read nothing until then, by the loop's time: this client's last request was refused for overload."""
         self._throttled = True
-        self._door.loop.call_at(moment, self._unthrottle)
+        self._dispatcher.loop.call_at(moment, self._unthrottle)
 
     def _unthrottle(self) -> None:
         self._throttled = False
@@ -455,7 +455,7 @@ class Connection(asyncio.Protocol):
             self._advance()
 
     def _send_from_thread(self, data: bytes) -> None:
-        self._door.loop.call_soon_threadsafe(self._send, data)
+        self._dispatcher.loop.call_soon_threadsafe(self._send, data)
 
     def _send(self, data: bytes) -> None:
         if self.phase == "answer":
@@ -465,16 +465,16 @@ class Connection(asyncio.Protocol):
 
     def _malformed(self, error: ParseException) -> None:
         """Answer what the parser refuses, and close."""
-        self._door.log.warning("Invalid request from ip=%s: %s", self._address, without_words(error))
+        self._dispatcher.log.warning("Invalid request from ip=%s: %s", self._address, without_words(error))
         refusal = refusal_of(error)
         self._refuse(refusal, HTTPStatus(refusal.extensions["status"]))
 
     def _refuse(self, error: ProblemError, status: HTTPStatus | None = None) -> None:
         """Answer what never became a request, and close."""
-        self._door.metrics.refusal(error.kind)
+        self._dispatcher.metrics.refusal(error.kind)
         answer = problem(error)
         answer.status = status or error.status
-        self._output.write(render(answer, (1, 1), self._door.dates.now(), keep_alive=False))
+        self._output.write(render(answer, (1, 1), self._dispatcher.dates.now(), keep_alive=False))
         self._close()
 
     def _close(self) -> None:

@@ -1,7 +1,7 @@
 """The connections of a process: how many there may be, and which makes room for a new one."""
 
 from serving.worker.connection import Connection
-from serving.worker.dispatcher import Door
+from serving.worker.dispatcher import Dispatcher
 
 WORD_SECONDS = 60.0
 """How often the log says that there is no place for more connections, at most."""
@@ -10,8 +10,8 @@ WORD_SECONDS = 60.0
 class Connections:
     """Those that are open or about to be. All its methods are called on the loop."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
         self.open: set[Connection] = set()
         self.connecting = 0
         """How many have a place and no transport yet: with TLS, until the handshake is over."""
@@ -23,24 +23,24 @@ class Connections:
     @property
     def has_room(self) -> bool:
         """Whether there may be one more."""
-        limit: int = self._door.settings.connections
+        limit: int = self._dispatcher.settings.connections
         return len(self.open) + self.connecting < limit
 
     def connect(self) -> Connection:
         """Return the protocol of a new connection, which takes a place from now on."""
         self.connecting += 1
         self._number += 1
-        return Connection(self._door, self._number, self._opened, self.open.discard)
+        return Connection(self._dispatcher, self._number, self._opened, self.open.discard)
 
     def longest_idle(self) -> Connection | None:
         """Return the connection that has been idle for longest, for a new one that waits; None if none is idle."""
-        door, now = self._door, self._door.loop.time()
+        dispatcher, now = self._dispatcher, self._dispatcher.loop.time()
         if now >= self._next_word:
             self._next_word = now + WORD_SECONDS
-            door.log.warning(
+            dispatcher.log.warning(
                 "all %d connections of this process are open (GLYPH_CONNECTIONS): the longest idle are closed for "
                 "new ones, which wait while none is idle",
-                door.settings.connections,
+                dispatcher.settings.connections,
             )
         if not self._idle and not self._sorted:
             # Once for each tick: to sort all for each newcomer would cost more than to serve it.
@@ -58,13 +58,13 @@ class Connections:
         """Close an idle connection for a new one."""
         connection.drop()
         self.open.discard(connection)
-        self._door.metrics.evicted()
+        self._dispatcher.metrics.evicted()
 
     def tick(self) -> None:
         """Close the connections that have taken too long."""
-        now = self._door.loop.time()
+        now = self._dispatcher.loop.time()
         self._idle, self._sorted = [], False
-        self._door.metrics.connections(len(self.open))
+        self._dispatcher.metrics.connections(len(self.open))
         for connection in list(self.open):
             connection.tick(now)
 

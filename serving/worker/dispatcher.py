@@ -13,16 +13,16 @@ from gunicorn.http.errors import ConfigurationProblem  # type: ignore[import-unt
 
 from serving.errors import MalformedBodyError, OverloadedError, ProblemError, RequestTimeoutError
 from serving.predict import oip
-from serving.predict.exchange import JSON, Answer, Exchange, Request, Target
-from serving.predict.load_shedding import Gate, Throttle
+from serving.predict.exchange import JSON, Exchange, Request, Response, Target
+from serving.predict.load_shedding import AdmissionControl, Throttle
 from serving.predict.native import PIXELS
 from serving.predict.pipeline import Pipeline, problem, request_id
 from serving.telemetry.metrics import CLIENT_GONE, OTHER
 from serving.telemetry.request_record import RequestRecord
 from serving.worker import wsgi_bridge
-from serving.worker.batcher import Batcher, Job
+from serving.worker.batcher import Batcher, QueuedRequest
 from serving.worker.http11.input_buffer import MAX_HEAD
-from serving.worker.http11.request_head import Head, Parser, has_hooks, ordinary_suffices
+from serving.worker.http11.request_head import Parser, RequestHead, fast_path_suffices, has_hooks
 from serving.worker.http11.response import Dates, status_line
 from serving.worker.wsgi_bridge import Wire
 
@@ -63,7 +63,7 @@ class ClientConnection(Protocol):
         """Tell whether the connection is to be closed after the answer."""
         ...
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Response) -> None:
         """Write the answer."""
         ...
 
@@ -76,7 +76,7 @@ class ClientConnection(Protocol):
         ...
 
 
-class Door:
+class Dispatcher:
     """One process's way in. All its methods are called on the loop."""
 
     def __init__(self, worker: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -85,10 +85,10 @@ class Door:
         self.alive = True
         self.log = worker.log
         self.pipeline: Pipeline = worker.wsgi.extensions["glyph.pipeline"]
-        self.settings, self.metrics = self.pipeline.settings, self.pipeline.state.metrics
+        self.settings, self.metrics = self.pipeline.settings, self.pipeline.store.metrics
         share = max(self.settings.queue_bytes // 2, self.settings.max_body_bytes + MAX_HEAD)
-        self.gate = Gate(self.settings.queue_limit, self.settings.queue_bytes, share)
-        self._application = Gate(self.settings.threads + self.settings.queue_limit, 0)
+        self.admission = AdmissionControl(self.settings.queue_limit, self.settings.queue_bytes, share)
+        self._application = AdmissionControl(self.settings.threads + self.settings.queue_limit, 0)
         """Of requests for the Flask application, apart from predictions, so that neither takes the other's places."""
         self.batcher = Batcher(loop, self.pipeline)
         self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="application")
@@ -96,14 +96,14 @@ class Door:
         self._throttle = Throttle()
         configuration = worker.cfg
         self.hooked = has_hooks(configuration)
-        self.parser = Parser(configuration, ordinary_suffices(worker))
+        self.parser = Parser(configuration, fast_path_suffices(worker))
 
     # Requests
 
     def dispatch(
         self,
         connection: ClientConnection,
-        head: Head,
+        head: RequestHead,
         body: bytes | None,
         arrived: float,
         error: ProblemError | None,
@@ -133,7 +133,7 @@ class Door:
             worker.log.info("Autorestarting worker after current request.")
             worker.stop()
 
-    def admit(self, head: Head, length: int, client: str) -> None:
+    def admit(self, head: RequestHead, length: int, client: str) -> None:
         """Look at a request before its body is kept: whether its client may ask, and whether there is room.
 
         Args:
@@ -149,12 +149,12 @@ class Door:
             access.check(authorization)
         else:
             access.check_path(head.method, head.path, authorization)
-        self.gate.check(length, client)
+        self.admission.check(length, client)
 
     def predict(
         self,
         connection: ClientConnection,
-        head: Head,
+        head: RequestHead,
         body: bytes,
         arrived: float,
         error: ProblemError | None,
@@ -184,7 +184,7 @@ class Door:
             future.add_done_callback(functools.partial(self._hand_over, connection, exchange))
             return
         self.batcher.put(
-            Job(
+            QueuedRequest(
                 exchange,
                 functools.partial(self._predicted, connection),
                 lambda: connection.gone,
@@ -195,21 +195,21 @@ class Door:
     def _enter(self) -> OverloadedError | None:
         """Take a place in the queue; return the refusal if there is none."""
         try:
-            self.gate.enter()
+            self.admission.enter()
         except OverloadedError as overloaded:
             if not self.batcher.make_room(overloaded):
                 return overloaded
-            self.gate.enter()
+            self.admission.enter()
         return None
 
-    def _answer(self, connection: ClientConnection, exchange: Exchange) -> Answer:
+    def _answer(self, connection: ClientConnection, exchange: Exchange) -> Response:
         """Answer a large request on a thread, if there is still somebody to read it."""
         if not connection.gone:
             return self.pipeline.answer(exchange)
         exchange.refusal = CLIENT_GONE
-        return self.pipeline.close(exchange, Answer(body=b""))
+        return self.pipeline.close(exchange, Response(body=b""))
 
-    def _hand_over(self, connection: ClientConnection, exchange: Exchange, future: Future[Answer]) -> None:
+    def _hand_over(self, connection: ClientConnection, exchange: Exchange, future: Future[Response]) -> None:
         """Take an answer from a thread to the loop."""
         try:
             answer = future.result()
@@ -217,20 +217,20 @@ class Door:
             answer = self.pipeline.refuse(exchange, Exception(f"the thread failed: {error!r}"))
         self._on_loop(self._predicted, connection, answer)
 
-    def _predicted(self, connection: ClientConnection, answer: Answer) -> None:
-        self.gate.leave()
+    def _predicted(self, connection: ClientConnection, answer: Response) -> None:
+        self.admission.leave()
         connection.answered(answer)
 
-    def _options(self, head: Head) -> Answer:
+    def _options(self, head: RequestHead) -> Response:
         """Return what `OPTIONS *` is answered: what the service as a whole can do (RFC 9110, section 9.3.7)."""
         identifier = request_id(head.headers)
         record = RequestRecord(id=identifier, method=head.method, path=head.path, route=OTHER, status=200)
         self.metrics.request(record)
         fields = {"Allow": "GET, HEAD, OPTIONS, POST", "X-Request-ID": identifier}
-        return Answer(body=b"", headers=fields | self.pipeline.headers.of(head.headers))
+        return Response(body=b"", headers=fields | self.pipeline.headers.of(head.headers))
 
     def _call(
-        self, connection: ClientConnection, head: Head, body: bytes, error: ProblemError | None
+        self, connection: ClientConnection, head: RequestHead, body: bytes, error: ProblemError | None
     ) -> None:
         """Have a request answered by the Flask application, on a thread; the others wait, as far as there is room.
 
@@ -271,7 +271,7 @@ class Door:
             self.loop.call_soon_threadsafe(function, *arguments)
 
     def log_access(
-        self, connection: ClientConnection, head: Head, answer: Answer, elapsed: timedelta
+        self, connection: ClientConnection, head: RequestHead, answer: Response, elapsed: timedelta
     ) -> None:
         """Write the access log's line of a prediction, and run the hooks, as Gunicorn's workers do."""
         worker, request = self.worker, head.original

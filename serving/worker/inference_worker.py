@@ -16,23 +16,23 @@ from gunicorn import sock as gunicorn_sock  # type: ignore[import-untyped]  # it
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
 from serving.system.descriptors import EXHAUSTED
-from serving.worker.lifecycle import ReadinessMixin
+from serving.worker.lifecycle import LifecycleMixin
 
 if TYPE_CHECKING:
     from serving.worker.connection import Connection
     from serving.worker.connections import Connections
-    from serving.worker.dispatcher import Door
+    from serving.worker.dispatcher import Dispatcher
 
 TICK_SECONDS = 0.25
 """How often timeouts are looked at and the arbiter is told that the process is alive."""
 
 
-class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
+class InferenceWorker(LifecycleMixin, Worker):  # type: ignore[misc]
     """Serves HTTP/1.1 on uvloop; see the package's own words."""
 
     alive: bool
     loop: asyncio.AbstractEventLoop
-    door: "Door"
+    dispatcher: "Dispatcher"
     connections: "Connections"
 
     def run(self) -> None:
@@ -40,12 +40,12 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
         if not self.alive:
             return  # SIGTERM came while the model was being loaded
         from serving.worker.connections import Connections
-        from serving.worker.dispatcher import Door
+        from serving.worker.dispatcher import Dispatcher
 
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
-        self.door = Door(self, self.loop)
-        self.connections = Connections(self.door)
+        self.dispatcher = Dispatcher(self, self.loop)
+        self.connections = Connections(self.dispatcher)
         self._ssl = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._listeners: list[socket.socket] = [listener.sock for listener in self.sockets]
         self._accepting = False
@@ -56,15 +56,15 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
             self.loop.run_forever()
         finally:
             self._stop_accepting()
-            self.door.close()
+            self.dispatcher.close()
             for listener in self.sockets:
                 listener.close()
 
     def stop(self) -> None:
         """End gracefully: answer what has been asked, then leave."""
-        if not self.door.alive:
+        if not self.dispatcher.alive:
             return
-        self.alive = self.door.alive = False
+        self.alive = self.dispatcher.alive = False
         self.wsgi.extensions["glyph"].drain()
         self._accept_backlog()
         self._stop_accepting()
@@ -96,7 +96,7 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
 
     def _quit(self) -> None:
         """End at once."""
-        self.alive = self.door.alive = False
+        self.alive = self.dispatcher.alive = False
         self.cfg.worker_int(self)
         self.loop.stop()
 
@@ -162,7 +162,10 @@ class InferenceWorker(ReadinessMixin, Worker):  # type: ignore[misc]
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         options: dict[str, Any] = {}
         if self._ssl is not None:
-            options = {"ssl": self._ssl, "ssl_handshake_timeout": self.door.settings.header_timeout_seconds}
+            options = {
+                "ssl": self._ssl,
+                "ssl_handshake_timeout": self.dispatcher.settings.header_timeout_seconds,
+            }
         connection = self.connections.connect()
         made = self.loop.connect_accepted_socket(lambda: connection, client, **options)
         task = self.loop.create_task(made)

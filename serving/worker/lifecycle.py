@@ -64,7 +64,7 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
         return self._beat + self._absent
 
 
-class ReadinessMixin:
+class LifecycleMixin:
     """What both worker classes have beside Gunicorn's."""
 
     wsgi: Any

@@ -10,10 +10,10 @@ from typing import Any
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # it ships no types
 
 from serving.system.addresses import unmapped
-from serving.worker.lifecycle import ReadinessMixin
+from serving.worker.lifecycle import LifecycleMixin
 
 
-class ReadyThreadWorker(ReadinessMixin, ThreadWorker):  # type: ignore[misc]
+class ReadyThreadWorker(LifecycleMixin, ThreadWorker):  # type: ignore[misc]
     """`gthread` that accepts nothing before its model is proven, and is not ready from SIGTERM on."""
 
     def enqueue_req(self, conn: Any) -> None:

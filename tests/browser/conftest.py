@@ -110,7 +110,7 @@ def model(digits: Images, linear: Linear, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def service(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Return a service that knows digits, behind the default door."""
+    """Return a service that knows digits, by the default worker class."""
     with running(tmp_path_factory.mktemp("service"), until="/readyz", model=model) as started:
         yield started
 

@@ -60,10 +60,10 @@ def test_files_are_sent_once_and_then_confirmed(client: FlaskClient, asset: str)
     assert client.head(path_of(asset)).headers["Content-Length"] == str(len(answer.data))
 
 
-def test_both_doors_send_the_same_files(service: Service, other_service: Service) -> None:
+def test_both_worker_classes_send_the_same_files(service: Service, other_service: Service) -> None:
     """The inference worker and Gunicorn's threads: the same bytes, the same tags, the same policy."""
     for asset in ASSETS:
-        one, other = (door.ask("GET", path_of(asset)) for door in (service, other_service))
+        one, other = (each.ask("GET", path_of(asset)) for each in (service, other_service))
         assert one.status == other.status == 200
         assert one.body == other.body
         for field in ("ETag", "Cache-Control", "Content-Type", "Content-Security-Policy"):

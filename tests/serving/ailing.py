@@ -53,16 +53,16 @@ def _wait(word: str) -> None:
 
 def application() -> Any:
     """Return the service's application, if all goes well."""
-    from serving.model.store import ModelState
+    from serving.model.store import ModelStore
     from serving.web.app import start_app
 
-    start = ModelState.start
+    start = ModelStore.start
 
-    def late(*arguments: Any) -> ModelState:
+    def late(*arguments: Any) -> ModelStore:
         _ail()
         return start(*arguments)
 
-    ModelState.start = staticmethod(late)  # type: ignore[method-assign, assignment]
+    ModelStore.start = staticmethod(late)  # type: ignore[method-assign, assignment]
     return start_app()
 
 

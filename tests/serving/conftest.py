@@ -14,7 +14,7 @@ from bench.support.pictures import a_digit
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
 
-DOORS = ("inference", "gthread")
+WORKER_CLASSES = ("inference", "gthread")
 AILING = (sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.ailing")
 
 
@@ -56,9 +56,11 @@ def ailment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="package")
-def doors(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service]]:
+def both_services(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, Service]]:
     """Return two services of the same model: the inference worker and Gunicorn's threads."""
-    directory = tmp_path_factory.mktemp("doors")
+    directory = tmp_path_factory.mktemp("services")
     common = {"until": "/readyz", "model": bundle.path.parent, "log_level": "error"}
     with (
         running(directory, worker="inference", **common) as worker,  # type: ignore[arg-type]
@@ -67,13 +69,13 @@ def doors(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield worker, threads
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> str:
-    """Return the setting `worker`: every test that takes it is run through both doors."""
+@pytest.fixture(params=WORKER_CLASSES)
+def worker_class(request: pytest.FixtureRequest) -> str:
+    """Return the setting `worker`: every test that takes it runs under both worker classes."""
     return str(request.param)
 
 
-@pytest.fixture(scope="session", params=DOORS)
+@pytest.fixture(scope="session", params=WORKER_CLASSES)
 def pod(
     bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Managed]:

@@ -34,11 +34,11 @@ class Failing:
 def application() -> Any:
     """Return the service's application, with a model that poses."""
     from bundle.golden import GoldenExamples
-    from serving.model.store import Loaded, ModelState
+    from serving.model.store import Loaded, ModelStore
     from serving.web.app import start_app
 
     app = start_app()
-    state: ModelState = app.extensions["glyph"]
+    state: ModelStore = app.extensions["glyph"]
     (loaded,) = state._loaded
     engine = loaded.engine
     golden = GoldenExamples.from_bytes(engine.bundle.read("golden.npz"), engine.bundle.manifest)

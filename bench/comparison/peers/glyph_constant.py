@@ -8,7 +8,7 @@ admission, no decoding, no inference, no metrics.
 
 from typing import Any
 
-from serving.predict.exchange import Answer
+from serving.predict.exchange import Response
 from serving.process import gunicorn_conf
 from serving.worker.inference_worker import InferenceWorker
 
@@ -23,11 +23,11 @@ class ConstantWorker(InferenceWorker):
     """Glyph's worker, but for what happens between request and answer."""
 
     def run(self) -> None:
-        """Serve, with a door that answers a constant."""
-        from serving.worker.dispatcher import Door
+        """Serve, with a dispatcher that answers a constant."""
+        from serving.worker.dispatcher import Dispatcher
 
-        def predict(_door: Any, connection: Any, *_request: Any) -> None:
-            connection.answered(Answer(body=BODY))
+        def predict(_dispatcher: Any, connection: Any, *_request: Any) -> None:
+            connection.answered(Response(body=BODY))
 
-        Door.predict = predict  # type: ignore[method-assign]  # in this process, for this measurement
+        Dispatcher.predict = predict  # type: ignore[method-assign]  # in this process, for this measurement
         super().run()

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, render_template
 
 from bundle.images.decoding import CONVERSIONS, PARSERS
 from serving.model.engine import Engine
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.predict.exchange import JSON
 from serving.settings import ServiceSettings
 from serving.web.api_docs.openapi import document, limits
@@ -22,7 +22,7 @@ STYLE = "/assets/docs.css"
 """Beside the page's own files, which are open where tokens are asked for."""
 
 
-def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:
+def blueprint(settings: ServiceSettings, store: ModelStore) -> Blueprint:
     """Return the routes; the description and its page are made once, when they are first asked for."""
     routes = Blueprint("description", __name__, template_folder="templates")
     style = constant(files(__name__).joinpath("assets/style.css").read_bytes(), "text/css")
@@ -43,7 +43,7 @@ def blueprint(settings: ServiceSettings, state: ModelState) -> Blueprint:
 
     @routes.get("/metadata")
     def _metadata() -> Response:
-        return _json(orjson.dumps(metadata(state.engine(), settings)))
+        return _json(orjson.dumps(metadata(store.engine(), settings)))
 
     @routes.get("/openapi.json")
     def _openapi() -> Response:

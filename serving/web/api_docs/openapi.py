@@ -18,7 +18,7 @@ from serving.errors import (
     problem_classes,
 )
 from serving.predict import oip, pipeline
-from serving.predict.exchange import JSON, Answer
+from serving.predict.exchange import JSON, Response
 from serving.security import tokens
 from serving.settings import ServiceSettings
 
@@ -79,7 +79,7 @@ def _example(operations: dict[str, Any]) -> dict[str, Any]:
 
 def _refusals(path: str, kinds: Iterable[type[ProblemError]]) -> dict[str, Any]:
     """Return the responses by status; each kind of problem is an example, made as the service makes its answer."""
-    found: dict[int, list[tuple[type[ProblemError], Answer]]] = {}
+    found: dict[int, list[tuple[type[ProblemError], Response]]] = {}
     for kind in kinds:
         knows_path = oip.is_path(path) and kind is not MalformedRequestError
         answer = (oip.problem if knows_path else pipeline.problem)(kind.of_example())
@@ -87,7 +87,7 @@ def _refusals(path: str, kinds: Iterable[type[ProblemError]]) -> dict[str, Any]:
     return {str(status): _response(found[status]) for status in sorted(found)}
 
 
-def _response(refusals: list[tuple[type[ProblemError], Answer]]) -> dict[str, Any]:
+def _response(refusals: list[tuple[type[ProblemError], Response]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for kind, answer in refusals:
         schema = "ProtocolError" if answer.media_type == JSON else "Problem"

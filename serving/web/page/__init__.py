@@ -20,7 +20,7 @@ from bundle.golden import GoldenExamples
 from bundle.manifest import GOLDEN_FILE
 from bundle.repository import Bundle
 from serving.errors import NotFoundError
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.predict.exchange import JSON
 from serving.web.constant import Constant, constant, send
 
@@ -31,7 +31,7 @@ MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 MAX_SAMPLES = 20
 
 
-def blueprint(state: ModelState) -> Blueprint:
+def blueprint(store: ModelStore) -> Blueprint:
     """Return the routes `/`, `/assets/NAME` and `/samples`; the page's files are read here, once."""
     routes = Blueprint("page", __name__)
     assets = {
@@ -54,7 +54,7 @@ def blueprint(state: ModelState) -> Blueprint:
     @routes.get("/samples")
     def _samples() -> Response:
         """Answer images of the served model's classes, one for each where it has one."""
-        bundle = state.engine().bundle
+        bundle = store.engine().bundle
         digest = bundle.manifest.digest
         answer = made.get(digest)
         if answer is None:

@@ -14,13 +14,13 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships n
 )
 
 from serving.worker.http11.chunked import has_bare_lf
-from serving.worker.http11.request_head import Head, Parser, overlong
+from serving.worker.http11.request_head import Parser, RequestHead, overlong
 
 MAX_HEAD = 32 << 10
 """Bytes of a request's head, whatever it is made of."""
 
 
-class Input:
+class InputBuffer:
     """The unread bytes of one connection; its length is their number."""
 
     def __init__(self, parser: Parser) -> None:
@@ -66,7 +66,7 @@ class Input:
             self._at = end
         return bytes(data[start:end])
 
-    def head(self, client: Any) -> Head | None:
+    def head(self, client: Any) -> RequestHead | None:
         """Return the head of a request as read; None if more has to arrive.
 
         Args:

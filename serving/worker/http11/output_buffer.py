@@ -3,17 +3,17 @@
 from math import inf
 from typing import Any
 
-from serving.predict.load_shedding import Account, Gate, unacknowledged
+from serving.predict.load_shedding import Account, AdmissionControl, unacknowledged
 
 HELD_OUTPUT = 16 << 10
 """Bytes of answers that a client has not taken, beyond which it gets no further ones, and they are counted."""
 
 
-class Output:
+class OutputBuffer:
     """One connection's answers on their way out; its length is the number of bytes that are not in the socket yet."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._held = Account(gate)
+    def __init__(self, admission: AdmissionControl) -> None:
+        self._held = Account(admission)
         self._transport: Any = None
         self.full = False
         """Whether the client does not take what is written."""

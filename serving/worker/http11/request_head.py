@@ -67,7 +67,7 @@ FORWARDED = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded
 
 
 @dataclass(slots=True)
-class Head:
+class RequestHead:
     """What the head of a request says. Nobody changes it; not frozen, as `messages.Request` is not."""
 
     method: str
@@ -100,8 +100,8 @@ def has_hooks(configuration: Any) -> bool:
     return any(hook.get() is not hook.default for hook in hooks)
 
 
-def ordinary_suffices(worker: Any) -> bool:
-    """Tell whether `read_ordinary` may be asked: nobody wants Gunicorn's own request, nor refuses more than it does."""
+def fast_path_suffices(worker: Any) -> bool:
+    """Tell whether `read_fast` may be asked: nobody wants Gunicorn's own request, nor refuses more than it does."""
     configuration = worker.cfg
     return (
         "SCRIPT_NAME" not in os.environ
@@ -114,7 +114,7 @@ def ordinary_suffices(worker: Any) -> bool:
 
 
 @lru_cache(maxsize=512)
-def read_ordinary(head: bytes) -> Head | None:
+def read_fast(head: bytes) -> RequestHead | None:
     """Read a head the fast way; None if it is not ordinary.
 
     A client sends the same head again and again, but for the length of its body, so those of late are remembered:
@@ -141,7 +141,7 @@ def read_ordinary(head: bytes) -> Head | None:
         return None  # they may contradict each other
     path, _, query = match[1].decode("ascii").partition("?")
     path = unquote(path) if "%" in path else path
-    return Head(
+    return RequestHead(
         method="POST",
         path=path,
         query=query,
@@ -161,7 +161,7 @@ def overlong(line: bytes, limit: int) -> ParseException:
     return LimitRequestLine(len(line), limit)
 
 
-def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
+def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead | None:
     """Read a head by Gunicorn's parser; None if it is not whole.
 
     Args:
@@ -190,7 +190,7 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> Head | None:
         request.force_close()  # Gunicorn looks at the first field alone, and for no list in it
     reader, path = request.body.reader, unquote(request.path)
     mounted = "script_name" in headers or "SCRIPT_NAME" in os.environ  # then Flask knows what the path is
-    return Head(
+    return RequestHead(
         method=request.method,
         path=path,
         query=request.query,
@@ -212,15 +212,15 @@ class Parser:
     configuration: Any
     """Gunicorn's."""
     fast: bool
-    """Whether `read_ordinary` may be asked first, as `ordinary_suffices` says."""
+    """Whether `read_fast` may be asked first, as `fast_path_suffices` says."""
 
-    def read(self, head: bytes, client: Any) -> Head | None:
+    def read(self, head: bytes, client: Any) -> RequestHead | None:
         """Read a head, of a prediction the fast way if it is ordinary; None if Gunicorn takes it for half of one.
 
         Raises:
             ParseException: as `read_any`.
         """
-        parsed = read_ordinary(head) if self.fast else None
+        parsed = read_fast(head) if self.fast else None
         return (
             read_any([head], self.configuration, client)
             if parsed is None or parsed.target is None

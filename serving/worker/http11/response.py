@@ -8,7 +8,7 @@ from gunicorn import SERVER, util  # type: ignore[import-untyped]  # it ships no
 from gunicorn.http.wsgi import HEADER_VALUE_RE, TOKEN_RE  # type: ignore[import-untyped]
 from werkzeug.http import HTTP_STATUS_CODES
 
-from serving.predict.exchange import Answer
+from serving.predict.exchange import Response
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -38,7 +38,7 @@ def status_line(status: HTTPStatus) -> str:
     return _STATUS_LINES[status]
 
 
-def render(answer: Answer, version: tuple[int, int], date: str, *, keep_alive: bool) -> bytes:
+def render(answer: Response, version: tuple[int, int], date: str, *, keep_alive: bool) -> bytes:
     """Return a response, whole.
 
     Raises:

@@ -19,7 +19,7 @@ from bundle.images.hardening import MAX_FILE_BYTES
 
 
 def by_pillow(data: bytes) -> Pixels | None:
-    """Return what Pillow makes of a file, by its front door; None if it refuses it."""
+    """Return what Pillow makes of a file, by `Image.open`; None if it refuses it."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image.convert("L"))

@@ -121,9 +121,9 @@ def test_bytes_that_are_no_request_are_refused(pod: Managed) -> None:
     assert pod.ask("/livez").status == 200
 
 
-def test_the_counts_of_all_workers_are_added_up(bundle: Bundle, tmp_path: Path, door: str) -> None:
+def test_the_counts_of_all_workers_are_added_up(bundle: Bundle, tmp_path: Path, worker_class: str) -> None:
     """Each of sixty requests on a connection of its own is counted once, whichever worker had it."""
-    with managed(tmp_path, worker=door, model=bundle.path.parent, workers=2) as pod:
+    with managed(tmp_path, worker=worker_class, model=bundle.path.parent, workers=2) as pod:
         for _ in range(60):
             assert pod.service.post(png(a_digit())).status == 200
         assert pod.service.post(b"no image").status == 415
@@ -141,10 +141,10 @@ def test_the_counts_of_all_workers_are_added_up(bundle: Bundle, tmp_path: Path, 
 
 
 def test_what_a_worker_counted_stays_counted_when_it_is_killed(
-    bundle: Bundle, tmp_path: Path, door: str
+    bundle: Bundle, tmp_path: Path, worker_class: str
 ) -> None:
     """A counter that fell would look like a restart, and its rate like a storm."""
-    with managed(tmp_path, worker=door, model=bundle.path.parent) as pod:
+    with managed(tmp_path, worker=worker_class, model=bundle.path.parent) as pod:
         for _ in range(20):
             assert pod.service.post(png(a_digit())).status == 200
         pod.await_value(20, "glyph_predictions_total")
@@ -167,10 +167,10 @@ def test_what_a_worker_counted_stays_counted_when_it_is_killed(
 
 
 def test_a_worker_that_ends_by_an_exception_has_died(
-    bundle: Bundle, tmp_path: Path, door: str, ailment: Path
+    bundle: Bundle, tmp_path: Path, worker_class: str, ailment: Path
 ) -> None:
     """While it loads its model or once it serves: the alert is to fire, and the log has the reason."""
-    with managed(tmp_path, command=AILING, worker=door, model=bundle.path.parent) as pod:
+    with managed(tmp_path, command=AILING, worker=worker_class, model=bundle.path.parent) as pod:
         for word, reason in (("run", "it cannot be served today"), ("raise", "it cannot be loaded today")):
             died = pod.value("glyph_worker_exits_total", how="died")
             ailment.write_text(word)
@@ -184,10 +184,10 @@ def test_a_worker_that_ends_by_an_exception_has_died(
 
 
 def test_a_worker_that_is_told_to_end_while_it_loads_has_not_died(
-    bundle: Bundle, tmp_path: Path, door: str, ailment: Path
+    bundle: Bundle, tmp_path: Path, worker_class: str, ailment: Path
 ) -> None:
     """It ends at once, as it has no connection."""
-    with managed(tmp_path, command=AILING, worker=door, model=bundle.path.parent) as pod:
+    with managed(tmp_path, command=AILING, worker=worker_class, model=bundle.path.parent) as pod:
         ailment.write_text("wait")
         for count in (1, 2):
             pod.service.process.send_signal(signal.SIGHUP)
@@ -267,10 +267,12 @@ def test_a_service_without_a_model_is_live_and_says_why_it_is_not_ready(tmp_path
         assert pod.service.post(png(a_digit())).status == 200
 
 
-def test_a_new_version_is_swapped_in_without_one_failed_request(tmp_path: Path, door: str) -> None:
+def test_a_new_version_is_swapped_in_without_one_failed_request(tmp_path: Path, worker_class: str) -> None:
     """While requests come without a pause, workers go from one version to the next; a bad one is refused."""
     first = publish_synthetic(tmp_path)
-    with managed(tmp_path, worker=door, model=first.path.parent, workers=2, reload_seconds=0.1) as pod:
+    with managed(
+        tmp_path, worker=worker_class, model=first.path.parent, workers=2, reload_seconds=0.1
+    ) as pod:
         ended = threading.Event()
         statuses: list[int] = []
         seen: set[int] = set()
@@ -318,10 +320,10 @@ def test_a_new_version_is_swapped_in_without_one_failed_request(tmp_path: Path, 
 
 
 def test_a_draining_service_is_not_ready_and_still_answers_probes(
-    bundle: Bundle, tmp_path: Path, door: str
+    bundle: Bundle, tmp_path: Path, worker_class: str
 ) -> None:
     """From SIGTERM until the last request is answered, the port says why no more should be sent."""
-    with managed(tmp_path, worker=door, model=bundle.path.parent, graceful_timeout_seconds=30) as pod:
+    with managed(tmp_path, worker=worker_class, model=bundle.path.parent, graceful_timeout_seconds=30) as pod:
         with (
             socket.create_connection(("127.0.0.1", pod.service.port), timeout=START_SECONDS) as held,
             held.makefile("rb") as answers,

@@ -8,10 +8,10 @@ from bench.support.pictures import a_digit, png
 from bundle.repository import Bundle
 
 
-def test_no_probe_fails_at_twice_the_capacity(bundle: Bundle, tmp_path: Path, door: str) -> None:
+def test_no_probe_fails_at_twice_the_capacity(bundle: Bundle, tmp_path: Path, worker_class: str) -> None:
     """`python -m bench probes` measures how long they take; here none of a thousand may fail."""
     image = png(a_digit())
-    with managed(tmp_path, model=bundle.path.parent, worker=door) as pod:
+    with managed(tmp_path, model=bundle.path.parent, worker=worker_class) as pod:
         able = capacity(pod.service.port, image, 0.5)
         with loading(pod.service.port, image, seconds=300, rate=FACTOR * able) as load:
             probed = probe(pod.port, ("/livez", "/readyz"), 900)

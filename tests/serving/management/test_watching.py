@@ -57,10 +57,10 @@ def test_a_management_process_that_is_killed_or_stopped_is_replaced(
 
 
 def test_a_stopped_worker_is_not_ready_before_it_is_replaced(
-    bundle: Bundle, tmp_path: Path, door: str
+    bundle: Bundle, tmp_path: Path, worker_class: str
 ) -> None:
     """A probe that asks the management port learns it, and the metrics have it; it is over when it goes on."""
-    with managed(tmp_path, model=bundle.path.parent, worker=door, timeout_seconds=600) as pod:
+    with managed(tmp_path, model=bundle.path.parent, worker=worker_class, timeout_seconds=600) as pod:
         (worker,) = workers_of(pod.service.process.pid)
         os.kill(worker, signal.SIGSTOP)
         try:

@@ -18,7 +18,7 @@ from bundle.repository import Bundle
 from bundle.verify import problems
 from serving.model import engine
 from serving.model.engine import Arithmetic, Engine, choose_arithmetic, open_engine
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.settings import ServiceSettings
 from serving.system import cpus
 
@@ -269,11 +269,11 @@ def test_a_wrong_second_graph_keeps_a_version_from_being_served(tmp_path: Path) 
     """The version that serves goes on; without one the setting is the way out, and the reason names the file."""
     good = publish_synthetic(tmp_path)
     publish_synthetic(tmp_path, integer=wrong_graph())
-    started = ModelState.start(ServiceSettings(model=good.path.parent, provider="cpu"))
+    started = ModelStore.start(ServiceSettings(model=good.path.parent, provider="cpu"))
     report = started.report()
     assert (report["model"]["version"], report["arithmetic"]) == (1, "mixed")
     assert INTEGER_ONNX_FILE in report["refused"][0]["reason"]
-    floats = ModelState.start(
+    floats = ModelStore.start(
         ServiceSettings(model=good.path.parent, provider="cpu", arithmetic="float32")
     ).report()
     assert (floats["model"]["version"], floats["arithmetic"], floats["refused"]) == (2, "float32", [])
@@ -287,7 +287,7 @@ def test_integers_that_are_asked_for_are_a_reason_to_refuse_a_version(
     good = publish_synthetic(tmp_path)
     publish_synthetic(tmp_path, integer=None)
     with caplog.at_level(logging.INFO, "glyph"):
-        started = ModelState.start(
+        started = ModelStore.start(
             ServiceSettings(model=good.path.parent, provider="cpu", arithmetic="integer")
         )
     assert started.engine().bundle.version == 1
@@ -297,7 +297,7 @@ def test_integers_that_are_asked_for_are_a_reason_to_refuse_a_version(
 
 @pytest.mark.parametrize("worker", ["inference", "gthread"])
 def test_a_service_says_and_computes_what_it_is_set_to(bundle: Bundle, tmp_path: Path, worker: str) -> None:
-    """By either door: what is said on each route, and the bits of batches of every size."""
+    """By either worker class: what is said on each route, and the bits of batches of every size."""
     expected = open_engine(bundle, "cpu", 0, "integer")
     bodies = [images_of(count) for count in (1, 5, 40, 300)] * 4
     with running(

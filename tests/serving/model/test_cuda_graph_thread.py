@@ -20,7 +20,7 @@ from serving.model import cuda
 from serving.model.bound_session import OUTPUTS
 from serving.model.cuda_graph_thread import GraphThread
 from serving.model.engine import BUCKETS, open_engine
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.settings import ServiceSettings
 from tests.serving.posing import BoundOnCpu, Posing, posing, settle
 
@@ -91,7 +91,7 @@ def test_reloads_capture_between_requests_and_free_what_nobody_asks_any_more(
     images = batch(5)
     expected = open_engine(first, "cuda", 0).infer(images).probabilities.tobytes()
     Posing.used = ()
-    state = ModelState.start(
+    state = ModelStore.start(
         ServiceSettings(model=first.path.parent, provider="cuda", cuda_graphs=True, kept_versions=0)
     )
     ended = threading.Event()

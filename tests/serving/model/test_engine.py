@@ -18,7 +18,7 @@ from common import atomic_files
 from serving.errors import NotReadyError, ProviderError
 from serving.model import cuda, engine
 from serving.model.engine import choose_provider, open_engine
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.settings import ServiceSettings
 
 
@@ -141,7 +141,7 @@ def test_auto_falls_back_where_cuda_was_found_and_fails(
     """`auto` means if it truly works; the reason is logged, and the CPU is proven in its place."""
     monkeypatch.setattr(cuda, "missing", lambda _: None)
     with caplog.at_level(logging.WARNING, "glyph"):
-        started = ModelState.start(ServiceSettings(model=bundle.path.parent, provider="auto"))
+        started = ModelStore.start(ServiceSettings(model=bundle.path.parent, provider="auto"))
     assert started.engine().provider == started.provider == "cpu"
     assert "CUDA was found, but" in caplog.text
 
@@ -208,7 +208,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_reload_that_fails_keeps_the_model_that_serves(tmp_path: Path) -> None:
     """A bad new version is refused and the old one answers on."""
     good = publish_synthetic(tmp_path)
-    started = ModelState.start(ServiceSettings(model=good.path.parent, provider="cpu"))
+    started = ModelStore.start(ServiceSettings(model=good.path.parent, provider="cpu"))
     publish_synthetic(tmp_path, golden_shift=0.001)
     started.load()
     assert started.engine().bundle.version == 1
@@ -216,7 +216,7 @@ def test_a_reload_that_fails_keeps_the_model_that_serves(tmp_path: Path) -> None
 
 def test_a_model_that_appears_later_can_be_loaded(tmp_path: Path) -> None:
     """The state is no dead end: `load` tries again."""
-    started = ModelState.start(ServiceSettings(model=tmp_path / "synthetic", provider="cpu"))
+    started = ModelStore.start(ServiceSettings(model=tmp_path / "synthetic", provider="cpu"))
     with pytest.raises(NotReadyError, match="no version is published"):
         started.engine()
     publish_synthetic(tmp_path)

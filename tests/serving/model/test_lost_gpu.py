@@ -17,7 +17,7 @@ from bench.support.pictures import Pixels, png
 from bundle.repository import Bundle
 from serving.errors import DeviceLostError, NotReadyError
 from serving.model.engine import Engine, open_engine, open_version
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.settings import ServiceSettings
 from tests.serving.losing import FILE
 from tests.serving.management.test_management import workers_of
@@ -87,12 +87,12 @@ def test_the_cpu_is_never_lost(bundle: Bundle, session: Session) -> None:
 def test_a_lost_state_stays_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A newer version is not even tried, for it would be loaded on the same GPU; nor does the end change it."""
     first = publish_synthetic(tmp_path)
-    state = ModelState.start(ServiceSettings(model=first.path.parent, provider="cpu"))
+    state = ModelStore.start(ServiceSettings(model=first.path.parent, provider="cpu"))
     answer = state.lose("CUDA failure 700")
     assert answer.status == HTTPStatus.SERVICE_UNAVAILABLE
     assert "CUDA failure 700" in answer.detail
     publish_synthetic(tmp_path)
-    monkeypatch.setattr(ModelState, "_open", lambda *_: pytest.fail("it was tried"))
+    monkeypatch.setattr(ModelStore, "_open", lambda *_: pytest.fail("it was tried"))
     state.load()
     state.drain()
     assert state.versions() == []
@@ -105,7 +105,7 @@ def test_a_version_that_is_loaded_while_the_gpu_is_lost_is_not_served(
 ) -> None:
     """Whichever of the two comes first."""
     first = publish_synthetic(tmp_path)
-    state = ModelState.start(ServiceSettings(model=first.path.parent, provider="cpu"))
+    state = ModelStore.start(ServiceSettings(model=first.path.parent, provider="cpu"))
     publish_synthetic(tmp_path)
 
     def meanwhile(*arguments: Any) -> Engine:

@@ -23,8 +23,8 @@ from serving.check import check
 from serving.model import proofs, reloader
 from serving.model.proofs import MOST_DEATHS, Proofs
 from serving.model.prove import Verdict, _open, prove
-from serving.model.reloader import Housekeeper
-from serving.model.store import ModelState
+from serving.model.reloader import Reloader
+from serving.model.store import ModelStore
 from serving.score import main as score
 from serving.settings import ServiceSettings
 from serving.system import memory
@@ -266,7 +266,7 @@ def test_a_version_that_takes_more_memory_than_is_free_is_refused_and_its_proces
     good, bad = publish_synthetic(tmp_path), publish_synthetic(tmp_path, graph=greedy(256 << 20))
     monkeypatch.setattr(memory, "free_memory", lambda: 256 << 20)
     settings = ServiceSettings(model=good.path.parent, provider="cpu", arithmetic="float32")
-    state = ModelState.start(settings)
+    state = ModelStore.start(settings)
     assert state.engine().bundle.version == 1
     (refusal,) = state.report()["refused"]
     assert refusal["version"] == 2
@@ -383,16 +383,16 @@ def test_a_load_that_hangs_stops_no_counter_and_no_end(
     monkeypatch.setattr(reloader, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(reloader, "END_SECONDS", 0.1)
     monkeypatch.setattr(Metrics, "tick", lambda _: ticks.release())
-    state = ModelState.start(
+    state = ModelStore.start(
         ServiceSettings(model=bundle.path.parent, provider="cpu", reload_seconds=0.01), Metrics()
     )
 
-    def hang(_: ModelState) -> None:
+    def hang(_: ModelStore) -> None:
         hung.set()
         threading.Event().wait()
 
-    monkeypatch.setattr(ModelState, "load", hang)
-    housekeeper = Housekeeper(state)
+    monkeypatch.setattr(ModelStore, "load", hang)
+    housekeeper = Reloader(state)
     housekeeper.start()
     assert hung.wait(60)
     for _ in range(5):

@@ -15,26 +15,26 @@ from bench.support.models import NO_GRAPH, a_linear, publish_synthetic
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
 from serving.errors import NotFoundError, NotReadyError
-from serving.model.reloader import Housekeeper
-from serving.model.store import ModelState
+from serving.model.reloader import Reloader
+from serving.model.store import ModelStore
 from serving.settings import ServiceSettings
 from serving.telemetry.metrics import Metrics
 from tests.bundle.hostile import restate
 
 
-def start(bundle: Bundle, **settings: object) -> ModelState:
+def start(bundle: Bundle, **settings: object) -> ModelStore:
     """Return a state that serves the newest version, or the pinned one."""
-    return ModelState.start(
+    return ModelStore.start(
         ServiceSettings.model_validate({"model": bundle.path.parent, "provider": "cpu", **settings})
     )
 
 
-def served(state: ModelState) -> int:
+def served(state: ModelStore) -> int:
     """Return the version that is answered with."""
     return state.engine().bundle.version
 
 
-def refused(state: ModelState) -> dict[int, str]:
+def refused(state: ModelStore) -> dict[int, str]:
     """Return what `/readyz` says of versions that are not served."""
     return {refusal["version"]: refusal["reason"] for refusal in state.report()["refused"]}
 
@@ -303,7 +303,7 @@ def test_what_fails_in_a_way_that_nobody_foresaw_is_a_refusal_too(
 def test_metrics_given_to_the_state_are_the_ones_it_uses(tmp_path: Path) -> None:
     """They are the process's own, which another process reads."""
     metrics = Metrics()
-    state = ModelState.start(
+    state = ModelStore.start(
         ServiceSettings(model=publish_synthetic(tmp_path).path.parent, provider="cpu"), metrics
     )
     assert state.metrics is metrics
@@ -316,7 +316,7 @@ def test_at_the_end_no_model_is_kept(tmp_path: Path, digit: npt.NDArray[np.uint8
     state.metrics.batch(engine.bundle, digit[None], engine.infer(digit[None]).probabilities)
     session = weakref.ref(engine.session)
     del engine
-    housekeeper = Housekeeper(state)
+    housekeeper = Reloader(state)
     housekeeper.start()
     assert session() is not None
     housekeeper.stop()

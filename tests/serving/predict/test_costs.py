@@ -19,10 +19,10 @@ from bench.support.processes import Part, form
 from bundle.images import decoding
 from bundle.images.decoding import PARSERS
 from bundle.repository import Bundle
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.predict import content_coding, load_shedding, native
 from serving.predict.bodies import json_documents, multipart
-from serving.predict.exchange import JSON, Answer, Request
+from serving.predict.exchange import JSON, Request, Response
 from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
 from serving.web.app import create_app
@@ -34,10 +34,10 @@ FILES = 60
 def pipeline(bundle: Bundle) -> Pipeline:
     """Return the prediction routes of a service that is not started."""
     settings = ServiceSettings(model=bundle.path.parent, provider="cpu")
-    return Pipeline(settings, ModelState.start(settings))
+    return Pipeline(settings, ModelStore.start(settings))
 
 
-def ask(pipeline: Pipeline, body: bytes, media_type: str, path: str = "/predict", **fields: str) -> Answer:
+def ask(pipeline: Pipeline, body: bytes, media_type: str, path: str = "/predict", **fields: str) -> Response:
     """Return the answer to a request that has just arrived."""
     headers = {"content-type": media_type, **{name.replace("_", "-"): text for name, text in fields.items()}}
     request = Request(method="POST", path=path, headers=headers, body=body)
@@ -140,7 +140,7 @@ def test_the_deadline_is_looked_at_between_steps(
             "shape": [1, 28, 28],
             "data": a_digit().ravel().tolist(),
         }
-        path = f"/v2/models/{pipeline.state.engine().bundle.manifest.name}/infer"
+        path = f"/v2/models/{pipeline.store.engine().bundle.manifest.name}/infer"
         answer = ask(pipeline, orjson.dumps({"inputs": [tensor]}), JSON, path, x_request_timeout_ms="50")
     assert answer.status == HTTPStatus.GATEWAY_TIMEOUT
     assert len(calls) == 1

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from bench.support.pictures import SAMPLES
 from bundle.repository import Bundle
-from serving.model.store import ModelState
-from serving.predict.exchange import Answer, Request
+from serving.model.store import ModelStore
+from serving.predict.exchange import Request, Response
 from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
 
@@ -47,7 +47,7 @@ anything = st.recursive(
 def pipeline(bundle: Bundle) -> Pipeline:
     """Return the pipeline of a ready service."""
     chosen = ServiceSettings(model=bundle.path.parent, provider="cpu")
-    return Pipeline(chosen, ModelState.start(chosen))
+    return Pipeline(chosen, ModelStore.start(chosen))
 
 
 @st.composite
@@ -76,8 +76,8 @@ def as_json(document: Any) -> bytes:
     return json.dumps(document).encode()
 
 
-def ask(pipeline: Pipeline, path: str, body: bytes, **headers: str) -> Answer:
-    """Answer a request as a door does, and check what holds for every answer."""
+def ask(pipeline: Pipeline, path: str, body: bytes, **headers: str) -> Response:
+    """Answer a request as a worker does, and check what holds for every answer."""
     path, _, query = path.partition("?")
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     request = Request(method="POST", path=path, query=query, headers=fields, body=body)

@@ -12,7 +12,7 @@ from bench.support.models import Linear
 from bench.support.pictures import Pixels
 from bundle.repository import Bundle
 from serving.model.engine import Outputs
-from serving.predict.exchange import Answer
+from serving.predict.exchange import Response
 from serving.predict.query import parse
 from serving.predict.response_json import encode
 
@@ -103,7 +103,7 @@ def test_numbers_are_read_back_exactly(bundle: Bundle) -> None:
 def test_a_threshold_is_compared_as_the_probabilities_are_written(bundle: Bundle) -> None:
     """0.9 in an answer is enough for a threshold of 0.9, though the nearest float32 is a little less than 0.9."""
 
-    def label(answer: Answer) -> Any:
+    def label(answer: Response) -> Any:
         return json.loads(answer.body)["predictions"][0]["label"]
 
     just = rows(0.9)

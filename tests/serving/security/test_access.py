@@ -326,7 +326,7 @@ def test_every_route_of_the_application_is_closed_or_named(bundle: Bundle, tmp_p
     assert asked > 10
 
 
-def test_a_prediction_needs_the_token_through_both_doors(guarded: Guarded) -> None:
+def test_a_prediction_needs_the_token_by_both_worker_classes(guarded: Guarded) -> None:
     """Without it 401 with the challenge, in the form that the route's errors have; with it 200."""
     body = png(a_digit())
     refused = guarded.service.post(body)

@@ -63,7 +63,7 @@ def test_a_hostile_request_is_answered_or_refused(pipeline: Pipeline) -> None:
 
 
 def test_a_hostile_request_to_a_live_service_is_answered_or_refused(service: Service) -> None:
-    """Through both doors; the service is there afterwards, in the same process."""
+    """Under both worker classes; the service is there afterwards, in the same process."""
     workers = resident.children(service.process.pid)
     with through_service(service) as feed:
 

@@ -16,7 +16,7 @@ from bundle.verify import problems
 from serving.errors import ProviderError
 from serving.model.engine import Engine, open_version
 from serving.model.prove import MAX_REASON
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.score import main as score
 from serving.settings import ServiceSettings
 from serving.system.memory_directory import DIRECTORY_VARIABLE
@@ -33,9 +33,9 @@ def secret(tmp_path: Path) -> Path:
     return write_secret(tmp_path)
 
 
-def start(model: Path) -> ModelState:
+def start(model: Path) -> ModelStore:
     """Return what a worker starts with."""
-    return ModelState.start(ServiceSettings(model=model, provider="cpu"))
+    return ModelStore.start(ServiceSettings(model=model, provider="cpu"))
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
@@ -127,7 +127,7 @@ def test_a_directory_whose_number_is_too_long_is_no_version(tmp_path: Path) -> N
     bad = shutil.copytree(good.path, good.path.with_name("9" * 30))
     clear(bad / "model.pt")
     settings = ServiceSettings(model=good.path.parent, provider="cpu")
-    state = ModelState.start(settings, Metrics.create({DIRECTORY_VARIABLE: str(tmp_path)}))
+    state = ModelStore.start(settings, Metrics.create({DIRECTORY_VARIABLE: str(tmp_path)}))
     assert state.engine().bundle.version == 1
     assert orjson.loads(orjson.dumps(state.report()))["refused"] == []
 

@@ -1,4 +1,4 @@
-"""TLS, end to end: a certificate made here, checked by the client, through both doors."""
+"""TLS, end to end: a certificate made here, checked by the client, by both worker classes."""
 
 import dataclasses
 import os

@@ -88,7 +88,7 @@ def test_a_context_is_continued_even_without_tracing(bundle: Bundle) -> None:
 
 
 def unique(guarded: Guarded, number: int) -> str:
-    """Return a trace that no other test of either door uses."""
+    """Return a trace that no other test of either worker class uses."""
     return f"{guarded.service.port:08x}{number:024x}"
 
 

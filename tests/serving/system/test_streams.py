@@ -25,7 +25,7 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import ROOT, environment, running, serving_command
 from bundle.manifest import SAMPLE_FILE
 from bundle.repository import Bundle
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.process.announcement import announcement
 from serving.settings import ServiceSettings
 from serving.system.streams import KEPT_BYTES, Stream
@@ -173,7 +173,7 @@ def test_an_announcement_needs_no_working_directory(
 ) -> None:
     """It may have been removed; then the sample's path is said whole."""
     settings = ServiceSettings(model=bundle.path.parent, provider="cpu")
-    state = ModelState.start(settings)
+    state = ModelStore.start(settings)
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)

@@ -54,14 +54,14 @@ def families(pod: Managed) -> dict[str, Metric]:
 
 
 def test_statistics_of_predictions_agree_with_numpy(
-    bundle: Bundle, linear: Linear, tmp_path: Path, door: str
+    bundle: Bundle, linear: Linear, tmp_path: Path, worker_class: str
 ) -> None:
     """Classes, confidence, entropy and drift of 150 images that were asked for in forms and one by one."""
     random = np.random.default_rng(5)
     images = random.integers(0, 256, (150, 28, 28), dtype=np.uint8) // random.integers(
         1, 8, (150, 1, 1), dtype=np.uint8
     )
-    with managed(tmp_path, worker=door, model=bundle.path.parent) as pod:
+    with managed(tmp_path, worker=worker_class, model=bundle.path.parent) as pod:
         for start in range(0, 140, 70):
             body, media_type = form(*(Part(png(image)) for image in images[start : start + 70]))
             assert pod.service.post(body, media_type).status == 200

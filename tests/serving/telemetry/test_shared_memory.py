@@ -14,7 +14,7 @@ import pytest
 from bench.support.processes import ROOT
 from serving.system.memory_directory import is_alive
 from serving.telemetry import shared_memory
-from serving.telemetry.shared_memory import KEY_BYTES, LARGEST_RUN, Slots
+from serving.telemetry.shared_memory import KEY_BYTES, LARGEST_RUN, SharedCounters
 
 WRITER = """
 import os
@@ -93,7 +93,7 @@ def test_a_file_appears_only_with_its_lock(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "writer.slots"
     seen = []
     monkeypatch.setattr(fcntl, "lockf", lambda *_: seen.append(path.exists()))
-    Slots.create(path)
+    SharedCounters.create(path)
     assert seen == [False]
     assert path.exists()
 
@@ -120,7 +120,7 @@ def test_labels_without_bound_stop_at_the_end_of_the_file(
 ) -> None:
     """Neither keys nor values run over; what found no room is counted where nobody reads."""
     path = tmp_path / "writer.slots"
-    made = Slots.create(path)
+    made = SharedCounters.create(path)
     for number in range(KEY_BYTES // 8):
         place = made.allocate(["kept", str(number)], count)
     for length in (count, 1, LARGEST_RUN):

@@ -20,7 +20,7 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Service, await_ok, environment, free_port
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
-from serving.model.store import ModelState
+from serving.model.store import ModelStore
 from serving.predict import native
 from serving.predict.exchange import PreparedRequest
 from serving.process import gunicorn_conf
@@ -291,7 +291,7 @@ def test_the_sample_is_named_relative_to_the_working_directory(
     settings = ServiceSettings(model=bundle.path.parent, provider="cpu")
     monkeypatch.chdir(bundle.path.parent.parent)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        text = announcement(ModelState.start(settings), settings, listener)
+        text = announcement(ModelStore.start(settings), settings, listener)
     assert text is not None
     assert " @synthetic/1/sample.png " in text
 

@@ -22,7 +22,7 @@ from bundle.images.decoding import PARSERS
 from bundle.repository import Bundle
 from serving import errors
 from serving.errors import problem_classes
-from serving.predict.load_shedding import Gate, check_deadline, late_body
+from serving.predict.load_shedding import AdmissionControl, check_deadline, late_body
 from serving.predict.pipeline import unforeseen
 from serving.settings import ServiceSettings
 from serving.web import api_docs
@@ -79,7 +79,7 @@ REFUSED: dict[type[errors.ProblemError], tuple[str, bytes, dict[str, str]]] = {
 }
 """What the application refuses: path, body and header fields."""
 RAISED: dict[type[errors.ProblemError], Callable[[], object]] = {
-    errors.OverloadedError: lambda: Gate(limit=0, limit_bytes=1).enter(),
+    errors.OverloadedError: lambda: AdmissionControl(limit=0, limit_bytes=1).enter(),
     errors.DeadlineExceededError: lambda: check_deadline(1.0, now=2.0),
     errors.RequestTimeoutError: lambda: raised(late_body(ServiceSettings().body_timeout_seconds)),
     errors.ProblemError: lambda: raised(unforeseen()),

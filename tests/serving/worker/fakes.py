@@ -11,7 +11,7 @@ from serving.settings import ServiceSettings
 from serving.web.app import create_app
 from serving.worker.connection import Connection
 from serving.worker.connections import Connections
-from serving.worker.dispatcher import Door
+from serving.worker.dispatcher import Dispatcher
 
 
 class Address(tuple[str, int]):
@@ -97,7 +97,7 @@ class Loop:
         return False
 
 
-def a_door(bundle: Bundle, **settings: Any) -> Door:
+def a_dispatcher(bundle: Bundle, **settings: Any) -> Dispatcher:
     """Return the dispatcher of a process; nothing is computed, and no thread runs."""
     worker = SimpleNamespace(
         wsgi=create_app(ServiceSettings(model=bundle.path.parent, provider="cpu", **settings)),
@@ -106,15 +106,15 @@ def a_door(bundle: Bundle, **settings: Any) -> Door:
         nr=0,
         max_requests=sys.maxsize,
     )
-    made = Door(worker, Loop())  # type: ignore[arg-type]
+    made = Dispatcher(worker, Loop())  # type: ignore[arg-type]
     future = SimpleNamespace(add_done_callback=lambda _: None)
     made.threads.submit = lambda *_, **__: future  # type: ignore[assignment,method-assign]
     return made
 
 
-def connect(door: Door, address: str = "203.0.113.7") -> tuple[Connection, Transport]:
+def connect(dispatcher: Dispatcher, address: str = "203.0.113.7") -> tuple[Connection, Transport]:
     """Return a connection and its other side."""
-    connection, transport = Connections(door).connect(), Transport(address)
+    connection, transport = Connections(dispatcher).connect(), Transport(address)
     transport.protocol = connection
     connection.connection_made(transport)
     return connection, transport

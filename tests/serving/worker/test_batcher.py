@@ -23,12 +23,12 @@ from bundle.repository import Bundle
 from serving.errors import OverloadedError
 from serving.model.cuda_graph_thread import graph_thread
 from serving.model.engine import BUCKETS, Engine, Outputs, padding
-from serving.predict.exchange import Answer, Exchange, Request
+from serving.predict.exchange import Exchange, Request, Response
 from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
 from serving.web.app import create_app
 from serving.worker import batcher
-from serving.worker.batcher import TURN_COST, Batcher, Job
+from serving.worker.batcher import TURN_COST, Batcher, QueuedRequest
 
 Pixels = npt.NDArray[np.uint8]
 PATIENCE = 30.0
@@ -74,11 +74,11 @@ def answered(
     exchanges: list[Exchange],
     gone: frozenset[int] = frozenset(),
     hung_up: frozenset[int] = frozenset(),
-) -> list[Answer]:
+) -> list[Response]:
     """Put all of them in one turn of the loop, and return their answers in the same order."""
-    answers: dict[int, Answer] = {}
+    answers: dict[int, Response] = {}
 
-    def done(number: int, answer: Answer) -> None:
+    def done(number: int, answer: Response) -> None:
         answers[number] = answer
         if len(answers) == len(exchanges):
             loop.stop()
@@ -86,7 +86,7 @@ def answered(
     def put() -> None:
         for number, exchange in enumerate(exchanges):
             batcher.put(
-                Job(
+                QueuedRequest(
                     exchange,
                     functools.partial(done, number),
                     functools.partial(gone.__contains__, number),
@@ -245,7 +245,7 @@ def test_a_reload_between_two_requests_mixes_no_models(
 ) -> None:
     """Requests that were decoded for two engines in one turn are answered by their own."""
     other = create_app(ServiceSettings(model=publish_synthetic(tmp_path).path.parent, provider="cpu"))
-    engines = [pipeline.state.engine(), other.extensions["glyph"].engine()]
+    engines = [pipeline.store.engine(), other.extensions["glyph"].engine()]
     asking = iter([engines[0], engines[1], engines[0]])
     runs: list[tuple[int, int]] = []
     original = Engine.infer
@@ -256,7 +256,7 @@ def test_a_reload_between_two_requests_mixes_no_models(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "infer", infer)
-        patch.setattr(type(pipeline.state), "engine", lambda _self, _version=None: next(asking))
+        patch.setattr(type(pipeline.store), "engine", lambda _self, _version=None: next(asking))
         answered(loop, Batcher(loop, pipeline), [asked(pipeline, digit) for _ in range(3)])
     assert sorted(runs) == [(0, 2), (1, 1)]
 
@@ -281,7 +281,7 @@ def test_on_cuda_the_loop_decodes_the_next_batch_while_one_runs(
     pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
 ) -> None:
     """The inference is held on its thread until all that came later has been decoded, then it is one batch."""
-    pipeline.state.provider = "cuda"  # the engine stays on the CPU; the batcher's way is what is tested
+    pipeline.store.provider = "cuda"  # the engine stays on the CPU; the batcher's way is what is tested
     release, threads = threading.Event(), set()
     original = Engine.infer
     decoded = 0
@@ -302,9 +302,9 @@ def test_on_cuda_the_loop_decodes_the_next_batch_while_one_runs(
 
     exchanges = [asked(pipeline, digit) for _ in range(6)]
     batcher = Batcher(loop, pipeline)
-    answers: list[Answer] = []
+    answers: list[Response] = []
 
-    def done(answer: Answer) -> None:
+    def done(answer: Response) -> None:
         answers.append(answer)
         if len(answers) == 6:
             loop.stop()
@@ -313,7 +313,7 @@ def test_on_cuda_the_loop_decodes_the_next_batch_while_one_runs(
         if number and not threads:  # the first runs alone, however late a turn comes
             loop.call_later(0.001, put, number)
             return
-        batcher.put(Job(exchanges[number], done, lambda: False))
+        batcher.put(QueuedRequest(exchanges[number], done, lambda: False))
         if number < 5:
             loop.call_later(0.001, put, number + 1)  # each in another turn
 
@@ -334,7 +334,7 @@ def test_with_cuda_graphs_the_batches_thread_is_theirs(
     """And it goes on when the batcher ends, for it is the process's."""
     settings = ServiceSettings(model=bundle.path.parent, provider="cpu", cuda_graphs=True)
     pipeline: Pipeline = create_app(settings).extensions["glyph.pipeline"]
-    pipeline.state.provider = "cuda"  # the engine stays on the CPU; the batcher's way is what is tested
+    pipeline.store.provider = "cuda"  # the engine stays on the CPU; the batcher's way is what is tested
     threads = set()
     original = Engine.infer
 
@@ -353,7 +353,7 @@ def test_with_cuda_graphs_the_batches_thread_is_theirs(
 
 def test_batches_are_padded_to_a_few_sizes(pipeline: Pipeline, linear: Linear) -> None:
     """The session sees only those, and no answer depends on how many others were in its batch."""
-    engine = pipeline.state.engine()
+    engine = pipeline.store.engine()
     seen: set[int] = set()
 
     class Session:

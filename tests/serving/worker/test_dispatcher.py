@@ -1,4 +1,4 @@
-"""The door: which requests would hold the loop up, by what their decoding takes."""
+"""The dispatcher: which requests would hold the loop up, by what their decoding takes."""
 
 from concurrent.futures import Future
 from typing import Any
@@ -10,7 +10,7 @@ from bundle.repository import Bundle
 from serving.predict.exchange import Request, Target
 from serving.predict.pipeline import target_of
 from serving.worker.dispatcher import FEW_FILES, LARGE_BODY, LARGE_PIXELS, takes_long
-from tests.serving.worker.fakes import a_door, connect
+from tests.serving.worker.fakes import a_dispatcher, connect
 
 OCTETS = {"content-type": "application/octet-stream"}
 NPY = {"content-type": "application/x-npy"}
@@ -55,17 +55,17 @@ def test_pixels_may_be_more_than_what_has_to_be_decoded(
 
 def test_requests_for_the_application_wait_as_far_as_there_is_room(bundle: Bundle) -> None:
     """Beyond it the answer is 503 with Retry-After, counted as overloaded; an answered one makes room."""
-    door = a_door(bundle, threads=2, queue_limit=3)
+    dispatcher = a_dispatcher(bundle, threads=2, queue_limit=3)
     begun: list[Future[bool]] = []
 
     def submit(*_: Any, **__: Any) -> Future[bool]:
         begun.append(Future())
         return begun[-1]
 
-    door.threads.submit = submit  # type: ignore[assignment,method-assign]
+    dispatcher.threads.submit = submit  # type: ignore[assignment,method-assign]
 
     def ask(path: bytes = b"/docs") -> bytes:
-        connection, transport = connect(door)
+        connection, transport = connect(dispatcher)
         connection.data_received(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path)
         return transport.written
 
@@ -75,7 +75,7 @@ def test_requests_for_the_application_wait_as_far_as_there_is_room(bundle: Bundl
     assert b"\r\nRetry-After: 1\r\n" in refused
     assert b"urn:glyph:problem:overloaded" in refused
     assert b'{"error":' in ask(b"/v2")
-    values = door.pipeline.state.metrics
+    values = dispatcher.pipeline.store.metrics
     assert values._values[values._place("glyph_refusals_total", "overloaded")] == 2
     assert len(begun) == 5
     begun[0].set_result(True)

@@ -36,7 +36,9 @@ def turned(digit: Pixels, count: int) -> list[bytes]:
     return [png(np.roll(digit, shift, axis=1)) for shift in range(count)]
 
 
-def test_both_ways_give_a_prediction_the_same_bytes(doors: tuple[Service, Service], digit: Pixels) -> None:
+def test_both_ways_give_a_prediction_the_same_bytes(
+    both_services: tuple[Service, Service], digit: Pixels
+) -> None:
     """One image, several, many, a large body, refused ones: each alone, byte for byte."""
     many, several = form(*map(Part, turned(digit, 28) * 9)), form(*map(Part, turned(digit, 5)))
     images = np.random.default_rng(0).integers(0, 256, (700, 28, 28), dtype=np.uint8)
@@ -55,7 +57,7 @@ def test_both_ways_give_a_prediction_the_same_bytes(doors: tuple[Service, Servic
         post(png(digit), path=b"/v2/models/synthetic/infer"),
     ]
     for request in requests:
-        first, second = (talk(door.port, request + LAST) for door in doors)
+        first, second = (talk(dispatcher.port, request + LAST) for dispatcher in both_services)
         assert len(statuses(first)) == 2
         assert settled(first) == settled(second)
 
@@ -176,23 +178,23 @@ def test_a_refused_chunked_body_is_read_to_its_end(service: Service, digit: Pixe
 
 
 def test_a_chunk_that_says_too_much_is_refused_before_it_comes(
-    doors: tuple[Service, Service], digit: Pixels
+    both_services: tuple[Service, Service], digit: Pixels
 ) -> None:
     """At its size; nobody waits for what would be thrown away. A size of more than 64 bits is none."""
     for size, status in ((b"900000", 413), (b"7fffffffffffffff", 413), (b"10000000000000000", 400)):
-        with connected(doors[0].port) as connection, connection.makefile("rb") as stream:
+        with connected(both_services[0].port) as connection, connection.makefile("rb") as stream:
             connection.sendall(CHUNKED + b"\r\n" + size + b"\r\n")
             assert read_answer(stream)[0] == status
-    with connected(doors[0].port) as connection, connection.makefile("rb") as stream:
+    with connected(both_services[0].port) as connection, connection.makefile("rb") as stream:
         connection.sendall(CHUNKED + b"\r\n900000\r\n")
         assert read_answer(stream)[0] == 413
         connection.sendall(bytes(0x900000) + b"\r\n0\r\n\r\n" + post(png(digit)))
         assert read_answer(stream)[0] == 200
 
 
-def test_a_refusal_of_head_has_no_body(doors: tuple[Service, Service]) -> None:
+def test_a_refusal_of_head_has_no_body(both_services: tuple[Service, Service]) -> None:
     """A body that is broken is refused before the application is asked (RFC 9110, section 9.3.2)."""
-    answer = talk(doors[0].port, CHUNKED.replace(b"POST", b"HEAD") + b"\r\nx\r\n")
+    answer = talk(both_services[0].port, CHUNKED.replace(b"POST", b"HEAD") + b"\r\nx\r\n")
     assert statuses(answer) == [400]
     assert answer.endswith(b"\r\n\r\n")
 

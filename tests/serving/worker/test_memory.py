@@ -13,11 +13,11 @@ from bench.memory import held
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
 from serving.errors import OverloadedError
-from serving.predict.load_shedding import FREE_BODY, Account, Gate
+from serving.predict.load_shedding import FREE_BODY, Account, AdmissionControl
 from serving.security.tokens import digest_of
-from serving.worker.dispatcher import Door
+from serving.worker.dispatcher import Dispatcher
 from serving.worker.http11.request_body import LengthBody
-from tests.serving.worker.fakes import a_door, connect
+from tests.serving.worker.fakes import a_dispatcher, connect
 from tests.serving.worker.wire import connected, post, read_answer, statuses
 
 MEGABYTE = 1 << 20
@@ -26,9 +26,9 @@ CLIENTS = 400
 
 
 @pytest.fixture
-def door(bundle: Bundle) -> Iterator[Door]:
+def dispatcher(bundle: Bundle) -> Iterator[Dispatcher]:
     """Return the dispatcher of a process that may hold 4 MiB."""
-    made = a_door(bundle, queue_bytes=BUDGET, max_body_bytes=MEGABYTE)
+    made = a_dispatcher(bundle, queue_bytes=BUDGET, max_body_bytes=MEGABYTE)
     yield made
     made.threads.shutdown()
 
@@ -51,23 +51,23 @@ HELD = {
 
 
 @pytest.mark.parametrize("name", HELD)
-def test_what_has_arrived_is_counted_and_given_back(door: Door, name: str) -> None:
+def test_what_has_arrived_is_counted_and_given_back(dispatcher: Dispatcher, name: str) -> None:
     """Wherever it lies: in the input, in a body, or in the queue."""
     data, least = HELD[name]
-    connection, transport = connect(door)
+    connection, transport = connect(dispatcher)
     for at in range(0, len(data), 65536):
         connection.data_received(data[at : at + 65536])
-    assert least <= door.gate.held_bytes <= 3 * len(data)
+    assert least <= dispatcher.admission.held_bytes <= 3 * len(data)
     transport.close()
-    assert door.gate.held_bytes == 0
+    assert dispatcher.admission.held_bytes == 0
 
 
-def test_what_is_only_announced_is_not_counted(door: Door) -> None:
+def test_what_is_only_announced_is_not_counted(dispatcher: Dispatcher) -> None:
     """A promise costs its client nothing, so it takes nothing from anybody else."""
     for _ in range(100):
-        connect(door)[0].data_received(head(MEGABYTE))
-    assert door.gate.held_bytes == 0
-    connection, transport = connect(door)
+        connect(dispatcher)[0].data_received(head(MEGABYTE))
+    assert dispatcher.admission.held_bytes == 0
+    connection, transport = connect(dispatcher)
     connection.data_received(head(MEGABYTE))
     connection.data_received(bytes(MEGABYTE))
     assert connection.phase == "answer"
@@ -75,36 +75,36 @@ def test_what_is_only_announced_is_not_counted(door: Door) -> None:
 
 
 @pytest.mark.parametrize("name", HELD)
-def test_there_is_a_bound_whatever_it_is_made_of(door: Door, name: str) -> None:
+def test_there_is_a_bound_whatever_it_is_made_of(dispatcher: Dispatcher, name: str) -> None:
     """Many clients send as much as they can; what does not fit is refused, and what is counted never grows beyond."""
     data, _ = HELD[name]
     ends = []
     for number in range(400):
-        connection, transport = connect(door, f"203.0.113.{number % 250}")
+        connection, transport = connect(dispatcher, f"203.0.113.{number % 250}")
         ends.append(transport)
         for at in range(0, len(data), 65536):
             connection.data_received(data[at : at + 65536])
-        assert door.gate.held_bytes <= BUDGET
+        assert dispatcher.admission.held_bytes <= BUDGET
     refused = [end for end in ends if b" 503 " in end.written]
     cut = [end for end in ends if end.protocol._must_close]
     assert refused or cut
     for transport in ends:
         if transport.open:
             transport.close()
-    assert door.gate.held_bytes == 0
+    assert dispatcher.admission.held_bytes == 0
 
 
-def test_answers_that_are_not_taken_are_counted(door: Door) -> None:
+def test_answers_that_are_not_taken_are_counted(dispatcher: Dispatcher) -> None:
     """Beyond a few kilobytes; a client whose answers find no room loses its connection."""
-    connection, transport = connect(door)
+    connection, transport = connect(dispatcher)
     transport.write(bytes(100_000))
-    assert door.gate.held_bytes == 100_000
+    assert dispatcher.admission.held_bytes == 100_000
     transport.take()
-    assert door.gate.held_bytes == 0
+    assert dispatcher.admission.held_bytes == 0
     transport.write(bytes(BUDGET + 1))
     assert not transport.open
     assert connection.phase == "closed"
-    assert door.gate.held_bytes == 0
+    assert dispatcher.admission.held_bytes == 0
 
 
 def test_a_body_of_small_pieces_takes_no_more_than_its_bytes() -> None:
@@ -117,30 +117,30 @@ def test_a_body_of_small_pieces_takes_no_more_than_its_bytes() -> None:
 
 def test_one_address_may_hold_a_share() -> None:
     """And no more, while others may; addresses that hold nothing are forgotten."""
-    gate = Gate(10, 100, 50)
-    gate.hold(40, "a")
+    admission = AdmissionControl(10, 100, 50)
+    admission.hold(40, "a")
     with pytest.raises(OverloadedError, match="this address"):
-        gate.hold(11, "a")
-    gate.hold(50, "b")
-    gate.release(40, "a")
-    gate.release(50, "b")
-    assert gate.held_bytes == 0
-    assert not gate._held_by
+        admission.hold(11, "a")
+    admission.hold(50, "b")
+    admission.release(40, "a")
+    admission.release(50, "b")
+    assert admission.held_bytes == 0
+    assert not admission._held_by
 
 
 def test_an_account_is_what_is_held_now() -> None:
     """More or less than before; what is refused changes nothing, and what is small is not counted."""
-    gate = Gate(10, 100_000, 50_000)
-    account = Account(gate, "a")
+    admission = AdmissionControl(10, 100_000, 50_000)
+    account = Account(admission, "a")
     for size in (20_000, 50_000, 30_000):
         account.hold(size)
-        assert gate.held_bytes == size
+        assert admission.held_bytes == size
     with pytest.raises(OverloadedError, match="this address"):
         account.hold(50_001)
-    assert gate.held_bytes == account.size == 30_000
+    assert admission.held_bytes == account.size == 30_000
     account.hold(FREE_BODY)
-    assert gate.held_bytes == account.size == 0
-    assert not gate._held_by
+    assert admission.held_bytes == account.size == 0
+    assert not admission._held_by
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from bench.support.pictures import png
 from bench.support.processes import Part, Service, form, running
 from bundle.repository import Bundle
 from serving.errors import BadTimeoutError, DeadlineExceededError, OverloadedError
-from serving.predict.load_shedding import Gate, check_deadline, deadline
+from serving.predict.load_shedding import AdmissionControl, check_deadline, deadline
 from tests.serving.worker.wire import connected, post, read_answer
 
 Pixels = npt.NDArray[np.uint8]
@@ -28,36 +28,36 @@ def children(pid: int) -> list[int]:
 
 def test_a_gate_lets_in_as_many_as_its_limit_and_again_when_one_leaves() -> None:
     """Neither more requests nor more bytes than were allowed."""
-    gate = Gate(2, 100)
-    gate.enter()
-    gate.enter()
+    admission = AdmissionControl(2, 100)
+    admission.enter()
+    admission.enter()
     with pytest.raises(OverloadedError) as refused:
-        gate.enter()
+        admission.enter()
     assert refused.value.headers["Retry-After"] == "1"
-    gate.leave()
-    gate.enter()
-    gate.hold(90)
+    admission.leave()
+    admission.enter()
+    admission.hold(90)
     with pytest.raises(OverloadedError):
-        gate.hold(11)
-    gate.release(90)
-    gate.hold(100)
+        admission.hold(11)
+    admission.release(90)
+    admission.hold(100)
 
 
 def test_retry_after_is_what_waits_by_the_rate_at_which_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred waiting, ten a second: ten seconds (Little's law); and never more than a minute."""
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    gate = Gate(1000, 0)
+    admission = AdmissionControl(1000, 0)
     for _ in range(200):
-        gate.enter()
+        admission.enter()
     for _ in range(100):
         now += 0.1
-        gate.leave()
-    assert gate.waiting == 100
-    assert gate.retry_after() == pytest.approx(10, abs=1)
+        admission.leave()
+    assert admission.waiting == 100
+    assert admission.retry_after() == pytest.approx(10, abs=1)
     for _ in range(900):
-        gate.enter()
-    assert gate.retry_after() == 60
+        admission.enter()
+    assert admission.retry_after() == 60
 
 
 @pytest.mark.parametrize(

@@ -138,13 +138,15 @@ class Way:
 
 @pytest.fixture(scope="module", params=PROXIES)
 def between(
-    doors: tuple[Service, Service], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    both_services: tuple[Service, Service],
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Iterator[list[Way]]:
     """Return the ways through one kind of proxy to the inference worker and to Gunicorn's threads."""
     with contextlib.ExitStack() as stack:
         ways = []
-        for door in doors:
-            tap = Tap(("127.0.0.1", door.port))
+        for dispatcher in both_services:
+            tap = Tap(("127.0.0.1", dispatcher.port))
             stack.callback(tap.close)
             directory = tmp_path_factory.mktemp(request.param)
             proxy = stack.enter_context(PROXIES[request.param](directory, f"127.0.0.1:{tap.port}"))

@@ -17,7 +17,7 @@ import pytest
 from bench.support.pictures import png
 from bench.support.processes import Part, Service, form, running
 from bundle.repository import Bundle
-from tests.serving.worker.fakes import a_door, connect
+from tests.serving.worker.fakes import a_dispatcher, connect
 from tests.serving.worker.wire import connected, post, read_all, read_answer, statuses
 
 Pixels = npt.NDArray[np.uint8]
@@ -149,8 +149,8 @@ def test_progress_is_what_the_client_takes_wherever_the_rest_waits(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """A socket takes much at once and then nothing for long; what leaves it counts, and so does nothing at all."""
-    door = a_door(bundle, write_timeout_seconds=10)
-    link, transport = connect(door)
+    dispatcher = a_dispatcher(bundle, write_timeout_seconds=10)
+    link, transport = connect(dispatcher)
     in_socket = 100_000
     monkeypatch.setattr("serving.worker.http11.output_buffer.unacknowledged", lambda _: in_socket)
     transport.write(bytes(100_000))
@@ -163,4 +163,4 @@ def test_progress_is_what_the_client_takes_wherever_the_rest_waits(
     assert transport.open
     link.tick(106.0)
     assert not transport.open
-    door.threads.shutdown()
+    dispatcher.threads.shutdown()

@@ -1,4 +1,4 @@
-"""Whole runs by other engines: a service through both doors, and Ray; the same bytes as in this process."""
+"""Whole runs by other engines: a service under both worker classes, and Ray; the same bytes as in this process."""
 
 import hashlib
 import json
@@ -112,7 +112,7 @@ def test_the_summary_of_a_run(here: tuple[Path, list[str]], linear: Linear, mate
 def test_a_service_gives_the_same_bytes(
     here: tuple[Path, list[str]], service: Service, bundle: Bundle, material: Path, tmp_path: Path
 ) -> None:
-    """By --url, through both doors, every part is what this process writes, and every receipt but for the job."""
+    """By --url, under both worker classes, every part is what this process writes, and every receipt but for the job."""
     url = f"http://127.0.0.1:{service.port}"
     _, said = run(settings_of(bundle, material, tmp_path / "scores", url=url))
     assert content(tmp_path / "scores") == content(here[0])

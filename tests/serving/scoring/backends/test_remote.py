@@ -127,7 +127,7 @@ def client(script: Script, path: str = "", **more: Any) -> Client:
 
 
 def test_a_service_answers_with_the_local_bits(service: Service, local: LocalEngine) -> None:
-    """Behind both doors, whatever requests meet there, the answers are those of this process, bit for bit."""
+    """Under both worker classes, whatever requests meet there, the answers are those of this process, bit for bit."""
     parts = [IMAGES[:256], IMAGES[256:512], IMAGES[512:], IMAGES[:1], IMAGES[100:144], IMAGES[:255]] * 4
     with contextlib.closing(open_remote(scoring(f"http://127.0.0.1:{service.port}"))) as engine:
         assert (engine.digest, engine.classes) == (local.digest, local.classes)

@@ -153,10 +153,10 @@ PROBLEM = b"urn:glyph:problem:malformed-request"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_both_ways_answer_the_same_bytes(doors: tuple[Service, Service], name: str) -> None:
+def test_both_ways_answer_the_same_bytes(both_services: tuple[Service, Service], name: str) -> None:
     """The case, then a request that closes: what is refused ends the connection, what is not does not."""
     data, expected = CASES[name]
-    answers = [talk(door.port, data + LAST) for door in doors]
+    answers = [talk(dispatcher.port, data + LAST) for dispatcher in both_services]
     assert [statuses(answer) for answer in answers] == [expected, expected]
     if PROBLEM in answers[0]:
         assert b"Content-Type: application/problem+json" in answers[0]
@@ -171,12 +171,12 @@ def test_both_ways_answer_the_same_bytes(doors: tuple[Service, Service], name: s
     "name", ["plain", "bare LF", "two lengths", "chunks", "long field", "prediction of no image"]
 )
 def test_the_pieces_in_which_a_request_arrives_change_nothing(
-    doors: tuple[Service, Service], name: str
+    both_services: tuple[Service, Service], name: str
 ) -> None:
     """Each byte in a packet of its own gets the answer of the whole."""
     data, expected = CASES[name]
     pieces = [data[at : at + 1] for at in range(min(len(data), 200))] + [data[200:] + LAST]
-    assert statuses(talk(doors[0].port, *pieces)) == expected
+    assert statuses(talk(both_services[0].port, *pieces)) == expected
 
 
 BARE = b"GET /livez HTTP/1.1\r\n"
@@ -279,11 +279,11 @@ ONLY_HERE |= {
 
 @pytest.mark.parametrize("name", ONLY_HERE)
 def test_the_inference_worker_is_stricter_and_refuses_in_json(
-    doors: tuple[Service, Service], name: str
+    both_services: tuple[Service, Service], name: str
 ) -> None:
     """No page of HTML, and a status line of a version that is spoken."""
     data, expected, words = ONLY_HERE[name]
-    answer = talk(doors[0].port, data + LAST)
+    answer = talk(both_services[0].port, data + LAST)
     assert statuses(answer) == expected
     assert words in answer
     assert b"text/html" not in answer

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from bench.fuzzing.pieces import HEAD_PIECES, ORDINARY_HEAD, PEER
 from serving.predict.exchange import Target
-from serving.worker.http11.request_head import Head, read_any, read_ordinary
+from serving.worker.http11.request_head import RequestHead, read_any, read_fast
 
 CONFIGURATION = Config()
 
 
-def by_gunicorn(data: bytes) -> Head | None:
+def by_gunicorn(data: bytes) -> RequestHead | None:
     """Read a head by Gunicorn's parser; None if it refuses it."""
     try:
         return read_any([data], CONFIGURATION, PEER)
@@ -21,7 +21,7 @@ def by_gunicorn(data: bytes) -> Head | None:
         return None
 
 
-def said(head: Head) -> tuple[object, ...]:
+def said(head: RequestHead) -> tuple[object, ...]:
     """Return what a head says, without who read it."""
     framing = head.version, head.length, head.keep_alive
     return head.method, head.path, head.query, dict(head.headers), head.target, *framing
@@ -29,7 +29,7 @@ def said(head: Head) -> tuple[object, ...]:
 
 def test_an_ordinary_head_is_read_fast() -> None:
     """Path, query, fields by lower-case name, length, and that the connection stays."""
-    head = read_ordinary(ORDINARY_HEAD)
+    head = read_fast(ORDINARY_HEAD)
     assert head is not None
     assert head.original is None
     assert said(head) == (
@@ -66,7 +66,7 @@ def test_an_ordinary_head_is_read_fast() -> None:
 )
 def test_what_is_not_ordinary_is_left_to_gunicorn(old: bytes, new: bytes) -> None:
     """Anything that two servers could read differently, and anything that needs more than reading."""
-    assert read_ordinary(ORDINARY_HEAD.replace(old, new)) is None
+    assert read_fast(ORDINARY_HEAD.replace(old, new)) is None
 
 
 @settings(max_examples=1000, deadline=None)
@@ -76,7 +76,7 @@ def test_whatever_is_read_fast_says_the_same_to_gunicorn(middle: bytes) -> None:
     data = b"POST /predict HTTP/1.1\r\n" + middle + b"\r\n\r\n"
     if data.find(b"\r\n\r\n") != len(data) - 4:
         data = data[: data.find(b"\r\n\r\n") + 4]
-    head = read_ordinary(data)
+    head = read_fast(data)
     if head is not None:
         theirs = by_gunicorn(data)
         assert theirs is not None
@@ -89,7 +89,7 @@ def test_any_bytes_in_an_ordinary_head(garbage: bytes, place: int, replaced: int
     """Bytes are put in, or in the place of others: the fast way never takes what Gunicorn would not."""
     data = ORDINARY_HEAD[:place] + garbage + ORDINARY_HEAD[place + replaced :]
     data = data[: data.find(b"\r\n\r\n") + 4]
-    head = read_ordinary(data)
+    head = read_fast(data)
     if head is not None:
         theirs = by_gunicorn(data)
         assert theirs is not None
@@ -115,7 +115,7 @@ def test_a_head_says_what_its_path_names(
 ) -> None:
     """Of a prediction; whatever is below a prefix that a proxy names, the Flask application has to find out."""
     data = ORDINARY_HEAD.replace(b"POST /predict?top=3", line)
-    heads = [by_gunicorn(data), *([] if target is None else [read_ordinary(data)])]
+    heads = [by_gunicorn(data), *([] if target is None else [read_fast(data)])]
     assert [head and head.target for head in heads] == [target] * len(heads)
     monkeypatch.setenv("SCRIPT_NAME", "/a")
     data = ORDINARY_HEAD.replace(b"POST /predict?top=3", line.replace(b" /", b" /a/"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.predict.exchange import Answer
+from serving.predict.exchange import Response
 from serving.worker.http11.response import Dates, render
 
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -29,7 +29,7 @@ class _Socket:
 @pytest.mark.parametrize("keep_alive", [True, False])
 def test_a_library_reads_what_was_meant(headers: dict[str, str], *, keep_alive: bool) -> None:
     """Status, fields and body, as http.client has them."""
-    answer = Answer(body=b"abc", status=HTTPStatus.NOT_FOUND, headers=headers)
+    answer = Response(body=b"abc", status=HTTPStatus.NOT_FOUND, headers=headers)
     read = http.client.HTTPResponse(_Socket(render(answer, (1, 1), DATE, keep_alive=keep_alive)))  # type: ignore[arg-type]
     read.begin()
     assert (read.status, read.reason, read.read()) == (404, "NOT FOUND", b"abc")
@@ -57,7 +57,7 @@ def test_a_library_reads_what_was_meant(headers: dict[str, str], *, keep_alive: 
 def test_a_field_that_would_be_read_as_another_is_not_written(headers: dict[str, Any]) -> None:
     """Whichever of them it is."""
     with pytest.raises(ValueError, match="cannot be written"):
-        render(Answer(body=b"", headers=headers), (1, 1), DATE, keep_alive=True)
+        render(Response(body=b"", headers=headers), (1, 1), DATE, keep_alive=True)
 
 
 def test_the_date_is_the_present_one() -> None:

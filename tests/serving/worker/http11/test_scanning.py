@@ -10,7 +10,7 @@ from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
 from serving.worker.http11 import chunked, input_buffer, request_head
 from serving.worker.http11.chunked import MAX_TRAILERS, ChunkedBody
-from serving.worker.http11.input_buffer import MAX_HEAD, Input
+from serving.worker.http11.input_buffer import MAX_HEAD, InputBuffer
 from serving.worker.http11.request_head import Parser
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -59,9 +59,9 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> type[Looks]:
     return Looks
 
 
-def an_input() -> Input:
+def an_input() -> InputBuffer:
     """Return the input of a connection."""
-    return Input(Parser(Config(), fast=True))
+    return InputBuffer(Parser(Config(), fast=True))
 
 
 def a_body() -> ChunkedBody:

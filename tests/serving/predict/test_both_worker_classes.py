@@ -1,4 +1,4 @@
-"""Every protocol through both doors: the same status, fields and bytes, timing aside."""
+"""Every protocol by both worker classes: the same status, fields and bytes, timing aside."""
 
 import base64
 import gzip
@@ -70,9 +70,11 @@ REQUESTS: list[tuple[str, str, bytes | None, dict[str, str]]] = [
 
 
 @pytest.fixture(scope="module")
-def doors(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service]]:
+def both_services(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, Service]]:
     """Return two services of the same model."""
-    directory = tmp_path_factory.mktemp("doors")
+    directory = tmp_path_factory.mktemp("services")
     settings: dict[str, Any] = {"until": "/readyz", "model": bundle.path.parent}
     with (
         running(directory, worker="inference", **settings) as worker,
@@ -81,11 +83,12 @@ def doors(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield worker, threads
 
 
-def test_both_doors_answer_the_same_bytes(doors: tuple[Service, Service]) -> None:
+def test_both_worker_classes_answer_the_same_bytes(both_services: tuple[Service, Service]) -> None:
     """Predictions, metadata, pages and errors."""
     statuses = set()
     for method, path, body, fields in REQUESTS:
-        first, second = (door.ask(method, path, body, X_Request_ID="one", **fields) for door in doors)  # type: ignore[arg-type]
+        more: dict[str, Any] = {"X_Request_ID": "one"} | fields
+        first, second = (service.ask(method, path, body, **more) for service in both_services)
         assert (first.status, first.body) == (second.status, second.body), (method, path)
         found = [
             sorted(
