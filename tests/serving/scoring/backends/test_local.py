@@ -112,7 +112,7 @@ def test_the_summary_of_a_run(here: tuple[Path, list[str]], linear: Linear, mate
 def test_a_service_gives_the_same_bytes(
     here: tuple[Path, list[str]], service: Service, bundle: Bundle, material: Path, tmp_path: Path
 ) -> None:
-    """By --url, under both worker classes, every part is what this process writes, and every receipt but for the job."""
+    """By --url, under both worker classes, parts and receipts are those that this process writes, but for the job."""
     url = f"http://127.0.0.1:{service.port}"
     _, said = run(settings_of(bundle, material, tmp_path / "scores", url=url))
     assert content(tmp_path / "scores") == content(here[0])
