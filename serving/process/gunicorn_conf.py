@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gunicorn import sock  # type: ignore[import-untyped]  # it ships no types
+from gunicorn import sock
 
 from serving.model.cuda import missing_device_by_child
 from serving.process.management_process import Companion
@@ -102,7 +102,7 @@ Heartbeat.with_looks = (logs.flush, _companion.look)
 
 def on_starting(server: Any) -> None:
     """Start the management process, before there is any worker, if the workers can do what Gunicorn is asked for."""
-    if problem := unsupported(server.cfg):
+    if problem := _unsupported(server.cfg):
         print(f"error: {problem}", file=sys.stderr, flush=True)
         sys.exit(2)
     # SIGUSR2 starts these arguments. Gunicorn's would start a file by its path, of which the directory then comes
@@ -140,7 +140,7 @@ def on_reload(server: Any) -> None:
     server.hangup_waits = False
 
 
-def unsupported(configuration: Any) -> str | None:
+def _unsupported(configuration: Any) -> str | None:
     """Return what GUNICORN_CMD_ARGS asks for that the workers do not do, and what to do; None if all is well.
 
     To go on as if nothing had been asked for would log the proxy's address as the client's.

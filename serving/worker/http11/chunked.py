@@ -8,8 +8,8 @@ the bytes are cut into packets, and a line that grows byte by byte is searched o
 import re
 from typing import Any
 
-from gunicorn.http.body import CHUNK_EXT_RE  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import (  # type: ignore[import-untyped]
+from gunicorn.http.body import CHUNK_EXT_RE
+from gunicorn.http.errors import (
     ChunkMissingTerminator,
     InvalidChunkExtension,
     InvalidChunkSize,

@@ -16,8 +16,8 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import (  # type: ignore[import-untyped]
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import (
     ExpectationFailed,
     InvalidHeader,
     InvalidRequestLine,
@@ -28,8 +28,8 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
     ParseException,
     UnsupportedTransferCoding,
 )
-from gunicorn.http.message import Request as GunicornRequest  # type: ignore[import-untyped]
-from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
+from gunicorn.http.message import Request as GunicornRequest
+from gunicorn.http.unreader import IterUnreader
 
 from serving.errors import MalformedRequestError
 from serving.predict.exchange import HOST, Target, joined

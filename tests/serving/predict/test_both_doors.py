@@ -31,7 +31,7 @@ def npy() -> bytes:
     return buffer.getvalue()
 
 
-REQUESTS: list[tuple[str, str, bytes | None, dict[str, str]]] = [
+REQUESTS: list[tuple[str, str, bytes | None, dict[str, Any]]] = [
     ("POST", "/predict", FILE, {"Content_Type": PNG}),
     ("POST", "/predict?top=2&threshold=0.9", FORM, {"Content_Type": FORM_TYPE}),
     ("POST", "/predict", json.dumps(INSTANCES).encode(), {"Content_Type": "application/json"}),
@@ -85,7 +85,7 @@ def test_both_doors_answer_the_same_bytes(doors: tuple[Service, Service]) -> Non
     """Predictions, metadata, pages and errors."""
     statuses = set()
     for method, path, body, fields in REQUESTS:
-        first, second = (door.ask(method, path, body, X_Request_ID="one", **fields) for door in doors)  # type: ignore[arg-type]
+        first, second = (door.ask(method, path, body, X_Request_ID="one", **fields) for door in doors)
         assert (first.status, first.body) == (second.status, second.body), (method, path)
         found = [
             sorted(
