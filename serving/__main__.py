@@ -91,7 +91,7 @@ def _refused(problem: object, code: int) -> int:
 
 def _become_arbiter(options: dict[str, str]) -> NoReturn:
     """Go on as Gunicorn's arbiter, in this process: signals reach it without anyone between."""
-    from gunicorn.app.wsgiapp import run  # type: ignore[import-untyped]  # it ships no types
+    from gunicorn.app.wsgiapp import run
 
     os.environ.update({ENVIRONMENT_PREFIX + name.upper(): value for name, value in options.items()})
     sys.argv[1:] = ["--config", "python:serving.process.gunicorn_conf"]

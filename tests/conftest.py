@@ -11,7 +11,7 @@ from training.data.mnist_download import fetch_mnist
 
 # Some tests kill forked processes that train. Autograd counts the devices at the first backward pass, and
 # refuses to run after a fork if there are any; a test that imitates CUDA would be counted, if it came first.
-torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
+torch.ones(1, requires_grad=True).sum().backward()
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("unit", "service", "system")

@@ -2,10 +2,10 @@
 
 import re
 
-from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
-from gunicorn.http.message import Request  # type: ignore[import-untyped]
-from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
+from gunicorn.config import Config
+from gunicorn.http.errors import ParseException
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
 
 from bench.fuzzing.cuts import cuttings
 from bench.fuzzing.pieces import CHUNK_PIECES, CHUNKED_HEAD, NEXT, PEER

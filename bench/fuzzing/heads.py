@@ -1,7 +1,7 @@
 """Requests on a connection: the fast-path parser and Gunicorn's read the same, wherever the bytes are cut."""
 
-from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+from gunicorn.config import Config
+from gunicorn.http.errors import ParseException
 
 from bench.fuzzing.cuts import cuttings
 from bench.fuzzing.pieces import HEAD_PIECES, ORDINARY_HEAD, PEER

@@ -1,5 +1,6 @@
 """Family "compliance": what RFC 9110, 9112 and 6455 ask of a server (76 cases)."""
 
+from collections.abc import Container
 from email.utils import parsedate_to_datetime
 
 from bench.http11.case import (
@@ -54,13 +55,13 @@ def _then_closed(stays: Verdict) -> Judge:
     return judge
 
 
-def _has(field: str, statuses: object, *, missing: Verdict, other: Verdict) -> Judge:
+def _has(field: str, statuses: Container[int], *, missing: Verdict, other: Verdict) -> Judge:
     """Judge that an answer of these statuses has a field; `missing` if not, `other` for other statuses."""
 
     def judge(outcome: Outcome) -> Verdict:
         if (answer := outcome.first) is None:
             return FAIL
-        if answer.status not in statuses:  # type: ignore[operator]
+        if answer.status not in statuses:
             return other
         return PASS if field in answer.fields else missing
 

@@ -3,7 +3,7 @@
 `/echo` answers with the fields that arrived, a line each, `/cookie` with the cookies that were understood.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from bench.http11.case import (
     BAD,
@@ -107,7 +107,9 @@ def _parsed(name: str, value: bytes, *parts: bytes, refusal: Verdict = WARN) -> 
 # Capabilities: conditional requests
 
 
-def _second(passed: object, warned: object, *, needs: str | None = None, with_field: bool = False) -> Judge:
+def _second(
+    passed: Container[int], warned: Container[int], *, needs: str | None = None, with_field: bool = False
+) -> Judge:
     """Judge the second answer's status.
 
     Args:
@@ -123,9 +125,9 @@ def _second(passed: object, warned: object, *, needs: str | None = None, with_fi
             return FAIL
         if last is None or (needs is not None and needs not in first.fields):
             return WARN
-        if last.status in passed:  # type: ignore[operator]
+        if last.status in passed:
             return PASS if not with_field or needs in last.fields else WARN
-        return WARN if last.status in warned else FAIL  # type: ignore[operator]
+        return WARN if last.status in warned else FAIL
 
     return judge
 

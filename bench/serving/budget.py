@@ -11,6 +11,7 @@ together. Beside inference stands what the core could do in float32: its product
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -168,7 +169,7 @@ def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     rows = []
     for count in (1, 16, 64):
         images = np.resize(golden, (count, 28, 28))
-        each = fastest(lambda batch=images: engine.infer(batch)) / count  # type: ignore[misc]
+        each = fastest(functools.partial(engine.infer, images)) / count
         at_peak = 2 * weights * (count + padding(count)) / peak / count
         note = f"{at_peak * 1e6:.2f} us at this core's {peak / 1e9:.0f} GFLOP/s in float32 products"
         kind = "float32" if engine.large is None or count <= LARGEST_FLOAT32 else "integers"
@@ -176,15 +177,13 @@ def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         rows.append(
             (
                 f"undo the filters, for each image of {count}",
-                fastest(lambda several=lines: unfiltered(several)) / count,  # type: ignore[misc]
+                fastest(functools.partial(unfiltered, lines)) / count,
                 "",
             )
         )
         rows.append((f"infer in {kind}, for each image of {count}", each, note))
         outputs = engine.infer(images)
-        counted = fastest(
-            lambda batch=images, of=outputs.probabilities: metrics.batch(engine.bundle, batch, of, 0)  # type: ignore[misc]
-        )
+        counted = fastest(functools.partial(metrics.batch, engine.bundle, images, outputs.probabilities, 0))
         rows.append((f"  and its metrics, for each image of {count}", counted / count, ""))
     return rows
 
@@ -239,7 +238,7 @@ class _Way:
     """The inference worker's own objects for some connections, each of which asks again when it is answered."""
 
     def __init__(self, pipeline: "Pipeline", connections: int) -> None:
-        from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
+        from gunicorn.config import Config
 
         from serving.worker.connections import Connections
         from serving.worker.dispatcher import Dispatcher

@@ -67,7 +67,7 @@ class Service:
             WorkerRegistry(self._directories[0]), 3600, {"management": (os.getpid(),)}, None
         )
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(self._directories[1]))  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, str(self._directories[1]))
         self._collectors = collector, registry
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(["bench.serving.metrics_worker"])
@@ -108,7 +108,7 @@ class Service:
             pipe.send(None)
         process.join()
         pipe.close()
-        mark_process_dead(process.pid, str(self._directories[1]))  # type: ignore[no-untyped-call]
+        mark_process_dead(process.pid, str(self._directories[1]))
         self.gone += 1
 
     def scrape(self, rounds: int) -> tuple[float, float]:

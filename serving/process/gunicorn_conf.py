@@ -13,7 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gunicorn import sock  # type: ignore[import-untyped]  # it ships no types
+from gunicorn import sock
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.workers.base import Worker
 
 from serving.model.cuda import missing_device_by_child
 from serving.process.management_process import ManagementProcess
@@ -24,7 +27,7 @@ from serving.system.cpus import usable_cpus
 from serving.system.parent_death import end_with_parent, outlive_parent
 from serving.telemetry import logs
 from serving.telemetry.tracing import check_installed
-from serving.worker.lifecycle import ENDING, Heartbeat
+from serving.worker.lifecycle import ENDING, Heartbeat, LifecycleMixin
 
 SPARE_THREADS = 16
 """Threads of gthread beyond those that may wait, so that there is one to refuse what may not wait."""
@@ -100,9 +103,9 @@ _management = ManagementProcess(_settings, globals().get("worker_tmp_dir"))
 Heartbeat.with_looks = (logs.flush, _management.look)
 
 
-def on_starting(server: Any) -> None:
+def on_starting(server: Arbiter) -> None:
     """Start the management process, before there is any worker, if the workers can do what Gunicorn is asked for."""
-    if problem := unsupported(server.cfg):
+    if problem := _unsupported(server.cfg):
         print(f"error: {problem}", file=sys.stderr, flush=True)
         sys.exit(2)
     # SIGUSR2 starts these arguments. Gunicorn's would start a file by its path, of which the directory then comes
@@ -140,7 +143,7 @@ def on_reload(server: Any) -> None:
     server.hangup_waits = False
 
 
-def unsupported(configuration: Any) -> str | None:
+def _unsupported(configuration: Config) -> str | None:
     """Return what GUNICORN_CMD_ARGS asks for that the workers do not do, and what to do; None if all is well.
 
     To go on as if nothing had been asked for would log the proxy's address as the client's.
@@ -154,48 +157,48 @@ def unsupported(configuration: Any) -> str | None:
     return None
 
 
-def on_exit(_server: Any) -> None:
+def on_exit(_server: Arbiter) -> None:
     """End the management process, when there is no worker any more."""
     _management.end()
 
 
-def pre_fork(_server: Any, _worker: Any) -> None:
+def pre_fork(_server: Arbiter, _worker: Worker) -> None:
     """Hold back what could end the worker until it has its own handlers; the arbiter goes on after the fork."""
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
-def child_exit(_server: Any, worker: Any) -> None:
+def child_exit(_server: Arbiter, worker: LifecycleMixin) -> None:
     """Forget that a worker was ready, whatever has ended it."""
     worker.gone()
 
 
-def post_fork(_server: Any, worker: Any) -> None:
+def post_fork(_server: Arbiter, worker: Worker) -> None:
     """Let go of the arbiter's things; until the model is loaded, end with the arbiter."""
     end_with_parent(worker.ppid)
     _management.forked()
 
 
-def worker_abort(worker: Any) -> None:
+def worker_abort(worker: Worker) -> None:
     """Remember that a worker was ended because it was stuck; the management process counts it among the dead."""
     worker.aborted = True
     if (application := getattr(worker, "wsgi", None)) is not None:
         application.extensions["glyph"].metrics.state("aborted")
 
 
-def worker_exit(_server: Any, worker: Any) -> None:
+def worker_exit(_server: Arbiter, worker: Worker) -> None:
     """Send the spans that have not been sent yet."""
     if (application := getattr(worker, "wsgi", None)) is not None:  # it is missing if the model's load failed
         application.extensions["glyph.pipeline"].trail.shutdown()
 
 
-def ssl_context(_configuration: Any, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+def ssl_context(_configuration: Config, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """Read certificate and key once in each worker; gthread asks for each connection, also while they are replaced."""
     if not _contexts:
         _contexts.append(read())
     return _contexts[0]
 
 
-def post_worker_init(worker: Any) -> None:
+def post_worker_init(worker: Worker) -> None:
     """Print how to try the service, once: when the first worker of all has loaded its model.
 
     From here on the worker looks itself whether the arbiter is there, and if not, answers what it has been asked.

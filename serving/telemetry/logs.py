@@ -17,7 +17,7 @@ import time
 from typing import Any, ClassVar
 
 import orjson
-from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.glogging import Logger
 
 from serving.settings import ServiceSettings
 from serving.system.streams import STDERR, STDOUT, Stream, claim
@@ -214,7 +214,7 @@ def formatter(settings: ServiceSettings) -> logging.Formatter:
     return JsonFormatter() if settings.log_format == "json" else TextFormatter()
 
 
-class ServiceLogger(Logger):  # type: ignore[misc]
+class ServiceLogger(Logger):
     """Gunicorn's logger with our handlers and formatter; Gunicorn makes it in the arbiter, before it forks."""
 
     line_formatter: ClassVar[logging.Formatter]

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from math import inf
 from typing import Any, Literal
 
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http.errors import ParseException
 
 from serving.errors import OverloadedError, ProblemError
 from serving.predict.exchange import Response

@@ -8,8 +8,8 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from gunicorn.http import wsgi  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import ConfigurationProblem  # type: ignore[import-untyped]
+from gunicorn.http import wsgi
+from gunicorn.http.errors import ConfigurationProblem
 
 from serving.errors import MalformedBodyError, OverloadedError, ProblemError, RequestTimeoutError
 from serving.predict import oip

@@ -12,8 +12,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from gunicorn import sock as gunicorn_sock  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
+from gunicorn import sock as gunicorn_sock
+from gunicorn.workers.base import Worker
 
 from serving.system.descriptors import EXHAUSTED
 from serving.worker.lifecycle import LifecycleMixin
@@ -27,10 +27,9 @@ TICK_SECONDS = 0.25
 """How often timeouts are looked at and the arbiter is told that the process is alive."""
 
 
-class InferenceWorker(LifecycleMixin, Worker):  # type: ignore[misc]
+class InferenceWorker(LifecycleMixin, Worker):
     """Serves HTTP/1.1 on uvloop; see the package's own words."""
 
-    alive: bool
     loop: asyncio.AbstractEventLoop
     dispatcher: "Dispatcher"
     connections: "Connections"

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar
 
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+from gunicorn.workers.workertmp import WorkerTmp
 
 from serving.model.proofs import load_seconds
 
@@ -32,7 +33,7 @@ ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 far, would take note of the signal for an arbiter that is not there."""
 
 
-class Heartbeat(WorkerTmp):  # type: ignore[misc]
+class Heartbeat(WorkerTmp):
     """Gunicorn's heartbeat, which begins at the fork and does not run on while the arbiter is stopped too.
 
     The monotonic clock runs on while processes are stopped (SIGSTOP, `docker pause`), so that the first to
@@ -64,17 +65,8 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
         return self._beat + self._absent
 
 
-class LifecycleMixin:
+class LifecycleMixin(Worker):
     """What both worker classes have beside Gunicorn's."""
-
-    wsgi: Any
-    cfg: Any
-    log: Any
-    tmp: Any
-    aborted: bool
-    alive: bool
-    booted: bool
-    ppid: int
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -94,7 +86,7 @@ class LifecycleMixin:
         once a worker has been ready, one that cannot start is logged and tried again, and the others serve on.
         """
         try:
-            super().init_process()  # type: ignore[misc]  # Gunicorn's, which comes after this class
+            super().init_process()
         except SystemExit as end:
             if end.code not in (Arbiter.APP_LOAD_ERROR, Arbiter.WORKER_BOOT_ERROR) or not _was_ready[0]:
                 raise
@@ -123,7 +115,7 @@ class LifecycleMixin:
         SIGHUP and SIGUSR2 are the arbiter's; a terminal or `pkill` sends them to the workers too, and Gunicorn
         leaves them at the default, which is to die.
         """
-        super().init_signals()  # type: ignore[misc]
+        super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
@@ -131,7 +123,7 @@ class LifecycleMixin:
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End gracefully; at once, while the model is loaded: there is no connection yet."""
         if self.booted:
-            super().handle_exit(sig, frame)  # type: ignore[misc]
+            super().handle_exit(sig, frame)
         elif self.alive:  # it may be sent again, and must not interrupt the end
             self.alive = False
             sys.exit(0)
@@ -142,7 +134,7 @@ class LifecycleMixin:
         An answer that there is no model takes no time, so a worker that has none would draw most of the
         connections to itself. As long as others answer it does not accept any.
         """
-        super().load_wsgi()  # type: ignore[misc]
+        super().load_wsgi()
         self._tell()
         while self.alive and _table[self._place] != _READY and bytes([_READY]) in _table[:]:
             time.sleep(LOOK_SECONDS)
@@ -153,7 +145,7 @@ class LifecycleMixin:
 
         A worker whose GPU is lost ends, and the arbiter starts another.
         """
-        super().notify()  # type: ignore[misc]
+        super().notify()
         self.wsgi.extensions["glyph"].metrics.beat()
         self._tell()
         if self.wsgi.extensions["glyph"].lost:

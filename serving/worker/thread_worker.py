@@ -5,18 +5,17 @@ module is imported by the arbiter and must not import ONNX Runtime.
 """
 
 from types import FrameType
-from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from serving.system.addresses import unmapped
 from serving.worker.lifecycle import LifecycleMixin
 
 
-class ReadyThreadWorker(LifecycleMixin, ThreadWorker):  # type: ignore[misc]
+class ReadyThreadWorker(LifecycleMixin, ThreadWorker):
     """`gthread` that accepts nothing before its model is proven, and is not ready from SIGTERM on."""
 
-    def enqueue_req(self, conn: Any) -> None:
+    def enqueue_req(self, conn: TConn) -> None:
         """Have a connection served, under its client's own address."""
         conn.client = unmapped(conn.client)
         super().enqueue_req(conn)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from gunicorn.http import wsgi  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import ConfigurationProblem  # type: ignore[import-untyped]
+from gunicorn.http import wsgi
+from gunicorn.http.errors import ConfigurationProblem
 
 from serving.errors import NotFoundError, ProblemError
 from serving.predict.pipeline import problem, unforeseen
@@ -78,7 +78,7 @@ class Wire:
         return 0.0
 
 
-class _Response(wsgi.Response):  # type: ignore[misc]
+class _Response(wsgi.Response):
     """Gunicorn's, without the system call that needs a real socket."""
 
     def can_sendfile(self) -> bool:
@@ -125,7 +125,8 @@ def call(
     configuration, client, server = worker.cfg, *addresses
     request.body = body
     request._expected_100_continue = False  # noqa: SLF001  the loop has sent it already
-    response, environ = None, {}
+    response: wsgi.Response | None = None
+    environ: dict[str, Any] = {}
     started = datetime.now()  # noqa: DTZ005  Gunicorn's access log takes a difference
     try:
         configuration.pre_request(worker, request)

@@ -1,7 +1,7 @@
 """Settings from several places: the last layer wins, and whatever is wrong is named with its place."""
 
 import argparse
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pytest
 from hypothesis import given
@@ -89,9 +89,9 @@ def test_a_key_like_no_other_lists_what_is_known() -> None:
 
 
 @pytest.mark.parametrize("key", [5, None, True, ("a", "b"), 1.5])
-def test_a_key_that_is_no_word_is_unknown(key: object) -> None:
+def test_a_key_that_is_no_word_is_unknown(key: Any) -> None:
     """YAML keys can be numbers and more; they are unknown settings like any other."""
-    sentence = refused(Layer({key: 1}, "{name} in the file"))  # type: ignore[dict-item]
+    sentence = refused(Layer({key: 1}, "{name} in the file"))
     assert sentence.startswith(f"unknown setting {key} in the file")
 
 

@@ -1,6 +1,7 @@
 """Every object that kubectl renders, against the schemas of Kubernetes and of the custom resources."""
 
 import copy
+from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -52,10 +53,10 @@ def test_the_document_names_the_same_releases() -> None:
 def test_a_mistake_is_found(path: tuple[str | int, ...], value: object) -> None:
     """A misspelt field, one in the wrong place, a value of the wrong type, a version that there is none of."""
     document = copy.deepcopy(overlay("cpu", "serve").one("Deployment", "glyph"))
-    place: object = document
+    place: Any = document
     for key in path[:-1]:
-        place = place[key]  # type: ignore[index]
-    place[path[-1]] = value  # type: ignore[index]
+        place = place[key]
+    place[path[-1]] = value
     with pytest.raises((kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError)):
         check(document, NEWEST)
 

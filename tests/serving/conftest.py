@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,10 +62,10 @@ def both_services(
 ) -> Iterator[tuple[Service, Service]]:
     """Return two services of the same model: the inference worker and Gunicorn's threads."""
     directory = tmp_path_factory.mktemp("services")
-    common = {"until": "/readyz", "model": bundle.path.parent, "log_level": "error"}
+    common: dict[str, Any] = {"until": "/readyz", "model": bundle.path.parent, "log_level": "error"}
     with (
-        running(directory, worker="inference", **common) as worker,  # type: ignore[arg-type]
-        running(directory, worker="gthread", **common) as threads,  # type: ignore[arg-type]
+        running(directory, worker="inference", **common) as worker,
+        running(directory, worker="gthread", **common) as threads,
     ):
         yield worker, threads
 

@@ -20,7 +20,7 @@ from training.model import noise_layers
 FAILED_CAPTURE = "operation failed due to a previous error during capture"
 
 
-class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are untyped
+class Tape(TorchDispatchMode):
     """Notes every operation below autograd and autocast, in the backward pass too."""
 
     def __init__(self) -> None:

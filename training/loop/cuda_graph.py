@@ -30,7 +30,7 @@ class CudaGraphs:
     """Records work as CUDA graphs, on a stream of its own."""
 
     def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream()
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """Do the work, on the stream that will record it, as recording asks for."""

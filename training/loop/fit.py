@@ -211,7 +211,7 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         mean = loss * (run.world.size / len(batch))  # processes are averaged
         if regularisation is not None:
             mean, regularisation = mean + regularisation, None
-        mean.backward()  # type: ignore[no-untyped-call]
+        mean.backward()
         state.total_loss += loss.detach()
         state.right += (logits.detach().argmax(1) == labels).sum()
     if settings.clip is not None:

@@ -94,7 +94,7 @@ def export(served: Served, directory: Path) -> None:
     example = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)  # 1 would be taken for constant
     with quiet():
         _export_onnx(served, example, directory / ONNX_FILE)
-        scripted = torch.jit.freeze(torch.jit.trace(served, (example,)))  # type: ignore[no-untyped-call]
+        scripted = torch.jit.freeze(torch.jit.trace(served, (example,)))
         _save_without_sources(scripted, directory / TORCHSCRIPT_FILE)
         batch = torch.export.Dim("batch")
         program = torch.export.export(served, (example,), dynamic_shapes={"images": {0: batch}})

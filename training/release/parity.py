@@ -229,7 +229,7 @@ def _refuse_source_paths(data: bytes, name: str) -> None:
 
 def _torchscript(path: Path) -> Answer:
     with quiet():
-        module = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+        module = torch.jit.load(str(path))
     return lambda batch: _logits(module, batch)
 
 

@@ -6,16 +6,16 @@ the bytes are cut into packets, and a line that grows byte by byte is searched o
 """
 
 import re
-from typing import Any
 
-from gunicorn.http.body import CHUNK_EXT_RE  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import (  # type: ignore[import-untyped]
+from gunicorn.http.body import CHUNK_EXT_RE
+from gunicorn.http.errors import (
     ChunkMissingTerminator,
     InvalidChunkExtension,
     InvalidChunkSize,
     InvalidHeader,
     LimitRequestHeaders,
 )
+from gunicorn.http.message import Request
 
 _HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,16}")  # 64 bits, as `head.LENGTH_BITS`
 MAX_OVERHEAD = 64 << 10
@@ -36,7 +36,7 @@ def has_bare_lf(data: bytes | bytearray, start: int, first: int = 0) -> bool:
 class ChunkedBody:
     """A body on its way. After `feed` has set `done`, `rest` is what follows it on the connection."""
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Request) -> None:
         self.data = bytearray()
         self.size = 0
         self.done = False

@@ -7,7 +7,7 @@ grows byte by byte is searched once, and its limits hold wherever it is cut into
 
 from typing import Any
 
-from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.http.errors import (
     InvalidHeader,
     InvalidRequestLine,
     LimitRequestHeaders,

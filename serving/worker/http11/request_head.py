@@ -16,8 +16,9 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import (  # type: ignore[import-untyped]
+from gunicorn.config import Config
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import (
     ExpectationFailed,
     InvalidHeader,
     InvalidRequestLine,
@@ -28,8 +29,8 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
     ParseException,
     UnsupportedTransferCoding,
 )
-from gunicorn.http.message import Request as GunicornRequest  # type: ignore[import-untyped]
-from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
+from gunicorn.http.message import Request as GunicornRequest
+from gunicorn.http.unreader import IterUnreader
 
 from serving.errors import MalformedRequestError
 from serving.predict.exchange import HOST, Target, joined
@@ -94,7 +95,7 @@ def closes(headers: Mapping[str, str]) -> bool:
     return "close" in [option.strip(" \t").lower() for option in headers.get("connection", "").split(",")]
 
 
-def has_hooks(configuration: Any) -> bool:
+def has_hooks(configuration: Config) -> bool:
     """Tell whether Gunicorn's configuration wants to see requests."""
     hooks = [configuration.settings[name] for name in ("pre_request", "post_request")]
     return any(hook.get() is not hook.default for hook in hooks)
@@ -161,7 +162,7 @@ def overlong(line: bytes, limit: int) -> ParseException:
     return LimitRequestLine(len(line), limit)
 
 
-def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead | None:
+def read_any(pieces: list[bytes], configuration: Config, peer: Any) -> RequestHead | None:
     """Read a head by Gunicorn's parser; None if it is not whole.
 
     Args:
@@ -209,7 +210,7 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead 
 class Parser:
     """Reads the heads of a process's requests."""
 
-    configuration: Any
+    configuration: Config
     """Gunicorn's."""
     fast: bool
     """Whether `read_fast` may be asked first, as `fast_path_suffices` says."""
@@ -245,7 +246,7 @@ def refusal_of(error: ParseException) -> MalformedRequestError:
     return refusal
 
 
-def _check(request: Any, headers: Mapping[str, str]) -> None:
+def _check(request: GunicornRequest, headers: Mapping[str, str]) -> None:
     """Refuse what Gunicorn takes, and an origin server does not.
 
     Raises:

@@ -4,8 +4,8 @@ import time
 from functools import lru_cache
 from http import HTTPStatus
 
-from gunicorn import SERVER, util  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.wsgi import HEADER_VALUE_RE, TOKEN_RE  # type: ignore[import-untyped]
+from gunicorn import SERVER, util
+from gunicorn.http.wsgi import HEADER_VALUE_RE, TOKEN_RE
 from werkzeug.http import HTTP_STATUS_CODES
 
 from serving.predict.exchange import Response

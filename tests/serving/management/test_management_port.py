@@ -58,9 +58,9 @@ def server(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Return a server without workers, on a thread, that gives a request hardly any time."""
     monkeypatch.setattr(management, "REQUEST_SECONDS", 0.05)
     listener = socket.create_server(("127.0.0.1", 0))
-    access = SimpleNamespace(check_path=lambda *_: None)
-    some = SimpleNamespace()
-    made = Server(listener, some, some, access, some)  # type: ignore[arg-type]
+    access: Any = SimpleNamespace(check_path=lambda *_: None)
+    some: Any = SimpleNamespace()
+    made = Server(listener, some, some, access, some)
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
@@ -89,9 +89,9 @@ def test_without_descriptors_it_pauses(
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("serving.management.server.time.sleep", pauses.append)
-    broken = SimpleNamespace(socket=SimpleNamespace(accept=accept), _exhausted=False)
+    broken: Any = SimpleNamespace(socket=SimpleNamespace(accept=accept), _exhausted=False)
     for _ in range(3):
         with pytest.raises(OSError, match="Too many open files"):
-            Server.get_request(broken)  # type: ignore[arg-type]
+            Server.get_request(broken)
     assert len(pauses) == 3
     assert caplog.text.count("Too many open files") == 1

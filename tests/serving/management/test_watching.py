@@ -1,5 +1,6 @@
 """Who notices what is stopped, stuck or killed, and what a killed service leaves in memory."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -119,7 +120,7 @@ def test_a_start_removes_what_a_killed_service_left(bundle: Bundle, tmp_path: Pa
                 os.kill(pid, sign)
         pod.service.process.wait()
         for pid in processes:
-            await_(lambda pid=pid: is_gone(pid))  # type: ignore[misc]
+            await_(functools.partial(is_gone, pid))
         assert directory.exists()
     with managed(tmp_path, model=bundle.path.parent) as pod:
         assert not directory.exists()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="
 
 @contextmanager
 def counted(
-    directory: Path, *, worker: int = 3600, child: int = 3600, held: bool = False, **settings: object
+    directory: Path, *, worker: int = 3600, child: int = 3600, held: bool = False, **settings: Any
 ) -> Iterator[tuple[Service, Counter[str]]]:
     """Serve what is published in a directory; at the end the tries are in the counter.
 
@@ -51,14 +52,14 @@ def counted(
     if not held:
         (directory / "held").touch()
     command = [sys.executable, "-m", "gunicorn", "--config", "python:tests.serving.counting_tries"]
-    settings = {"until": "/readyz", "model": directory / "synthetic", "reload_seconds": 0.2} | settings
+    settings = dict[str, Any](until="/readyz", model=directory / "synthetic", reload_seconds=0.2) | settings
     found: Counter[str] = Counter()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOAD_SECONDS", str(worker))
         patch.setenv("CHILD_SECONDS", str(child))
         patch.setenv("TRIES_FILE", str(tries))
         patch.setenv("HELD_FILE", str(directory / "held"))
-        with running(directory, command=command, **settings) as service:  # type: ignore[arg-type]
+        with running(directory, command=command, **settings) as service:
             yield service, found
     found.update(tries.read_text().splitlines())
 

@@ -31,7 +31,7 @@ def npy() -> bytes:
     return buffer.getvalue()
 
 
-REQUESTS: list[tuple[str, str, bytes | None, dict[str, str]]] = [
+REQUESTS: list[tuple[str, str, bytes | None, dict[str, Any]]] = [
     ("POST", "/predict", FILE, {"Content_Type": PNG}),
     ("POST", "/predict?top=2&threshold=0.9", FORM, {"Content_Type": FORM_TYPE}),
     ("POST", "/predict", json.dumps(INSTANCES).encode(), {"Content_Type": "application/json"}),

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -139,10 +140,10 @@ def test_a_version_that_cuda_refuses_ends_nothing_beside_one_that_it_takes(
     good, bad = (publish_synthetic(tmp_path) for _ in range(2))
     refused = {bad.version}
 
-    def refusing(bundle: Bundle, *arguments: object, **options: object) -> Engine:
+    def refusing(bundle: Bundle, *arguments: Any, **options: Any) -> Engine:
         if bundle.version in refused:
             raise ProviderError("CUDA was found, but the model cannot be loaded on it")
-        return open_version(bundle, *arguments, **options)  # type: ignore[arg-type]
+        return open_version(bundle, *arguments, **options)
 
     for opening in ("open_bounded", "open_version"):
         monkeypatch.setattr(f"serving.model.trial.{opening}", refusing)

@@ -73,10 +73,10 @@ def activate_and_end(*sockets: socket.socket, process: str = "", **settings: obj
 
 
 @contextlib.contextmanager
-def listening(address: object, family: int = socket.AF_INET) -> Iterator[socket.socket]:
+def listening(address: Any, family: int = socket.AF_INET) -> Iterator[socket.socket]:
     """Listen as systemd does before it starts a service."""
     with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.bind(address)  # type: ignore[arg-type]
+        listener.bind(address)
         listener.listen()
         yield listener
 
@@ -367,12 +367,12 @@ def test_a_unix_socket_is_served_and_goes_with_the_service(
 @pytest.mark.parametrize("unix", [True, False])
 def test_clients_of_a_unix_socket_share_no_address(bundle: Bundle, tmp_path: Path, unix: bool) -> None:
     """Half of the memory is for one address; a proxy's clients have none, and may fill all of it together."""
-    settings: dict[str, object] = {"queue_bytes": 1 << 20, "max_body_bytes": 4096}
+    settings: dict[str, Any] = {"queue_bytes": 1 << 20, "max_body_bytes": 4096}
     if unix:
         settings["host"] = f"unix:{tmp_path / 'http.sock'}"
     head = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 8000 + b"\r\nContent-Length: 4096\r\n\r\n"
     with (
-        running(tmp_path, until="/readyz", model=bundle.path.parent, **settings) as service,  # type: ignore[arg-type]
+        running(tmp_path, until="/readyz", model=bundle.path.parent, **settings) as service,
         contextlib.ExitStack() as stack,
     ):
         clients = []

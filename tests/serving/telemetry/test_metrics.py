@@ -169,7 +169,7 @@ def test_open_metrics_is_spoken_where_it_is_asked_for(busy: Managed) -> None:
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     names = {
         family.name + ("_total" if family.type == "counter" else "")
-        for family in open_metrics(answer.body.decode())  # type: ignore[no-untyped-call]
+        for family in open_metrics(answer.body.decode())
     }
     assert names == set(CATALOGUE)
     plain = busy.ask("/metrics")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from flask import request
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter
 from werkzeug.test import TestResponse
 
 from bench.support.pictures import a_digit, png

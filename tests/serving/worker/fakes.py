@@ -4,7 +4,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.config import Config
 
 from bundle.repository import Bundle
 from serving.settings import ServiceSettings
@@ -106,7 +106,8 @@ def a_dispatcher(bundle: Bundle, **settings: Any) -> Dispatcher:
         nr=0,
         max_requests=sys.maxsize,
     )
-    made = Dispatcher(worker, Loop())  # type: ignore[arg-type]
+    loop: Any = Loop()
+    made = Dispatcher(worker, loop)
     future = SimpleNamespace(add_done_callback=lambda _: None)
     made.threads.submit = lambda *_, **__: future  # type: ignore[assignment,method-assign]
     return made

@@ -82,15 +82,15 @@ def test_a_lack_of_descriptors_is_said_once_and_pauses() -> None:
             raise OSError(errno.EMFILE, "Too many open files")
         raise BlockingIOError
 
-    worker = InferenceWorker.__new__(InferenceWorker)
+    worker: Any = InferenceWorker.__new__(InferenceWorker)
     worker.log = SimpleNamespace(
         error=lambda words, *values: said.append(words % values), exception=said.append
     )
-    worker.connections = SimpleNamespace(has_room=True)  # type: ignore[assignment]
+    worker.connections = SimpleNamespace(has_room=True)
     worker._connecting, worker._listeners, worker._accepting, worker._exhausted = set(), [], True, False
     listener = SimpleNamespace(accept=accept)
     for _ in range(2):
-        assert not worker._accept(listener)  # type: ignore[arg-type]
+        assert not worker._accept(listener)
         assert not worker._accepting
     assert len(said) == 1
     assert "Too many open files" in said[0]

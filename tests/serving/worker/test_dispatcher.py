@@ -53,7 +53,9 @@ def test_pixels_may_be_more_than_what_has_to_be_decoded(
     assert takes_long(request, target(path)) is expected
 
 
-def test_requests_for_the_application_wait_as_far_as_there_is_room(bundle: Bundle) -> None:
+def test_requests_for_the_application_wait_as_far_as_there_is_room(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beyond it the answer is 503 with Retry-After, counted as overloaded; an answered one makes room."""
     dispatcher = a_dispatcher(bundle, threads=2, queue_limit=3)
     begun: list[Future[bool]] = []
@@ -62,7 +64,7 @@ def test_requests_for_the_application_wait_as_far_as_there_is_room(bundle: Bundl
         begun.append(Future())
         return begun[-1]
 
-    dispatcher.threads.submit = submit  # type: ignore[assignment,method-assign]
+    monkeypatch.setattr(dispatcher.threads, "submit", submit)
 
     def ask(path: bytes = b"/docs") -> bytes:
         connection, transport = connect(dispatcher)

@@ -1,6 +1,7 @@
 """Ends and restarts: what was asked is answered, what dies is replaced, and only its own requests fail."""
 
 import contextlib
+import functools
 import http.client
 import os
 import shutil
@@ -196,7 +197,7 @@ def test_twenty_hups_make_no_more_than_one_generation_beside_the_other(
     with Load(service, png(digit), 2) as load:
         for number in range(20):
             service.process.send_signal(signal.SIGHUP)
-            until(lambda number=number: waits(min(number, 6)))  # type: ignore[misc]
+            until(functools.partial(waits, min(number, 6)))
         ailment.write_text("")
         load.answered(50)
     assert 2 < max(seen) <= 4

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,9 +89,13 @@ def narrow(
 ) -> Iterator[Service]:
     """Return a service that works on one large request at a time and lets three wait."""
     directory = tmp_path_factory.mktemp("narrow")
-    limits = {"threads": 1, "queue_limit": 4 if request.param == "inference" else 3, "queue_bytes": 4 << 20}
-    common = {"until": "/readyz", "model": bundle.path.parent, "worker": request.param}
-    with running(directory, **common, **limits) as started:  # type: ignore[arg-type]
+    limits: dict[str, Any] = {
+        "threads": 1,
+        "queue_limit": 4 if request.param == "inference" else 3,
+        "queue_bytes": 4 << 20,
+    }
+    common: dict[str, Any] = {"until": "/readyz", "model": bundle.path.parent, "worker": request.param}
+    with running(directory, **common, **limits) as started:
         yield started
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from tests.serving.worker.wire import connected, post, read_all, read_answer, st
 Pixels = npt.NDArray[np.uint8]
 ANSWERS = 200
 """More than the buffers of two sockets hold."""
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "header_timeout_seconds": 0.6,
     "body_timeout_seconds": 0.6,
     "write_timeout_seconds": 0.6,
@@ -35,8 +36,8 @@ LIMITS = {
 def hasty(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Return a service that waits for nothing longer than a second."""
     directory = tmp_path_factory.mktemp("hasty")
-    common = {"until": "/readyz", "model": bundle.path.parent, "threads": 2}
-    with running(directory, **common, **LIMITS) as started:  # type: ignore[arg-type]
+    common: dict[str, Any] = {"until": "/readyz", "model": bundle.path.parent, "threads": 2}
+    with running(directory, **common, **LIMITS) as started:
         yield started
 
 
@@ -121,7 +122,7 @@ def test_an_answer_that_is_taken_slowly_is_given_whole(bundle: Bundle, tmp_path:
     request = post(body, kind=content_type.encode())
     limits = LIMITS | {"keepalive_seconds": 60, "body_timeout_seconds": 60}
     with (
-        running(tmp_path, until="/readyz", model=bundle.path.parent, **limits) as service,  # type: ignore[arg-type]
+        running(tmp_path, until="/readyz", model=bundle.path.parent, **limits) as service,
         socket.socket() as connection,
     ):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -4,6 +4,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 ANSWER_SECONDS = 30.0
 LAST = b"GET /livez HTTP/1.1\r\nHost: last\r\nConnection: close\r\n\r\n"
@@ -29,9 +30,9 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
-def read_answer(stream: object) -> tuple[int, dict[str, str], bytes]:
+def read_answer(stream: BinaryIO) -> tuple[int, dict[str, str], bytes]:
     """Read one response with a Content-Length from a connection's file."""
-    readline, read = stream.readline, stream.read  # type: ignore[attr-defined]
+    readline, read = stream.readline, stream.read
     status = int(readline().split()[1])
     headers = {}
     while line := readline().strip():

@@ -1,6 +1,7 @@
 """The geometry of augmentation, against torchvision, torch.rot90 and sums written out."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -141,10 +142,10 @@ def test_scales_are_separate() -> None:
     ],
     ids=str,
 )
-def test_maps_invert_matrices_made_by_hand(arguments: dict[str, float], forward: list[list[float]]) -> None:
+def test_maps_invert_matrices_made_by_hand(arguments: dict[str, Any], forward: list[list[float]]) -> None:
     """The map from output to input is the inverse of the matrix in the textbook, scale first."""
     expected = torch.linalg.inv(torch.tensor(forward, dtype=torch.float32))[None, :2]
-    torch.testing.assert_close(maps(**arguments), expected)  # type: ignore[arg-type]
+    torch.testing.assert_close(maps(**arguments), expected)
 
 
 def test_each_image_has_its_own_map() -> None:

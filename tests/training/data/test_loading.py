@@ -68,9 +68,9 @@ def write(
 
 def read(path: object, said: list[str] | None = None, **options: Any) -> DataSet:
     """Load an IDX set as the job does."""
-    progress = Progress(quiet=True)
+    progress: Any = Progress(quiet=True)
     if said is not None:
-        progress.say = said.append  # type: ignore[assignment, method-assign]
+        progress.say = said.append
     return load(f"idx:{path}", mnist_directory=Path("nowhere"), progress=progress, **options)
 
 

@@ -140,7 +140,7 @@ def golden_section(logits: Logits, labels: Labels) -> float:
     def loss(log_temperature: float) -> float:
         inverse = torch.tensor(math.exp(-log_temperature)).double()
         likelihood = nn.functional.cross_entropy(z * inverse, y, reduction="sum")
-        return float(likelihood - prior.log_prob(inverse))  # type: ignore[no-untyped-call]
+        return float(likelihood - prior.log_prob(inverse))
 
     low, high, ratio = -4.0, 4.0, (math.sqrt(5) - 1) / 2
     while high - low > 1e-7:

@@ -40,7 +40,7 @@ def step(model: MLP, optimizers: list[torch.optim.Optimizer], seed: int, extra: 
         loss = loss + regularisation
     for optimizer in optimizers:
         optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     for optimizer in optimizers:
         optimizer.step()
 
@@ -81,7 +81,7 @@ def test_l1_makes_weights_exactly_smaller_by_a_constant() -> None:
     model = small_model()
     value = penalty(model, settings(l1=5.0), 100)
     assert value is not None
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     for layer in model.linear_layers():
         assert layer.weight.grad is not None
         torch.testing.assert_close(layer.weight.grad, 0.05 * layer.weight.sign())
@@ -112,7 +112,7 @@ def test_one_step_of_adamw_by_hand() -> None:
         settings(),
     )
     x, y = batch(0)
-    nn.functional.cross_entropy(before(x), y).backward()  # type: ignore[no-untyped-call]
+    nn.functional.cross_entropy(before(x), y).backward()
     for old, new in zip(before.parameters(), model.parameters(), strict=True):
         assert old.grad is not None
         decay = 0.1 if old.ndim == 2 else 0.0
@@ -134,7 +134,7 @@ def test_sgd_with_nesterov_momentum_by_hand() -> None:
             for p, w in zip(probe.parameters(), weights, strict=True):
                 p.copy_(torch.from_numpy(w))
         x, y = batch(number)
-        nn.functional.cross_entropy(probe(x), y).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(probe(x), y).backward()
         for index, p in enumerate(probe.parameters()):
             assert p.grad is not None
             gradient = p.grad.numpy()
@@ -159,7 +159,7 @@ def test_every_optimizer_owns_every_parameter_once_and_learns(name: str) -> None
         loss = nn.functional.cross_entropy(model(x.float()), y)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())

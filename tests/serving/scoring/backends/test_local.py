@@ -227,8 +227,9 @@ def test_an_actor_says_what_keeps_it_from_its_work(bundle: Bundle, material: Pat
 def test_ray_cannot_read_the_standard_input(bundle: Bundle, tmp_path: Path) -> None:
     """Every node reads for itself, so there must be something to read."""
     settings = ScoreSettings(input=("-",), output=tmp_path / "scores", engine="ray", model=bundle.path.parent)
+    unused: Any = None
     with pytest.raises(InputError, match="standard input on every node"):
-        ray_backend.score_on_ray(settings, [0], None, None, None)  # type: ignore[arg-type]
+        ray_backend.score_on_ray(settings, [0], unused, unused, unused)
 
 
 def test_without_ray_the_sentence_says_what_to_install(

@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
-from gunicorn.http.message import Request  # type: ignore[import-untyped]
-from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
+from gunicorn.config import Config
+from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -66,8 +66,9 @@ def aimed(case: Case, start: bytes, *methods: bytes) -> Case:
     """Return a case whose requests to `/` by these methods begin otherwise."""
 
     def turn(step: Step) -> Step:
-        for method in methods if isinstance(step, bytes) else ():
-            step = step.replace(method + b" / ", start)  # type: ignore[union-attr]
+        if isinstance(step, bytes):
+            for method in methods:
+                step = step.replace(method + b" / ", start)
         return step
 
     return replace(case, steps=tuple(map(turn, case.steps)))

@@ -1,8 +1,8 @@
 """A request's head: what the fast way takes, Gunicorn's own parser reads in the same way."""
 
 import pytest
-from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+from gunicorn.config import Config
+from gunicorn.http.errors import ParseException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
-from gunicorn.http.message import Request  # type: ignore[import-untyped]
-from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
+from gunicorn.config import Config
+from gunicorn.http.errors import ParseException
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
 
 from serving.worker.http11 import chunked, input_buffer, request_head
 from serving.worker.http11.chunked import MAX_TRAILERS, ChunkedBody

@@ -52,9 +52,9 @@ def fill(root: Path, counts: dict[str, int]) -> dict[str, npt.NDArray[np.uint8]]
 
 def read(root: Path, said: list[str] | None = None, **options: Any) -> DataSet:
     """Load a folder as the job does."""
-    progress = Progress(quiet=True)
+    progress: Any = Progress(quiet=True)
     if said is not None:
-        progress.say = said.append  # type: ignore[assignment, method-assign]
+        progress.say = said.append
     return load(f"folder:{root}", mnist_directory=root, progress=progress, **options)
 
 

@@ -1,0 +1,6 @@
+from collections.abc import Iterable
+
+class Unreader: ...
+
+class IterUnreader(Unreader):
+    def __init__(self, iterable: Iterable[bytes]) -> None: ...
