@@ -20,15 +20,15 @@ WRITER = """
 import os
 import sys
 from pathlib import Path
-from serving.telemetry.shared_memory import Slots
+from serving.telemetry.shared_memory import SharedCounters
 def full(*_):
     raise OSError(28, "No space left on device")
 if len(sys.argv) > 2:
     os.posix_fallocate = full
-slots = Slots.create(Path(sys.argv[1]))
-place = slots.allocate(["counted", "label"])
+counters = SharedCounters.create(Path(sys.argv[1]))
+offset = counters.allocate(["counted", "label"])
 for _ in range(1000):
-    slots.values[place] += 1
+    counters.values[offset] += 1
 print("ready", flush=True)
 sys.stdin.read()
 """
