@@ -35,16 +35,16 @@ class Reloader:
 
     def stop(self) -> None:
         """Count what waits, free the models, and end; a load that hangs is waited for `END_SECONDS`."""
-        self._store.ending.set()
+        self._store.shutdown.set()
         self._looking.join(END_SECONDS)
         self._counting.join(END_SECONDS)
         self._store.metrics.tick()
-        if not self._store.lost:  # a worker that lost its GPU has died, as one that was killed
+        if not self._store.device_lost:  # a worker that lost its GPU has died, as one that was killed
             self._store.metrics.ended()
         self._store.close()
 
     def _count(self) -> None:
-        while not self._store.ending.wait(TICK_SECONDS):
+        while not self._store.shutdown.wait(TICK_SECONDS):
             try:
                 self._store.metrics.tick()
                 logs.flush()
@@ -52,7 +52,7 @@ class Reloader:
                 log.exception("counting failed; it goes on")
 
     def _look(self) -> None:
-        while (pause := self._pause()) and not self._store.ending.wait(pause):
+        while (pause := self._pause()) and not self._store.shutdown.wait(pause):
             try:
                 self._store.load()
             except Exception:
@@ -60,6 +60,6 @@ class Reloader:
 
     def _pause(self) -> float:
         """Return the seconds until the next look, 0 if there is to be none."""
-        if self._store.pending:
+        if self._store.proof_pending:
             return TICK_SECONDS
         return self._store.settings.reload_seconds * _chance.uniform(0.9, 1.1)

@@ -159,7 +159,7 @@ class Pipeline:
         Where the GPU is lost the process is not ready from now on, and says so.
         """
         if isinstance(error, DeviceLostError):
-            error = self.store.lose(str(error))
+            error = self.store.lose_device(str(error))
         if not isinstance(error, ProblemError):
             log.error("%s %s failed", exchange.method, exchange.path, exc_info=error)
             error = unforeseen(error)

@@ -156,7 +156,7 @@ class LifecycleMixin:
         super().notify()  # type: ignore[misc]
         self.wsgi.extensions["glyph"].metrics.beat()
         self._tell()
-        if self.wsgi.extensions["glyph"].lost:
+        if self.wsgi.extensions["glyph"].device_lost:
             self.leave()
 
     def leave(self) -> None:

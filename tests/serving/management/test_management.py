@@ -312,7 +312,7 @@ def test_a_new_version_is_swapped_in_without_one_failed_request(tmp_path: Path, 
             (refusal,) = answer.json()["refused"]
             assert refusal["version"] == 3
             assert "golden" in refusal["reason"]
-        assert pod.service.log().count('refused version 3: "the golden examples') == 2
+        assert pod.service.log().count('version 3 failed verification: "the golden examples') == 2
         shutil.rmtree(bad.path)
         await_(lambda: pod.ask("/readyz").json()["refused"] == [])
         pod.await_value(1, "glyph_golden_check_passed")
