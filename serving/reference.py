@@ -29,7 +29,7 @@ RULES = {
     Path("k8s/components/alerts-gpu/prometheusrule.yaml"): True,
 }
 """Which alerts a manifest has: those for GPUs, or the others."""
-_PART = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def settings_table() -> str:
@@ -43,7 +43,7 @@ def settings_table() -> str:
 
 def metrics_table() -> str:
     """Return a row for each metric: name with labels, kind, meaning."""
-    rows = ((_shown(metric), metric.kind, metric.help) for metric in CATALOGUE.values())
+    rows = ((_metric_cell(metric), metric.kind, metric.help) for metric in CATALOGUE.values())
     return _table(("metric", "kind", "meaning"), rows)
 
 
@@ -53,9 +53,9 @@ def alerts_table() -> str:
         (
             alert.name,
             f"`{alert.expression}`",
-            alert.lasting,
+            alert.duration,
             alert.severity,
-            f"{alert.meaning} {alert.remedy}",
+            f"{alert.summary} {alert.description}",
         )
         for alert in ALERTS
     )
@@ -83,7 +83,7 @@ def rewritten(text: str) -> str:
     Raises:
         KeyError: it asks for a table that there is none of.
     """
-    return _PART.sub(lambda part: f"{part[1]}\n{TABLES[part[2]]()}\n{part[3]}", text)
+    return _TABLE.sub(lambda part: f"{part[1]}\n{TABLES[part[2]]()}\n{part[3]}", text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _shown(metric: Metric) -> str:
+def _metric_cell(metric: Metric) -> str:
     labels = "{" + ", ".join(metric.labels) + "}" if metric.labels else ""
     return f"`{metric.name}{labels}`"
 
@@ -122,7 +122,7 @@ def _default(field: FieldInfo) -> str:
 
 def _values(field: FieldInfo) -> str:
     """Return what a setting can be: its choices, or its type and bounds."""
-    kind, metadata, optional = _plain(field.annotation, list(field.metadata))
+    kind, metadata, optional = _unwrapped(field.annotation, list(field.metadata))
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     if choices:
         shown = ", ".join(f"`{choice}`" for choice in choices)
@@ -148,16 +148,16 @@ def _bound(metadata: list[Any], name: str) -> Any:
     return next((found for bound in metadata if (found := getattr(bound, name, None)) is not None), None)
 
 
-def _plain(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]:
+def _unwrapped(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]:
     """Return the type inside `Annotated[...]` and `... | None`, all metadata on the way, and if it may be None."""
     if typing.get_origin(annotation) is Annotated:
         inner, *more = typing.get_args(annotation)
         for one in more:
             metadata += one.metadata if isinstance(one, FieldInfo) else [one]
-        return _plain(inner, metadata)
+        return _unwrapped(inner, metadata)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         inner = next(one for one in typing.get_args(annotation) if one is not type(None))
-        return *_plain(inner, metadata)[:2], True
+        return *_unwrapped(inner, metadata)[:2], True
     return annotation, metadata, False
 
 

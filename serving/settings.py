@@ -21,7 +21,7 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[a-z0-9.\-\[\]:_]+)$")]
 """What a browser sends as `Origin` (RFC 6454, section 6.2), or `*`."""
 
 
-EVERY = ("*", "::")
+ALL_ADDRESSES = ("*", "::")
 """Hosts that mean every address of the machine, of IPv4 and of IPv6."""
 UNIX_PATH_BYTES = 107
 """Longest path of a UNIX socket: `sun_path` has 108 bytes, and one ends it (unix(7))."""
@@ -32,7 +32,7 @@ def unix_path(host: str) -> Path | None:
     return Path(host.removeprefix("unix:").removeprefix("//")) if host.startswith("unix:") else None
 
 
-def _listenable(host: str) -> str:
+def _check_host(host: str) -> str:
     path = unix_path(host)
     if path is not None and not path.is_absolute():
         raise ValueError("a UNIX socket is named by its absolute path, as in unix:/run/glyph/http.sock")
@@ -43,7 +43,7 @@ def _listenable(host: str) -> str:
     return host
 
 
-def _of_tcp(host: str) -> str:
+def _check_tcp_host(host: str) -> str:
     if unix_path(host) is not None:
         raise ValueError("the management port is one of TCP: give an address, as 127.0.0.1")
     return host
@@ -94,7 +94,7 @@ class ServiceSettings(Settings):
     ] = "auto"
     host: Annotated[
         str,
-        AfterValidator(_listenable),
+        AfterValidator(_check_host),
         Field(
             min_length=1,
             description="address to listen on; '*' is every one of IPv4 and IPv6, unix:/run/glyph/http.sock a "
@@ -106,7 +106,7 @@ class ServiceSettings(Settings):
     ] = 8080
     management_host: Annotated[
         str,
-        AfterValidator(_of_tcp),
+        AfterValidator(_check_tcp_host),
         Field(
             min_length=1,
             description="address of the management port, '*' is every one; probes must be able to reach it",

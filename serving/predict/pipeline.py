@@ -178,7 +178,7 @@ class Pipeline:
         # An int, because to look something up by an HTTPStatus calls a function of Python's.
         exchange.status, exchange.seconds = int(answer.status), time.perf_counter() - exchange.arrived
         self.store.metrics.observe(exchange)
-        if (self.trail.wanted or exchange.trace is not None) and (
+        if (self.trail.enabled or exchange.trace is not None) and (
             own := self.trail.end(exchange)
         ) is not None:
             fields["traceresponse"] = own

@@ -17,7 +17,7 @@ PROBABILITY = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.
 NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 Kind = Literal["counter", "gauge", "histogram"]
-Over = Literal["sum", "min", "max"]
+Aggregation = Literal["sum", "min", "max"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +30,9 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram, the infinite one left out."""
-    known: tuple[str, ...] = ()
+    label_values: tuple[str, ...] = ()
     """Values of its one label that are exposed from the start, as 0 until there is something to count."""
-    over: Over = "sum"
+    aggregation: Aggregation = "sum"
     """How a gauge's values of the live workers become the pod's; counters and histograms are summed."""
 
 
@@ -82,7 +82,7 @@ CATALOGUE: dict[str, Metric] = {
             kind="histogram",
             labels=("phase",),
             buckets=SECONDS,
-            known=("decode", "queue", "infer", "encode"),
+            label_values=("decode", "queue", "infer", "encode"),
             help="Time a prediction request spent in each phase: decode, queue, infer, encode",
         ),
         # Batches and the queue
@@ -157,45 +157,45 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_model_versions_loaded",
             kind="gauge",
             help="Versions that every worker holds in memory, the served one included",
-            over="min",
+            aggregation="min",
         ),
         Metric(
             name="glyph_model_versions_refused",
             kind="gauge",
             help="Published versions that could not be proven, and are not served",
-            over="max",
+            aggregation="max",
         ),
         Metric(
             name="glyph_model_loads_total",
             kind="counter",
             labels=("outcome",),
-            known=("loaded", "refused"),
+            label_values=("loaded", "refused"),
             help="Attempts to load a version, at start and by reload: loaded or refused",
         ),
         Metric(
             name="glyph_model_load_duration_seconds",
             kind="gauge",
             help="Time that the last load took, with hashing and golden examples, in the slowest worker",
-            over="max",
+            aggregation="max",
         ),
         Metric(
             name="glyph_model_loaded_timestamp_seconds",
             kind="gauge",
             help="Unix time at which the served version was loaded, of the last worker to do so",
-            over="max",
+            aggregation="max",
         ),
         Metric(
             name="glyph_golden_check_passed",
             kind="gauge",
             help="0 while a published version is refused because a worker's replay of its golden examples gave "
             "other answers than the recorded ones, else 1",
-            over="min",
+            aggregation="min",
         ),
         Metric(
             name="glyph_golden_checks_total",
             kind="counter",
             labels=("outcome",),
-            known=("passed", "failed"),
+            label_values=("passed", "failed"),
             help="Replays of a version's golden examples: passed or failed",
         ),
         # Processes
@@ -203,7 +203,7 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_workers",
             kind="gauge",
             labels=("state",),
-            known=("starting", "ready", "unready", "stuck", "draining"),
+            label_values=("starting", "ready", "unready", "stuck", "draining"),
             help="Workers by state: starting, ready, unready (no proven model), stuck (silent for 5 s), draining",
         ),
         Metric(
@@ -213,7 +213,7 @@ CATALOGUE: dict[str, Metric] = {
             name="glyph_worker_exits_total",
             kind="counter",
             labels=("how",),
-            known=("ended", "died"),
+            label_values=("ended", "died"),
             help="Workers that are gone: ended (asked to), or died (killed, crashed, timed out)",
         ),
         # Access

@@ -48,7 +48,7 @@ def management_of(arbiter: int) -> int:
 def directory_of(worker: int) -> Path:
     """Return where the workers' shared memory is."""
     maps = Path(f"/proc/{worker}/maps").read_text().splitlines()
-    (directory,) = {Path(line.split()[-1]).parent for line in maps if line.endswith(".slots")}
+    (directory,) = {Path(line.split()[-1]).parent for line in maps if line.endswith(".counters")}
     return directory
 
 
