@@ -72,5 +72,5 @@ def _log(record: RequestRecord, own: TraceContext | None) -> None:
 
 @functools.cache
 def _format(*names: str) -> str:
-    """Return the format of an access-log line that ends in these names. The formatter quotes each value if necessary."""
+    """Return the format of an access-log line that ends in these names; the log's formatter quotes the values."""
     return " ".join(["%s %s %s %d %.3f ms", *(f"{name}=%s" for name in names)])

@@ -38,7 +38,7 @@ class RequestRecord:
     method: str
     path: str
     route: str
-    """The path's template, such as `/v2/models/{model}/infer`. No client data is in it, so it can be a metric's label."""
+    """The path's template, such as `/v2/models/{model}/infer`. It has no client data, so it can be a metric's label."""
     client: str = ""
     """The client's address."""
     status: int = 0
