@@ -5,6 +5,7 @@ golden examples on the real execution provider.
 """
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -149,7 +150,7 @@ def padded(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
 def padding(count: int, sizes: tuple[int, ...] = BUCKETS) -> int:
     """Return how many images a batch of `count` is padded with: its last piece, if it runs in several."""
     last = (count - 1) % sizes[-1] + 1
-    return next(size for size in sizes if size >= last) - last
+    return sizes[bisect_left(sizes, last)] - last
 
 
 def choose_provider(policy: str, device_id: int) -> Provider:

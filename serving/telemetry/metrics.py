@@ -27,7 +27,7 @@ import orjson
 from bundle import drift
 from serving.system.memory_directory import DIRECTORY_VARIABLE
 from serving.telemetry import logs
-from serving.telemetry.catalogue import CATALOGUE, NATS, PROBABILITY, SECONDS
+from serving.telemetry.catalogue import BATCH, CATALOGUE, NATS, PROBABILITY, SECONDS
 from serving.telemetry.request_record import RequestRecord
 from serving.telemetry.shared_memory import MAX_VALUES_PER_KEY, SharedCounters, link_to_memory
 
@@ -49,7 +49,8 @@ CLIENT_GONE = "client-gone"
 CLIENT_GONE_STATUS = 499
 """The status that proxies log for such a request. It is never sent."""
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", OTHER))
-_SUM_OF_SECONDS = len(SECONDS) + 1
+_SUM_OF_SECONDS, _SUM_OF_BATCH = len(SECONDS) + 1, len(BATCH) + 1
+"""Offsets of the sum in histograms of these buckets."""
 
 BUFFERED_IMAGES = 256
 """Images whose statistics are computed together: for a single image NumPy's calls would cost more than the model."""
@@ -74,6 +75,7 @@ class Metrics:
         self._evicted = self._offset("glyph_connections_evicted_total")
         self._golden = self._offset("glyph_golden_check_passed")
         self.golden_check(passed=True)
+        self._batch_images = self._histogram(("glyph_batch_images",))
         self._padding = self._offset("glyph_padding_images_total")
         phases = CATALOGUE["glyph_phase_duration_seconds"].label_values
         self._phases = {phase: self._histogram(("glyph_phase_duration_seconds", phase)) for phase in phases}
@@ -101,7 +103,6 @@ class Metrics:
         with self._lock:
             values[self._in_flight] -= 1
             for phase, seconds in record.phases.items():
-                # What `_observe` does, inlined, because this runs several times for each request.
                 offset = phases[phase]
                 values[offset + bisect_left(SECONDS, seconds)] += 1
                 values[offset + _SUM_OF_SECONDS] += seconds
@@ -139,8 +140,10 @@ class Metrics:
     ) -> None:
         """Count an inference from `uint8[n, 28, 28]` to `float32[n, classes]`, both without the padding."""
         with self._lock:
-            self._observe(("glyph_batch_images",), len(images))
-            self._values[self._padding] += padding
+            values, count = self._values, len(images)
+            values[self._batch_images + bisect_left(BATCH, count)] += 1
+            values[self._batch_images + _SUM_OF_BATCH] += count
+            values[self._padding] += padding
             if self._statistics is None or self._statistics.bundle is not bundle:
                 self._flush()
                 self._statistics = _Statistics(bundle, self._counters, self._offsets)
@@ -256,12 +259,6 @@ class Metrics:
             offset = self._offsets[key] = self._counters.allocate(key, len(CATALOGUE[key[0]].buckets) + 2)
         return offset
 
-    def _observe(self, key: tuple[str, ...], value: float) -> None:
-        buckets = CATALOGUE[key[0]].buckets
-        offset = self._histogram(key)
-        self._values[offset + bisect_left(buckets, value)] += 1
-        self._values[offset + len(buckets) + 1] += value
-
 
 class _Statistics:
     """Statistics of one version's images and probabilities, which are buffered and then computed together.
@@ -294,14 +291,18 @@ class _Statistics:
 
     def add(self, images: npt.NDArray[np.uint8], probabilities: npt.NDArray[np.float32]) -> None:
         """Buffer a batch; flush whenever the buffer is full."""
-        for start in range(0, len(images), BUFFERED_IMAGES):
-            part = images[start : start + BUFFERED_IMAGES]
-            if self._buffered + len(part) > BUFFERED_IMAGES:
-                self.flush()
-            rows = slice(self._buffered, self._buffered + len(part))
-            self._images[rows] = part
-            self._probabilities[rows] = probabilities[start : start + BUFFERED_IMAGES]
-            self._buffered += len(part)
+        count = len(images)
+        if count > BUFFERED_IMAGES:
+            for start in range(0, count, BUFFERED_IMAGES):
+                rows = slice(start, start + BUFFERED_IMAGES)
+                self.add(images[rows], probabilities[rows])
+            return
+        if self._buffered + count > BUFFERED_IMAGES:
+            self.flush()
+        rows = slice(self._buffered, self._buffered + count)
+        self._images[rows] = images
+        self._probabilities[rows] = probabilities
+        self._buffered += count
 
     def flush(self) -> None:
         """Compute the statistics of the buffered images, and add them to the counters."""
