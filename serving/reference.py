@@ -78,7 +78,7 @@ TABLES = {
 
 
 def rewritten(text: str) -> str:
-    """Return the document with its tables generated anew.
+    """Return the document with newly generated tables.
 
     Raises:
         KeyError: the document names a table that does not exist.

@@ -327,7 +327,7 @@ class ModelStore:
         self._publish()
         if failed.golden_mismatch:
             self.metrics.golden(passed=False)
-        self.metrics.refused()
+        self.metrics.load_failed()
         if self._loaded:
             log.error(
                 "version %d failed verification: %s; version %d keeps serving",

@@ -4,7 +4,7 @@ Called by:
     Pipeline.open, Pipeline.close    `opened`, `observe`: once each for every prediction request
     the batcher, or Pipeline.answer  `batch` after each inference, `queue` when its depth changes
     Flask's request hooks            `request`, for requests that the pipeline does not answer
-    ModelStore                       `loaded`, `refused`, `golden`, `golden_check`, `state`, `publish`
+    ModelStore                       `loaded`, `load_failed`, `golden`, `golden_check`, `state`, `publish`
     the inference worker             `connections`, several times a second; `evicted`, `refusal`
     both worker classes              `beat`, whenever they notify the arbiter that the process is alive
     Reloader                         `tick`, once a second
@@ -175,7 +175,7 @@ class Metrics:
             self._values[self._offset("glyph_model_load_duration_seconds")] = seconds
             self._values[self._offset("glyph_model_loaded_timestamp_seconds")] = time.time()
 
-    def refused(self) -> None:
+    def load_failed(self) -> None:
         """Count a version that failed to load or failed verification."""
         with self._lock:
             self._values[self._offset("glyph_model_loads_total", "refused")] += 1

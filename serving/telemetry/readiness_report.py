@@ -27,7 +27,7 @@ def not_ready(detail: str, remedy: str, extensions: Mapping[str, Any]) -> NotRea
     return error
 
 
-def newest_first(refusals: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def newest_first(failures: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the versions that failed verification, each once, the newest first."""
-    found = {refusal["version"]: refusal for refusal in refusals}
+    found = {failure["version"]: failure for failure in failures}
     return [found[version] for version in sorted(found, reverse=True)]
