@@ -92,9 +92,8 @@ def missing_library() -> str | None:
             f"the installed onnxruntime {onnxruntime.__version__} has no CUDA provider: "
             "install onnxruntime-gpu in its place"
         )
-    with contextlib.redirect_stdout(
-        io.StringIO()
-    ):  # it prints what it does not find, which is returned below
+    # It prints what it does not find; this function returns that instead.
+    with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
     try:
         ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / PROVIDER_LIBRARY))

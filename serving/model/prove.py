@@ -75,10 +75,7 @@ def prove(
                 if shutdown.is_set():
                     return "unknown", ""
                 if time.monotonic() > deadline:
-                    return (
-                        "invalid",
-                        f"loading and proving it took longer than {seconds:g} s, and was given up",
-                    )
+                    return "invalid", f"loading and proving it took longer than {seconds:g} s"
         finally:
             child.kill()
 
@@ -88,10 +85,7 @@ def _child_result(code: int, output: bytes) -> ProofResult:
     if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         return "unknown", ""
     if code == -signal.SIGKILL:
-        return (
-            "invalid",
-            "the process that proves it was killed by SIGKILL, most likely because memory ran out",
-        )
+        return "invalid", "the process that proves it was killed by SIGKILL, probably for lack of memory"
     if code < 0:
         return "invalid", f"the process that proves it crashed by {signal.Signals(-code).name}"
     try:

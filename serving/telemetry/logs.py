@@ -119,9 +119,7 @@ class JsonFormatter(logging.Formatter):
             document["stack"] = record.stack_info
         try:
             line = orjson.dumps(document).decode()
-        except (
-            TypeError
-        ):  # a value that JSON does not have, or a lone surrogate, which a client may have sent
+        except TypeError:  # a value that JSON does not have, or a lone surrogate from a client
             line = ""
         if not line or _may_contain_token(line):
             line = orjson.dumps(_json_value(document)).decode()

@@ -105,9 +105,8 @@ class SharedCounters:
             self._memory[start : start + len(line)] = line
             self._key_bytes += len(line)
             self._value_count += count
-            HEADER.pack_into(
-                self._memory, 0, MAGIC, self._key_bytes, self._value_count
-            )  # last, because it makes the key visible
+            # Last, because the header makes the key visible to readers.
+            HEADER.pack_into(self._memory, 0, MAGIC, self._key_bytes, self._value_count)
         return offset
 
 

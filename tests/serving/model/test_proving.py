@@ -127,7 +127,7 @@ def test_a_version_whose_proof_is_killed_is_refused_and_no_worker_is_at_risk(tmp
         await_(lambda: Path(f"/proc/{prover}/oom_score_adj").read_text() == "1000\n")
         os.kill(prover, signal.SIGKILL)
         await_(lambda: service.log().count("version 2 failed verification: ") == 2, service.log)
-        assert "killed by SIGKILL, most likely because memory ran out" in refused(service)
+        assert "killed by SIGKILL, probably for lack of memory" in refused(service)
         second.path.rename(tmp_path / "bad")
         publish_synthetic(tmp_path)
         await_ready(service, 2, 2)
