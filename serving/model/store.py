@@ -118,11 +118,8 @@ class ModelStore:
         """
         loaded = self._loaded
         if not loaded:
-            raise self._not_ready(
-                readiness_report.no_model(self._reason),
-                "Publish or restore a version, then wait until the service finds it (GLYPH_RELOAD_SECONDS), restart "
-                "the service or send it SIGHUP; 'python -m bundle verify' checks a version.",
-            )
+            _, remedy = NotReadyError.example
+            raise self._not_ready(readiness_report.no_model(self._reason), remedy)
         if version is None:
             return loaded[0].engine
         for one in loaded:
@@ -221,11 +218,13 @@ class ModelStore:
                     log.error("not ready: %s", error)  # noqa: TRY400  the sentence says all, a traceback nothing
             if before != (self._loaded, self._failed) or not self._loaded:
                 self._publish()
-            for version, error in cuda_failures.items():
+            for version, failure in cuda_failures.items():
                 if not self._loaded:
-                    raise error
+                    raise failure
                 found = fingerprint(self.settings.model / str(version))
-                self._fail(FailedVersion(version, one_line(error, MAX_REASON), found, golden_mismatch=False))
+                self._fail(
+                    FailedVersion(version, one_line(failure, MAX_REASON), found, golden_mismatch=False)
+                )
 
     def _candidates(self) -> list[int]:
         """Return the versions to try, in this order: the pinned one, or all that are published, newest first.
