@@ -52,7 +52,7 @@ class FailedVersion:
     version: int
     reason: str
     fingerprint: Fingerprint
-    golden_mismatch: bool
+    golden_mismatch: bool = False
     """Whether the version is intact but gave other probabilities for its golden examples than the recorded ones."""
     retry: bool = False
     """Whether a child has still to prove the version, so that this failure is provisional."""
@@ -222,9 +222,7 @@ class ModelStore:
                 if not self._loaded:
                     raise failure
                 found = fingerprint(self.settings.model / str(version))
-                self._fail(
-                    FailedVersion(version, one_line(failure, MAX_REASON), found, golden_mismatch=False)
-                )
+                self._fail(FailedVersion(version, one_line(failure, MAX_REASON), found))
 
     def _candidates(self) -> list[int]:
         """Return the versions to try, in this order: the pinned one, or all that are published, newest first.
@@ -264,7 +262,7 @@ class ModelStore:
                 self.proof_pending = True
                 reason = str(error)
                 if reason and (failed is None or failed.reason != reason):
-                    self._fail(FailedVersion(version, reason, found, golden_mismatch=False, retry=True))
+                    self._fail(FailedVersion(version, reason, found, retry=True))
                 return bool(self._loaded)  # an older version is tried only if none is served
             except (BundleError, ProviderError) as error:
                 if isinstance(error, ProviderError) and not self._loaded:
@@ -274,7 +272,7 @@ class ModelStore:
             except Exception as error:
                 log.exception("loading version %d failed", version)
                 reason = f"an unexpected error: {one_line(error, MAX_REASON)}"
-                self._fail(FailedVersion(version, reason, found, golden_mismatch=False))
+                self._fail(FailedVersion(version, reason, found))
             else:
                 self._failed.pop(version, None)
                 self._swap(LoadedVersion(version, engine, found))
