@@ -101,7 +101,7 @@ def _model(settings: ServiceSettings) -> str:
 
     logging.getLogger("glyph.serving").addHandler(logging.NullHandler())  # the sentences below say the same
     try:
-        state = ModelStore.start(settings, by_child=True)
+        state = ModelStore.start(settings, prove_first=True)
         report = state.report()
     except ProviderError as error:
         raise _FailedError(str(error), EXIT_PROVIDER) from error

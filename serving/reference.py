@@ -1,10 +1,10 @@
-"""The tables of docs/operations.md, from the settings, the metrics, the alerts and the errors themselves.
+"""Generates the tables of docs/operations.md from the settings, metrics, alerts and errors, and the alerts of k8s/.
 
-python -m serving.reference              writes them into docs/operations.md, and the alerts into k8s/components
+python -m serving.reference              writes the tables into docs/operations.md, and the alerts into k8s/components
 python -m serving.reference --check      exits 1 if a file would change
-python -m serving.reference --rules      prints the alerts as a file of Prometheus's rules
+python -m serving.reference --rules      prints the alerts as a Prometheus rules file
 
-The sentences around them are the document's own; a table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the rest of the document is not changed.
 """
 
 import argparse
@@ -28,12 +28,12 @@ RULES = {
     Path("k8s/components/alerts/prometheusrule.yaml"): False,
     Path("k8s/components/alerts-gpu/prometheusrule.yaml"): True,
 }
-"""Which alerts a manifest has: those for GPUs, or the others."""
-_PART = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+"""Manifests of alerts, and whether each has those for GPUs or the others."""
+_TABLE = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def settings_table() -> str:
-    """Return a row for each setting: variable, default, values, meaning."""
+    """Return a table of the settings: variable, default, values, meaning."""
     rows = (
         (f"`{ENVIRONMENT_PREFIX}{name.upper()}`", _default(field), _values(field), field.description or "")
         for name, field in ServiceSettings.model_fields.items()
@@ -42,20 +42,20 @@ def settings_table() -> str:
 
 
 def metrics_table() -> str:
-    """Return a row for each metric: name with labels, kind, meaning."""
-    rows = ((_shown(metric), metric.kind, metric.help) for metric in CATALOGUE.values())
+    """Return a table of the metrics: name with labels, kind, meaning."""
+    rows = ((_metric_cell(metric), metric.kind, metric.help) for metric in CATALOGUE.values())
     return _table(("metric", "kind", "meaning"), rows)
 
 
 def alerts_table() -> str:
-    """Return a row for each alert."""
+    """Return a table of the alerts."""
     rows = (
         (
             alert.name,
             f"`{alert.expression}`",
-            alert.lasting,
+            alert.duration,
             alert.severity,
-            f"{alert.meaning} {alert.remedy}",
+            f"{alert.summary} {alert.description}",
         )
         for alert in ALERTS
     )
@@ -63,7 +63,7 @@ def alerts_table() -> str:
 
 
 def problems_table() -> str:
-    """Return a row for each kind of problem that a client can be answered with."""
+    """Return a table of the kinds of problems that the service answers with."""
     kinds = sorted(errors.problem_classes(), key=lambda kind: (int(kind.status), kind.kind))
     rows = ((str(int(kind.status)), f"`{kind.kind}`", kind.title) for kind in kinds)
     return _table(("status", "type and `reason`", "title"), rows)
@@ -78,22 +78,22 @@ TABLES = {
 
 
 def rewritten(text: str) -> str:
-    """Return the document with its tables as they must be.
+    """Return the document with newly generated tables.
 
     Raises:
-        KeyError: it asks for a table that there is none of.
+        KeyError: the document names a table that does not exist.
     """
-    return _PART.sub(lambda part: f"{part[1]}\n{TABLES[part[2]]()}\n{part[3]}", text)
+    return _TABLE.sub(lambda part: f"{part[1]}\n{TABLES[part[2]]()}\n{part[3]}", text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables, or say whether they are right."""
+    """Write the files, check them, or print the rules."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.reference",
         description="Write the tables of docs/operations.md and the alerts of k8s/.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file would change")
-    parser.add_argument("--rules", action="store_true", help="print the alerts as Prometheus's rules instead")
+    parser.add_argument("--rules", action="store_true", help="print the alerts as a Prometheus rules file")
     options = parser.parse_args(arguments)
     if options.rules:
         print(rules(), end="")
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _shown(metric: Metric) -> str:
+def _metric_cell(metric: Metric) -> str:
     labels = "{" + ", ".join(metric.labels) + "}" if metric.labels else ""
     return f"`{metric.name}{labels}`"
 
@@ -121,8 +121,8 @@ def _default(field: FieldInfo) -> str:
 
 
 def _values(field: FieldInfo) -> str:
-    """Return what a setting can be: its choices, or its type and bounds."""
-    kind, metadata, optional = _plain(field.annotation, list(field.metadata))
+    """Return the allowed values of a setting: its choices, or its type and bounds."""
+    kind, metadata, optional = _unwrapped(field.annotation, list(field.metadata))
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     if choices:
         shown = ", ".join(f"`{choice}`" for choice in choices)
@@ -144,25 +144,25 @@ def _values(field: FieldInfo) -> str:
 
 
 def _bound(metadata: list[Any], name: str) -> Any:
-    """Return the bound that a setting's metadata has under a name of pydantic's: `gt`, `ge`, `le`."""
+    """Return the bound with pydantic's name `gt`, `ge` or `le` from a setting's metadata, or None."""
     return next((found for bound in metadata if (found := getattr(bound, name, None)) is not None), None)
 
 
-def _plain(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]:
-    """Return the type inside `Annotated[...]` and `... | None`, all metadata on the way, and if it may be None."""
+def _unwrapped(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]:
+    """Return the type inside `Annotated[...]` and `... | None`, its metadata, and whether None is allowed."""
     if typing.get_origin(annotation) is Annotated:
         inner, *more = typing.get_args(annotation)
         for one in more:
             metadata += one.metadata if isinstance(one, FieldInfo) else [one]
-        return _plain(inner, metadata)
+        return _unwrapped(inner, metadata)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         inner = next(one for one in typing.get_args(annotation) if one is not type(None))
-        return *_plain(inner, metadata)[:2], True
+        return *_unwrapped(inner, metadata)[:2], True
     return annotation, metadata, False
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown; a bar within a cell is escaped."""
+    """Return a Markdown table; bars within cells are escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 

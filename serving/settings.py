@@ -1,4 +1,4 @@
-"""What an operator can set: one frozen class, read from `GLYPH_*` and from the command line."""
+"""The service's settings: one frozen class, read from environment variables `GLYPH_*` and from the command line."""
 
 import os
 import re
@@ -15,141 +15,141 @@ RESERVED = ("GLYPH_TRAIN_", "GLYPH_SCORE_")
 """Prefixes of variables that belong to the training job and to the batch scorer."""
 
 Positive = Annotated[int, Field(ge=1)]
-
-
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[a-z0-9.\-\[\]:_]+)$")]
-"""What a browser sends as `Origin` (RFC 6454, section 6.2), or `*`."""
-
-
-EVERY = ("*", "::")
-"""Hosts that mean every address of the machine, of IPv4 and of IPv6."""
+"""A value of the `Origin` field that browsers send (RFC 6454, section 6.2), or `*`."""
+ALL_ADDRESSES = ("*", "::")
+"""Hosts that mean all addresses of the machine, IPv4 and IPv6."""
 UNIX_PATH_BYTES = 107
-"""Longest path of a UNIX socket: `sun_path` has 108 bytes, and one ends it (unix(7))."""
+"""Maximum length of a UNIX socket's path: `sun_path` has 108 bytes, and the last is a null byte (unix(7))."""
 
 
 def unix_path(host: str) -> Path | None:
-    """Return the path of the UNIX socket that a host names; None if it is an address of TCP."""
+    """Return the path of the UNIX socket that a host names; None if the host is a TCP address."""
     return Path(host.removeprefix("unix:").removeprefix("//")) if host.startswith("unix:") else None
 
 
-def _listenable(host: str) -> str:
+def _check_host(host: str) -> str:
     path = unix_path(host)
     if path is not None and not path.is_absolute():
-        raise ValueError("a UNIX socket is named by its absolute path, as in unix:/run/glyph/http.sock")
+        raise ValueError("a UNIX socket needs an absolute path, as in unix:/run/glyph/http.sock")
     if path is not None and (size := len(os.fsencode(path))) > UNIX_PATH_BYTES:
         raise ValueError(
-            f"the path of a UNIX socket has at most {UNIX_PATH_BYTES} bytes, and this one {size}"
+            f"the path of a UNIX socket may have at most {UNIX_PATH_BYTES} bytes, and this one has {size}"
         )
     return host
 
 
-def _of_tcp(host: str) -> str:
+def _check_tcp_host(host: str) -> str:
     if unix_path(host) is not None:
-        raise ValueError("the management port is one of TCP: give an address, as 127.0.0.1")
+        raise ValueError("the management port must be a TCP port: give an address, such as 127.0.0.1")
     return host
 
 
 class ServiceSettings(Settings):
-    """Settings of the service. `GLYPH_PORT` in the environment is `--port` on the command line."""
+    """The service's settings. `GLYPH_PORT` in the environment is `--port` on the command line."""
 
     model: Annotated[
-        Path, Field(description="directory of the model, models/NAME, whose versions are served")
+        Path, Field(description="directory of the model to serve, models/NAME, which contains its versions")
     ] = Path("models/mnist")
     version: Annotated[
         Positive | None,
         OrNone,
-        Field(description="version to serve and stay with; none is the newest, also as it changes"),
+        Field(
+            description="version to serve; none serves the newest version, and each newer one once it is published"
+        ),
     ] = None
     provider: Annotated[
         Literal["auto", "cuda", "cpu"],
         Field(
-            description="execution provider: 'cuda' ends the service if CUDA does not work, 'auto' "
-            "takes CUDA if it works and the CPU else, and says which. CUDA needs NVIDIA's driver 580 or newer"
+            description="execution provider: 'auto' uses CUDA if it works and otherwise the CPU, and logs which; "
+            "'cuda' ends the service if CUDA does not work. CUDA needs NVIDIA driver 580 or newer"
         ),
     ] = "auto"
-    device_id: Annotated[int, Field(ge=0, description="which GPU, where CUDA is used")] = 0
+    device_id: Annotated[int, Field(ge=0, description="number of the GPU to use, where CUDA is used")] = 0
     cuda_graphs: Annotated[
         bool,
         Field(
-            description="whether CUDA replays one captured graph for each size of a batch, in buffers that stay, "
-            "instead of starting kernel after kernel; one thread then runs all. Not yet run on a GPU "
-            "('python -m bench gpu' measures it), so off"
+            description="whether to capture a CUDA graph for each batch size and replay it, instead of launching each "
+            "kernel; one thread then runs all inferences. Off by default, because it has not been run on a GPU yet "
+            "('python -m bench gpu' measures it)"
         ),
     ] = False
     cudnn: Annotated[
         bool,
         Field(
-            description="whether CUDA uses cuDNN. No operator of the model should need it, which no GPU has shown "
-            "yet; 'false' is for an image without it (Dockerfile.serve, --build-arg CUDNN=false)"
+            description="whether CUDA uses cuDNN. No operator of the model should need it, but that has not been "
+            "tested on a GPU yet; 'false' is for an image without cuDNN (Dockerfile.serve, --build-arg CUDNN=false)"
         ),
     ] = True
     arithmetic: Annotated[
         Literal["auto", "float32", "integer"],
         Field(
-            description="how the CPU computes the first layer: 'auto' takes integers for batches of more than "
-            "8 images where the processor has AMX and the version a graph for it, and float32 else. An answer's "
-            "last digits can then differ by its batch; with 'float32' or 'integer' they do not. 'integer' refuses "
-            "a version without that graph. CUDA computes in float32"
+            description="precision of the first layer on the CPU: 'auto' computes in exact integers for batches of "
+            "more than 8 images if the processor has AMX and the version has an integer graph, and otherwise in "
+            "float32. The last digits of an answer can then depend on its batch; with 'float32' or 'integer' they do "
+            "not. 'integer' rejects a version without that graph. CUDA always computes in float32"
         ),
     ] = "auto"
     host: Annotated[
         str,
-        AfterValidator(_listenable),
+        AfterValidator(_check_host),
         Field(
             min_length=1,
-            description="address to listen on; '*' is every one of IPv4 and IPv6, unix:/run/glyph/http.sock a "
+            description="address to listen on; '*' means all addresses of IPv4 and IPv6, unix:/run/glyph/http.sock a "
             "UNIX socket, 0.0.0.0 all of IPv4",
         ),
     ] = "127.0.0.1"
     port: Annotated[
-        int, Field(ge=1, le=65535, description="TCP port to listen on; a UNIX socket has none")
+        int, Field(ge=1, le=65535, description="TCP port to listen on; not used with a UNIX socket")
     ] = 8080
     management_host: Annotated[
         str,
-        AfterValidator(_of_tcp),
+        AfterValidator(_check_tcp_host),
         Field(
             min_length=1,
-            description="address of the management port, '*' is every one; probes must be able to reach it",
+            description="address of the management port; '*' means all addresses. Probes must be able to reach it",
         ),
     ] = "127.0.0.1"
     management_port: Annotated[
         Annotated[int, Field(ge=0, le=65535)] | None,
         OrNone,
         Field(
-            description="TCP port of /livez, /readyz and /metrics, answered by a process of their own "
-            "whatever the load; none is the one after the port, 0 is no such port"
+            description="TCP port of /livez, /readyz and /metrics, which a separate process answers, whatever the "
+            "load; none is GLYPH_PORT plus 1, 0 opens no such port"
         ),
     ] = None
     reload_seconds: Annotated[
         float,
-        Field(ge=0, le=86400, description="how often new versions are looked for; 0 is at start only"),
+        Field(
+            ge=0, le=86400, description="seconds between polls for new versions; 0 looks only at the start"
+        ),
     ] = 10.0
     kept_versions: Annotated[
         int,
         Field(
             ge=0,
             le=100,
-            description="versions that stay loaded after a newer one took their place, for requests that name them",
+            description="number of earlier versions that stay loaded, for requests that name them",
         ),
     ] = 1
     drift_window_seconds: Annotated[
         float,
-        Field(ge=60, le=604800, description="how far back glyph_drift_psi looks"),
+        Field(ge=60, le=604800, description="seconds of traffic that glyph_drift_psi is computed from"),
     ] = 3600.0
     workers: Annotated[
         Positive | None,
         OrNone,
         Field(
-            description="processes; none is one for each usable CPU, and 1 where CUDA is used, which no GPU has "
-            "measured yet"
+            description="number of worker processes; none is one for each usable CPU, or 1 where CUDA is used (not "
+            "measured on a GPU yet)"
         ),
     ] = None
     worker: Annotated[
         Literal["inference", "gthread"],
         Field(
-            description="how a process serves: 'inference' is an event loop that runs what has arrived as one "
-            "batch; 'gthread' is Gunicorn's own threads, each of which runs one request, and leaves slow clients "
-            "to the proxy in front"
+            description="worker class: 'inference' is an event loop that runs all requests that have arrived as one "
+            "batch; 'gthread' is Gunicorn's thread worker, where each thread runs one request and slow clients are "
+            "left to a proxy in front"
         ),
     ] = "inference"
     threads: Annotated[
@@ -157,8 +157,7 @@ class ServiceSettings(Settings):
         Field(
             ge=1,
             le=1024,
-            description="threads of a process for pages, probes and large bodies: how many it works on at once; "
-            "gthread: for predictions",
+            description="threads of a worker for pages, probes and large bodies; gthread: also for predictions",
         ),
     ] = 4
     connections: Annotated[
@@ -166,7 +165,8 @@ class ServiceSettings(Settings):
         Field(
             ge=8,
             le=1 << 20,
-            description="most connections of a process; beyond it the longest idle is closed for a new one",
+            description="maximum number of connections of a worker; beyond it, a new connection closes the one that "
+            "has been idle longest",
         ),
     ] = 4096
     queue_limit: Annotated[
@@ -174,16 +174,16 @@ class ServiceSettings(Settings):
         Field(
             ge=1,
             le=1 << 20,
-            description="most predictions that wait in a process, and apart from them most other requests; beyond "
-            "it the answer is 503 with Retry-After",
+            description="maximum number of predictions queued in a worker, and separately of other requests; beyond "
+            "it, requests are shed with 503 and Retry-After",
         ),
     ] = 512
     queue_bytes: Annotated[
         int,
         Field(
             ge=1 << 20,
-            description="most bytes of requests and untaken answers that a process holds, half of them for one "
-            "client's address; beyond it the answer is 503 with Retry-After",
+            description="maximum number of bytes of requests and unsent answers that a worker holds, half of them for "
+            "one client address; beyond it, requests are shed with 503 and Retry-After",
         ),
     ] = 256 << 20
     request_timeout_seconds: Annotated[
@@ -191,8 +191,8 @@ class ServiceSettings(Settings):
         Field(
             gt=0,
             le=3600,
-            description="the longest that a prediction waits; X-Request-Timeout-Ms asks for less. Then the "
-            "answer is 504 and nothing is computed",
+            description="deadline of a prediction in seconds, which X-Request-Timeout-Ms can shorten; a request that "
+            "waits longer is answered 504 and not computed",
         ),
     ] = 30.0
     header_timeout_seconds: Annotated[
@@ -200,7 +200,7 @@ class ServiceSettings(Settings):
         Field(
             gt=0,
             le=3600,
-            description="time for a request's head, from its first byte to its last; not for gthread",
+            description="time limit in seconds for a request head, from its first byte to its last; not for gthread",
         ),
     ] = 10.0
     body_timeout_seconds: Annotated[
@@ -208,93 +208,112 @@ class ServiceSettings(Settings):
         Field(
             gt=0,
             le=3600,
-            description="time for a request's body, from the head to the last byte; not for gthread",
+            description="time limit in seconds for a request body, from the head to the last byte; not for gthread",
         ),
     ] = 30.0
     write_timeout_seconds: Annotated[
         float,
         Field(
-            gt=0, le=3600, description="time in which a client has to take some of an answer; not for gthread"
+            gt=0,
+            le=3600,
+            description="seconds within which a client must read some of an answer; not for gthread",
         ),
     ] = 30.0
     max_requests: Annotated[
-        int, Field(ge=0, description="requests after which a process is replaced, give or take; 0 is never")
+        int,
+        Field(
+            ge=0, description="approximate number of requests after which a worker is replaced; 0 is never"
+        ),
     ] = 0
     max_body_bytes: Annotated[
-        int, Field(ge=1024, le=1 << 30, description="largest request body; beyond it the answer is 413")
+        int,
+        Field(
+            ge=1024,
+            le=1 << 30,
+            description="maximum size of a request body in bytes; a larger one is answered 413",
+        ),
     ] = 8 << 20
     max_files: Annotated[
-        int, Field(ge=1, le=65536, description="most files in one form; beyond it the answer is 413")
+        int, Field(ge=1, le=65536, description="maximum number of files in one form; more are answered 413")
     ] = 256
     max_images: Annotated[
         int,
         Field(
             ge=1,
             le=65536,
-            description="most images in one body of JSON, pixels, or tensors; beyond it the answer is 413",
+            description="maximum number of images in one body of JSON, raw pixels, or tensors; more are answered 413",
         ),
     ] = 1024
     timeout_seconds: Annotated[
         int,
         Field(
             ge=1,
-            description="a process that is silent for longer is replaced; one that loads gets 120, or this if "
-            "it is more",
+            description="seconds after which a silent worker is replaced; a worker that loads a model has 120, or this "
+            "if it is more",
         ),
     ] = 30
     graceful_timeout_seconds: Annotated[
-        int, Field(ge=1, description="time that requests in flight get after SIGTERM")
+        int, Field(ge=1, description="seconds that requests in flight have after SIGTERM")
     ] = 25
     tls_certificate: Annotated[
         Path | None,
         OrNone,
-        Field(description="PEM file of the certificate and its chain; none is plain HTTP"),
+        Field(description="PEM file of the TLS certificate and its chain; none serves plain HTTP"),
     ] = None
-    tls_key: Annotated[Path | None, OrNone, Field(description="PEM file of the certificate's key")] = None
+    tls_key: Annotated[
+        Path | None, OrNone, Field(description="PEM file of the certificate's private key")
+    ] = None
     keepalive_seconds: Annotated[
-        int, Field(ge=1, description="how long an idle connection is kept; more than a load balancer's")
+        int,
+        Field(
+            ge=1,
+            description="seconds that an idle connection stays open; set more than a load balancer has",
+        ),
     ] = 75
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="least level that is logged")
+        Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")
     ] = "info"
     log_format: Annotated[
         Literal["text", "json"],
-        Field(description="how log lines are written: for people, or one JSON object each"),
+        Field(description="format of log lines: text for people, or one JSON object each"),
     ] = "text"
-    access_log: Annotated[bool, Field(description="log one line for each request, to stdout")] = False
+    access_log: Annotated[bool, Field(description="whether to log one line for each request, to stdout")] = (
+        False
+    )
     tracing: Annotated[
         Literal["off", "otlp"],
         Field(
-            description="'otlp' sends a span of each request to a collector by OTLP over HTTP; the standard "
-            "variables OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and so on say the rest"
+            description="'otlp' sends spans of each request to a collector by OTLP over HTTP; the standard variables "
+            "OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and so on configure it"
         ),
     ] = "off"
     tokens_file: Annotated[
         Path | None,
         OrNone,
         Field(
-            description="file of the hashes of bearer tokens ('python -m serving.token' makes a line of it); none "
-            "asks nobody for a token. It is read again when it changes"
+            description="file with the hashes of bearer tokens ('python -m serving.token' prints a line for it); none "
+            "requires no token. The file is read again when it changes"
         ),
     ] = None
     docs_token: Annotated[
-        bool, Field(description="ask for a token on /docs and /openapi.json too, where there are tokens")
+        bool,
+        Field(description="whether /docs and /openapi.json require a token too, if a tokens file is set"),
     ] = False
     metrics_token: Annotated[
-        bool, Field(description="ask for a token on /metrics too, where there are tokens")
+        bool, Field(description="whether /metrics requires a token too, if a tokens file is set")
     ] = False
     cors_origins: Annotated[
         tuple[Origin, ...],
         CommaSeparated,
         Field(
-            description="origins whose pages may ask this service from a browser, as https://app.example.org, "
-            "separated by commas; '*' is every origin, none is only the service's own page"
+            description="origins whose pages may call this service from a browser (CORS), such as "
+            "https://app.example.org, separated by commas; '*' allows every origin, none only the service's own page"
         ),
     ] = ()
 
 
 def management_port(settings: ServiceSettings) -> int:
-    """Return the management port that the settings mean; 0 is none."""
+    """Return the management port, resolved from the settings; 0 means that there is none."""
     if settings.management_port is None:
         return (settings.port + 1) % 65536
     return settings.management_port
@@ -307,10 +326,10 @@ _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 def is_service_link(name: str, value: str) -> bool:
-    """Tell a variable that Kubernetes made of a Service called `glyph` or `glyph-...` from a setting.
+    """Return whether Kubernetes set a variable for a Service called `glyph` or `glyph-...`, so that it is no setting.
 
-    It gives them to every container (kubernetes.io/docs/concepts/services-networking/service,
-    Environment variables). Of `GLYPH_PORT` and `GLYPH_..._PORT` only the value tells.
+    Kubernetes sets such variables in every container (kubernetes.io/docs/concepts/services-networking/service,
+    Environment variables). For `GLYPH_PORT` and `GLYPH_..._PORT` only the value distinguishes them from settings.
     """
     if not name.startswith(ENVIRONMENT_PREFIX):
         return False
@@ -321,17 +340,17 @@ def is_service_link(name: str, value: str) -> bool:
 
 
 def environment_layer(environment: Mapping[str, str]) -> Layer:
-    """Return the settings in `environment`, which may have a Kubernetes Service's variables beside them.
+    """Return the settings in `environment`, ignoring the variables of Kubernetes Services.
 
     Raises:
-        ConfigurationError: a `GLYPH_` variable names no setting; it says which is nearest.
+        ConfigurationError: a `GLYPH_` variable names no setting; the message suggests the nearest one.
     """
     own = {name: value for name, value in environment.items() if not is_service_link(name, value)}
     return from_environment(ServiceSettings, own, ENVIRONMENT_PREFIX, RESERVED)
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> ServiceSettings:
-    """Return the settings of `environment`, by default the process's own.
+    """Return the settings in `environment`, by default the process's own.
 
     Raises:
         ConfigurationError: a variable is unknown, or its value is not allowed.

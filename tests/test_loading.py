@@ -44,7 +44,7 @@ ALLOWED = {
     ("training/release/parity.py", "_torchscript", "torch.jit.load"),
     ("training/release/parity.py", "_torch_export", "torch.export.load"),
     # A module of an installed package, which importing that would run as well.
-    ("serving/model/cuda.py", "_build_facts", "runpy.run_path"),
+    ("serving/model/cuda.py", "_build_info", "runpy.run_path"),
     # A socket to a process of the scorer's own.
     ("serving/scoring/inputs/decoding.py", "ask", "pickle.load"),
     ("serving/scoring/inputs/decoding.py", "_serve", "pickle.load"),

@@ -57,7 +57,7 @@ def first_win(cpu: dict[int, float], gpu: dict[int, float]) -> int | None:
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
     from serving.model import cuda
-    from serving.model.engine import choose_arithmetic, open_engine
+    from serving.model.engine import choose_precision, open_engine
 
     parser = argparse.ArgumentParser(
         prog="python -m bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     reason = cuda.missing(options.device)
     try:
         bundle = resolve(options.model)
-        arithmetic = choose_arithmetic("auto", bundle, "cpu")
+        arithmetic = choose_precision("auto", bundle, "cpu")
         engines: dict[str, Engine] = {"cpu": open_engine(bundle, "cpu", options.device, arithmetic)}
         if reason is None:
             engines["cuda"] = open_engine(bundle, "cuda", options.device)

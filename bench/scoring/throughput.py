@@ -35,7 +35,7 @@ from bench.scoring.memory import measure, write_idx
 from bundle.images import decoding as decoder
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle, resolve
-from serving.model.engine import BUCKETS, Arithmetic, choose_arithmetic, open_engine
+from serving.model.engine import BUCKETS, Precision, choose_precision, open_engine
 from serving.scoring import run as job
 from serving.scoring.inputs.listing import read_file
 from serving.scoring.reporting.progress import Meter
@@ -125,8 +125,8 @@ def write_material(images: Images, pictures: Images, directory: Path) -> list[by
 def _contenders(
     material: Material, stack: contextlib.ExitStack, *, without_ray: bool
 ) -> Iterator[tuple[str, Callable[[], int]]]:
-    ours = choose_arithmetic("auto", material.bundle, "cpu")
-    computed: dict[Arithmetic, str] = {"float32": ONNX_FILE}
+    ours = choose_precision("auto", material.bundle, "cpu")
+    computed: dict[Precision, str] = {"float32": ONNX_FILE}
     if ours != "float32":
         computed["integer"] = INTEGER_ONNX_FILE
     for arithmetic, graph in computed.items():

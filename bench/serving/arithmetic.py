@@ -57,7 +57,7 @@ def measured(
 
 def main(arguments: list[str]) -> int:
     """Print the table and return the exit code."""
-    from serving.model.engine import BUCKETS, LARGEST_FLOAT32, choose_arithmetic, open_engine
+    from serving.model.engine import BUCKETS, LARGEST_FLOAT32, choose_precision, open_engine
     from serving.system.cpus import has_integer_matrices
 
     parser = argparse.ArgumentParser(
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
     try:
         bundle = resolve(options.model)
         engines = {
-            policy: open_engine(bundle, "cpu", 0, choose_arithmetic(policy, bundle, "cpu"))
+            policy: open_engine(bundle, "cpu", 0, choose_precision(policy, bundle, "cpu"))
             for policy in ("float32", "integer")
         }
     except (BundleError, OSError) as error:

@@ -172,7 +172,7 @@ def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         each = fastest(functools.partial(engine.infer, images)) / count
         at_peak = 2 * weights * (count + padding(count)) / peak / count
         note = f"{at_peak * 1e6:.2f} us at this core's {peak / 1e9:.0f} GFLOP/s in float32 products"
-        kind = "float32" if engine.large is None or count <= LARGEST_FLOAT32 else "integers"
+        kind = "float32" if engine.large_batch_session is None or count <= LARGEST_FLOAT32 else "integers"
         lines = [scanlines(png(image)) or b"" for image in images]
         rows.append(
             (

@@ -19,7 +19,7 @@ from bundle.manifest import GOLDEN_FILE
 from bundle.repository import Bundle
 from serving.system.memory_directory import DIRECTORY_VARIABLE
 from serving.telemetry.catalogue import CATALOGUE
-from serving.telemetry.metrics import WAITING_IMAGES, Metrics
+from serving.telemetry.metrics import BUFFERED_IMAGES, Metrics
 from serving.telemetry.request_record import RequestRecord
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ class Library:
         self._in_flight = made["glyph_http_requests_in_flight"]
         self._refusals = made["glyph_refusals_total"]
         phases = made["glyph_phase_duration_seconds"]
-        self._phases = {word: phases.labels(word) for word in CATALOGUE["glyph_phase_duration_seconds"].known}
+        self._phases = {
+            word: phases.labels(word) for word in CATALOGUE["glyph_phase_duration_seconds"].label_values
+        }
         self._batch, self._padding = made["glyph_batch_images"], made["glyph_padding_images_total"]
         self._queue = made["glyph_queue_images"]
         self._classes = [made["glyph_predictions_total"].labels(version, label) for label in manifest.classes]
@@ -111,8 +113,8 @@ class Library:
             )
         ]
         self._routes: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._images = np.empty((WAITING_IMAGES, 28, 28), np.uint8)
-        self._probabilities = np.empty((WAITING_IMAGES, len(manifest.classes)), np.float32)
+        self._images = np.empty((BUFFERED_IMAGES, 28, 28), np.uint8)
+        self._probabilities = np.empty((BUFFERED_IMAGES, len(manifest.classes)), np.float32)
         self._waiting = 0
 
     def opened(self) -> None:
@@ -133,7 +135,7 @@ class Library:
         """An inference was run, of no more images than can wait."""
         self._batch.observe(len(images))
         self._padding.inc(padding)
-        if self._waiting + len(images) > WAITING_IMAGES:
+        if self._waiting + len(images) > BUFFERED_IMAGES:
             self.tick()
         rows = slice(self._waiting, self._waiting + len(images))
         self._images[rows], self._probabilities[rows] = images, probabilities

@@ -17,7 +17,7 @@ from prometheus_client.utils import floatToGoString
 from bundle import drift
 from serving.management.workers import Numbers, Worker, WorkerRegistry, merged
 from serving.security.tokens import Tokens
-from serving.telemetry.catalogue import CATALOGUE, Metric, Over
+from serving.telemetry.catalogue import CATALOGUE, Aggregation, Metric
 
 PREDICTIONS = "glyph_predictions_total"
 SNAPSHOTS = 60
@@ -107,9 +107,9 @@ def _gauges(samples: Samples, living: list[Numbers]) -> None:
             name = orjson.loads(key)[0]
             if name in CATALOGUE and CATALOGUE[name].kind == "gauge":
                 found[name].append(float(values[0]))
-    over: dict[Over, Callable[[list[float]], float]] = {"sum": sum, "min": min, "max": max}
+    over: dict[Aggregation, Callable[[list[float]], float]] = {"sum": sum, "min": min, "max": max}
     for name, of_workers in found.items():
-        samples[name][()] = over[CATALOGUE[name].over](of_workers)
+        samples[name][()] = over[CATALOGUE[name].aggregation](of_workers)
 
 
 def _facts(samples: Samples, workers: list[Worker]) -> None:
@@ -148,7 +148,7 @@ def _processes(samples: Samples, workers: list[Worker], others: dict[str, tuple[
 
 def _family(metric: Metric, samples: Samples, runs: Runs) -> Family:
     """Return one family; what is known beforehand and was never counted is 0."""
-    known: list[tuple[str, ...]] = [(word,) for word in metric.known]
+    known: list[tuple[str, ...]] = [(word,) for word in metric.label_values]
     if not metric.labels:
         known = [()]
     if metric.kind == "histogram":

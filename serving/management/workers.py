@@ -19,7 +19,7 @@ import orjson
 
 from serving.system.memory_directory import is_alive
 from serving.telemetry import readiness_report, shared_memory
-from serving.telemetry.metrics import FACTS_SUFFIX, HEARTBEAT, SLOTS_SUFFIX, STATE, STATES
+from serving.telemetry.metrics import COUNTERS_SUFFIX, FACTS_SUFFIX, HEARTBEAT, STATE, STATES
 from serving.telemetry.readiness_report import ENDING, newest_first, no_model, not_ready
 
 log = logging.getLogger("glyph.management")
@@ -102,7 +102,7 @@ class WorkerRegistry:
         """Look whether the workers' hearts beat; to be called once a second."""
         with self._lock:
             found = {}
-            for path in self.directory.glob(f"*{SLOTS_SUFFIX}"):
+            for path in self.directory.glob(f"*{COUNTERS_SUFFIX}"):
                 beat = shared_memory.read_value(path, HEARTBEAT)
                 before, still = self._beats.get(path, (0.0, 0))
                 found[path] = beat, still + 1 if beat == before else 0
@@ -112,7 +112,7 @@ class WorkerRegistry:
         """Return the living, oldest first, and all the dead there have been."""
         with self._lock:
             workers, dead = [], []
-            for path in sorted(self.directory.glob(f"*{SLOTS_SUFFIX}"), key=_age):
+            for path in sorted(self.directory.glob(f"*{COUNTERS_SUFFIX}"), key=_age):
                 if path.name in self._departed.names or not is_alive(path):
                     dead.append(path)
                     continue

@@ -1,8 +1,8 @@
-"""A published version in this process: how it is loaded, proven, run, and replaced by the next.
+"""A model version in one process: how it is loaded, proven, run, and replaced by the next version.
 
-- `reloader.py`: looks for new versions, beside the requests
-- `store.py`: what the service answers with at this moment, or why there is nothing
-- `trial.py`, `prove.py`, `proofs.py`: a version is proven by a child process first, once for all workers
-- `engine.py`: loads a version, chooses the execution provider, replays the golden examples; read it first
-- `bound_session.py`, `cuda_graph_thread.py`, `cuda.py`: fixed buffers, CUDA graphs, and what CUDA lacks here
+- `reloader.py`: polls for new versions, beside the requests
+- `store.py`: the versions that the process serves at this moment, or the reason why there is none
+- `trial.py`, `prove.py`, `proofs.py`: a child process proves a new version first, once for all workers
+- `engine.py`: loads a version on an execution provider, replays the golden examples, runs batches; read this first
+- `bound_session.py`, `cuda_graph_thread.py`, `cuda.py`: fixed buffers, CUDA graphs, and a check of the CUDA driver
 """

@@ -1,12 +1,12 @@
-"""A session whose inputs and outputs have fixed places: nothing is made anew for a request, and CUDA replays.
+"""A session with fixed input and output buffers: a request allocates nothing, and CUDA can replay graphs.
 
-On a GPU a small network's time goes into starting its kernels and into copies through memory that the driver
-has to make its own first. So pixels are put into page-locked memory of the host, and for each size of a batch
-there is one set of buffers on the device, to which they are copied, and one CUDA graph that was captured for
-this size; its outputs come back. On the CPU the same code runs without any of that, so that it can be tested.
+On a GPU a small network spends its time launching kernels and copying through memory that the driver has to page-lock
+first. So pixels are written to page-locked (pinned) host memory, and each batch size has its own buffers on the device
+and its own CUDA graph, captured on the first run of that size. On the CPU the same code runs without page-locking and
+graphs, so that it can be tested.
 
-Source: ONNX Runtime's documentation of I/O binding and of the CUDA provider's `enable_cuda_graph`, which
-wants inputs and outputs bound to addresses that stay, and one `gpu_graph_id` for each shape.
+Source: ONNX Runtime's documentation of I/O binding and of the CUDA provider's `enable_cuda_graph`, which requires
+inputs and outputs bound to fixed addresses, and one `gpu_graph_id` for each shape.
 """
 
 import ctypes
@@ -22,32 +22,32 @@ import onnxruntime
 
 from bundle.manifest import IMAGE_SIZE
 
-RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
-"""CUDA's runtime, which ONNX Runtime's CUDA provider has loaded already."""
+CUDA_RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
+"""Names of CUDA's runtime library, one of which ONNX Runtime's CUDA provider has loaded already."""
 OUTPUTS = ("logits", "probabilities")
 
 
 @dataclass(frozen=True, slots=True)
 class _Buffers:
-    """What batches of one size are run with."""
+    """The buffers and options that batches of one size run with."""
 
     pixels: npt.NDArray[np.uint8]
-    """In the host's memory; every size has its part of the same."""
+    """Host memory: a view of the block that all sizes share."""
     images: Any
-    """The same on the device, an `onnxruntime.OrtValue`."""
+    """The pixels on the device, an `onnxruntime.OrtValue`."""
     outputs: dict[str, Any]
     binding: Any
     options: Any
 
 
 class BoundSession:
-    """Runs as an `onnxruntime.InferenceSession` does, up to so many images. To be used by one thread alone."""
+    """Runs like an `onnxruntime.InferenceSession`, for up to `max_images` images. Not thread-safe."""
 
-    def __init__(self, session: Any, device: str, device_id: int, classes: int, largest: int) -> None:
+    def __init__(self, session: Any, device: str, device_id: int, classes: int, max_images: int) -> None:
         self._session = session
         self._device = device, device_id
         self._classes = classes
-        self._host = whole_pages(largest * IMAGE_SIZE * IMAGE_SIZE)
+        self._host = allocate_pages(max_images * IMAGE_SIZE * IMAGE_SIZE)
         self._unlock = lock_pages(self._host) if device == "cuda" else None
         self._buffers: dict[int, _Buffers] = {}
 
@@ -56,20 +56,20 @@ class BoundSession:
         images = feeds["images"]
         buffers = self._buffers.get(len(images))
         if buffers is None:
-            buffers = self._buffers[len(images)] = self._make(len(images))
+            buffers = self._buffers[len(images)] = self._allocate(len(images))
         buffers.pixels[:] = images
         buffers.images.update_inplace(buffers.pixels)
         self._session.run_with_iobinding(buffers.binding, buffers.options)
         return [np.array(buffers.outputs[name].numpy()) for name in names]
 
     def close(self) -> None:
-        """Free the buffers, then the session; it cannot be run again."""
+        """Free the buffers, then the session. It cannot run afterwards."""
         self._buffers.clear()
         if self._unlock is not None:
             self._unlock()
         del self._session, self._host
 
-    def _make(self, count: int) -> _Buffers:
+    def _allocate(self, count: int) -> _Buffers:
         shape = count, IMAGE_SIZE, IMAGE_SIZE
         pixels = self._host[: count * IMAGE_SIZE * IMAGE_SIZE].reshape(shape)
         value = onnxruntime.OrtValue.ortvalue_from_shape_and_type
@@ -84,11 +84,11 @@ class BoundSession:
         return _Buffers(pixels, images, outputs, binding, options)
 
 
-def whole_pages(size: int) -> npt.NDArray[np.uint8]:
-    """Return at least so many zeros, in pages of the host's memory that nothing else is in.
+def allocate_pages(size: int) -> npt.NDArray[np.uint8]:
+    """Return at least `size` zeros in memory pages that hold nothing else.
 
-    CUDA locks whole pages, and none twice: an array amid others would lock its neighbours too, and theirs, or what
-    comes into their place, could not be locked any more.
+    CUDA locks whole pages and no page twice. An array that shared its pages with others would lock those too, and
+    whatever is later allocated there could not be locked any more.
     """
     pages = -(-size // mmap.PAGESIZE)
     memory = mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -96,13 +96,13 @@ def whole_pages(size: int) -> npt.NDArray[np.uint8]:
 
 
 def lock_pages(array: npt.NDArray[Any]) -> Callable[[], object] | None:
-    """Keep `whole_pages` where they are, so that a GPU copies them itself.
+    """Page-lock memory from `allocate_pages`, so that the GPU copies it without the CPU's help.
 
     Returns:
-        What unlocks them, to be called before they are freed. None if they cannot be locked: it is slower then, and
-        as right.
+        A function that unlocks it, to be called before it is freed. None if it cannot be locked: copies are then
+        slower, and as right.
     """
-    for name in RUNTIMES:
+    for name in CUDA_RUNTIMES:
         try:
             runtime = ctypes.CDLL(name)
         except OSError:
@@ -110,5 +110,5 @@ def lock_pages(array: npt.NDArray[Any]) -> Callable[[], object] | None:
         address = ctypes.c_void_p(array.ctypes.data)
         if runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(0)) == 0:
             return partial(runtime.cudaHostUnregister, address)
-        runtime.cudaGetLastError()  # else the next call, whoever makes it, would be told of it
+        runtime.cudaGetLastError()  # clears the error; otherwise the next caller of CUDA would get it
     return None

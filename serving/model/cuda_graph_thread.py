@@ -1,9 +1,9 @@
-"""The one thread of a process on which sessions with CUDA graphs are made, captured, run and freed.
+"""The one thread of a process on which sessions with CUDA graphs are created, captured, run and freed.
 
-ONNX Runtime keeps a captured graph with the thread that captured it, and forbids `Run` from several threads where
-graphs are on. While a graph is captured, an allocation, a copy or a freeing that any other thread asks CUDA for
-breaks the capture. So whoever loads, asks or drops such a session has it done here, one call after the other: what
-others wait for is one run, or one capture of a reload, never a whole reload.
+ONNX Runtime keeps a captured graph with the thread that captured it, and forbids `Run` on several threads where graphs
+are on. During a capture, an allocation, a copy or a free that any other thread requests from CUDA breaks the capture.
+So every thread that creates, runs or frees such a session has it done on this thread, one call after the other. Other
+calls wait for one run, or for one capture of a reload, but never for a whole reload.
 
 Source: ONNX Runtime, `cuda_execution_provider.h` (graphs are in the `PerThreadContext`) and `cuda_graph.cc`
 (`cudaStreamCaptureModeGlobal`); CUDA's runtime API, `cudaThreadExchangeStreamCaptureMode`.
@@ -27,16 +27,17 @@ import numpy.typing as npt
 from serving.model.bound_session import BoundSession
 
 END_SECONDS = 10.0
+"""How long `close` waits for the thread."""
 T = TypeVar("T")
 
 
 class GraphSession:
-    """A `BoundSession` as every thread may use it; it is freed when nobody refers to this any more."""
+    """A handle of a `BoundSession` that any thread may use. The session is freed when the handle is."""
 
     def __init__(self, thread: "GraphThread", number: int) -> None:
         self._thread, self._number = thread, number
         finalizer = weakref.finalize(self, thread.free, number)
-        finalizer.atexit = False  # the thread frees at the end what is left then
+        finalizer.atexit = False  # at exit the thread frees whatever sessions are left
 
     def run(self, names: list[str], feeds: dict[str, npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.float32]]:
         """Return what `BoundSession.run` returns."""
@@ -44,20 +45,20 @@ class GraphSession:
 
 
 class GraphThread:
-    """Does what it is given, in the order in which it was given. A daemon: it waits for calls until the very end."""
+    """A daemon thread that executes calls in order of submission, until the process ends."""
 
     def __init__(self) -> None:
-        self._due: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._sessions: dict[int, BoundSession] = {}
-        """Used on the thread alone."""
+        """Accessed only on the thread."""
         self._numbers = itertools.count()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="cuda-graphs", daemon=True)
+        self._thread = threading.Thread(target=self._run_calls, name="cuda-graphs", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Have a function called here; its result, or what it raises, is the future's.
+        """Schedule a call on the thread, and return its future.
 
         Raises:
             RuntimeError: the process is ending.
@@ -65,67 +66,67 @@ class GraphThread:
         if self._closed:
             raise RuntimeError("the process is ending, and its CUDA graphs are freed already")
         future: Future[T] = Future()
-        self._due.put((future, partial(function, *arguments)))
+        self._calls.put((future, partial(function, *arguments)))
         return future
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Have a function called here, and return its result."""
+        """Call a function on the thread, wait, and return its result."""
         if threading.current_thread() is self._thread:
             return function(*arguments)
         return self.submit(function, *arguments).result()
 
-    def open(self, make: Callable[[], BoundSession]) -> GraphSession:
-        """Make a session here."""
-        return GraphSession(self, self.call(self._keep, make))
+    def open(self, create: Callable[[], BoundSession]) -> GraphSession:
+        """Create a session on the thread."""
+        return GraphSession(self, self.call(self._add, create))
 
     def run(
         self, number: int, names: list[str], feeds: dict[str, npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]:
-        """Run a session; only on the thread."""
+        """Run a session. Call this only on the thread."""
         return self._sessions[number].run(names, feeds)
 
     def free(self, number: int) -> None:
-        """Free a session when its turn comes. Garbage collection calls this, anywhere, so it waits for nothing."""
+        """Schedule the freeing of a session. Garbage collection calls this on any thread, so it does not wait."""
         if not self._closed:
-            self._due.put((Future(), partial(self._drop, number)))
+            self._calls.put((Future(), partial(self._close_session, number)))
 
     def close(self) -> None:
-        """Free all sessions and end. Freed by the interpreter's end, they would find CUDA gone, and crash it."""
+        """Free all sessions and end the thread. Freed at interpreter exit, they would find CUDA gone, and crash."""
         if not self._closed:
             self._closed = True
-            self._due.put(None)
+            self._calls.put(None)
             self._thread.join(END_SECONDS)
 
     # On the thread
 
-    def _work(self) -> None:
-        while (due := self._due.get()) is not None:
-            _do(*due)
-            del due  # while it waits for more, it keeps nobody's images, and no session
+    def _run_calls(self) -> None:
+        while (call := self._calls.get()) is not None:
+            _execute(*call)
+            del call  # so that the waiting thread keeps no images and no session alive
         for number in list(self._sessions):
-            self._drop(number)
+            self._close_session(number)
 
-    def _keep(self, make: Callable[[], BoundSession]) -> int:
+    def _add(self, create: Callable[[], BoundSession]) -> int:
         number = next(self._numbers)
-        self._sessions[number] = make()
+        self._sessions[number] = create()
         return number
 
-    def _drop(self, number: int) -> None:
+    def _close_session(self, number: int) -> None:
         self._sessions.pop(number).close()
 
 
-def _do(future: Future[Any], function: Callable[[], Any]) -> None:
+def _execute(future: Future[Any], function: Callable[[], Any]) -> None:
     try:
         result = function()
-    except BaseException as error:  # noqa: BLE001  whoever waits is to be told
-        _let_go(error)
+    except BaseException as error:  # noqa: BLE001  the caller gets it from the future
+        _clear_frames(error)
         future.set_exception(error)
     else:
         future.set_result(result)
 
 
-def _let_go(error: BaseException) -> None:
-    """Empty the frames that an error refers to: a session that could not be captured is freed here, not elsewhere."""
+def _clear_frames(error: BaseException) -> None:
+    """Clear the frames that an error refers to, so that a session whose capture failed is freed here, on the thread."""
     link: BaseException | None = error
     while link is not None:
         traceback.clear_frames(link.__traceback__)
@@ -133,22 +134,22 @@ def _let_go(error: BaseException) -> None:
 
 
 _lock = threading.Lock()
-_of_process: GraphThread | None = None
+_graph_thread: GraphThread | None = None
 
 
 def graph_thread() -> GraphThread:
-    """Return this process's thread. The first call starts it, so that no process forks with CUDA in it."""
-    global _of_process  # noqa: PLW0603  there is one in a process, like CUDA itself
+    """Return this process's thread. The first call starts it, so that no process forks after CUDA was initialised."""
+    global _graph_thread  # noqa: PLW0603  one for each process, like CUDA itself
     with _lock:
-        if _of_process is None:
-            _of_process = GraphThread()
-        return _of_process
+        if _graph_thread is None:
+            _graph_thread = GraphThread()
+        return _graph_thread
 
 
-def _forget() -> None:
-    """Let a forked child start its own: threads are not forked."""
-    global _of_process  # noqa: PLW0603
-    _of_process = None
+def _reset_after_fork() -> None:
+    """Let a forked child start its own thread, because threads are not forked."""
+    global _graph_thread  # noqa: PLW0603
+    _graph_thread = None
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,8 +1,8 @@
-"""What the workers know together of versions that they try: proven, refused, or deadly.
+"""The proof table: what the workers have found out about each version, in memory that they share.
 
-The table is made when the arbiter imports this module, and its workers inherit it by fork. Where a process imports
-it for itself (a WSGI server without our arbiter, `--check`, a test) its table is its own. It is as old as the service:
-a start, or SIGUSR2, begins with an empty one.
+The table is made when the arbiter imports this module, and its workers inherit it by fork. A process that imports the
+module itself (a WSGI server without Glyph's arbiter, `--check`, a test) has a table of its own. A start of the service,
+and SIGUSR2, begin with an empty table.
 """
 
 import contextlib
@@ -16,160 +16,161 @@ from typing import Any, Literal
 import orjson
 
 LOAD_SECONDS = 120
-"""See `load_seconds`. The first start on a GPU reads gigabytes of CUDA's libraries, and captures its graphs."""
-MOST_DEATHS = 2
-"""Workers in a row that may die of a version that was proven: one may have been killed for another reason."""
-MOST_PROOFS = 64
-"""Versions that are remembered, the newest. Each worker remembers besides what it has refused itself."""
-_TABLE, _TURNS, _PROCESSES = 0, 1, 1 << 48
-"""Bytes that are locked: one for the table, one for each version's turn, and one for each process that loads."""
+"""See `load_seconds`. The first start on a GPU reads gigabytes of CUDA libraries and captures the CUDA graphs."""
+MAX_DEATHS = 2
+"""Workers in a row that may die while they load a proven version: one may have been killed for another reason."""
+MAX_PROOFS = 64
+"""Versions that the table remembers, the newest. Each worker also remembers the failures that it has seen itself."""
+_TABLE_LOCK, _CLAIM_LOCKS, _PROCESS_LOCKS = 0, 1, 1 << 48
+"""Offsets of the locked bytes: one for the table, one for each version's claim, one for each process that loads."""
 
-Kind = Literal["unknown", "proven", "bundle", "golden", "provider"]
-"""What came of a proof: nothing yet, or that the version is proven, or what refuses it."""
+Status = Literal["unknown", "proven", "invalid", "golden_mismatch", "provider_error"]
+"""The result of a proof. `unknown`: there is none yet. `provider_error`: CUDA failed, which says nothing about the
+version, so the table never holds it."""
 
 
 @dataclass(slots=True)
 class Proof:
-    """What is known of a version, on a provider."""
+    """What is known about one version on one provider."""
 
-    kind: Kind = "unknown"
+    status: Status = "unknown"
     reason: str = ""
-    """Of the refusal."""
-    apart: bool = False
-    """Whether the process that tries it, or was the last to, does so in a child."""
+    """Why the version failed."""
+    in_child: bool = False
+    """Whether the process that tries the version, or tried it last, does so in a child process."""
     loading: list[int] = field(default_factory=list)
-    """Processes that load it into themselves."""
+    """Ids of the processes that are loading the version into themselves."""
     deaths: int = 0
-    """How many of those have died of it since it was loaded last."""
+    """How many processes have died while loading it, since it was last loaded successfully."""
 
 
-def load_seconds(silent: float) -> float:
-    """Return in how many seconds a version has to be loaded and proven, of a worker that may be silent for `silent`."""
-    return max(LOAD_SECONDS, silent)
+def load_seconds(timeout: float) -> float:
+    """Return how long a version may take to load and prove, given the worker timeout in seconds."""
+    return max(LOAD_SECONDS, timeout)
 
 
-def key(*facts: Any) -> str:
-    """Return the name of a proof: of a version's path and files, and of all settings that it depends on."""
+def proof_key(*facts: Any) -> str:
+    """Return the key of a proof: a hash of the version's path and files and of every setting that matters to it."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-class Proofs:
-    """A table of proofs in memory that forked processes share, and locks that their end releases.
+class ProofTable:
+    """Proofs by key, in memory that forked processes share, and locks that the kernel releases.
 
-    The locks are POSIX record locks: the kernel drops them with the process, whatever ends it, and they do not keep
-    threads of one process apart.
+    The locks are POSIX record locks: the kernel drops them when a process ends, however it ends. They do not exclude
+    threads of the same process.
     """
 
     def __init__(self) -> None:
         self._file = os.memfd_create("glyph-proofs")
 
-    def look(self, name: str) -> Proof:
-        """Return what is known, those counted who have died of it since the last look."""
-        with self._changing() as proofs:
-            proof = proofs.get(name, Proof())
-            alive = [pid for pid in proof.loading if self._loads(pid)]
+    def get(self, key: str) -> Proof:
+        """Return what is known, after counting the processes that have died while loading since the last call."""
+        with self._transaction() as proofs:
+            proof = proofs.get(key, Proof())
+            alive = [pid for pid in proof.loading if self._is_loading(pid)]
             proof.deaths += len(proof.loading) - len(alive)
             proof.loading = alive
-            if proof.kind == "proven" and proof.deaths >= MOST_DEATHS:
-                proof.kind = "bundle"
-                proof.reason = f"{proof.deaths} workers were killed, or crashed, while they loaded it"
+            if proof.status == "proven" and proof.deaths >= MAX_DEATHS:
+                proof.status = "invalid"
+                proof.reason = f"{proof.deaths} workers were killed or crashed while they loaded it"
             return proof
 
-    def settle(self, name: str, kind: Kind, reason: str = "") -> None:
-        """Let all workers know what came of a proof."""
-        with self._changing() as proofs:
-            proofs[name] = Proof(kind, reason)
+    def record(self, key: str, status: Status, reason: str = "") -> None:
+        """Store the result of a proof for all workers."""
+        with self._transaction() as proofs:
+            proofs[key] = Proof(status, reason)
 
     @contextlib.contextmanager
-    def turn(self, name: str) -> Iterator[bool]:
-        """Try to be the one process that tries a version which is not proven; tell whether it is this one."""
-        place = _TURNS + int(name[:11], 16)
-        if not self._lock(place):
+    def claim(self, key: str) -> Iterator[bool]:
+        """Try to become the one process that tries an unproven version; yield whether this process is it."""
+        offset = _CLAIM_LOCKS + int(key[:11], 16)
+        if not self._lock(offset):
             yield False
             return
         try:
             yield True
         finally:
-            self._unlock(place)
+            self._unlock(offset)
 
-    def apart(self, name: str) -> None:
-        """Let others know that this process, whose turn it is, tries the version in a child."""
-        with self._changing() as proofs:
-            proofs.setdefault(name, Proof()).apart = True
+    def mark_in_child(self, key: str) -> None:
+        """Record that this process, which holds the claim, tries the version in a child process."""
+        with self._transaction() as proofs:
+            proofs.setdefault(key, Proof()).in_child = True
 
     @contextlib.contextmanager
-    def loading(self, name: str) -> Iterator[None]:
-        """Remember that this process loads the version; if it is not heard of again, it has died of it.
+    def loading(self, key: str) -> Iterator[None]:
+        """Record that this process loads the version. If the process ends inside the block, the version killed it.
 
-        An exception is no death. SystemExit is one with a code that is not 0: the arbiter's, for a worker that was
-        silent for too long.
+        An exception does not count as a death. SystemExit with a code other than 0 does: the arbiter aborts a silent
+        worker that way.
         """
         pid = os.getpid()
-        self._lock(_PROCESSES + pid)
-        with self._changing() as proofs:
-            proof = proofs.setdefault(name, Proof())
-            proof.apart = False
+        self._lock(_PROCESS_LOCKS + pid)
+        with self._transaction() as proofs:
+            proof = proofs.setdefault(key, Proof())
+            proof.in_child = False
             proof.loading.append(pid)
         try:
             yield
         except (Exception, SystemExit) as end:
             if not isinstance(end, SystemExit) or not end.code:
-                with self._changing() as proofs:
-                    self._leave(proofs, name, pid)
+                with self._transaction() as proofs:
+                    self._remove_loader(proofs, key, pid)
             raise
-        with self._changing() as proofs:
-            proof = self._leave(proofs, name, pid)
-            if proof.kind in ("unknown", "proven"):
-                proof.kind, proof.deaths = "proven", 0
+        with self._transaction() as proofs:
+            proof = self._remove_loader(proofs, key, pid)
+            if proof.status in ("unknown", "proven"):
+                proof.status, proof.deaths = "proven", 0
 
-    def withdraw(self) -> None:
-        """Forget what this process loads: it was told to end meanwhile."""
-        with self._changing() as proofs:
-            for name in proofs:
-                self._leave(proofs, name, os.getpid())
+    def forget_process(self) -> None:
+        """Remove this process from every proof: it was told to end while it loaded, so its end is no death."""
+        with self._transaction() as proofs:
+            for key in proofs:
+                self._remove_loader(proofs, key, os.getpid())
 
-    def _leave(self, proofs: dict[str, Proof], name: str, pid: int) -> Proof:
-        proof = proofs.setdefault(name, Proof())
+    def _remove_loader(self, proofs: dict[str, Proof], key: str, pid: int) -> Proof:
+        proof = proofs.setdefault(key, Proof())
         proof.loading = [other for other in proof.loading if other != pid]
-        self._unlock(_PROCESSES + pid)
+        self._unlock(_PROCESS_LOCKS + pid)
         return proof
 
-    def _loads(self, pid: int) -> bool:
-        """Tell whether a process that said it would load something is still there."""
+    def _is_loading(self, pid: int) -> bool:
+        """Return whether a process that recorded a load still exists."""
         if pid == os.getpid():
             return True
-        if not self._lock(_PROCESSES + pid):
+        if not self._lock(_PROCESS_LOCKS + pid):
             return True
-        self._unlock(_PROCESSES + pid)
+        self._unlock(_PROCESS_LOCKS + pid)
         return False
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[dict[str, Proof]]:
-        """Give the table to be changed by this process alone. One that was killed while it wrote leaves none."""
-        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, _TABLE)
+    def _transaction(self) -> Iterator[dict[str, Proof]]:
+        """Lock the table and yield it for changes. A writer that was killed midway leaves an empty table."""
+        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, _TABLE_LOCK)
         try:
             before = os.pread(self._file, os.fstat(self._file).st_size, 0)
             try:
-                proofs = {name: Proof(**facts) for name, facts in orjson.loads(before or b"{}").items()}
+                proofs = {key: Proof(**facts) for key, facts in orjson.loads(before or b"{}").items()}
             except orjson.JSONDecodeError:
                 proofs = {}
             yield proofs
-            after = orjson.dumps({name: asdict(proofs[name]) for name in list(proofs)[-MOST_PROOFS:]})
+            after = orjson.dumps({key: asdict(proofs[key]) for key in list(proofs)[-MAX_PROOFS:]})
             if after != before:
                 os.ftruncate(self._file, 0)
                 os.pwrite(self._file, after, 0)
         finally:
-            self._unlock(_TABLE)
+            self._unlock(_TABLE_LOCK)
 
-    def _lock(self, place: int) -> bool:
+    def _lock(self, offset: int) -> bool:
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
         except OSError:
             return False
         return True
 
-    def _unlock(self, place: int) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+    def _unlock(self, offset: int) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
 
 
-PROOFS = Proofs()
+PROOFS = ProofTable()

@@ -1,8 +1,8 @@
-"""A version is proven by a child process, where it can be timed and killed: `python -m serving.model.prove`.
+"""Proves a version in a child process, which can be timed and killed: `python -m serving.model.prove`.
 
-What a graph does when it is loaded and asked for its golden examples is not known before: it may compute for hours,
-take all memory, or crash the process. The child does what a worker does to open the version, and writes what came of
-it as one line of JSON. On CUDA it makes a context of its own beside the worker's, which no GPU has shown yet.
+Nobody knows beforehand what a graph does when it is loaded and run on its golden examples: it may compute for hours,
+take all memory, or crash the process. The child opens the version exactly as a worker does and prints the result as
+one line of JSON. On CUDA the child creates a context beside the worker's; this has not been tried on a GPU yet.
 """
 
 import logging
@@ -21,7 +21,7 @@ import orjson
 from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError
 from common.errors import one_line
 from serving.errors import ProviderError
-from serving.model.proofs import Kind
+from serving.model.proofs import Status
 from serving.settings import ServiceSettings
 from serving.system.memory import bounded
 from serving.system.parent_death import end_with_parent
@@ -32,75 +32,74 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("glyph.serving")
 
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 MAX_REASON = 1000
-"""Characters of a refusal, which every probe is answered with."""
-FIRST_TO_BE_KILLED = "1000"
-"""For `/proc/self/oom_score_adj` (proc(5)): short of memory, the kernel takes the child, and no worker that serves."""
-Verdict = tuple[Kind, str]
-"""What came of it, and the reason if that is a refusal."""
+"""Maximum length in characters of a failure's reason, because every readiness probe returns it."""
+OOM_SCORE_ADJ = "1000"
+"""The child's `/proc/self/oom_score_adj` (proc(5)): when memory runs out, the kernel kills it and no serving worker."""
+ProofResult = tuple[Status, str]
+"""The status, and the reason where the version or CUDA failed."""
 
 
 def prove(
-    path: Path, provider: "Provider", settings: ServiceSettings, seconds: float, ending: threading.Event
-) -> Verdict:
-    """Have a child prove the version in the directory `path`, and return what came of it.
+    path: Path, provider: "Provider", settings: ServiceSettings, seconds: float, shutdown: threading.Event
+) -> ProofResult:
+    """Prove the version in the directory `path` in a child process, and return the result.
 
-    Nothing came of it ("unknown") where `ending` was set, or somebody told the child to end: that says nothing about
-    the version.
+    The result is `unknown` if `shutdown` was set or the child was told to end: that says nothing about the version.
 
     Args:
         path: the version's directory.
         provider: the execution provider.
-        settings: what else it depends on.
-        seconds: that it may take; then it is killed.
-        ending: set when this process ends.
+        settings: the service's settings, which the child opens the version with.
+        seconds: how long the child may take before it is killed.
+        shutdown: set when this process ends.
 
     Raises:
-        OSError: no process can be started.
+        OSError: the child cannot be started.
     """
     task = {"path": str(path), "provider": provider, "parent": os.getpid()}
-    words = orjson.dumps(task | {"settings": settings.model_dump(mode="json")}).decode()
+    argument = orjson.dumps(task | {"settings": settings.model_dump(mode="json")}).decode()
     deadline = time.monotonic() + seconds
     with subprocess.Popen(
-        [sys.executable, "-m", "serving.model.prove", words],
+        [sys.executable, "-m", "serving.model.prove", argument],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        process_group=0,  # Ctrl-C is for the service, which ends it
+        process_group=0,  # so that Ctrl-C reaches only the service, which then ends the child
     ) as child:
         try:
             while True:
                 with suppress(subprocess.TimeoutExpired):
-                    said, _ = child.communicate(timeout=LOOK_SECONDS)
-                    return _verdict(child.returncode, said)
-                if ending.is_set():
+                    output, _ = child.communicate(timeout=POLL_SECONDS)
+                    return _child_result(child.returncode, output)
+                if shutdown.is_set():
                     return "unknown", ""
                 if time.monotonic() > deadline:
-                    return "bundle", f"to load and prove it took longer than {seconds:g} s, and was given up"
+                    return "invalid", f"loading and proving it took longer than {seconds:g} s"
         finally:
             child.kill()
 
 
-def _verdict(code: int, said: bytes) -> Verdict:
-    """Return what came of it, by the child's exit code and its one line."""
+def _child_result(code: int, output: bytes) -> ProofResult:
+    """Return the result that the child's exit code and its line of output mean."""
     if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         return "unknown", ""
     if code == -signal.SIGKILL:
-        return "bundle", "the process that proves it was killed by SIGKILL, most likely for want of memory"
+        return "invalid", "the process that proves it was killed by SIGKILL, probably for lack of memory"
     if code < 0:
-        return "bundle", f"the process that proves it crashed by {signal.Signals(-code).name}"
+        return "invalid", f"the process that proves it crashed by {signal.Signals(-code).name}"
     try:
-        kind, reason = orjson.loads(said.splitlines()[-1])
+        status, reason = orjson.loads(output.splitlines()[-1])
     except (IndexError, ValueError):
-        return "bundle", f"the process that proves it ended with exit code {code} and said nothing"
-    return kind, reason
+        return "invalid", f"the process that proves it ended with exit code {code} and printed no result"
+    return status, reason
 
 
 def open_bounded(bundle: "Bundle", provider: "Provider", settings: ServiceSettings) -> "Engine":
-    """Open a version that nobody has proven, within the memory that is free; on the CPU, as CUDA knows no bound.
+    """Open an unproven version, on the CPU within the free memory. On CUDA there is no such limit.
 
     Raises:
-        InvalidBundleError: as `open_version`, or it takes more memory.
+        InvalidBundleError: as `open_version`, or it takes more memory than is free.
         ProviderError: as `open_version`.
     """
     from serving.model.engine import open_version
@@ -111,35 +110,35 @@ def open_bounded(bundle: "Bundle", provider: "Provider", settings: ServiceSettin
         with bounded():
             return open_version(bundle, provider, settings)
     except MemoryError as error:
-        raise InvalidBundleError("to load and prove it takes more memory than there is") from error
+        raise InvalidBundleError("loading and proving it takes more memory than there is") from error
 
 
 def main() -> None:
-    """Prove what the one argument asks for; the child's side."""
+    """Prove the version that the one argument names, and print the result; this is what the child runs."""
     task = orjson.loads(sys.argv[1])
     end_with_parent(task["parent"])
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_BE_KILLED)
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
     settings = ServiceSettings.model_validate(task["settings"])
     sys.stdout.buffer.write(orjson.dumps(_open(Path(task["path"]), task["provider"], settings)) + b"\n")
 
 
-def _open(path: Path, provider: "Provider", settings: ServiceSettings) -> Verdict:
+def _open(path: Path, provider: "Provider", settings: ServiceSettings) -> ProofResult:
     from bundle.repository import Bundle
     from serving.model.engine import choose_provider
 
     try:
-        choose_provider(provider, settings.device_id)  # it loads CUDA's libraries too
+        choose_provider(provider, settings.device_id)  # this also loads CUDA's libraries
         open_bounded(Bundle.open(path), provider, settings)
     except GoldenMismatchError as error:
-        return "golden", one_line(error, MAX_REASON)
+        return "golden_mismatch", one_line(error, MAX_REASON)
     except BundleError as error:
-        return "bundle", one_line(error, MAX_REASON)
+        return "invalid", one_line(error, MAX_REASON)
     except ProviderError as error:
-        return "provider", one_line(error, MAX_REASON)
+        return "provider_error", one_line(error, MAX_REASON)
     except Exception as error:
-        log.exception("%s cannot be proven", path)
-        return "bundle", f"an unexpected error: {one_line(error, MAX_REASON)}"
+        log.exception("proving %s failed", path)
+        return "invalid", f"an unexpected error: {one_line(error, MAX_REASON)}"
     return "proven", ""
 
 

@@ -1,4 +1,4 @@
-"""What a process does beside its requests: it counts what waits to be counted, and looks for new versions."""
+"""The reloader: looks for new versions beside the requests. A second thread flushes metrics and log lines."""
 
 import atexit
 import logging
@@ -12,54 +12,54 @@ log = logging.getLogger("glyph.serving")
 
 TICK_SECONDS = 1.0
 END_SECONDS = 10.0
-_chance = random.SystemRandom()
+_random = random.SystemRandom()
 
 
 class Reloader:
-    """Two threads in each process that serves: one counts, one loads; a load that hangs stops no counter.
+    """Two threads of each process that serves, so that a load that hangs does not stop the metrics.
 
-    Versions are looked for by polling, because network volumes tell nobody of a change. The
-    interval varies by a tenth, so that not all processes of all pods hash the same files at once.
+    New versions are found by polling, because network volumes do not notify of changes. The interval varies by a
+    tenth, so that not all processes of all instances hash the same files at once.
     """
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
-        self._counting = threading.Thread(target=self._count, name="glyph-counter", daemon=True)
-        self._looking = threading.Thread(target=self._look, name="glyph-loader", daemon=True)
+        self._ticking = threading.Thread(target=self._tick_loop, name="glyph-ticks", daemon=True)
+        self._polling = threading.Thread(target=self._poll_loop, name="glyph-reloader", daemon=True)
 
     def start(self) -> None:
-        """Begin, and end with the process: ONNX Runtime must not be at work when the interpreter goes."""
-        self._counting.start()
-        self._looking.start()
+        """Start the threads, and stop them at exit: ONNX Runtime must not run while the interpreter shuts down."""
+        self._ticking.start()
+        self._polling.start()
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Count what waits, free the models, and end; a load that hangs is waited for `END_SECONDS`."""
-        self._store.ending.set()
-        self._looking.join(END_SECONDS)
-        self._counting.join(END_SECONDS)
+        """Flush the metrics, free the models and end. Waits `END_SECONDS` at most for a load that hangs."""
+        self._store.shutdown.set()
+        self._polling.join(END_SECONDS)
+        self._ticking.join(END_SECONDS)
         self._store.metrics.tick()
-        if not self._store.lost:  # a worker that lost its GPU has died, as one that was killed
+        if not self._store.device_lost:  # a worker that lost its GPU counts as died, like one that was killed
             self._store.metrics.ended()
         self._store.close()
 
-    def _count(self) -> None:
-        while not self._store.ending.wait(TICK_SECONDS):
+    def _tick_loop(self) -> None:
+        while not self._store.shutdown.wait(TICK_SECONDS):
             try:
                 self._store.metrics.tick()
                 logs.flush()
             except Exception:
-                log.exception("counting failed; it goes on")
+                log.exception("updating the metrics failed; the next attempt is in %g s", TICK_SECONDS)
 
-    def _look(self) -> None:
-        while (pause := self._pause()) and not self._store.ending.wait(pause):
+    def _poll_loop(self) -> None:
+        while (pause := self._pause()) and not self._store.shutdown.wait(pause):
             try:
                 self._store.load()
             except Exception:
-                log.exception("looking for new versions failed; it goes on")
+                log.exception("looking for new versions failed; polling goes on")
 
     def _pause(self) -> float:
-        """Return the seconds until the next look, 0 if there is to be none."""
-        if self._store.pending:
+        """Return the seconds until the next poll; 0 ends polling."""
+        if self._store.proof_pending:
             return TICK_SECONDS
-        return self._store.settings.reload_seconds * _chance.uniform(0.9, 1.1)
+        return self._store.settings.reload_seconds * _random.uniform(0.9, 1.1)

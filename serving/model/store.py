@@ -1,4 +1,4 @@
-"""What the service answers with at this moment: proven engines, or the reason why there is none."""
+"""The model store: the proven versions that a process serves, or the reason why it serves none."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.model.engine import Engine, Provider, choose_provider
 from serving.model.proofs import PROOFS
 from serving.model.prove import MAX_REASON
-from serving.model.trial import NotYetError, Trial
+from serving.model.trial import ProofPendingError, VersionLoader
 from serving.settings import ServiceSettings
 from serving.telemetry import readiness_report
 from serving.telemetry.metrics import Metrics
@@ -27,7 +27,7 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Return what tells a version from a changed one: name, inode, size and time of each of a bundle's files."""
+    """Return a value that changes when a version does: name, inode, size and time of each of the bundle's files."""
     found = []
     for name in (MANIFEST_FILE, *FILES, *OPTIONAL_FILES):
         with contextlib.suppress(OSError):
@@ -37,96 +37,93 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A version that was proven."""
+class LoadedVersion:
+    """A version that was proven and is in memory."""
 
+    version: int
     engine: Engine
     fingerprint: Fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A published version that could not be proven. It is tried again when its files change, or if that is due."""
+class FailedVersion:
+    """A published version that failed verification. It is tried again when its files change, or if `retry` is set."""
 
     version: int
     reason: str
     fingerprint: Fingerprint
-    golden: bool
-    """Whether it is intact, and answered its golden examples wrongly."""
-    due: bool = False
-    """Whether it is no verdict: a child is still to prove the version."""
+    golden_mismatch: bool = False
+    """Whether the version is intact but gave other probabilities for its golden examples than the recorded ones."""
+    retry: bool = False
+    """Whether a child has still to prove the version, so that this failure is provisional."""
 
 
 @dataclass(slots=True)
 class ModelStore:
-    """One process's model. Readers take `engine()` once a request and keep what they got.
+    """The models of one process. A request calls `engine()` once and keeps the engine until it is answered.
 
-    `load` looks for what is to be served, at start and then as often as the housekeeper calls it. It
-    proves a new version beside the old one and replaces `_loaded` by one assignment, so that no
-    reader ever sees half of one model and half of another. A version that cannot be proven changes
-    nothing but what is reported.
+    `load` looks for the version to serve: at the start, and then whenever the reloader calls it. It loads and proves
+    a new version beside the served one and replaces `_loaded` by one assignment, so that no reader ever sees half of
+    one model and half of another. A version that fails verification changes only what is reported.
 
-    A child proves a version first (`prove.py`), for all workers of the service (`proofs.py`). Only at
-    a start, when no request is in danger and time counts, a version is loaded without; one that has killed a worker
-    is not.
+    A child process proves a version first (`prove.py`), once for all workers of the service (`proofs.py`). At the
+    start there are no requests to endanger and time counts, so a worker loads an unproven version directly, unless
+    the version has killed a worker before.
     """
 
     settings: ServiceSettings
     provider: Provider
     metrics: Metrics = field(default_factory=Metrics)
-    _loaded: tuple[Loaded, ...] = ()
-    """The served version first, then what was served before it."""
-    _refusals: dict[int, Refusal] = field(default_factory=dict)
+    _loaded: tuple[LoadedVersion, ...] = ()
+    """The served version first, then those that were served before it."""
+    _failed: dict[int, FailedVersion] = field(default_factory=dict)
     _reason: str = "the model is not loaded yet"
+    """Why no version is loaded."""
     _draining: bool = False
-    lost: bool = False
-    """Whether the GPU computes no more for this process: it is not ready, and ends."""
-    pending: bool = False
-    """Whether a version waits for a child to prove it, so that it is to be looked at again soon."""
-    ending: threading.Event = field(default_factory=threading.Event)
-    """Set when the process ends: nothing is proven any more."""
-    _loading: threading.Lock = field(default_factory=threading.Lock)
+    device_lost: bool = False
+    """Whether the GPU has failed for good in this process, which is then not ready and ends."""
+    proof_pending: bool = False
+    """Whether a version waits for a child to prove it, so that the reloader should look again soon."""
+    shutdown: threading.Event = field(default_factory=threading.Event)
+    """Set when the process ends; a child that proves a version is then killed."""
+    _load_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def start(
-        cls, settings: ServiceSettings, metrics: Metrics | None = None, *, by_child: bool = False
+        cls, settings: ServiceSettings, metrics: Metrics | None = None, *, prove_first: bool = False
     ) -> "ModelStore":
-        """Choose the provider and load the model; a model that cannot be loaded is no error here.
+        """Choose the execution provider and load the model. A model that cannot be loaded is no error here.
 
         Args:
-            settings: of the service.
-            metrics: this process's recorder.
-            by_child: whether a child is to prove each version first, which takes a moment longer.
+            settings: the service's settings.
+            metrics: this process's metrics; by default new ones that no other process sees.
+            prove_first: whether a child proves each version before it is loaded, which takes a moment longer.
 
         Raises:
-            ProviderError: the policy is `cuda` and CUDA does not work. There is no sense in
-                serving on without it.
+            ProviderError: the policy is `cuda` and CUDA does not work.
         """
         provider = choose_provider(settings.provider, settings.device_id)
         store = cls(settings, provider, Metrics() if metrics is None else metrics)
-        store.load(by_child=by_child)
+        store.load(prove_first=prove_first)
         return store
 
-    # For readers
+    # For requests
 
     def engine(self, version: int | None = None) -> Engine:
-        """Return the proven engine that is served, or another version that is still loaded.
+        """Return the engine of the served version, or of another version that is still loaded.
 
         Raises:
-            NotReadyError: there is none; the detail says why.
+            NotReadyError: no version is loaded; the detail says why.
             NotFoundError: that version is not loaded.
         """
         loaded = self._loaded
         if not loaded:
-            raise self._not_ready(
-                readiness_report.no_model(self._reason),
-                "Publish or restore a version, then wait until it is noticed (GLYPH_RELOAD_SECONDS), restart "
-                "the service or send it SIGHUP; 'python -m bundle verify' checks a version.",
-            )
+            _, remedy = NotReadyError.example
+            raise self._not_ready(readiness_report.no_model(self._reason), remedy)
         if version is None:
             return loaded[0].engine
         for one in loaded:
-            if one.engine.bundle.version == version:
+            if one.version == version:
                 return one.engine
         raise NotFoundError(
             f"version {version} is not loaded",
@@ -134,216 +131,225 @@ class ModelStore:
         )
 
     def versions(self) -> list[int]:
-        """Return the versions that `engine` gives, ascending."""
-        return sorted(one.engine.bundle.version for one in self._loaded)
+        """Return the versions that `engine` accepts, in ascending order."""
+        return sorted(one.version for one in self._loaded)
 
     def report(self) -> dict[str, Any]:
-        """Return what `/readyz` answers.
+        """Return the readiness report, which `/readyz` answers with.
 
         Raises:
-            NotReadyError: predictions are not answered, or not for long any more.
+            NotReadyError: no version is served, or the process is ending.
         """
         if self._draining:
             raise self._not_ready(*readiness_report.ENDING)
         return readiness_report.report(self.facts(self.engine()))
 
     def facts(self, engine: Engine) -> dict[str, Any]:
-        """Return what is told of the served engine, and of the versions beside it."""
+        """Return what the readiness report says about the served engine and the other versions."""
         manifest = engine.bundle.manifest
         return {
             "model": {"name": manifest.name, "version": engine.bundle.version, "digest": manifest.digest},
             "provider": engine.provider,
-            "arithmetic": engine.arithmetic,
+            "arithmetic": engine.precision,
             "loaded": self.versions(),
-            "refused": self._refused(),
+            "refused": self._failures(),
         }
 
     # For the process
 
     def drain(self) -> None:
-        """Report not ready from now on, because this process is ending; safe in a signal handler."""
-        if not self.lost:  # then it reports that already, with the reason
+        """Report not ready from now on, because the process is ending. Safe in a signal handler."""
+        if not self.device_lost:  # else it is reported as not ready already, with that reason
             self._draining = True
             self.metrics.state("draining")
 
-    def lose(self, reason: str) -> NotReadyError:
-        """Be not ready for good, because the GPU computes no more; return what requests are answered with.
+    def lose_device(self, reason: str) -> NotReadyError:
+        """Become not ready for good, because the GPU has failed; return the error to answer requests with.
 
-        The worker looks at `lost` and ends, and the arbiter starts another. From whatever thread.
+        The worker checks `device_lost` and ends, and the arbiter starts another. May be called on any thread.
         """
-        if not self.lost:
+        if not self.device_lost:
             self._reason = f"the GPU was lost: {reason}"
-            self.lost = True
+            self.device_lost = True
             self._loaded = ()
-            log.critical("%s; this worker ends, and another takes its place", self._reason)
+            log.critical("%s; this worker ends, and the arbiter starts another", self._reason)
             self._publish()
         return self._not_ready(
             readiness_report.no_model(self._reason), "Ask again: another process takes this one's place."
         )
 
     def close(self) -> None:
-        """Let go of all models: freed by the interpreter's end, they would find CUDA gone, and crash it."""
+        """Free all models. If the interpreter freed them at its end, CUDA would be gone, and it would crash."""
         self._loaded = ()
-        PROOFS.withdraw()
+        PROOFS.forget_process()
 
-    def load(self, *, by_child: bool = True) -> None:
-        """Serve the newest version that can be proven, or the pinned one; keep what is served if there is none.
+    def load(self, *, prove_first: bool = True) -> None:
+        """Serve the newest version that can be proven, or the pinned one. If there is none, nothing changes.
 
-        Nothing is done for a version that is served already or that was refused, unless its files
-        have changed since. Without `by_child` a version is loaded before a child has proven it, unless a worker has
-        died of it. Where the served version is no longer published, the newest that is takes
-        its place, so that removing a version rolls back.
+        A version that is already served, or has failed, is not tried again until its files change. If the served
+        version is no longer published, the newest published one replaces it, so removing a version rolls back.
+
+        Args:
+            prove_first: whether a child proves a version before it is loaded. Otherwise an unproven version is
+                loaded directly, unless it has killed a worker before.
 
         Raises:
-            ProviderError: nothing is served yet, the policy is `cuda`, and CUDA refuses every version that can be
-                proven otherwise.
+            ProviderError: the policy is `cuda`, nothing is served yet, and no version could be loaded, at least one
+                of them because CUDA failed.
         """
-        if self.lost:
+        if self.device_lost:
             return
-        failed: dict[int, ProviderError] = {}
-        with self._loading:
+        cuda_failures: dict[int, ProviderError] = {}
+        with self._load_lock:
             try:
-                self.pending = False
-                before = self._loaded, dict(self._refusals)
+                self.proof_pending = False
+                before = self._loaded, dict(self._failed)
                 candidates = self._candidates()
-                self._forget(candidates)
+                self._forget_stale_failures(candidates)
                 for version in candidates:
                     try:
-                        if self._serve(version, by_child=by_child):
+                        if self._try_version(version, prove_first=prove_first):
                             break
                     except ProviderError as error:  # an older version may work
-                        failed[version] = error
+                        cuda_failures[version] = error
             except BundleError as error:  # nothing is published, or the directory cannot be read
                 if not self._loaded and self._reason != str(error):
                     self._reason = str(error)
                     log.error("not ready: %s", error)  # noqa: TRY400  the sentence says all, a traceback nothing
-            if before != (self._loaded, self._refusals) or not self._loaded:
+            if before != (self._loaded, self._failed) or not self._loaded:
                 self._publish()
-            for version, failure in failed.items():
+            for version, failure in cuda_failures.items():
                 if not self._loaded:
                     raise failure
                 found = fingerprint(self.settings.model / str(version))
-                self._refuse(Refusal(version, one_line(failure, MAX_REASON), found, golden=False))
+                self._fail(FailedVersion(version, one_line(failure, MAX_REASON), found))
 
     def _candidates(self) -> list[int]:
-        if self.settings.version is None and (published := versions(self.settings.model)):
+        """Return the versions to try, in this order: the pinned one, or all that are published, newest first.
+
+        Raises:
+            BundleError: there is none.
+        """
+        published, pinned = versions(self.settings.model), self.settings.version
+        if pinned is None and published:
             return published[::-1]
-        return [resolve_version(self.settings.model, self.settings.version)]
+        if pinned in published:
+            return [pinned]
+        return [resolve(self.settings.model, pinned).version]
 
-    def _forget(self, candidates: list[int]) -> None:
-        """Drop refusals that no longer matter: of versions that are gone or older than what is served."""
-        served = self._loaded[0].engine.bundle.version if self._loaded else 0
-        for version in list(self._refusals):
+    def _forget_stale_failures(self, candidates: list[int]) -> None:
+        """Drop failures of versions that are no longer published or are older than the served one."""
+        served = self._loaded[0].version if self._loaded else 0
+        for version in list(self._failed):
             if version not in candidates or version < served:
-                del self._refusals[version]
+                del self._failed[version]
 
-    def _serve(self, version: int, *, by_child: bool) -> bool:
-        """Serve this version if it can be proven, and tell whether to look no further."""
+    def _try_version(self, version: int, *, prove_first: bool) -> bool:
+        """Serve a version if it can be proven, and return whether the search for a version is over."""
         path = self.settings.model / str(version)
         found = fingerprint(path)
         for one in self._loaded:
-            if one.engine.bundle.version == version and one.fingerprint == found:
-                self._refusals.pop(version, None)  # as of files that were damaged for a while
+            if one.version == version and one.fingerprint == found:
+                self._failed.pop(version, None)  # its files were damaged for a while and are whole again
                 self._swap(one)
                 return True
-        refusal = self._refusals.get(version)
-        if refusal is None or refusal.due or refusal.fingerprint != found:
+        failed = self._failed.get(version)
+        if failed is None or failed.retry or failed.fingerprint != found:
             started = time.perf_counter()
             try:
-                engine = self._open(Bundle.open(path), found, by_child=by_child)
-            except NotYetError as error:
-                self.pending = True
+                engine = self._open(Bundle.open(path), found, prove_first=prove_first)
+            except ProofPendingError as error:
+                self.proof_pending = True
                 reason = str(error)
-                if reason and (refusal is None or refusal.reason != reason):
-                    self._refuse(Refusal(version, reason, found, golden=False, due=True))
-                return bool(self._loaded)  # an older one, only where there is none
+                if reason and (failed is None or failed.reason != reason):
+                    self._fail(FailedVersion(version, reason, found, retry=True))
+                return bool(self._loaded)  # an older version is tried only if none is served
             except (BundleError, ProviderError) as error:
                 if isinstance(error, ProviderError) and not self._loaded:
                     raise
-                reason = one_line(error, MAX_REASON)  # it can quote a graph's own names
-                self._refuse(Refusal(version, reason, found, isinstance(error, GoldenMismatchError)))
+                reason = one_line(error, MAX_REASON)  # it may quote names from the graph
+                self._fail(FailedVersion(version, reason, found, isinstance(error, GoldenMismatchError)))
             except Exception as error:
                 log.exception("loading version %d failed", version)
                 reason = f"an unexpected error: {one_line(error, MAX_REASON)}"
-                self._refuse(Refusal(version, reason, found, golden=False))
+                self._fail(FailedVersion(version, reason, found))
             else:
-                self._refusals.pop(version, None)
-                self._swap(Loaded(engine, found))
+                self._failed.pop(version, None)
+                self._swap(LoadedVersion(version, engine, found))
                 self.metrics.golden(passed=True)
                 self.metrics.loaded(time.perf_counter() - started)
                 return True
-        # The served version's files were damaged after it was loaded: what is in memory is still good.
-        return bool(self._loaded) and self._loaded[0].engine.bundle.version == version
+        # If this is the served version, its files were damaged after it was loaded: what is in memory is still good.
+        return bool(self._loaded) and self._loaded[0].version == version
 
-    def _open(self, bundle: Bundle, found: Fingerprint, *, by_child: bool) -> Engine:
-        """Open the bundle on the chosen provider; at start, under `auto`, on the CPU if CUDA fails it."""
+    def _open(self, bundle: Bundle, found: Fingerprint, *, prove_first: bool) -> Engine:
+        """Load a bundle on the chosen provider. At the start, under `auto`, fall back to the CPU if CUDA fails."""
         try:
-            return self._open_on(self.provider, bundle, found, by_child=by_child)
+            return self._loader(bundle, found).load(prove_first=prove_first)
         except ProviderError as error:
             if self.settings.provider != "auto" or self._loaded:
                 raise
             log.warning("execution provider: CPU (auto, because %s)", error)
             self.provider = "cpu"
-            return self._open_on(self.provider, bundle, found, by_child=by_child)
+            return self._loader(bundle, found).load(prove_first=prove_first)
 
-    def _open_on(self, provider: Provider, bundle: Bundle, found: Fingerprint, *, by_child: bool) -> Engine:
-        trial = Trial(self.settings, self.ending, provider, bundle, found)
-        return trial.open(by_child=by_child)
+    def _loader(self, bundle: Bundle, found: Fingerprint) -> VersionLoader:
+        return VersionLoader(self.settings, self.shutdown, self.provider, bundle, found)
 
-    def _swap(self, chosen: Loaded) -> None:
+    def _swap(self, chosen: LoadedVersion) -> None:
+        """Serve `chosen`, and keep as many of the versions before it as the settings say."""
         if self._loaded and self._loaded[0] is chosen:
             return
-        version = chosen.engine.bundle.version
-        others = [one for one in self._loaded if one.engine.bundle.version != version]
+        others = [one for one in self._loaded if one.version != chosen.version]
         self._loaded = (chosen, *others[: self.settings.kept_versions])
-        if self.lost:  # meanwhile
+        if self.device_lost:  # while the version was loading
             self._loaded = ()
             return
         self._publish()
         manifest = chosen.engine.bundle.manifest
         log.info(
-            "ready: %s version %d on %s in %s arithmetic, digest %s",
+            "ready: %s version %d on %s, first layer in %s precision, digest %s",
             manifest.name,
-            version,
+            chosen.version,
             chosen.engine.provider,
-            chosen.engine.arithmetic,
+            chosen.engine.precision,
             manifest.digest[:12],
         )
 
-    def _refuse(self, refusal: Refusal) -> None:
-        """Report a refusal: first what it is, then that there is one more."""
-        if not self._loaded and refusal.version >= max(self._refusals, default=0):
-            self._reason = refusal.reason  # of the newest, which is what an operator expects served
-        self._refusals[refusal.version] = refusal
+    def _fail(self, failed: FailedVersion) -> None:
+        """Report a version that failed: publish the failure first, then count it."""
+        if not self._loaded and failed.version >= max(self._failed, default=0):
+            self._reason = failed.reason  # the newest version's, which an operator expects to be served
+        self._failed[failed.version] = failed
         self._publish()
-        if refusal.golden:
+        if failed.golden_mismatch:
             self.metrics.golden(passed=False)
-        self.metrics.refused()
+        self.metrics.load_failed()
         if self._loaded:
             log.error(
-                "refused version %d: %s; version %d keeps serving",
-                refusal.version,
-                refusal.reason,
-                self._loaded[0].engine.bundle.version,
+                "version %d failed verification: %s; version %d keeps serving",
+                failed.version,
+                failed.reason,
+                self._loaded[0].version,
             )
         else:
-            log.error("not ready: %s", refusal.reason)
+            log.error("not ready: %s", failed.reason)
 
     def _not_ready(self, detail: str, remedy: str) -> NotReadyError:
-        extensions = {"refused": self._refused()} if self._refusals else {}
+        extensions = {"refused": self._failures()} if self._failed else {}
         return readiness_report.not_ready(detail, remedy, extensions)
 
-    def _refused(self) -> list[dict[str, Any]]:
-        refusals = list(self._refusals.values())  # at once: readers are other threads
+    def _failures(self) -> list[dict[str, Any]]:
+        failed = list(self._failed.values())  # copied in one step, because other threads call this
         return readiness_report.newest_first(
-            {"version": each.version, "reason": each.reason} for each in refusals
+            {"version": each.version, "reason": each.reason} for each in failed
         )
 
     def _publish(self) -> None:
-        """Tell the management process, which answers probes and metrics for all workers."""
+        """Publish the facts to the management process, which answers probes and metrics for all workers."""
         facts: dict[str, Any] = {
             "loaded": self.versions(),
-            "refused": self._refused(),
+            "refused": self._failures(),
             "reason": self._reason,
         }
         if self._loaded:
@@ -351,14 +357,6 @@ class ModelStore:
             device = "cpu" if engine.provider == "cpu" else f"cuda:{self.settings.device_id}"
             facts |= self.facts(engine) | {"device": device}
         self.metrics.publish(facts)
-        self.metrics.golden_check(passed=not any(refusal.golden for refusal in self._refusals.values()))
+        self.metrics.golden_check(passed=not any(failed.golden_mismatch for failed in self._failed.values()))
         if not self._draining:
             self.metrics.state("ready" if self._loaded else "unready")
-
-
-def resolve_version(model: Path, version: int | None) -> int:
-    """Return the version to open, or raise the sentence that says why there is none."""
-    published = versions(model)
-    if version is not None and version in published:
-        return version
-    return resolve(model, version).version

@@ -1,4 +1,7 @@
-"""How a worker comes to load a version that may hang, crash or take all memory: after somebody has proven it."""
+"""Loads a version that may hang, crash or take all memory: only once some process has proven it.
+
+Of several workers one finds out what a version does, and the others use its result (`proofs.py`).
+"""
 
 import threading
 import time
@@ -10,102 +13,105 @@ from bundle.repository import Bundle
 from common.errors import one_line
 from serving.errors import ProviderError
 from serving.model.engine import Engine, Provider, open_version
-from serving.model.proofs import PROOFS, Kind, key, load_seconds
-from serving.model.prove import LOOK_SECONDS, MAX_REASON, open_bounded, prove
+from serving.model.proofs import PROOFS, Status, load_seconds, proof_key
+from serving.model.prove import MAX_REASON, POLL_SECONDS, open_bounded, prove
 from serving.settings import ServiceSettings
 
-TURN_SECONDS = 10
-"""In which a worker that starts waits for another to load a version that nobody has proven; then it starts without."""
-DEADLY = (
-    "a worker was killed or crashed while it loaded this version; it is being proven by a process of its own"
+PEER_LOAD_SECONDS = 10
+"""How long a starting worker waits while another worker loads an unproven version; then it starts without it."""
+KILLED_A_WORKER = (
+    "a worker was killed or crashed while it loaded this version; a separate process is proving it now"
 )
 
 
-class NotYetError(Exception):
-    """A version cannot be loaded before a child has proven it; the message is the reason, if others are to know."""
+class ProofPendingError(Exception):
+    """A version must not be loaded before a child has proven it. The message is a reason to report; it may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One version on one provider. Of several workers one finds out what it does, and the others use that."""
+class VersionLoader:
+    """Loads one version on one provider, proving it first if necessary."""
 
     settings: ServiceSettings
-    ending: threading.Event
+    shutdown: threading.Event
     """Set when the process ends."""
     provider: Provider
     bundle: Bundle
     fingerprint: Hashable
-    """What tells the version's files from changed ones."""
+    """Changes when the version's files change."""
 
-    def open(self, *, by_child: bool) -> Engine:
-        """Open the version, if nothing is known against it.
+    def load(self, *, prove_first: bool) -> Engine:
+        """Load the version, unless it is known to fail.
 
         Args:
-            by_child: whether a child is to prove it, if nobody has; else it is loaded into this process, unless a
-                worker has died of it.
+            prove_first: whether a child must prove a version that is unproven. Otherwise this process loads it
+                directly, unless it has killed a worker before.
 
         Raises:
-            InvalidBundleError: it is refused, here or by who has tried it before.
-            ProviderError: CUDA fails it.
-            NotYetError: a child has to find out, or another process does at this moment, and takes its time.
+            InvalidBundleError: the version failed, here or in the process that tried it before.
+            ProviderError: CUDA failed.
+            ProofPendingError: a child has to prove the version first, or another process is still trying it.
         """
-        patience = time.monotonic() + TURN_SECONDS
-        while (proof := PROOFS.look(self.name)).kind == "unknown":
-            with PROOFS.turn(self.name) as own:
-                if own and (proof := PROOFS.look(self.name)).kind == "unknown":
-                    if by_child:
-                        self._prove()
-                    elif proof.deaths or proof.apart:
-                        raise NotYetError(DEADLY if proof.deaths else "")
+        patience = time.monotonic() + PEER_LOAD_SECONDS
+        while (proof := PROOFS.get(self.proof_key)).status == "unknown":
+            with PROOFS.claim(self.proof_key) as claimed:
+                if claimed and (proof := PROOFS.get(self.proof_key)).status == "unknown":
+                    if prove_first:
+                        self._prove_in_child()
+                    elif proof.deaths or proof.in_child:
+                        raise ProofPendingError(KILLED_A_WORKER if proof.deaths else "")
                     else:
                         return self._load_unproven()
-            if not own:
-                if by_child or proof.apart or time.monotonic() > patience:
-                    raise NotYetError
-                time.sleep(LOOK_SECONDS)
-        if proof.kind != "proven":
-            raise (GoldenMismatchError if proof.kind == "golden" else InvalidBundleError)(proof.reason)
-        with PROOFS.loading(self.name):
+            if not claimed:
+                if prove_first or proof.in_child or time.monotonic() > patience:
+                    raise ProofPendingError
+                time.sleep(POLL_SECONDS)
+        if proof.status != "proven":
+            error = GoldenMismatchError if proof.status == "golden_mismatch" else InvalidBundleError
+            raise error(proof.reason)
+        with PROOFS.loading(self.proof_key):
             return open_version(self.bundle, self.provider, self.settings)
 
     @property
-    def name(self) -> str:
-        """Return the name of the proof."""
-        asked = self.settings
-        return key(
+    def proof_key(self) -> str:
+        """Return the key of this version's proof: files, provider and settings that a load depends on."""
+        settings = self.settings
+        return proof_key(
             self.bundle.path,
             self.fingerprint,
             self.provider,
-            asked.arithmetic,
-            asked.cuda_graphs,
-            asked.cudnn,
+            settings.arithmetic,
+            settings.cuda_graphs,
+            settings.cudnn,
         )
 
     def _load_unproven(self) -> Engine:
-        """Open it in this process, and let all workers know what came of it."""
+        """Load the version into this process, and record the result for all workers."""
         try:
-            with PROOFS.loading(self.name):
+            with PROOFS.loading(self.proof_key):
                 return open_bounded(self.bundle, self.provider, self.settings)
         except InvalidBundleError as error:
-            kind: Kind = "golden" if isinstance(error, GoldenMismatchError) else "bundle"
-            PROOFS.settle(self.name, kind, one_line(error, MAX_REASON))
+            status: Status = "golden_mismatch" if isinstance(error, GoldenMismatchError) else "invalid"
+            PROOFS.record(self.proof_key, status, one_line(error, MAX_REASON))
             raise
 
-    def _prove(self) -> None:
-        """Have a child prove it, and let all workers know what came of it.
+    def _prove_in_child(self) -> None:
+        """Prove the version in a child process, and record the result for all workers.
 
         Raises:
-            NotYetError: nothing came of it.
-            ProviderError: CUDA fails it, which is not the version's fault, and may pass.
+            ProofPendingError: the child gave no result.
+            ProviderError: CUDA failed. That is not the version's fault and may pass, so it is not recorded.
         """
-        PROOFS.apart(self.name)
+        PROOFS.mark_in_child(self.proof_key)
         seconds = load_seconds(self.settings.timeout_seconds)
         try:
-            kind, reason = prove(self.bundle.path, self.provider, self.settings, seconds, self.ending)
+            status, reason = prove(self.bundle.path, self.provider, self.settings, seconds, self.shutdown)
         except OSError as error:
-            raise NotYetError(f"no process can be started to prove it: {error.strerror}") from error
-        if kind == "unknown":
-            raise NotYetError
-        if kind == "provider":
+            raise ProofPendingError(
+                f"the process that proves it cannot be started: {error.strerror}"
+            ) from error
+        if status == "unknown":
+            raise ProofPendingError
+        if status == "provider_error":
             raise ProviderError(reason)
-        PROOFS.settle(self.name, kind, reason)
+        PROOFS.record(self.proof_key, status, reason)

@@ -159,7 +159,7 @@ class Pipeline:
         Where the GPU is lost the process is not ready from now on, and says so.
         """
         if isinstance(error, DeviceLostError):
-            error = self.store.lose(str(error))
+            error = self.store.lose_device(str(error))
         if not isinstance(error, ProblemError):
             log.error("%s %s failed", exchange.method, exchange.path, exc_info=error)
             error = unforeseen(error)
@@ -178,7 +178,7 @@ class Pipeline:
         # An int, because to look something up by an HTTPStatus calls a function of Python's.
         exchange.status, exchange.seconds = int(answer.status), time.perf_counter() - exchange.arrived
         self.store.metrics.observe(exchange)
-        if (self.trail.wanted or exchange.trace is not None) and (
+        if (self.trail.enabled or exchange.trace is not None) and (
             own := self.trail.end(exchange)
         ) is not None:
             fields["traceresponse"] = own

@@ -75,7 +75,7 @@ def _pinned(settings: ScoreSettings, engine: Engine) -> ScoreSettings:
     pinned = {
         "version": engine.session.bundle.version,
         "provider": engine.session.provider,
-        "arithmetic": engine.session.arithmetic,
+        "arithmetic": engine.session.precision,
         "batch": engine.batch,
         "shard": "0/1",
     }

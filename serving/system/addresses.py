@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigurationError
-from serving.settings import EVERY, ServiceSettings, management_port, unix_path
+from serving.settings import ALL_ADDRESSES, ServiceSettings, management_port, unix_path
 
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START: systemd's sockets are this descriptor and those that follow it."""
@@ -21,7 +21,7 @@ def binds(settings: ServiceSettings) -> list[str]:
     """Return the addresses as Gunicorn's setting `bind` has them."""
     if unix_path(settings.host) is not None:
         return [settings.host]
-    hosts = _of_every_address() if settings.host in EVERY else [settings.host]
+    hosts = _of_every_address() if settings.host in ALL_ADDRESSES else [settings.host]
     return [authority(host, settings.port) for host in hosts]
 
 
@@ -47,7 +47,7 @@ def bound(host: str, port: int, backlog: int | None = None) -> socket.socket:
     Raises:
         OSError: it cannot be bound; `socket.gaierror` where the host has no address.
     """
-    if host in EVERY:
+    if host in ALL_ADDRESSES:
         host = _of_every_address()[0]
     # As Gunicorn decides: a name is one of IPv4, and an address with a scope is none.
     family = socket.AF_INET6 if ":" in host and "%" not in host else socket.AF_INET
@@ -105,7 +105,7 @@ def _unusable_management(settings: ServiceSettings, *, activated: bool) -> str |
     host, port = settings.management_host, management_port(settings)
     if port == 0:
         return None
-    same = host == settings.host or {host, settings.host} & {*EVERY, "0.0.0.0"}  # noqa: S104
+    same = host == settings.host or {host, settings.host} & {*ALL_ADDRESSES, "0.0.0.0"}  # noqa: S104
     if port == settings.port and same and not activated and unix_path(settings.host) is None:
         return f"the management port is the port itself, {port}: change GLYPH_MANAGEMENT_PORT"
     return unusable_address(
@@ -211,7 +211,7 @@ def local_management(settings: ServiceSettings) -> tuple[str, int] | None:
     host, port = settings.management_host, management_port(settings)
     if port == 0:
         return None
-    return "127.0.0.1" if host in {*EVERY, "0.0.0.0"} else host, port  # noqa: S104
+    return "127.0.0.1" if host in {*ALL_ADDRESSES, "0.0.0.0"} else host, port  # noqa: S104
 
 
 def local_host(listener: socket.socket) -> str:

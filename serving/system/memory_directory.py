@@ -15,7 +15,7 @@ DIRECTORY_VARIABLE = "SERVING_METRICS_DIRECTORY"
 """Where it is; for processes, not for operators, so not named like a setting."""
 PREFIX = "glyph-"
 LOCK = "arbiter.lock"
-SUFFIXES = frozenset((".json", ".lock", ".new", ".slots"))
+SUFFIXES = frozenset((".json", ".lock", ".new", ".counters"))
 """Of all that the service puts there. A directory with anything else in it is not one to remove."""
 
 

@@ -1,8 +1,8 @@
-"""What is measured, logged and traced of the service's work.
+"""Metrics, logging and tracing of the service.
 
-- `request_log.py`: a request's line in the access log and its spans, from its `request_record.py`
-- `metrics.py`, `shared_memory.py`: counters and histograms, in memory that survives its writer
-- `catalogue.py`, `alerts.py`: every metric and every alert, in one table each
-- `readiness_report.py`: what `/readyz` answers
-- `tracing.py`, `logs.py`: the W3C trace context and OpenTelemetry; every line of the log in one format
+- `request_log.py`: the access-log line and the spans of a request, from its `request_record.py`
+- `metrics.py`, `shared_memory.py`: counters and histograms, in memory that survives the process that writes them
+- `catalogue.py`, `alerts.py`: tables of all metrics and of all alerts
+- `readiness_report.py`: the answer of `/readyz`
+- `tracing.py`, `logs.py`: W3C trace context and OpenTelemetry; one format for all log lines
 """

@@ -1,4 +1,4 @@
-"""The alerts worth having, as Prometheus's rules: `python -m serving.reference --rules` prints the file."""
+"""Alerts as Prometheus alerting rules. `python -m serving.reference --rules` prints them as a rules file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,178 +7,184 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alert:
-    """One rule. Thresholds are beginnings: a service that was watched for a week knows better ones."""
+    """One alerting rule. Thresholds are starting points, to be adjusted after a week of traffic."""
 
     name: str
     expression: str
-    """PromQL; what it returns is what is wrong."""
-    lasting: str
-    """How long it must hold, in Prometheus's notation."""
+    """PromQL. Each series that it returns is an alert."""
+    duration: str
+    """How long the expression must hold before the alert fires (`for`), in Prometheus's notation."""
     severity: Literal["page", "ticket"]
     """`page` wakes a person, `ticket` waits for the morning."""
-    meaning: str
-    remedy: str
+    summary: str
+    """What is wrong."""
+    description: str
+    """What to do."""
     gpu: bool = False
-    """Whether it is of use only where a GPU is expected."""
+    """Whether the alert is useful only where a GPU is expected."""
 
 
 ALERTS = (
     Alert(
         name="GlyphDown",
         expression='up{job="glyph"} == 0',
-        lasting="2m",
+        duration="2m",
         severity="page",
-        meaning="The management port does not answer; neither, most likely, does the service.",
-        remedy="Look at the pod's state, its exit code (docs/operations.md) and the end of its log.",
+        summary="The management port does not answer, and most likely the service does not either.",
+        description="Check the pod's state, its exit code (docs/operations.md) and the end of its log.",
     ),
     Alert(
         name="GlyphNotReady",
         expression='glyph_workers{state="ready"} == 0',
-        lasting="2m",
+        duration="2m",
         severity="page",
-        meaning="No worker of this instance can answer predictions.",
-        remedy="GET /readyz on the management port: its detail has the reason and the remedy.",
+        summary="No worker of this instance is ready to answer predictions.",
+        description="GET /readyz on the management port: the answer has the reason and the remedy.",
     ),
     Alert(
         name="GlyphErrors",
         expression='sum by (instance) (rate(glyph_http_requests_total{status="500"}[5m])) > 0',
-        lasting="5m",
+        duration="5m",
         severity="page",
-        meaning="Requests meet an error that nobody foresaw.",
-        remedy="The log has each with its traceback and its request id.",
+        summary="Requests fail with an unexpected error (status 500).",
+        description="The log has the traceback and the request id of each.",
     ),
     Alert(
         name="GlyphOverloaded",
         expression='sum by (instance) (rate(glyph_refusals_total{reason="overloaded"}[5m])) > 1',
-        lasting="5m",
+        duration="5m",
         severity="page",
-        meaning="More is asked than can be answered; the rest is refused with 503 and Retry-After.",
-        remedy="Add instances. A longer queue (GLYPH_QUEUE_LIMIT) helps against bursts only.",
+        summary="The instance is overloaded and sheds requests with 503 and Retry-After.",
+        description="Add instances. A longer queue (GLYPH_QUEUE_LIMIT) helps only against bursts.",
     ),
     Alert(
         name="GlyphDeadlines",
         expression='sum by (instance) (rate(glyph_refusals_total{reason="deadline-exceeded"}[5m])) > 1',
-        lasting="5m",
+        duration="5m",
         severity="ticket",
-        meaning="Requests wait longer than their callers allow, and are answered 504.",
-        remedy="Compare the queue phase with infer: a long queue wants instances, a long infer wants CPU.",
+        summary="Requests exceed their deadline and are answered 504.",
+        description="Compare the phases queue and infer: if queue is long, add instances; if infer is long, add CPU.",
     ),
     Alert(
         name="GlyphSlow",
         expression="histogram_quantile(0.99, sum by (instance, le) "
         '(rate(glyph_http_request_duration_seconds_bucket{route="/predict"}[5m]))) > 0.25',
-        lasting="10m",
+        duration="10m",
         severity="ticket",
-        meaning="One request in a hundred takes longer than 250 ms.",
-        remedy="glyph_phase_duration_seconds tells which phase; forms of many files decode for long.",
+        summary="One request in a hundred takes longer than 250 ms.",
+        description="glyph_phase_duration_seconds shows which phase is slow. Forms with many files "
+        "take long to decode.",
     ),
     Alert(
         name="GlyphWorkersDie",
         expression='increase(glyph_worker_exits_total{how="died"}[15m]) > 0',
-        lasting="0m",
+        duration="0m",
         severity="ticket",
-        meaning="A worker was killed, crashed, was stuck or lost its GPU, and was replaced; its requests in flight "
+        summary="A worker was killed, crashed, got stuck or lost its GPU. It was replaced, but its requests in flight "
         "failed.",
-        remedy="The log has the signal, or the reason. SIGKILL is most often memory: compare "
+        description="The log has the signal or the reason. SIGKILL most often means that memory ran out: compare "
         "process_resident_memory_bytes with the limit.",
     ),
     Alert(
         name="GlyphWorkersStuck",
         expression='glyph_workers{state="stuck"} > 0',
-        lasting="0m",
+        duration="0m",
         severity="ticket",
-        meaning="A worker is stopped or stuck: it answers nothing, and has accepted connections that wait for it.",
-        remedy="It is replaced after GLYPH_TIMEOUT_SECONDS. If that comes again, look for CPU throttling and blocked "
-        "volumes.",
+        summary="A worker is stopped or stuck: it answers nothing, and the connections that it has accepted wait.",
+        description="It is replaced after GLYPH_TIMEOUT_SECONDS. If this happens again, look for CPU throttling and "
+        "blocked volumes.",
     ),
     Alert(
         name="GlyphTokensUnreadable",
         expression="glyph_tokens_file_readable == 0",
-        lasting="1m",
+        duration="1m",
         severity="page",
-        meaning="The file of tokens was changed and cannot be read: a token that was taken back still lets in.",
-        remedy="The log says what is wrong: the path, its permissions, or a line. It is read again each second.",
+        summary="The tokens file was changed and cannot be read: revoked tokens are still accepted.",
+        description="The log says what is wrong: the path, its permissions, or a line. The file is read again "
+        "each second.",
     ),
     Alert(
         name="GlyphVersionRefused",
         expression="glyph_model_versions_refused > 0",
-        lasting="1m",
+        duration="1m",
         severity="ticket",
-        meaning="A published version cannot be proven here; an older one keeps serving.",
-        remedy="The reason is in /readyz (refused) and in the log. Repair or remove the version; it is tried "
+        summary="A published version failed verification; an older one keeps serving.",
+        description="The reason is in /readyz (refused) and in the log. Repair or remove the version. It is tried "
         "again when its files change.",
     ),
     Alert(
         name="GlyphGoldenFailed",
         expression="glyph_golden_check_passed == 0",
-        lasting="1m",
+        duration="1m",
         severity="page",
-        meaning="A version does not give its recorded answers on this machine's execution provider.",
-        remedy="If other machines accept it, suspect this one's driver or GPU; else the version: publish it anew.",
+        summary="A version does not give the recorded probabilities of its golden examples on this machine.",
+        description="If other machines accept it, suspect this one's driver, GPU or processor; otherwise "
+        "publish it again.",
     ),
     Alert(
         name="GlyphVersionsDiffer",
         expression="count(count by (version) (glyph_model_workers)) > 1",
-        lasting="10m",
+        duration="10m",
         severity="ticket",
-        meaning="Workers answer with different versions for longer than a reload takes.",
-        remedy="See which instance is behind (glyph_model_workers) and why (its /readyz): a pinned version, "
-        "a refusal, or a volume that it does not see.",
+        summary="Workers serve different versions for longer than a reload takes.",
+        description="See which instance is behind (glyph_model_workers) and why (its /readyz): a pinned version, a "
+        "version that failed verification, or a volume on which it does not see the new one.",
     ),
     Alert(
         name="GlyphOnCpu",
         expression='glyph_execution_provider_info{provider="cpu"} == 1',
-        lasting="5m",
+        duration="5m",
         severity="ticket",
         gpu=True,
-        meaning="The model runs on the CPU. Have this alert only where a GPU is expected.",
-        remedy="The log says what CUDA lacked; GLYPH_PROVIDER=cuda makes it an error at start.",
+        summary="The model runs on the CPU. Use this alert only where a GPU is expected.",
+        description="The log says why CUDA does not work. With GLYPH_PROVIDER=cuda the service does not start "
+        "without it.",
     ),
     Alert(
         name="GlyphDrift",
         expression="glyph_drift_psi > 0.25",
-        lasting="30m",
+        duration="30m",
         severity="ticket",
-        meaning="Images or predictions look unlike the validation set.",
-        remedy="border_brightness alone: inverted images, look for the warning in answers. class alone: the mix "
-        "has changed. All: other images; label some, measure, train anew.",
+        summary="The distribution of images or predictions differs from the validation set's.",
+        description="Only border_brightness: images are inverted; look for the warning in answers. Only class: the mix "
+        "of classes has changed. All: the images are different; label some, measure, and train again.",
     ),
     Alert(
         name="GlyphUnsure",
         expression='sum by (instance) (rate(glyph_prediction_confidence_bucket{le="0.5"}[1h])) '
         "/ sum by (instance) (rate(glyph_prediction_confidence_count[1h])) > 0.1",
-        lasting="1h",
+        duration="1h",
         severity="ticket",
-        meaning="In more than a tenth of the images no class has half of the probability.",
-        remedy="As for drift; ?threshold= lets callers have the label withheld.",
+        summary="In more than a tenth of the images no class has a probability above 0.5.",
+        description="As for GlyphDrift. Callers can use ?threshold= to get no label for such images.",
     ),
     Alert(
         name="GlyphLogLinesDropped",
         expression="sum by (instance) (increase(glyph_log_lines_dropped_total[15m])) > 0",
-        lasting="0m",
+        duration="0m",
         severity="ticket",
-        meaning="Lines of the log were dropped, because what reads standard output or error did not take them.",
-        remedy="Requests are answered all the same. See whether the log's reader keeps up, has stopped or is gone, or "
+        summary="Log lines were dropped, because standard output or standard error was blocked.",
+        description="Requests are not affected. Check whether the log's reader keeps up, has stopped or is gone, or "
         "its disk is full.",
     ),
     Alert(
         name="GlyphDescriptors",
         expression='process_open_fds{process="worker"} > 0.8 * process_max_fds{process="worker"}',
-        lasting="10m",
+        duration="10m",
         severity="ticket",
-        meaning="Connections come near the limit of file descriptors.",
-        remedy="Raise the limit (ulimit -n), or lower GLYPH_CONNECTIONS and GLYPH_KEEPALIVE_SECONDS.",
+        summary="Connections approach the limit of file descriptors.",
+        description="Raise the limit (ulimit -n), or lower GLYPH_CONNECTIONS and GLYPH_KEEPALIVE_SECONDS.",
     ),
 )
 
 
 def rules() -> str:
-    """Return the file of rules, as YAML that Prometheus loads."""
+    """Return all alerts as a Prometheus rules file, in YAML."""
     return "\n".join(_group("glyph", ALERTS)) + "\n"
 
 
 def prometheus_rule(*, gpu: bool) -> str:
-    """Return the rules for GPUs, or all the others, as a PrometheusRule of the Prometheus operator's, in YAML."""
+    """Return the alerts for GPUs, or all others, as the Prometheus operator's PrometheusRule, in YAML."""
     name = "glyph-gpu" if gpu else "glyph"
     head = f"""\
 # Written by `python -m serving.reference` from serving/telemetry/alerts.py.
@@ -197,22 +203,22 @@ spec:
 
 
 def _group(name: str, alerts: Iterable[Alert]) -> list[str]:
-    """Return the lines of a list of groups that has one."""
+    """Return the lines of a rules file with one group."""
     lines = ["groups:", f"- name: {name}", "  rules:"]
     for alert in alerts:
         lines += [
             f"  - alert: {alert.name}",
             f"    expr: {_quoted(alert.expression)}",
-            f"    for: {alert.lasting}",
+            f"    for: {alert.duration}",
             "    labels:",
             f"      severity: {alert.severity}",
             "    annotations:",
-            f"      summary: {_quoted(alert.meaning)}",
-            f"      description: {_quoted(alert.remedy)}",
+            f"      summary: {_quoted(alert.summary)}",
+            f"      description: {_quoted(alert.description)}",
         ]
     return lines
 
 
 def _quoted(text: str) -> str:
-    """Return YAML's single-quoted scalar, in which only the quote itself is doubled."""
+    """Return a single-quoted YAML scalar, in which only the quote itself is escaped, by doubling it."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,10 +1,10 @@
-"""The log: Gunicorn's lines, the service's and every library's in one format, for people or as JSON.
+"""Logging: lines of Gunicorn, of the service and of every library in one format, as text or JSON.
 
     {"time":"2026-11-22T18:00:00.123Z","level":"info","logger":"glyph.access","pid":7,
      "message":"POST /predict 200 1.234 ms","request_id":"...","route":"/predict","status":200,...}
 
-What is never logged: bodies, queries, fields of requests but the request id and the trace, and tokens. In a line of
-text a value that is not one plain word stands in quotes, so that a client's words are not taken for the service's.
+Bodies, queries, tokens, and header fields other than the request id and the trace context are never logged. In text, a
+value that is not one plain word is quoted, so that a client cannot forge what looks like the service's own words.
 """
 
 import functools
@@ -26,41 +26,42 @@ ACCESS = "glyph.access"
 
 _SECRET = re.compile(r"(?i:(bearer[^a-z0-9]+)[^\s'\",]+)|glyph_[A-Za-z0-9_\-]{20,}")
 _WORD = re.compile(r'[^\s"=\\]+')
-_ASCII_WORD = re.compile(r"[!#-<>-\[\]-~]+")  # the same, in less time for nearly all there is
+_ASCII_WORD = re.compile(r"[!#-<>-\[\]-~]+")
+"""The ASCII part of `_WORD`, which matches nearly every value, in less time."""
 _JSON_INTEGERS = 1 << 63
-"""What orjson writes as a number is below it, and not below its negative."""
-_sinks: "dict[int, Sink]" = {}
-"""The handlers of this process's standard streams, by descriptor."""
+"""orjson writes integers n with -_JSON_INTEGERS <= n < _JSON_INTEGERS as they are."""
+_handlers: "dict[int, NonBlockingHandler]" = {}
+"""This process's handlers of standard output and standard error, by descriptor."""
 
 
-def clean(text: str) -> str:
-    """Return text without what looks like a token; a client's words can come into a parser's message."""
-    if not _suspicious(text):
+def redact(text: str) -> str:
+    """Replace what looks like a token; a parser's message may quote what a client sent."""
+    if not _may_contain_token(text):
         return text
     return _SECRET.sub(lambda found: f"{found[1] or ''}[token]", text)
 
 
-def _suspicious(text: str) -> bool:
-    """Tell in a fraction of the time that the expression takes whether it could find anything."""
+def _may_contain_token(text: str) -> bool:
+    """Return whether `_SECRET` could match, in a fraction of the time that the expression takes."""
     return "glyph_" in text or "bearer" in text.lower()
 
 
 def printable(text: str) -> str:
-    """Return text with what is no character to look at written as its number: one event, one line."""
+    """Escape all characters that are not printable, so that an event is one line."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def quoted(value: object) -> str:
-    """Return a value as it stands in a line of text: one plain word as it is, everything else in quotes."""
+    """Return a value as it is written in a line of text: one plain word as it is, anything else in quotes."""
     text = str(value)
     if _ASCII_WORD.fullmatch(text) or (text.isprintable() and _WORD.fullmatch(text)):
         return text
     return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
-@functools.lru_cache(maxsize=4)  # of a thousand lines in a second
+@functools.lru_cache(maxsize=4)  # there may be a thousand lines in a second
 def _local(second: int) -> str:
     return time.strftime(Logger.datefmt, time.localtime(second))
 
@@ -71,38 +72,38 @@ def _utc(second: int) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Lines as Gunicorn writes them; each further line of a traceback is indented, and so begins no event."""
+    """Formats lines like Gunicorn's. The lines of a traceback are indented, so none of them looks like a new event."""
 
     def __init__(self) -> None:
         super().__init__(Logger.error_fmt)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a record."""
+        """Return a record's line, followed by those of its traceback."""
         record.message = printable(_message(record))
         record.asctime = _local(int(record.created))
         line = self.formatMessage(record)
         for more in (record.exc_info and self.formatException(record.exc_info), record.stack_info):
             if more:
                 line = "\n    ".join([line, *map(printable, more.splitlines())])
-        return clean(line)
+        return redact(line)
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return a record's message, its values quoted; numbers are none of a client's words."""
+    """Return a record's message with its values quoted; numbers need no quotes."""
     if not isinstance(record.args, tuple) or not record.args:
         return record.getMessage()
     values = tuple(value if isinstance(value, int | float) else quoted(value) for value in record.args)
     try:
         return str(record.msg) % values
-    except (TypeError, ValueError):  # it asks for something else than a string, of a library's own kind
+    except (TypeError, ValueError):  # the format needs an object of the library's own, not a string
         return quoted(record.getMessage())
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record; `extra={"fields": {...}}` adds members."""
+    """Formats a record as one JSON object. `extra={"fields": {...}}` adds members."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object on one line."""
+        """Return a record's JSON object, on one line."""
         whole, fraction = divmod(record.created, 1)
         document: dict[str, Any] = {
             "time": f"{_utc(int(whole))}.{int(fraction * 1000):03d}Z",
@@ -118,61 +119,61 @@ class JsonFormatter(logging.Formatter):
             document["stack"] = record.stack_info
         try:
             line = orjson.dumps(document).decode()
-        except (
-            TypeError
-        ):  # something that is not JSON's, or a surrogate in a client's words, which is no Unicode
+        except TypeError:  # a value that JSON does not have, or a lone surrogate from a client
             line = ""
-        if not line or _suspicious(line):
-            line = orjson.dumps(_plain(document)).decode()
+        if not line or _may_contain_token(line):
+            line = orjson.dumps(_json_value(document)).decode()
         if line.isprintable():
             return line
         return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it, without what looks like a token in any of its strings."""
+def _json_value(value: Any) -> Any:
+    """Convert a value to what JSON has, and redact its strings."""
     match value:
         case bool() | float() | None:
             return value
         case int() if -_JSON_INTEGERS <= value < _JSON_INTEGERS:
             return int(value)
         case dict():
-            return {_plain(str(key)): _plain(item) for key, item in value.items()}
+            return {_json_value(str(key)): _json_value(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [_json_value(item) for item in value]
         case str():
-            return clean(value).encode("utf-8", "backslashreplace").decode()
-    return _plain(repr(value))
+            return redact(value).encode("utf-8", "backslashreplace").decode()
+    return _json_value(repr(value))
 
 
-class Sink(logging.Handler):
-    """Writes to a standard stream and never waits for it; what it drops is counted, and told when it goes on."""
+class NonBlockingHandler(logging.Handler):
+    """Writes to a standard stream without blocking. Lines that the stream does not take are dropped and counted."""
 
     def __init__(self, descriptor: int, lines: logging.Formatter) -> None:
         super().__init__()
         self.setFormatter(lines)
         stream = {STDOUT: sys.__stdout__, STDERR: sys.__stderr__}[descriptor]
-        # JSON is UTF-8 (RFC 8259, section 8.1), and backslashes that replace a character would break it.
+        # JSON is UTF-8 (RFC 8259, section 8.1); a backslash escape in another encoding would break it.
         self._encoding = "utf-8" if isinstance(lines, JsonFormatter) else getattr(stream, "encoding", "utf-8")
-        self.stream = Stream(descriptor, self._note)
-        self._gunicorn = True  # Gunicorn takes its own handlers away when it sets up its log again
+        self.stream = Stream(descriptor, self._dropped_notice)
+        self._gunicorn = True  # Gunicorn removes handlers with this attribute when it sets up its log again
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; one that cannot be formatted is told without its values."""
+        """Write a record. If it cannot be formatted, write where it was logged instead."""
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001  of whatever object a library logs
+        except Exception:  # noqa: BLE001  a library may log any object, and formatting calls its methods
             line = self._line(
-                "a line of %s could not be written: %s:%d", record.name, record.pathname, record.lineno
+                "a record of %s could not be formatted: %s:%d", record.name, record.pathname, record.lineno
             )
         self.print(line + "\n")
 
     def print(self, text: str) -> None:
-        """Write text as it is."""
+        """Write text without formatting."""
         self.stream.write(self._encoded(text))
 
-    def _note(self, count: int) -> bytes:
-        return self._encoded(self._line("%d lines were dropped here: the stream took none", count) + "\n")
+    def _dropped_notice(self, count: int) -> bytes:
+        return self._encoded(
+            self._line("%d lines were dropped here, because the stream took none", count) + "\n"
+        )
 
     def _line(self, message: str, *arguments: object) -> str:
         level = logging.WARNING
@@ -182,108 +183,109 @@ class Sink(logging.Handler):
         return text.encode(self._encoding, "backslashreplace")
 
     def flush(self) -> None:
-        """Write what was kept, as far as the stream takes it now."""
+        """Write buffered lines, as far as the stream takes them now."""
         self.stream.flush()
 
     def close(self) -> None:
-        """Write what was kept, for a moment; at the end of the process."""
+        """Write buffered lines at the end of the process, for at most a moment."""
         self.stream.end()
         super().close()
 
 
-class Printed(io.TextIOBase):
-    """What stands for `sys.stderr`: who prints there, as Gunicorn does in places, writes lines of the log."""
+class StderrToLog(io.TextIOBase):
+    """Replaces `sys.stderr`, so that what is printed there, as Gunicorn does in places, becomes log lines."""
 
     def __init__(self) -> None:
         self._rest = ""
+        """An unfinished line."""
 
     def write(self, text: str) -> int:
-        """Log each whole line that has something in it."""
+        """Log each whole line that is not blank."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in filter(str.strip, lines):
             logging.getLogger("glyph.stderr").error(line)
         return len(text)
 
     def fileno(self) -> int:
-        """Return the descriptor, for who writes past this object."""
+        """Return the descriptor, for callers that write to it directly."""
         return STDERR
 
 
 def formatter(settings: ServiceSettings) -> logging.Formatter:
-    """Return the formatter that the settings ask for."""
+    """Return the formatter for `GLYPH_LOG_FORMAT`."""
     return JsonFormatter() if settings.log_format == "json" else TextFormatter()
 
 
 class ServiceLogger(Logger):
-    """Gunicorn's logger with our handlers and formatter; Gunicorn makes it in the arbiter, before it forks."""
+    """Gunicorn's logger with Glyph's handlers and formatter. Gunicorn creates it in the arbiter, before it forks."""
 
     line_formatter: ClassVar[logging.Formatter]
-    """Set by `configure`, as Gunicorn takes a class and makes the object itself."""
+    """Set by `configure`, because Gunicorn takes a class and creates the instance itself."""
 
     def setup(self, cfg: Any) -> None:
-        """Let Gunicorn make its handlers, then put ours in the place of those of standard streams."""
+        """Let Gunicorn create its handlers, then replace those of standard output and standard error."""
         super().setup(cfg)
         for logger in (self.error_log, self.access_log):
-            logger.handlers = [self._ours(handler) for handler in logger.handlers]
+            logger.handlers = [self._replaced(handler) for handler in logger.handlers]
 
-    def _ours(self, handler: logging.Handler) -> logging.Handler:
+    def _replaced(self, handler: logging.Handler) -> logging.Handler:
         if type(handler) is logging.StreamHandler:
-            return _sinks[STDOUT if handler.stream is sys.stdout else STDERR]
+            return _handlers[STDOUT if handler.stream is sys.stdout else STDERR]
         handler.setFormatter(self.line_formatter)
         return handler
 
     def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        """Log a warning; of a request that cannot be parsed only what is wrong with it, without a client's words."""
+        """Log a warning. For a request that cannot be parsed, drop what the client sent from Gunicorn's message."""
         if msg.startswith("Invalid request from ip=") and not args:
             client, _, problem = msg.removeprefix("Invalid request from ip=").partition(": ")
-            msg, args = "Invalid request from ip=%s: %s", (client, without_words(problem))
+            msg, args = "Invalid request from ip=%s: %s", (client, without_client_data(problem))
         super().warning(msg, *args, **kwargs)
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        """Log what was raised; gthread's line has the request's target, whose query is nobody's business."""
+        """Log an exception without queries, because gthread's message has the request's target."""
         super().exception(msg, *(str(value).partition("?")[0] for value in args), **kwargs)
 
 
-def without_words(problem: object) -> str:
-    """Return what Gunicorn's parser found wrong, without what the client sent, which may be a query or a secret."""
+def without_client_data(problem: object) -> str:
+    """Return what Gunicorn's parser reports, without what the client sent, which may be a query or a secret."""
     return str(problem).partition(": ")[0]
 
 
 def configure(settings: ServiceSettings) -> None:
-    """Set up this process's loggers, and those of its children: ours, the access log, and everybody else's warnings.
+    """Configure logging of this process and its forks: Glyph's loggers, the access log, and the libraries' warnings.
 
-    Not by Gunicorn's `logconfig_dict`, which switches its own access log on, whatever `accesslog` says.
+    Gunicorn's `logconfig_dict` is not used, because it switches on Gunicorn's own access log whatever `accesslog` is.
     """
     claim()
     lines = ServiceLogger.line_formatter = formatter(settings)
-    _sinks.update({descriptor: Sink(descriptor, lines) for descriptor in (STDOUT, STDERR)})
+    _handlers.update({descriptor: NonBlockingHandler(descriptor, lines) for descriptor in (STDOUT, STDERR)})
     for name, level in (("", "WARNING"), ("glyph", settings.log_level.upper())):
         logger = logging.getLogger(name)
-        logger.handlers = [_sinks[STDERR]]
+        logger.handlers = [_handlers[STDERR]]
         logger.setLevel(level)
     logging.getLogger("glyph").propagate = False
-    logging.getLogger("PIL").setLevel("CRITICAL")  # what it finds wrong with an image is in the refusal
+    logging.getLogger("PIL").setLevel("CRITICAL")  # the answer says what is wrong with an image
     access = logging.getLogger(ACCESS)
-    access.handlers = [_sinks[STDOUT]]
-    access.setLevel("INFO")  # as Gunicorn's: it was asked for, whatever the least level of the rest
+    access.handlers = [_handlers[STDOUT]]
+    access.setLevel("INFO")  # like Gunicorn's, whatever GLYPH_LOG_LEVEL is: GLYPH_ACCESS_LOG switches it on
     access.propagate = False
-    sys.stderr = Printed()
+    sys.stderr = StderrToLog()
 
 
 def announce(text: str) -> None:
-    """Write text for people to standard output; in a log of JSON it is a message."""
+    """Write text for people to standard output; with JSON logging, log it as one message."""
     if isinstance(ServiceLogger.line_formatter, JsonFormatter):
         logging.getLogger("glyph.serving").info("%s", " ".join(text.split()))
     else:
-        _sinks[STDOUT].print(text)
+        _handlers[STDOUT].print(text)
 
 
 def flush() -> None:
-    """Write what was kept for a stream that took nothing, as far as it takes it now; to be called now and then."""
-    for sink in _sinks.values():
-        sink.flush()
+    """Write buffered lines of streams that were blocked, as far as they take them now. To be called regularly."""
+    for handler in _handlers.values():
+        handler.flush()
 
 
-def dropped() -> int:
-    """Return how many lines this process has dropped."""
-    return sum(sink.stream.dropped for sink in _sinks.values())
+def dropped_lines() -> int:
+    """Return how many log lines this process has dropped."""
+    return sum(handler.stream.dropped for handler in _handlers.values())

@@ -1,4 +1,4 @@
-"""What a request leaves behind: its line in the access log, its spans, and the context in its answer."""
+"""The request log: a finished request's line in the access log, its spans, and the `traceresponse` of its answer."""
 
 import functools
 import logging
@@ -13,24 +13,24 @@ access = logging.getLogger(logs.ACCESS)
 
 
 class RequestLog:
-    """The access log and the tracer of one process, as the settings ask for them."""
+    """The access log and the tracer of one process, where `GLYPH_ACCESS_LOG` and `GLYPH_TRACING` switch them on."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._logs = settings.access_log
         self._tracer = Tracer() if settings.tracing == "otlp" else None
-        self.wanted = self._logs or self._tracer is not None
-        """Whether anything is left behind of a request that brought no trace context."""
+        self.enabled = self._logs or self._tracer is not None
+        """Whether `end` has anything to do for a request without a trace context."""
 
     def context(self, request: Mapping[str, str]) -> TraceContext | None:
-        """Return the trace context that a request brought, by its fields, named in lower case."""
+        """Return the trace context of a request, given its header fields by names in lower case."""
         value = request.get("traceparent")
         return None if value is None else parse_traceparent(value, request.get("tracestate", ""))
 
     def end(self, record: RequestRecord) -> str | None:
-        """Write the line, make the spans, and return the value of the answer's `traceresponse`.
+        """Write the access-log line, send the spans, and return the value of the answer's `traceresponse` field.
 
-        It names the span under which the service did its work, for callers who brought a context and
-        wherever spans are made. Source: W3C Trace Context HTTP Response Headers Format (a draft).
+        The value names the span of this request. It is None if the request has no trace context and tracing is off.
+        Source: W3C Trace Context HTTP Response Headers Format (a draft).
         """
         own = None
         if self._tracer is not None:
@@ -42,7 +42,7 @@ class RequestLog:
         return None if own is None else own.field()
 
     def shutdown(self) -> None:
-        """Send what has not been sent yet."""
+        """Send the spans that have not been sent yet."""
         if self._tracer is not None:
             self._tracer.shutdown()
 
@@ -66,11 +66,11 @@ def _log(record: RequestRecord, own: TraceContext | None) -> None:
     fields |= {f"{phase}_ms": round(seconds * 1000, 3) for phase, seconds in record.phases.items()}
     known = {name: value for name, value in named.items() if value is not None}
     fields |= known
-    said = (record.client or "-", record.method, record.path, record.status, milliseconds)
-    access.info(_line(*known), *said, *known.values(), extra={"fields": fields})
+    values = (record.client or "-", record.method, record.path, record.status, milliseconds)
+    access.info(_format(*known), *values, *known.values(), extra={"fields": fields})
 
 
 @functools.cache
-def _line(*names: str) -> str:
-    """Return the format of a line, whose last values have these names: each is a value, which the log may quote."""
+def _format(*names: str) -> str:
+    """Return the format of an access-log line that ends in these names; the log's formatter quotes the values."""
     return " ".join(["%s %s %s %d %.3f ms", *(f"{name}=%s" for name in names)])

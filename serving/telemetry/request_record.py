@@ -1,4 +1,4 @@
-"""What is recorded of a request: metrics, its line in the access log and its spans are made of this when it is over."""
+"""The record of a request, from which metrics, the access-log line and spans are made when it is over."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """What `traceparent` and `tracestate` say: the trace that a request is part of, and the caller's span in it."""
+    """A W3C trace context (`traceparent` and `tracestate`): the trace of a request, and the caller's span in it."""
 
     trace_id: str
     """32 hexadecimal digits."""
     span_id: str
     """16 hexadecimal digits."""
     flags: int
-    """Bit 0: the caller records this trace."""
+    """Bit 0 is set if the caller records this trace."""
     state: str = ""
-    """As it was sent: what the tracing systems on the way have noted for themselves."""
+    """`tracestate` as it was sent, with vendor-specific data of the tracing systems on the way."""
 
     def field(self) -> str:
-        """Return it as the value of `traceparent`, version 00."""
+        """Return the value of a `traceparent` field, version 00."""
         return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
 
     def child(self) -> "TraceContext":
@@ -28,30 +28,30 @@ class TraceContext:
 
 @dataclass(kw_only=True, slots=True)
 class RequestRecord:
-    """One request in names and numbers, filled in while it is answered.
+    """The names and numbers of one request, filled in while it is answered.
 
-    There is one for each request, so it is not frozen: that costs a call for each field.
+    It is not frozen, because a frozen dataclass costs a call for each field, and each request has a record.
     """
 
     id: str
-    """The client's X-Request-ID if it sent a well-formed one, else one of our own."""
+    """The client's X-Request-ID if it sent a well-formed one, otherwise a generated one."""
     method: str
     path: str
     route: str
-    """The path's template, such as `/v2/models/{model}/infer`: without a client's words, so it is a metric's label."""
+    """The path's template, such as `/v2/models/{model}/infer`. It has no client data, so it can be a metric's label."""
     client: str = ""
-    """The address of who sent it."""
+    """The client's address."""
     status: int = 0
-    """Of the answer."""
+    """The answer's status."""
     seconds: float = 0.0
-    """From the whole request to the whole answer."""
+    """From the request's last byte to the finished answer."""
     phases: dict[str, float] = field(default_factory=dict)
-    """Seconds of queue, decode, infer and encode, as far as it came; one followed the other."""
+    """Seconds of queue, decode, infer and encode, in order of execution. Phases that were not reached are missing."""
     batch: int = 0
-    """Images in the batch that it was run in, others' included and padding not."""
+    """Images in the batch that the request was part of, including other requests' images but no padding."""
     refusal: str = ""
-    """The kind of problem that it was refused for, as the metrics count it."""
+    """The kind of problem that the request was answered with, which is a label in the metrics; empty if none."""
     holder: str | None = None
-    """Who asks, by the name of the bearer token; None where tokens are not asked for."""
+    """The name of the bearer token's holder; None where no token is required."""
     trace: TraceContext | None = None
-    """The trace that the request is part of, where it says so."""
+    """The request's trace context, if it has one."""

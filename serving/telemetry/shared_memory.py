@@ -1,11 +1,11 @@
-"""A process's measurements in shared memory: plain numbers in a mapped file, which survive its writer.
+"""Counters in shared memory: float64 values in a mapped file, which survive the process that writes them.
 
-One process writes, others read while it does. The file is a header, an area of keys that only
-grows, and an area of float64. To count is one addition in memory: no system call, no lock between
-processes, nothing to flush, and what was counted before a SIGKILL is there after it.
+One process writes while others read. The file is a header, an area of keys that only grows, and an area of float64
+values. Counting is one addition in memory: no system call, no lock between processes, nothing to flush, and what was
+counted before a SIGKILL is still there afterwards.
 
-The writer holds a POSIX lock on the file for as long as it lives, and the kernel frees it whatever
-ends the process, so that a reader tells the living from the dead without knowing process ids.
+The writer holds a POSIX lock on the file while it lives. The kernel releases the lock however the process ends, so a
+reader can tell whether the writer is alive without knowing process ids.
 """
 
 import fcntl
@@ -25,96 +25,100 @@ log = logging.getLogger("glyph.serving")
 
 MAGIC = b"GLYPHS01"
 HEADER = struct.Struct("=8sQQ")
-"""Magic, bytes used in the area of keys, values used."""
-KEYS_AT = 64
+"""Magic, number of bytes used in the area of keys, number of values used."""
+KEYS_OFFSET = 64
 KEY_BYTES = 256 << 10
-VALUES_AT = KEYS_AT + KEY_BYTES
+VALUES_OFFSET = KEYS_OFFSET + KEY_BYTES
 VALUES = 1 << 17
-LARGEST_RUN = 1 << 14
-"""Most values of one key. As many at the end of the file belong to no key, for what finds no room."""
-SIZE = VALUES_AT + 8 * VALUES
+MAX_VALUES_PER_KEY = 1 << 14
+"""The file ends with as many values that belong to no key: writers whose key found no room write there."""
+SIZE = VALUES_OFFSET + 8 * VALUES
 
 Key = Sequence[object]
-"""What a run of values is: its name and its labels, as JSON can write them."""
+"""A metric's name followed by its label values, of types that JSON has."""
 
 
 class SharedCounters:
-    """The writer's side. Values are reached by their place, which `allocate` gives."""
+    """The writer's side. `allocate` returns the offset of a key's values."""
 
     def __init__(self, memory: mmap.mmap, descriptor: int | None = None) -> None:
         self._memory = memory
-        self._descriptor = descriptor  # to be kept open: the lock is the process's sign of life
+        self._descriptor = descriptor  # stays open, because closing it would release the lock
         self._lock = threading.Lock()
-        self._keys = self._count = 0
+        self._key_bytes = self._value_count = 0
         self._full = False
         view = memoryview(memory)
-        self.values: memoryview[float] = view[VALUES_AT:SIZE].cast("d")
-        """Every value; `values[place] += 1` counts. Callers with several threads bring a lock."""
-        self.array: npt.NDArray[np.float64] = np.frombuffer(memory, np.float64, VALUES, VALUES_AT)
-        """The same memory, for runs of values at once."""
+        self.values: memoryview[float] = view[VALUES_OFFSET:SIZE].cast("d")
+        """All values; `values[offset] += 1` counts. Callers with several threads need a lock of their own."""
+        self.array: npt.NDArray[np.float64] = np.frombuffer(memory, np.float64, VALUES, VALUES_OFFSET)
+        """The same memory as an array, for several values at once."""
         HEADER.pack_into(memory, 0, MAGIC, 0, 0)
 
     @classmethod
     def anonymous(cls) -> "SharedCounters":
-        """Return slots that no other process sees."""
+        """Return counters that no other process can read."""
         return cls(mmap.mmap(-1, SIZE))
 
     @classmethod
     def create(cls, path: Path) -> "SharedCounters":
-        """Make the file `path` and lock it for this process; without room there, a link to memory of its own."""
+        """Create the file `path` and lock it. If there is no room, create a link to anonymous memory instead."""
         staged = path.with_suffix(".new")
         try:
-            descriptor = _reserved(staged)
+            descriptor = _create_file(staged)
         except OSError as error:
             log.warning(
-                "%s has no room for the metrics of this process, which are shared as long as it runs and lost when it "
-                "ends; make room there (--shm-size, or a memory volume): %s",
+                "%s has no room for the metrics of this process: they are shared while it runs and lost when it ends. "
+                "Make room there (--shm-size, or a memory volume): %s",
                 path.parent,
                 error.strerror,
             )
-            descriptor = linked(staged, SIZE)
+            descriptor = link_to_memory(staged, SIZE)
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
-        slots = cls(mmap.mmap(descriptor, SIZE), descriptor)
-        # Only now, so that nobody finds it without its lock and takes it for a dead one's.
+        counters = cls(mmap.mmap(descriptor, SIZE), descriptor)
+        # Renamed only now: a reader that found the file unlocked would take its writer for dead.
         staged.replace(path)
-        return slots
+        return counters
 
     def allocate(self, key: Key, count: int = 1) -> int:
-        """Return the place of the first of `count` values, all 0, which readers will know as `key`.
+        """Allocate `count` values, all 0, under `key`, and return the offset of the first.
 
-        Each key is allocated once; its caller keeps the place. When the file is full, which only
-        labels without bound could bring about, the place is one that nobody reads.
+        A caller allocates each key once and keeps the offset. If the file is full, which only unbounded labels could
+        cause, the offset is one that nobody reads.
 
         Raises:
-            ValueError: the run is longer than `LARGEST_RUN`.
+            ValueError: `count` is larger than `MAX_VALUES_PER_KEY`.
         """
-        if count > LARGEST_RUN:
-            raise ValueError(f"a run of {count} values; at most {LARGEST_RUN} are possible")
-        line = orjson.dumps([self._count, count, *key]) + b"\n"
+        if count > MAX_VALUES_PER_KEY:
+            raise ValueError(f"{count} values for one key; at most {MAX_VALUES_PER_KEY} are possible")
+        line = orjson.dumps([self._value_count, count, *key]) + b"\n"
         with self._lock:
-            if self._keys + len(line) > KEY_BYTES or self._count + count > VALUES - LARGEST_RUN:
+            if (
+                self._key_bytes + len(line) > KEY_BYTES
+                or self._value_count + count > VALUES - MAX_VALUES_PER_KEY
+            ):
                 if not self._full:
                     log.warning("no room for more metrics in this process: %s is not counted", key[0])
                 self._full = True
-                return VALUES - LARGEST_RUN
-            place = self._count
-            start = KEYS_AT + self._keys
+                return VALUES - MAX_VALUES_PER_KEY
+            offset = self._value_count
+            start = KEYS_OFFSET + self._key_bytes
             self._memory[start : start + len(line)] = line
-            self._keys += len(line)
-            self._count += count
-            HEADER.pack_into(self._memory, 0, MAGIC, self._keys, self._count)  # last: now it exists
-        return place
+            self._key_bytes += len(line)
+            self._value_count += count
+            # Last, because the header makes the key visible to readers.
+            HEADER.pack_into(self._memory, 0, MAGIC, self._key_bytes, self._value_count)
+        return offset
 
 
-def _reserved(path: Path) -> int:
-    """Return the descriptor of a new file for which there is room.
+def _create_file(path: Path) -> int:
+    """Create a file, allocate its space, and return its descriptor.
 
     Raises:
-        OSError: there is none; nothing is left.
+        OSError: there is no room; the file is removed.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        # A hole in a file would be a SIGBUS on the day when the memory file system is full.
+        # A write into a hole of a sparse file raises SIGBUS when the memory file system is full.
         os.posix_fallocate(descriptor, 0, SIZE)
     except OSError:
         os.close(descriptor)
@@ -123,13 +127,13 @@ def _reserved(path: Path) -> int:
     return descriptor
 
 
-def linked(path: Path, size: int = 0) -> int:
-    """Return the descriptor of so many bytes of new memory, and make `path` a link to it, which takes no room there.
+def link_to_memory(path: Path, size: int = 0) -> int:
+    """Allocate `size` bytes of anonymous memory, link `path` to it, and return its descriptor. A link needs no room.
 
-    Processes of the same user read and lock it by the link (proc(5), /proc/pid/fd) as long as this one keeps it open.
+    Processes of the same user open and lock it by the link (proc(5), /proc/pid/fd) while this process keeps it open.
 
     Raises:
-        OSError: not even a link can be made.
+        OSError: the link cannot be created.
     """
     path.unlink(missing_ok=True)
     descriptor = os.memfd_create(path.name, os.MFD_CLOEXEC)
@@ -139,17 +143,17 @@ def linked(path: Path, size: int = 0) -> int:
 
 
 def read(path: Path) -> dict[bytes, npt.NDArray[np.float64]] | None:
-    """Return a copy of another process's values by key (JSON of the list); None if they are not there."""
+    """Return a copy of another process's values by key, encoded as JSON; None if the file is gone or not complete."""
     try:
         with path.open("rb") as file:
-            head = file.read(HEADER.size)
-            if len(head) < HEADER.size:
+            header = file.read(HEADER.size)
+            if len(header) < HEADER.size:
                 return None
-            magic, used, count = HEADER.unpack(head)
+            magic, used, count = HEADER.unpack(header)
             if magic != MAGIC:
                 return None
-            lines = os.pread(file.fileno(), used, KEYS_AT).splitlines()
-            values = np.frombuffer(os.pread(file.fileno(), 8 * count, VALUES_AT), np.float64)
+            lines = os.pread(file.fileno(), used, KEYS_OFFSET).splitlines()
+            values = np.frombuffer(os.pread(file.fileno(), 8 * count, VALUES_OFFSET), np.float64)
     except OSError:
         return None
     found = {}
@@ -159,11 +163,11 @@ def read(path: Path) -> dict[bytes, npt.NDArray[np.float64]] | None:
     return found
 
 
-def read_value(path: Path, place: int) -> float:
-    """Return one of another process's values, which costs less than all of them; 0 if it is gone."""
+def read_value(path: Path, offset: int) -> float:
+    """Return one of another process's values, which costs less than `read`; 0 if the file is gone."""
     try:
         with path.open("rb") as file:
-            data = os.pread(file.fileno(), 8, VALUES_AT + 8 * place)
+            data = os.pread(file.fileno(), 8, VALUES_OFFSET + 8 * offset)
     except OSError:
         return 0.0
     return float(struct.unpack("=d", data)[0]) if len(data) == 8 else 0.0

@@ -1,7 +1,7 @@
-"""Traces: the W3C trace context of a request, and its spans for an OpenTelemetry collector.
+"""Tracing: the W3C trace context of a request, and spans for an OpenTelemetry collector.
 
-A request's spans are made when it is over, of what was measured anyway, so that tracing which is off
-costs nothing and tracing which is on costs no phase of a request anything.
+The spans are made when a request is over, from times that are measured anyway. So tracing costs nothing when it is
+off, and adds nothing to any phase when it is on.
 """
 
 import re
@@ -12,22 +12,22 @@ from typing import Any
 
 from common.errors import ConfigurationError
 from serving.settings import ServiceSettings
-from serving.telemetry.logs import clean
+from serving.telemetry.logs import redact
 from serving.telemetry.request_record import RequestRecord, TraceContext
 
 SERVICE = "glyph"
 SHUTDOWN_SECONDS = 2.0
-"""What the end of a worker may wait for a collector that does not answer."""
+"""How long a worker that ends waits for a collector that does not answer."""
 MAX_TRACESTATE = 512
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 
 
 def parse_traceparent(value: str, state: str = "") -> TraceContext | None:
-    """Return the trace context of a request, None if the field is not valid and must be ignored.
+    """Parse `traceparent`; return None if it is invalid, and must be ignored.
 
-    Source: W3C Trace Context, section 3.2. A later version is read by the fields of version 00, and may
-    have more behind them (section 3.2.4); the version ff and identifiers of zeros are not valid.
+    Source: W3C Trace Context, section 3.2. A later version is parsed like version 00, and may have more fields after
+    those (section 3.2.4). Version ff and identifiers that are all zeros are invalid.
     """
     found = _TRACEPARENT.fullmatch(value)
     if found is None:
@@ -39,15 +39,15 @@ def parse_traceparent(value: str, state: str = "") -> TraceContext | None:
 
 
 def check_installed(settings: ServiceSettings) -> None:
-    """Tell at the start, not at the first request, that the extra is missing.
+    """Check at the start, not at the first request, that the OpenTelemetry packages are installed.
 
     Raises:
-        ConfigurationError: tracing was asked for and cannot be had.
+        ConfigurationError: tracing is on and they are not.
     """
     wanted = ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
     if settings.tracing == "otlp" and not all(_found(name) for name in wanted):
         raise ConfigurationError(
-            "GLYPH_TRACING is otlp, and the OpenTelemetry packages are not installed: "
+            "GLYPH_TRACING is otlp, but the OpenTelemetry packages are not installed: "
             "install the extra 'tracing' (pip install 'glyph[tracing]'), or set GLYPH_TRACING=off"
         )
 
@@ -55,14 +55,14 @@ def check_installed(settings: ServiceSettings) -> None:
 def _found(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:  # a parent of it is missing
+    except ModuleNotFoundError:  # a parent package is missing
         return False
 
 
 class Tracer:
-    """Sends spans to a collector, in batches, from a thread of its own.
+    """Sends spans to a collector, in batches, on a thread of its own.
 
-    Where to, as whom and how many is said by OpenTelemetry's own variables: OTEL_EXPORTER_OTLP_ENDPOINT,
+    OpenTelemetry's own variables configure the endpoint, resource, sampler and batches: OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_SCHEDULE_DELAY.
     """
 
@@ -72,18 +72,18 @@ class Tracer:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        # Resource.create lets OTEL_SERVICE_NAME win only over its own default, so ours is put below it.
+        # Resource.create lets OTEL_SERVICE_NAME override only its own default, so Glyph's default is merged below it.
         resource = Resource({"service.name": SERVICE}).merge(_from_environment(Resource.create()))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("glyph.serving")
 
     def record(self, record: RequestRecord) -> TraceContext:
-        """Make the spans of a request and return the context of its own.
+        """Make the spans of a request, and return the trace context of the request's own span.
 
-        The request's span has a child for each phase. Only how long a phase took is known, not what
-        passed between two of them, so the children stand one behind the other from the request's start.
-        Attributes are named as OpenTelemetry's semantic conventions for HTTP servers name them.
+        The request's span has a child span for each phase. Only the durations of phases are known, not the gaps
+        between them, so the children follow one another from the request's start. Attributes have the names of
+        OpenTelemetry's semantic conventions for HTTP servers.
         """
         from opentelemetry import trace
 
@@ -93,8 +93,8 @@ class Tracer:
             "http.request.method": record.method,
             "http.route": record.route,
             "http.response.status_code": record.status,
-            "url.path": clean(record.path),
-            "glyph.request_id": clean(record.id),
+            "url.path": redact(record.path),
+            "glyph.request_id": redact(record.id),
         }
         if record.client:
             attributes["client.address"] = record.client
@@ -120,14 +120,14 @@ class Tracer:
         return TraceContext(f"{own.trace_id:032x}", f"{own.span_id:016x}", int(own.trace_flags))
 
     def shutdown(self) -> None:
-        """Send what is left, but let no collector hold up the end of a worker."""
+        """Send the remaining spans, and wait `SHUTDOWN_SECONDS` at most."""
         sender = threading.Thread(target=self._provider.shutdown, daemon=True)
         sender.start()
         sender.join(SHUTDOWN_SECONDS)
 
 
 def _from_environment(detected: Any) -> Any:
-    """Return the resource that OpenTelemetry made of its variables, without its own default name."""
+    """Return the resource that OpenTelemetry made from its variables, without its default service name."""
     from opentelemetry.sdk.resources import Resource
 
     attributes = dict(detected.attributes)
@@ -137,7 +137,7 @@ def _from_environment(detected: Any) -> Any:
 
 
 def _parent(record: RequestRecord) -> Any:
-    """Return the caller's span as OpenTelemetry's context; an empty one begins a trace."""
+    """Return the caller's span as an OpenTelemetry context; an empty context begins a new trace."""
     from opentelemetry import context, trace
 
     if record.trace is None:

@@ -67,7 +67,7 @@ def _metadata(engine: Engine, versions: list[int]) -> dict[str, Any]:
         "properties": {
             "digest": manifest.digest,
             "execution_provider": PROVIDER_NAMES[engine.provider],
-            "arithmetic": engine.arithmetic,
+            "arithmetic": engine.precision,
         },
     }
 

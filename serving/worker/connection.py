@@ -29,7 +29,7 @@ from serving.predict.load_shedding import (
 )
 from serving.predict.pipeline import problem, too_large, unforeseen, unreadable
 from serving.system.addresses import unmapped
-from serving.telemetry.logs import without_words
+from serving.telemetry.logs import without_client_data
 from serving.worker.dispatcher import Dispatcher
 from serving.worker.http11.chunked import ChunkedBody
 from serving.worker.http11.input_buffer import MAX_HEAD, InputBuffer
@@ -311,7 +311,7 @@ class Connection(asyncio.Protocol):
         try:
             body.feed(self._input.take())
         except ParseException as error:
-            self._dispatcher.log.debug("a request's body could not be read: %s", without_words(error))
+            self._dispatcher.log.debug("a request's body could not be read: %s", without_client_data(error))
             self._body, self._must_close = None, True
             if self.phase == "body":
                 self._dispatch(None, unreadable())
@@ -465,7 +465,9 @@ class Connection(asyncio.Protocol):
 
     def _malformed(self, error: ParseException) -> None:
         """Answer what the parser refuses, and close."""
-        self._dispatcher.log.warning("Invalid request from ip=%s: %s", self._address, without_words(error))
+        self._dispatcher.log.warning(
+            "Invalid request from ip=%s: %s", self._address, without_client_data(error)
+        )
         refusal = refusal_of(error)
         self._refuse(refusal, HTTPStatus(refusal.extensions["status"]))
 

@@ -148,7 +148,7 @@ class LifecycleMixin(Worker):
         super().notify()
         self.wsgi.extensions["glyph"].metrics.beat()
         self._tell()
-        if self.wsgi.extensions["glyph"].lost:
+        if self.wsgi.extensions["glyph"].device_lost:
             self.leave()
 
     def leave(self) -> None:

@@ -13,7 +13,7 @@ import yaml
 from bench.memory.resident import children
 from bench.support.processes import ROOT
 from serving.model import cuda
-from serving.model.bound_session import RUNTIMES
+from serving.model.bound_session import CUDA_RUNTIMES
 
 RESOURCES = ROOT / "k8s/components/nvidia/resource.yaml"
 LOOK_SECONDS = 0.05
@@ -25,7 +25,7 @@ class Memory:
     def __init__(self) -> None:
         assert cuda.missing(0) is None  # which loads CUDA's runtime
         gc.collect()
-        self._runtime = ctypes.CDLL(RUNTIMES[0])
+        self._runtime = ctypes.CDLL(CUDA_RUNTIMES[0])
         self._before = self._of_device()
         self.host = self.device = 0
         """In MiB; of the GPU beside what was taken before."""

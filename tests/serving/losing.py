@@ -34,7 +34,7 @@ class Failing:
 def application() -> Any:
     """Return the service's application, with a model that poses."""
     from bundle.golden import GoldenExamples
-    from serving.model.store import Loaded, ModelStore
+    from serving.model.store import ModelStore
     from serving.web.app import start_app
 
     app = start_app()
@@ -43,6 +43,8 @@ def application() -> Any:
     engine = loaded.engine
     golden = GoldenExamples.from_bytes(engine.bundle.read("golden.npz"), engine.bundle.manifest)
     probe = GoldenExamples(images=golden.images[:1], probabilities=golden.probabilities[:1])
-    posing = replace(engine, provider="cuda", session=Failing(engine.session), large=None, probe=probe)
-    state.provider, state._loaded = "cuda", (Loaded(posing, loaded.fingerprint),)
+    posing = replace(
+        engine, provider="cuda", session=Failing(engine.session), large_batch_session=None, probe=probe
+    )
+    state.provider, state._loaded = "cuda", (replace(loaded, engine=posing),)
     return app

@@ -150,7 +150,7 @@ def test_cuda_where_there_is_none_ends_the_service_with_a_sentence(bundle: Bundl
     ended = start_and_end(provider="cuda", model=bundle.path.parent, port=free_port())
     assert ended.returncode == 4
     (sentence,) = [line for line in ended.stderr.splitlines() if "CUDA" in line]
-    assert "cannot work here: no NVIDIA" in sentence or "the NVIDIA driver" in sentence
+    assert "does not work here: no NVIDIA" in sentence or "the NVIDIA driver" in sentence
     assert "Traceback" not in ended.stderr + ended.stdout
 
 

@@ -53,7 +53,7 @@ class LocalEngine:
         """Return the provider and the arithmetic, which round differently, and so may versions."""
         return {
             "provider": self.session.provider,
-            "arithmetic": self.session.arithmetic,
+            "arithmetic": self.session.precision,
             "onnxruntime": onnxruntime.__version__,
         }
 
@@ -103,7 +103,7 @@ def open_local(settings: ScoreSettings) -> LocalEngine:
         bundle = resolve(settings.model, settings.version)
         provider = sessions.choose_provider(settings.provider, settings.device_id)
         _prove(bundle, provider, settings)
-        arithmetic = sessions.choose_arithmetic(settings.arithmetic, bundle, provider)
+        arithmetic = sessions.choose_precision(settings.arithmetic, bundle, provider)
         if arithmetic == "mixed":
             arithmetic = "integer"  # as all full batches are; the last one of a part has the same bits so
         session = sessions.open_engine(bundle, provider, settings.device_id, arithmetic)
@@ -125,7 +125,7 @@ def _prove(bundle: Bundle, provider: sessions.Provider, settings: ScoreSettings)
         raise EngineError(f"no process can be started to prove the model: {error.strerror}") from error
     if kind == "unknown":
         raise Stopped("the process that proves the model was told to end: run again")
-    if kind == "provider":
+    if kind == "provider_error":
         raise ProviderError(reason)
     if kind != "proven":
         raise ModelError(reason)

@@ -68,7 +68,7 @@ def metadata(engine: Engine, settings: ServiceSettings) -> dict[str, Any]:
         "model": {"name": manifest.name, "version": engine.bundle.version, "digest": manifest.digest},
         "created": manifest.created,
         "provider": engine.provider,
-        "arithmetic": engine.arithmetic,
+        "arithmetic": engine.precision,
         "input": contract | {"media_types": list(PARSERS), "conversions": CONVERSIONS},
         "classes": manifest.classes,
         "validation": manifest.validation.model_dump(),

@@ -48,7 +48,7 @@ def management_of(arbiter: int) -> int:
 def directory_of(worker: int) -> Path:
     """Return where the workers' shared memory is."""
     maps = Path(f"/proc/{worker}/maps").read_text().splitlines()
-    (directory,) = {Path(line.split()[-1]).parent for line in maps if line.endswith(".slots")}
+    (directory,) = {Path(line.split()[-1]).parent for line in maps if line.endswith(".counters")}
     return directory
 
 
@@ -312,7 +312,7 @@ def test_a_new_version_is_swapped_in_without_one_failed_request(tmp_path: Path, 
             (refusal,) = answer.json()["refused"]
             assert refusal["version"] == 3
             assert "golden" in refusal["reason"]
-        assert pod.service.log().count('refused version 3: "the golden examples') == 2
+        assert pod.service.log().count('version 3 failed verification: "the golden examples') == 2
         shutil.rmtree(bad.path)
         await_(lambda: pod.ask("/readyz").json()["refused"] == [])
         pod.await_value(1, "glyph_golden_check_passed")

@@ -26,7 +26,7 @@ from tests.serving.management.test_management import (
 HOLDER = """
 import sys
 from pathlib import Path
-from serving import memory_directory
+from serving.system import memory_directory
 directory, descriptor = memory_directory.make(Path(sys.argv[1]))
 print(directory, flush=True)
 sys.stdin.read()

@@ -17,7 +17,7 @@ from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle
 from bundle.verify import problems
 from serving.model import engine
-from serving.model.engine import Arithmetic, Engine, choose_arithmetic, open_engine
+from serving.model.engine import Engine, Precision, choose_precision, open_engine
 from serving.model.store import ModelStore
 from serving.settings import ServiceSettings
 from serving.system import cpus
@@ -96,7 +96,7 @@ def test_the_policy_the_processor_and_the_provider_decide(
     """`auto` looks at the processor, the others do not, and CUDA is always float32."""
     if not amx:
         processor.write_text(NO_AMX["dot products alone"])
-    assert choose_arithmetic(policy, bundle, provider) == chosen
+    assert choose_precision(policy, bundle, provider) == chosen
 
 
 @pytest.mark.usefixtures("processor")
@@ -106,22 +106,20 @@ def test_an_old_bundle_is_served_in_float32(
     """`auto` says why, and the version answers; only who insists on integers is refused, with the remedy."""
     assert problems(old.path) == []
     with caplog.at_level(logging.INFO, "glyph"):
-        assert choose_arithmetic("auto", old, "cpu") == "float32"
+        assert choose_precision("auto", old, "cpu") == "float32"
     assert "float32 (auto, because version 1 has no model.integer.onnx (an older Glyph" in caplog.text
     images = images_of(300)
     answered = open_engine(old, "cpu", 0).infer(images).probabilities
     assert np.allclose(answered, linear.probabilities(images), atol=1e-5)
-    with pytest.raises(InvalidBundleError, match=r"no model\.integer\.onnx .*: ask for 'auto'"):
-        choose_arithmetic("integer", old, "cpu")
+    with pytest.raises(InvalidBundleError, match=r"no model\.integer\.onnx .*: use 'auto'"):
+        choose_precision("integer", old, "cpu")
 
 
-@pytest.mark.parametrize("arithmetic", get_args(Arithmetic))
-def test_each_arithmetic_answers_as_numpy_does(
-    bundle: Bundle, linear: Linear, arithmetic: Arithmetic
-) -> None:
+@pytest.mark.parametrize("arithmetic", get_args(Precision))
+def test_each_arithmetic_answers_as_numpy_does(bundle: Bundle, linear: Linear, arithmetic: Precision) -> None:
     """At every size the logits are float64's."""
     opened = open_engine(bundle, "cpu", 0, arithmetic)
-    assert opened.arithmetic == arithmetic
+    assert opened.precision == arithmetic
     for count in (1, 2, 8, 9, 64, 300):
         outputs = opened.infer(images_of(count))
         assert np.allclose(outputs.logits, linear.logits(images_of(count)), atol=5e-5)
@@ -131,9 +129,9 @@ def test_each_arithmetic_answers_as_numpy_does(
 def watched(bundle: Bundle) -> tuple[Engine, Watched, Watched]:
     """Return a mixed engine, with its session of small batches and that of large ones."""
     opened = open_engine(bundle, "cpu", 0, "mixed")
-    small, large = Watched(opened.session), Watched(opened.large)
+    small, large = Watched(opened.session), Watched(opened.large_batch_session)
     return (
-        Engine(bundle=bundle, provider="cpu", arithmetic="mixed", session=small, large=large),
+        Engine(bundle=bundle, provider="cpu", precision="mixed", session=small, large_batch_session=large),
         small,
         large,
     )
@@ -170,9 +168,9 @@ def test_the_two_differ_by_less_than_parity_allows(bundle: Bundle) -> None:
     assert (difference <= 1e-5 * np.maximum(1, np.abs(floats).max(axis=1))).all()
 
 
-@pytest.mark.parametrize("arithmetic", get_args(Arithmetic))
+@pytest.mark.parametrize("arithmetic", get_args(Precision))
 def test_an_answer_depends_on_its_batch_only_where_that_is_said(
-    bundle: Bundle, arithmetic: Arithmetic
+    bundle: Bundle, arithmetic: Precision
 ) -> None:
     """In one arithmetic every size gives the same bits; `mixed` has two kinds of batches."""
     opened = open_engine(bundle, "cpu", 0, arithmetic)
@@ -214,12 +212,12 @@ def wrong_when(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **sizes: Any) ->
 
 
 @pytest.mark.parametrize("arithmetic", ["integer", "mixed"])
-def test_a_wrong_second_graph_alone_is_refused(tmp_path: Path, arithmetic: Arithmetic) -> None:
+def test_a_wrong_second_graph_alone_is_refused(tmp_path: Path, arithmetic: Precision) -> None:
     """Its golden answers are compared too, though the five examples are a small batch; float32 stays servable."""
     bundle = publish_synthetic(tmp_path, integer=wrong_graph())
-    with pytest.raises(GoldenMismatchError, match=rf"in one batch of {INTEGER_ONNX_FILE} on CPU"):
+    with pytest.raises(GoldenMismatchError, match=rf"in one batch with {INTEGER_ONNX_FILE} on CPU"):
         open_engine(bundle, "cpu", 0, arithmetic)
-    assert open_engine(bundle, "cpu", 0, "float32").arithmetic == "float32"
+    assert open_engine(bundle, "cpu", 0, "float32").precision == "float32"
 
 
 @pytest.mark.parametrize(("alone", "how"), [(True, "one by one"), (False, "in one batch")])
@@ -228,7 +226,7 @@ def test_the_second_graph_is_replayed_in_both_sizes(
 ) -> None:
     """Whole and one by one, each by the very session that will answer."""
     wrong_when(bundle, monkeypatch, alone=alone)
-    with pytest.raises(GoldenMismatchError, match=rf"{how} of {INTEGER_ONNX_FILE}"):
+    with pytest.raises(GoldenMismatchError, match=rf"{how} with {INTEGER_ONNX_FILE}"):
         open_engine(bundle, "cpu", 0, "mixed")
 
 
@@ -291,8 +289,8 @@ def test_integers_that_are_asked_for_are_a_reason_to_refuse_a_version(
             ServiceSettings(model=good.path.parent, provider="cpu", arithmetic="integer")
         )
     assert started.engine().bundle.version == 1
-    assert "ready: synthetic version 1 on cpu in integer arithmetic" in caplog.text
-    assert "integer arithmetic was asked for, and version 2 has no" in caplog.text
+    assert "ready: synthetic version 1 on cpu, first layer in integer precision" in caplog.text
+    assert "integers were requested for the first layer, and version 2 has no" in caplog.text
 
 
 @pytest.mark.parametrize("worker", ["inference", "gthread"])

@@ -12,7 +12,7 @@ from bench.support.pictures import Pixels
 from bundle.repository import Bundle
 from serving.errors import ProviderError
 from serving.model import bound_session, cuda
-from serving.model.bound_session import OUTPUTS, BoundSession, lock_pages, whole_pages
+from serving.model.bound_session import OUTPUTS, BoundSession, allocate_pages, lock_pages
 from serving.model.cuda_graph_thread import GraphSession
 from serving.model.engine import BUCKETS, open_engine
 from tests.serving.posing import BoundOnCpu, Posing, posing
@@ -152,18 +152,18 @@ def test_pages_are_locked_until_they_are_unlocked(monkeypatch: pytest.MonkeyPatc
     """Who cannot lock them goes on without."""
     runtime = _Runtime(0)
     monkeypatch.setattr(ctypes, "CDLL", lambda _: runtime)
-    array = whole_pages(784)
+    array = allocate_pages(784)
     unlock = lock_pages(array)
     assert unlock is not None
     assert runtime.locked == {array.ctypes.data: mmap.PAGESIZE}
     unlock()
     assert runtime.locked == {}
     runtime = _Runtime(2)
-    assert lock_pages(whole_pages(784)) is None
-    assert runtime.asked == len(bound_session.RUNTIMES)
+    assert lock_pages(allocate_pages(784)) is None
+    assert runtime.asked == len(bound_session.CUDA_RUNTIMES)
 
 
 def test_without_cuda_no_page_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library cannot be loaded, and that is no error."""
-    monkeypatch.setattr(bound_session, "RUNTIMES", ("libnothing.so.1",))
-    assert lock_pages(whole_pages(784)) is None
+    monkeypatch.setattr(bound_session, "CUDA_RUNTIMES", ("libnothing.so.1",))
+    assert lock_pages(allocate_pages(784)) is None

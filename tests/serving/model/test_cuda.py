@@ -22,7 +22,7 @@ from bench.support.pictures import Pixels, a_digit, png
 from bench.support.processes import ROOT, Service, environment, running
 from bundle.repository import Bundle
 from serving.model import cuda
-from serving.model.bound_session import lock_pages, whole_pages
+from serving.model.bound_session import allocate_pages, lock_pages
 from serving.model.cuda_graph_thread import GraphSession
 from serving.model.engine import BUCKETS, open_engine
 from serving.scoring.backends.local import open_local
@@ -84,7 +84,7 @@ def test_cuda_graphs_answer_as_the_session_does(bundle: Bundle) -> None:
 def test_pages_are_locked_until_they_are_unlocked() -> None:
     """And can be again, which they could not be if they still were; so can the pages beside them."""
     assert cuda.missing(0) is None  # which loads CUDA's runtime
-    first, second = whole_pages(784), whole_pages(784)
+    first, second = allocate_pages(784), allocate_pages(784)
     unlock, other = lock_pages(first), lock_pages(second)
     assert unlock is not None
     assert other is not None

@@ -107,7 +107,7 @@ def test_reloads_capture_between_requests_and_free_what_nobody_asks_any_more(
         try:
             for version in range(2, 7):
                 publish_synthetic(tmp_path)
-                state.load(by_child=False)  # a child would ask a real GPU
+                state.load(prove_first=False)  # a child would ask a real GPU
                 assert state.engine().bundle.version == version
         finally:
             ended.set()

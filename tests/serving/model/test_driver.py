@@ -57,7 +57,7 @@ def test_an_older_driver_is_named_with_the_one_to_install(tmp_path: Path) -> Non
     """By the child that the arbiter asks, too, so that it starts the workers for the CPU."""
     done = run(with_driver(tmp_path, 12040), "-m", "serving.model.cuda")
     assert done.returncode == 1
-    assert "the NVIDIA driver runs CUDA 12.4 at most" in done.stdout
+    assert "the NVIDIA driver supports CUDA 12.4 at most" in done.stdout
     assert "needs CUDA 13: install driver 580 or newer" in done.stdout
 
 
@@ -73,7 +73,7 @@ def test_a_driver_of_the_same_major_version_or_a_later_one_will_do(tmp_path: Pat
 @pytest.mark.parametrize("version", ["", "cuda_version = ''"])
 def test_an_onnxruntime_for_cpus_alone_is_no_gpu_for_the_arbiter_either(tmp_path: Path, version: str) -> None:
     """Whatever the driver says: the workers will take the CPU, and there is to be one for each."""
-    facts = tmp_path / "onnxruntime" / cuda.BUILD_FACTS
+    facts = tmp_path / "onnxruntime" / cuda.BUILD_INFO
     facts.parent.mkdir(parents=True)
     (tmp_path / "onnxruntime" / "__init__.py").write_text("raise AssertionError('it need not be imported')")
     facts.write_text(f"__version__ = '1.31.1'\n{version}\n")
@@ -84,7 +84,7 @@ def test_an_onnxruntime_for_cpus_alone_is_no_gpu_for_the_arbiter_either(tmp_path
 
 def test_the_table_knows_the_cuda_that_is_installed() -> None:
     """A newer onnxruntime for another CUDA needs another line."""
-    assert int(cuda._build_facts()["cuda_version"].partition(".")[0]) in LEAST_DRIVER
+    assert int(cuda._build_info()["cuda_version"].partition(".")[0]) in LEAST_DRIVER
 
 
 def test_a_driver_that_lacks_a_function_is_said_in_the_loaders_words(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_model_that_is_wrong_one_by_one_only_is_refused(
 def test_a_graph_of_other_classes_than_the_manifests_is_refused(tmp_path: Path) -> None:
     """The refusal shows both signatures."""
     narrow = Linear(a_linear().weights[:, :9].copy(), a_linear().bias[:9].copy())
-    with pytest.raises(InvalidBundleError, match=r"signature.*\[9\].*asks for.*\[10\]"):
+    with pytest.raises(InvalidBundleError, match=r"signature.*\[9\].*requires.*\[10\]"):
         open_engine(publish_synthetic(tmp_path, graph=narrow.graph(classes=9)), "cpu", 0)
 
 
@@ -123,7 +123,7 @@ def test_a_session_that_got_another_provider_is_refused(
         "InferenceSession",
         lambda graph, *_, **__: session(graph, providers=["CPUExecutionProvider"]),
     )
-    with pytest.raises(ProviderError, match="CUDAExecutionProvider was asked for, the session got"):
+    with pytest.raises(ProviderError, match="CUDAExecutionProvider was requested, but the session got"):
         open_engine(bundle, "cuda", 0)
 
 

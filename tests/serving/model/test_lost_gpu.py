@@ -88,7 +88,7 @@ def test_a_lost_state_stays_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A newer version is not even tried, for it would be loaded on the same GPU; nor does the end change it."""
     first = publish_synthetic(tmp_path)
     state = ModelStore.start(ServiceSettings(model=first.path.parent, provider="cpu"))
-    answer = state.lose("CUDA failure 700")
+    answer = state.lose_device("CUDA failure 700")
     assert answer.status == HTTPStatus.SERVICE_UNAVAILABLE
     assert "CUDA failure 700" in answer.detail
     publish_synthetic(tmp_path)
@@ -109,7 +109,7 @@ def test_a_version_that_is_loaded_while_the_gpu_is_lost_is_not_served(
     publish_synthetic(tmp_path)
 
     def meanwhile(*arguments: Any) -> Engine:
-        state.lose("CUDA failure 700")
+        state.lose_device("CUDA failure 700")
         return open_version(*arguments)
 
     monkeypatch.setattr("serving.model.trial.open_version", meanwhile)
@@ -146,5 +146,5 @@ def test_a_worker_that_lost_its_gpu_is_replaced(
         await_(lambda: workers_of(service.process.pid) not in ([first], []))
         await_(lambda: pod.ask("/readyz").status == 200)
         assert service.post(png(digit)).status == 200
-        assert "this worker ends, and another takes its place" in service.log()
+        assert "this worker ends, and the arbiter starts another" in service.log()
         pod.await_value(1, "glyph_worker_exits_total", how="died")

@@ -22,8 +22,8 @@ from bench.support.processes import Service, running
 from bundle.repository import Bundle
 from serving.check import check
 from serving.model import proofs, reloader
-from serving.model.proofs import MOST_DEATHS, Proofs
-from serving.model.prove import Verdict, _open, prove
+from serving.model.proofs import MAX_DEATHS, ProofTable
+from serving.model.prove import ProofResult, _open, prove
 from serving.model.reloader import Reloader
 from serving.model.store import ModelStore
 from serving.score import main as score
@@ -31,7 +31,7 @@ from serving.settings import ServiceSettings
 from serving.system import memory
 from serving.telemetry.metrics import Metrics
 
-NAME = proofs.key("a version")
+NAME = proofs.proof_key("a version")
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 traps there")
 
 
@@ -110,7 +110,7 @@ def test_a_version_that_computes_for_ever_is_given_up_and_the_service_serves_on(
         await_(lambda: bool(provers(service)))
         while provers(service):
             assert service.post(png(digit)).json()["model"]["version"] == 1
-        await_(lambda: service.log().count("refused version 2: ") == workers, service.log)
+        await_(lambda: service.log().count("version 2 failed verification: ") == workers, service.log)
         assert "took longer than 3 s" in refused(service)
         assert children(service.process.pid) == before
     assert tries == {"load 1": workers, "child 2": 1}
@@ -127,8 +127,8 @@ def test_a_version_whose_proof_is_killed_is_refused_and_no_worker_is_at_risk(tmp
         (prover,) = provers(service)
         await_(lambda: Path(f"/proc/{prover}/oom_score_adj").read_text() == "1000\n")
         os.kill(prover, signal.SIGKILL)
-        await_(lambda: service.log().count("refused version 2: ") == 2, service.log)
-        assert "killed by SIGKILL, most likely for want of memory" in refused(service)
+        await_(lambda: service.log().count("version 2 failed verification: ") == 2, service.log)
+        assert "killed by SIGKILL, probably for lack of memory" in refused(service)
         second.path.rename(tmp_path / "bad")
         publish_synthetic(tmp_path)
         await_ready(service, 2, 2)
@@ -186,7 +186,7 @@ def test_a_bad_version_is_tried_by_one_worker_at_a_start(tmp_path: Path) -> None
     publish_synthetic(tmp_path, golden_shift=0.001)
     with counted(tmp_path, workers=3) as (service, tries):
         await_ready(service, 1, 3)
-        assert service.log().count('not ready: "the golden examples, asked in one batch') == 3
+        assert service.log().count('not ready: "the golden examples, run in one batch') == 3
     assert tries == {"load 2": 1, "load 1": 3}
 
 
@@ -212,27 +212,27 @@ def test_a_worker_that_is_killed_while_it_loads_costs_a_good_version_nothing(tmp
 # The child
 
 
-def proven(bundle: Bundle, seconds: float = 3600, ending: threading.Event | None = None) -> Verdict:
+def proven(bundle: Bundle, seconds: float = 3600, shutdown: threading.Event | None = None) -> ProofResult:
     """Return what a child finds."""
     settings = ServiceSettings(model=bundle.path.parent)
-    return prove(bundle.path, "cpu", settings, seconds, ending or threading.Event())
+    return prove(bundle.path, "cpu", settings, seconds, shutdown or threading.Event())
 
 
 def test_a_child_says_what_came_of_it(tmp_path: Path) -> None:
     """Proven, or why not, told apart as the metrics do."""
     assert proven(publish_synthetic(tmp_path)) == ("proven", "")
-    kind, reason = proven(publish_synthetic(tmp_path, golden_shift=0.001))
-    assert (kind, reason[:19]) == ("golden", "the golden examples")
-    kind, reason = proven(publish_synthetic(tmp_path, graph=b"\x08\x0a"))
-    assert (kind, reason[:27]) == ("bundle", "model.onnx cannot be loaded")
+    status, reason = proven(publish_synthetic(tmp_path, golden_shift=0.001))
+    assert (status, reason[:19]) == ("golden_mismatch", "the golden examples")
+    status, reason = proven(publish_synthetic(tmp_path, graph=b"\x08\x0a"))
+    assert (status, reason[:27]) == ("invalid", "model.onnx cannot be loaded")
 
 
-@pytest.mark.parametrize("signalled", [True, False], ids=["SIGTERM", "ending"])
+@pytest.mark.parametrize("signalled", [True, False], ids=["SIGTERM", "shutdown"])
 def test_a_child_that_is_told_to_end_says_nothing_of_the_version(tmp_path: Path, *, signalled: bool) -> None:
     """By a signal, or because its worker ends; it is gone then."""
     bad = publish_synthetic(tmp_path, graph=endless())
-    ending, said = threading.Event(), list[Verdict]()
-    thread = threading.Thread(target=lambda: said.append(proven(bad, ending=ending)))
+    shutdown, results = threading.Event(), list[ProofResult]()
+    thread = threading.Thread(target=lambda: results.append(proven(bad, shutdown=shutdown)))
     before = set(children(os.getpid()))
     thread.start()
     await_(lambda: len(children(os.getpid())) > len(before))
@@ -240,9 +240,9 @@ def test_a_child_that_is_told_to_end_says_nothing_of_the_version(tmp_path: Path,
     if signalled:
         os.kill(child, signal.SIGTERM)
     else:
-        ending.set()
+        shutdown.set()
     thread.join()
-    assert said == [("unknown", "")]
+    assert results == [("unknown", "")]
     assert gone(child)
 
 
@@ -272,7 +272,7 @@ def test_a_version_that_takes_more_memory_than_is_free_is_refused_and_its_proces
     (refusal,) = state.report()["refused"]
     assert refusal["version"] == 2
     assert "Failed to allocate memory" in refusal["reason"]
-    assert _open(bad.path, "cpu", settings) == ("bundle", refusal["reason"])
+    assert _open(bad.path, "cpu", settings) == ("invalid", refusal["reason"])
 
 
 # What the workers know together
@@ -287,7 +287,7 @@ def in_child(act: Callable[[], object]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def die_of(table: Proofs) -> None:
+def die_of(table: ProofTable) -> None:
     """Be killed while a version is loaded."""
     with table.loading(NAME):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -295,7 +295,7 @@ def die_of(table: Proofs) -> None:
 
 def test_who_dies_while_it_loads_is_counted_and_who_fails_is_not() -> None:
     """An exception is caught and refused where it happens."""
-    table = Proofs()
+    table = ProofTable()
 
     def fail() -> None:
         try:
@@ -305,57 +305,57 @@ def test_who_dies_while_it_loads_is_counted_and_who_fails_is_not() -> None:
             pass
 
     in_child(fail)
-    assert table.look(NAME).deaths == 0
+    assert table.get(NAME).deaths == 0
     in_child(lambda: die_of(table))
-    assert (table.look(NAME).kind, table.look(NAME).deaths) == ("unknown", 1)
+    assert (table.get(NAME).status, table.get(NAME).deaths) == ("unknown", 1)
 
 
 def test_a_proven_version_is_refused_when_worker_after_worker_dies_of_it() -> None:
     """One that loads it between begins the count anew; what was refused stays so."""
-    table = Proofs()
-    table.settle(NAME, "proven")
+    table = ProofTable()
+    table.record(NAME, "proven")
     for _ in range(2):
         in_child(lambda: die_of(table))
-        assert table.look(NAME).kind == "proven"
+        assert table.get(NAME).status == "proven"
         with table.loading(NAME):
             pass
-    for _ in range(MOST_DEATHS):
+    for _ in range(MAX_DEATHS):
         in_child(lambda: die_of(table))
-    assert "2 workers were killed, or crashed" in table.look(NAME).reason
-    assert table.look(NAME).kind == "bundle"
+    assert "2 workers were killed or crashed" in table.get(NAME).reason
+    assert table.get(NAME).status == "invalid"
 
 
 def test_a_worker_that_is_told_to_end_while_it_loads_says_nothing_of_the_version() -> None:
     """It loads to the end, or takes its mark away."""
-    table = Proofs()
+    table = ProofTable()
 
     def withdraw() -> None:
         with table.loading(NAME):
-            table.withdraw()
+            table.forget_process()
             os._exit(0)
 
     in_child(withdraw)
-    assert table.look(NAME).deaths == 0
+    assert table.get(NAME).deaths == 0
 
 
 def test_a_version_is_tried_by_one_process_and_its_end_frees_the_turn() -> None:
     """Other versions do not wait for it."""
-    table = Proofs()
+    table = ProofTable()
     release, held = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        with table.turn(NAME) as own:
+        with table.claim(NAME) as own:
             os.write(held[1], b"%d" % own)
             os.read(release[0], 1)
             os._exit(0)
     assert os.read(held[0], 1) == b"1"
-    with table.turn(NAME) as own:
+    with table.claim(NAME) as own:
         assert not own
-    with table.turn(proofs.key("another")) as own:
+    with table.claim(proofs.proof_key("another")) as own:
         assert own
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with table.turn(NAME) as own:
+    with table.claim(NAME) as own:
         assert own
     for descriptor in (*release, *held):
         os.close(descriptor)
@@ -363,14 +363,14 @@ def test_a_version_is_tried_by_one_process_and_its_end_frees_the_turn() -> None:
 
 def test_a_table_that_was_cut_short_is_an_empty_one_and_no_version_is_remembered_for_ever() -> None:
     """A worker was killed while it wrote; and services run for years."""
-    table = Proofs()
-    table.settle(NAME, "bundle", "bad")
+    table = ProofTable()
+    table.record(NAME, "invalid", "bad")
     os.ftruncate(table._file, 10)
-    assert table.look(NAME).kind == "unknown"
-    for number in range(proofs.MOST_PROOFS + 1):
-        table.settle(proofs.key(number), "bundle", "bad")
-    assert table.look(proofs.key(0)).kind == "unknown"
-    assert table.look(proofs.key(1)).kind == "bundle"
+    assert table.get(NAME).status == "unknown"
+    for number in range(proofs.MAX_PROOFS + 1):
+        table.record(proofs.proof_key(number), "invalid", "bad")
+    assert table.get(proofs.proof_key(0)).status == "unknown"
+    assert table.get(proofs.proof_key(1)).status == "invalid"
 
 
 # The rest
@@ -393,12 +393,12 @@ def test_a_load_that_hangs_stops_no_counter_and_no_end(
         threading.Event().wait()
 
     monkeypatch.setattr(ModelStore, "load", hang)
-    housekeeper = Reloader(state)
-    housekeeper.start()
+    reloading = Reloader(state)
+    reloading.start()
     assert hung.wait(60)
     for _ in range(5):
         assert ticks.acquire(timeout=60)
-    housekeeper.stop()
+    reloading.stop()
 
 
 def test_check_ends_and_says_which_version_does_not(

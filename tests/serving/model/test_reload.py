@@ -134,7 +134,7 @@ def test_a_bad_version_is_refused_with_its_reason_and_the_old_one_answers_on(
     assert served(state) == 1
     assert reason in refused(state)[2]
     assert state.report()["ready"] is True
-    assert "refused version 2: " in caplog.text
+    assert "version 2 failed verification: " in caplog.text
     assert reason in caplog.text
     assert "version 1 keeps serving" in caplog.text
 

@@ -47,7 +47,7 @@ def probabilities(output: Path) -> list[Any]:
 def test_auto_is_one_arithmetic_for_every_batch(bundle: Bundle, processor: str, images: Path) -> None:
     """Where a service is mixed, the scorer is not: a single image has the bits that it has among 256."""
     chosen = open_local(settings(bundle, images, images.parent / "out"))
-    assert chosen.identity["arithmetic"] == chosen.session.arithmetic == processor
+    assert chosen.identity["arithmetic"] == chosen.session.precision == processor
     batch = digits(256)
     whole = chosen.score(batch)
     for count in (1, 8, 9, 100):
@@ -96,7 +96,7 @@ def test_a_job_does_not_go_on_in_another_arithmetic(
 def test_integers_need_a_version_that_has_them(images: Path, tmp_path: Path) -> None:
     """An old bundle is scored in float32, and refused where integers were asked for."""
     old = publish_synthetic(tmp_path / "models", integer=None)
-    assert open_local(settings(old, images, tmp_path / "out")).session.arithmetic == "float32"
+    assert open_local(settings(old, images, tmp_path / "out")).session.precision == "float32"
     with pytest.raises(ModelError, match=r"no model\.integer\.onnx"):
         open_local(settings(old, images, tmp_path / "out", arithmetic="integer"))
 

@@ -21,7 +21,7 @@ from bench.support.handmade import raw_tiff
 from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Part, form, running
 from bundle.repository import Bundle
-from serving.telemetry.logs import JsonFormatter, TextFormatter, clean, quoted
+from serving.telemetry.logs import JsonFormatter, TextFormatter, quoted, redact
 from serving.token import new_token
 from tests.serving.security.collector import attributes
 from tests.serving.security.conftest import Guarded
@@ -191,8 +191,8 @@ def test_what_looks_like_a_token_is_never_written(text: str) -> None:
         line = formatter.format(a_record("%s", text.format(token)))
         assert token not in line
         assert "[token]" in line
-    assert clean("no bearer of news") == "no bearer [token] news"  # too careful rather than not enough
-    assert clean("plain words stay") == "plain words stay"
+    assert redact("no bearer of news") == "no bearer [token] news"  # too careful rather than not enough
+    assert redact("plain words stay") == "plain words stay"
 
 
 def test_every_line_of_the_service_is_an_object_and_a_request_has_one(guarded: Guarded) -> None:

@@ -450,7 +450,7 @@ def test_a_directory_that_may_not_be_written_is_named(
         ({"host": "unix:" + "/ä" * 40}, ("GLYPH_HOST", "at most 107 bytes", "120")),
         ({"host": "unix:http.sock"}, ("GLYPH_HOST", "absolute path")),
         ({"host": "unix:"}, ("GLYPH_HOST", "absolute path")),
-        ({"management_host": "unix:/run/http.sock"}, ("GLYPH_MANAGEMENT_HOST", "one of TCP")),
+        ({"management_host": "unix:/run/http.sock"}, ("GLYPH_MANAGEMENT_HOST", "must be a TCP port")),
     ],
 )
 def test_a_unix_socket_that_cannot_be_is_a_wrong_setting(

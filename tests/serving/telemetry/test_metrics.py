@@ -123,7 +123,7 @@ def test_nothing_is_counted_that_the_catalogue_does_not_know(busy: Managed) -> N
     """What a worker wrote under another name would be read by nobody."""
     for worker in workers_of(busy.service.process.pid):
         maps = Path(f"/proc/{worker}/maps").read_text().splitlines()
-        (path,) = {line.split()[-1] for line in maps if line.endswith(".slots")}
+        (path,) = {line.split()[-1] for line in maps if line.endswith(".counters")}
         found = shared_memory.read(Path(path))
         assert found
         assert {orjson.loads(key)[0] for key in found} <= set(CATALOGUE) | PRIVATE
@@ -252,8 +252,8 @@ def test_alerts_name_metrics_and_labels_that_there_are() -> None:
                     assert float(value) in metric.buckets
                 elif label == "reason":
                     assert f"`{value}`" in reference.problems_table()
-                elif metric.known:
-                    assert value in metric.known
+                elif metric.label_values:
+                    assert value in metric.label_values
 
 
 def test_what_never_became_a_request_is_counted_by_its_reason(bundle: Bundle, tmp_path: Path) -> None:

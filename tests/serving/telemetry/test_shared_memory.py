@@ -14,21 +14,21 @@ import pytest
 from bench.support.processes import ROOT
 from serving.system.memory_directory import is_alive
 from serving.telemetry import shared_memory
-from serving.telemetry.shared_memory import KEY_BYTES, LARGEST_RUN, SharedCounters
+from serving.telemetry.shared_memory import KEY_BYTES, MAX_VALUES_PER_KEY, SharedCounters
 
 WRITER = """
 import os
 import sys
 from pathlib import Path
-from serving.telemetry.shared_memory import Slots
+from serving.telemetry.shared_memory import SharedCounters
 def full(*_):
     raise OSError(28, "No space left on device")
 if len(sys.argv) > 2:
     os.posix_fallocate = full
-slots = Slots.create(Path(sys.argv[1]))
-place = slots.allocate(["counted", "label"])
+counters = SharedCounters.create(Path(sys.argv[1]))
+offset = counters.allocate(["counted", "label"])
 for _ in range(1000):
-    slots.values[place] += 1
+    counters.values[offset] += 1
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -57,7 +57,7 @@ def writing(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """Return a process that has counted to 1000 and waits, and its file."""
-    path = tmp_path / "writer.slots"
+    path = tmp_path / "writer.counters"
     with writing(path) as process:
         yield process, path
 
@@ -90,7 +90,7 @@ def test_what_was_counted_outlives_its_writer(
 
 def test_a_file_appears_only_with_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that comes between the two must not take a beginner for a dead one."""
-    path = tmp_path / "writer.slots"
+    path = tmp_path / "writer.counters"
     seen = []
     monkeypatch.setattr(fcntl, "lockf", lambda *_: seen.append(path.exists()))
     SharedCounters.create(path)
@@ -100,7 +100,7 @@ def test_a_file_appears_only_with_its_lock(tmp_path: Path, monkeypatch: pytest.M
 
 def test_no_room_on_the_memory_file_system_takes_no_number_from_readers(tmp_path: Path) -> None:
     """A hole in a mapped file would be a SIGBUS later, so a link to the writer's own memory takes the file's place."""
-    path = tmp_path / "writer.slots"
+    path = tmp_path / "writer.counters"
     with writing(path, "full") as process:
         assert list(tmp_path.iterdir()) == [path]
         assert path.lstat().st_size < 100
@@ -114,18 +114,18 @@ def test_no_room_on_the_memory_file_system_takes_no_number_from_readers(tmp_path
         assert shared_memory.read(path) is None
 
 
-@pytest.mark.parametrize("count", [1, 100, LARGEST_RUN])
+@pytest.mark.parametrize("count", [1, 100, MAX_VALUES_PER_KEY])
 def test_labels_without_bound_stop_at_the_end_of_the_file(
     tmp_path: Path, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither keys nor values run over; what found no room is counted where nobody reads."""
-    path = tmp_path / "writer.slots"
+    path = tmp_path / "writer.counters"
     made = SharedCounters.create(path)
     for number in range(KEY_BYTES // 8):
-        place = made.allocate(["kept", str(number)], count)
-    for length in (count, 1, LARGEST_RUN):
-        place = made.allocate(["lost"], length)
-        made.array[place : place + length] += 1
+        offset = made.allocate(["kept", str(number)], count)
+    for length in (count, 1, MAX_VALUES_PER_KEY):
+        offset = made.allocate(["lost"], length)
+        made.array[offset : offset + length] += 1
     found = shared_memory.read(path)
     assert found is not None
     assert 0 < len(found) < number

@@ -78,7 +78,7 @@ def test_requests_for_the_application_wait_as_far_as_there_is_room(
     assert b"urn:glyph:problem:overloaded" in refused
     assert b'{"error":' in ask(b"/v2")
     values = dispatcher.pipeline.store.metrics
-    assert values._values[values._place("glyph_refusals_total", "overloaded")] == 2
+    assert values._values[values._offset("glyph_refusals_total", "overloaded")] == 2
     assert len(begun) == 5
     begun[0].set_result(True)
     assert ask() == b""
