@@ -21,7 +21,7 @@ _REFUSED = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-def undone(request: Request, limit: int) -> bytes:
+def decode(request: Request, limit: int) -> bytes:
     """Return the body without its content coding, never holding more than `limit` bytes of it.
 
     Raises:

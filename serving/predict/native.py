@@ -1,4 +1,4 @@
-"""`POST /predict`, whole: admit, decode, infer, encode. It knows nothing of HTTP libraries.
+"""`POST /predict`, whole: read and decode files, infer, encode. It knows nothing of HTTP libraries.
 
 `prepare` is the first half, up to the images; what it returns carries the second half. Whoever calls
 decides where the inference between the two happens: the inference worker puts the images of all
@@ -20,7 +20,7 @@ from serving.model.engine import Engine
 from serving.predict import query
 from serving.predict.bodies import json_images, raw_pixels
 from serving.predict.bodies.image_files import Decoded, decode, warnings_of
-from serving.predict.bodies.multipart import Upload, admit
+from serving.predict.bodies.multipart import Upload, read_files
 from serving.predict.exchange import PreparedRequest, Request
 from serving.predict.load_shedding import check_deadline
 from serving.predict.response_json import encode
@@ -73,13 +73,13 @@ def prepare(
         case "application/json":
             images, warnings = _stacked(json_images.read(body, polarity, settings.max_images, deadline))
         case "application/octet-stream":
-            images = raw_pixels.octets(body, settings.max_images)
+            images = raw_pixels.read_raw(body, settings.max_images)
             warnings = warnings_of(images, polarity)
         case "application/x-npy":
-            images = raw_pixels.npy(body, settings.max_images)
+            images = raw_pixels.read_npy(body, settings.max_images)
             warnings = warnings_of(images, polarity)
         case "multipart/form-data":
-            uploads = admit(content_type, body, max_files=settings.max_files, deadline=deadline)
+            uploads = read_files(content_type, body, max_files=settings.max_files, deadline=deadline)
             decoded = [
                 _decode_part(upload, place, polarity, deadline) for place, upload in enumerate(uploads)
             ]
@@ -88,7 +88,7 @@ def prepare(
         case _:
             declared: str | None = media_type
             if media_type not in PARSERS:  # another name of one, or nothing that is decoded here
-                (upload,) = admit(content_type, body, max_files=settings.max_files)
+                (upload,) = read_files(content_type, body, max_files=settings.max_files)
                 declared = upload.media_type
             one = decode(body, declared, polarity)
             images, warnings = one.pixels[None], [one.warnings]

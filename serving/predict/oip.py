@@ -32,7 +32,7 @@ from serving.predict.native import cost_of
 from serving.settings import ServiceSettings
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-OCTETS = "application/octet-stream"
+OCTET_STREAM = "application/octet-stream"
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
 
@@ -76,7 +76,7 @@ def prepare(
     query.refuse(request.query)
     length = _header_length(request.headers.get(HEADER_LENGTH.lower()), len(body))
     if length == 0:
-        images = raw_pixels.octets(body, settings.max_images)
+        images = raw_pixels.read_raw(body, settings.max_images)
         asked = Asked(id=None, outputs=tuple((name, True) for name in OUTPUTS))
     else:
         document = _object(json_documents.read(body[:length], settings.max_images), "the request")
@@ -115,7 +115,7 @@ def encode(engine: Engine, asked: Asked, count: int, _images: Any, outputs: Outp
     if not binary:
         return Response(body=header)
     return Response(
-        body=b"".join((header, *binary)), media_type=OCTETS, headers={HEADER_LENGTH: str(len(header))}
+        body=b"".join((header, *binary)), media_type=OCTET_STREAM, headers={HEADER_LENGTH: str(len(header))}
     )
 
 

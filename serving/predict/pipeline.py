@@ -128,7 +128,7 @@ class Pipeline:
         exchange.deadline = deadline(asked, exchange.arrived, settings.request_timeout_seconds)
         check_deadline(exchange.deadline, started)
         if "content-encoding" in headers:
-            body = content_coding.undone(request, settings.max_body_bytes)
+            body = content_coding.decode(request, settings.max_body_bytes)
             check_deadline(exchange.deadline)
         target = exchange.target
         if target.model is None:

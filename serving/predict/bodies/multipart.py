@@ -38,7 +38,9 @@ class Upload:
     data: bytes
 
 
-def admit(content_type: str | None, body: bytes, *, max_files: int, deadline: float = inf) -> list[Upload]:
+def read_files(
+    content_type: str | None, body: bytes, *, max_files: int, deadline: float = inf
+) -> list[Upload]:
     """Take a body apart into the files it carries, in their order.
 
     Args:
@@ -63,11 +65,11 @@ def admit(content_type: str | None, body: bytes, *, max_files: int, deadline: fl
     if media_type in PARSERS:
         return [Upload(filename=None, media_type=media_type, data=body)]
     if media_type == "multipart/form-data":
-        return _admit_form(_boundary(options.get("boundary", "")), body, max_files, deadline)
+        return _read_form(_boundary(options.get("boundary", "")), body, max_files, deadline)
     raise _unsupported(media_type, body)
 
 
-def _admit_form(boundary: bytes, body: bytes, max_files: int, deadline: float) -> list[Upload]:
+def _read_form(boundary: bytes, body: bytes, max_files: int, deadline: float) -> list[Upload]:
     uploads: list[Upload] = []
     part: File | Field | None = None
     pieces: list[bytes] = []

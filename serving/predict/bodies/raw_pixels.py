@@ -18,7 +18,7 @@ MAX_NPY_HEADER_BYTES = 1024
 _SHAPE = f"N x {IMAGE_SIZE} x {IMAGE_SIZE}"
 
 
-def octets(body: bytes, max_images: int) -> npt.NDArray[np.uint8]:
+def read_raw(body: bytes, max_images: int) -> npt.NDArray[np.uint8]:
     """Return `uint8[n, 28, 28]` of a body that is nothing but pixels, row by row.
 
     Raises:
@@ -38,7 +38,7 @@ def octets(body: bytes, max_images: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(body, np.uint8).reshape(count, IMAGE_SIZE, IMAGE_SIZE)
 
 
-def npy(body: bytes, max_images: int) -> npt.NDArray[np.uint8]:
+def read_npy(body: bytes, max_images: int) -> npt.NDArray[np.uint8]:
     """Return `uint8[n, 28, 28]` of a .npy file (NEP 1; versions 1.0, 2.0 and 3.0).
 
     Raises:
