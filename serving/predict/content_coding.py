@@ -76,19 +76,19 @@ def _inflate(data: bytes, window_bits: int, limit: int) -> bytes:
     raise zlib.error(f"it has more than {MAX_MEMBERS} members")
 
 
-def compress(answer: Response, accepted: str | None) -> None:
+def compress(response: Response, accepted: str | None) -> None:
     """Compress a large answer in place, if the client's `Accept-Encoding` names a coding that is known."""
-    if accepted is None or len(answer.body) < WORTH_COMPRESSING:
+    if accepted is None or len(response.body) < WORTH_COMPRESSING:
         return
     coding = _chosen(accepted)
     if coding == "gzip":
-        answer.body = gzip.compress(answer.body, LEVEL, mtime=0)
+        response.body = gzip.compress(response.body, LEVEL, mtime=0)
     elif coding == "deflate":
-        answer.body = zlib.compress(answer.body, LEVEL)
+        response.body = zlib.compress(response.body, LEVEL)
     else:
         return
-    answer.headers["Content-Encoding"] = coding
-    answer.headers["Vary"] = "Accept-Encoding"
+    response.headers["Content-Encoding"] = coding
+    response.headers["Vary"] = "Accept-Encoding"
 
 
 def _chosen(accepted: str) -> str | None:

@@ -236,12 +236,12 @@ def check_deadline(moment: float, now: float | None = None) -> None:
         )
 
 
-def late_head(seconds: float) -> RequestTimeoutError:
+def head_timeout(seconds: float) -> RequestTimeoutError:
     """Return the refusal of a client whose request has begun and not gone on."""
     return _late(f"the head of the request was not there within {seconds:g} s")
 
 
-def late_body(seconds: float) -> RequestTimeoutError:
+def body_timeout(seconds: float) -> RequestTimeoutError:
     """Return the refusal of a client whose body does not end."""
     return _late(f"the body was not there within {seconds:g} s")
 

@@ -30,15 +30,17 @@ PIXELS = frozenset(("application/octet-stream", "application/x-npy"))
 """Media types of nothing but pixels, which need no decoding."""
 
 
-def images_of(works: Sequence[PreparedRequest]) -> npt.NDArray[np.uint8]:
+def images_of(requests: Sequence[PreparedRequest]) -> npt.NDArray[np.uint8]:
     """Return the images of all, `uint8[n, 28, 28]`: those that are not pixels yet are made so by one call."""
-    if len(works) == 1 and not isinstance(works[0].images, bytes):
-        return works[0].images
-    lines = [work.images for work in works if isinstance(work.images, bytes)]
-    if len(lines) == len(works):
+    if len(requests) == 1 and not isinstance(requests[0].images, bytes):
+        return requests[0].images
+    lines = [request.images for request in requests if isinstance(request.images, bytes)]
+    if len(lines) == len(requests):
         return plain_png.unfiltered(lines)
     made: Iterator[npt.NDArray[np.uint8]] = iter(plain_png.unfiltered(lines)[:, None] if lines else ())
-    return np.concatenate([next(made) if isinstance(work.images, bytes) else work.images for work in works])
+    return np.concatenate(
+        [next(made) if isinstance(request.images, bytes) else request.images for request in requests]
+    )
 
 
 def prepare(

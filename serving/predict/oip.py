@@ -73,7 +73,7 @@ def prepare(
     Raises:
         ProblemError: the request cannot be answered.
     """
-    query.refuse(request.query)
+    query.reject(request.query)
     length = _header_length(request.headers.get(HEADER_LENGTH.lower()), len(body))
     if length == 0:
         images = raw_pixels.read_raw(body, settings.max_images)

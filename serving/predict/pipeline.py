@@ -1,14 +1,14 @@
 """What happens to a request of a prediction route, in this order, under each worker class.
 
     exchange = pipeline.open(request, arrived)     its id, its route
-    work     = pipeline.prepare(exchange)          admit and decode: may raise ProblemError
+    prepared     = pipeline.prepare(exchange)          admit and decode: may raise ProblemError
     ...      the worker runs the inference: alone (`answer`), or with whatever else has arrived
-    answer   = pipeline.encode(exchange, work, images, outputs, start)
-    answer   = pipeline.refuse(exchange, error)    instead, wherever a ProblemError came up
-    answer   = pipeline.close(exchange, answer)    the fields that every answer carries, the metrics, the log
+    answer   = pipeline.encode(exchange, prepared, images, outputs, start)
+    answer   = pipeline.error_response(exchange, error)    instead, wherever a ProblemError came up
+    answer   = pipeline.close(exchange, response)    the fields that every answer carries, the metrics, the log
 
-A worker that cannot read a body opens an exchange without it, and refuses that with `unreadable` or
-`too_large`. No HTTP library is known here, and nothing waits for anything.
+A worker that cannot read a body opens an exchange without it, and refuses that with `malformed_framing` or
+`body_too_large`. No HTTP library is known here, and nothing waits for anything.
 """
 
 import logging
@@ -44,11 +44,11 @@ from serving.telemetry.request_log import RequestLog
 log = logging.getLogger("glyph.serving")
 
 PREDICT = "/predict"
-_SERVED = Target(PREDICT)
-TIMED = ("queue", "decode", "infer", "encode")
+_PREDICT_TARGET = Target(PREDICT)
+PHASES = ("queue", "decode", "infer", "encode")
 """A request's phases, one after the other."""
 
-_WHOLE_TIMING = ", ".join(f"{phase};dur=%.3f" for phase in TIMED) + ', batch;desc="%d"'
+_SERVER_TIMING = ", ".join(f"{phase};dur=%.3f" for phase in PHASES) + ', batch;desc="%d"'
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
@@ -58,7 +58,7 @@ def target_of(method: str, path: str) -> Target | None:
     """Return what a request of a prediction route asks; None: the Flask application answers it."""
     if method != "POST":
         return None
-    return _SERVED if path == PREDICT else oip.target(path)
+    return _PREDICT_TARGET if path == PREDICT else oip.target(path)
 
 
 def engine_of(store: ModelStore, model: str | None, version: str | None = None) -> Engine:
@@ -89,7 +89,7 @@ class Pipeline:
         self.store = store
         self.access = Access(settings)
         self.headers = Headers(settings)
-        self.trail = RequestLog(settings)
+        self.request_log = RequestLog(settings)
 
     def open(self, request: Request, arrived: float, target: Target | None = None) -> Exchange:
         """Begin; this never fails, so that every request has an exchange to be refused in.
@@ -100,7 +100,7 @@ class Pipeline:
             target: what its path names, where somebody has looked already.
         """
         self.store.metrics.opened()
-        target = target or target_of(request.method, request.path) or _SERVED
+        target = target or target_of(request.method, request.path) or _PREDICT_TARGET
         return Exchange(
             request=request,
             target=target,
@@ -110,7 +110,7 @@ class Pipeline:
             path=request.path,
             route=target.route,
             client=request.client,
-            trace=self.trail.context(request.headers),
+            trace=self.request_log.context(request.headers),
         )
 
     def prepare(self, exchange: Exchange) -> PreparedRequest:
@@ -132,28 +132,28 @@ class Pipeline:
             check_deadline(exchange.deadline)
         target = exchange.target
         if target.model is None:
-            work = native.prepare(self.store.engine(), request, body, settings, exchange.deadline)
+            prepared = native.prepare(self.store.engine(), request, body, settings, exchange.deadline)
         else:
             engine = engine_of(self.store, target.model, target.version)
-            work = oip.prepare(engine, request, body, settings, exchange.deadline)
+            prepared = oip.prepare(engine, request, body, settings, exchange.deadline)
         exchange.phases["decode"] = time.perf_counter() - started
-        return work
+        return prepared
 
     def encode(
         self,
         exchange: Exchange,
-        work: PreparedRequest,
+        prepared: PreparedRequest,
         images: npt.NDArray[np.uint8],
         outputs: Outputs,
         start: int,
     ) -> Response:
-        """Return the answer, a batch's images and outputs in hand, where those of `work` begin at `start`."""
+        """Return the response, a batch's images and outputs in hand, where those of `prepared` begin at `start`."""
         started = time.perf_counter()
-        answer = work.encode(images, outputs, start)
+        response = prepared.encode(images, outputs, start)
         exchange.phases["encode"] = time.perf_counter() - started
-        return answer
+        return response
 
-    def refuse(self, exchange: Exchange, error: Exception) -> Response:
+    def error_response(self, exchange: Exchange, error: Exception) -> Response:
         """Return the answer of a request that failed; what is no ProblemError is logged, and answered 500 or 503.
 
         Where the GPU is lost the process is not ready from now on, and says so.
@@ -162,44 +162,46 @@ class Pipeline:
             error = self.store.lose(str(error))
         if not isinstance(error, ProblemError):
             log.error("%s %s failed", exchange.method, exchange.path, exc_info=error)
-            error = unforeseen(error)
+            error = internal_error(error)
         exchange.refusal = error.kind
         return problem(error, exchange.path)
 
-    def close(self, exchange: Exchange, answer: Response) -> Response:
+    def close(self, exchange: Exchange, response: Response) -> Response:
         """End: give the answer what every answer carries."""
-        asked, fields = exchange.request.headers, answer.headers
+        asked, fields = exchange.request.headers, response.headers
         if "accept-encoding" in asked:
-            content_coding.compress(answer, asked["accept-encoding"])
+            content_coding.compress(response, asked["accept-encoding"])
         fields["X-Request-ID"] = exchange.id
         if exchange.phases:
             fields["Server-Timing"] = server_timing(exchange)
         merge(fields, self.headers.of(asked))
         # An int, because to look something up by an HTTPStatus calls a function of Python's.
-        exchange.status, exchange.seconds = int(answer.status), time.perf_counter() - exchange.arrived
+        exchange.status, exchange.seconds = int(response.status), time.perf_counter() - exchange.arrived
         self.store.metrics.observe(exchange)
-        if (self.trail.wanted or exchange.trace is not None) and (
-            own := self.trail.end(exchange)
+        if (self.request_log.wanted or exchange.trace is not None) and (
+            own := self.request_log.end(exchange)
         ) is not None:
             fields["traceresponse"] = own
-        return answer
+        return response
 
     def answer(self, exchange: Exchange) -> Response:
         """Do all of it on the calling thread, for a worker without a batcher."""
         exchange.phases["queue"] = time.perf_counter() - exchange.arrived
         try:
-            work = self.prepare(exchange)
+            prepared = self.prepare(exchange)
             check_deadline(exchange.deadline)
             started = time.perf_counter()
-            images = native.images_of([work])
-            outputs = work.engine.infer(images)
+            images = native.images_of([prepared])
+            outputs = prepared.engine.infer(images)
             exchange.phases["infer"] = time.perf_counter() - started
             exchange.batch = len(images)
-            self.store.metrics.batch(work.engine.bundle, images, outputs.probabilities, padding(len(images)))
-            answer = self.encode(exchange, work, images, outputs, 0)
+            self.store.metrics.batch(
+                prepared.engine.bundle, images, outputs.probabilities, padding(len(images))
+            )
+            response = self.encode(exchange, prepared, images, outputs, 0)
         except Exception as error:  # noqa: BLE001  a client is answered whatever happened
-            answer = self.refuse(exchange, error)
-        return self.close(exchange, answer)
+            response = self.error_response(exchange, error)
+        return self.close(exchange, response)
 
 
 def request_id(headers: Mapping[str, str]) -> str:
@@ -213,8 +215,8 @@ def request_id(headers: Mapping[str, str]) -> str:
 def server_timing(exchange: Exchange) -> str:
     """Return the phases in milliseconds and the batch's size (W3C Server Timing, section 2)."""
     phases = exchange.phases
-    if len(phases) == len(TIMED):  # as of every request that was answered: one formatting costs half of four
-        return _WHOLE_TIMING % (*[1000 * phases[phase] for phase in TIMED], exchange.batch)
+    if len(phases) == len(PHASES):  # as of every request that was answered: one formatting costs half of four
+        return _SERVER_TIMING % (*[1000 * phases[phase] for phase in PHASES], exchange.batch)
     metrics = [f"{phase};dur={1000 * seconds:.3f}" for phase, seconds in phases.items()]
     if exchange.batch:
         metrics.append(f'batch;desc="{exchange.batch}"')
@@ -233,17 +235,17 @@ def problem(error: ProblemError, path: str = "") -> Response:
     )
 
 
-def unforeseen(error: Exception | None = None) -> ProblemError:
+def internal_error(error: Exception | None = None) -> ProblemError:
     """Return what a client is told of a failure that nobody foresaw: 503 where memory ended, else 500."""
     if isinstance(error, MemoryError):
-        return _no_memory()
+        return _out_of_memory()
     return ProblemError(
         "an unexpected error; it is in the service's log",
         remedy="Try again; if it stays, tell the operator the time of this answer and its X-Request-ID.",
     )
 
 
-def _no_memory() -> OverloadedError:
+def _out_of_memory() -> OverloadedError:
     """Return what a client is told when this process has no memory for a request."""
     return OverloadedError(
         "the service has no memory left for this request",
@@ -253,7 +255,7 @@ def _no_memory() -> OverloadedError:
     )
 
 
-def too_large(limit: int) -> BodyTooLargeError:
+def body_too_large(limit: int) -> BodyTooLargeError:
     """Return the refusal of a body of more than `limit` bytes."""
     return BodyTooLargeError(
         f"the body is larger than {limit} bytes",
@@ -261,7 +263,7 @@ def too_large(limit: int) -> BodyTooLargeError:
     )
 
 
-def unreadable() -> MalformedBodyError:
+def malformed_framing() -> MalformedBodyError:
     """Return the refusal of a body whose framing is broken."""
     return MalformedBodyError(
         "the body ended early or its chunks are malformed",

@@ -42,7 +42,7 @@ def parse(query: str) -> Query:
     )
 
 
-def refuse(query: str) -> None:
+def reject(query: str) -> None:
     """Refuse any query, where a path takes none.
 
     Raises:

@@ -185,7 +185,7 @@ def worker_abort(worker: Any) -> None:
 def worker_exit(_server: Any, worker: Any) -> None:
     """Send the spans that have not been sent yet."""
     if (application := getattr(worker, "wsgi", None)) is not None:  # it is missing if the model's load failed
-        application.extensions["glyph.pipeline"].trail.shutdown()
+        application.extensions["glyph.pipeline"].request_log.shutdown()
 
 
 def ssl_context(_configuration: Any, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:

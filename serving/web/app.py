@@ -19,7 +19,7 @@ from serving.errors import (
 from serving.model.reloader import Reloader
 from serving.model.store import ModelStore
 from serving.predict.exchange import JSON, Response
-from serving.predict.pipeline import Pipeline, problem, request_id, unforeseen
+from serving.predict.pipeline import Pipeline, internal_error, problem, request_id
 from serving.settings import ServiceSettings, load_settings
 from serving.telemetry.metrics import Metrics
 from serving.web import api_docs, oip_metadata, page, wsgi_body
@@ -143,4 +143,4 @@ def _http_problem(error: HTTPException) -> FlaskResponse:
 def _failure(error: Exception) -> FlaskResponse:
     """Answer 500, or 503 where memory ended; the log has it whole, the client learns nothing of it."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return _problem(unforeseen(error))
+    return _problem(internal_error(error))

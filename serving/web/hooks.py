@@ -64,8 +64,8 @@ def _record(pipeline: Pipeline, fields: dict[str, str], response: Response) -> N
         seconds=time.perf_counter() - g.arrived,
         refusal=g.get("refusal", ""),
         holder=g.get("holder"),
-        trace=pipeline.trail.context(fields),
+        trace=pipeline.request_log.context(fields),
     )
     pipeline.store.metrics.request(record)
-    if (own := pipeline.trail.end(record)) is not None:
+    if (own := pipeline.request_log.end(record)) is not None:
         response.headers["traceresponse"] = own

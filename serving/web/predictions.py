@@ -42,12 +42,12 @@ class Predictions:
         except ProblemError as error:
             exchange = pipeline.open(request_of(environ), time.perf_counter(), target)
             wsgi_body.discard(environ)
-            return pipeline.close(exchange, pipeline.refuse(exchange, error))
+            return pipeline.close(exchange, pipeline.error_response(exchange, error))
         exchange = pipeline.open(request_of(environ, body), time.perf_counter(), target)
         try:
             self._admission.enter()
         except OverloadedError as error:
-            return pipeline.close(exchange, pipeline.refuse(exchange, error))
+            return pipeline.close(exchange, pipeline.error_response(exchange, error))
         self._tell_queue()
         try:
             with self._places:

@@ -8,7 +8,7 @@ from werkzeug.wsgi import get_content_length, get_input_stream
 
 from serving.errors import OverloadedError
 from serving.predict.load_shedding import MAX_DISCARDED_BYTES, Account
-from serving.predict.pipeline import too_large, unreadable
+from serving.predict.pipeline import body_too_large, malformed_framing
 from serving.telemetry.logs import without_words
 
 log = logging.getLogger("glyph.serving")
@@ -33,10 +33,10 @@ def read(environ: dict[str, Any], limit: int, account: Account) -> bytes:
         # What a server raises for broken framing is its own class, and another with each server.
         except Exception as error:
             log.info("a request's body could not be read: %s", without_words(error))
-            raise unreadable() from error
+            raise malformed_framing() from error
         if len(body) <= limit:
             return body
-    raise too_large(limit)
+    raise body_too_large(limit)
 
 
 def discard(environ: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from bundle.images.decoding import PARSERS
 from bundle.repository import Bundle
 from serving import errors
 from serving.errors import problem_classes
-from serving.predict.load_shedding import AdmissionControl, check_deadline, late_body
-from serving.predict.pipeline import unforeseen
+from serving.predict.load_shedding import AdmissionControl, body_timeout, check_deadline
+from serving.predict.pipeline import internal_error
 from serving.settings import ServiceSettings
 from serving.web import api_docs
 from serving.web.api_docs import STYLE
@@ -81,8 +81,8 @@ REFUSED: dict[type[errors.ProblemError], tuple[str, bytes, dict[str, str]]] = {
 RAISED: dict[type[errors.ProblemError], Callable[[], object]] = {
     errors.OverloadedError: lambda: AdmissionControl(limit=0, limit_bytes=1).enter(),
     errors.DeadlineExceededError: lambda: check_deadline(1.0, now=2.0),
-    errors.RequestTimeoutError: lambda: raised(late_body(ServiceSettings().body_timeout_seconds)),
-    errors.ProblemError: lambda: raised(unforeseen()),
+    errors.RequestTimeoutError: lambda: raised(body_timeout(ServiceSettings().body_timeout_seconds)),
+    errors.ProblemError: lambda: raised(internal_error()),
 }
 """What takes a crowd, a slow client or a fault to be answered: the functions that say it."""
 
