@@ -58,7 +58,7 @@ def prepare(
     Raises:
         ProblemError: the request cannot be answered; its status, what was wrong, and the remedy.
     """
-    asked = query.parse(request.query)
+    options = query.parse(request.query)
     if not body:
         raise EmptyBodyError(
             "the request has no body", remedy="Send an image file: curl --data-binary @digit.png ..."
@@ -97,7 +97,7 @@ def prepare(
     return PreparedRequest(
         engine=engine,
         images=images,
-        encode=partial(encode, engine.bundle, asked, filenames, warnings),
+        encode=partial(encode, engine.bundle, options, filenames, warnings),
         cost=cost_of(1 if warnings is None else len(warnings), decoded=media_type not in PIXELS),
     )
 

@@ -38,12 +38,12 @@ OUTPUTS = ("logits", "probabilities")
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _LENGTH = re.compile(r"[0-9]{1,10}")
-_FOREIGN = ("classification", "shared_memory_region")
+_UNSUPPORTED_PARAMETERS = ("classification", "shared_memory_region")
 """Parameters of Triton's extensions that change what data means, and that are not offered here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class ResponseOptions:
     """What a request asks of its answer."""
 
     id: str | None
@@ -77,31 +77,33 @@ def prepare(
     length = _header_length(request.headers.get(HEADER_LENGTH.lower()), len(body))
     if length == 0:
         images = raw_pixels.read_raw(body, settings.max_images)
-        asked = Asked(id=None, outputs=tuple((name, True) for name in OUTPUTS))
+        options = ResponseOptions(id=None, outputs=tuple((name, True) for name in OUTPUTS))
     else:
         document = _object(json_documents.read(body[:length], settings.max_images), "the request")
         check_deadline(deadline)
         images = _images(document, body[length:], settings.max_images)
-        asked = _asked(document)
+        options = _response_options(document)
     return PreparedRequest(
         engine=engine,
         images=images,
-        encode=partial(encode, engine, asked, len(images)),
+        encode=partial(encode, engine, options, len(images)),
         cost=cost_of(len(images), decoded=length > len(body) // 2),  # numbers in JSON
     )
 
 
-def encode(engine: Engine, asked: Asked, count: int, _images: Any, outputs: Outputs, start: int) -> Response:
+def encode(
+    engine: Engine, options: ResponseOptions, count: int, _images: Any, outputs: Outputs, start: int
+) -> Response:
     """Return the inference response: JSON alone, or JSON with the binary tensors behind it."""
     outputs = outputs[start : start + count]
     document: dict[str, Any] = {
         "model_name": engine.bundle.manifest.name,
         "model_version": str(engine.bundle.version),
     }
-    if asked.id is not None:
-        document["id"] = asked.id
+    if options.id is not None:
+        document["id"] = options.id
     tensors, binary = [], []
-    for name, as_bytes in asked.outputs:
+    for name, as_bytes in options.outputs:
         values: npt.NDArray[np.float32] = getattr(outputs, name)
         tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": values.shape}
         if as_bytes:
@@ -225,14 +227,14 @@ def _from_json(tensor: dict[str, Any], shape: tuple[int, int, int]) -> bytes:
     return json_documents.pixel_bytes(flat)
 
 
-def _asked(document: dict[str, Any]) -> Asked:
+def _response_options(document: dict[str, Any]) -> ResponseOptions:
     identifier = document.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise _invalid(f"'id' is {_shown(document, 'id')}", "Send a string, or leave it out.")
     default = _flag(_parameters(document, "the request"), "binary_data_output", default=False)
     wanted = document.get("outputs")
     if wanted is None or wanted == []:
-        return Asked(id=identifier, outputs=tuple((name, default) for name in OUTPUTS))
+        return ResponseOptions(id=identifier, outputs=tuple((name, default) for name in OUTPUTS))
     if not isinstance(wanted, list):
         raise _invalid(f"'outputs' is {_shown(document, 'outputs')}", "Send a list, or leave it out for all.")
     outputs: dict[str, bool] = {}
@@ -246,7 +248,7 @@ def _asked(document: dict[str, Any]) -> Asked:
                 f"Ask once for each of {', '.join(OUTPUTS)}.",
             )
         outputs[name] = _flag(_parameters(output, "an output"), "binary_data", default=default)
-    return Asked(id=identifier, outputs=tuple(outputs.items()))
+    return ResponseOptions(id=identifier, outputs=tuple(outputs.items()))
 
 
 def _parameters(holder: dict[str, Any], whose: str) -> dict[str, Any]:
@@ -261,7 +263,7 @@ def _parameters(holder: dict[str, Any], whose: str) -> dict[str, Any]:
                 f"the parameter '{name[:40]}' of {whose} is {json_documents.shown(value)}",
                 "A parameter's value is a string, a number or a boolean.",
             )
-        if name in _FOREIGN:
+        if name in _UNSUPPORTED_PARAMETERS:
             raise _invalid(
                 f"the parameter '{name}' is of an extension that is not offered", "See the extensions in /v2."
             )

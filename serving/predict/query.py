@@ -22,7 +22,7 @@ class Query:
     """A less probable label is not given."""
 
 
-NOTHING = Query()
+DEFAULT = Query()
 
 
 def parse(query: str) -> Query:
@@ -32,7 +32,7 @@ def parse(query: str) -> Query:
         BadQueryError: a parameter is unknown, given twice, or has a value that it cannot have.
     """
     if not query:
-        return NOTHING
+        return DEFAULT
     fields = _fields(query)
     if unknown := fields.keys() - {"top", "threshold"}:
         raise _bad(f"there is no query parameter '{_shown(min(unknown))}'", min(unknown))

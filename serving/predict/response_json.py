@@ -21,7 +21,7 @@ from serving.predict.query import Query
 
 def encode(
     bundle: Bundle,
-    asked: Query,
+    query: Query,
     filenames: Sequence[str | None] | None,
     warnings: Sequence[tuple[str, ...]] | None,
     images: npt.NDArray[np.uint8],
@@ -56,16 +56,16 @@ def encode(
     if warnings is None:
         warnings = (looks_inverted(images[start], manifest.input.polarity),)
     # In float32, as the probabilities are: 0.9 in an answer is not below a threshold of 0.9.
-    least = 0.0 if asked.threshold is None else float(np.float32(asked.threshold))
+    least = 0.0 if query.threshold is None else float(np.float32(query.threshold))
     predictions: list[bytes] = []
     for i, warned in enumerate(warnings):
         index, probability, row = rows[start + i]
         numbers = row.split(b",")
         sure = probability >= least
-        if asked.top is None:
+        if query.top is None:
             listed = pieces.all_classes % tuple(numbers)
         else:
-            order = np.argsort(-outputs.probabilities[start + i], kind="stable")[: asked.top].tolist()
+            order = np.argsort(-outputs.probabilities[start + i], kind="stable")[: query.top].tolist()
             listed = b",".join([pieces.keys[place] + numbers[place] for place in order])
         prediction = b'{"label":%b,"index":%b,"probability":%b,"probabilities":{%b},"warnings":%b' % (
             pieces.labels[index] if sure else b"null",
