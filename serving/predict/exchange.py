@@ -95,7 +95,7 @@ class PreparedRequest:
         return 1 if isinstance(self.images, bytes) else len(self.images)
 
 
-def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+def combine_fields(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return header fields as `Request.headers` has them."""
     headers: dict[str, str] = {}
     for name, value in fields:

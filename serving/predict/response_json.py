@@ -41,7 +41,7 @@ def encode(
 
     Args:
         bundle: what answered.
-        asked: `top`, so many classes alone, the most probable first; `threshold`, below which label and
+        query: `top`, so many classes alone, the most probable first; `threshold`, below which label and
             index are null and the probability still says how near it was.
         filenames: of a form's files; None where there was no form.
         warnings: of each image; None if it is one image, of a file, that nobody has looked at yet.

@@ -32,7 +32,7 @@ from gunicorn.http.message import Request as GunicornRequest  # type: ignore[imp
 from gunicorn.http.unreader import IterUnreader  # type: ignore[import-untyped]
 
 from serving.errors import MalformedRequestError
-from serving.predict.exchange import HOST, Target, joined
+from serving.predict.exchange import HOST, Target, combine_fields
 from serving.predict.pipeline import target_of
 
 FAST_BYTES = 4000
@@ -183,7 +183,7 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead 
         if not CODINGS.fullmatch(error.hdr):
             raise InvalidHeader("TRANSFER-ENCODING") from error
         raise
-    headers = joined(request.headers)
+    headers = combine_fields(request.headers)
     _check(request, headers)
     request.version = min(request.version, (1, 1))  # the answer says no higher one (RFC 9110, section 2.5)
     if closes(headers):
