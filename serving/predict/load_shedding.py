@@ -18,7 +18,7 @@ TIMEOUT_FIELD = "x-request-timeout-ms"
 RATE_WINDOW_SECONDS = 0.25
 RATE_SMOOTHING = 0.3
 MAX_RETRY_AFTER_SECONDS = 60
-FREE_BODY = 8 << 10
+UNCOUNTED_BYTES = 8 << 10
 """What a connection may hold without being counted against the memory for requests, so that small ones cost nothing."""
 MAX_DISCARDED_BYTES = 64 << 20
 """Most that is read of a refused body, so that the client, which is still sending, gets to read why."""
@@ -50,9 +50,9 @@ class AdmissionControl:
         self.share_bytes = limit_bytes if share_bytes is None else share_bytes
         self.waiting = 0
         """Requests that have entered and not left."""
-        self.held_bytes = 0
+        self.reserved_bytes = 0
         """Bytes that have arrived and are not answered yet, and answers that clients have not taken."""
-        self._held_by: dict[str, int] = {}  # by the client's address
+        self._reserved_by: dict[str, int] = {}  # by the client's address
         self._lock = threading.Lock()
         self._rate = 0.0
         self._left = 0
@@ -94,16 +94,16 @@ class AdmissionControl:
         Raises:
             OverloadedError: other requests have taken the memory, or this client has had its share.
         """
-        if self.held_bytes + size > self.limit_bytes:
+        if self.reserved_bytes + size > self.limit_bytes:
             raise self.overloaded(
-                f"the bodies of other requests take {self.held_bytes} bytes, and no more may"
+                f"the bodies of other requests take {self.reserved_bytes} bytes, and no more may"
             )
-        if client and self._held_by.get(client, 0) + size > self.share_bytes:
+        if client and self._reserved_by.get(client, 0) + size > self.share_bytes:
             raise self.overloaded(
-                f"the requests from this address take {self._held_by.get(client, 0)} bytes, and no more may"
+                f"the requests from this address take {self._reserved_by.get(client, 0)} bytes, and no more may"
             )
 
-    def hold(self, size: int, client: str = "") -> None:
+    def reserve(self, size: int, client: str = "") -> None:
         """Count bytes that have arrived.
 
         Raises:
@@ -111,20 +111,20 @@ class AdmissionControl:
         """
         with self._lock:
             self.check(size, client)
-            self.held_bytes += size
+            self.reserved_bytes += size
             if client:
-                self._held_by[client] = self._held_by.get(client, 0) + size
+                self._reserved_by[client] = self._reserved_by.get(client, 0) + size
 
     def release(self, size: int, client: str = "") -> None:
         """Give memory back, under the address under which it was held."""
         with self._lock:
-            self.held_bytes -= size
+            self.reserved_bytes -= size
             if client:
-                left = self._held_by[client] - size
+                left = self._reserved_by[client] - size
                 if left:
-                    self._held_by[client] = left
+                    self._reserved_by[client] = left
                 else:
-                    del self._held_by[client]  # addresses come and go without end
+                    del self._reserved_by[client]  # addresses come and go without end
 
     def retry_after(self) -> int:
         """Return the seconds in which what waits now will have been answered, at the rate measured."""
@@ -142,7 +142,7 @@ class AdmissionControl:
         )
 
 
-class Account:
+class MemoryReservation:
     """What one client's connection or request holds, as a gate counts it."""
 
     __slots__ = ("_admission", "client", "size")
@@ -157,18 +157,18 @@ class Account:
         self._admission = admission
         self.client = client
         self.size = 0
-        """Bytes that are counted; what is no more than `FREE_BODY` is not."""
+        """Bytes that are counted; what is no more than `UNCOUNTED_BYTES` is not."""
 
-    def hold(self, size: int) -> None:
+    def resize(self, size: int) -> None:
         """Hold so many bytes from now on, instead of what was held before.
 
         Raises:
             OverloadedError: it is more than before, and more than may be; what was counted before stays so.
         """
-        if size <= FREE_BODY:
+        if size <= UNCOUNTED_BYTES:
             size = 0
         if size > self.size:
-            self._admission.hold(size - self.size, self.client)
+            self._admission.reserve(size - self.size, self.client)
         elif size < self.size:
             self._admission.release(self.size - size, self.client)
         self.size = size

@@ -6,7 +6,7 @@ from typing import Any
 
 from serving.errors import OverloadedError, ProblemError
 from serving.predict.exchange import Request, Response, Target
-from serving.predict.load_shedding import Account, AdmissionControl
+from serving.predict.load_shedding import AdmissionControl, MemoryReservation
 from serving.predict.pipeline import Pipeline
 from serving.web import wsgi_body
 
@@ -29,16 +29,16 @@ class Predictions:
 
     def answer(self, environ: Environ, target: Target | None) -> Response:
         """Answer a request of a prediction route on this thread; `target` is what its path names."""
-        account = Account(self._admission)
+        reservation = MemoryReservation(self._admission)
         try:
-            return self._answer(environ, target, account)
+            return self._answer(environ, target, reservation)
         finally:
-            account.hold(0)
+            reservation.resize(0)
 
-    def _answer(self, environ: Environ, target: Target | None, account: Account) -> Response:
+    def _answer(self, environ: Environ, target: Target | None, reservation: MemoryReservation) -> Response:
         pipeline = self._pipeline
         try:
-            body = wsgi_body.read(environ, pipeline.settings.max_body_bytes, account)
+            body = wsgi_body.read(environ, pipeline.settings.max_body_bytes, reservation)
         except ProblemError as error:
             exchange = pipeline.open(request_of(environ), time.perf_counter(), target)
             wsgi_body.discard(environ)

@@ -7,7 +7,7 @@ from typing import Any
 from werkzeug.wsgi import get_content_length, get_input_stream
 
 from serving.errors import OverloadedError
-from serving.predict.load_shedding import MAX_DISCARDED_BYTES, Account
+from serving.predict.load_shedding import MAX_DISCARDED_BYTES, MemoryReservation
 from serving.predict.pipeline import body_too_large, malformed_framing
 from serving.telemetry.logs import without_words
 
@@ -16,7 +16,7 @@ log = logging.getLogger("glyph.serving")
 STEP_BYTES = 1 << 16
 
 
-def read(environ: dict[str, Any], limit: int, account: Account) -> bytes:
+def read(environ: dict[str, Any], limit: int, reservation: MemoryReservation) -> bytes:
     """Return a request's body; never more than the limit is read.
 
     Raises:
@@ -27,7 +27,7 @@ def read(environ: dict[str, Any], limit: int, account: Account) -> bytes:
     announced = get_content_length(environ)
     if announced is None or announced <= limit:
         try:
-            body = _read(environ, announced, limit + 1, account)
+            body = _read(environ, announced, limit + 1, reservation)
         except (OverloadedError, MemoryError):  # no fault of the body's
             raise
         # What a server raises for broken framing is its own class, and another with each server.
@@ -55,7 +55,7 @@ def discard(environ: dict[str, Any]) -> None:
             left -= len(chunk)
 
 
-def _read(environ: dict[str, Any], announced: int | None, most: int, account: Account) -> bytes:
+def _read(environ: dict[str, Any], announced: int | None, most: int, reservation: MemoryReservation) -> bytes:
     """Read the body, `most` bytes at most.
 
     Not by Flask's `get_data()`: it cuts a chunked body at MAX_CONTENT_LENGTH and says nothing.
@@ -66,7 +66,7 @@ def _read(environ: dict[str, Any], announced: int | None, most: int, account: Ac
     body = bytearray()
     while len(body) < most and (piece := stream.read(min(STEP_BYTES, most - len(body)))):
         body += piece
-        account.hold(len(body))
+        reservation.resize(len(body))
     if announced is not None and len(body) < announced:
         raise EOFError("the client closed the connection")
     return bytes(body)

@@ -19,10 +19,10 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped] 
 from serving.errors import OverloadedError, ProblemError
 from serving.predict.exchange import Response
 from serving.predict.load_shedding import (
-    FREE_BODY,
     LINGER_SECONDS,
     MAX_DISCARDED_BYTES,
-    Account,
+    UNCOUNTED_BYTES,
+    MemoryReservation,
     body_timeout,
     head_timeout,
     is_readable,
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._body: Body | None = None
         """On its way; in another phase than "body" it is only read to find its end."""
         self._asked = 0  # bytes of the request that is being read or answered, beside those in input and body
-        self._held = Account(dispatcher.admission)  # all of them
+        self._held = MemoryReservation(dispatcher.admission)  # all of them
         self._address = ""  # whose share of the memory it is
         self._must_close = False
         self._started = 0.0
@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
         whole = length is not None and length <= len(self._input) and length <= limit
         if not whole:
             self._body = ChunkedBody(head.original) if length is None else LengthBody(length)
-        small = whole and length + head.size <= FREE_BODY  # type: ignore[operator]  # what is whole has a length
+        small = whole and length + head.size <= UNCOUNTED_BYTES  # type: ignore[operator]  # what is whole has a length
         if not small and not self._admit(head, length or 0):
             return
         if whole:
@@ -359,7 +359,7 @@ class Connection(asyncio.Protocol):
         Raises:
             OverloadedError: it is more than before, and more than may be; what was counted before stays so.
         """
-        self._held.hold(self._input.held + self._asked + (0 if self._body is None else self._body.held))
+        self._held.resize(self._input.held + self._asked + (0 if self._body is None else self._body.held))
 
     def _shed(self, error: OverloadedError) -> None:
         """Let go of input for which there is no memory."""
