@@ -137,7 +137,7 @@ class BearerMalformedError(ProblemError):
         self.headers = {"WWW-Authenticate": f'{BEARER_CHALLENGE}, error="invalid_request"'}
 
 
-class AccessUnknownError(ProblemError):
+class AuthorizationUnavailableError(ProblemError):
     """Tokens are asked for, and which are valid is not known: the operator's file is broken."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE

@@ -27,7 +27,7 @@ QUEUE_TIMES = 1.5
 """What the bytes of the queue take: buffers that grow are made an eighth larger than they must be, and are copied then;
 the allocator keeps up to a third of that, more in one run than in another."""
 CONNECTION_BYTES = 16 << 10
-"""What a connection takes beside them: up to `UNCOUNTED_BYTES`, and as much for its objects and for what lies between."""
+"""What a connection takes beside them: up to `UNCOUNTED_BYTES`, and as much for its objects and for fragmentation."""
 KERNEL_BYTES = 128 << 10
 """What the kernel takes for it, of what is not read (tcp(7), tcp_rmem): in a pod it counts as well."""
 DECODING_TIMES = 4

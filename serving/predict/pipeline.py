@@ -37,7 +37,7 @@ from serving.predict import content_coding, native, oip
 from serving.predict.exchange import Exchange, PreparedRequest, Request, Response, Target
 from serving.predict.load_shedding import TIMEOUT_FIELD, check_deadline, deadline
 from serving.security.response_headers import Headers, merge
-from serving.security.tokens import Access
+from serving.security.tokens import Authenticator
 from serving.settings import ServiceSettings
 from serving.telemetry.request_log import RequestLog
 
@@ -87,7 +87,7 @@ class Pipeline:
     def __init__(self, settings: ServiceSettings, store: ModelStore) -> None:
         self.settings = settings
         self.store = store
-        self.access = Access(settings)
+        self.authenticator = Authenticator(settings)
         self.headers = Headers(settings)
         self.request_log = RequestLog(settings)
 
@@ -122,8 +122,8 @@ class Pipeline:
         started = time.perf_counter()
         request, settings = exchange.request, self.settings
         headers, body = request.headers, request.body
-        if self.access.tokens is not None:
-            exchange.holder = self.access.check(headers.get("authorization"))
+        if self.authenticator.tokens is not None:
+            exchange.holder = self.authenticator.authenticate(headers.get("authorization"))
         asked = headers.get(TIMEOUT_FIELD)
         exchange.deadline = deadline(asked, exchange.arrived, settings.request_timeout_seconds)
         check_deadline(exchange.deadline, started)

@@ -18,29 +18,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ConfigurationError
-from serving.errors import AccessUnknownError, BearerMalformedError, UnauthorizedError
+from serving.errors import AuthorizationUnavailableError, BearerMalformedError, UnauthorizedError
 from serving.settings import ServiceSettings
 
 log = logging.getLogger("glyph.serving")
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 """How old the knowledge of the file may be: it is looked at once a second at most."""
 MAX_FILE_BYTES = 1 << 20
-OPEN = frozenset(
+PUBLIC_PATHS = frozenset(
     {"/", "/favicon.ico", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
 )
 """Paths that answer without a token: the page, which has no data in it, and the probes."""
-OPEN_BELOW = "/assets/"
+PUBLIC_PREFIX = "/assets/"
 """The page's own scripts and styles."""
-DOCUMENTATION = frozenset({"/docs", "/openapi.json"})
-METRICS = "/metrics"
+DOCUMENTATION_PATHS = frozenset({"/docs", "/openapi.json"})
+METRICS_PATH = "/metrics"
 
 _CREDENTIALS = re.compile(r"(?i:bearer) +([A-Za-z0-9\-._~+/]+=*)", re.ASCII)  # RFC 6750, section 2.1
 _LINE = re.compile(r"(\S+)[ \t]+sha256:([0-9a-f]{64})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class TokenEntry:
     """One line of the file."""
 
     name: str
@@ -53,7 +53,7 @@ def digest_of(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def parse_tokens(text: str) -> tuple[Holder, ...]:
+def parse_tokens(text: str) -> tuple[TokenEntry, ...]:
     """Return the holders that a file names; one of only comments names nobody.
 
     Raises:
@@ -62,7 +62,7 @@ def parse_tokens(text: str) -> tuple[Holder, ...]:
     """
     if not text.strip():
         raise ConfigurationError("the file of tokens is empty; to let nobody in, leave a comment in it")
-    holders: dict[str, Holder] = {}
+    entries: dict[str, TokenEntry] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not (line := line.strip()) or line.startswith("#"):
             continue
@@ -73,13 +73,13 @@ def parse_tokens(text: str) -> tuple[Holder, ...]:
                 "'python -m serving.token NAME' makes such a line"
             )
         name, digest = found.groups()
-        if name in holders:
+        if name in entries:
             raise ConfigurationError(f"line {number} of the file of tokens names {name!r} again")
-        holders[name] = Holder(name, bytes.fromhex(digest))
-    return tuple(holders.values())
+        entries[name] = TokenEntry(name, bytes.fromhex(digest))
+    return tuple(entries.values())
 
 
-def read_tokens(path: Path) -> tuple[Holder, ...]:
+def read_tokens(path: Path) -> tuple[TokenEntry, ...]:
     """Return the holders that the file names.
 
     Raises:
@@ -107,61 +107,61 @@ def check_file(settings: ServiceSettings) -> None:
         read_tokens(settings.tokens_file)
 
 
-class Tokens:
+class TokenFile:
     """The tokens that are valid now. Safe to ask from several threads: what changes is one attribute."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._holders: tuple[Holder, ...] | None = None
+        self._entries: tuple[TokenEntry, ...] | None = None
         self._seen: object = None
         self._trouble = ""
-        self._next_look = 0.0
-        self.look()
+        self._next_check = 0.0
+        self.refresh()
 
     @property
     def readable(self) -> bool:
         """Whether the file could be read at the last look; what it says now is not known otherwise."""
         return not self._trouble
 
-    def holders(self) -> tuple[Holder, ...]:
-        """Return who may ask, from the file as it was at most `LOOK_SECONDS` ago.
+    def entries(self) -> tuple[TokenEntry, ...]:
+        """Return who may ask, from the file as it was at most `CHECK_SECONDS` ago.
 
         Raises:
-            AccessUnknownError: the file has been unreadable from the start, so that nobody can be let in.
+            AuthorizationUnavailableError: the file has been unreadable from the start, so that nobody can be let in.
         """
-        self.look()
-        if self._holders is None:
-            raise AccessUnknownError(
+        self.refresh()
+        if self._entries is None:
+            raise AuthorizationUnavailableError(
                 "who may ask cannot be told", remedy="The operator finds the reason in the service's log."
             )
-        return self._holders
+        return self._entries
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read the file if it is another than the last time; one that is broken changes nothing."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return
-        self._next_look = now + LOOK_SECONDS
+        self._next_check = now + CHECK_SECONDS
         try:
             status = self.path.stat()
             seen = (status.st_ctime_ns, status.st_mtime_ns, status.st_ino, status.st_dev, status.st_size)
             if seen == self._seen:
                 return
-            self._holders = read_tokens(self.path)
+            self._entries = read_tokens(self.path)
         except (OSError, ConfigurationError) as error:
             kept = (
                 "nobody is let in: %s"
-                if self._holders is None
+                if self._entries is None
                 else "the tokens before stay valid, and a revocation has no effect, until the file can be read: %s"
             )
             if str(error) != self._trouble:  # once, not every second
                 log.error(kept, error)  # noqa: TRY400  the sentence says all
             self._seen, self._trouble = None, str(error)
         else:
-            log.info("tokens: %d are valid", len(self._holders))
+            log.info("tokens: %d are valid", len(self._entries))
             self._seen, self._trouble = seen, ""
 
-    def holder(self, authorization: str | None) -> str:
+    def authenticate(self, authorization: str | None) -> str:
         """Return the name of the token's holder.
 
         Args:
@@ -170,7 +170,7 @@ class Tokens:
         Raises:
             UnauthorizedError: there is no bearer token, or none that is valid.
             BearerMalformedError: the scheme is Bearer, and what follows is no token.
-            AccessUnknownError: the tokens are not known.
+            AuthorizationUnavailableError: the tokens are not known.
         """
         if authorization is None or authorization.split(" ", 1)[0].lower() != "bearer":
             raise UnauthorizedError(
@@ -185,9 +185,9 @@ class Tokens:
             )
         digest = digest_of(found[1])
         name = None
-        for holder in self.holders():  # all of them, so that the time does not tell which one it was
-            if hmac.compare_digest(holder.digest, digest):
-                name = holder.name
+        for entry in self.entries():  # all of them, so that the time does not tell which one it was
+            if hmac.compare_digest(entry.digest, digest):
+                name = entry.name
         if name is None:
             raise UnauthorizedError(
                 "the bearer token is not valid",
@@ -197,37 +197,37 @@ class Tokens:
         return name
 
 
-def open_paths(settings: ServiceSettings) -> frozenset[str]:
+def public_paths(settings: ServiceSettings) -> frozenset[str]:
     """Return the paths that answer without a token, beside the files of pages."""
-    opened = OPEN
+    public = PUBLIC_PATHS
     if not settings.docs_token:
-        opened |= DOCUMENTATION
+        public |= DOCUMENTATION_PATHS
     if not settings.metrics_token:
-        opened |= {METRICS}
-    return opened
+        public |= {METRICS_PATH}
+    return public
 
 
-class Access:
+class Authenticator:
     """Which request needs a token, and whether it has one."""
 
     def __init__(self, settings: ServiceSettings) -> None:
-        self.tokens = None if settings.tokens_file is None else Tokens(settings.tokens_file)
-        self._open = open_paths(settings)
+        self.tokens = None if settings.tokens_file is None else TokenFile(settings.tokens_file)
+        self._public = public_paths(settings)
 
-    def check(self, authorization: str | None) -> str | None:
+    def authenticate(self, authorization: str | None) -> str | None:
         """Return the name of who asks; None where no tokens are asked for.
 
         Raises:
-            UnauthorizedError, BearerMalformedError, AccessUnknownError: as `Tokens.holder`.
+            UnauthorizedError, BearerMalformedError, AuthorizationUnavailableError: as `TokenFile.authenticate`.
         """
-        return None if self.tokens is None else self.tokens.holder(authorization)
+        return None if self.tokens is None else self.tokens.authenticate(authorization)
 
     def check_path(self, method: str, path: str, authorization: str | None) -> str | None:
-        """Do as `check` does, but let whoever asks for an open path pass.
+        """Do as `authenticate` does, but let whoever asks for an open path pass.
 
         A path that nobody knows is not open, so that a new route is closed until it is named here.
         A preflight (OPTIONS) is open, because browsers send it without credentials.
         """
-        if self.tokens is None or method == "OPTIONS" or path in self._open or path.startswith(OPEN_BELOW):
+        if method == "OPTIONS" or path in self._public or path.startswith(PUBLIC_PREFIX):
             return None
-        return self.check(authorization)
+        return self.authenticate(authorization)

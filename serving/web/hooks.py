@@ -25,7 +25,7 @@ def register_hooks(app: Flask, pipeline: Pipeline) -> None:
         g.target = target_of(request.method, request.path)
         if g.target is None:
             authorization = request.headers.get("Authorization")
-            g.holder = pipeline.access.check_path(request.method, request.path, authorization)
+            g.holder = pipeline.authenticator.check_path(request.method, request.path, authorization)
 
     def leave(response: Response) -> Response:
         if g.target is not None:

@@ -144,11 +144,11 @@ class Dispatcher:
         Raises:
             ProblemError: it is refused.
         """
-        access, authorization = self.pipeline.access, head.headers.get("authorization")
-        if access.tokens is not None and head.target is not None:
-            access.check(authorization)
+        authenticator, authorization = self.pipeline.authenticator, head.headers.get("authorization")
+        if authenticator.tokens is not None and head.target is not None:
+            authenticator.authenticate(authorization)
         else:
-            access.check_path(head.method, head.path, authorization)
+            authenticator.check_path(head.method, head.path, authorization)
         self.admission.check(length, client)
 
     def predict(

@@ -45,7 +45,7 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
     if settings.tokens_file is not None:
         api["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         api["security"] = [{"bearer": []}]
-        for path in tokens.open_paths(settings) & paths.keys():
+        for path in tokens.public_paths(settings) & paths.keys():
             paths[path]["get"]["security"] = []
     return api
 

@@ -220,7 +220,7 @@ def test_who_may_not_ask_is_answered_as_the_example(bundle: Bundle, tmp_path: Pa
     for asked, authorization, kind in (
         (client, {}, errors.UnauthorizedError),
         (client, {"Authorization": "Bearer "}, errors.BearerMalformedError),
-        (broken, {"Authorization": "Bearer a"}, errors.AccessUnknownError),
+        (broken, {"Authorization": "Bearer a"}, errors.AuthorizationUnavailableError),
     ):
         for path in ("/predict", "/metadata", "/v2"):
             method = next(iter(api["paths"][path])).upper()
@@ -289,7 +289,7 @@ def test_every_problem_is_compared_with_what_is_answered() -> None:
         errors.NotReadyError,
         errors.UnauthorizedError,
         errors.BearerMalformedError,
-        errors.AccessUnknownError,
+        errors.AuthorizationUnavailableError,
     }
     assert {*REFUSED, *RAISED, *others} == set(problem_classes())
 
