@@ -58,16 +58,16 @@ class ProblemError(ServingError):
         }
 
     @classmethod
-    def of_example(cls) -> Self:
+    def from_example(cls) -> Self:
         """Return one, as the service raises it."""
         detail, remedy = cls.example
         return cls(detail, remedy=remedy)
 
-    def of_upload(self, index: int, filename: str | None) -> None:
+    def at_upload(self, index: int, filename: str | None) -> None:
         """Note which of several images was refused: its place in the form, from 0, and its name."""
         self.extensions = {"upload": index, "filename": filename}
 
-    def of_instance(self, index: int) -> None:
+    def at_instance(self, index: int) -> None:
         """Note which of several instances was refused: its place, from 0."""
         self.extensions = {"instance": index}
 

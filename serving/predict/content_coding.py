@@ -10,11 +10,11 @@ import zlib
 from serving.errors import BodyTooLargeError, MalformedBodyError, UnsupportedCodingError
 from serving.predict.exchange import Request, Response
 
-WORTH_COMPRESSING = 1024
+MIN_COMPRESSED_BYTES = 1024
 """Bytes of an answer below which compressing costs more than sending."""
-MAX_MEMBERS = 16
+MAX_GZIP_MEMBERS = 16
 """Of one gzip body. Many, each of them empty, would cost time that grows with the square of their number."""
-LEVEL = 1
+COMPRESSION_LEVEL = 1
 """Of zlib: answers are made while others wait."""
 
 _REFUSED = re.compile(r"q\s*=\s*0(\.0{0,3})?")
@@ -60,7 +60,7 @@ def _inflate(data: bytes, window_bits: int, limit: int) -> bytes:
     """Undo all members of a gzip body, or one zlib stream; stop one byte beyond the limit."""
     pieces: list[bytes] = []
     left = limit + 1
-    for _ in range(MAX_MEMBERS):
+    for _ in range(MAX_GZIP_MEMBERS):
         inflater = zlib.decompressobj(window_bits)
         pieces.append(inflater.decompress(data, left))
         left -= len(pieces[-1])
@@ -73,18 +73,18 @@ def _inflate(data: bytes, window_bits: int, limit: int) -> bytes:
             return b"".join(pieces)
         if window_bits == zlib.MAX_WBITS:
             raise zlib.error("bytes follow its end")
-    raise zlib.error(f"it has more than {MAX_MEMBERS} members")
+    raise zlib.error(f"it has more than {MAX_GZIP_MEMBERS} members")
 
 
 def compress(response: Response, accepted: str | None) -> None:
     """Compress a large answer in place, if the client's `Accept-Encoding` names a coding that is known."""
-    if accepted is None or len(response.body) < WORTH_COMPRESSING:
+    if accepted is None or len(response.body) < MIN_COMPRESSED_BYTES:
         return
     coding = _chosen(accepted)
     if coding == "gzip":
-        response.body = gzip.compress(response.body, LEVEL, mtime=0)
+        response.body = gzip.compress(response.body, COMPRESSION_LEVEL, mtime=0)
     elif coding == "deflate":
-        response.body = zlib.compress(response.body, LEVEL)
+        response.body = zlib.compress(response.body, COMPRESSION_LEVEL)
     else:
         return
     response.headers["Content-Encoding"] = coding

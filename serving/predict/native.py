@@ -118,5 +118,5 @@ def _decode_part(upload: Upload, place: int, polarity: Polarity, deadline: float
     try:
         return decode(upload.data, upload.media_type, polarity)
     except ProblemError as error:
-        error.of_upload(place, upload.filename)
+        error.at_upload(place, upload.filename)
         raise

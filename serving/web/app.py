@@ -89,10 +89,10 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     app.register_blueprint(oip_metadata.blueprint(store))
     app.register_blueprint(api_docs.blueprint(settings, store))
     register_hooks(app, pipeline)
-    app.after_request(_name)
+    app.after_request(_add_request_id)
     app.register_error_handler(ProblemError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
-    app.register_error_handler(Exception, _failure)
+    app.register_error_handler(Exception, _unexpected_error)
     return app
 
 
@@ -104,7 +104,7 @@ def _json(document: dict[str, Any]) -> FlaskResponse:
     return FlaskResponse(orjson.dumps(document), mimetype=JSON, headers={"Cache-Control": "no-store"})
 
 
-def _name(response: FlaskResponse) -> FlaskResponse:
+def _add_request_id(response: FlaskResponse) -> FlaskResponse:
     """Give every answer its request's id; those of the prediction routes have it already."""
     if "X-Request-ID" not in response.headers:
         response.headers["X-Request-ID"] = request_id(request_of(request.environ).headers)
@@ -140,7 +140,7 @@ def _http_problem(error: HTTPException) -> FlaskResponse:
     )
 
 
-def _failure(error: Exception) -> FlaskResponse:
+def _unexpected_error(error: Exception) -> FlaskResponse:
     """Answer 500, or 503 where memory ended; the log has it whole, the client learns nothing of it."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return _problem(internal_error(error))

@@ -20,32 +20,32 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 def register_hooks(app: Flask, pipeline: Pipeline) -> None:
     """Put it around the application's routes, unknown paths included; an error handler sets `g.refusal` to its kind."""
 
-    def enter() -> None:
+    def before() -> None:
         g.arrived = time.perf_counter()
         g.target = target_of(request.method, request.path)
         if g.target is None:
             authorization = request.headers.get("Authorization")
             g.holder = pipeline.authenticator.check_path(request.method, request.path, authorization)
 
-    def leave(response: Response) -> Response:
+    def after(response: Response) -> Response:
         if g.target is not None:
             return response
         fields = {name.lower(): value for name, value in request.headers.items()}
         if request.method == "OPTIONS":
-            _add(response, pipeline.headers.of_preflight(fields, response.headers.get("Allow", "")))
+            _add_fields(response, pipeline.headers.of_preflight(fields, response.headers.get("Allow", "")))
         else:
-            _add(response, pipeline.headers.of(fields))
+            _add_fields(response, pipeline.headers.of(fields))
         if response.mimetype == HTML:
             for name, value in response_headers.PAGE.items():
                 response.headers.setdefault(name, value)
         _record(pipeline, fields, response)
         return response
 
-    app.before_request(enter)
-    app.after_request(leave)
+    app.before_request(before)
+    app.after_request(after)
 
 
-def _add(response: Response, fields: dict[str, str]) -> None:
+def _add_fields(response: Response, fields: dict[str, str]) -> None:
     for name, value in fields.items():
         if name == "Vary":
             response.vary.add(value)

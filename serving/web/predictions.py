@@ -24,8 +24,8 @@ class Predictions:
         self._pipeline = pipeline
         self._admission = AdmissionControl(settings.threads + settings.queue_limit, settings.queue_bytes)
         self._threads = settings.threads
-        self._places = threading.Semaphore(settings.threads)
-        self._telling = threading.Lock()
+        self._slots = threading.Semaphore(settings.threads)
+        self._gauge_lock = threading.Lock()
 
     def answer(self, environ: Environ, target: Target | None) -> Response:
         """Answer a request of a prediction route on this thread; `target` is what its path names."""
@@ -48,17 +48,17 @@ class Predictions:
             self._admission.enter()
         except OverloadedError as error:
             return pipeline.close(exchange, pipeline.error_response(exchange, error))
-        self._tell_queue()
+        self._update_queue_gauge()
         try:
-            with self._places:
+            with self._slots:
                 return pipeline.answer(exchange)
         finally:
             self._admission.leave()
-            self._tell_queue()
+            self._update_queue_gauge()
 
-    def _tell_queue(self) -> None:
+    def _update_queue_gauge(self) -> None:
         """Set the gauge of what waits; the last thread to do so has seen what all others did before."""
-        with self._telling:
+        with self._gauge_lock:
             self._pipeline.store.metrics.queue(max(0, self._admission.waiting - self._threads))
 
 

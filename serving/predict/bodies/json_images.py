@@ -42,7 +42,7 @@ def read(body: bytes, polarity: Polarity, max_images: int, deadline: float = inf
         try:
             images.append(_image(instance, polarity))
         except ProblemError as error:
-            error.of_instance(index)
+            error.at_instance(index)
             raise
     return images
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-PIECE = 64 << 10
+PIECE_BYTES = 64 << 10
 """Bytes that are looked through, or parsed, in one go: at most a millisecond."""
 
 _IS_MARK = np.zeros(256, np.bool_)
@@ -33,7 +33,7 @@ class ScatteredError(ValueError):
 class Structure:
     """The brackets, braces and commas of a document that stand outside of strings."""
 
-    places: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
     marks: npt.NDArray[np.uint8]
     depths: npt.NDArray[np.int32]
     """How many arrays and objects are open behind each mark."""
@@ -44,12 +44,12 @@ def structure(body: bytes, most: int) -> Structure | None:
 
     Without regular expressions: a body of nothing but empty strings would keep one busy for a second.
     """
-    places, marks = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
+    offsets, marks = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
     start = values = quotes = 0
     while start < len(body):
-        chunk = body[start : start + PIECE]
+        chunk = body[start : start + PIECE_BYTES]
         if (len(chunk) - len(chunk.rstrip(b"\\"))) % 2:  # what it escapes belongs to it
-            chunk = body[start : start + PIECE + 1]
+            chunk = body[start : start + PIECE_BYTES + 1]
         size = len(chunk)
         if b"\\" in chunk:  # an escaped quote ends no string, and an escaped backslash escapes no quote
             chunk = chunk.replace(b"\\\\", b"__").replace(b'\\"', b"__")
@@ -62,14 +62,14 @@ def structure(body: bytes, most: int) -> Structure | None:
         ) & 1  # it may wrap, its last bit does not
         quotes += int(np.count_nonzero(is_quote))
         is_outside = (inside == 0) & ~is_quote
-        places.append(found[is_outside] + start)
+        offsets.append(found[is_outside] + start)
         marks.append(kinds[is_outside])
         values += int(np.count_nonzero(_DEPTH_CHANGE[marks[-1]] >= 0))
         if values > most:
             return None
         start += size
     together = np.concatenate(marks)
-    return Structure(np.concatenate(places), together, np.cumsum(_DEPTH_CHANGE[together], dtype=np.int32))
+    return Structure(np.concatenate(offsets), together, np.cumsum(_DEPTH_CHANGE[together], dtype=np.int32))
 
 
 def loads(body: bytes, found: Structure) -> Any:
@@ -81,12 +81,12 @@ def loads(body: bytes, found: Structure) -> Any:
     """
     array = _largest_array(body, found)
     if array is None:
-        raise ScatteredError(f"more than {PIECE} bytes stand outside of its largest array")
+        raise ScatteredError(f"more than {PIECE_BYTES} bytes stand outside of its largest array")
     start, end, depth = array
-    first, last = np.searchsorted(found.places, (start, end))
+    first, last = np.searchsorted(found.offsets, (start, end))
     is_cut = (found.marks[first:last] == _COMMA) & (found.depths[first:last] == depth)
-    commas = found.places[first:last][is_cut]
-    cuts = commas[np.unique(commas // PIECE, return_index=True)[1]].tolist()
+    commas = found.offsets[first:last][is_cut]
+    cuts = commas[np.unique(commas // PIECE_BYTES, return_index=True)[1]].tolist()
     items: list[Any] = []
     for left, right in zip([start, *cuts], [*cuts, end], strict=True):
         piece = body[left + 1 : right]
@@ -95,7 +95,7 @@ def loads(body: bytes, found: Structure) -> Any:
         items += orjson.loads(b"[%b]" % piece)
     marker = uuid.uuid4().hex
     document = orjson.loads(b'%b"%b"%b' % (body[: start + 1], marker.encode(), body[end:]))
-    if (place := _place(document, marker)) is not None:  # of members with one name, the last counts
+    if (place := _find_array(document, marker)) is not None:  # of members with one name, the last counts
         place[:] = items
     return document
 
@@ -105,24 +105,24 @@ def _largest_array(body: bytes, found: Structure) -> tuple[int, int, int] | None
     changes = _DEPTH_CHANGE[found.marks]
     array = None
     for depth in range(1, int(found.depths.max(initial=0)) + 1):
-        opened = found.places[(changes > 0) & (found.depths == depth)]
-        closed = found.places[(changes < 0) & (found.depths == depth - 1)]
+        opened = found.offsets[(changes > 0) & (found.depths == depth)]
+        closed = found.offsets[(changes < 0) & (found.depths == depth - 1)]
         if len(opened) != len(closed):
             return array
         spans = closed - opened
         widest = int(spans.argmax())
-        if spans[widest] < len(body) - PIECE:
+        if spans[widest] < len(body) - PIECE_BYTES:
             return array
         if body[opened[widest]] == _BRACKET:
             array = int(opened[widest]), int(closed[widest]), depth
     return array
 
 
-def _place(document: Any, marker: str) -> list[Any] | None:
+def _find_array(document: Any, marker: str) -> list[Any] | None:
     """Return the array in a small document that has nothing but the marker."""
     if isinstance(document, list) and document == [marker]:
         return document
     inner = (
         document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
     )
-    return next((place for value in inner if (place := _place(value, marker)) is not None), None)
+    return next((place for value in inner if (place := _find_array(value, marker)) is not None), None)

@@ -139,7 +139,7 @@ def _upload(part: File | Field, data: bytes, index: int) -> Upload:
         return Upload(filename=filename, media_type=None, data=data)
     if declared not in PARSERS:
         error = _unsupported(declared, data)
-        error.of_upload(index, filename)
+        error.at_upload(index, filename)
         raise error
     return Upload(filename=filename, media_type=declared, data=data)
 

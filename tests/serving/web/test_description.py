@@ -167,8 +167,8 @@ def test_what_is_refused_is_answered_as_its_example(
     shown = example(api, path, kind, answer.status_code)
     assert {name: answer.get_json()[name] for name in shown} == shown
     described = api["paths"][path]["post"]["responses"][str(answer.status_code)]["headers"]
-    assert set(kind.of_example().headers) <= set(described)
-    assert kind.of_example().headers.items() <= dict(answer.headers).items()
+    assert set(kind.from_example().headers) <= set(described)
+    assert kind.from_example().headers.items() <= dict(answer.headers).items()
 
 
 @pytest.mark.parametrize("kind", RAISED)
@@ -185,7 +185,7 @@ def test_what_is_said_without_a_request_is_said_as_its_example(kind: type[errors
         detail,
         remedy,
     )
-    assert set(caught.value.headers) == set(kind.of_example().headers)
+    assert set(caught.value.headers) == set(kind.from_example().headers)
 
 
 def test_what_cannot_be_read_is_answered_as_its_example(
