@@ -1,4 +1,4 @@
-"""The API's description: `openapi.yaml`, completed from the code."""
+"""The API's description: `openapi.yaml`, completed from code and settings."""
 
 from collections.abc import Iterable
 from importlib.resources import files
@@ -23,11 +23,11 @@ from serving.security import tokens
 from serving.settings import ServiceSettings
 
 BEFORE_READING = {MalformedBodyError, MalformedRequestError, OverloadedError, RequestTimeoutError}
-"""What a request can be refused for before it is read whole, without an id."""
+"""Problems that may occur before a request is read completely, so that the response has no request id."""
 
 
 def document(settings: ServiceSettings) -> dict[str, Any]:
-    """Return the OpenAPI document; `settings` has the limits, and whether tokens are asked for."""
+    """Return the OpenAPI document; `settings` has the limits, and whether tokens are required."""
     api = _template()
     del api["x-image"]
     paths, schemas = api["paths"], api["components"]["schemas"]
@@ -51,7 +51,7 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
 
 
 def limits(settings: ServiceSettings) -> dict[str, int]:
-    """Return how much one request may be."""
+    """Return the limits of one request."""
     return {
         "body_bytes": settings.max_body_bytes,
         "image_bytes": MAX_FILE_BYTES,
@@ -61,28 +61,29 @@ def limits(settings: ServiceSettings) -> dict[str, int]:
 
 
 def _template() -> dict[str, Any]:
-    """Return the document as it is written."""
-    import yaml  # only a worker that is asked for the description pays for it
+    """Return `openapi.yaml`, parsed."""
+    import yaml  # imported only by a worker that serves the description
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml came with it
+    # CSafeLoader is ten times as fast, if PyYAML was built with libyaml.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     file = files(__package__).joinpath("openapi.yaml")
     written: dict[str, Any] = loader(file.read_bytes()).get_single_data()
     return written
 
 
 def _example(operations: dict[str, Any]) -> dict[str, Any]:
-    """Return the example of what is answered."""
+    """Return the example of an operation's response."""
     content = operations["get"]["responses"]["200"]["content"]
     value: dict[str, Any] = content[JSON]["examples"]["answer"]["value"]
     return value
 
 
 def _error_responses(path: str, classes: Iterable[type[ProblemError]]) -> dict[str, Any]:
-    """Return the responses by status; each kind of problem is an example, made as the service makes its answer."""
+    """Return the error responses by status, with an example of each problem, made by the code that answers with it."""
     found: dict[int, list[tuple[type[ProblemError], Response]]] = {}
     for kind in classes:
         knows_path = oip.is_path(path) and kind is not MalformedRequestError
-        answer = (oip.problem if knows_path else pipeline.problem)(kind.from_example())
+        answer = (oip.problem if knows_path else pipeline.problem)(kind())
         found.setdefault(int(answer.status), []).append((kind, answer))
     return {str(status): _response(found[status]) for status in sorted(found)}
 

@@ -238,9 +238,7 @@ class Parser:
 
 def refusal_of(error: ParseException) -> MalformedRequestError:
     """Return what a client is told of a request that the parser refuses; `extensions` has the status."""
-    refusal = MalformedRequestError(
-        str(error)[:200], remedy="Send the request as RFC 9112 has it; most HTTP clients do."
-    )
+    refusal = MalformedRequestError(str(error)[:200])
     refusal.extensions = {"status": int(STATUSES.get(type(error), HTTPStatus.BAD_REQUEST))}
     return refusal
 

@@ -60,7 +60,7 @@ def test_the_file_names_holders_and_the_hashes_of_their_tokens() -> None:
         (f"till sha256:{HASH.upper()}", "line 1 .* is not"),
         (f"sha256:{HASH}", "line 1 .* is not"),
         (f"a b sha256:{HASH}", "line 1 .* is not"),
-        (f"till sha256:{HASH}\ntill sha256:{HASH}", "line 2 .* names 'till' again"),
+        (f"till sha256:{HASH}\ntill sha256:{HASH}", "line 2 .* repeats the name 'till'"),
     ],
 )
 def test_a_broken_file_is_refused_and_nothing_of_its_lines_repeated(text: str, sentence: str) -> None:
@@ -223,7 +223,7 @@ def test_a_revocation_that_cannot_be_read_is_an_alarm(
         assert pod.value("glyph_tokens_file_readable") == 1
         file.unlink() if broken is None else replace(file, broken)
         pod.await_value(0, "glyph_tokens_file_readable")
-        assert "a revocation has no effect, until the file can be read" in pod.service.log()
+        assert "revocations have no effect, until the file can be read" in pod.service.log()
         assert status() == 200
         replace(file, line_of("till", "another"))
         pod.await_value(1, "glyph_tokens_file_readable")
@@ -265,7 +265,7 @@ def test_the_service_does_not_start_without_the_file_it_was_told_of(tmp_path: Pa
         timeout=60,
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: the file of tokens")
+    assert ended.stderr.startswith("error: the token file")
     assert "No such file" in ended.stderr
 
 
