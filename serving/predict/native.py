@@ -1,8 +1,7 @@
-"""`POST /predict`, whole: read and decode files, infer, encode. It knows nothing of HTTP libraries.
+"""`POST /predict`: from a body of any content type to a `PreparedRequest`.
 
-`prepare` is the first half, up to the images; what it returns carries the second half. Whoever calls
-decides where the inference between the two happens: the inference worker puts the images of all
-requests that have arrived into one batch, a WSGI thread runs its own.
+`prepare` decodes the images; the request that it returns can also encode the response. The caller runs the inference
+in between: the inference worker makes one batch of all requests that have arrived, a WSGI thread runs its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,11 +26,11 @@ from serving.predict.response_json import encode
 from serving.settings import ServiceSettings
 
 PIXELS = frozenset(("application/octet-stream", "application/x-npy"))
-"""Media types of nothing but pixels, which need no decoding."""
+"""Media types of raw pixels, which need no decoding."""
 
 
 def images_of(requests: Sequence[PreparedRequest]) -> npt.NDArray[np.uint8]:
-    """Return the images of all, `uint8[n, 28, 28]`: those that are not pixels yet are made so by one call."""
+    """Return the images of all requests, `uint8[n, 28, 28]`; one call unfilters the scanlines of all plain PNGs."""
     if len(requests) == 1 and not isinstance(requests[0].images, bytes):
         return requests[0].images
     lines = [request.images for request in requests if isinstance(request.images, bytes)]
@@ -46,23 +45,21 @@ def images_of(requests: Sequence[PreparedRequest]) -> npt.NDArray[np.uint8]:
 def prepare(
     engine: Engine, request: Request, body: bytes, settings: ServiceSettings, deadline: float = inf
 ) -> PreparedRequest:
-    """Admit and decode a request of `POST /predict`; the answer is what `answer.encode` describes.
+    """Decode a request of `POST /predict`; `response_json.encode` describes the response.
 
     Args:
-        engine: the model that will answer.
+        engine: the model that will run.
         request: for its query and its content type.
-        body: its body, the content coding undone.
+        body: its body, without content coding.
         settings: for the limits.
-        deadline: when the answer is not waited for any more, looked at before each image file.
+        deadline: on the clock of `time.perf_counter()`, checked before each image file.
 
     Raises:
-        ProblemError: the request cannot be answered; its status, what was wrong, and the remedy.
+        ProblemError: the request is rejected.
     """
     options = query.parse(request.query)
     if not body:
-        raise EmptyBodyError(
-            "the request has no body", remedy="Send an image file: curl --data-binary @digit.png ..."
-        )
+        raise EmptyBodyError
     polarity = engine.bundle.manifest.input.polarity
     content_type = request.headers.get("content-type")
     filenames: Sequence[str | None] | None = None
@@ -89,7 +86,7 @@ def prepare(
             filenames = [upload.filename for upload in uploads]
         case _:
             declared: str | None = media_type
-            if media_type not in PARSERS:  # another name of one, or nothing that is decoded here
+            if media_type not in PARSERS:  # an alias of a supported type, or unsupported
                 (upload,) = read_files(content_type, body, max_files=settings.max_files)
                 declared = upload.media_type
             one = decode(body, declared, polarity)
@@ -103,7 +100,7 @@ def prepare(
 
 
 def cost_of(count: int, *, decoded: bool) -> int:
-    """Return `PreparedRequest.cost` of so many images."""
+    """Return `PreparedRequest.cost` for `count` images."""
     return 4 * count if decoded else 3 + count
 
 
@@ -113,7 +110,7 @@ def _stacked(images: Sequence[Decoded]) -> tuple[npt.NDArray[np.uint8], list[tup
 
 
 def _decode_part(upload: Upload, place: int, polarity: Polarity, deadline: float) -> Decoded:
-    """Decode one file of a form, if there is still time; a refusal says which of them it was."""
+    """Decode one file of a form before the deadline; an error names the file."""
     check_deadline(deadline)
     try:
         return decode(upload.data, upload.media_type, polarity)

@@ -1,14 +1,14 @@
-"""What happens to a request of a prediction route, in this order, under each worker class.
+"""The steps of a prediction request, in order, under each worker class.
 
-    exchange = pipeline.open(request, arrived)     its id, its route
-    prepared     = pipeline.prepare(exchange)          admit and decode: may raise ProblemError
-    ...      the worker runs the inference: alone (`answer`), or with whatever else has arrived
-    answer   = pipeline.encode(exchange, prepared, images, outputs, start)
-    answer   = pipeline.error_response(exchange, error)    instead, wherever a ProblemError came up
-    answer   = pipeline.close(exchange, response)    the fields that every answer carries, the metrics, the log
+    exchange = pipeline.open(request, arrived)      request id and route
+    prepared = pipeline.prepare(exchange)           authenticate and decode; may raise ProblemError
+    ...                                             inference: for one request (`answer`), or batched by the worker
+    response = pipeline.encode(exchange, prepared, images, outputs, start)
+    response = pipeline.error_response(exchange, error)     instead, after an exception in any of these steps
+    response = pipeline.close(exchange, response)   common header fields, metrics, access log and spans
 
-A worker that cannot read a body opens an exchange without it, and refuses that with `malformed_framing` or
-`body_too_large`. No HTTP library is known here, and nothing waits for anything.
+A worker that cannot read a body opens an exchange without it and answers with the error: `malformed_framing` or
+`body_too_large`. The pipeline uses no HTTP library and never blocks.
 """
 
 import logging
@@ -46,7 +46,7 @@ log = logging.getLogger("glyph.serving")
 PREDICT = "/predict"
 _PREDICT_TARGET = Target(PREDICT)
 PHASES = ("queue", "decode", "infer", "encode")
-"""A request's phases, one after the other."""
+"""The phases of a request, in order."""
 
 _SERVER_TIMING = ", ".join(f"{phase};dur=%.3f" for phase in PHASES) + ', batch;desc="%d"'
 
@@ -55,14 +55,14 @@ _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 
 
 def target_of(method: str, path: str) -> Target | None:
-    """Return what a request of a prediction route asks; None: the Flask application answers it."""
+    """Return what a prediction route names; None if the Flask application answers the request."""
     if method != "POST":
         return None
     return _PREDICT_TARGET if path == PREDICT else oip.target(path)
 
 
 def engine_of(store: ModelStore, model: str | None, version: str | None = None) -> Engine:
-    """Return the engine that is asked for, by names as they were sent.
+    """Return the engine for a model and version as the client wrote them.
 
     Raises:
         NotReadyError: no model is loaded.
@@ -71,18 +71,16 @@ def engine_of(store: ModelStore, model: str | None, version: str | None = None) 
     served = store.engine()
     name = served.bundle.manifest.name
     if model is not None and model != name:
-        raise NotFoundError(
-            f"there is no model '{model[:80]}'", remedy=f"The model that is served is '{name}'."
-        )
+        raise NotFoundError(f"there is no model '{model[:80]}'", remedy=f"The served model is '{name}'.")
     if version is None:
         return served
     if not _VERSION.fullmatch(version):
-        raise NotFoundError(f"'{version[:40]}' is no version", remedy="Versions are integers from 1 on.")
+        raise NotFoundError(f"'{version[:40]}' is not a version", remedy="Versions are integers from 1.")
     return store.engine(int(version))
 
 
 class Pipeline:
-    """The prediction routes, whichever worker class reads HTTP."""
+    """Answers prediction requests, whichever worker class reads HTTP."""
 
     def __init__(self, settings: ServiceSettings, store: ModelStore) -> None:
         self.settings = settings
@@ -92,12 +90,12 @@ class Pipeline:
         self.request_log = RequestLog(settings)
 
     def open(self, request: Request, arrived: float, target: Target | None = None) -> Exchange:
-        """Begin; this never fails, so that every request has an exchange to be refused in.
+        """Begin. This never fails, so that every request has an exchange, which an error response needs too.
 
         Args:
             request: of a prediction route.
-            arrived: `time.perf_counter()` when it was whole.
-            target: what its path names, where somebody has looked already.
+            arrived: `time.perf_counter()` when it was complete.
+            target: what its path names, if the caller has parsed it already.
         """
         self.store.metrics.opened()
         target = target or target_of(request.method, request.path) or _PREDICT_TARGET
@@ -114,18 +112,18 @@ class Pipeline:
         )
 
     def prepare(self, exchange: Exchange) -> PreparedRequest:
-        """Admit and decode, if the request may ask and unless the request's time is over already.
+        """Authenticate the request, check its deadline, and decode its body.
 
         Raises:
-            ProblemError: the request cannot be answered.
+            ProblemError: the request is rejected.
         """
         started = time.perf_counter()
         request, settings = exchange.request, self.settings
         headers, body = request.headers, request.body
         if self.authenticator.tokens is not None:
             exchange.holder = self.authenticator.authenticate(headers.get("authorization"))
-        asked = headers.get(TIMEOUT_FIELD)
-        exchange.deadline = deadline(asked, exchange.arrived, settings.request_timeout_seconds)
+        timeout = headers.get(TIMEOUT_FIELD)
+        exchange.deadline = deadline(timeout, exchange.arrived, settings.request_timeout_seconds)
         check_deadline(exchange.deadline, started)
         if "content-encoding" in headers:
             body = content_coding.decode(request, settings.max_body_bytes)
@@ -147,16 +145,16 @@ class Pipeline:
         outputs: Outputs,
         start: int,
     ) -> Response:
-        """Return the response, a batch's images and outputs in hand, where those of `prepared` begin at `start`."""
+        """Return the response, given a batch's images and outputs; those of `prepared` begin at index `start`."""
         started = time.perf_counter()
         response = prepared.encode(images, outputs, start)
         exchange.phases["encode"] = time.perf_counter() - started
         return response
 
     def error_response(self, exchange: Exchange, error: Exception) -> Response:
-        """Return the answer of a request that failed; what is no ProblemError is logged, and answered 500 or 503.
+        """Return the response to a request that failed; an unexpected exception is logged, and becomes 500 or 503.
 
-        Where the GPU is lost the process is not ready from now on, and says so.
+        If the GPU is lost, the process is not ready from now on, and the response is 503.
         """
         if isinstance(error, DeviceLostError):
             error = self.store.lose(str(error))
@@ -167,25 +165,25 @@ class Pipeline:
         return problem(error, exchange.path)
 
     def close(self, exchange: Exchange, response: Response) -> Response:
-        """End: give the answer what every answer carries."""
-        asked, fields = exchange.request.headers, response.headers
-        if "accept-encoding" in asked:
-            content_coding.compress(response, asked["accept-encoding"])
+        """Finish: add the fields of every response, and record the request in metrics, access log and spans."""
+        sent, fields = exchange.request.headers, response.headers
+        if "accept-encoding" in sent:
+            content_coding.compress(response, sent["accept-encoding"])
         fields["X-Request-ID"] = exchange.id
         if exchange.phases:
             fields["Server-Timing"] = server_timing(exchange)
-        merge(fields, self.headers.of(asked))
-        # An int, because to look something up by an HTTPStatus calls a function of Python's.
+        merge(fields, self.headers.of(sent))
+        # An int: hashing an HTTPStatus, as a dictionary lookup does, calls a Python function.
         exchange.status, exchange.seconds = int(response.status), time.perf_counter() - exchange.arrived
         self.store.metrics.observe(exchange)
-        if (self.request_log.wanted or exchange.trace is not None) and (
-            own := self.request_log.end(exchange)
-        ) is not None:
-            fields["traceresponse"] = own
+        if self.request_log.wanted or exchange.trace is not None:
+            span = self.request_log.end(exchange)
+            if span is not None:
+                fields["traceresponse"] = span
         return response
 
     def answer(self, exchange: Exchange) -> Response:
-        """Do all of it on the calling thread, for a worker without a batcher."""
+        """Run all steps after `open` on the calling thread, for a worker without a batcher."""
         exchange.phases["queue"] = time.perf_counter() - exchange.arrived
         try:
             prepared = self.prepare(exchange)
@@ -199,23 +197,23 @@ class Pipeline:
                 prepared.engine.bundle, images, outputs.probabilities, padding(len(images))
             )
             response = self.encode(exchange, prepared, images, outputs, 0)
-        except Exception as error:  # noqa: BLE001  a client is answered whatever happened
+        except Exception as error:  # noqa: BLE001  every failure becomes a response
             response = self.error_response(exchange, error)
         return self.close(exchange, response)
 
 
 def request_id(headers: Mapping[str, str]) -> str:
-    """Return the client's own id where it is well formed (a token that is safe in a log), else a new one."""
+    """Return the client's X-Request-ID if it is well formed, and so safe in a log, else a new id."""
     sent = headers.get("x-request-id")
     if sent is not None and _WELL_FORMED_ID.fullmatch(sent):
         return sent
-    return f"{random.getrandbits(128):032x}"  # no secret: it has only to be another each time
+    return f"{random.getrandbits(128):032x}"  # unique, not secret
 
 
 def server_timing(exchange: Exchange) -> str:
-    """Return the phases in milliseconds and the batch's size (W3C Server Timing, section 2)."""
+    """Return the value of Server-Timing: phases in milliseconds, batch size (W3C Server Timing, section 2)."""
     phases = exchange.phases
-    if len(phases) == len(PHASES):  # as of every request that was answered: one formatting costs half of four
+    if len(phases) == len(PHASES):  # the usual case: one formatting takes half the time of four
         return _SERVER_TIMING % (*[1000 * phases[phase] for phase in PHASES], exchange.batch)
     metrics = [f"{phase};dur={1000 * seconds:.3f}" for phase, seconds in phases.items()]
     if exchange.batch:
@@ -224,7 +222,7 @@ def server_timing(exchange: Exchange) -> str:
 
 
 def problem(error: ProblemError, path: str = "") -> Response:
-    """Return an error as RFC 9457 problem details; of a path of the Open Inference Protocol's, in its form."""
+    """Return an error as RFC 9457 problem details, or below `/v2` as the Open Inference Protocol defines errors."""
     if oip.is_path(path):
         return oip.problem(error)
     return Response(
@@ -236,36 +234,25 @@ def problem(error: ProblemError, path: str = "") -> Response:
 
 
 def internal_error(error: Exception | None = None) -> ProblemError:
-    """Return what a client is told of a failure that nobody foresaw: 503 where memory ended, else 500."""
-    if isinstance(error, MemoryError):
-        return _out_of_memory()
-    return ProblemError(
-        "an unexpected error; it is in the service's log",
-        remedy="Try again; if it stays, tell the operator the time of this answer and its X-Request-ID.",
-    )
-
-
-def _out_of_memory() -> OverloadedError:
-    """Return what a client is told when this process has no memory for a request."""
+    """Return the error for an unexpected exception: 503 if memory was exhausted, else 500."""
+    if not isinstance(error, MemoryError):
+        return ProblemError()
     return OverloadedError(
         "the service has no memory left for this request",
-        remedy=f"Ask again after {RETRY_AFTER_SECONDS} s, with fewer images in one request; or give the service "
-        "more memory, or lower GLYPH_QUEUE_BYTES and GLYPH_MAX_BODY_BYTES.",
+        remedy=f"Retry after {RETRY_AFTER_SECONDS} s with fewer images per request; the operator can give the "
+        "service more memory, or lower GLYPH_QUEUE_BYTES and GLYPH_MAX_BODY_BYTES.",
         retry_after=RETRY_AFTER_SECONDS,
     )
 
 
 def body_too_large(limit: int) -> BodyTooLargeError:
-    """Return the refusal of a body of more than `limit` bytes."""
-    return BodyTooLargeError(
-        f"the body is larger than {limit} bytes",
-        remedy="Send fewer or smaller files in one request, or raise GLYPH_MAX_BODY_BYTES.",
-    )
+    """Return the error for a body of more than `limit` bytes."""
+    return BodyTooLargeError(f"the body is larger than {limit} bytes")
 
 
 def malformed_framing() -> MalformedBodyError:
-    """Return the refusal of a body whose framing is broken."""
+    """Return the error for a body whose framing is broken."""
     return MalformedBodyError(
-        "the body ended early or its chunks are malformed",
-        remedy="Send as many bytes as Content-Length says, or chunks as in RFC 9112, section 7.1.",
+        "the body ended early or its chunked coding is malformed",
+        remedy="Send exactly Content-Length bytes, or chunks as defined by RFC 9112, section 7.1.",
     )

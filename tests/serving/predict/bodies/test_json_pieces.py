@@ -58,11 +58,11 @@ def test_no_call_of_the_parser_gets_more_than_a_few_pieces(
     assert max(parsed) <= 2 * PIECE_BYTES
 
 
-def test_a_small_body_is_parsed_in_one_go(parsed: list[int]) -> None:
+def test_a_small_body_is_parsed_in_a_single_pass(parsed: list[int]) -> None:
     """What takes a millisecond is not cut."""
     body = orjson.dumps({"instances": rows()["instances"][:32]})
     assert json_documents.read(body, IMAGES) == orjson.loads(body)
-    assert parsed[0] == len(body) < json_documents.AT_ONCE
+    assert parsed[0] == len(body) < json_documents.SINGLE_PASS_BYTES
 
 
 def test_images_of_a_large_body_are_those_that_were_sent() -> None:
@@ -133,7 +133,7 @@ def test_a_large_body_that_is_no_json_is_refused(extra: bytes) -> None:
 def test_a_large_body_of_two_arrays_is_refused() -> None:
     """It cannot be cut, and no request has two."""
     half = orjson.dumps(flat()["instances"])
-    with pytest.raises(MalformedBodyError, match="outside of its largest array") as caught:
+    with pytest.raises(MalformedBodyError, match="outside its largest array") as caught:
         json_documents.read(b'{"instances":%b,"more":%b}' % (half, half), 2 * IMAGES)
     assert "as one list" in caught.value.remedy
 

@@ -74,7 +74,7 @@ def test_an_empty_body_is_refused_whatever_its_type() -> None:
 
 def test_curls_default_type_is_refused_with_the_header_to_add() -> None:
     """The remedy is the option as it must be typed, for the type that the bytes have."""
-    with pytest.raises(UnsupportedMediaTypeError, match="curl sends unless") as caught:
+    with pytest.raises(UnsupportedMediaTypeError, match="the default of curl") as caught:
         read_files("application/x-www-form-urlencoded", b"GIF89a...", max_files=1)
     assert "-H 'Content-Type: image/gif'" in caught.value.remedy
 
