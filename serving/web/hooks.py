@@ -1,6 +1,6 @@
-"""What happens around every route of the Flask application: who may ask, its fields, and what is recorded of it.
+"""Request hooks of the Flask application: authentication before a view; header fields, metrics and access log after it.
 
-The prediction routes have all this in the pipeline, so that it is the same under both worker classes.
+For prediction routes the pipeline does this, so that it is the same under both worker classes.
 """
 
 import re
@@ -18,7 +18,7 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
 def register_hooks(app: Flask, pipeline: Pipeline) -> None:
-    """Put it around the application's routes, unknown paths included; an error handler sets `g.refusal` to its kind."""
+    """Register the hooks for all paths, unknown ones included; error handlers set `g.refusal` to the problem's kind."""
 
     def before() -> None:
         g.arrived = time.perf_counter()

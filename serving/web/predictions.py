@@ -1,4 +1,4 @@
-"""The prediction routes for Flask's views: so many are worked on at once, some wait, and the rest are refused."""
+"""The prediction routes under a WSGI server: bounded concurrency, a bounded queue, and load shedding."""
 
 import threading
 import time
@@ -13,11 +13,11 @@ from serving.web import wsgi_body
 Environ = dict[str, Any]
 
 _OTHER_NAMES = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
-"""Fields that WSGI names without `HTTP_` (PEP 3333, environ Variables)."""
+"""Fields that WSGI names without the prefix `HTTP_` (PEP 3333, environ Variables)."""
 
 
 class Predictions:
-    """Answers predictions on the threads of the WSGI server, as far as it has more threads than `GLYPH_THREADS`."""
+    """Answers predictions on the threads of the WSGI server, at most `GLYPH_THREADS` of them at a time."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         settings = pipeline.settings
@@ -28,7 +28,7 @@ class Predictions:
         self._gauge_lock = threading.Lock()
 
     def answer(self, environ: Environ, target: Target | None) -> Response:
-        """Answer a request of a prediction route on this thread; `target` is what its path names."""
+        """Answer a prediction request on this thread; `target` is what its path names."""
         reservation = MemoryReservation(self._admission)
         try:
             return self._answer(environ, target, reservation)
@@ -57,7 +57,7 @@ class Predictions:
             self._update_queue_gauge()
 
     def _update_queue_gauge(self) -> None:
-        """Set the gauge of what waits; the last thread to do so has seen what all others did before."""
+        """Set the gauge of waiting requests, under a lock, so that the last value set is the newest."""
         with self._gauge_lock:
             self._pipeline.store.metrics.queue(max(0, self._admission.waiting - self._threads))
 
@@ -68,10 +68,8 @@ def request_of(environ: Environ, body: bytes = b"") -> Request:
     for name, value in environ.items():
         if name.startswith("HTTP_"):
             headers[name[5:].replace("_", "-").lower()] = value
-    for (
-        name,
-        field,
-    ) in _OTHER_NAMES.items():  # after the others: what a client calls HTTP_CONTENT_TYPE is not it
+    # Last, because a client may send fields such as Content_Type, which WSGI names HTTP_CONTENT_TYPE.
+    for name, field in _OTHER_NAMES.items():
         headers.pop(field, None)
         if value := environ.get(name):
             headers[field] = value
@@ -86,5 +84,5 @@ def request_of(environ: Environ, body: bytes = b"") -> Request:
 
 
 def _text(path: str) -> str:
-    """Undo WSGI's reading of a path's bytes as latin-1 (PEP 3333, Unicode Issues)."""
+    """Decode a path as UTF-8; WSGI decodes its bytes as latin-1 (PEP 3333, Unicode Issues)."""
     return path if path.isascii() else path.encode("latin-1").decode(errors="replace")
