@@ -18,7 +18,7 @@ export class FileTable {
 
   /**
    * options: preparation(), polarity() and mostFiles() return the current values; show(picture, answer) is called when
-   * a row is chosen, asked(rows) when all of them are answered or failed, unauthorized(error) when a token is needed.
+   * a row is chosen, finished(rows) when all are answered or failed, unauthorized(error) when a token is needed.
    */
   constructor(body, template, options) {
     this.#body = body;
@@ -97,7 +97,7 @@ export class FileTable {
         }
       }
     }
-    this.#options.asked(rows);
+    this.#options.finished(rows);
   }
 
   #answered(row, answer) {

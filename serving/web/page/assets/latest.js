@@ -1,4 +1,4 @@
-/* Sends one request at a time, then only the newest that waits, so that no older answer follows a newer one. */
+/* A latest-wins queue: one request at a time, then only the newest that waits, so no older answer follows a newer one. */
 
 const PATIENCE_MS = 1500;
 const FIRST_WAIT_MS = 1000;

@@ -27,7 +27,7 @@ const table = new FileTable(byId("rows"), byId("row"), {
     showFile(picture, answer);
     byId("verdict").scrollIntoView({ block: "nearest" });
   },
-  asked: announceFiles,
+  finished: announceFiles,
   unauthorized: (error) => failed(error, null, null),
 });
 
