@@ -70,7 +70,7 @@ def test_dropped_files_become_a_table_in_their_order(
     assert answers(page) == expected
     assert page.locator("#rows .name").all_inner_texts() == [file["name"] for file in files]
     expect(page.locator("#label")).to_have_text(expected[0])
-    expect(page.locator("#live")).to_contain_text("10 of 10 files answered")
+    expect(page.locator("#live")).to_contain_text("10 of 10 files classified")
     page.get_by_role("button", name="Show 4.png above").click()
     expect(page.locator("#label")).to_have_text(expected[4])
     assert np.array_equal(seen(page), images[4])
