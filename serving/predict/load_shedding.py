@@ -93,12 +93,13 @@ class AdmissionControl:
         """
         if self.reserved_bytes + size > self.limit_bytes:
             raise self.overloaded(
-                f"requests hold {self.reserved_bytes} bytes, and the limit is {self.limit_bytes}"
+                f"{size} more bytes would exceed the memory for requests, of which {self.reserved_bytes} of "
+                f"{self.limit_bytes} bytes are in use"
             )
         if client and self._reserved_by.get(client, 0) + size > self.share_bytes:
             raise self.overloaded(
-                f"requests from this address hold {self._reserved_by.get(client, 0)} bytes, and the limit is "
-                f"{self.share_bytes}"
+                f"{size} more bytes would exceed this address's share of the memory for requests, of which "
+                f"{self._reserved_by.get(client, 0)} of {self.share_bytes} bytes are in use"
             )
 
     def reserve(self, size: int, client: str = "") -> None:
