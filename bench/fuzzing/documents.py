@@ -8,8 +8,8 @@ from bench.fuzzing.words import by_words
 from serving.errors import MalformedBodyError, TooManyImagesError
 from serving.predict.bodies import json_documents, json_pieces
 
-json_pieces.PIECE = PIECE = 24
-json_documents.AT_ONCE = 16
+json_pieces.PIECE_BYTES = PIECE = 24
+json_documents.SINGLE_PASS_BYTES = 16
 
 _IMAGE = [[0, 255, 1.5] * 2] * 3
 SEEDS = [

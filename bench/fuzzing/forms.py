@@ -8,7 +8,7 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import Part, form
 from serving.errors import ProblemError
 from serving.predict.bodies import multipart
-from serving.predict.bodies.multipart import Upload, admit
+from serving.predict.bodies.multipart import Upload, read_files
 
 MOST_FILES = 4
 CHUNKS = (1 << 16, 1, 7)
@@ -51,7 +51,7 @@ def taken(content_type: str, body: bytes, chunk: int) -> list[Upload] | str:
     """Return the files, or the kind of the refusal."""
     multipart.CHUNK_BYTES = chunk
     try:
-        return admit(content_type, body, max_files=MOST_FILES)
+        return read_files(content_type, body, max_files=MOST_FILES)
     except ProblemError as error:
         assert error.status < 500
         assert error.remedy

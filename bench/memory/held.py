@@ -4,7 +4,7 @@
 
 A service with a pod's queue gets connections from many addresses, all of one kind: heads, bodies, chunks or trailers
 that do not end, and answers that nobody takes with further requests behind them. Each client sends as much as is just
-not counted (`load_shedding.FREE_BODY`), or as much as is taken from it. Printed is what the worker has grown by,
+not counted (`load_shedding.UNCOUNTED_BYTES`), or as much as is taken from it. Printed is what the worker has grown by,
 for each connection and in all, and what the kernel's TCP buffers have, of both ends. The exit code is 1 if the worker
 grew by more than `docs/kubernetes.md` reckons with: `QUEUE_TIMES` the queue, and `CONNECTION_BYTES` a connection.
 """
@@ -21,13 +21,13 @@ from pathlib import Path
 from bench.memory.resident import MIB, PAGE, children, resident
 from bench.support.models import publish_synthetic
 from bench.support.processes import Service, running
-from serving.predict.load_shedding import FREE_BODY
+from serving.predict.load_shedding import UNCOUNTED_BYTES
 
 QUEUE_TIMES = 1.5
 """What the bytes of the queue take: buffers that grow are made an eighth larger than they must be, and are copied then;
 the allocator keeps up to a third of that, more in one run than in another."""
 CONNECTION_BYTES = 16 << 10
-"""What a connection takes beside them: up to `FREE_BODY`, and as much for its objects and for what is left between."""
+"""What a connection takes beside them: up to `UNCOUNTED_BYTES`, and as much for its objects and for fragmentation."""
 KERNEL_BYTES = 128 << 10
 """What the kernel takes for it, of what is not read (tcp(7), tcp_rmem): in a pod it counts as well."""
 DECODING_TIMES = 4
@@ -59,16 +59,19 @@ def filled(start: bytes, size: int, piece: bytes) -> bytes:
 KINDS: dict[str, bytes] = {
     "nothing": b"",
     "a request that was answered": GET + b"\r\n",
-    "a head, free": filled(GET, FREE_BODY, b"X: " + b"a" * 1000 + b"\r\n"),
-    "a head of many fields, free": GET + fields(FREE_BODY - 100),
+    "a head, free": filled(GET, UNCOUNTED_BYTES, b"X: " + b"a" * 1000 + b"\r\n"),
+    "a head of many fields, free": GET + fields(UNCOUNTED_BYTES - 100),
     "a head": filled(GET, 32_000, b"X: " + b"a" * 1000 + b"\r\n"),
-    "fields of a body to come, free": GET + b"Content-Length: 9\r\n" + fields(FREE_BODY - 200) + b"\r\n",
+    "fields of a body to come, free": GET
+    + b"Content-Length: 9\r\n"
+    + fields(UNCOUNTED_BYTES - 200)
+    + b"\r\n",
     "fields of a body to come": GET + b"Content-Length: 9\r\n" + fields(30_000) + b"\r\n",
-    "a body, free": filled(POST + b"Content-Length: 9999\r\n\r\n", FREE_BODY - 60, b"a"),
+    "a body, free": filled(POST + b"Content-Length: 9999\r\n\r\n", UNCOUNTED_BYTES - 60, b"a"),
     "a body": filled(POST + b"Content-Length: %d\r\n\r\n" % (MOST + 1), MOST, b"a"),
-    "chunks, free": filled(CHUNKED, FREE_BODY, b"1\r\na\r\n"),
-    "an extension, free": CHUNKED + b"1;" + b"a" * (FREE_BODY - 200),
-    "trailers, free": filled(CHUNKED + b"0\r\n", FREE_BODY, b"X: " + b"a" * 100 + b"\r\n"),
+    "chunks, free": filled(CHUNKED, UNCOUNTED_BYTES, b"1\r\na\r\n"),
+    "an extension, free": CHUNKED + b"1;" + b"a" * (UNCOUNTED_BYTES - 200),
+    "trailers, free": filled(CHUNKED + b"0\r\n", UNCOUNTED_BYTES, b"X: " + b"a" * 100 + b"\r\n"),
     "answers that are not taken": (OPENAPI + b"\r\n") * 200,
     "answers that are not taken, and more": filled(
         (OPENAPI + b"\r\n") * 200, MOST, GET + b"X: " + b"a" * 4000

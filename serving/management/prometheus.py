@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 from bundle import drift
 from serving.management.workers import Numbers, Worker, WorkerRegistry, merged
-from serving.security.tokens import Tokens
+from serving.security.tokens import TokenFile
 from serving.telemetry.catalogue import CATALOGUE, Aggregation, Metric
 
 PREDICTIONS = "glyph_predictions_total"
@@ -36,7 +36,7 @@ class WorkersCollector(Collector):
         registry: WorkerRegistry,
         window_seconds: float,
         others: dict[str, tuple[int, ...]],
-        tokens: Tokens | None,
+        tokens: TokenFile | None,
     ) -> None:
         """Begin.
 
@@ -54,7 +54,7 @@ class WorkersCollector(Collector):
     def tick(self) -> None:
         """Note where the counts of drift are now, and whether the tokens can be read; to be called often."""
         if self._tokens is not None:
-            self._tokens.look()
+            self._tokens.refresh()
         workers, departed = self._registry.look()
         self._drift.note(merged(iter([departed.numbers, *(worker.numbers() for worker in workers)])))
 

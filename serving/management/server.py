@@ -41,7 +41,7 @@ from serving.management.prometheus import WorkersCollector
 from serving.management.workers import WorkerRegistry, report
 from serving.predict.exchange import HOST, JSON
 from serving.predict.load_shedding import LINGER_SECONDS
-from serving.security.tokens import Access
+from serving.security.tokens import Authenticator
 from serving.settings import ServiceSettings, load_settings, management_port
 from serving.system.addresses import bound
 from serving.system.descriptors import EXHAUSTED
@@ -130,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> tuple[str, bytes]:
         path = self.path.partition("?")[0]
-        self.server.access.check_path("GET", path, self.headers.get("Authorization"))
+        self.server.authenticator.check_path("GET", path, self.headers.get("Authorization"))
         match path:
             case "/livez":
                 self.server.arbiter.check()
@@ -237,14 +237,15 @@ class Server(ThreadingHTTPServer):
         listener: socket.socket,
         registry: WorkerRegistry,
         collector: WorkersCollector,
-        access: Access,
+        authenticator: Authenticator,
         arbiter: Arbiter,
     ) -> None:
         self.address_family = listener.family
         super().__init__(listener.getsockname(), Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        self.registry, self.collector, self.access, self.arbiter = registry, collector, access, arbiter
+        self.registry, self.collector = registry, collector
+        self.authenticator, self.arbiter = authenticator, arbiter
         self._places = threading.BoundedSemaphore(CONNECTIONS)
         self._deadlines: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
@@ -319,10 +320,10 @@ def listen(settings: ServiceSettings, arbiter: Arbiter) -> socket.socket:
 
 def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: Arbiter) -> NoReturn:
     """Answer, and tell the arbiter once a second that this works."""
-    registry, access = WorkerRegistry(directory), Access(settings)
+    registry, authenticator = WorkerRegistry(directory), Authenticator(settings)
     others: dict[str, tuple[int, ...]] = {"arbiter": (os.getppid(),), "management": (os.getpid(),)}
-    collector = WorkersCollector(registry, settings.drift_window_seconds, others, access.tokens)
-    server = Server(listener, registry, collector, access, arbiter)
+    collector = WorkersCollector(registry, settings.drift_window_seconds, others, authenticator.tokens)
+    server = Server(listener, registry, collector, authenticator, arbiter)
     answering = threading.Thread(target=server.serve_forever, daemon=True)
     answering.start()
     while True:

@@ -118,8 +118,7 @@ class ModelStore:
         """
         loaded = self._loaded
         if not loaded:
-            _, remedy = NotReadyError.example
-            raise self._not_ready(readiness_report.no_model(self._reason), remedy)
+            raise self._not_ready(readiness_report.no_model(self._reason), NotReadyError.remedy)
         if version is None:
             return loaded[0].engine
         for one in loaded:

@@ -1,9 +1,9 @@
-"""A prediction, from a request to its answer, without HTTP libraries: both worker classes come through here.
+"""A prediction from request to response, without an HTTP library; both worker classes use it.
 
-- `pipeline.py`: the order in which things happen to a request; read it first
-- `native.py`, `oip.py`: what is asked and answered by `POST /predict`, and by the Open Inference Protocol
-- `content_coding.py`, `response_json.py`: codings undone and made; from probabilities to JSON
+- `pipeline.py`: the steps of every prediction request, in order; read it first
+- `native.py`, `oip.py`: requests and responses of `POST /predict`, and of the Open Inference Protocol
+- `content_coding.py`, `response_json.py`: gzip and deflate, both ways; from probabilities to JSON
 - `bodies/`: from a body of each content type to images
-- `exchange.py`: a prediction's way as plain data; `query.py`: `?top=k&threshold=p`
-- `load_shedding.py`: what happens when more is asked than can be answered
+- `exchange.py`: requests, responses and what is between, as plain data; `query.py`: `?top=k&threshold=p`
+- `load_shedding.py`: admission control, deadlines and backpressure
 """

@@ -1,6 +1,6 @@
-"""Content codings (RFC 9110, section 8.4.1): a request's body undone within a bound, an answer's made.
+"""Content codings (RFC 9110, section 8.4.1): request bodies are decoded within a limit, responses compressed.
 
-Only `gzip` and `deflate`, which is the zlib format (RFC 1950), whatever some clients think.
+Only `gzip` and `deflate`, which is the zlib format (RFC 1950), not raw deflate as some clients send it.
 """
 
 import gzip
@@ -10,57 +10,49 @@ import zlib
 from serving.errors import BodyTooLargeError, MalformedBodyError, UnsupportedCodingError
 from serving.predict.exchange import Request, Response
 
-WORTH_COMPRESSING = 1024
-"""Bytes of an answer below which compressing costs more than sending."""
-MAX_MEMBERS = 16
-"""Of one gzip body. Many, each of them empty, would cost time that grows with the square of their number."""
-LEVEL = 1
-"""Of zlib: answers are made while others wait."""
+MIN_COMPRESSED_BYTES = 1024
+"""Below this size, compressing a response costs more than sending it."""
+MAX_GZIP_MEMBERS = 16
+"""Members of one gzip body: many empty ones would take time quadratic in their number."""
+COMPRESSION_LEVEL = 1
+"""zlib's fastest, because other requests wait meanwhile."""
 
-_REFUSED = re.compile(r"q\s*=\s*0(\.0{0,3})?")
+_NOT_ACCEPTABLE = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-def undone(request: Request, limit: int) -> bytes:
-    """Return the body without its content coding, never holding more than `limit` bytes of it.
+def decode(request: Request, limit: int) -> bytes:
+    """Return the body without its `Content-Encoding`; at most `limit` + 1 bytes are decoded.
 
     Raises:
-        UnsupportedCodingError: the coding is another, or there are several.
-        BodyTooLargeError: more than `limit` bytes come out.
-        MalformedBodyError: the body is not what the coding says, or ends early.
+        UnsupportedCodingError: the coding is not supported, or there are several.
+        BodyTooLargeError: the decoded body has more than `limit` bytes.
+        MalformedBodyError: the body is not in this coding, or ends early.
     """
-    named = request.headers.get("content-encoding")
-    if named is None:
-        return request.body
+    named = request.headers["content-encoding"]
     coding = named.strip().lower()
     if coding in ("", "identity"):
         return request.body
     if coding not in _WINDOW_BITS:
-        raise UnsupportedCodingError(
-            f"the content coding {named[:100]!r} is not undone here",
-            remedy="Send the body as it is (images are compressed already), or with gzip or deflate.",
-        )
+        raise UnsupportedCodingError(f"the content coding {named[:100]!r} is not supported")
     try:
         body = _inflate(request.body, _WINDOW_BITS[coding], limit)
     except zlib.error as error:
         raise MalformedBodyError(
             f"the body is not {coding}: {error}",
-            remedy="Compress the body as Content-Encoding says (deflate is the zlib format, RFC 1950), "
-            "or leave the field out.",
+            remedy="Compress the body as Content-Encoding declares (deflate is the zlib format, RFC 1950), "
+            "or omit the field.",
         ) from None
     if len(body) > limit:
-        raise BodyTooLargeError(
-            f"the body is larger than {limit} bytes when its {coding} coding is undone",
-            remedy="Send fewer or smaller files in one request, or raise GLYPH_MAX_BODY_BYTES.",
-        )
+        raise BodyTooLargeError(f"the body is larger than {limit} bytes after {coding} decoding")
     return body
 
 
 def _inflate(data: bytes, window_bits: int, limit: int) -> bytes:
-    """Undo all members of a gzip body, or one zlib stream; stop one byte beyond the limit."""
+    """Decompress all members of a gzip body, or one zlib stream; stop one byte beyond the limit."""
     pieces: list[bytes] = []
     left = limit + 1
-    for _ in range(MAX_MEMBERS):
+    for _ in range(MAX_GZIP_MEMBERS):
         inflater = zlib.decompressobj(window_bits)
         pieces.append(inflater.decompress(data, left))
         left -= len(pieces[-1])
@@ -73,28 +65,28 @@ def _inflate(data: bytes, window_bits: int, limit: int) -> bytes:
             return b"".join(pieces)
         if window_bits == zlib.MAX_WBITS:
             raise zlib.error("bytes follow its end")
-    raise zlib.error(f"it has more than {MAX_MEMBERS} members")
+    raise zlib.error(f"it has more than {MAX_GZIP_MEMBERS} members")
 
 
-def compress(answer: Response, accepted: str | None) -> None:
-    """Compress a large answer in place, if the client's `Accept-Encoding` names a coding that is known."""
-    if accepted is None or len(answer.body) < WORTH_COMPRESSING:
+def compress(response: Response, accepted: str) -> None:
+    """Compress a large response in place, if `Accept-Encoding` lists gzip or deflate."""
+    if len(response.body) < MIN_COMPRESSED_BYTES:
         return
     coding = _chosen(accepted)
     if coding == "gzip":
-        answer.body = gzip.compress(answer.body, LEVEL, mtime=0)
+        response.body = gzip.compress(response.body, COMPRESSION_LEVEL, mtime=0)
     elif coding == "deflate":
-        answer.body = zlib.compress(answer.body, LEVEL)
+        response.body = zlib.compress(response.body, COMPRESSION_LEVEL)
     else:
         return
-    answer.headers["Content-Encoding"] = coding
-    answer.headers["Vary"] = "Accept-Encoding"
+    response.headers["Content-Encoding"] = coding
+    response.headers["Vary"] = "Accept-Encoding"
 
 
 def _chosen(accepted: str) -> str | None:
-    """Return the first coding of ours that is listed and not refused by `q=0`."""
+    """Return the first supported coding in the list, skipping those with `q=0`."""
     for element in accepted.lower().split(","):
         coding, _, weight = (part.strip() for part in element.partition(";"))
-        if coding in ("gzip", "deflate") and not _REFUSED.fullmatch(weight):
+        if coding in ("gzip", "deflate") and not _NOT_ACCEPTABLE.fullmatch(weight):
             return coding
     return None

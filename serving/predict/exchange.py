@@ -1,6 +1,6 @@
-"""A prediction's way as plain data: request, target, exchange, prepared request, answer.
+"""Plain data of the pipeline: request, target, exchange, prepared request, response.
 
-The inference worker and the Flask application translate to this, and the pipeline does its work on it.
+The inference worker and the Flask application convert from HTTP and WSGI to these types.
 """
 
 import re
@@ -15,79 +15,79 @@ import numpy.typing as npt
 
 from serving.telemetry.request_record import RequestRecord
 
-if TYPE_CHECKING:  # what needs no model must not import ONNX Runtime
+if TYPE_CHECKING:  # the management process imports this module, and must not import ONNX Runtime
     from serving.model.engine import Engine, Outputs
 
 JSON = "application/json"
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?")
-"""The value of a Host field (RFC 9110, section 7.2; RFC 3986, section 3.2.2): http has no target without a host."""
+"""The value of a Host field (RFC 9110, section 7.2; RFC 3986, section 3.2.2); an http URI needs a host."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Request:
-    """One HTTP request, whole: its body was read within its limit and its framing undone.
+    """One complete HTTP request, its transfer coding decoded.
 
-    Nobody changes it. What is made for each request is not frozen all the same: that costs a call for each field.
+    Immutable by convention: a frozen dataclass would cost a call for each field of every request.
     """
 
     method: str
     path: str
     """Percent-decoded, without the query."""
     query: str = ""
-    """As sent, without the question mark."""
+    """As the client sent it, without the question mark."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """By name in lower case; values of a repeated field are joined by a comma and a space (RFC 9110, 5.3)."""
+    """By lower-case name; the values of a repeated field are joined by a comma and a space (RFC 9110, section 5.3)."""
     body: bytes = b""
     client: str = ""
-    """The address of who sent it: the last one, where there are proxies."""
+    """The peer's address; behind proxies, that of the last proxy."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Response:
-    """One HTTP response, whole."""
+    """One complete HTTP response."""
 
     body: bytes
     media_type: str = JSON
     status: HTTPStatus = HTTPStatus.OK
     headers: dict[str, str] = field(default_factory=dict)
-    """More fields, by name as they are written; content type and length are not among them."""
+    """Header fields by name, in the case in which they are sent, without content type and length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the path of a prediction names."""
+    """What the path of a prediction route names."""
 
     route: str
-    """The path as the API's description has it, such as `/v2/models/{model}/infer`."""
+    """The path's template in the API's description, such as `/v2/models/{model}/infer`."""
     model: str | None = None
-    """Of an Open Inference Protocol route, as it was sent; None is `POST /predict`, which asks what is served."""
+    """As the client wrote it in an Open Inference Protocol path; None for `POST /predict`: the served model."""
     version: str | None = None
-    """As it was sent, if one was named."""
+    """As the client wrote it; None for the served version."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Exchange(RequestRecord):
-    """One request on its way to its answer, and what was measured on the way."""
+    """One request while it is answered, with what is measured."""
 
     request: Request
     target: Target
     arrived: float
-    """`time.perf_counter()` when the request was whole."""
+    """`time.perf_counter()` when the request was complete."""
     deadline: float = inf
-    """When it need not be answered any more, on the clock of `arrived`; `Pipeline.prepare` sets it."""
+    """After it the request is not computed any more; on the clock of `arrived`, set by `Pipeline.prepare`."""
 
 
 @dataclass(kw_only=True, slots=True)
 class PreparedRequest:
-    """What one request asks of a model."""
+    """A decoded request, ready for inference."""
 
     engine: "Engine"
     images: npt.NDArray[np.uint8] | bytes
-    """`uint8[n, 28, 28]`, n at least 1; or a plain PNG's scanlines, which `predict.images_of` makes pixels of."""
+    """`uint8[n, 28, 28]`, n at least 1; or a plain PNG's filtered scanlines, which `native.images_of` decodes."""
     encode: "Callable[[npt.NDArray[np.uint8], Outputs, int], Response]"
-    """Makes the answer of a batch's images and outputs, where those of the n images begin at the place given."""
+    """Makes the response, given a batch's images and outputs and the index at which the n images begin."""
     cost: int
-    """What it takes, in some 20 us: 4 for an image that had to be decoded, and for a request of pixels 3 and 1 for
+    """Estimated time in units of about 20 us: 4 for each decoded image; for a request of raw pixels 3, plus 1 for
     each image."""
 
     def __len__(self) -> int:
@@ -95,8 +95,8 @@ class PreparedRequest:
         return 1 if isinstance(self.images, bytes) else len(self.images)
 
 
-def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return header fields as `Request.headers` has them."""
+def combine_fields(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return header fields in the form of `Request.headers`."""
     headers: dict[str, str] = {}
     for name, value in fields:
         key = name.lower()

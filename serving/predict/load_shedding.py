@@ -1,7 +1,7 @@
-"""What happens when more is asked than can be answered: a bounded queue, its drain rate, and deadlines.
+"""Admission control, load shedding and deadlines: how a process behaves under more load than its capacity.
 
-Each process has an `AdmissionControl`. A request that it admits is answered; every other is shed at once, with 503,
-because an answer that comes after the client has given up costs as much as one that is read.
+`AdmissionControl` bounds the queue and the memory for requests. It sheds what exceeds them at once, with 503, because
+a response that arrives after the client has given up costs as much as one that is read.
 """
 
 import fcntl
@@ -18,62 +18,59 @@ TIMEOUT_FIELD = "x-request-timeout-ms"
 RATE_WINDOW_SECONDS = 0.25
 RATE_SMOOTHING = 0.3
 MAX_RETRY_AFTER_SECONDS = 60
-FREE_BODY = 8 << 10
-"""What a connection may hold without being counted against the memory for requests, so that small ones cost nothing."""
+UNCOUNTED_BYTES = 8 << 10
+"""Bytes of a connection that are not counted against the memory for requests, so that small ones cost no lock."""
 MAX_DISCARDED_BYTES = 64 << 20
-"""Most that is read of a refused body, so that the client, which is still sending, gets to read why."""
+"""Limit on what is read of a rejected body: a client that is still sending reads the response only afterwards."""
 LINGER_SECONDS = 2.0
-"""How long a closed connection goes on reading: a reset would take the answer from a client that still sends."""
+"""How long a connection reads on after its last response (lingering close): a reset would discard the response."""
 THROTTLE_SECONDS = 0.1
-"""For how long, at least, a connection is left alone after it was refused for overload."""
-REFUSALS_A_SECOND = 200
-"""How many refused connections are read again in a second: a client that does not heed Retry-After must not
-take the time in which others are answered. At some 50 us each, their refusals stay below 1% of a core."""
+"""The shortest time for which a connection is not read after one of its requests was shed."""
+SHED_PER_SECOND = 200
+"""How many of those connections are read again in a second, so that clients that ignore Retry-After take no capacity
+from the others: at about 50 us each, shedding stays below 1% of a core."""
 
 
 class AdmissionControl:
-    """Counts the requests of one process between arrival and answer, and the bytes of their bodies.
-
-    Safe to use from several threads.
-    """
+    """Bounds the requests of one process that wait or run, and the bytes that they hold. Thread-safe."""
 
     def __init__(self, limit: int, limit_bytes: int, share_bytes: int | None = None) -> None:
         """Begin.
 
         Args:
-            limit: most requests that wait.
-            limit_bytes: most bytes that are held.
-            share_bytes: most of them for one client's address; by default all.
+            limit: maximum of requests.
+            limit_bytes: maximum of reserved bytes.
+            share_bytes: maximum of reserved bytes for one client address; by default all.
         """
         self.limit = limit
         self.limit_bytes = limit_bytes
         self.share_bytes = limit_bytes if share_bytes is None else share_bytes
         self.waiting = 0
         """Requests that have entered and not left."""
-        self.held_bytes = 0
-        """Bytes that have arrived and are not answered yet, and answers that clients have not taken."""
-        self._held_by: dict[str, int] = {}  # by the client's address
+        self.reserved_bytes = 0
+        """Bytes of requests that are not answered yet, and of responses that clients have not received."""
+        self._reserved_by: dict[str, int] = {}  # by client address
         self._lock = threading.Lock()
         self._rate = 0.0
         self._left = 0
         self._window = time.monotonic()
 
     def enter(self) -> None:
-        """Take a place in the queue.
+        """Admit a request.
 
         Raises:
-            OverloadedError: there is none left.
+            OverloadedError: the queue is full.
         """
         with self._lock:
             if self.waiting < self.limit:
-                if self.waiting == 0:  # an idle time says nothing of how fast a queue drains
+                if self.waiting == 0:  # idle time must not count in the drain rate
                     self._window, self._left = time.monotonic(), 0
                 self.waiting += 1
                 return
-        raise self.overloaded(f"{self.limit} requests wait already, and no more may")
+        raise self.overloaded(f"{self.limit} requests are queued, and the queue is full")
 
     def leave(self) -> None:
-        """Give the place back, and measure how fast that happens."""
+        """Release the place of a request, and update the rate at which the queue drains."""
         with self._lock:
             self.waiting -= 1
             self._left += 1
@@ -85,65 +82,67 @@ class AdmissionControl:
                 self._left = 0
 
     def check(self, size: int, client: str = "") -> None:
-        """Tell whether so many bytes could be held now; nothing is set aside for what is only announced.
+        """Check whether `reserve` would succeed now; nothing is reserved for bytes that are only announced.
 
         Args:
             size: bytes.
-            client: the address that sends them; without one they count for no client.
+            client: the address that sends them; without one, no client's share is checked.
 
         Raises:
-            OverloadedError: other requests have taken the memory, or this client has had its share.
+            OverloadedError: the memory for requests, or this client's share of it, would be exceeded.
         """
-        if self.held_bytes + size > self.limit_bytes:
+        if self.reserved_bytes + size > self.limit_bytes:
             raise self.overloaded(
-                f"the bodies of other requests take {self.held_bytes} bytes, and no more may"
+                f"{size} more bytes would exceed the memory for requests, of which {self.reserved_bytes} of "
+                f"{self.limit_bytes} bytes are in use"
             )
-        if client and self._held_by.get(client, 0) + size > self.share_bytes:
+        if client and self._reserved_by.get(client, 0) + size > self.share_bytes:
             raise self.overloaded(
-                f"the requests from this address take {self._held_by.get(client, 0)} bytes, and no more may"
+                f"{size} more bytes would exceed this address's share of the memory for requests, of which "
+                f"{self._reserved_by.get(client, 0)} of {self.share_bytes} bytes are in use"
             )
 
-    def hold(self, size: int, client: str = "") -> None:
-        """Count bytes that have arrived.
+    def reserve(self, size: int, client: str = "") -> None:
+        """Reserve memory for bytes that have arrived.
 
         Raises:
-            OverloadedError: as `check`; nothing is counted then.
+            OverloadedError: as `check`; then nothing is reserved.
         """
         with self._lock:
             self.check(size, client)
-            self.held_bytes += size
+            self.reserved_bytes += size
             if client:
-                self._held_by[client] = self._held_by.get(client, 0) + size
+                self._reserved_by[client] = self._reserved_by.get(client, 0) + size
 
     def release(self, size: int, client: str = "") -> None:
-        """Give memory back, under the address under which it was held."""
+        """Release reserved bytes; `client` must be the one that reserved them."""
         with self._lock:
-            self.held_bytes -= size
+            self.reserved_bytes -= size
             if client:
-                left = self._held_by[client] - size
+                left = self._reserved_by[client] - size
                 if left:
-                    self._held_by[client] = left
+                    self._reserved_by[client] = left
                 else:
-                    del self._held_by[client]  # addresses come and go without end
+                    del self._reserved_by[client]  # else the dictionary would grow with every address
 
     def retry_after(self) -> int:
-        """Return the seconds in which what waits now will have been answered, at the rate measured."""
+        """Return the seconds in which the current queue drains, at the measured rate."""
         if not self._rate:
             return 1
         return max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(self.waiting / self._rate)))
 
     def overloaded(self, why: str) -> OverloadedError:
-        """Return the refusal, with the time after which asking again makes sense."""
+        """Return the error for a request that is shed, with Retry-After."""
         seconds = self.retry_after()
         return OverloadedError(
-            f"the service has more requests than it can answer: {why}",
-            remedy=f"Ask again after {seconds} s, and then with growing pauses; or run more workers.",
+            f"the service is overloaded: {why}",
+            remedy=f"Retry after {seconds} s, then with exponential backoff; the operator can run more workers.",
             retry_after=seconds,
         )
 
 
-class Account:
-    """What one client's connection or request holds, as a gate counts it."""
+class MemoryReservation:
+    """The bytes that one connection or request has reserved."""
 
     __slots__ = ("_admission", "client", "size")
 
@@ -151,104 +150,91 @@ class Account:
         """Begin with nothing.
 
         Args:
-            admission: what counts.
-            client: the address whose share of the memory it is, if it is anybody's.
+            admission: of the process.
+            client: the address whose share is charged; empty for none.
         """
         self._admission = admission
         self.client = client
         self.size = 0
-        """Bytes that are counted; what is no more than `FREE_BODY` is not."""
+        """Reserved bytes: 0, or more than `UNCOUNTED_BYTES`."""
 
-    def hold(self, size: int) -> None:
-        """Hold so many bytes from now on, instead of what was held before.
+    def resize(self, size: int) -> None:
+        """Grow or shrink to `size` bytes; 0 releases all.
 
         Raises:
-            OverloadedError: it is more than before, and more than may be; what was counted before stays so.
+            OverloadedError: there is no memory to grow; the reservation stays as it was.
         """
-        if size <= FREE_BODY:
+        if size <= UNCOUNTED_BYTES:
             size = 0
         if size > self.size:
-            self._admission.hold(size - self.size, self.client)
+            self._admission.reserve(size - self.size, self.client)
         elif size < self.size:
             self._admission.release(self.size - size, self.client)
         self.size = size
 
 
 class Throttle:
-    """Says when a connection that was refused for overload is read again."""
+    """Backpressure: delays the next read of a connection whose request was shed."""
 
     def __init__(self) -> None:
         self._last = 0.0
 
     def until(self, now: float) -> float:
-        """Return the moment; for each connection a later one."""
-        self._last = max(now + THROTTLE_SECONDS, self._last + 1 / REFUSALS_A_SECOND)
+        """Return the time of the next read, later for each connection."""
+        self._last = max(now + THROTTLE_SECONDS, self._last + 1 / SHED_PER_SECOND)
         return self._last
 
 
 def is_readable(descriptor: int) -> bool:
-    """Tell whether something has arrived on a socket that is not read yet, if only its end."""
+    """Tell whether a socket has unread data, or has reached its end."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def unacknowledged(descriptor: int) -> int:
-    """Return how many bytes of what was written to a socket the other side has not taken yet (tcp(7), SIOCOUTQ)."""
+    """Return the bytes written to a socket that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
     try:
         return int(struct.unpack("=i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
-    except OSError:  # some kinds of socket do not tell
+    except OSError:  # not every kind of socket supports it
         return 0
 
 
 def deadline(value: str | None, arrived: float, ceiling_seconds: float) -> float:
-    """Return when a request need not be answered any more, on the clock of `arrived`.
+    """Return the deadline of a request, in seconds on the clock of `arrived`.
 
     Args:
-        value: of the field X-Request-Timeout-Ms, None where there is none.
+        value: of the field X-Request-Timeout-Ms; None if the request has none.
         arrived: when the request arrived, in seconds.
-        ceiling_seconds: the longest that any request waits, asked for or not.
+        ceiling_seconds: the longest timeout, and the default.
 
     Raises:
-        BadTimeoutError: the value is no number of milliseconds.
+        BadTimeoutError: the value is not a number of milliseconds.
     """
     if value is None:
         return arrived + ceiling_seconds
     if not (value.isascii() and value.isdigit() and int(value[:12]) > 0):
         raise BadTimeoutError(
-            f"X-Request-Timeout-Ms is {value[:40]!r}, which is no time",
-            remedy="Send a whole number of milliseconds, 1 or more, or leave the field out.",
+            f"X-Request-Timeout-Ms is {value[:40]!r}, which is not a number of milliseconds"
         )
     return arrived + min(int(value[:12]) / 1000, ceiling_seconds)
 
 
-def check_deadline(moment: float, now: float | None = None) -> None:
-    """Return if there is still time, by `time.perf_counter()` where `now` is not given.
+def check_deadline(deadline: float, now: float | None = None) -> None:
+    """Return if the deadline is not over; `now` defaults to `time.perf_counter()`.
 
     Raises:
-        DeadlineExceededError: the moment has passed, and nothing should be computed any more.
+        DeadlineExceededError: it is over, so computing the request would be wasted.
     """
-    if (time.perf_counter() if now is None else now) > moment:
-        raise DeadlineExceededError(
-            "the request's time was over before its turn came, and it was not computed",
-            remedy="Allow more with X-Request-Timeout-Ms (the service has a ceiling of its own), or ask again "
-            "when there is less to do.",
-        )
+    if (time.perf_counter() if now is None else now) > deadline:
+        raise DeadlineExceededError
 
 
-def late_head(seconds: float) -> RequestTimeoutError:
-    """Return the refusal of a client whose request has begun and not gone on."""
-    return _late(f"the head of the request was not there within {seconds:g} s")
+def head_timeout(seconds: float) -> RequestTimeoutError:
+    """Return the error for a request head that began to arrive and was not complete in time."""
+    return RequestTimeoutError(f"the request head did not arrive within {seconds:g} s")
 
 
-def late_body(seconds: float) -> RequestTimeoutError:
-    """Return the refusal of a client whose body does not end."""
-    return _late(f"the body was not there within {seconds:g} s")
-
-
-def _late(detail: str) -> RequestTimeoutError:
-    return RequestTimeoutError(
-        detail,
-        remedy="Send the request in one go; over a slow line, send smaller files, or raise "
-        "GLYPH_HEADER_TIMEOUT_SECONDS or GLYPH_BODY_TIMEOUT_SECONDS.",
-    )
+def body_timeout(seconds: float) -> RequestTimeoutError:
+    """Return the error for a body that was not complete in time."""
+    return RequestTimeoutError(f"the body did not arrive within {seconds:g} s")

@@ -1,8 +1,7 @@
-"""`POST /predict`, whole: admit, decode, infer, encode. It knows nothing of HTTP libraries.
+"""`POST /predict`: from a body of any content type to a `PreparedRequest`.
 
-`prepare` is the first half, up to the images; what it returns carries the second half. Whoever calls
-decides where the inference between the two happens: the inference worker puts the images of all
-requests that have arrived into one batch, a WSGI thread runs its own.
+`prepare` decodes the images; the request that it returns can also encode the response. The caller runs the inference
+in between: the inference worker makes one batch of all requests that have arrived, a WSGI thread runs its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,47 +19,47 @@ from serving.model.engine import Engine
 from serving.predict import query
 from serving.predict.bodies import json_images, raw_pixels
 from serving.predict.bodies.image_files import Decoded, decode, warnings_of
-from serving.predict.bodies.multipart import Upload, admit
+from serving.predict.bodies.multipart import Upload, read_files
 from serving.predict.exchange import PreparedRequest, Request
 from serving.predict.load_shedding import check_deadline
 from serving.predict.response_json import encode
 from serving.settings import ServiceSettings
 
 PIXELS = frozenset(("application/octet-stream", "application/x-npy"))
-"""Media types of nothing but pixels, which need no decoding."""
+"""Media types of raw pixels, which need no decoding."""
 
 
-def images_of(works: Sequence[PreparedRequest]) -> npt.NDArray[np.uint8]:
-    """Return the images of all, `uint8[n, 28, 28]`: those that are not pixels yet are made so by one call."""
-    if len(works) == 1 and not isinstance(works[0].images, bytes):
-        return works[0].images
-    lines = [work.images for work in works if isinstance(work.images, bytes)]
-    if len(lines) == len(works):
+def images_of(requests: Sequence[PreparedRequest]) -> npt.NDArray[np.uint8]:
+    """Return the images of all requests, `uint8[n, 28, 28]`; one call unfilters the scanlines of all plain PNGs."""
+    if len(requests) == 1 and not isinstance(requests[0].images, bytes):
+        return requests[0].images
+    lines = [request.images for request in requests if isinstance(request.images, bytes)]
+    if len(lines) == len(requests):
         return plain_png.unfiltered(lines)
     made: Iterator[npt.NDArray[np.uint8]] = iter(plain_png.unfiltered(lines)[:, None] if lines else ())
-    return np.concatenate([next(made) if isinstance(work.images, bytes) else work.images for work in works])
+    return np.concatenate(
+        [next(made) if isinstance(request.images, bytes) else request.images for request in requests]
+    )
 
 
 def prepare(
     engine: Engine, request: Request, body: bytes, settings: ServiceSettings, deadline: float = inf
 ) -> PreparedRequest:
-    """Admit and decode a request of `POST /predict`; the answer is what `answer.encode` describes.
+    """Decode a request of `POST /predict`; `response_json.encode` describes the response.
 
     Args:
-        engine: the model that will answer.
+        engine: the model that will run.
         request: for its query and its content type.
-        body: its body, the content coding undone.
+        body: its body, without content coding.
         settings: for the limits.
-        deadline: when the answer is not waited for any more, looked at before each image file.
+        deadline: on the clock of `time.perf_counter()`, checked before each image file.
 
     Raises:
-        ProblemError: the request cannot be answered; its status, what was wrong, and the remedy.
+        ProblemError: the request is rejected.
     """
-    asked = query.parse(request.query)
+    options = query.parse(request.query)
     if not body:
-        raise EmptyBodyError(
-            "the request has no body", remedy="Send an image file: curl --data-binary @digit.png ..."
-        )
+        raise EmptyBodyError
     polarity = engine.bundle.manifest.input.polarity
     content_type = request.headers.get("content-type")
     filenames: Sequence[str | None] | None = None
@@ -73,13 +72,13 @@ def prepare(
         case "application/json":
             images, warnings = _stacked(json_images.read(body, polarity, settings.max_images, deadline))
         case "application/octet-stream":
-            images = raw_pixels.octets(body, settings.max_images)
+            images = raw_pixels.read_raw(body, settings.max_images)
             warnings = warnings_of(images, polarity)
         case "application/x-npy":
-            images = raw_pixels.npy(body, settings.max_images)
+            images = raw_pixels.read_npy(body, settings.max_images)
             warnings = warnings_of(images, polarity)
         case "multipart/form-data":
-            uploads = admit(content_type, body, max_files=settings.max_files, deadline=deadline)
+            uploads = read_files(content_type, body, max_files=settings.max_files, deadline=deadline)
             decoded = [
                 _decode_part(upload, place, polarity, deadline) for place, upload in enumerate(uploads)
             ]
@@ -87,21 +86,21 @@ def prepare(
             filenames = [upload.filename for upload in uploads]
         case _:
             declared: str | None = media_type
-            if media_type not in PARSERS:  # another name of one, or nothing that is decoded here
-                (upload,) = admit(content_type, body, max_files=settings.max_files)
+            if media_type not in PARSERS:  # an alias of a supported type, or unsupported
+                (upload,) = read_files(content_type, body, max_files=settings.max_files)
                 declared = upload.media_type
             one = decode(body, declared, polarity)
             images, warnings = one.pixels[None], [one.warnings]
     return PreparedRequest(
         engine=engine,
         images=images,
-        encode=partial(encode, engine.bundle, asked, filenames, warnings),
+        encode=partial(encode, engine.bundle, options, filenames, warnings),
         cost=cost_of(1 if warnings is None else len(warnings), decoded=media_type not in PIXELS),
     )
 
 
 def cost_of(count: int, *, decoded: bool) -> int:
-    """Return `PreparedRequest.cost` of so many images."""
+    """Return `PreparedRequest.cost` for `count` images."""
     return 4 * count if decoded else 3 + count
 
 
@@ -111,10 +110,10 @@ def _stacked(images: Sequence[Decoded]) -> tuple[npt.NDArray[np.uint8], list[tup
 
 
 def _decode_part(upload: Upload, place: int, polarity: Polarity, deadline: float) -> Decoded:
-    """Decode one file of a form, if there is still time; a refusal says which of them it was."""
+    """Decode one file of a form before the deadline; an error names the file."""
     check_deadline(deadline)
     try:
         return decode(upload.data, upload.media_type, polarity)
     except ProblemError as error:
-        error.of_upload(place, upload.filename)
+        error.at_upload(place, upload.filename)
         raise

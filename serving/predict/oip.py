@@ -1,7 +1,7 @@
-"""The Open Inference Protocol, version 2, over REST: `.../infer`, with the binary tensor data extension.
+"""Inference requests of the Open Inference Protocol, version 2, over REST, with the binary tensor data extension.
 
 Sources: kserve/open-inference-protocol, specification/protocol/inference_rest.md; Triton's
-docs/protocol/extension_binary_data.md. The protocol's other paths are in `oip_metadata`.
+docs/protocol/extension_binary_data.md. The protocol's other paths are in `serving/web/oip_metadata.py`.
 """
 
 import re
@@ -32,32 +32,33 @@ from serving.predict.native import cost_of
 from serving.settings import ServiceSettings
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-OCTETS = "application/octet-stream"
+OCTET_STREAM = "application/octet-stream"
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _LENGTH = re.compile(r"[0-9]{1,10}")
-_FOREIGN = ("classification", "shared_memory_region")
-"""Parameters of Triton's extensions that change what data means, and that are not offered here."""
+_UNSUPPORTED_PARAMETERS = ("classification", "shared_memory_region")
+"""Parameters of unsupported Triton extensions that would change the meaning of the data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """What a request asks of its answer."""
+class ResponseOptions:
+    """What the client asks of its response."""
 
     id: str | None
+    """The request's id, which the response repeats."""
     outputs: tuple[tuple[str, bool], ...]
-    """Names, and whether each is sent as binary data."""
+    """Names of the outputs, and whether each is sent as binary data."""
 
 
 def is_path(path: str) -> bool:
-    """Tell whether a path is the protocol's, whose errors have a form of their own."""
+    """Tell whether a path belongs to the protocol, which defines its own form of errors."""
     return path == "/v2" or path.startswith("/v2/")
 
 
 def target(path: str) -> Target | None:
-    """Return what an `infer` path names, or None if the path is another."""
+    """Return what an `infer` path names; None for other paths."""
     match = _PATH.fullmatch(path) if path.startswith("/v2/models/") else None
     if match is None:
         return None
@@ -68,40 +69,42 @@ def target(path: str) -> Target | None:
 def prepare(
     engine: Engine, request: Request, body: bytes, settings: ServiceSettings, deadline: float = inf
 ) -> PreparedRequest:
-    """Read an inference request, its content coding undone; the deadline is looked at when the JSON is parsed.
+    """Decode an inference request; `body` is without content coding. The deadline is checked after parsing the JSON.
 
     Raises:
-        ProblemError: the request cannot be answered.
+        ProblemError: the request is rejected.
     """
-    query.refuse(request.query)
+    query.reject(request.query)
     length = _header_length(request.headers.get(HEADER_LENGTH.lower()), len(body))
     if length == 0:
-        images = raw_pixels.octets(body, settings.max_images)
-        asked = Asked(id=None, outputs=tuple((name, True) for name in OUTPUTS))
+        images = raw_pixels.read_raw(body, settings.max_images)
+        options = ResponseOptions(id=None, outputs=tuple((name, True) for name in OUTPUTS))
     else:
         document = _object(json_documents.read(body[:length], settings.max_images), "the request")
         check_deadline(deadline)
         images = _images(document, body[length:], settings.max_images)
-        asked = _asked(document)
+        options = _response_options(document)
     return PreparedRequest(
         engine=engine,
         images=images,
-        encode=partial(encode, engine, asked, len(images)),
+        encode=partial(encode, engine, options, len(images)),
         cost=cost_of(len(images), decoded=length > len(body) // 2),  # numbers in JSON
     )
 
 
-def encode(engine: Engine, asked: Asked, count: int, _images: Any, outputs: Outputs, start: int) -> Response:
-    """Return the inference response: JSON alone, or JSON with the binary tensors behind it."""
+def encode(
+    engine: Engine, options: ResponseOptions, count: int, _images: Any, outputs: Outputs, start: int
+) -> Response:
+    """Return the inference response: JSON, followed by the tensors that are sent as binary data."""
     outputs = outputs[start : start + count]
     document: dict[str, Any] = {
         "model_name": engine.bundle.manifest.name,
         "model_version": str(engine.bundle.version),
     }
-    if asked.id is not None:
-        document["id"] = asked.id
+    if options.id is not None:
+        document["id"] = options.id
     tensors, binary = [], []
-    for name, as_bytes in asked.outputs:
+    for name, as_bytes in options.outputs:
         values: npt.NDArray[np.float32] = getattr(outputs, name)
         tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": values.shape}
         if as_bytes:
@@ -115,14 +118,14 @@ def encode(engine: Engine, asked: Asked, count: int, _images: Any, outputs: Outp
     if not binary:
         return Response(body=header)
     return Response(
-        body=b"".join((header, *binary)), media_type=OCTETS, headers={HEADER_LENGTH: str(len(header))}
+        body=b"".join((header, *binary)), media_type=OCTET_STREAM, headers={HEADER_LENGTH: str(len(header))}
     )
 
 
 def problem(error: ProblemError) -> Response:
-    """Return an error in the protocol's form; what was wrong and the remedy are one message.
+    """Return an error in the protocol's form, detail and remedy in one message.
 
-    The protocol says "typically 400", so that what is 422 elsewhere is 400 here.
+    The protocol says "typically 400", so 422 becomes 400.
     """
     unprocessable = error.status == HTTPStatus.UNPROCESSABLE_ENTITY
     return Response(
@@ -134,11 +137,13 @@ def problem(error: ProblemError) -> Response:
 
 def _header_length(sent: str | None, size: int) -> int:
     if sent is None:
-        return max(size, 1)  # an empty body is no JSON; it is no raw tensor either
+        # At least 1, so that an empty body is rejected as JSON, not as a raw tensor.
+        return max(size, 1)
     if not _LENGTH.fullmatch(sent) or int(sent) > size:
         raise MalformedBodyError(
-            f"{HEADER_LENGTH} is '{sent[:40]}', the body has {size} bytes",
-            remedy="Give the length in bytes of the JSON before the tensors; 0 if the body is one raw tensor.",
+            f"{HEADER_LENGTH} is '{sent[:40]}', but the body has {size} bytes",
+            remedy="Set it to the length in bytes of the JSON before the tensors, or to 0 if the body is one raw "
+            "tensor.",
         )
     return int(sent)
 
@@ -146,7 +151,7 @@ def _header_length(sent: str | None, size: int) -> int:
 def _images(document: dict[str, Any], binary: bytes, max_images: int) -> npt.NDArray[np.uint8]:
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
-        raise _invalid(f"'inputs' is {_shown(document, 'inputs')}", f"Send a list of one input, '{INPUT}'.")
+        raise _invalid(f"'inputs' is {_shown(document, 'inputs')}", f"Send a list with one input, '{INPUT}'.")
     tensor = _object(inputs[0], "the input")
     name, datatype = tensor.get("name"), tensor.get("datatype")
     if name != INPUT:
@@ -163,23 +168,24 @@ def _images(document: dict[str, Any], binary: bytes, max_images: int) -> npt.NDA
     if size is None:
         if binary:
             raise _invalid(
-                f"{len(binary)} bytes follow the JSON and no input has 'binary_data_size'",
-                f"Name their number there, or leave {HEADER_LENGTH} out.",
+                f"{len(binary)} bytes follow the JSON, but the input has no 'binary_data_size'",
+                f"Set 'binary_data_size' to their number, or omit {HEADER_LENGTH}.",
             )
         data = _from_json(tensor, shape)
     else:
         if "data" in tensor:
-            raise _invalid("the input has 'data' and 'binary_data_size'", "Send one of them.")
+            raise _invalid("the input has both 'data' and 'binary_data_size'", "Send one of them.")
         if type(size) is not int or size != len(binary):
             raise _invalid(
-                f"'binary_data_size' is {json_documents.shown(size)}, {len(binary)} bytes follow the JSON",
-                f"Both are the tensor's size, and {HEADER_LENGTH} is the size of the JSON alone.",
+                f"'binary_data_size' is {json_documents.shown(size)}, but {len(binary)} bytes follow the JSON",
+                f"Both must be the size of the tensor; {HEADER_LENGTH} is the size of the JSON alone.",
             )
         data = binary
     wanted = shape[0] * raw_pixels.IMAGE_BYTES
     if len(data) != wanted:
         raise _invalid(
-            f"the input has {len(data)} elements, its shape has {wanted}", "Send data and shape that agree."
+            f"the input has {len(data)} elements, but its shape has {wanted}",
+            "Send as many elements as the shape has.",
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
@@ -188,27 +194,25 @@ def _shape(tensor: dict[str, Any], max_images: int) -> tuple[int, int, int]:
     shape = tensor.get("shape")
     axes: list[Any] = shape if isinstance(shape, list) else [shape]
     if all((type(axis) is float and axis.is_integer()) or type(axis) is int for axis in axes):
-        axes = list(map(int, axes))  # JSON has one kind of number, and 2.0 is an integer to JSON Schema
+        axes = list(map(int, axes))  # to JSON Schema, 2.0 is an integer
     if [type(axis) for axis in axes] != [int] * 3 or axes[1:] != [IMAGE_SIZE] * 2 or axes[0] < 1:
         written = ", ".join(map(json_documents.shown, axes[:8]))
         raise _invalid(
-            f"the shape of '{INPUT}' is [{written}]", f"It is [N, {IMAGE_SIZE}, {IMAGE_SIZE}], N at least 1."
+            f"the shape of '{INPUT}' is [{written}]",
+            f"It must be [N, {IMAGE_SIZE}, {IMAGE_SIZE}], N at least 1.",
         )
     if axes[0] > max_images:
-        raise TooManyImagesError(
-            f"the input has {axes[0]} images; {max_images} are allowed",
-            remedy="Send them in several requests, or raise GLYPH_MAX_IMAGES.",
-        )
+        raise TooManyImagesError(f"the input has {axes[0]} images; at most {max_images} are allowed")
     return axes[0], IMAGE_SIZE, IMAGE_SIZE
 
 
 def _from_json(tensor: dict[str, Any], shape: tuple[int, int, int]) -> bytes:
-    """Return `data` as bytes, whether it is flat or has the shape's dimensions."""
+    """Return `data` as bytes; it may be flat, or nested as the shape is."""
     data = tensor.get("data")
     if not isinstance(data, list):
         raise _invalid(
             f"'data' of '{INPUT}' is {_shown(tensor, 'data')}",
-            "Send a list of numbers, or 'binary_data_size' and the bytes behind the JSON.",
+            "Send a list of numbers, or 'binary_data_size' and the bytes after the JSON.",
         )
     if not data or not isinstance(data[0], list):
         return json_documents.pixel_bytes(data)
@@ -219,22 +223,25 @@ def _from_json(tensor: dict[str, Any], shape: tuple[int, int, int]) -> bytes:
         )
         if numbers is None:
             raise _invalid(
-                "'data' is nested otherwise than the shape", f"Its shape is {list(shape)}; or send it flat."
+                "the nesting of 'data' does not match the shape",
+                f"Nest it as {list(shape)}, or send it flat.",
             )
         flat += numbers
     return json_documents.pixel_bytes(flat)
 
 
-def _asked(document: dict[str, Any]) -> Asked:
+def _response_options(document: dict[str, Any]) -> ResponseOptions:
     identifier = document.get("id")
     if identifier is not None and not isinstance(identifier, str):
-        raise _invalid(f"'id' is {_shown(document, 'id')}", "Send a string, or leave it out.")
+        raise _invalid(f"'id' is {_shown(document, 'id')}", "Send a string, or omit it.")
     default = _flag(_parameters(document, "the request"), "binary_data_output", default=False)
     wanted = document.get("outputs")
     if wanted is None or wanted == []:
-        return Asked(id=identifier, outputs=tuple((name, default) for name in OUTPUTS))
+        return ResponseOptions(id=identifier, outputs=tuple((name, default) for name in OUTPUTS))
     if not isinstance(wanted, list):
-        raise _invalid(f"'outputs' is {_shown(document, 'outputs')}", "Send a list, or leave it out for all.")
+        raise _invalid(
+            f"'outputs' is {_shown(document, 'outputs')}", "Send a list, or omit it to get all outputs."
+        )
     outputs: dict[str, bool] = {}
     for entry in wanted:
         output = _object(entry, "an output")
@@ -243,14 +250,14 @@ def _asked(document: dict[str, Any]) -> Asked:
             hint = nearest(name[:40], OUTPUTS) if isinstance(name, str) and name not in OUTPUTS else ""
             raise _invalid(
                 f"an output's name is {_shown(output, 'name')}{hint}",
-                f"Ask once for each of {', '.join(OUTPUTS)}.",
+                f"Request each of {', '.join(OUTPUTS)} at most once.",
             )
         outputs[name] = _flag(_parameters(output, "an output"), "binary_data", default=default)
-    return Asked(id=identifier, outputs=tuple(outputs.items()))
+    return ResponseOptions(id=identifier, outputs=tuple(outputs.items()))
 
 
 def _parameters(holder: dict[str, Any], whose: str) -> dict[str, Any]:
-    """Return the parameters; those that are not known are left to others, as the protocol has it."""
+    """Return the parameters; unknown ones are ignored, as the protocol requires."""
     parameters = holder.get("parameters")
     if parameters is None:
         return {}
@@ -259,11 +266,11 @@ def _parameters(holder: dict[str, Any], whose: str) -> dict[str, Any]:
         if not isinstance(value, str | int | float | bool):
             raise _invalid(
                 f"the parameter '{name[:40]}' of {whose} is {json_documents.shown(value)}",
-                "A parameter's value is a string, a number or a boolean.",
+                "The value of a parameter is a string, a number or a boolean.",
             )
-        if name in _FOREIGN:
+        if name in _UNSUPPORTED_PARAMETERS:
             raise _invalid(
-                f"the parameter '{name}' is of an extension that is not offered", "See the extensions in /v2."
+                f"the parameter '{name}' belongs to an unsupported extension", "GET /v2 lists the extensions."
             )
     return parameters
 
@@ -277,7 +284,7 @@ def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _invalid(f"{what} is {json_documents.shown(value)}", "Send an object, as the protocol has it.")
+        raise _invalid(f"{what} is {json_documents.shown(value)}", "The protocol requires a JSON object.")
     return value
 
 

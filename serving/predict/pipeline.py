@@ -1,14 +1,14 @@
-"""What happens to a request of a prediction route, in this order, under each worker class.
+"""The steps of a prediction request, in order, under each worker class.
 
-    exchange = pipeline.open(request, arrived)     its id, its route
-    work     = pipeline.prepare(exchange)          admit and decode: may raise ProblemError
-    ...      the worker runs the inference: alone (`answer`), or with whatever else has arrived
-    answer   = pipeline.encode(exchange, work, images, outputs, start)
-    answer   = pipeline.refuse(exchange, error)    instead, wherever a ProblemError came up
-    answer   = pipeline.close(exchange, answer)    the fields that every answer carries, the metrics, the log
+    exchange = pipeline.open(request, arrived)      request id and route
+    prepared = pipeline.prepare(exchange)           authenticate and decode; may raise ProblemError
+    ...                                             inference: for one request (`answer`), or batched by the worker
+    response = pipeline.encode(exchange, prepared, images, outputs, start)
+    response = pipeline.error_response(exchange, error)     instead, after an exception in any of these steps
+    response = pipeline.close(exchange, response)   common header fields, metrics, access log and spans
 
-A worker that cannot read a body opens an exchange without it, and refuses that with `unreadable` or
-`too_large`. No HTTP library is known here, and nothing waits for anything.
+A worker that cannot read a body opens an exchange without it and answers with the error: `malformed_framing` or
+`body_too_large`. The pipeline uses no HTTP library and never blocks.
 """
 
 import logging
@@ -37,32 +37,32 @@ from serving.predict import content_coding, native, oip
 from serving.predict.exchange import Exchange, PreparedRequest, Request, Response, Target
 from serving.predict.load_shedding import TIMEOUT_FIELD, check_deadline, deadline
 from serving.security.response_headers import Headers, merge
-from serving.security.tokens import Access
+from serving.security.tokens import Authenticator
 from serving.settings import ServiceSettings
 from serving.telemetry.request_log import RequestLog
 
 log = logging.getLogger("glyph.serving")
 
 PREDICT = "/predict"
-_SERVED = Target(PREDICT)
-TIMED = ("queue", "decode", "infer", "encode")
-"""A request's phases, one after the other."""
+_PREDICT_TARGET = Target(PREDICT)
+PHASES = ("queue", "decode", "infer", "encode")
+"""The phases of a request, in order."""
 
-_WHOLE_TIMING = ", ".join(f"{phase};dur=%.3f" for phase in TIMED) + ', batch;desc="%d"'
+_SERVER_TIMING = ", ".join(f"{phase};dur=%.3f" for phase in PHASES) + ', batch;desc="%d"'
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 
 
 def target_of(method: str, path: str) -> Target | None:
-    """Return what a request of a prediction route asks; None: the Flask application answers it."""
+    """Return what a prediction route names; None if the Flask application answers the request."""
     if method != "POST":
         return None
-    return _SERVED if path == PREDICT else oip.target(path)
+    return _PREDICT_TARGET if path == PREDICT else oip.target(path)
 
 
 def engine_of(store: ModelStore, model: str | None, version: str | None = None) -> Engine:
-    """Return the engine that is asked for, by names as they were sent.
+    """Return the engine for a model and version as the client wrote them.
 
     Raises:
         NotReadyError: no model is loaded.
@@ -71,36 +71,34 @@ def engine_of(store: ModelStore, model: str | None, version: str | None = None) 
     served = store.engine()
     name = served.bundle.manifest.name
     if model is not None and model != name:
-        raise NotFoundError(
-            f"there is no model '{model[:80]}'", remedy=f"The model that is served is '{name}'."
-        )
+        raise NotFoundError(f"there is no model '{model[:80]}'", remedy=f"The served model is '{name}'.")
     if version is None:
         return served
     if not _VERSION.fullmatch(version):
-        raise NotFoundError(f"'{version[:40]}' is no version", remedy="Versions are integers from 1 on.")
+        raise NotFoundError(f"'{version[:40]}' is not a version", remedy="Versions are integers from 1.")
     return store.engine(int(version))
 
 
 class Pipeline:
-    """The prediction routes, whichever worker class reads HTTP."""
+    """Answers prediction requests, whichever worker class reads HTTP."""
 
     def __init__(self, settings: ServiceSettings, store: ModelStore) -> None:
         self.settings = settings
         self.store = store
-        self.access = Access(settings)
+        self.authenticator = Authenticator(settings)
         self.headers = Headers(settings)
-        self.trail = RequestLog(settings)
+        self.request_log = RequestLog(settings)
 
     def open(self, request: Request, arrived: float, target: Target | None = None) -> Exchange:
-        """Begin; this never fails, so that every request has an exchange to be refused in.
+        """Begin. This never fails, so that every request has an exchange, which an error response needs too.
 
         Args:
             request: of a prediction route.
-            arrived: `time.perf_counter()` when it was whole.
-            target: what its path names, where somebody has looked already.
+            arrived: `time.perf_counter()` when it was complete.
+            target: what its path names, if the caller has parsed it already.
         """
         self.store.metrics.opened()
-        target = target or target_of(request.method, request.path) or _SERVED
+        target = target or target_of(request.method, request.path) or _PREDICT_TARGET
         return Exchange(
             request=request,
             target=target,
@@ -110,111 +108,113 @@ class Pipeline:
             path=request.path,
             route=target.route,
             client=request.client,
-            trace=self.trail.context(request.headers),
+            trace=self.request_log.context(request.headers),
         )
 
     def prepare(self, exchange: Exchange) -> PreparedRequest:
-        """Admit and decode, if the request may ask and unless the request's time is over already.
+        """Authenticate the request, check its deadline, and decode its body.
 
         Raises:
-            ProblemError: the request cannot be answered.
+            ProblemError: the request is rejected.
         """
         started = time.perf_counter()
         request, settings = exchange.request, self.settings
         headers, body = request.headers, request.body
-        if self.access.tokens is not None:
-            exchange.holder = self.access.check(headers.get("authorization"))
-        asked = headers.get(TIMEOUT_FIELD)
-        exchange.deadline = deadline(asked, exchange.arrived, settings.request_timeout_seconds)
+        if self.authenticator.tokens is not None:
+            exchange.holder = self.authenticator.authenticate(headers.get("authorization"))
+        timeout = headers.get(TIMEOUT_FIELD)
+        exchange.deadline = deadline(timeout, exchange.arrived, settings.request_timeout_seconds)
         check_deadline(exchange.deadline, started)
         if "content-encoding" in headers:
-            body = content_coding.undone(request, settings.max_body_bytes)
+            body = content_coding.decode(request, settings.max_body_bytes)
             check_deadline(exchange.deadline)
         target = exchange.target
         if target.model is None:
-            work = native.prepare(self.store.engine(), request, body, settings, exchange.deadline)
+            prepared = native.prepare(self.store.engine(), request, body, settings, exchange.deadline)
         else:
             engine = engine_of(self.store, target.model, target.version)
-            work = oip.prepare(engine, request, body, settings, exchange.deadline)
+            prepared = oip.prepare(engine, request, body, settings, exchange.deadline)
         exchange.phases["decode"] = time.perf_counter() - started
-        return work
+        return prepared
 
     def encode(
         self,
         exchange: Exchange,
-        work: PreparedRequest,
+        prepared: PreparedRequest,
         images: npt.NDArray[np.uint8],
         outputs: Outputs,
         start: int,
     ) -> Response:
-        """Return the answer, a batch's images and outputs in hand, where those of `work` begin at `start`."""
+        """Return the response, given a batch's images and outputs; those of `prepared` begin at index `start`."""
         started = time.perf_counter()
-        answer = work.encode(images, outputs, start)
+        response = prepared.encode(images, outputs, start)
         exchange.phases["encode"] = time.perf_counter() - started
-        return answer
+        return response
 
-    def refuse(self, exchange: Exchange, error: Exception) -> Response:
-        """Return the answer of a request that failed; what is no ProblemError is logged, and answered 500 or 503.
+    def error_response(self, exchange: Exchange, error: Exception) -> Response:
+        """Return the response to a request that failed; an unexpected exception is logged, and becomes 500 or 503.
 
-        Where the GPU is lost the process is not ready from now on, and says so.
+        If the GPU is lost, the process is not ready from now on, and the response is 503.
         """
         if isinstance(error, DeviceLostError):
             error = self.store.lose_device(str(error))
         if not isinstance(error, ProblemError):
             log.error("%s %s failed", exchange.method, exchange.path, exc_info=error)
-            error = unforeseen(error)
+            error = internal_error(error)
         exchange.refusal = error.kind
         return problem(error, exchange.path)
 
-    def close(self, exchange: Exchange, answer: Response) -> Response:
-        """End: give the answer what every answer carries."""
-        asked, fields = exchange.request.headers, answer.headers
-        if "accept-encoding" in asked:
-            content_coding.compress(answer, asked["accept-encoding"])
+    def close(self, exchange: Exchange, response: Response) -> Response:
+        """Finish: add the fields of every response, and record the request in metrics, access log and spans."""
+        sent, fields = exchange.request.headers, response.headers
+        if "accept-encoding" in sent:
+            content_coding.compress(response, sent["accept-encoding"])
         fields["X-Request-ID"] = exchange.id
         if exchange.phases:
             fields["Server-Timing"] = server_timing(exchange)
-        merge(fields, self.headers.of(asked))
-        # An int, because to look something up by an HTTPStatus calls a function of Python's.
-        exchange.status, exchange.seconds = int(answer.status), time.perf_counter() - exchange.arrived
+        merge(fields, self.headers.of(sent))
+        # An int: hashing an HTTPStatus, as a dictionary lookup does, calls a Python function.
+        exchange.status, exchange.seconds = int(response.status), time.perf_counter() - exchange.arrived
         self.store.metrics.observe(exchange)
-        if (self.trail.enabled or exchange.trace is not None) and (
-            own := self.trail.end(exchange)
-        ) is not None:
-            fields["traceresponse"] = own
-        return answer
+        if self.request_log.enabled or exchange.trace is not None:
+            span = self.request_log.end(exchange)
+            if span is not None:
+                fields["traceresponse"] = span
+        return response
 
     def answer(self, exchange: Exchange) -> Response:
-        """Do all of it on the calling thread, for a worker without a batcher."""
+        """Run all steps after `open` on the calling thread, for a worker without a batcher."""
         exchange.phases["queue"] = time.perf_counter() - exchange.arrived
         try:
-            work = self.prepare(exchange)
+            prepared = self.prepare(exchange)
             check_deadline(exchange.deadline)
             started = time.perf_counter()
-            images = native.images_of([work])
-            outputs = work.engine.infer(images)
+            images = native.images_of([prepared])
+            outputs = prepared.engine.infer(images)
             exchange.phases["infer"] = time.perf_counter() - started
             exchange.batch = len(images)
-            self.store.metrics.batch(work.engine.bundle, images, outputs.probabilities, padding(len(images)))
-            answer = self.encode(exchange, work, images, outputs, 0)
-        except Exception as error:  # noqa: BLE001  a client is answered whatever happened
-            answer = self.refuse(exchange, error)
-        return self.close(exchange, answer)
+            self.store.metrics.batch(
+                prepared.engine.bundle, images, outputs.probabilities, padding(len(images))
+            )
+            response = self.encode(exchange, prepared, images, outputs, 0)
+        except Exception as error:  # noqa: BLE001  every failure becomes a response
+            response = self.error_response(exchange, error)
+        return self.close(exchange, response)
 
 
 def request_id(headers: Mapping[str, str]) -> str:
-    """Return the client's own id where it is well formed (a token that is safe in a log), else a new one."""
+    """Return the client's X-Request-ID if it is well formed, and so safe in a log, else a new id."""
     sent = headers.get("x-request-id")
     if sent is not None and _WELL_FORMED_ID.fullmatch(sent):
         return sent
-    return f"{random.getrandbits(128):032x}"  # no secret: it has only to be another each time
+    return f"{random.getrandbits(128):032x}"  # unique, not secret
 
 
 def server_timing(exchange: Exchange) -> str:
-    """Return the phases in milliseconds and the batch's size (W3C Server Timing, section 2)."""
+    """Return the value of Server-Timing: phases in milliseconds, batch size (W3C Server Timing, section 2)."""
     phases = exchange.phases
-    if len(phases) == len(TIMED):  # as of every request that was answered: one formatting costs half of four
-        return _WHOLE_TIMING % (*[1000 * phases[phase] for phase in TIMED], exchange.batch)
+    if len(phases) == len(PHASES):  # the usual case: one formatting takes half the time of four
+        return _SERVER_TIMING % (*[1000 * phases[phase] for phase in PHASES], exchange.batch)
     metrics = [f"{phase};dur={1000 * seconds:.3f}" for phase, seconds in phases.items()]
     if exchange.batch:
         metrics.append(f'batch;desc="{exchange.batch}"')
@@ -222,7 +222,7 @@ def server_timing(exchange: Exchange) -> str:
 
 
 def problem(error: ProblemError, path: str = "") -> Response:
-    """Return an error as RFC 9457 problem details; of a path of the Open Inference Protocol's, in its form."""
+    """Return an error as RFC 9457 problem details, or below `/v2` as the Open Inference Protocol defines errors."""
     if oip.is_path(path):
         return oip.problem(error)
     return Response(
@@ -233,37 +233,26 @@ def problem(error: ProblemError, path: str = "") -> Response:
     )
 
 
-def unforeseen(error: Exception | None = None) -> ProblemError:
-    """Return what a client is told of a failure that nobody foresaw: 503 where memory ended, else 500."""
-    if isinstance(error, MemoryError):
-        return _no_memory()
-    return ProblemError(
-        "an unexpected error; it is in the service's log",
-        remedy="Try again; if it stays, tell the operator the time of this answer and its X-Request-ID.",
-    )
-
-
-def _no_memory() -> OverloadedError:
-    """Return what a client is told when this process has no memory for a request."""
+def internal_error(error: Exception | None = None) -> ProblemError:
+    """Return the error for an unexpected exception: 503 if memory was exhausted, else 500."""
+    if not isinstance(error, MemoryError):
+        return ProblemError()
     return OverloadedError(
         "the service has no memory left for this request",
-        remedy=f"Ask again after {RETRY_AFTER_SECONDS} s, with fewer images in one request; or give the service "
-        "more memory, or lower GLYPH_QUEUE_BYTES and GLYPH_MAX_BODY_BYTES.",
+        remedy=f"Retry after {RETRY_AFTER_SECONDS} s with fewer images per request; the operator can give the "
+        "service more memory, or lower GLYPH_QUEUE_BYTES and GLYPH_MAX_BODY_BYTES.",
         retry_after=RETRY_AFTER_SECONDS,
     )
 
 
-def too_large(limit: int) -> BodyTooLargeError:
-    """Return the refusal of a body of more than `limit` bytes."""
-    return BodyTooLargeError(
-        f"the body is larger than {limit} bytes",
-        remedy="Send fewer or smaller files in one request, or raise GLYPH_MAX_BODY_BYTES.",
-    )
+def body_too_large(limit: int) -> BodyTooLargeError:
+    """Return the error for a body of more than `limit` bytes."""
+    return BodyTooLargeError(f"the body is larger than {limit} bytes")
 
 
-def unreadable() -> MalformedBodyError:
-    """Return the refusal of a body whose framing is broken."""
+def malformed_framing() -> MalformedBodyError:
+    """Return the error for a body whose framing is broken."""
     return MalformedBodyError(
-        "the body ended early or its chunks are malformed",
-        remedy="Send as many bytes as Content-Length says, or chunks as in RFC 9112, section 7.1.",
+        "the body ended early or its chunked coding is malformed",
+        remedy="Send exactly Content-Length bytes, or chunks as defined by RFC 9112, section 7.1.",
     )

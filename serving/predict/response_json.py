@@ -1,7 +1,7 @@
-"""Encode: from probabilities to the JSON that `POST /predict` answers.
+"""From probabilities to the JSON of `POST /predict`.
 
-The document is written from pieces that are the same in every answer of a model. orjson writes the
-numbers and whatever a client or a manifest has said.
+The document is assembled from fragments that are the same in every response of a model. orjson serialises the
+numbers, and all text from clients and manifests.
 """
 
 from collections.abc import Sequence
@@ -21,52 +21,52 @@ from serving.predict.query import Query
 
 def encode(
     bundle: Bundle,
-    asked: Query,
+    query: Query,
     filenames: Sequence[str | None] | None,
     warnings: Sequence[tuple[str, ...]] | None,
     images: npt.NDArray[np.uint8],
     outputs: Outputs,
     start: int,
 ) -> Response:
-    """Return the answer, one prediction for each image, in their order.
+    """Return the response, with one prediction for each image, in order.
 
         {"model": {"name": "mnist", "version": 1, "digest": "<64 hexadecimal digits>"},
          "predictions": [
-           {"label": "7",               the most probable class, by its name
-            "index": 7,                 its place among the classes, from 0
+           {"label": "7",               the name of the most probable class
+            "index": 7,                 its index among the classes, from 0
             "probability": 0.998,       its calibrated probability
-            "probabilities": {"0": 0.0001, ..., "9": 0.0003},   in the classes' order, sum 1
-            "warnings": [],             sentences, as of an image that looks inverted
-            "filename": "digit.png"}]}  only where the form gave one
+            "probabilities": {"0": 0.0001, ..., "9": 0.0003},   in the classes' order, with sum 1
+            "warnings": [],             sentences, such as that the image looks inverted
+            "filename": "digit.png"}]}  only if a form's part has one
 
     Args:
-        bundle: what answered.
-        asked: `top`, so many classes alone, the most probable first; `threshold`, below which label and
-            index are null and the probability still says how near it was.
-        filenames: of a form's files; None where there was no form.
-        warnings: of each image; None if it is one image, of a file, that nobody has looked at yet.
-        images: of a batch, `uint8[n, 28, 28]`.
-        outputs: of the batch, for the probabilities, `float32[n, classes]`; written with as many digits as a
-            float32 needs to be read back exactly.
-        start: where in the batch the images of this answer begin.
+        bundle: the model's.
+        query: `top` lists only that many classes, the most probable first; below `threshold`, label and index are
+            null and the probability is given all the same.
+        filenames: of a form's files; None if the body is not a form.
+        warnings: of each image; None for one image file that has not been checked for inversion yet.
+        images: of the batch, `uint8[n, 28, 28]`.
+        outputs: of the batch, for the probabilities, `float32[n, classes]`; written with as many digits as restore
+            the float32 exactly.
+        start: index in the batch of this response's first image.
     """
     manifest = bundle.manifest
     pieces = _pieces(manifest.name, bundle.version, manifest.digest, manifest.classes)
     rows = outputs.written or _written(outputs)
     if warnings is None:
         warnings = (looks_inverted(images[start], manifest.input.polarity),)
-    # In float32, as the probabilities are: 0.9 in an answer is not below a threshold of 0.9.
-    least = 0.0 if asked.threshold is None else float(np.float32(asked.threshold))
+    # In float32 like the probabilities, so that a probability printed as 0.9 reaches a threshold of 0.9.
+    threshold = 0.0 if query.threshold is None else float(np.float32(query.threshold))
     predictions: list[bytes] = []
     for i, warned in enumerate(warnings):
         index, probability, row = rows[start + i]
         numbers = row.split(b",")
-        sure = probability >= least
-        if asked.top is None:
+        sure = probability >= threshold
+        if query.top is None:
             listed = pieces.all_classes % tuple(numbers)
         else:
-            order = np.argsort(-outputs.probabilities[start + i], kind="stable")[: asked.top].tolist()
-            listed = b",".join([pieces.keys[place] + numbers[place] for place in order])
+            order = np.argsort(-outputs.probabilities[start + i], kind="stable")[: query.top].tolist()
+            listed = b",".join([pieces.keys[i] + numbers[i] for i in order])
         prediction = b'{"label":%b,"index":%b,"probability":%b,"probabilities":{%b},"warnings":%b' % (
             pieces.labels[index] if sure else b"null",
             b"%d" % index if sure else b"null",
@@ -81,25 +81,25 @@ def encode(
 
 
 def _written(outputs: Outputs) -> list[tuple[int, float, bytes]]:
-    """Return each image's most probable class, its probability, and all as JSON: for the whole batch at once."""
+    """Return for each image its most probable class, that probability, and all as JSON; once for the whole batch."""
     probabilities = outputs.probabilities
     rows = orjson.dumps(probabilities, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
-    places, most = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
-    outputs.written = list(zip(places, most, rows, strict=True))
+    indices, highest = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
+    outputs.written = list(zip(indices, highest, rows, strict=True))
     return outputs.written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pieces:
-    """What every answer of a model has, as JSON."""
+    """The constant JSON fragments of a model's responses."""
 
     start: bytes
-    """As far as the first prediction."""
+    """Up to the first prediction."""
     labels: tuple[bytes, ...]
     keys: tuple[bytes, ...]
-    """Each class's name with the colon behind it."""
+    """Each class's name, followed by a colon."""
     all_classes: bytes
-    """Every key, and `%b` for its number."""
+    """A template of all classes: every key, and `%b` for its number."""
 
 
 @lru_cache(maxsize=16)

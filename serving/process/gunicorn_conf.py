@@ -188,7 +188,7 @@ def worker_abort(worker: Worker) -> None:
 def worker_exit(_server: Arbiter, worker: Worker) -> None:
     """Send the spans that have not been sent yet."""
     if (application := getattr(worker, "wsgi", None)) is not None:  # it is missing if the model's load failed
-        application.extensions["glyph.pipeline"].trail.shutdown()
+        application.extensions["glyph.pipeline"].request_log.shutdown()
 
 
 def ssl_context(_configuration: Config, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:

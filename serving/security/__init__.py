@@ -1,5 +1,5 @@
-"""Who may ask, and what a browser is told.
+"""Authentication of requests, and response header fields that protect browsers.
 
 - `tokens.py`: bearer tokens (RFC 6750), from a file of hashes
-- `response_headers.py`: fields of pages that protect, and cross-origin resource sharing
+- `response_headers.py`: content security policy and the like for pages, and cross-origin resource sharing (CORS)
 """

@@ -1,9 +1,9 @@
-"""The Flask application: every route that is not a prediction of the event loop's, and every route for other servers.
+"""The Flask application: all routes, except that the inference worker answers predictions without it.
 
-- `app.py`: which paths there are, and how an error becomes a response; read it first
-- `hooks.py`: what happens before and after every view
-- `predictions.py`, `wsgi_body.py`: the prediction routes for WSGI servers, and a body read from WSGI
-- `oip_metadata.py`: the Open Inference Protocol's other paths
+- `app.py`: the routes, and how an error becomes a response; read it first
+- `hooks.py`: request hooks: authentication, header fields, metrics and access log
+- `predictions.py`, `wsgi_body.py`: the prediction routes under WSGI servers, and reading a body from WSGI
+- `oip_metadata.py`: health and metadata of the Open Inference Protocol
 - `api_docs/`: `/metadata`, `/openapi.json`, `/docs`; `page/`: the page at `/`
-- `constant.py`: answers that never change while the process runs
+- `constant.py`: responses that never change while the process runs
 """

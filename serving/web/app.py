@@ -1,4 +1,4 @@
-"""The Flask application: which paths there are, and how a result or an error becomes a response."""
+"""The Flask application: its routes, and how results and errors become responses."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ from serving.errors import (
 from serving.model.reloader import Reloader
 from serving.model.store import ModelStore
 from serving.predict.exchange import JSON, Response
-from serving.predict.pipeline import Pipeline, problem, request_id, unforeseen
+from serving.predict.pipeline import Pipeline, internal_error, problem, request_id
 from serving.settings import ServiceSettings, load_settings
 from serving.telemetry.metrics import Metrics
 from serving.web import api_docs, oip_metadata, page, wsgi_body
@@ -29,14 +29,15 @@ from serving.web.predictions import Predictions, request_of
 log = logging.getLogger("glyph.serving")
 
 APP_LOAD_ERROR = 4
-"""`gunicorn.arbiter.Arbiter.APP_LOAD_ERROR`: the arbiter halts with the same code."""
+"""`gunicorn.arbiter.Arbiter.APP_LOAD_ERROR`, with which the arbiter exits, too."""
 
 
 def start_app() -> Flask:
-    """Return the application of this process, with the settings of its environment, and look for new versions.
+    """Return the application of this process, configured by the environment, and start version polling.
 
-    A provider that cannot work ends the whole service at its first start: Gunicorn's arbiter halts, and does not
-    start the worker again, when one exits with APP_LOAD_ERROR; `serving.worker.lifecycle` has it exit so only then.
+    An execution provider that does not work ends the service at its first start: when a worker exits with
+    APP_LOAD_ERROR, Gunicorn's arbiter halts instead of starting it again. `serving.worker.lifecycle` restricts this
+    exit code to the first start.
     """
     metrics = Metrics.create()
     try:
@@ -45,7 +46,7 @@ def start_app() -> Flask:
     except ProviderError as error:
         log.critical("the worker ends: %s", error)
         sys.exit(APP_LOAD_ERROR)
-    except SystemExit as end:  # raised by a signal's handler
+    except SystemExit as end:  # raised by a signal handler
         if not end.code:
             metrics.ended()
         raise
@@ -53,10 +54,9 @@ def start_app() -> Flask:
 
 
 def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Flask:
-    """Build the application and load its model, in this process.
+    """Create the application and load its model in this process.
 
-    Returns a WSGI application even if there is no model to serve: it is live, not ready, and says
-    why on `/readyz`.
+    Without a model to serve, the application is live and not ready, and `/readyz` says why.
 
     Raises:
         ProviderError: the policy is `cuda` and CUDA does not work.
@@ -76,23 +76,23 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
 
     @app.get("/livez")
     def _livez() -> FlaskResponse:
-        """Say that the process answers; restart it if this fails."""
+        """Liveness: the process responds; restart it if this fails."""
         return _json({"live": True})
 
     @app.get("/readyz")
     @app.get("/healthz")
     def _readyz() -> FlaskResponse:
-        """Say whether predictions are answered; send no traffic while this fails."""
+        """Readiness: predictions are answered; send no traffic while this fails."""
         return _json(store.report())
 
     app.register_blueprint(page.blueprint(store))
     app.register_blueprint(oip_metadata.blueprint(store))
     app.register_blueprint(api_docs.blueprint(settings, store))
     register_hooks(app, pipeline)
-    app.after_request(_name)
+    app.after_request(_add_request_id)
     app.register_error_handler(ProblemError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
-    app.register_error_handler(Exception, _failure)
+    app.register_error_handler(Exception, _unexpected_error)
     return app
 
 
@@ -104,8 +104,8 @@ def _json(document: dict[str, Any]) -> FlaskResponse:
     return FlaskResponse(orjson.dumps(document), mimetype=JSON, headers={"Cache-Control": "no-store"})
 
 
-def _name(response: FlaskResponse) -> FlaskResponse:
-    """Give every answer its request's id; those of the prediction routes have it already."""
+def _add_request_id(response: FlaskResponse) -> FlaskResponse:
+    """Add X-Request-ID to a response, unless the pipeline has done so."""
     if "X-Request-ID" not in response.headers:
         response.headers["X-Request-ID"] = request_id(request_of(request.environ).headers)
     return response
@@ -118,29 +118,26 @@ def _problem(error: ProblemError) -> FlaskResponse:
 
 
 def _http_problem(error: HTTPException) -> FlaskResponse:
-    """Map what Flask and Werkzeug raise themselves to our own tree."""
+    """Map the exceptions of Flask and Werkzeug to problems."""
     if error.code == NotFoundError.status:
         return _problem(
             NotFoundError(
                 f"there is nothing at {request.path[:100]}",
-                remedy="POST images to /predict; GET /docs or /openapi.json tells all paths.",
+                remedy="POST images to /predict; GET /docs or /openapi.json lists all paths.",
             )
         )
     if error.code == MethodNotAllowedError.status:
-        problem = MethodNotAllowedError(
-            f"{request.path[:100]} does not answer {request.method[:20]}",
-            remedy="Use one of the methods in the Allow field; images are POSTed.",
-        )
+        problem = MethodNotAllowedError(f"{request.path[:100]} does not allow {request.method[:20]}")
         problem.headers = {"Allow": ", ".join(sorted(getattr(error, "valid_methods", None) or ()))}
         return _problem(problem)
     return _problem(
         MalformedBodyError(
-            f"the request cannot be understood: {error.name}", remedy="See the API's description, /docs."
+            f"the request cannot be processed: {error.name}", remedy="See the API description at /docs."
         )
     )
 
 
-def _failure(error: Exception) -> FlaskResponse:
-    """Answer 500, or 503 where memory ended; the log has it whole, the client learns nothing of it."""
+def _unexpected_error(error: Exception) -> FlaskResponse:
+    """Log an unexpected exception, and return 500, or 503 if memory was exhausted, without its details."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return _problem(unforeseen(error))
+    return _problem(internal_error(error))

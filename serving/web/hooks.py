@@ -1,6 +1,6 @@
-"""What happens around every route of the Flask application: who may ask, its fields, and what is recorded of it.
+"""Request hooks of the Flask application: authentication before a view; header fields, metrics and access log after it.
 
-The prediction routes have all this in the pipeline, so that it is the same under both worker classes.
+For prediction routes the pipeline does this, so that it is the same under both worker classes.
 """
 
 import re
@@ -18,34 +18,34 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
 def register_hooks(app: Flask, pipeline: Pipeline) -> None:
-    """Put it around the application's routes, unknown paths included; an error handler sets `g.refusal` to its kind."""
+    """Register the hooks for all paths, unknown ones included; error handlers set `g.refusal` to the problem's kind."""
 
-    def enter() -> None:
+    def before() -> None:
         g.arrived = time.perf_counter()
         g.target = target_of(request.method, request.path)
         if g.target is None:
             authorization = request.headers.get("Authorization")
-            g.holder = pipeline.access.check_path(request.method, request.path, authorization)
+            g.holder = pipeline.authenticator.check_path(request.method, request.path, authorization)
 
-    def leave(response: Response) -> Response:
+    def after(response: Response) -> Response:
         if g.target is not None:
             return response
         fields = {name.lower(): value for name, value in request.headers.items()}
         if request.method == "OPTIONS":
-            _add(response, pipeline.headers.of_preflight(fields, response.headers.get("Allow", "")))
+            _add_fields(response, pipeline.headers.of_preflight(fields, response.headers.get("Allow", "")))
         else:
-            _add(response, pipeline.headers.of(fields))
+            _add_fields(response, pipeline.headers.of(fields))
         if response.mimetype == HTML:
             for name, value in response_headers.PAGE.items():
                 response.headers.setdefault(name, value)
         _record(pipeline, fields, response)
         return response
 
-    app.before_request(enter)
-    app.after_request(leave)
+    app.before_request(before)
+    app.after_request(after)
 
 
-def _add(response: Response, fields: dict[str, str]) -> None:
+def _add_fields(response: Response, fields: dict[str, str]) -> None:
     for name, value in fields.items():
         if name == "Vary":
             response.vary.add(value)
@@ -64,8 +64,8 @@ def _record(pipeline: Pipeline, fields: dict[str, str], response: Response) -> N
         seconds=time.perf_counter() - g.arrived,
         refusal=g.get("refusal", ""),
         holder=g.get("holder"),
-        trace=pipeline.trail.context(fields),
+        trace=pipeline.request_log.context(fields),
     )
     pipeline.store.metrics.request(record)
-    if (own := pipeline.trail.end(record)) is not None:
+    if (own := pipeline.request_log.end(record)) is not None:
         response.headers["traceresponse"] = own

@@ -1,7 +1,7 @@
-"""The Open Inference Protocol's other paths: health, and metadata of the server and the model.
+"""Open Inference Protocol: health, and metadata of the server and the model.
 
-Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md. An error's form is
-the application's business, which knows the protocol by the path.
+Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md. `pipeline.problem` gives errors below
+`/v2` the protocol's form.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ PLATFORM = "onnx_onnxv1"
 
 
 def blueprint(store: ModelStore) -> Blueprint:
-    """Return the routes; they answer from what is in memory."""
+    """Return the routes."""
     routes = Blueprint("oip", __name__)
 
     @routes.get("/v2", strict_slashes=False)
@@ -35,7 +35,7 @@ def blueprint(store: ModelStore) -> Blueprint:
 
     @routes.get("/v2/health/ready")
     def _ready() -> Response:
-        store.report()  # which is refused where the process is ending, too
+        store.report()  # raises NotReadyError, also while the process is ending
         return _json({"ready": True, "live": True})
 
     @routes.get("/v2/models/<model>")
@@ -63,7 +63,7 @@ def _metadata(engine: Engine, versions: list[int]) -> dict[str, Any]:
         "outputs": [
             {"name": name, "datatype": "FP32", "shape": [-1, len(manifest.classes)]} for name in OUTPUTS
         ],
-        # Strings by name, as open_inference_rest.yaml has it.
+        # Strings by name (open_inference_rest.yaml).
         "properties": {
             "digest": manifest.digest,
             "execution_provider": PROVIDER_NAMES[engine.provider],

@@ -1,4 +1,4 @@
-"""The prediction routes for Flask's views: so many are worked on at once, some wait, and the rest are refused."""
+"""The prediction routes under a WSGI server: bounded concurrency, a bounded queue, and load shedding."""
 
 import threading
 import time
@@ -6,59 +6,59 @@ from typing import Any
 
 from serving.errors import OverloadedError, ProblemError
 from serving.predict.exchange import Request, Response, Target
-from serving.predict.load_shedding import Account, AdmissionControl
+from serving.predict.load_shedding import AdmissionControl, MemoryReservation
 from serving.predict.pipeline import Pipeline
 from serving.web import wsgi_body
 
 Environ = dict[str, Any]
 
 _OTHER_NAMES = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
-"""Fields that WSGI names without `HTTP_` (PEP 3333, environ Variables)."""
+"""Fields that WSGI names without the prefix `HTTP_` (PEP 3333, environ Variables)."""
 
 
 class Predictions:
-    """Answers predictions on the threads of the WSGI server, as far as it has more threads than `GLYPH_THREADS`."""
+    """Answers predictions on the threads of the WSGI server, at most `GLYPH_THREADS` of them at a time."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         settings = pipeline.settings
         self._pipeline = pipeline
         self._admission = AdmissionControl(settings.threads + settings.queue_limit, settings.queue_bytes)
         self._threads = settings.threads
-        self._places = threading.Semaphore(settings.threads)
-        self._telling = threading.Lock()
+        self._slots = threading.Semaphore(settings.threads)
+        self._gauge_lock = threading.Lock()
 
     def answer(self, environ: Environ, target: Target | None) -> Response:
-        """Answer a request of a prediction route on this thread; `target` is what its path names."""
-        account = Account(self._admission)
+        """Answer a prediction request on this thread; `target` is what its path names."""
+        reservation = MemoryReservation(self._admission)
         try:
-            return self._answer(environ, target, account)
+            return self._answer(environ, target, reservation)
         finally:
-            account.hold(0)
+            reservation.resize(0)
 
-    def _answer(self, environ: Environ, target: Target | None, account: Account) -> Response:
+    def _answer(self, environ: Environ, target: Target | None, reservation: MemoryReservation) -> Response:
         pipeline = self._pipeline
         try:
-            body = wsgi_body.read(environ, pipeline.settings.max_body_bytes, account)
+            body = wsgi_body.read(environ, pipeline.settings.max_body_bytes, reservation)
         except ProblemError as error:
             exchange = pipeline.open(request_of(environ), time.perf_counter(), target)
             wsgi_body.discard(environ)
-            return pipeline.close(exchange, pipeline.refuse(exchange, error))
+            return pipeline.close(exchange, pipeline.error_response(exchange, error))
         exchange = pipeline.open(request_of(environ, body), time.perf_counter(), target)
         try:
             self._admission.enter()
         except OverloadedError as error:
-            return pipeline.close(exchange, pipeline.refuse(exchange, error))
-        self._tell_queue()
+            return pipeline.close(exchange, pipeline.error_response(exchange, error))
+        self._update_queue_gauge()
         try:
-            with self._places:
+            with self._slots:
                 return pipeline.answer(exchange)
         finally:
             self._admission.leave()
-            self._tell_queue()
+            self._update_queue_gauge()
 
-    def _tell_queue(self) -> None:
-        """Set the gauge of what waits; the last thread to do so has seen what all others did before."""
-        with self._telling:
+    def _update_queue_gauge(self) -> None:
+        """Set the gauge of waiting requests, under a lock, so that the last value set is the newest."""
+        with self._gauge_lock:
             self._pipeline.store.metrics.queue(max(0, self._admission.waiting - self._threads))
 
 
@@ -68,10 +68,8 @@ def request_of(environ: Environ, body: bytes = b"") -> Request:
     for name, value in environ.items():
         if name.startswith("HTTP_"):
             headers[name[5:].replace("_", "-").lower()] = value
-    for (
-        name,
-        field,
-    ) in _OTHER_NAMES.items():  # after the others: what a client calls HTTP_CONTENT_TYPE is not it
+    # Last, because a client may send fields such as Content_Type, which WSGI names HTTP_CONTENT_TYPE.
+    for name, field in _OTHER_NAMES.items():
         headers.pop(field, None)
         if value := environ.get(name):
             headers[field] = value
@@ -86,5 +84,5 @@ def request_of(environ: Environ, body: bytes = b"") -> Request:
 
 
 def _text(path: str) -> str:
-    """Undo WSGI's reading of a path's bytes as latin-1 (PEP 3333, Unicode Issues)."""
+    """Decode a path as UTF-8; WSGI decodes its bytes as latin-1 (PEP 3333, Unicode Issues)."""
     return path if path.isascii() else path.encode("latin-1").decode(errors="replace")

@@ -99,7 +99,7 @@ class Batcher:
         if not self._later:
             return False
         job = self._later.popleft()
-        self._finish(job, self._pipeline.refuse(job.exchange, refusal))
+        self._finish(job, self._pipeline.error_response(job.exchange, refusal))
         return True
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ class Batcher:
         try:
             return None if self._abandoned(job) else self._pipeline.prepare(exchange)
         except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
-            self._finish(job, self._pipeline.refuse(exchange, error))
+            self._finish(job, self._pipeline.error_response(exchange, error))
             return None
 
     def _abandoned(self, job: QueuedRequest) -> bool:
@@ -187,7 +187,7 @@ class Batcher:
             try:
                 check_deadline(job.exchange.deadline)  # decoding others took time too
             except DeadlineExceededError as error:
-                self._finish(job, self._pipeline.refuse(job.exchange, error))
+                self._finish(job, self._pipeline.error_response(job.exchange, error))
             else:
                 groups.setdefault(id(work.engine), []).append((job, work))
         self._decoded = []
@@ -197,7 +197,7 @@ class Batcher:
         for batch, result in zip(batches, results, strict=True):
             if isinstance(result, Exception):
                 for job, _ in batch.jobs:
-                    self._finish(job, self._pipeline.refuse(job.exchange, result))
+                    self._finish(job, self._pipeline.error_response(job.exchange, result))
                 continue
             images, outputs, start = result.images, result.outputs, 0
             self._metrics.batch(batch.engine.bundle, images, outputs.probabilities, padding(len(images)))
@@ -208,7 +208,7 @@ class Batcher:
                 try:
                     answer = self._pipeline.encode(exchange, work, images, outputs, start)
                 except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
-                    answer = self._pipeline.refuse(exchange, error)
+                    answer = self._pipeline.error_response(exchange, error)
                 start += len(work)
                 self._finish(job, answer)
 

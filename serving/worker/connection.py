@@ -19,15 +19,15 @@ from gunicorn.http.errors import ParseException
 from serving.errors import OverloadedError, ProblemError
 from serving.predict.exchange import Response
 from serving.predict.load_shedding import (
-    FREE_BODY,
     LINGER_SECONDS,
     MAX_DISCARDED_BYTES,
-    Account,
+    UNCOUNTED_BYTES,
+    MemoryReservation,
+    body_timeout,
+    head_timeout,
     is_readable,
-    late_body,
-    late_head,
 )
-from serving.predict.pipeline import problem, too_large, unforeseen, unreadable
+from serving.predict.pipeline import body_too_large, internal_error, malformed_framing, problem
 from serving.system.addresses import unmapped
 from serving.telemetry.logs import without_client_data
 from serving.worker.dispatcher import Dispatcher
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._body: Body | None = None
         """On its way; in another phase than "body" it is only read to find its end."""
         self._asked = 0  # bytes of the request that is being read or answered, beside those in input and body
-        self._held = Account(dispatcher.admission)  # all of them
+        self._held = MemoryReservation(dispatcher.admission)  # all of them
         self._address = ""  # whose share of the memory it is
         self._must_close = False
         self._started = 0.0
@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
         """Answer what was asked before the client's last byte, then close; True keeps the way back open."""
         self.hung_up = True
         if self.phase == "body":
-            self._dispatch(None, unreadable())
+            self._dispatch(None, malformed_framing())
         elif self.phase == "head" and (self._body is not None or not self._blocked()):
             self.drop()  # idle, or in the middle of something that is not a request yet
         return self.phase in ("answer", "head")
@@ -158,9 +158,9 @@ class Connection(asyncio.Protocol):
         elif self.phase == "linger":
             self.abort()
         elif self.phase == "body":
-            self._dispatch(None, late_body(self._settings.body_timeout_seconds))
+            self._dispatch(None, body_timeout(self._settings.body_timeout_seconds))
         elif self._input and self._body is None:
-            self._refuse(late_head(self._settings.header_timeout_seconds))
+            self._refuse(head_timeout(self._settings.header_timeout_seconds))
         else:  # in good order: a request may be on its way, and a reset would look like a fault
             self._close()
 
@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
         whole = length is not None and length <= len(self._input) and length <= limit
         if not whole:
             self._body = ChunkedBody(head.original) if length is None else LengthBody(length)
-        small = whole and length + head.size <= FREE_BODY  # type: ignore[operator]  # what is whole has a length
+        small = whole and length + head.size <= UNCOUNTED_BYTES  # type: ignore[operator]  # what is whole has a length
         if not small and not self._admit(head, length or 0):
             return
         if whole:
@@ -292,7 +292,7 @@ class Connection(asyncio.Protocol):
         self._asked = head.size
         try:
             if length > limit:
-                raise too_large(limit)
+                raise body_too_large(limit)
             self._dispatcher.admit(head, 0 if body is None else length, self._address)
             self._count()
         except ProblemError as error:
@@ -314,7 +314,7 @@ class Connection(asyncio.Protocol):
             self._dispatcher.log.debug("a request's body could not be read: %s", without_client_data(error))
             self._body, self._must_close = None, True
             if self.phase == "body":
-                self._dispatch(None, unreadable())
+                self._dispatch(None, malformed_framing())
             elif self.phase == "head":
                 self._close()
             return False
@@ -325,7 +325,7 @@ class Connection(asyncio.Protocol):
         limit = self._settings.max_body_bytes
         try:
             if body.announced > limit:
-                raise too_large(limit)
+                raise body_too_large(limit)
             self._count()
         except ProblemError as error:
             self._must_close |= body.announced > MAX_DISCARDED_BYTES
@@ -359,7 +359,7 @@ class Connection(asyncio.Protocol):
         Raises:
             OverloadedError: it is more than before, and more than may be; what was counted before stays so.
         """
-        self._held.hold(self._input.held + self._asked + (0 if self._body is None else self._body.held))
+        self._held.resize(self._input.held + self._asked + (0 if self._body is None else self._body.held))
 
     def _shed(self, error: OverloadedError) -> None:
         """Let go of input for which there is no memory."""
@@ -416,7 +416,7 @@ class Connection(asyncio.Protocol):
             data = render(answer, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
         except ValueError as error:
             self._dispatcher.log.exception("an answer could not be written", exc_info=error)
-            answer = problem(unforeseen())
+            answer = problem(internal_error())
             data = render(answer, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
         if self._head.method == "HEAD":  # a refusal: WSGI answers all else (RFC 9110, section 9.3.2)
             data = data[: len(data) - len(answer.body)]

@@ -144,11 +144,11 @@ class Dispatcher:
         Raises:
             ProblemError: it is refused.
         """
-        access, authorization = self.pipeline.access, head.headers.get("authorization")
-        if access.tokens is not None and head.target is not None:
-            access.check(authorization)
+        authenticator, authorization = self.pipeline.authenticator, head.headers.get("authorization")
+        if authenticator.tokens is not None and head.target is not None:
+            authenticator.authenticate(authorization)
         else:
-            access.check_path(head.method, head.path, authorization)
+            authenticator.check_path(head.method, head.path, authorization)
         self.admission.check(length, client)
 
     def predict(
@@ -177,7 +177,7 @@ class Dispatcher:
         if error is not None:
             if isinstance(error, OverloadedError):
                 connection.throttle(self._throttle.until(self.loop.time()))
-            connection.answered(pipeline.close(exchange, pipeline.refuse(exchange, error)))
+            connection.answered(pipeline.close(exchange, pipeline.error_response(exchange, error)))
             return
         if takes_long(request, exchange.target):
             future = self.threads.submit(self._answer, connection, exchange)
@@ -214,7 +214,7 @@ class Dispatcher:
         try:
             answer = future.result()
         except BaseException as error:  # noqa: BLE001  else the client would wait for ever
-            answer = self.pipeline.refuse(exchange, Exception(f"the thread failed: {error!r}"))
+            answer = self.pipeline.error_response(exchange, Exception(f"the thread failed: {error!r}"))
         self._on_loop(self._predicted, connection, answer)
 
     def _predicted(self, connection: ClientConnection, answer: Response) -> None:

@@ -15,7 +15,7 @@ from gunicorn.http import wsgi
 from gunicorn.http.errors import ConfigurationProblem
 
 from serving.errors import NotFoundError, ProblemError
-from serving.predict.pipeline import problem, unforeseen
+from serving.predict.pipeline import internal_error, problem
 from serving.worker.http11.response import Dates, render
 
 FLUSH_BYTES = 64 << 10
@@ -96,7 +96,7 @@ def _refuse(worker: Any, request: Any, wire: Wire, error: Exception) -> None:
         )
     else:
         worker.log.error("%s %s failed", request.method, request.path, exc_info=error)
-        refusal = unforeseen()
+        refusal = internal_error()
     worker.wsgi.extensions["glyph"].metrics.refusal(refusal.kind)
     wire.sendall(render(problem(refusal), request.version, Dates().now(), keep_alive=False))
     with contextlib.suppress(ClientGoneError):

@@ -70,7 +70,7 @@ def test_dropped_files_become_a_table_in_their_order(
     assert answers(page) == expected
     assert page.locator("#rows .name").all_inner_texts() == [file["name"] for file in files]
     expect(page.locator("#label")).to_have_text(expected[0])
-    expect(page.locator("#live")).to_contain_text("10 of 10 files answered")
+    expect(page.locator("#live")).to_contain_text("10 of 10 files classified")
     page.get_by_role("button", name="Show 4.png above").click()
     expect(page.locator("#label")).to_have_text(expected[4])
     assert np.array_equal(seen(page), images[4])
@@ -120,7 +120,7 @@ def test_each_file_that_is_refused_says_why_and_the_others_are_answered(
         a_file("last.png", whole),
     ]
     page.set_input_files("#files", files)
-    expect(page.locator("#live")).to_contain_text("2 of 4 files answered, 2 refused")
+    expect(page.locator("#live")).to_contain_text("2 of 4 files classified, 2 failed")
     assert answers(page) == [expected[0], "–", "–", expected[1]]  # noqa: RUF001
     expect(rows(page).nth(1).locator(".remark")).to_contain_text("truncated or damaged")
     expect(rows(page).nth(2).locator(".remark")).to_contain_text("text/plain is not supported")
@@ -199,7 +199,7 @@ def test_a_format_that_no_browser_shows_is_asked_about_all_the_same(
     tiff: Any = encoded(Image.fromarray(images[0]), "TIFF")
     page.set_input_files("#files", [a_file("seven.tiff", tiff, "image/tiff")])
     expect(rows(page).first.locator(".answer")).to_have_text(expected[0])
-    expect(rows(page).first.locator(".note")).to_have_text("This browser cannot show it.")
+    expect(rows(page).first.locator(".note")).to_have_text("This browser cannot display it.")
 
 
 def test_the_list_can_be_cleared(page: Page, service: Service, digits: Images) -> None:

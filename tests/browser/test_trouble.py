@@ -236,7 +236,7 @@ def test_files_wait_for_a_busy_service(page: Page, service: Service, digits: Ima
     page.clock.pause_at(600_000)
     page.route(PREDICT, a_problem(503, "The service is busy", Retry_After="5"))
     page.set_input_files("#files", [a_file("seven.png", png(digits[0]))])
-    expect(page.locator("#rows .remark")).to_contain_text("Waiting to ask again.")
+    expect(page.locator("#rows .remark")).to_contain_text("Waiting to retry.")
     page.unroute(PREDICT)
     page.clock.run_for(5_500)
     expect(page.locator("#rows .answer")).to_have_text("7")
@@ -272,7 +272,7 @@ def test_a_service_that_asks_for_a_token_gets_one(
     context = browser.new_context()
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{guarded_service.port}/")
-    expect(page.locator("#problem")).to_have_text("This service asks for an access token.")
+    expect(page.locator("#problem")).to_have_text("This service requires an access token.")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
     with page.expect_response(PREDICT):
@@ -289,7 +289,7 @@ def test_a_service_that_asks_for_a_token_gets_one(
     page.keyboard.press("Enter")
     expect(page.locator("#problem")).to_have_text("The service does not accept this access token.")
     page.get_by_label("Access token").fill(TOKEN)
-    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("button", name="Use token").click()
     expect(page.locator("#label")).to_have_text("7")
     expect(page.locator("#rows .answer")).to_have_text("7")
     expect(page.locator("#model")).to_contain_text("version 1")

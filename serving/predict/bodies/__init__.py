@@ -1,6 +1,6 @@
-"""From a request's body to images, for each content type.
+"""From a body to images, for each content type.
 
-- `multipart.py`: image files, alone or in a form; `image_files.py`: one of them
-- `json_images.py`: `{"instances": [...]}`; `json_documents.py`, `json_pieces.py`: JSON within limits, in pieces
+- `multipart.py`: bodies that are an image file or a form of them; `image_files.py`: decoding of one file
+- `json_images.py`: `{"instances": [...]}`; `json_documents.py`, `json_pieces.py`: JSON within limits, and in pieces
 - `raw_pixels.py`: `application/octet-stream` and NumPy's `.npy`
 """

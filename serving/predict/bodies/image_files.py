@@ -1,4 +1,4 @@
-"""A request's image: what was declared against what it is, its pixels, and what to say of them."""
+"""One image file of a request: its declared type is checked, its pixels are decoded, and warnings collected."""
 
 from dataclasses import dataclass
 
@@ -18,62 +18,53 @@ from serving.errors import (
 )
 
 ALIASES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp", "image/x-png": "image/png"}
-"""Names that clients send for the registered ones."""
+"""Unregistered names that clients send, and the registered ones."""
 
 SUPPORTED = ", ".join(decoding.PARSERS)
 
-SCALED_WARNING = ("no pixel is above 1: the model takes pixels from 0 to 255, not from 0 to 1",)
+SCALED_WARNING = ("no pixel is above 1: the model expects pixels from 0 to 255, not from 0 to 1",)
 
 _PAPER = {polarity: bytes([paper]) * IMAGE_SIZE for polarity, paper in PAPER.items()}
-"""A row of nothing but paper."""
+"""A row of paper (background) pixels."""
 
-_CONVERT = f"Convert it to one of {SUPPORTED}."
+_CONVERT = f"Convert the image to one of {SUPPORTED}."
 
-PROBLEMS: dict[ImageFault, tuple[type[ProblemError], str]] = {
-    ImageFault.EMPTY: (BrokenImageError, "Send a file that has an image in it."),
+PROBLEMS: dict[ImageFault, tuple[type[ProblemError], str | None]] = {
+    ImageFault.EMPTY: (BrokenImageError, "Send a file with an image."),
     ImageFault.FORMAT: (UnsupportedMediaTypeError, _CONVERT),
-    ImageFault.SIZE: (
-        WrongSizeError,
-        f"Scale it to {IMAGE_SIZE}x{IMAGE_SIZE} as the training images were made.",
-    ),
-    ImageFault.HEAVY: (
-        ImageTooLargeError,
-        f"Scale it to {IMAGE_SIZE}x{IMAGE_SIZE}, and save it without metadata: that is a few KiB.",
-    ),
-    ImageFault.ANIMATED: (UnsupportedImageError, "Send one frame, as a file or form part of its own."),
-    ImageFault.RANGE: (UnsupportedImageError, "Save it with 8 or 16 bits a pixel."),
-    ImageFault.DAMAGED: (
-        BrokenImageError,
-        "Send the whole file; with curl that is --data-binary @FILE, not -d @FILE.",
-    ),
+    ImageFault.SIZE: (WrongSizeError, None),
+    ImageFault.HEAVY: (ImageTooLargeError, None),
+    ImageFault.ANIMATED: (UnsupportedImageError, None),
+    ImageFault.RANGE: (UnsupportedImageError, "Save the image with 8 or 16 bits per channel."),
+    ImageFault.DAMAGED: (BrokenImageError, None),
 }
-"""What the decoder refuses, as the problem (with its status) and the remedy that are answered."""
+"""The problem for each error of the decoder, and its remedy unless it is the default one."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Decoded:
-    """One image as the model takes it."""
+    """One decoded image."""
 
     pixels: npt.NDArray[np.uint8]
-    """`uint8[28, 28]`, 0..255, in the file's own polarity."""
+    """`uint8[28, 28]`, 0..255, in the polarity of the file."""
     warnings: tuple[str, ...]
-    """What the caller should know, in sentences."""
+    """Sentences for the client."""
 
 
 def decode(data: bytes, media_type: str | None, polarity: Polarity) -> Decoded:
     """Decode one image file as `bundle.images.decoding.decode` does.
 
     Args:
-        data: the file, whole.
-        media_type: as declared, a key of `bundle.images.decoding.PARSERS`; None is recognised by content.
-        polarity: what the model expects; the opposite is answered with a warning, never flipped.
+        data: the complete file.
+        media_type: the declared one, a key of `bundle.images.decoding.PARSERS`; None to recognise it by content.
+        polarity: the model's; an image that looks inverted gets a warning and is never inverted.
 
     Raises:
-        UnsupportedMediaTypeError: the bytes are no image of the declared type.
+        UnsupportedMediaTypeError: the content is not an image of the declared type.
         WrongSizeError: the image is not 28x28.
         ImageTooLargeError: the file has more than 1 MiB.
-        UnsupportedImageError: it has several frames, or pixels that are not 8 or 16 bit.
-        BrokenImageError: it is empty, truncated or damaged.
+        UnsupportedImageError: the image has several frames, or pixels that are not of 8 or 16 bits.
+        BrokenImageError: the file is empty, truncated or damaged.
     """
     if data and media_type is not None:
         _check_declared(data, media_type)
@@ -95,19 +86,19 @@ def _check_declared(data: bytes, media_type: str) -> None:
     found = decoding.sniff(data)
     if found is None:
         raise UnsupportedMediaTypeError(
-            f"the content is no supported image: declared as {media_type}, but it looks like "
+            f"the content is not a supported image: it is declared as {media_type}, but looks like "
             f"{decoding.stranger(data)}",
             remedy=_CONVERT,
         )
     if found != media_type:
         raise UnsupportedMediaTypeError(
             f"the content is declared as {media_type}, but it is {found}",
-            remedy=f"Declare what it is: Content-Type: {found}.",
+            remedy=f"Declare the actual type: Content-Type: {found}.",
         )
 
 
 def warnings_of(images: npt.NDArray[np.uint8], polarity: Polarity) -> list[tuple[str, ...]]:
-    """Return what a caller should know of each of `uint8[n, 28, 28]` that came as numbers."""
+    """Return the warnings for each of `uint8[n, 28, 28]` that arrived as numbers."""
     return [looks_inverted(pixels, polarity) + _looks_scaled(pixels) for pixels in images]
 
 
@@ -117,23 +108,23 @@ def _looks_scaled(pixels: npt.NDArray[np.uint8]) -> tuple[str, ...]:
 
 
 def looks_inverted(pixels: npt.NDArray[np.uint8], polarity: Polarity) -> tuple[str, ...]:
-    """Return the warning that paper and ink seem to be the wrong way round, or nothing, for `uint8[28, 28]`."""
+    """Return a warning if `uint8[28, 28]` seems to have ink and paper exchanged, else nothing."""
     paper = _PAPER[polarity]
     content = pixels.tobytes()
     if content.startswith(paper) and content.endswith(paper):
-        return ()  # more than half of the border is paper as it should be, so its mean is on the right side
+        return ()  # more than half of the border is paper, so the mean of the border is on the right side
     return _inverted_warning(int(pixels.sum()), int(pixels[1:-1, 1:-1].sum()), polarity)
 
 
 def _inverted_warning(total: int, inner_total: int, polarity: Polarity) -> tuple[str, ...]:
-    """Compare the paper, which is what the border shows, with what the model expects."""
+    """Compare the paper, which the border shows, with the polarity that the model expects."""
     border = (total - inner_total) / (IMAGE_SIZE**2 - (IMAGE_SIZE - 2) ** 2)
     centre = inner_total / (IMAGE_SIZE - 2) ** 2
     if polarity == BLACK_ON_WHITE:
         border, centre, expected = 255 - border, 255 - centre, "dark ink on light paper (black-on-white)"
     else:
         expected = "light ink on dark paper (white-on-black)"
-    # A bright border alone may be an object that fills the image; paper is brighter than what is on it.
+    # A bright border alone may be an object that fills the image; inverted paper is brighter than the centre, too.
     if border <= 127.5 or border < centre:
         return ()
     return (f"looks inverted: the model expects {expected}; invert the pixels if this image is the opposite",)

@@ -1,12 +1,12 @@
 """`POST /predict` with `application/json`: `{"instances": [...]}`, images as numbers or as base64 files.
 
-What an instance is, its JSON type says:
+The JSON type of an instance determines its form:
 
     [[0, ..., 0], ...]       28 lists of 28 numbers 0..255
     [0, ..., 0]              784 numbers 0..255, row by row
     "iVBORw0KGgo..."         an image file, base64 (RFC 4648, section 4)
-    "data:image/png;base64,iVBORw0KGgo..."   the same as a data URL (RFC 2397)
-    {"b64": "iVBORw0KGgo..."}   the same as TensorFlow Serving and KServe write it
+    "data:image/png;base64,iVBORw0KGgo..."   an image file as a data URL (RFC 2397)
+    {"b64": "iVBORw0KGgo..."}   an image file in the form of TensorFlow Serving and KServe
 """
 
 import binascii
@@ -29,11 +29,11 @@ _EXAMPLE = '{"instances": [image, ...]}'
 
 
 def read(body: bytes, polarity: Polarity, max_images: int, deadline: float = inf) -> list[Decoded]:
-    """Return the images of a JSON body, in their order.
+    """Return the images of a JSON body, in order; the deadline is checked before each.
 
     Raises:
-        ProblemError: the body is not JSON, is beyond a limit, an instance is no image, or the time is over,
-            which is looked at before each image.
+        ProblemError: the body is not JSON, exceeds a limit, or has an instance that is not an image; or the deadline
+            is over.
     """
     instances = _instances(json_documents.read(body, max_images), max_images)
     images = []
@@ -42,7 +42,7 @@ def read(body: bytes, polarity: Polarity, max_images: int, deadline: float = inf
         try:
             images.append(_image(instance, polarity))
         except ProblemError as error:
-            error.of_instance(index)
+            error.at_instance(index)
             raise
     return images
 
@@ -50,13 +50,13 @@ def read(body: bytes, polarity: Polarity, max_images: int, deadline: float = inf
 def _instances(document: Any, max_images: int) -> list[Any]:
     if not isinstance(document, dict) or "instances" not in document:
         raise InvalidInstanceError(
-            f"the body is {json_documents.shown(document)} without 'instances'", remedy=f"Send {_EXAMPLE}."
+            f"the body has no 'instances': it is {json_documents.shown(document)}", remedy=f"Send {_EXAMPLE}."
         )
     if unknown := document.keys() - {"instances"}:
         name = min(unknown)[:40]
         raise InvalidInstanceError(
             f"the body has the unknown member '{name}'{nearest(name, ['instances'])}",
-            remedy=f"Send {_EXAMPLE} and nothing beside it; what the answer holds is asked in the query.",
+            remedy=f"Send {_EXAMPLE} without other members; options such as top belong in the query.",
         )
     instances = document["instances"]
     if not isinstance(instances, list) or not instances:
@@ -65,10 +65,7 @@ def _instances(document: Any, max_images: int) -> list[Any]:
             remedy=f"Send a list of at least one image: {_EXAMPLE}.",
         )
     if len(instances) > max_images:
-        raise TooManyImagesError(
-            f"the body has {len(instances)} instances; {max_images} are allowed",
-            remedy="Send them in several requests, or raise GLYPH_MAX_IMAGES.",
-        )
+        raise TooManyImagesError(f"the body has {len(instances)} instances; at most {max_images} are allowed")
     return instances
 
 
@@ -90,9 +87,9 @@ def _pixels(instance: list[Any]) -> npt.NDArray[np.uint8]:
     if numbers is None:
         remedy = f"An image is {_FORMS}."
         if len(instance) == IMAGE_SIZE and not any(isinstance(row, list) for row in instance):
-            remedy = "If the body is one image, put it into one more list: 'instances' is a list of images."
+            remedy = "'instances' is a list of images: wrap a single image in another list."
         raise InvalidInstanceError(
-            f"the instance is a list of {len(instance)}, which is no {IMAGE_SIZE}x{IMAGE_SIZE} image",
+            f"the instance is a list of {len(instance)}, not a {IMAGE_SIZE}x{IMAGE_SIZE} image",
             remedy=remedy,
         )
     return np.frombuffer(json_documents.pixel_bytes(numbers), np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE)
@@ -105,14 +102,14 @@ def _file(text: str, polarity: Polarity) -> Decoded:
         media_type = canonical(head.removeprefix("data:").removesuffix(";base64"))
         if not comma or not head.endswith(";base64") or media_type not in PARSERS:
             raise UnsupportedMediaTypeError(
-                "the data URL is not one of an image in base64",
-                remedy=f"It begins as data:image/png;base64, does; supported are {SUPPORTED}.",
+                "the data URL is not of an image in base64",
+                remedy=f"Begin it with data:image/png;base64, or another supported type: {SUPPORTED}.",
             )
     try:
         data = binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:  # binascii.Error is one
         raise InvalidInstanceError(
             f"the string is not base64: {error}",
-            remedy="Encode the image file's bytes as RFC 4648, section 4, has it: with padding, in one line.",
+            remedy="Encode the image file as defined by RFC 4648, section 4: with padding, without line breaks.",
         ) from None
     return decode(data, media_type, polarity)

@@ -1,6 +1,6 @@
-"""What the service says of itself: `/metadata`, `/openapi.json`, and the same for people at `/docs`.
+"""`/metadata`, the API's description at `/openapi.json`, and the same as HTML at `/docs`.
 
-Open `openapi.yaml` first, which is the description as it is written; `openapi.py` completes it from the code.
+Read `openapi.yaml` first, which is the source of the description; `openapi.py` completes it from the code.
 """
 
 import functools
@@ -19,18 +19,18 @@ from serving.web.api_docs.openapi import document, limits
 from serving.web.constant import Constant, constant, send
 
 STYLE = "/assets/docs.css"
-"""Beside the page's own files, which are open where tokens are asked for."""
+"""Below `/assets/`, which is public even if tokens are required."""
 
 
 def blueprint(settings: ServiceSettings, store: ModelStore) -> Blueprint:
-    """Return the routes; the description and its page are made once, when they are first asked for."""
+    """Return the routes; the description and its page are made at their first request."""
     routes = Blueprint("description", __name__, template_folder="templates")
     style = constant(files(__name__).joinpath("assets/style.css").read_bytes(), "text/css")
 
     described = functools.cache(lambda: document(settings))
     as_json = functools.cache(lambda: constant(orjson.dumps(described()), JSON))
 
-    @functools.cache  # its links are relative, so that it is the same below every prefix
+    @functools.cache  # its links are relative, so it is the same below every path prefix
     def page() -> Constant:
         shown = {
             "api": described(),
@@ -61,7 +61,7 @@ def blueprint(settings: ServiceSettings, store: ModelStore) -> Blueprint:
 
 
 def metadata(engine: Engine, settings: ServiceSettings) -> dict[str, Any]:
-    """Return what a client needs to know of the model: its input contract, its classes, how good it is."""
+    """Return the model's input contract, classes, accuracy and calibration, and the limits of a request."""
     manifest = engine.bundle.manifest
     contract = manifest.input.model_dump()
     return {
@@ -79,7 +79,7 @@ def metadata(engine: Engine, settings: ServiceSettings) -> dict[str, Any]:
 
 
 def resolved(node: dict[str, Any], api: dict[str, Any]) -> dict[str, Any]:
-    """Return what a `$ref` of the description stands for; a node without one stands for itself."""
+    """Resolve a `$ref` of the description; return a node without one unchanged."""
     while "$ref" in node:
         found: Any = api
         for name in node["$ref"].removeprefix("#/").split("/"):
@@ -89,13 +89,13 @@ def resolved(node: dict[str, Any], api: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_words(schema: dict[str, Any]) -> str:
-    """Return the schema of a parameter in a line: `integer, minimum 1`."""
+    """Return the schema of a parameter as one line: `integer, minimum 1`."""
     words = [str(value) if name == "type" else f"{name} {_text(value)}" for name, value in schema.items()]
     return ", ".join(words).replace('"', "")
 
 
 def pretty(value: Any) -> str:
-    """Return JSON for people: indented, but lists of numbers in one line, and long ones cut."""
+    """Return indented JSON, with lists of numbers on one line and long lists shortened."""
     return "\n".join(_lines(value))
 
 

@@ -1,4 +1,4 @@
-"""The API's description: `openapi.yaml`, completed from the code."""
+"""The API's description: `openapi.yaml`, completed from code and settings."""
 
 from collections.abc import Iterable
 from importlib.resources import files
@@ -22,13 +22,13 @@ from serving.predict.exchange import JSON, Response
 from serving.security import tokens
 from serving.settings import ServiceSettings
 
-UNREAD = {MalformedBodyError, MalformedRequestError, OverloadedError, RequestTimeoutError}
-"""What a request can be refused for before it is read whole, without an id."""
+BEFORE_READING = {MalformedBodyError, MalformedRequestError, OverloadedError, RequestTimeoutError}
+"""Problems that may occur before a request is read completely, so that the response has no request id."""
 
 
 def document(settings: ServiceSettings) -> dict[str, Any]:
-    """Return the OpenAPI document; `settings` has the limits, and whether tokens are asked for."""
-    api = _written()
+    """Return the OpenAPI document; `settings` has the limits, and whether tokens are required."""
+    api = _template()
     del api["x-image"]
     paths, schemas = api["paths"], api["components"]["schemas"]
     api["info"]["version"] = __version__
@@ -36,22 +36,22 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
     _example(paths["/metadata"])["limits"] = limits(settings)
     schemas["Instances"]["properties"]["instances"]["maxItems"] = settings.max_images
     schemas["RequestInput"]["properties"]["shape"]["prefixItems"][0]["maximum"] = settings.max_images
-    kinds = {kind.kind: kind for kind in problem_classes()}
+    by_kind = {kind.kind: kind for kind in problem_classes()}
     for path, operations in paths.items():
         for operation in operations.values():
             named = chain.from_iterable(operation.pop("x-problems", ()))
-            refusals = _refusals(path, (kinds[name] for name in named))
-            operation["responses"] = operation["responses"] | refusals
+            errors = _error_responses(path, (by_kind[name] for name in named))
+            operation["responses"] = operation["responses"] | errors
     if settings.tokens_file is not None:
         api["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         api["security"] = [{"bearer": []}]
-        for path in tokens.open_paths(settings) & paths.keys():
+        for path in tokens.public_paths(settings) & paths.keys():
             paths[path]["get"]["security"] = []
     return api
 
 
 def limits(settings: ServiceSettings) -> dict[str, int]:
-    """Return how much one request may be."""
+    """Return the limits of one request."""
     return {
         "body_bytes": settings.max_body_bytes,
         "image_bytes": MAX_FILE_BYTES,
@@ -60,45 +60,46 @@ def limits(settings: ServiceSettings) -> dict[str, int]:
     }
 
 
-def _written() -> dict[str, Any]:
-    """Return the document as it is written."""
-    import yaml  # only a worker that is asked for the description pays for it
+def _template() -> dict[str, Any]:
+    """Return `openapi.yaml`, parsed."""
+    import yaml  # imported only by a worker that serves the description
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml came with it
+    # CSafeLoader is ten times as fast, if PyYAML was built with libyaml.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     file = files(__package__).joinpath("openapi.yaml")
     written: dict[str, Any] = loader(file.read_bytes()).get_single_data()
     return written
 
 
 def _example(operations: dict[str, Any]) -> dict[str, Any]:
-    """Return the example of what is answered."""
+    """Return the example of an operation's response."""
     content = operations["get"]["responses"]["200"]["content"]
     value: dict[str, Any] = content[JSON]["examples"]["answer"]["value"]
     return value
 
 
-def _refusals(path: str, kinds: Iterable[type[ProblemError]]) -> dict[str, Any]:
-    """Return the responses by status; each kind of problem is an example, made as the service makes its answer."""
+def _error_responses(path: str, classes: Iterable[type[ProblemError]]) -> dict[str, Any]:
+    """Return the error responses by status, with an example of each problem, made by the code that answers with it."""
     found: dict[int, list[tuple[type[ProblemError], Response]]] = {}
-    for kind in kinds:
+    for kind in classes:
         knows_path = oip.is_path(path) and kind is not MalformedRequestError
-        answer = (oip.problem if knows_path else pipeline.problem)(kind.of_example())
+        answer = (oip.problem if knows_path else pipeline.problem)(kind())
         found.setdefault(int(answer.status), []).append((kind, answer))
     return {str(status): _response(found[status]) for status in sorted(found)}
 
 
-def _response(refusals: list[tuple[type[ProblemError], Response]]) -> dict[str, Any]:
+def _response(errors: list[tuple[type[ProblemError], Response]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
-    for kind, answer in refusals:
+    for kind, answer in errors:
         schema = "ProtocolError" if answer.media_type == JSON else "Problem"
         entry = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": {}}
         examples = content.setdefault(answer.media_type, entry)["examples"]
         examples[kind.kind] = {"value": orjson.loads(answer.body)}
-    fields = {name: name for _, answer in refusals for name in answer.headers}
-    whole = UNREAD.isdisjoint(kind for kind, _ in refusals)
+    fields = {name: name for _, answer in errors for name in answer.headers}
+    whole = BEFORE_READING.isdisjoint(kind for kind, _ in errors)
     fields["X-Request-ID"] = "X-Request-ID" if whole else "X-Request-ID-if-read"
     return {
-        "description": "; or: ".join(kind.title for kind, _ in refusals),
+        "description": "; or: ".join(kind.title for kind, _ in errors),
         "headers": {name: {"$ref": f"#/components/headers/{place}"} for name, place in fields.items()},
         "content": content,
     }

@@ -1,8 +1,7 @@
-"""The page at `/`: draw, choose or drop an image, and see what the model answers.
+"""The page at `/`: draw, choose or drop an image, and see the model's prediction.
 
-Static HTML, CSS and JavaScript modules without a framework or a build step; `assets/main.js` is the one to
-open first. The page is a client like any other: it asks `POST /predict` and `GET /metadata`. What only it
-needs, samples of the served model's own classes, is answered here.
+Static HTML, CSS and JavaScript modules without a framework or a build step; read `assets/main.js` first. The page is
+an ordinary client of `POST /predict` and `GET /metadata`, and of `GET /samples`: images of the served model's classes.
 """
 
 import base64
@@ -32,14 +31,14 @@ MAX_SAMPLES = 20
 
 
 def blueprint(store: ModelStore) -> Blueprint:
-    """Return the routes `/`, `/assets/NAME` and `/samples`; the page's files are read here, once."""
+    """Return the routes `/`, `/assets/NAME` and `/samples`; the page's files are read once, here."""
     routes = Blueprint("page", __name__)
     assets = {
         asset.name: constant(asset.read_bytes(), MEDIA_TYPES[asset.name.rpartition(".")[2]])
         for asset in _directory().iterdir()
     }
     made: dict[str, Constant] = {}
-    """The samples of the version that was asked last, by its digest."""
+    """The samples of the last version for which they were requested, by its digest."""
 
     @routes.get("/")
     def _page() -> Response:
@@ -53,14 +52,14 @@ def blueprint(store: ModelStore) -> Blueprint:
 
     @routes.get("/samples")
     def _samples() -> Response:
-        """Answer images of the served model's classes, one for each where it has one."""
+        """Return an image of each class for which the bundle has one."""
         bundle = store.engine().bundle
         digest = bundle.manifest.digest
         answer = made.get(digest)
         if answer is None:
             try:
                 found = samples(bundle)
-            except BundleError as error:  # its files are gone; what is loaded answers all the same
+            except BundleError as error:  # the files were removed; the loaded model works without them
                 log.warning("no samples: %s", error)
                 return Response(orjson.dumps({"samples": []}), mimetype=JSON)
             made.clear()
@@ -73,7 +72,7 @@ def blueprint(store: ModelStore) -> Blueprint:
 def samples(bundle: Bundle) -> list[dict[str, Any]]:
     """Return samples in the classes' order, `[{"label": "7", "png": "<base64>"}, ...]`.
 
-    They are golden examples, real images of the data set; the label is what the model says of them.
+    They are golden examples, which are images of the data set; the label is the model's prediction.
     """
     golden = GoldenExamples.from_bytes(bundle.read(GOLDEN_FILE), bundle.manifest)
     first: dict[int, int] = {}

@@ -3,7 +3,7 @@
 from math import inf
 from typing import Any
 
-from serving.predict.load_shedding import Account, AdmissionControl, unacknowledged
+from serving.predict.load_shedding import AdmissionControl, MemoryReservation, unacknowledged
 
 HELD_OUTPUT = 16 << 10
 """Bytes of answers that a client has not taken, beyond which it gets no further ones, and they are counted."""
@@ -13,7 +13,7 @@ class OutputBuffer:
     """One connection's answers on their way out; its length is the number of bytes that are not in the socket yet."""
 
     def __init__(self, admission: AdmissionControl) -> None:
-        self._held = Account(admission)
+        self._held = MemoryReservation(admission)
         self._transport: Any = None
         self.full = False
         """Whether the client does not take what is written."""
@@ -40,12 +40,12 @@ class OutputBuffer:
             OverloadedError: there is no memory for it.
         """
         self.full = True
-        self._held.hold(len(self))
+        self._held.resize(len(self))
 
     def resume(self) -> None:
         """Note that the client has taken what waited, or will never."""
         self.full = False
-        self._held.hold(0)
+        self._held.resize(0)
 
     def stalled(self, now: float) -> float:
         """Return for how many seconds the client has taken nothing; below 0 where nothing waits for it.

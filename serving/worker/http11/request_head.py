@@ -33,7 +33,7 @@ from gunicorn.http.message import Request as GunicornRequest
 from gunicorn.http.unreader import IterUnreader
 
 from serving.errors import MalformedRequestError
-from serving.predict.exchange import HOST, Target, joined
+from serving.predict.exchange import HOST, Target, combine_fields
 from serving.predict.pipeline import target_of
 
 FAST_BYTES = 4000
@@ -184,7 +184,7 @@ def read_any(pieces: list[bytes], configuration: Config, peer: Any) -> RequestHe
         if not CODINGS.fullmatch(error.hdr):
             raise InvalidHeader("TRANSFER-ENCODING") from error
         raise
-    headers = joined(request.headers)
+    headers = combine_fields(request.headers)
     _check(request, headers)
     request.version = min(request.version, (1, 1))  # the answer says no higher one (RFC 9110, section 2.5)
     if closes(headers):
@@ -239,9 +239,7 @@ class Parser:
 
 def refusal_of(error: ParseException) -> MalformedRequestError:
     """Return what a client is told of a request that the parser refuses; `extensions` has the status."""
-    refusal = MalformedRequestError(
-        str(error)[:200], remedy="Send the request as RFC 9112 has it; most HTTP clients do."
-    )
+    refusal = MalformedRequestError(str(error)[:200])
     refusal.extensions = {"status": int(STATUSES.get(type(error), HTTPStatus.BAD_REQUEST))}
     return refusal
 

@@ -182,21 +182,21 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"data": ...}, ["'data' of 'images' is missing"]),
     ({"data": []}, ["0 elements"]),
     ({"data": "AAAA"}, ["'data'"]),
-    ({"data": [[1, 2], [3, 4]]}, ["nested otherwise"]),
-    ({"data": [[0] * 784] * 2}, ["nested otherwise"]),
+    ({"data": [[1, 2], [3, 4]]}, ["the nesting of"]),
+    ({"data": [[0] * 784] * 2}, ["the nesting of"]),
     ({"data": [256] * 1568}, ["pixel 0 is 256"]),
     ({"data": [0.5] * 1568}, ["pixel 0 is 0.5"]),
     ({"data": [True] * 1568}, ["pixel 0 is true"]),
     ({"data": [[[0] * 28] * 28, [[None] * 28] * 28]}, ["pixel 784 is null"]),
     ({"parameters": 1}, ["the parameters of the input is 1"]),
     ({"parameters": {"a": []}}, ["'a'", "a string, a number or a boolean"]),
-    ({"parameters": {"shared_memory_region": "x"}}, ["'shared_memory_region'", "not offered"]),
+    ({"parameters": {"shared_memory_region": "x"}}, ["'shared_memory_region'", "unsupported extension"]),
     ({"parameters": {"binary_data_size": 1568}}, ["'data' and 'binary_data_size'"]),
     ({"id": 42}, ["'id' is 42"]),
     ({"outputs": {}}, ["'outputs' is an object"]),
     ({"outputs": [{"name": "label"}]}, ["logits, probabilities"]),
     ({"outputs": [{"name": "probability"}]}, ["did you mean 'probabilities'?"]),
-    ({"outputs": [{"name": "logits"}] * 2}, ["Ask once"]),
+    ({"outputs": [{"name": "logits"}] * 2}, ["at most once"]),
     ({"outputs": ["logits"]}, ['an output is "logits"']),
     (
         {"outputs": [{"name": "logits", "parameters": {"binary_data": 1}}]},
@@ -204,7 +204,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"outputs": [{"name": "logits", "parameters": {"classification": 3}}]},
-        ["'classification'", "not offered"],
+        ["'classification'", "unsupported extension"],
     ),
 ]
 
@@ -239,7 +239,7 @@ def test_lengths_that_do_not_agree_are_refused(service: Service, images: Pixels)
     for length in ("-1", "x", "99999999", "", "1e2", "٣"):
         answer = infer(service, document, pixels, length.encode().decode("latin-1"))
         assert_error(answer, 400, LENGTH)
-    assert_error(infer(service, document, pixels[:-1]), 400, "'binary_data_size' is 1568, 1567 bytes")
+    assert_error(infer(service, document, pixels[:-1]), 400, "'binary_data_size' is 1568, but 1567 bytes")
     assert_error(infer(service, document, pixels + b"\0"), 400, "1569 bytes")
     assert_error(infer(service, document), 400, "0 bytes")
     assert_error(infer(service, {"inputs": [an_input(images)]}, b"x"), 400, "1 bytes follow")
@@ -260,8 +260,8 @@ def test_lengths_that_do_not_agree_are_refused(service: Service, images: Pixels)
         ("GET", "/v2/models/another/ready", 404, "no model 'another'"),
         ("GET", "/v2/models/synthetic/versions/2", 404, "versions that are: 1"),
         ("GET", "/v2/models/synthetic/versions/2/ready", 404, "version 2 is not loaded"),
-        ("GET", "/v2/models/synthetic/versions/01", 404, "'01' is no version"),
-        ("POST", "/v2/models/synthetic/versions/latest/infer", 404, "'latest' is no version"),
+        ("GET", "/v2/models/synthetic/versions/01", 404, "'01' is not a version"),
+        ("POST", "/v2/models/synthetic/versions/latest/infer", 404, "'latest' is not a version"),
         ("POST", "/v2/models/synthetic/versions/99999999999999999/infer", 404, "not loaded"),
         ("POST", "/v2/models/another/infer", 404, "'synthetic'"),
         ("POST", "/v2/models/sy%2Fnthetic/infer", 404, ""),
@@ -280,6 +280,6 @@ def test_errors_have_the_protocols_form(
 
 
 def test_broken_bodies_have_the_protocols_form(service: Service) -> None:
-    """Too large, or in a coding that is not undone."""
+    """Too large, or in an unsupported coding."""
     assert_error(service.ask("POST", INFER, bytes((8 << 20) + 1)), 413, "8388608")
     assert_error(service.ask("POST", INFER, b"x", Content_Encoding="br"), 415, "gzip")

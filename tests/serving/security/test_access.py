@@ -15,9 +15,9 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, ROOT, Answer, environment, serving_command
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
-from serving.errors import AccessUnknownError, BearerMalformedError, UnauthorizedError
+from serving.errors import AuthorizationUnavailableError, BearerMalformedError, UnauthorizedError
 from serving.security import tokens as access
-from serving.security.tokens import Access, Holder, Tokens, parse_tokens
+from serving.security.tokens import Authenticator, TokenEntry, TokenFile, parse_tokens
 from serving.settings import ServiceSettings
 from serving.token import line_of, main, new_token
 from serving.web.app import create_app
@@ -44,7 +44,9 @@ def replace(path: Path, text: str) -> None:
 
 def test_the_file_names_holders_and_the_hashes_of_their_tokens() -> None:
     """Comments, empty lines and spaces around are no lines."""
-    assert parse_tokens(f"# a comment\n\n  till sha256:{HASH}  \n") == (Holder("till", bytes.fromhex(HASH)),)
+    assert parse_tokens(f"# a comment\n\n  till sha256:{HASH}  \n") == (
+        TokenEntry("till", bytes.fromhex(HASH)),
+    )
     assert parse_tokens("# nobody\n") == ()
 
 
@@ -58,7 +60,7 @@ def test_the_file_names_holders_and_the_hashes_of_their_tokens() -> None:
         (f"till sha256:{HASH.upper()}", "line 1 .* is not"),
         (f"sha256:{HASH}", "line 1 .* is not"),
         (f"a b sha256:{HASH}", "line 1 .* is not"),
-        (f"till sha256:{HASH}\ntill sha256:{HASH}", "line 2 .* names 'till' again"),
+        (f"till sha256:{HASH}\ntill sha256:{HASH}", "line 2 .* repeats the name 'till'"),
     ],
 )
 def test_a_broken_file_is_refused_and_nothing_of_its_lines_repeated(text: str, sentence: str) -> None:
@@ -79,7 +81,7 @@ def test_the_printed_line_lets_the_printed_token_in(
     file.write_text(printed.out)
     assert token not in printed.out
     assert printed.out == f"till-7 sha256:{hashlib.sha256(token.encode()).hexdigest()}\n"
-    assert Tokens(file).holder(f"Bearer {token}") == "till-7"
+    assert TokenFile(file).authenticate(f"Bearer {token}") == "till-7"
     assert len(token) >= 43
     assert new_token() != token
 
@@ -98,7 +100,7 @@ def test_a_valid_token_says_who_asks(scheme: str, tmp_path: Path) -> None:
     """The scheme's name has no case (RFC 9110, section 11.1)."""
     file = tmp_path / "tokens"
     file.write_text(line_of("a", "other") + "\n" + line_of("till", "secret"))
-    assert Tokens(file).holder(f"{scheme} secret") == "till"
+    assert TokenFile(file).authenticate(f"{scheme} secret") == "till"
 
 
 @pytest.mark.parametrize("field", [None, "", "Basic c2VjcmV0", "Digest x", "Bearers secret", "secret"])
@@ -107,7 +109,7 @@ def test_a_request_without_a_bearer_token_gets_a_bare_challenge(field: str | Non
     file = tmp_path / "tokens"
     file.write_text(line_of("till", "secret"))
     with pytest.raises(UnauthorizedError) as caught:
-        Tokens(file).holder(field)
+        TokenFile(file).authenticate(field)
     assert caught.value.headers == {"WWW-Authenticate": 'Bearer realm="glyph"'}
 
 
@@ -117,7 +119,7 @@ def test_a_wrong_token_is_told_so(token: str, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text(line_of("till", "secret"))
     with pytest.raises(UnauthorizedError) as caught:
-        Tokens(file).holder(f"Bearer {token}")
+        TokenFile(file).authenticate(f"Bearer {token}")
     assert caught.value.headers["WWW-Authenticate"] == 'Bearer realm="glyph", error="invalid_token"'
 
 
@@ -130,7 +132,7 @@ def test_what_is_no_token_is_400(rest: str, tmp_path: Path) -> None:
     file.write_text(line_of("till", "secret"))
     expected = UnauthorizedError if rest.startswith("\t") else BearerMalformedError
     with pytest.raises(expected) as caught:
-        Tokens(file).holder(f"Bearer{rest}")
+        TokenFile(file).authenticate(f"Bearer{rest}")
     assert caught.value.status in (400, 401)
 
 
@@ -145,7 +147,7 @@ def test_every_hash_is_compared_and_in_constant_time(tmp_path: Path, monkeypatch
     monkeypatch.setattr(hmac, "compare_digest", compare)
     file = tmp_path / "tokens"
     file.write_text("\n".join(line_of(f"h{index}", f"token{index}") for index in range(5)))
-    assert Tokens(file).holder("Bearer token1") == "h1"
+    assert TokenFile(file).authenticate("Bearer token1") == "h1"
     assert [left for left, _ in compared] == [hashlib.sha256(f"token{i}".encode()).digest() for i in range(5)]
 
 
@@ -154,32 +156,32 @@ def test_a_token_is_rotated_without_a_restart(tmp_path: Path, now: list[float]) 
     file = tmp_path / "tokens"
     old, new = line_of("till", "old"), line_of("till-new", "new")
     file.write_text(old)
-    tokens = Tokens(file)
-    assert tokens.holder("Bearer old") == "till"
+    tokens = TokenFile(file)
+    assert tokens.authenticate("Bearer old") == "till"
     replace(file, f"{old}\n{new}\n")
     now[0] += 0.5
     with pytest.raises(UnauthorizedError):
-        tokens.holder("Bearer new")
+        tokens.authenticate("Bearer new")
     now[0] += 0.6
-    assert tokens.holder("Bearer new") == "till-new"
-    assert tokens.holder("Bearer old") == "till"
+    assert tokens.authenticate("Bearer new") == "till-new"
+    assert tokens.authenticate("Bearer old") == "till"
     replace(file, new)
     now[0] += 1.1
-    assert tokens.holder("Bearer new") == "till-new"
+    assert tokens.authenticate("Bearer new") == "till-new"
     with pytest.raises(UnauthorizedError):
-        tokens.holder("Bearer old")
+        tokens.authenticate("Bearer old")
 
 
 def test_a_file_of_comments_lets_nobody_in(tmp_path: Path, now: list[float]) -> None:
     """All tokens can be taken back."""
     file = tmp_path / "tokens"
     file.write_text(line_of("till", "secret"))
-    tokens = Tokens(file)
-    assert tokens.holder("Bearer secret") == "till"
+    tokens = TokenFile(file)
+    assert tokens.authenticate("Bearer secret") == "till"
     replace(file, "# nobody\n")
     now[0] += 1.1
     with pytest.raises(UnauthorizedError):
-        tokens.holder("Bearer secret")
+        tokens.authenticate("Bearer secret")
 
 
 @pytest.mark.parametrize("broken", [None, "", "half a li"])
@@ -189,18 +191,18 @@ def test_a_file_that_breaks_changes_nothing_and_is_logged_once(
     """Gone, empty as while it is written, or damaged: those who could ask still can, until it is whole again."""
     file = tmp_path / "tokens"
     file.write_text(line_of("till", "secret"))
-    tokens = Tokens(file)
-    assert tokens.holder("Bearer secret") == "till"
+    tokens = TokenFile(file)
+    assert tokens.authenticate("Bearer secret") == "till"
     file.unlink()
     if broken is not None:
         file.write_text(broken)
     for _ in range(3):
         now[0] += 1.1
-        assert tokens.holder("Bearer secret") == "till"
+        assert tokens.authenticate("Bearer secret") == "till"
     assert len([record for record in caplog.records if "stay valid" in record.getMessage()]) == 1
     replace(file, line_of("till", "another"))
     now[0] += 1.1
-    assert tokens.holder("Bearer another") == "till"
+    assert tokens.authenticate("Bearer another") == "till"
 
 
 @pytest.mark.parametrize("broken", [None, "till sha256:half a li"])
@@ -221,7 +223,7 @@ def test_a_revocation_that_cannot_be_read_is_an_alarm(
         assert pod.value("glyph_tokens_file_readable") == 1
         file.unlink() if broken is None else replace(file, broken)
         pod.await_value(0, "glyph_tokens_file_readable")
-        assert "a revocation has no effect, until the file can be read" in pod.service.log()
+        assert "revocations have no effect, until the file can be read" in pod.service.log()
         assert status() == 200
         replace(file, line_of("till", "another"))
         pod.await_value(1, "glyph_tokens_file_readable")
@@ -230,25 +232,25 @@ def test_a_revocation_that_cannot_be_read_is_an_alarm(
 
 def test_a_file_that_never_was_readable_lets_nobody_in(tmp_path: Path, now: list[float]) -> None:
     """That is the operator's trouble, 503, and it heals by itself."""
-    tokens = Tokens(tmp_path / "tokens")
-    with pytest.raises(AccessUnknownError):
-        tokens.holder("Bearer secret")
+    tokens = TokenFile(tmp_path / "tokens")
+    with pytest.raises(AuthorizationUnavailableError):
+        tokens.authenticate("Bearer secret")
     (tmp_path / "tokens").write_text(line_of("till", "secret"))
     now[0] += 1.1
-    assert tokens.holder("Bearer secret") == "till"
+    assert tokens.authenticate("Bearer secret") == "till"
 
 
 def test_a_file_that_was_made_readable_is_read_again(tmp_path: Path, now: list[float]) -> None:
     """Its time and size are as before; only that reading failed says that it must be tried again."""
     file = tmp_path / "tokens"
     file.mkdir()
-    tokens = Tokens(file)
-    with pytest.raises(AccessUnknownError):
-        tokens.holder("Bearer secret")
+    tokens = TokenFile(file)
+    with pytest.raises(AuthorizationUnavailableError):
+        tokens.authenticate("Bearer secret")
     file.rmdir()
     file.write_text(line_of("till", "secret"))
     now[0] += 1.1
-    assert tokens.holder("Bearer secret") == "till"
+    assert tokens.authenticate("Bearer secret") == "till"
 
 
 def test_the_service_does_not_start_without_the_file_it_was_told_of(tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def test_the_service_does_not_start_without_the_file_it_was_told_of(tmp_path: Pa
         timeout=60,
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: the file of tokens")
+    assert ended.stderr.startswith("error: the token file")
     assert "No such file" in ended.stderr
 
 
@@ -273,9 +275,9 @@ def test_what_is_asked_for_a_token_is_everything_that_is_not_named(tmp_path: Pat
     file.write_text(line_of("till", "secret"))
 
     def closed(path: str, **settings: bool) -> bool:
-        gate = Access(ServiceSettings(tokens_file=file, **settings))
+        authenticator = Authenticator(ServiceSettings(tokens_file=file, **settings))
         try:
-            gate.check_path("GET", path, None)
+            authenticator.check_path("GET", path, None)
         except UnauthorizedError:
             return True
         return False
@@ -306,7 +308,7 @@ def test_what_is_asked_for_a_token_is_everything_that_is_not_named(tmp_path: Pat
 def test_without_a_file_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Off costs nothing: no hash, no look at any file."""
     monkeypatch.setattr(access, "digest_of", lambda _: pytest.fail("a token was hashed"))
-    assert Access(ServiceSettings()).check("Bearer x") is None
+    assert Authenticator(ServiceSettings()).authenticate("Bearer x") is None
 
 
 def test_every_route_of_the_application_is_closed_or_named(bundle: Bundle, tmp_path: Path) -> None:
@@ -314,13 +316,13 @@ def test_every_route_of_the_application_is_closed_or_named(bundle: Bundle, tmp_p
     file = tmp_path / "tokens"
     file.write_text(line_of("till", "secret"))
     app = create_app(ServiceSettings(model=bundle.path.parent, provider="cpu", tokens_file=file))
-    named = access.OPEN | access.DOCUMENTATION | {access.METRICS}
+    named = access.PUBLIC_PATHS | access.DOCUMENTATION_PATHS | {access.METRICS_PATH}
     asked = 0
     for rule in app.url_map.iter_rules():
         path = rule.rule.replace("<", "").replace(">", "")
         for method in sorted((rule.methods or set()) - {"OPTIONS"}):
             status = app.test_client().open(path, method=method).status_code
-            opened = path in named or path.startswith(access.OPEN_BELOW)
+            opened = path in named or path.startswith(access.PUBLIC_PREFIX)
             assert (status == 401) is not opened, (method, path, status)
             asked += 1
     assert asked > 10

@@ -22,8 +22,8 @@ from bundle.images.decoding import PARSERS
 from bundle.repository import Bundle
 from serving import errors
 from serving.errors import problem_classes
-from serving.predict.load_shedding import AdmissionControl, check_deadline, late_body
-from serving.predict.pipeline import unforeseen
+from serving.predict.load_shedding import AdmissionControl, body_timeout, check_deadline
+from serving.predict.pipeline import internal_error
 from serving.settings import ServiceSettings
 from serving.web import api_docs
 from serving.web.api_docs import STYLE
@@ -81,8 +81,8 @@ REFUSED: dict[type[errors.ProblemError], tuple[str, bytes, dict[str, str]]] = {
 RAISED: dict[type[errors.ProblemError], Callable[[], object]] = {
     errors.OverloadedError: lambda: AdmissionControl(limit=0, limit_bytes=1).enter(),
     errors.DeadlineExceededError: lambda: check_deadline(1.0, now=2.0),
-    errors.RequestTimeoutError: lambda: raised(late_body(ServiceSettings().body_timeout_seconds)),
-    errors.ProblemError: lambda: raised(unforeseen()),
+    errors.RequestTimeoutError: lambda: raised(body_timeout(ServiceSettings().body_timeout_seconds)),
+    errors.ProblemError: lambda: raised(internal_error()),
 }
 """What takes a crowd, a slow client or a fault to be answered: the functions that say it."""
 
@@ -135,7 +135,7 @@ def test_the_description_is_openapi_and_knows_every_route(api: dict[str, Any], a
 def test_every_error_is_described_with_an_example(api: dict[str, Any]) -> None:
     """Each class of the tree has its own, and is in an operation's answers, under its own status."""
     classes = set(problem_classes())
-    assert [kind for kind in classes if "example" not in vars(kind)] == []
+    assert [kind for kind in classes if not {"detail", "remedy"} <= vars(kind).keys()] == []
     shown = {
         (name, int(status))
         for _, _, operation in operations(api)
@@ -167,8 +167,8 @@ def test_what_is_refused_is_answered_as_its_example(
     shown = example(api, path, kind, answer.status_code)
     assert {name: answer.get_json()[name] for name in shown} == shown
     described = api["paths"][path]["post"]["responses"][str(answer.status_code)]["headers"]
-    assert set(kind.of_example().headers) <= set(described)
-    assert kind.of_example().headers.items() <= dict(answer.headers).items()
+    assert set(kind().headers) <= set(described)
+    assert kind().headers.items() <= dict(answer.headers).items()
 
 
 @pytest.mark.parametrize("kind", RAISED)
@@ -176,16 +176,10 @@ def test_what_is_said_without_a_request_is_said_as_its_example(kind: type[errors
     """Of an overload, the place in the queue is the operator's to choose."""
     with pytest.raises(kind) as caught:
         RAISED[kind]()
-    detail, remedy = kind.example
     limit = ServiceSettings().queue_limit
-    assert (
-        caught.value.detail.replace("0 requests wait", f"{limit} requests wait"),
-        caught.value.remedy,
-    ) == (
-        detail,
-        remedy,
-    )
-    assert set(caught.value.headers) == set(kind.of_example().headers)
+    assert caught.value.detail.replace("0 requests are", f"{limit} requests are") == kind.detail
+    assert caught.value.remedy == kind.remedy
+    assert set(caught.value.headers) == set(kind().headers)
 
 
 def test_what_cannot_be_read_is_answered_as_its_example(
@@ -220,7 +214,7 @@ def test_who_may_not_ask_is_answered_as_the_example(bundle: Bundle, tmp_path: Pa
     for asked, authorization, kind in (
         (client, {}, errors.UnauthorizedError),
         (client, {"Authorization": "Bearer "}, errors.BearerMalformedError),
-        (broken, {"Authorization": "Bearer a"}, errors.AccessUnknownError),
+        (broken, {"Authorization": "Bearer a"}, errors.AuthorizationUnavailableError),
     ):
         for path in ("/predict", "/metadata", "/v2"):
             method = next(iter(api["paths"][path])).upper()
@@ -277,8 +271,8 @@ def test_what_inference_is_refused_for_is_described(
 def test_a_method_that_a_path_does_not_answer_is_said_in_the_examples_words(application: Any) -> None:
     """It is described nowhere, since OpenAPI describes the methods that there are."""
     answer = application.test_client().get("/predict")
-    detail, remedy = errors.MethodNotAllowedError.example
-    assert (answer.get_json()["detail"], answer.get_json()["remedy"]) == (detail, remedy)
+    kind = errors.MethodNotAllowedError
+    assert (answer.get_json()["detail"], answer.get_json()["remedy"]) == (kind.detail, kind.remedy)
 
 
 def test_every_problem_is_compared_with_what_is_answered() -> None:
@@ -289,7 +283,7 @@ def test_every_problem_is_compared_with_what_is_answered() -> None:
         errors.NotReadyError,
         errors.UnauthorizedError,
         errors.BearerMalformedError,
-        errors.AccessUnknownError,
+        errors.AuthorizationUnavailableError,
     }
     assert {*REFUSED, *RAISED, *others} == set(problem_classes())
 

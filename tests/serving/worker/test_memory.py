@@ -13,7 +13,7 @@ from bench.memory import held
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
 from serving.errors import OverloadedError
-from serving.predict.load_shedding import FREE_BODY, Account, AdmissionControl
+from serving.predict.load_shedding import UNCOUNTED_BYTES, AdmissionControl, MemoryReservation
 from serving.security.tokens import digest_of
 from serving.worker.dispatcher import Dispatcher
 from serving.worker.http11.request_body import LengthBody
@@ -57,16 +57,16 @@ def test_what_has_arrived_is_counted_and_given_back(dispatcher: Dispatcher, name
     connection, transport = connect(dispatcher)
     for at in range(0, len(data), 65536):
         connection.data_received(data[at : at + 65536])
-    assert least <= dispatcher.admission.held_bytes <= 3 * len(data)
+    assert least <= dispatcher.admission.reserved_bytes <= 3 * len(data)
     transport.close()
-    assert dispatcher.admission.held_bytes == 0
+    assert dispatcher.admission.reserved_bytes == 0
 
 
 def test_what_is_only_announced_is_not_counted(dispatcher: Dispatcher) -> None:
     """A promise costs its client nothing, so it takes nothing from anybody else."""
     for _ in range(100):
         connect(dispatcher)[0].data_received(head(MEGABYTE))
-    assert dispatcher.admission.held_bytes == 0
+    assert dispatcher.admission.reserved_bytes == 0
     connection, transport = connect(dispatcher)
     connection.data_received(head(MEGABYTE))
     connection.data_received(bytes(MEGABYTE))
@@ -84,27 +84,27 @@ def test_there_is_a_bound_whatever_it_is_made_of(dispatcher: Dispatcher, name: s
         ends.append(transport)
         for at in range(0, len(data), 65536):
             connection.data_received(data[at : at + 65536])
-        assert dispatcher.admission.held_bytes <= BUDGET
+        assert dispatcher.admission.reserved_bytes <= BUDGET
     refused = [end for end in ends if b" 503 " in end.written]
     cut = [end for end in ends if end.protocol._must_close]
     assert refused or cut
     for transport in ends:
         if transport.open:
             transport.close()
-    assert dispatcher.admission.held_bytes == 0
+    assert dispatcher.admission.reserved_bytes == 0
 
 
 def test_answers_that_are_not_taken_are_counted(dispatcher: Dispatcher) -> None:
     """Beyond a few kilobytes; a client whose answers find no room loses its connection."""
     connection, transport = connect(dispatcher)
     transport.write(bytes(100_000))
-    assert dispatcher.admission.held_bytes == 100_000
+    assert dispatcher.admission.reserved_bytes == 100_000
     transport.take()
-    assert dispatcher.admission.held_bytes == 0
+    assert dispatcher.admission.reserved_bytes == 0
     transport.write(bytes(BUDGET + 1))
     assert not transport.open
     assert connection.phase == "closed"
-    assert dispatcher.admission.held_bytes == 0
+    assert dispatcher.admission.reserved_bytes == 0
 
 
 def test_a_body_of_small_pieces_takes_no_more_than_its_bytes() -> None:
@@ -118,29 +118,29 @@ def test_a_body_of_small_pieces_takes_no_more_than_its_bytes() -> None:
 def test_one_address_may_hold_a_share() -> None:
     """And no more, while others may; addresses that hold nothing are forgotten."""
     admission = AdmissionControl(10, 100, 50)
-    admission.hold(40, "a")
+    admission.reserve(40, "a")
     with pytest.raises(OverloadedError, match="this address"):
-        admission.hold(11, "a")
-    admission.hold(50, "b")
+        admission.reserve(11, "a")
+    admission.reserve(50, "b")
     admission.release(40, "a")
     admission.release(50, "b")
-    assert admission.held_bytes == 0
-    assert not admission._held_by
+    assert admission.reserved_bytes == 0
+    assert not admission._reserved_by
 
 
 def test_an_account_is_what_is_held_now() -> None:
     """More or less than before; what is refused changes nothing, and what is small is not counted."""
     admission = AdmissionControl(10, 100_000, 50_000)
-    account = Account(admission, "a")
+    reservation = MemoryReservation(admission, "a")
     for size in (20_000, 50_000, 30_000):
-        account.hold(size)
-        assert admission.held_bytes == size
+        reservation.resize(size)
+        assert admission.reserved_bytes == size
     with pytest.raises(OverloadedError, match="this address"):
-        account.hold(50_001)
-    assert admission.held_bytes == account.size == 30_000
-    account.hold(FREE_BODY)
-    assert admission.held_bytes == account.size == 0
-    assert not admission._held_by
+        reservation.resize(50_001)
+    assert admission.reserved_bytes == reservation.size == 30_000
+    reservation.resize(UNCOUNTED_BYTES)
+    assert admission.reserved_bytes == reservation.size == 0
+    assert not admission._reserved_by
 
 
 @pytest.fixture(scope="module")

@@ -37,11 +37,11 @@ def test_a_gate_lets_in_as_many_as_its_limit_and_again_when_one_leaves() -> None
     assert refused.value.headers["Retry-After"] == "1"
     admission.leave()
     admission.enter()
-    admission.hold(90)
+    admission.reserve(90)
     with pytest.raises(OverloadedError):
-        admission.hold(11)
+        admission.reserve(11)
     admission.release(90)
-    admission.hold(100)
+    admission.reserve(100)
 
 
 def test_retry_after_is_what_waits_by_the_rate_at_which_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

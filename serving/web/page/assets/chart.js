@@ -1,5 +1,5 @@
-/* Every class with its probability: ten or fewer in the classes' order; of more the ten most probable, and the
- * others folded away below them. */
+/* A bar chart of all probabilities: up to ten classes in their order; of more classes the ten most probable, with the
+ * others in a <details> below. */
 
 const SHOWN = 10;
 
@@ -34,7 +34,7 @@ export class Chart {
     this.#fillRest();
   }
 
-  /** Up to a thousand rows are only laid out for who looks at them. */
+  /** Lay out the other classes, up to a thousand rows, only when they are opened. */
   #fillRest() {
     if (!this.#others.open || !this.#pending) return;
     fill(this.#rest, ...this.#pending);
@@ -68,7 +68,7 @@ function row() {
   return item;
 }
 
-/** Return a probability in percent, to a tenth; nothing is called certain. */
+/** Return a probability in percent, to a tenth, and never as 100%. */
 export function percent(probability) {
   const value = probability * 100;
   return value >= 99.95 ? ">99.9%" : `${value.toFixed(1).replace(/\.0$/, "")}%`;

@@ -1,4 +1,4 @@
-/* Several files at once: a row for each, asked in forms of a few, each with its answer or its error. */
+/* The table of files: they are sent in forms of a few, and each has a row with its answer or its error. */
 
 import { percent } from "./chart.js";
 import { inverted, openPicture, paint } from "./picture.js";
@@ -17,8 +17,8 @@ export class FileTable {
   #rows = [];
 
   /**
-   * options: preparation(), polarity() and mostFiles() of this moment; show(picture, answer) when a row is chosen;
-   * asked(rows) when a batch is through; refused(error) for an error that is about the reader, not a file.
+   * options: preparation(), polarity() and mostFiles() return the current values; show(picture, answer) is called when
+   * a row is chosen, finished(rows) when all are answered or failed, unauthorized(error) when a token is needed.
    */
   constructor(body, template, options) {
     this.#body = body;
@@ -26,7 +26,7 @@ export class FileTable {
     this.#options = options;
   }
 
-  /** Add files and ask about them; return when all are answered or refused. */
+  /** Add files and classify them; return when all are answered or failed. */
   async add(files) {
     const rows = [...files].map((file) => this.#row(file.name));
     const { preparation, polarity } = this.#options;
@@ -38,7 +38,7 @@ export class FileTable {
     await this.#askAll(rows);
   }
 
-  /** Ask again about every file that was refused for want of a token. */
+  /** Retry every file that failed without a valid token. */
   async authorized() {
     await this.#askAll(this.#rows.filter((row) => row.error?.status === 401));
   }
@@ -46,10 +46,6 @@ export class FileTable {
   clear() {
     this.#rows = [];
     this.#body.replaceChildren();
-  }
-
-  get count() {
-    return this.#rows.length;
   }
 
   #row(name) {
@@ -86,22 +82,22 @@ export class FileTable {
         left = left.slice(batch.length);
       } catch (error) {
         if (error.upload !== null && batch[error.upload]) {
-          this.#refused(batch[error.upload], error);
+          this.#failed(batch[error.upload], error);
           left = left.filter((row) => row !== batch[error.upload]);
         } else if (error.status === 413 && batch.length > 1) {
           most = Math.ceil(batch.length / 2);
         } else if (error.passing && ++tries < TRIES) {
-          batch.forEach((row) => this.#state(row, "…", `${error.message} Waiting to ask again.`));
+          batch.forEach((row) => this.#state(row, "…", `${error.message} Waiting to retry.`));
           const wait = error.retryAfterMs ?? WAIT_MS * 2 ** tries;
           await new Promise((resolve) => setTimeout(resolve, wait));
         } else {
-          batch.forEach((row) => this.#refused(row, error));
+          batch.forEach((row) => this.#failed(row, error));
           left = left.slice(batch.length);
-          if (error.status === 401) this.#options.refused(error);
+          if (error.status === 401) this.#options.unauthorized(error);
         }
       }
     }
-    this.#options.asked(rows);
+    this.#options.finished(rows);
   }
 
   #answered(row, answer) {
@@ -109,22 +105,22 @@ export class FileTable {
     row.answer = answer;
     const looksInverted = warnings.some((text) => LOOKS_INVERTED.test(text));
     const others = warnings.filter((text) => !LOOKS_INVERTED.test(text));
-    const about = looksInverted ? "Looks inverted, so the answer may be wrong." : "";
+    const about = looksInverted ? "Looks inverted, so the prediction may be wrong." : "";
     this.#state(row, label, sentences(about, ...others), percent(probability));
     row.part(".show").disabled = false;
     row.part(".invert").hidden = !(looksInverted && row.picture.pixels);
   }
 
-  #refused(row, error) {
+  #failed(row, error) {
     row.error = error;
     this.#state(row, "–", error.message);
-    row.element.classList.add("refused");
+    row.element.classList.add("failed");
     row.part(".again").hidden = !error.passing;
   }
 
   #state(row, label, remark, probability = "") {
     if (label === "…") row.answer = row.error = null;
-    row.element.classList.remove("refused");
+    row.element.classList.remove("failed");
     row.part(".show").disabled = true;
     row.part(".answer").textContent = label;
     row.part(".probability").textContent = probability;

@@ -1,10 +1,10 @@
-/* Strokes as ink on a grid, by geometry alone: a pixel's ink is how far the pen's edge covers it.
+/* Rasterises strokes geometrically: the ink of a pixel is how far the pen covers it.
  *
- * Not read back from a canvas: browsers that guard against fingerprinting answer such a reading with noise,
- * and the model would be asked about that.
+ * The pixels are not read from a canvas, because browsers that protect against fingerprinting add noise to such reads,
+ * which the model would get.
  */
 
-/** Side of the pad in its own units, and of its grid in pixels: ten for each pixel of the model's image. */
+/** Side of the pad in its own units, and of its grid in pixels: ten for each pixel of the model. */
 export const PAD = 280;
 
 /** Return an empty grid. */

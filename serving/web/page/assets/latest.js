@@ -1,4 +1,4 @@
-/* Asks one thing at a time, and of what waits only the newest: no older answer comes after a newer one. */
+/* A latest-wins queue: one request at a time, then only the newest that waits, so no older answer follows a newer one. */
 
 const PATIENCE_MS = 1500;
 const FIRST_WAIT_MS = 1000;
@@ -10,13 +10,13 @@ export class Latest {
   #failed;
   #wanted = null;
   #asked = null; // {question, controller, since} while a request is out
-  #timer = null; // of a pause that the service has asked for
-  #held = null; // the error after which nothing is asked until something has changed
+  #timer = null; // until the next try
+  #held = null; // the error after which no request is sent until something changes
   #failures = 0;
 
   /**
-   * ask(question, signal) returns a promise; answered(answer, question) and failed(error, question, waitMs)
-   * take what came of it. waitMs tells when it is asked again by itself, null if it is not.
+   * ask(question, signal) returns a promise; answered(answer, question) or failed(error, question, waitMs) is called
+   * with its result. waitMs is the time until an automatic retry, null if there is none.
    */
   constructor({ ask, answered, failed }) {
     this.#ask = ask;
@@ -24,26 +24,26 @@ export class Latest {
     this.#failed = failed;
   }
 
-  /** Whether nothing is asked for now: the service wants a pause or a token. */
+  /** Whether no request is sent for now, because the service requires a pause or a token. */
   get paused() {
     return this.#timer !== null || this.#held?.status === 401;
   }
 
-  /** Ask, or replace what waits; while the service has asked for a pause, that pause is kept. */
+  /** Ask, or replace the question that waits; a pause that the service requires is kept. */
   submit(question) {
     this.#wanted = question;
-    if (this.#held?.status !== 401) this.#held = null; // without a token no question is answered
+    if (this.#held?.status !== 401) this.#held = null; // without a token every question would fail
     if (this.#asked && performance.now() - this.#asked.since > PATIENCE_MS) this.#abandon();
     this.#next();
   }
 
-  /** Forget what waits or is under way: none of it is answered any more. A pause goes on. */
+  /** Drop the question that waits and abort the one that is asked. A pause goes on. */
   cancel() {
     this.#wanted = null;
     this.#abandon();
   }
 
-  /** Ask again at once what failed last. */
+  /** Ask again at once the question that failed. */
   retry() {
     this.#stopWaiting();
     this.#held = null;
@@ -73,7 +73,7 @@ export class Latest {
     } catch (reason) {
       error = reason;
     }
-    if (this.#asked !== asked) return; // abandoned: whatever came is of no interest
+    if (this.#asked !== asked) return; // it was abandoned
     this.#asked = null;
     if (error) this.#recover(error, question);
     else {
@@ -84,7 +84,7 @@ export class Latest {
   }
 
   #recover(error, question) {
-    this.#wanted ??= question; // for `retry`, if nothing newer has come
+    this.#wanted ??= question; // for `retry`, unless there is a newer question
     let waitMs = null;
     if (error.passing) {
       const usual = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#failures++);

@@ -1,4 +1,4 @@
-/* The page: what the reader does becomes a picture, a picture becomes a question, an answer is shown. */
+/* The page: a drawing, file or sample becomes a picture, the picture a request, and the response is shown. */
 
 import { Chart, percent } from "./chart.js";
 import { FileTable, LOOKS_INVERTED } from "./files.js";
@@ -27,11 +27,11 @@ const table = new FileTable(byId("rows"), byId("row"), {
     showFile(picture, answer);
     byId("verdict").scrollIntoView({ block: "nearest" });
   },
-  asked: announceFiles,
-  refused: (error) => failed(error, null, null),
+  finished: announceFiles,
+  unauthorized: (error) => failed(error, null, null),
 });
 
-let shown = null; // the picture whose answer is wanted
+let shown = null; // the picture whose prediction is wanted
 
 /* ---- Drawing -------------------------------------------------------------------------------------------- */
 
@@ -59,7 +59,7 @@ byId("pen").addEventListener("input", ({ target }) => (pad.penWidth = Number(tar
 
 function startOver() {
   pad.clear();
-  byId("pad").focus({ preventScroll: true }); // the button has just been disabled under the focus
+  byId("pad").focus({ preventScroll: true }); // the button that had the focus is now disabled
 }
 
 addEventListener("keydown", (event) => {
@@ -75,7 +75,7 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-/* ---- Questions and answers ------------------------------------------------------------------------------ */
+/* ---- Requests and responses ------------------------------------------------------------------------------ */
 
 function ask(picture) {
   showPicture(picture);
@@ -140,13 +140,13 @@ function milliseconds(value) {
 
 let announcing = null;
 
-/** Tell a screen reader, once the answer has stayed for a moment: not each of twenty a second. */
+/** Announce an answer to screen readers once it has been stable for a moment, not twenty times a second. */
 function announce(text) {
   clearTimeout(announcing);
   announcing = setTimeout(() => (byId("live").textContent = text), ANNOUNCE_AFTER_MS);
 }
 
-/* ---- What went wrong ------------------------------------------------------------------------------------ */
+/* ---- Errors and warnings -------------------------------------------------------------------------------- */
 
 let counting = null;
 let unreached = false;
@@ -170,7 +170,7 @@ function hideNotice() {
 function warn(warnings, picture) {
   const looksInverted = warnings.some((text) => LOOKS_INVERTED.test(text));
   const others = warnings.filter((text) => !LOOKS_INVERTED.test(text));
-  const about = looksInverted ? `This image looks inverted, so the answer may be wrong. ${model.expects}` : "";
+  const about = looksInverted ? `This image looks inverted, so the prediction may be wrong. ${model.expects}` : "";
   notice(sentences(about, ...others), "warning");
   byId("invert").hidden = !(looksInverted && picture.pixels);
 }
@@ -179,7 +179,7 @@ function failed(error, picture, waitMs) {
   const id = error.requestId && error.status >= 500 ? `Request ${error.requestId}` : "";
   unreached = error.status === 0;
   notice(sentences(error.message, id), error.status === 401 ? "question" : "error");
-  if (picture) showNoAnswer("No answer yet"); // what was shown answered an earlier question
+  if (picture) showNoAnswer("No answer yet"); // the answer shown belonged to an earlier picture
   if (error.status === 401) {
     byId("access").hidden = false;
     return;
@@ -189,15 +189,15 @@ function failed(error, picture, waitMs) {
     return;
   }
   countDown(performance.now() + waitMs);
-  byId("again").hidden = picture === null || error.retryAfterMs !== null; // what the service has asked for is kept
+  byId("again").hidden = picture === null || error.retryAfterMs !== null; // a pause that the service asks for cannot be skipped
 }
 
-/** Show the seconds until the next try; not in the alert, which would be read out each second. */
+/** Show the seconds until the next try, outside the alert, which a screen reader would read out each second. */
 function countDown(until) {
   const tell = () => {
     const seconds = Math.max(0, Math.ceil((until - performance.now()) / 1000));
     byId("countdown").textContent = seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now.";
-    if (seconds === 0 && !shown) hideNotice(); // what was wanted has been cleared away
+    if (seconds === 0 && !shown) hideNotice(); // the picture has been cleared
   };
   tell();
   counting = setInterval(tell, 250);
@@ -231,7 +231,7 @@ function announceFiles(rows) {
   const answers = rows.filter((row) => row.answer);
   if (answers.length > 0) showFile(answers[0].picture, answers[0].answer);
   if (rows.length > 1 || answers.length === 0) {
-    announce(`${answers.length} of ${rows.length} files answered, ${rows.length - answers.length} refused`);
+    announce(`${answers.length} of ${rows.length} files classified, ${rows.length - answers.length} failed`);
   }
 }
 
@@ -252,7 +252,7 @@ byId("forget").addEventListener("click", () => {
   byId("files").focus();
 });
 
-let inside = 0; // of how many nested elements the dragged files have entered and not left
+let inside = 0; // the number of nested elements that the dragged files are over
 
 addEventListener("dragenter", (event) => {
   if (!event.dataTransfer.types.includes("Files")) return;
@@ -283,7 +283,7 @@ function sampleItem({ label, png }) {
   const file = new File([bytes], `${label}.png`, { type: "image/png" });
   button.addEventListener("click", async () => {
     const picture = await openPicture(file, "none", model.polarity);
-    pad.clear(); // what is shown is one thing or the other
+    pad.clear(); // the page shows either a drawing or an image
     ask(picture);
     byId("verdict").scrollIntoView({ block: "nearest" });
   });

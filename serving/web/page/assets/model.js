@@ -1,4 +1,4 @@
-/* What the page knows of the served model, as `GET /metadata` tells it, and the sentences made of that. */
+/* The metadata of the served model (`GET /metadata`), and the sentences made of it. */
 
 import { percent } from "./chart.js";
 import { read } from "./service.js";
@@ -8,14 +8,14 @@ const RETRY_MS = 3000;
 const RELOAD_MS = 5000;
 const PROVIDERS = { cpu: "CPU", cuda: "GPU (CUDA)" };
 
-/** Sends `change` when the model is known or has changed, `failed` with a ServiceError and when it is tried again. */
+/** Dispatches `change` when the model is known or has changed, and `failed` with a ServiceError and the retry time. */
 export class Model extends EventTarget {
   #metadata = null;
   #samples = [];
   #loadedAt = -Infinity;
   #loading = false;
 
-  /** Learn of the model; where the service does not answer, keep trying, as the service asks. */
+  /** Load the metadata; retry while the service does not answer, after the time that it asks for. */
   async load() {
     if (this.#loading) return;
     this.#loading = true;
@@ -34,7 +34,7 @@ export class Model extends EventTarget {
     }
   }
 
-  /** Note which model has answered: another one than is known is learnt, but seldom: two may answer in turns. */
+  /** Reload the metadata if another model has answered, but seldom: during an update two may answer in turns. */
   answeredBy({ digest }) {
     if (digest !== this.#metadata?.model.digest && performance.now() - this.#loadedAt > RELOAD_MS) this.load();
   }
@@ -51,12 +51,12 @@ export class Model extends EventTarget {
     return this.#metadata?.input.polarity ?? "white-on-black";
   }
 
-  /** The most files that one form may have. */
+  /** The maximum of files in one form. */
   get mostFiles() {
     return this.#metadata?.limits.files ?? 1;
   }
 
-  /** Whether the classes look like written characters, which were prepared as MNIST's digits were. */
+  /** Whether the classes look like written characters, whose data sets are prepared like MNIST. */
   get characters() {
     return this.classes.every((name) => [...name].length <= LONGEST_CHARACTER);
   }
@@ -66,38 +66,38 @@ export class Model extends EventTarget {
     return this.classes.length === 10 && this.classes.every((name) => /^\d$/.test(name));
   }
 
-  /** What the reader is asked to do. */
+  /** The page's heading. */
   get invitation() {
     return this.digits ? "Draw a digit" : "Draw something";
   }
 
-  /** Which model answers, in a line. */
+  /** The served model, in a line. */
   get facts() {
     if (!this.#metadata) return "";
     const { model, provider } = this.#metadata;
     return `Model ${model.name}, version ${model.version}, on ${PROVIDERS[provider] ?? provider}`;
   }
 
-  /** What is measured of the model, in sentences. */
+  /** The measured accuracy of the model, in sentences. */
   get about() {
     if (!this.#metadata) return "";
     const { model, test } = this.#metadata;
-    const accuracy = test ? `Right on ${percent(test.accuracy)} of ${test.images.toLocaleString("en")} test images. ` : "";
+    const accuracy = test ? `Test accuracy ${percent(test.accuracy)}, on ${test.images.toLocaleString("en")} images. ` : "";
     return `${accuracy}Digest ${model.digest.slice(0, 12)}.`;
   }
 
-  /** What the model takes, in a sentence. */
+  /** The polarity that the model expects, in a sentence. */
   get expects() {
     return this.polarity === "white-on-black"
       ? "The model expects light ink on dark paper."
       : "The model expects dark ink on light paper.";
   }
 
-  /** What becomes of images of either polarity. */
+  /** What the page does with images of either polarity. */
   get polarityHelp() {
     return (
-      `${this.expects} Drawings are sent like that, and so are files that are fitted and centred here. Every other ` +
-      "file is sent as it is; if one looks inverted, a remark says so and offers to exchange light and dark."
+      `${this.expects} Drawings, and files that this page fits and centres, are sent in that polarity. All other ` +
+      "files are sent unchanged; if one looks inverted, a remark offers to exchange light and dark."
     );
   }
 

@@ -1,4 +1,4 @@
-/* From a picture of any size to the 28x28 that the model takes, made as MNIST was made.
+/* From a picture of any size to the model's 28x28, by the procedure that made MNIST.
  *
  * "The original black and white (bilevel) images from NIST were size normalized to fit in a 20x20 pixel box
  * while preserving their aspect ratio. The resulting images contain grey levels as a result of the
@@ -6,8 +6,8 @@
  * computing the center of mass of the pixels, and translating the image so as to position this point at the
  * center of the 28x28 field." (LeCun, Cortes, Burges, The MNIST database)
  *
- * MNIST's own files show two things that this leaves open: the translation is by whole pixels, and the centre
- * is pixel 14, counted from 0: in all 70,000 images the centre of mass lies within half a pixel of it.
+ * MNIST's files show two things that this text leaves open: the translation is by whole pixels, and the centre is
+ * pixel 14, counted from 0. In all 70,000 images the centre of mass lies within half a pixel of it.
  *
  * Ink is 0 (none) to 255 everywhere here, whatever the model's polarity; `inPolarity` is the last step.
  */

@@ -1,5 +1,5 @@
-/* The drawing pad: strokes by mouse, touch or pen, with undo. What it shows is a canvas's; what it gives
- * to the model is `ink.js`'s, of the same strokes. */
+/* The drawing pad: strokes by mouse, touch or pen, with undo. A canvas shows the strokes; `ink.js` computes the pixels
+ * for the model from the same strokes. */
 
 import { addLine, emptyInk, inkOf, PAD } from "./ink.js";
 
@@ -14,7 +14,7 @@ export class Pad {
 
   penWidth = 20;
 
-  /** changed({finished}) is called when the ink has changed; finished tells that no stroke is under way. */
+  /** changed({finished}) is called when the ink has changed; finished means that no stroke is being drawn. */
   constructor(canvas, changed) {
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d");
@@ -50,7 +50,7 @@ export class Pad {
     this.#changed({ finished: true });
   }
 
-  /** Draw again after the theme or the polarity has changed the colour of ink. */
+  /** Redraw after the theme or the polarity has changed the colour of ink. */
   recolour() {
     this.#repaint();
   }

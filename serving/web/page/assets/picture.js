@@ -1,14 +1,14 @@
-/* Files as pictures: what is sent to the service, and the 28x28 pixels to show for it.
+/* Files as pictures: the bytes for the service, and the 28x28 pixels to show.
  *
- * A file of 28x28 is sent as it is, byte for byte. Of any other size it is prepared here, as the reader asks:
- * "mnist" makes of it what MNIST's makers made of their scans, "scale" only makes it smaller.
+ * A file of 28x28 is sent unchanged, byte for byte. A file of any other size is prepared here as the reader chooses:
+ * "mnist" processes it like MNIST's scans, "scale" only scales it down.
  */
 
 import { normalise, inPolarity, resample, SIZE } from "./normalise.js";
 import { encodePng } from "./png.js";
 
-const CANNOT_SHOW = "This browser cannot show it.";
-const MAX_SIDE = 560; // of the working copy of a photograph
+const CANNOT_SHOW = "This browser cannot display it.";
+const MAX_SIDE = 560; // of the working copy of a large picture
 
 /** Return pixels of 28x28, in the model's polarity, as a picture {name, blob, pixels, note}. */
 export function pictureOf(pixels, name, note = "") {
@@ -22,7 +22,7 @@ export async function openPicture(file, preparation, polarity) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    return { name: file.name, blob: file, pixels: null, note: CANNOT_SHOW }; // the service judges for itself
+    return { name: file.name, blob: file, pixels: null, note: CANNOT_SHOW }; // the service may be able to decode it
   }
   const { width, height } = bitmap;
   if (preparation === "none" || (width === SIZE && height === SIZE)) {
@@ -37,7 +37,7 @@ export async function openPicture(file, preparation, polarity) {
     return pictureOf(scaled(pixels, columns, rows), file.name, `Scaled to 28×28 ${from}.`);
   }
   const normal = normalise(bilevel(pixels, columns, rows), columns, rows);
-  if (!normal) return { ...pictureOf(scaled(pixels, columns, rows), file.name), note: "Nothing was found in it." };
+  if (!normal) return { ...pictureOf(scaled(pixels, columns, rows), file.name), note: "No ink was found in it." };
   return pictureOf(inPolarity(normal, polarity), file.name, `Fitted and centred ${from}.`);
 }
 
@@ -74,14 +74,14 @@ function grey(bitmap, width, height) {
   return luma;
 }
 
-/** Return ink, all or nothing, as NIST's scans were: what differs from the paper, which the border shows. */
+/** Return bilevel ink like NIST's scans: the pixels that differ from the paper, which the border shows. */
 function bilevel(pixels, width, height) {
   const light = median(border(pixels, width, height)) > 127;
   const threshold = otsu(pixels);
   return pixels.map((value) => (value > threshold !== light ? 255 : 0));
 }
 
-/** Return the grey level that parts two groups best (Otsu, 1979): the largest variance between them. */
+/** Return the threshold with the largest variance between the two classes of grey levels (Otsu, 1979). */
 export function otsu(pixels) {
   const counts = new Array(256).fill(0);
   for (const value of pixels) counts[value]++;
@@ -98,7 +98,7 @@ export function otsu(pixels) {
   return threshold;
 }
 
-/** Return 28x28 with the whole picture in the middle, and the border's grey around it. */
+/** Return 28x28 with the whole picture in the middle, padded with the median grey of its border. */
 function scaled(pixels, width, height) {
   const scale = SIZE / Math.max(width, height);
   const [columns, rows] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));

@@ -1,4 +1,4 @@
-/* A grey 8-bit PNG of exactly the given pixels (PNG specification, third edition; RFC 1950, RFC 1951). */
+/* Encodes pixels as a grayscale 8-bit PNG (PNG specification, third edition; RFC 1950, RFC 1951). */
 
 const SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 

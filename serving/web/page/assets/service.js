@@ -1,9 +1,10 @@
-/* The service, asked over HTTP: an answer with what its header fields say, or an error in plain words. */
+/* The HTTP client: a response with its timing and request id, or an error in plain words. */
 
 const TOKEN = "glyph-token";
 const TIMEOUT_MS = 20_000;
 const RETRYABLE = new Set([0, 408, 429, 502, 503, 504]);
-/** What went wrong: a status (0 where no answer came) and sentences for a person. */
+
+/** An error: a status (0 without a response) and sentences for the reader. */
 export class ServiceError extends Error {
   constructor(status, problem = {}, headers = new Headers()) {
     super(inPlainWords(status, problem));
@@ -13,24 +14,24 @@ export class ServiceError extends Error {
     this.retryAfterMs = retryAfterMs(headers.get("Retry-After"));
   }
 
-  /** Whether the same request may be answered later, without anybody changing it. */
+  /** Whether the same request may succeed later. */
   get passing() {
     return RETRYABLE.has(this.status);
   }
 }
 
-/** Return sentences for a person at this page; a problem's own remedy speaks to who writes a client. */
+/** Return sentences for the reader of this page; a problem's own remedy is for developers of clients. */
 function inPlainWords(status, { title, detail }) {
   if (status === 0) return sentences(detail ?? "The service cannot be reached");
   if (status === 401) {
-    return hasToken() ? "The service does not accept this access token." : "This service asks for an access token.";
+    return hasToken() ? "The service does not accept this access token." : "This service requires an access token.";
   }
-  if (status === 504) return "The service could not answer in time.";
+  if (status === 504) return "The service did not answer in time.";
   if (status === 429 || status >= 500) return sentences(title ?? `The service answered ${status}`, detail);
   return sentences(detail ?? title ?? `The service answered ${status}`);
 }
 
-/** Keep an access token until this tab is closed; nothing else ever stores it. */
+/** Store an access token until this tab is closed; it is stored nowhere else. */
 export function keepToken(token) {
   sessionStorage.setItem(TOKEN, token);
 }
@@ -39,12 +40,12 @@ function hasToken() {
   return sessionStorage.getItem(TOKEN) !== null;
 }
 
-/** Return a JSON document, {document, headers}. */
+/** Get a JSON document; return {document, headers}. */
 export async function read(path) {
   return answered(path, { headers: { Accept: "application/json" } });
 }
 
-/** Ask about one image file, or several as a form; return {model, predictions, timing, requestId, elapsedMs}. */
+/** Classify one image file, or several as a form; return {model, predictions, timing, requestId, elapsedMs}. */
 export async function predict(images, signal) {
   const started = performance.now();
   const { document, headers } = await answered("predict", { method: "POST", ...body(images), signal });
@@ -60,7 +61,7 @@ function body(images) {
   if (images.length === 1 && images[0].blob.type) {
     return { body: images[0].blob, headers: { "Content-Type": images[0].blob.type } };
   }
-  const form = new FormData(); // its parts' types, where a browser knows none, are told by their content
+  const form = new FormData(); // of parts whose type the browser does not know, the service recognises it by content
   for (const { blob, name } of images) form.append("image", blob, name);
   return { body: form };
 }
@@ -79,12 +80,12 @@ async function answered(path, { signal, headers, ...options }) {
     });
     text = await response.text();
   } catch (error) {
-    if (signal?.aborted) throw error; // given up by this page itself
-    throw new ServiceError(0, limit.aborted ? { detail: "The service has not answered" } : {});
+    if (signal?.aborted) throw error; // aborted by this page
+    throw new ServiceError(0, limit.aborted ? { detail: "The service did not answer in time" } : {});
   }
   const document = parsed(text);
   if (!response.ok) throw new ServiceError(response.status, document ?? {}, response.headers);
-  if (document === undefined) throw new ServiceError(response.status, { detail: "The answer is no JSON" });
+  if (document === undefined) throw new ServiceError(response.status, { detail: "The response is not JSON" });
   return { document, headers: response.headers };
 }
 
@@ -92,7 +93,7 @@ function parsed(text) {
   try {
     return JSON.parse(text);
   } catch {
-    return undefined; // a proxy's own page, as a rule
+    return undefined; // usually an error page of a proxy
   }
 }
 
@@ -107,14 +108,14 @@ export function serverTiming(field) {
   return durations;
 }
 
-/** Return the milliseconds that Retry-After asks for, in seconds or as a date (RFC 9110, 10.2.3); null if not. */
+/** Return Retry-After, in seconds or as a date (RFC 9110, section 10.2.3), in milliseconds; null without one. */
 function retryAfterMs(field) {
   if (!field) return null;
   const milliseconds = /^\d+$/.test(field) ? Number(field) * 1000 : Date.parse(field) - Date.now();
   return Number.isNaN(milliseconds) ? null : Math.max(0, milliseconds);
 }
 
-/** Return texts as sentences: a capital at the beginning, one full stop at the end. */
+/** Return texts as sentences, with a capital at the beginning and one full stop at the end. */
 export function sentences(...texts) {
   return texts
     .filter(Boolean)

@@ -87,7 +87,7 @@ def test_a_file_of_no_declared_type_is_recognised_by_its_content(media_type: str
 def test_what_is_no_image_is_named() -> None:
     """A PDF under an image's type is called a PDF."""
     with pytest.raises(
-        UnsupportedMediaTypeError, match="declared as image/png, but it looks like a PDF"
+        UnsupportedMediaTypeError, match="declared as image/png, but looks like a PDF"
     ) as caught:
         decode(b"%PDF-1.7\n...", "image/png", WHITE)
     assert SUPPORTED in caught.value.remedy

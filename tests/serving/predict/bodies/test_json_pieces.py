@@ -11,7 +11,7 @@ import pytest
 from bench.support.pictures import a_digit
 from serving.errors import MalformedBodyError, TooManyImagesError
 from serving.predict.bodies import json_documents, json_images, json_pieces
-from serving.predict.bodies.json_pieces import PIECE, ScatteredError
+from serving.predict.bodies.json_pieces import PIECE_BYTES, ScatteredError
 
 IMAGES = 256
 
@@ -54,15 +54,15 @@ def test_no_call_of_the_parser_gets_more_than_a_few_pieces(
     """The parser holds the interpreter's lock, and megabytes of it stop the event loop."""
     body = orjson.dumps(document(), option=option)
     assert json_documents.read(body, IMAGES) == document()
-    assert len(body) > 7 * PIECE
-    assert max(parsed) <= 2 * PIECE
+    assert len(body) > 7 * PIECE_BYTES
+    assert max(parsed) <= 2 * PIECE_BYTES
 
 
-def test_a_small_body_is_parsed_in_one_go(parsed: list[int]) -> None:
+def test_a_small_body_is_parsed_in_a_single_pass(parsed: list[int]) -> None:
     """What takes a millisecond is not cut."""
     body = orjson.dumps({"instances": rows()["instances"][:32]})
     assert json_documents.read(body, IMAGES) == orjson.loads(body)
-    assert parsed[0] == len(body) < json_documents.AT_ONCE
+    assert parsed[0] == len(body) < json_documents.SINGLE_PASS_BYTES
 
 
 def test_images_of_a_large_body_are_those_that_were_sent() -> None:
@@ -93,7 +93,7 @@ def broken(chance: random.Random, body: bytes) -> bytes:
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_pieces_are_the_whole(piece: int, is_broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is JSON is the same value, and what is none is refused, wherever it is cut."""
-    monkeypatch.setattr(json_pieces, "PIECE", piece)
+    monkeypatch.setattr(json_pieces, "PIECE_BYTES", piece)
     chance, taken = random.Random(piece), 0  # noqa: S311  no secret
     for _ in range(1500):
         body = orjson.dumps({"instances": [a_value(chance) for _ in range(12)]})
@@ -133,7 +133,7 @@ def test_a_large_body_that_is_no_json_is_refused(extra: bytes) -> None:
 def test_a_large_body_of_two_arrays_is_refused() -> None:
     """It cannot be cut, and no request has two."""
     half = orjson.dumps(flat()["instances"])
-    with pytest.raises(MalformedBodyError, match="outside of its largest array") as caught:
+    with pytest.raises(MalformedBodyError, match="outside its largest array") as caught:
         json_documents.read(b'{"instances":%b,"more":%b}' % (half, half), 2 * IMAGES)
     assert "as one list" in caught.value.remedy
 

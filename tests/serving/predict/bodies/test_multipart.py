@@ -15,19 +15,19 @@ from serving.errors import (
     UnsupportedMediaTypeError,
 )
 from serving.predict.bodies import multipart
-from serving.predict.bodies.multipart import CHUNK_BYTES, MAX_PART_HEADER_BYTES, Upload, admit
+from serving.predict.bodies.multipart import CHUNK_BYTES, MAX_PART_HEADER_BYTES, Upload, read_files
 
 
 def admitted(*parts: Part, max_files: int = 256) -> list[Upload]:
     """Admit a form of these parts."""
     body, content_type = form(*parts)
-    return admit(content_type, body, max_files=max_files)
+    return read_files(content_type, body, max_files=max_files)
 
 
 def test_a_raw_image_is_one_upload_of_its_declared_type() -> None:
     """Parameters and case of the content type do not matter, and common misnomers are known."""
     for declared in ("image/jpeg", "IMAGE/JPEG; q=1", "image/jpg"):
-        (upload,) = admit(declared, b"data", max_files=1)
+        (upload,) = read_files(declared, b"data", max_files=1)
         assert upload == Upload(filename=None, media_type="image/jpeg", data=b"data")
 
 
@@ -56,7 +56,7 @@ def test_files_are_exact_wherever_the_decoders_chunks_end(
     body, content_type = form(*map(Part, files))
     for size in range(1, len(body) + 1):
         monkeypatch.setattr(multipart, "CHUNK_BYTES", size)
-        assert [upload.data for upload in admit(content_type, body, max_files=2)] == files
+        assert [upload.data for upload in read_files(content_type, body, max_files=2)] == files
 
 
 @pytest.mark.parametrize("content_type", [None, "application/octet-stream"])
@@ -66,16 +66,16 @@ def test_a_part_that_declares_nothing_is_left_to_its_content(content_type: str |
 
 
 def test_an_empty_body_is_refused_whatever_its_type() -> None:
-    """There is nothing to admit."""
+    """There is no file to read."""
     for content_type in (None, "image/png", "multipart/form-data; boundary=x"):
         with pytest.raises(EmptyBodyError):
-            admit(content_type, b"", max_files=1)
+            read_files(content_type, b"", max_files=1)
 
 
 def test_curls_default_type_is_refused_with_the_header_to_add() -> None:
     """The remedy is the option as it must be typed, for the type that the bytes have."""
-    with pytest.raises(UnsupportedMediaTypeError, match="curl sends unless") as caught:
-        admit("application/x-www-form-urlencoded", b"GIF89a...", max_files=1)
+    with pytest.raises(UnsupportedMediaTypeError, match="the default of curl") as caught:
+        read_files("application/x-www-form-urlencoded", b"GIF89a...", max_files=1)
     assert "-H 'Content-Type: image/gif'" in caught.value.remedy
 
 
@@ -83,7 +83,7 @@ def test_curls_default_type_is_refused_with_the_header_to_add() -> None:
 def test_other_types_are_refused_with_the_list_of_those_that_are_read(content_type: str | None) -> None:
     """The remedy names what is supported, and a long type is not repeated whole."""
     with pytest.raises(UnsupportedMediaTypeError) as caught:
-        admit(content_type, b"data", max_files=1)
+        read_files(content_type, b"data", max_files=1)
     assert "image/webp" in caught.value.remedy
     assert len(caught.value.detail) < 300
 
@@ -133,14 +133,14 @@ def test_as_many_files_as_allowed_are_admitted_and_not_one_more() -> None:
 def test_a_malformed_form_is_refused(content_type: str, body: bytes) -> None:
     """No boundary, an absurd one, another one, cut headers, no disposition, no end."""
     with pytest.raises(MalformedBodyError):
-        admit(content_type, body, max_files=1)
+        read_files(content_type, body, max_files=1)
 
 
 def test_part_headers_cannot_grow_without_bound() -> None:
     """Megabytes of headers are refused long before they are all parsed."""
     body = b"--x\r\n" + b"a: b\r\n" * (1 << 18)
     with pytest.raises(MalformedBodyError, match=str(MAX_PART_HEADER_BYTES)):
-        admit("multipart/form-data; boundary=x", body, max_files=1)
+        read_files("multipart/form-data; boundary=x", body, max_files=1)
 
 
 PIECES = [
@@ -160,7 +160,7 @@ PIECES = [
 def test_any_body_gives_uploads_or_a_refusal(pieces: list[bytes]) -> None:
     """However the pieces of a form are jumbled, admission answers or refuses."""
     try:
-        uploads = admit("multipart/form-data; boundary=x", b"".join(pieces), max_files=4)
+        uploads = read_files("multipart/form-data; boundary=x", b"".join(pieces), max_files=4)
     except ProblemError as error:
         refusal = error
     else:
