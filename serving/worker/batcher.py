@@ -51,7 +51,7 @@ class QueuedRequest:
     """Called once, on the loop, unless the client has gone; it must not raise."""
     gone: Callable[[], bool]
     """Tells whether the client has gone, so that nobody reads the answer."""
-    hung_up: Callable[[], bool] = lambda: False
+    half_closed: Callable[[], bool] = lambda: False
     """Tells whether the client will send nothing more, so that maybe nobody reads the answer."""
 
 
@@ -137,7 +137,7 @@ class Batcher:
         """Return the request whose turn it is."""
         while self._waiting:
             job = self._waiting.popleft()
-            if not (self._waiting and job.hung_up()):
+            if not (self._waiting and job.half_closed()):
                 return job
             self._later.append(job)
         return self._later.popleft() if self._later else None

@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
         self._address = ""  # whose share of the memory it is
         self._must_close = False
         self._started = 0.0
-        self.hung_up = False
+        self.half_closed = False
         """Whether the client has sent all that it will; it may still want to read, or have gone."""
         self._throttled = False
         self._paused = False
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Answer what was asked before the client's last byte, then close; True keeps the way back open."""
-        self.hung_up = True
+        self.half_closed = True
         if self.phase == "body":
             self._dispatch(None, unreadable())
         elif self.phase == "head" and (self._body is not None or not self._blocked()):
@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
             return False
         if self._read_head():
             return True
-        if self.hung_up and self.phase == "head":
+        if self.half_closed and self.phase == "head":
             self.drop()
         return False
 
@@ -441,7 +441,7 @@ class Connection(asyncio.Protocol):
         self.phase = "head"
         settings = self._settings
         self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
-        if len(self._input) or self.hung_up or self._paused:
+        if len(self._input) or self.half_closed or self._paused:
             self._advance()
 
     def throttle(self, moment: float) -> None:
@@ -480,7 +480,7 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Close for writing, and go on reading for a while (RFC 9112, section 9.6)."""
         self._forget()
-        if self.hung_up or not self._transport.can_write_eof():
+        if self.half_closed or not self._transport.can_write_eof():
             self.drop()
             return
         self.phase = "linger"

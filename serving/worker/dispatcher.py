@@ -47,7 +47,7 @@ class ClientConnection(Protocol):
     """The client's address, as the socket has it."""
     server: Any
     """The service's own."""
-    hung_up: bool
+    half_closed: bool
     """Whether the client has sent all that it will; it may still want to read, or have gone."""
 
     @property
@@ -188,7 +188,7 @@ class Dispatcher:
                 exchange,
                 functools.partial(self._predicted, connection),
                 lambda: connection.gone,
-                lambda: connection.hung_up,
+                lambda: connection.half_closed,
             )
         )
 
