@@ -47,11 +47,11 @@ class QueuedRequest:
     """A request that waits for its inference."""
 
     exchange: Exchange
-    done: Callable[[Response], None]
+    respond: Callable[[Response], None]
     """Called once, on the loop, unless the client has gone; it must not raise."""
-    gone: Callable[[], bool]
+    is_closed: Callable[[], bool]
     """Tells whether the client has gone, so that nobody reads the answer."""
-    half_closed: Callable[[], bool] = lambda: False
+    is_half_closed: Callable[[], bool] = lambda: False
     """Tells whether the client will send nothing more, so that maybe nobody reads the answer."""
 
 
@@ -60,11 +60,11 @@ class Batch:
     """What one inference is run for."""
 
     engine: Engine
-    jobs: list[tuple[QueuedRequest, PreparedRequest]]
+    requests: list[tuple[QueuedRequest, PreparedRequest]]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class BatchResult:
     """What came of it."""
 
     seconds: float
@@ -79,32 +79,34 @@ class Batcher:
         self._loop = loop
         self._pipeline = pipeline
         self._metrics = pipeline.store.metrics
-        self._waiting: deque[QueuedRequest] = deque()
-        self._later: deque[QueuedRequest] = deque()  # of clients that have hung up
+        self._queue: deque[QueuedRequest] = deque()
+        self._half_closed: deque[QueuedRequest] = deque()  # of clients that have hung up
         self._scheduled = False
-        self._own = ThreadPoolExecutor(1, thread_name_prefix="inference")  # started when it is first needed
-        self._beside: ThreadPoolExecutor | GraphThread | None = None
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="inference"
+        )  # started when it is first needed
+        self._executor: ThreadPoolExecutor | GraphThread | None = None
         if pipeline.store.provider == "cuda":
-            self._beside = graph_thread() if pipeline.settings.cuda_graphs else self._own
-        self._running = False
-        self._decoded: list[tuple[QueuedRequest, PreparedRequest]] = []
+            self._executor = graph_thread() if pipeline.settings.cuda_graphs else self._thread
+        self._inferring = False
+        self._prepared: list[tuple[QueuedRequest, PreparedRequest]] = []
 
-    def put(self, job: QueuedRequest) -> None:
+    def put(self, request: QueuedRequest) -> None:
         """Queue a request; its answer follows, from a later turn of the loop."""
-        self._waiting.append(job)
+        self._queue.append(request)
         self._schedule()
 
-    def make_room(self, refusal: OverloadedError) -> bool:
+    def shed_half_closed(self, refusal: OverloadedError) -> bool:
         """Refuse a request of a client that has hung up in favour of another; False if there is none."""
-        if not self._later:
+        if not self._half_closed:
             return False
-        job = self._later.popleft()
-        self._finish(job, self._pipeline.refuse(job.exchange, refusal))
+        request = self._half_closed.popleft()
+        self._finish(request, self._pipeline.refuse(request.exchange, refusal))
         return True
 
     def close(self) -> None:
         """Free the thread, once nothing waits any more; the graphs' thread is the process's."""
-        self._own.shutdown(wait=False)
+        self._thread.shutdown(wait=False)
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -113,119 +115,119 @@ class Batcher:
 
     def _turn(self) -> None:
         self._scheduled = False
-        cost = sum(work.cost for _, work in self._decoded)
+        cost = sum(prepared.cost for _, prepared in self._prepared)
         ends = time.perf_counter() + TURN_SECONDS
-        while cost < TURN_COST and (job := self._next()) is not None:
-            if (work := self._decode(job)) is not None:
-                self._decoded.append((job, work))
-                cost += work.cost
+        while cost < TURN_COST and (request := self._pop()) is not None:
+            if (prepared := self._prepare(request)) is not None:
+                self._prepared.append((request, prepared))
+                cost += prepared.cost
             if time.perf_counter() >= ends:
                 break
-        self._metrics.queue(sum(len(work) for _, work in self._decoded) + self._queued())
-        if self._running:
-            return  # what is decoded now runs when the device is free; `_ran` goes on
-        if self._decoded:
-            self._run()
-        if self._queued():
+        self._metrics.queue(sum(len(prepared) for _, prepared in self._prepared) + self._queue_length())
+        if self._inferring:
+            return  # what is decoded now runs when the device is free; `_inferred` goes on
+        if self._prepared:
+            self._infer()
+        if self._queue_length():
             self._schedule()
-        self._metrics.queue(self._queued())
+        self._metrics.queue(self._queue_length())
 
-    def _queued(self) -> int:
-        return len(self._waiting) + len(self._later)
+    def _queue_length(self) -> int:
+        return len(self._queue) + len(self._half_closed)
 
-    def _next(self) -> QueuedRequest | None:
+    def _pop(self) -> QueuedRequest | None:
         """Return the request whose turn it is."""
-        while self._waiting:
-            job = self._waiting.popleft()
-            if not (self._waiting and job.half_closed()):
-                return job
-            self._later.append(job)
-        return self._later.popleft() if self._later else None
+        while self._queue:
+            request = self._queue.popleft()
+            if not (self._queue and request.is_half_closed()):
+                return request
+            self._half_closed.append(request)
+        return self._half_closed.popleft() if self._half_closed else None
 
-    def _decode(self, job: QueuedRequest) -> PreparedRequest | None:
+    def _prepare(self, request: QueuedRequest) -> PreparedRequest | None:
         """Return the work of a request; None if it is answered already, or nobody waits for it."""
-        exchange = job.exchange
+        exchange = request.exchange
         exchange.phases["queue"] = time.perf_counter() - exchange.arrived
         try:
-            return None if self._abandoned(job) else self._pipeline.prepare(exchange)
+            return None if self._abandoned(request) else self._pipeline.prepare(exchange)
         except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
-            self._finish(job, self._pipeline.refuse(exchange, error))
+            self._finish(request, self._pipeline.refuse(exchange, error))
             return None
 
-    def _abandoned(self, job: QueuedRequest) -> bool:
+    def _abandoned(self, request: QueuedRequest) -> bool:
         """Forget a request whose client has gone."""
-        if not job.gone():
+        if not request.is_closed():
             return False
-        job.exchange.refusal = CLIENT_GONE
-        self._finish(job, Response(body=b""))
+        request.exchange.refusal = CLIENT_GONE
+        self._finish(request, Response(body=b""))
         return True
 
-    def _run(self) -> None:
+    def _infer(self) -> None:
         """Run what is decoded, one engine's part after the other."""
-        batches = self._batches()
-        if self._beside is None:
-            self._answer(batches, run_all(batches))
+        batches = self._make_batches()
+        if self._executor is None:
+            self._respond(batches, infer_batches(batches))
             return
-        self._running = True
-        self._beside.submit(self._run_beside, batches)
+        self._inferring = True
+        self._executor.submit(self._infer_on_executor, batches)
 
-    def _run_beside(self, batches: list[Batch]) -> None:
+    def _infer_on_executor(self, batches: list[Batch]) -> None:
         """Run on the thread, and hand the outputs to the loop."""
-        results = run_all(batches)
+        results = infer_batches(batches)
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits
-            self._loop.call_soon_threadsafe(self._ran, batches, results)
+            self._loop.call_soon_threadsafe(self._inferred, batches, results)
 
-    def _ran(self, batches: list[Batch], results: list[Result | Exception]) -> None:
-        self._running = False
-        if self._decoded or self._queued():
+    def _inferred(self, batches: list[Batch], results: list[BatchResult | Exception]) -> None:
+        self._inferring = False
+        if self._prepared or self._queue_length():
             self._schedule()
-        self._answer(batches, results)
+        self._respond(batches, results)
 
-    def _batches(self) -> list[Batch]:
+    def _make_batches(self) -> list[Batch]:
         groups: dict[int, list[tuple[QueuedRequest, PreparedRequest]]] = {}
-        for job, work in self._decoded:
+        for request, prepared in self._prepared:
             try:
-                check_deadline(job.exchange.deadline)  # decoding others took time too
+                check_deadline(request.exchange.deadline)  # decoding others took time too
             except DeadlineExceededError as error:
-                self._finish(job, self._pipeline.refuse(job.exchange, error))
+                self._finish(request, self._pipeline.refuse(request.exchange, error))
             else:
-                groups.setdefault(id(work.engine), []).append((job, work))
-        self._decoded = []
+                groups.setdefault(id(prepared.engine), []).append((request, prepared))
+        self._prepared = []
         return [Batch(group[0][1].engine, group) for group in groups.values()]
 
-    def _answer(self, batches: list[Batch], results: list[Result | Exception]) -> None:
+    def _respond(self, batches: list[Batch], results: list[BatchResult | Exception]) -> None:
         for batch, result in zip(batches, results, strict=True):
             if isinstance(result, Exception):
-                for job, _ in batch.jobs:
-                    self._finish(job, self._pipeline.refuse(job.exchange, result))
+                for request, _ in batch.requests:
+                    self._finish(request, self._pipeline.refuse(request.exchange, result))
                 continue
             images, outputs, start = result.images, result.outputs, 0
             self._metrics.batch(batch.engine.bundle, images, outputs.probabilities, padding(len(images)))
-            for job, work in batch.jobs:
-                exchange = job.exchange
+            for request, prepared in batch.requests:
+                exchange = request.exchange
                 exchange.phases["infer"] = result.seconds
                 exchange.batch = len(images)
                 try:
-                    answer = self._pipeline.encode(exchange, work, images, outputs, start)
+                    response = self._pipeline.encode(exchange, prepared, images, outputs, start)
                 except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
-                    answer = self._pipeline.refuse(exchange, error)
-                start += len(work)
-                self._finish(job, answer)
+                    response = self._pipeline.refuse(exchange, error)
+                start += len(prepared)
+                self._finish(request, response)
 
-    def _finish(self, job: QueuedRequest, answer: Response) -> None:
-        job.done(self._pipeline.close(job.exchange, answer))
+    def _finish(self, request: QueuedRequest, response: Response) -> None:
+        request.respond(self._pipeline.close(request.exchange, response))
 
 
-def run_all(batches: list[Batch]) -> list[Result | Exception]:
+def infer_batches(batches: list[Batch]) -> list[BatchResult | Exception]:
     """Run each batch; a failure is a result too, of its own batch only."""
-    results: list[Result | Exception] = []
+    results: list[BatchResult | Exception] = []
     for batch in batches:
         started = time.perf_counter()
         try:
-            images = images_of([work for _, work in batch.jobs])
+            images = images_of([prepared for _, prepared in batch.requests])
             outputs = batch.engine.infer(images)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base
             results.append(error)
         else:
-            results.append(Result(time.perf_counter() - started, images, outputs))
+            results.append(BatchResult(time.perf_counter() - started, images, outputs))
     return results

@@ -197,7 +197,7 @@ class Dispatcher:
         try:
             self.admission.enter()
         except OverloadedError as overloaded:
-            if not self.batcher.make_room(overloaded):
+            if not self.batcher.shed_half_closed(overloaded):
                 return overloaded
             self.admission.enter()
         return None

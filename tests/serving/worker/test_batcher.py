@@ -210,11 +210,11 @@ def test_a_full_queue_has_room_at_the_cost_of_who_has_hung_up(
     """Of more than a batch, those that have hung up are still waiting after the first turn; one is refused."""
     batcher = Batcher(loop, pipeline)
     refusal = OverloadedError("there is more than can be answered", remedy="Wait.")
-    assert not batcher.make_room(refusal)
+    assert not batcher.shed_half_closed(refusal)
     made: list[bool] = []
     exchanges = [asked(pipeline, digit) for _ in range(100)]
     loop.call_soon(
-        lambda: loop.call_soon(lambda: loop.call_soon(lambda: made.append(batcher.make_room(refusal))))
+        lambda: loop.call_soon(lambda: loop.call_soon(lambda: made.append(batcher.shed_half_closed(refusal))))
     )
     answers = answered(loop, batcher, exchanges, half_closed=frozenset(range(50)))
     assert made == [True]
