@@ -1,7 +1,7 @@
 """One connection: its requests one after the other, their bodies and answers, and the time each may take.
 
 A connection answers its requests in their order, because it reads the next only when the last is
-answered; what a pipelining client has sent meanwhile waits here, and beyond `HELD_INPUT` in the
+answered; what a pipelining client has sent meanwhile waits here, and beyond `INPUT_HIGH_WATER` in the
 sockets. There is no task and no timer for each request: `tick` of every connection is called a few
 times a second and compares the time with the moment at which the current phase has to be over.
 """
@@ -35,11 +35,11 @@ from serving.worker.http11.chunked import ChunkedBody
 from serving.worker.http11.input_buffer import MAX_HEAD, InputBuffer
 from serving.worker.http11.output_buffer import OutputBuffer
 from serving.worker.http11.request_body import Body, LengthBody
-from serving.worker.http11.request_head import RequestHead, refusal_of
+from serving.worker.http11.request_head import RequestHead, parse_problem
 from serving.worker.http11.response import CONTINUE, render
-from serving.worker.wsgi_bridge import Wire
+from serving.worker.wsgi_bridge import SocketAdapter
 
-HELD_INPUT = MAX_HEAD
+INPUT_HIGH_WATER = MAX_HEAD
 """Bytes of later requests that are kept while one is being answered, beyond which no more are read."""
 GRACE_SECONDS = 2.0
 """How long an ending process keeps idle connections, on which a request may be on its way; as gthread does."""
@@ -57,19 +57,19 @@ class Connection(asyncio.Protocol):
         self,
         dispatcher: Dispatcher,
         number: int,
-        opened: Callable[["Connection"], None],
-        closed: Callable[["Connection"], None],
+        on_open: Callable[["Connection"], None],
+        on_close: Callable[["Connection"], None],
     ) -> None:
         """Begin; the socket comes with `connection_made`.
 
         Args:
             dispatcher: what answers requests.
             number: how many connections came before: the loop's clock has milliseconds, in which several become idle.
-            opened: is told when there is a socket, after the TLS handshake if there is one.
-            closed: is told when there is none any more.
+            on_open: is called when there is a socket, after the TLS handshake if there is one.
+            on_close: is called when there is none any more.
         """
         self._dispatcher, self.number = dispatcher, number
-        self._opened, self._closed = opened, closed
+        self._on_open, self._on_close = on_open, on_close
         self._settings = dispatcher.settings
         self._transport: Any = None
         self.client: Any = ""
@@ -81,8 +81,10 @@ class Connection(asyncio.Protocol):
         self._head: RequestHead | None = None
         self._body: Body | None = None
         """On its way; in another phase than "body" it is only read to find its end."""
-        self._asked = 0  # bytes of the request that is being read or answered, beside those in input and body
-        self._held = Account(dispatcher.admission)  # all of them
+        self._request_bytes = (
+            0  # bytes of the request that is being read or answered, beside those in input and body
+        )
+        self._account = Account(dispatcher.admission)  # all of them
         self._address = ""  # whose share of the memory it is
         self._must_close = False
         self._started = 0.0
@@ -91,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._throttled = False
         self._paused = False
         self._advancing = False
-        self._wire: Wire | None = None
+        self._socket_adapter: SocketAdapter | None = None
 
     # What asyncio calls
 
@@ -100,12 +102,12 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self.client = unmapped(transport.get_extra_info("peername") or "")
         self.server = transport.get_extra_info("sockname") or ""
-        self._address = self._held.client = self.client[0] if isinstance(self.client, tuple) else ""
+        self._address = self._account.client = self.client[0] if isinstance(self.client, tuple) else ""
         self._output.begin(transport, self._address)
-        self._wait(self._settings.keepalive_seconds)
+        self._set_deadline(self._settings.keepalive_seconds)
         if not self._dispatcher.alive:
-            self.end_soon()
-        self._opened(self)
+            self.drain()
+        self._on_open(self)
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
@@ -120,17 +122,17 @@ class Connection(asyncio.Protocol):
         if self.phase == "body":
             self._dispatch(None, unreadable())
         elif self.phase == "head" and (self._body is not None or not self._blocked()):
-            self.drop()  # idle, or in the middle of something that is not a request yet
+            self.close()  # idle, or in the middle of something that is not a request yet
         return self.phase in ("answer", "head")
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Forget all; an answer that is still being made finds nobody."""
         self.phase = "closed"
-        self._forget()
+        self._release_input()
         self._output.resume()
-        if self._wire is not None:
-            self._wire.lose()
-        self._closed(self)
+        if self._socket_adapter is not None:
+            self._socket_adapter.connection_lost()
+        self._on_close(self)
 
     def pause_writing(self) -> None:
         """Answer nothing more until the client has read; count what it has not."""
@@ -143,8 +145,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on."""
         self._output.resume()
-        if self._wire is not None:
-            self._wire.resume()
+        if self._socket_adapter is not None:
+            self._socket_adapter.resume_writing()
         self._advance()
 
     # Time
@@ -160,17 +162,17 @@ class Connection(asyncio.Protocol):
         elif self.phase == "body":
             self._dispatch(None, late_body(self._settings.body_timeout_seconds))
         elif self._input and self._body is None:
-            self._refuse(late_head(self._settings.header_timeout_seconds))
+            self._reject(late_head(self._settings.header_timeout_seconds))
         else:  # in good order: a request may be on its way, and a reset would look like a fault
-            self._close()
+            self._close_lingering()
 
-    def end_soon(self) -> None:
+    def drain(self) -> None:
         """Close if no request arrives in a moment: the process ends."""
         if self.phase == "head" and self._body is None:
             self.deadline = min(self.deadline, self._dispatcher.loop.time() + GRACE_SECONDS)
 
     @property
-    def opened(self) -> bool:
+    def established(self) -> bool:
         """Whether it has begun; a TLS handshake may fail before."""
         return self._transport is not None
 
@@ -186,7 +188,7 @@ class Connection(asyncio.Protocol):
         )
 
     @property
-    def gone(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether nobody reads an answer any more."""
         return self.phase == "closed"
 
@@ -200,7 +202,7 @@ class Connection(asyncio.Protocol):
         self.phase = "closed"
         self._transport.abort()
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """Close when what is written has gone out."""
         self.phase = "closed"
         self._transport.close()
@@ -209,7 +211,7 @@ class Connection(asyncio.Protocol):
         """Tell whether no further request is read for now."""
         return self._output.full or self._throttled
 
-    def _wait(self, seconds: float) -> None:
+    def _set_deadline(self, seconds: float) -> None:
         self.deadline = self._dispatcher.loop.time() + seconds
 
     # Reading
@@ -222,16 +224,22 @@ class Connection(asyncio.Protocol):
         while self._step():
             pass
         self._advancing = False
-        if len(self._input) or self._held.size or self._body is not None or self._throttled or self._paused:
-            self._settle()
+        if (
+            len(self._input)
+            or self._account.size
+            or self._body is not None
+            or self._throttled
+            or self._paused
+        ):
+            self._apply_backpressure()
 
-    def _settle(self) -> None:
+    def _apply_backpressure(self) -> None:
         """Count what is held, and read no more for now if that is enough; there is nothing to do for most requests."""
         try:
-            self._count()
+            self._update_account()
         except OverloadedError as error:
             self._shed(error)
-        pause = self._throttled or (len(self._input) > HELD_INPUT and self.phase != "body")
+        pause = self._throttled or (len(self._input) > INPUT_HIGH_WATER and self.phase != "body")
         if pause != self._paused and self.phase in ("head", "body", "answer"):
             self._paused = pause
             self._transport.pause_reading() if pause else self._transport.resume_reading()
@@ -245,7 +253,7 @@ class Connection(asyncio.Protocol):
         if self._read_head():
             return True
         if self.half_closed and self.phase == "head":
-            self.drop()
+            self.close()
         return False
 
     def _read_head(self) -> bool:
@@ -254,11 +262,11 @@ class Connection(asyncio.Protocol):
         try:
             head = self._input.head(self.client)
         except ParseException as error:
-            self._malformed(error)
+            self._reject_malformed(error)
             return False
         if head is None:
             if self._input.begun and not begun:
-                self._wait(self._settings.header_timeout_seconds)
+                self._set_deadline(self._settings.header_timeout_seconds)
             return False
         self._head = head
         self._begin_body(head)
@@ -275,8 +283,8 @@ class Connection(asyncio.Protocol):
             return
         if whole:
             body = self._input.take(length)
-            if self._held.size:
-                self._asked = head.size + len(body)
+            if self._account.size:
+                self._request_bytes = head.size + len(body)
             if head.expects_continue:
                 self._output.write(CONTINUE)
             self._dispatch(body)
@@ -284,24 +292,24 @@ class Connection(asyncio.Protocol):
         if head.expects_continue:
             self._output.write(CONTINUE)
         self.phase = "body"
-        self._wait(self._settings.body_timeout_seconds)
+        self._set_deadline(self._settings.body_timeout_seconds)
 
     def _admit(self, head: RequestHead, length: int) -> bool:
         """Refuse a request before its body is kept, where there is a reason; tell whether there was none."""
         body, limit = self._body, self._settings.max_body_bytes
-        self._asked = head.size
+        self._request_bytes = head.size
         try:
             if length > limit:
                 raise too_large(limit)
             self._dispatcher.admit(head, 0 if body is None else length, self._address)
-            self._count()
+            self._update_account()
         except ProblemError as error:
             if body is None:
                 self._input.take(length)
             else:
                 if head.expects_continue or length > MAX_DISCARDED_BYTES:
                     self._must_close = True  # the body may come or not
-                body.forget()
+                body.discard_data()
             self._dispatch(b"", error)
             return False
         return True
@@ -316,50 +324,52 @@ class Connection(asyncio.Protocol):
             if self.phase == "body":
                 self._dispatch(None, unreadable())
             elif self.phase == "head":
-                self._close()
+                self._close_lingering()
             return False
-        return self._collect(body) if self.phase == "body" else self._discard(body)
+        return self._collect_body(body) if self.phase == "body" else self._skip_body(body)
 
-    def _collect(self, body: Body) -> bool:
+    def _collect_body(self, body: Body) -> bool:
         """Dispatch the request when its body is whole, or as soon as it is too large."""
         limit = self._settings.max_body_bytes
         try:
             if body.announced > limit:
                 raise too_large(limit)
-            self._count()
+            self._update_account()
         except ProblemError as error:
             self._must_close |= body.announced > MAX_DISCARDED_BYTES
-            body.forget()
+            body.discard_data()
             self._dispatch(b"", error)
             return True
         if body.done:
             self._input.put(body.rest)
             self._body = None
-            self._asked += len(body.data)
+            self._request_bytes += len(body.data)
             self._dispatch(bytes(body.data))
         return True
 
-    def _discard(self, body: Body) -> bool:
+    def _skip_body(self, body: Body) -> bool:
         """Go on behind a body that was refused, unless that is too far away."""
         if body.done:
             self._input.put(body.rest)
             self._body = None
-            self._wait(self._settings.keepalive_seconds)
+            self._set_deadline(self._settings.keepalive_seconds)
         elif body.announced > MAX_DISCARDED_BYTES:
             self._body, self._must_close = None, True
             if self.phase == "head":
-                self._close()
+                self._close_lingering()
         return True
 
     # Memory
 
-    def _count(self) -> None:
+    def _update_account(self) -> None:
         """Tell the gate what is held of requests now.
 
         Raises:
             OverloadedError: it is more than before, and more than may be; what was counted before stays so.
         """
-        self._held.hold(self._input.held + self._asked + (0 if self._body is None else self._body.held))
+        self._account.hold(
+            self._input.held + self._request_bytes + (0 if self._body is None else self._body.held)
+        )
 
     def _shed(self, error: OverloadedError) -> None:
         """Let go of input for which there is no memory."""
@@ -367,20 +377,20 @@ class Connection(asyncio.Protocol):
             # Later requests, which are not answered: the client finds the connection closed.
             self._must_close, self._body = True, None
             self._input.put(b"")
-            self._count()
+            self._update_account()
         elif self._output.full:
             self.abort()
         elif self.phase == "head" and self._body is None:
-            self._refuse(error)
+            self._reject(error)
         elif self.phase in ("head", "body"):
-            self._close()
+            self._close_lingering()
 
-    def _forget(self) -> None:
+    def _release_input(self) -> None:
         """Hold nothing of requests any more."""
         self._input.put(b"")
-        self._body, self._asked = None, 0
-        if self._held.size:
-            self._count()
+        self._body, self._request_bytes = None, 0
+        if self._account.size:
+            self._update_account()
 
     # Answering
 
@@ -398,49 +408,51 @@ class Connection(asyncio.Protocol):
             self._must_close, self._body = True, None
         self._dispatcher.dispatch(self, head, body, self._started, error)
 
-    def wire(self) -> Wire:
+    def socket_adapter(self) -> SocketAdapter:
         """Return what a thread may write the answer to."""
-        self._wire = Wire(self._send_from_thread)
-        return self._wire
+        self._socket_adapter = SocketAdapter(self._write_from_thread)
+        return self._socket_adapter
 
-    def closing(self) -> bool:
+    def will_close(self) -> bool:
         """Tell whether the connection is to be closed after the answer."""
         return self._must_close or not self._dispatcher.alive
 
-    def answered(self, answer: Response) -> None:
+    def send_response(self, response: Response) -> None:
         """Write the answer of the request that was read."""
         if self.phase != "answer" or self._head is None:
             return  # the client has gone
-        close = self.closing()
+        close = self.will_close()
         try:
-            data = render(answer, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
+            data = render(response, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
         except ValueError as error:
             self._dispatcher.log.exception("an answer could not be written", exc_info=error)
-            answer = problem(unforeseen())
-            data = render(answer, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
+            response = problem(unforeseen())
+            data = render(response, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
         if self._head.method == "HEAD":  # a refusal: WSGI answers all else (RFC 9110, section 9.3.2)
-            data = data[: len(data) - len(answer.body)]
+            data = data[: len(data) - len(response.body)]
         self._output.write(data)
         if self._head.original is not None:
             elapsed = timedelta(seconds=time.perf_counter() - self._started)
-            self._dispatcher.log_access(self, self._head, answer, elapsed)
-        self.finished(keep=not close)
+            self._dispatcher.log_access(self, self._head, response, elapsed)
+        self.response_sent(keep_alive=not close)
 
-    def finished(self, *, keep: bool) -> None:
+    def response_sent(self, *, keep_alive: bool) -> None:
         """Go on to the next request, or close: an answer is written, whoever wrote it."""
-        self._wire = None
+        self._socket_adapter = None
         if self.phase != "answer":
             return
         self._head = None
-        if self._held.size:
-            self._asked = 0
-            self._count()
-        if not keep or self.closing():
-            self._close()
+        if self._account.size:
+            self._request_bytes = 0
+            self._update_account()
+        if not keep_alive or self.will_close():
+            self._close_lingering()
             return
         self.phase = "head"
         settings = self._settings
-        self._wait(settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds)
+        self._set_deadline(
+            settings.keepalive_seconds if self._body is None else settings.body_timeout_seconds
+        )
         if len(self._input) or self.half_closed or self._paused:
             self._advance()
 
@@ -454,37 +466,37 @@ class Connection(asyncio.Protocol):
         if self.phase != "closed":
             self._advance()
 
-    def _send_from_thread(self, data: bytes) -> None:
-        self._dispatcher.loop.call_soon_threadsafe(self._send, data)
+    def _write_from_thread(self, data: bytes) -> None:
+        self._dispatcher.loop.call_soon_threadsafe(self._write, data)
 
-    def _send(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         if self.phase == "answer":
             self._output.write(data)
-            if not self._output.full and self._wire is not None:
-                self._wire.resume()
+            if not self._output.full and self._socket_adapter is not None:
+                self._socket_adapter.resume_writing()
 
-    def _malformed(self, error: ParseException) -> None:
+    def _reject_malformed(self, error: ParseException) -> None:
         """Answer what the parser refuses, and close."""
         self._dispatcher.log.warning("Invalid request from ip=%s: %s", self._address, without_words(error))
-        refusal = refusal_of(error)
-        self._refuse(refusal, HTTPStatus(refusal.extensions["status"]))
+        refusal = parse_problem(error)
+        self._reject(refusal, HTTPStatus(refusal.extensions["status"]))
 
-    def _refuse(self, error: ProblemError, status: HTTPStatus | None = None) -> None:
+    def _reject(self, error: ProblemError, status: HTTPStatus | None = None) -> None:
         """Answer what never became a request, and close."""
         self._dispatcher.metrics.refusal(error.kind)
-        answer = problem(error)
-        answer.status = status or error.status
-        self._output.write(render(answer, (1, 1), self._dispatcher.dates.now(), keep_alive=False))
-        self._close()
+        response = problem(error)
+        response.status = status or error.status
+        self._output.write(render(response, (1, 1), self._dispatcher.dates.now(), keep_alive=False))
+        self._close_lingering()
 
-    def _close(self) -> None:
+    def _close_lingering(self) -> None:
         """Close for writing, and go on reading for a while (RFC 9112, section 9.6)."""
-        self._forget()
+        self._release_input()
         if self.half_closed or not self._transport.can_write_eof():
-            self.drop()
+            self.close()
             return
         self.phase = "linger"
-        self._wait(LINGER_SECONDS)
+        self._set_deadline(LINGER_SECONDS)
         if self._paused:
             self._paused = False
             self._transport.resume_reading()

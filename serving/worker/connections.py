@@ -3,7 +3,7 @@
 from serving.worker.connection import Connection
 from serving.worker.dispatcher import Dispatcher
 
-WORD_SECONDS = 60.0
+WARNING_SECONDS = 60.0
 """How often the log says that there is no place for more connections, at most."""
 
 
@@ -18,7 +18,7 @@ class Connections:
         self._number = 0
         self._idle: list[tuple[float, int, Connection]] = []  # those of late, the longest idle last
         self._sorted = False
-        self._next_word = 0.0
+        self._next_warning = 0.0
 
     @property
     def has_room(self) -> bool:
@@ -30,13 +30,13 @@ class Connections:
         """Return the protocol of a new connection, which takes a place from now on."""
         self.connecting += 1
         self._number += 1
-        return Connection(self._dispatcher, self._number, self._opened, self.open.discard)
+        return Connection(self._dispatcher, self._number, self._on_open, self.open.discard)
 
     def longest_idle(self) -> Connection | None:
         """Return the connection that has been idle for longest, for a new one that waits; None if none is idle."""
         dispatcher, now = self._dispatcher, self._dispatcher.loop.time()
-        if now >= self._next_word:
-            self._next_word = now + WORD_SECONDS
+        if now >= self._next_warning:
+            self._next_warning = now + WARNING_SECONDS
             dispatcher.log.warning(
                 "all %d connections of this process are open (GLYPH_CONNECTIONS): the longest idle are closed for "
                 "new ones, which wait while none is idle",
@@ -56,7 +56,7 @@ class Connections:
 
     def evict(self, connection: Connection) -> None:
         """Close an idle connection for a new one."""
-        connection.drop()
+        connection.close()
         self.open.discard(connection)
         self._dispatcher.metrics.evicted()
 
@@ -68,11 +68,11 @@ class Connections:
         for connection in list(self.open):
             connection.tick(now)
 
-    def end(self) -> None:
+    def drain(self) -> None:
         """Have those close soon that are idle: the process ends."""
         for connection in list(self.open):
             connection.end_soon()
 
-    def _opened(self, connection: Connection) -> None:
+    def _on_open(self, connection: Connection) -> None:
         self.connecting -= 1
         self.open.add(connection)

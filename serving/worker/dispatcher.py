@@ -24,7 +24,7 @@ from serving.worker.batcher import Batcher, QueuedRequest
 from serving.worker.http11.input_buffer import MAX_HEAD
 from serving.worker.http11.request_head import Parser, RequestHead, fast_path_suffices, has_hooks
 from serving.worker.http11.response import Dates, status_line
-from serving.worker.wsgi_bridge import Wire
+from serving.worker.wsgi_bridge import SocketAdapter
 
 LARGE_BODY = 32 << 10
 """Bodies beyond this size are decoded on a thread: their milliseconds would hold everybody else up.
@@ -51,23 +51,23 @@ class ClientConnection(Protocol):
     """Whether the client has sent all that it will; it may still want to read, or have gone."""
 
     @property
-    def gone(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether nobody reads an answer any more."""
         ...
 
-    def wire(self) -> Wire:
-        """Return what a thread may write the answer to; then comes `finished`."""
+    def socket_adapter(self) -> SocketAdapter:
+        """Return what a thread may write the answer to; then comes `response_sent`."""
         ...
 
-    def closing(self) -> bool:
+    def will_close(self) -> bool:
         """Tell whether the connection is to be closed after the answer."""
         ...
 
-    def answered(self, answer: Response) -> None:
+    def send_response(self, response: Response) -> None:
         """Write the answer."""
         ...
 
-    def finished(self, *, keep: bool) -> None:
+    def response_sent(self, *, keep_alive: bool) -> None:
         """Go on to the next request, or close: an answer is written, whoever wrote it."""
         ...
 
@@ -88,14 +88,14 @@ class Dispatcher:
         self.settings, self.metrics = self.pipeline.settings, self.pipeline.store.metrics
         share = max(self.settings.queue_bytes // 2, self.settings.max_body_bytes + MAX_HEAD)
         self.admission = AdmissionControl(self.settings.queue_limit, self.settings.queue_bytes, share)
-        self._application = AdmissionControl(self.settings.threads + self.settings.queue_limit, 0)
+        self._application_admission = AdmissionControl(self.settings.threads + self.settings.queue_limit, 0)
         """Of requests for the Flask application, apart from predictions, so that neither takes the other's places."""
         self.batcher = Batcher(loop, self.pipeline)
         self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="application")
         self.dates = Dates()
         self._throttle = Throttle()
         configuration = worker.cfg
-        self.hooked = has_hooks(configuration)
+        self.runs_hooks = has_hooks(configuration)
         self.parser = Parser(configuration, fast_path_suffices(worker))
 
     # Requests
@@ -117,15 +117,15 @@ class Dispatcher:
             arrived: `time.perf_counter()` when it was whole.
             error: why the request is refused; its body is empty then.
         """
-        self._count()
+        self._count_request()
         if head.target is not None:
             self.predict(connection, head, body or b"", arrived, error)
         elif head.method == "OPTIONS" and head.path == "*" and error is None:
-            connection.answered(self._options(head))
+            connection.send_response(self._options(head))
         else:
-            self._call(connection, head, body or b"", error)
+            self._call_application(connection, head, body or b"", error)
 
-    def _count(self) -> None:
+    def _count_request(self) -> None:
         """Count a request, and end the process after the last that it may answer."""
         worker = self.worker
         worker.nr += 1
@@ -170,29 +170,29 @@ class Dispatcher:
             client=connection.client[0] if connection.client else "",
         )
         exchange = pipeline.open(request, arrived, head.target)
-        if self.hooked:
+        if self.runs_hooks:
             self.worker.cfg.pre_request(self.worker, head.original)
         if error is None:
-            error = self._enter()
+            error = self._enter_queue()
         if error is not None:
             if isinstance(error, OverloadedError):
                 connection.throttle(self._throttle.until(self.loop.time()))
-            connection.answered(pipeline.close(exchange, pipeline.refuse(exchange, error)))
+            connection.send_response(pipeline.close(exchange, pipeline.refuse(exchange, error)))
             return
         if takes_long(request, exchange.target):
-            future = self.threads.submit(self._answer, connection, exchange)
-            future.add_done_callback(functools.partial(self._hand_over, connection, exchange))
+            future = self.threads.submit(self._answer_on_thread, connection, exchange)
+            future.add_done_callback(functools.partial(self._thread_done, connection, exchange))
             return
         self.batcher.put(
             QueuedRequest(
                 exchange,
-                functools.partial(self._predicted, connection),
-                lambda: connection.gone,
+                functools.partial(self._respond, connection),
+                lambda: connection.is_closed,
                 lambda: connection.half_closed,
             )
         )
 
-    def _enter(self) -> OverloadedError | None:
+    def _enter_queue(self) -> OverloadedError | None:
         """Take a place in the queue; return the refusal if there is none."""
         try:
             self.admission.enter()
@@ -202,24 +202,26 @@ class Dispatcher:
             self.admission.enter()
         return None
 
-    def _answer(self, connection: ClientConnection, exchange: Exchange) -> Response:
+    def _answer_on_thread(self, connection: ClientConnection, exchange: Exchange) -> Response:
         """Answer a large request on a thread, if there is still somebody to read it."""
-        if not connection.gone:
+        if not connection.is_closed:
             return self.pipeline.answer(exchange)
         exchange.refusal = CLIENT_GONE
         return self.pipeline.close(exchange, Response(body=b""))
 
-    def _hand_over(self, connection: ClientConnection, exchange: Exchange, future: Future[Response]) -> None:
+    def _thread_done(
+        self, connection: ClientConnection, exchange: Exchange, future: Future[Response]
+    ) -> None:
         """Take an answer from a thread to the loop."""
         try:
-            answer = future.result()
+            response = future.result()
         except BaseException as error:  # noqa: BLE001  else the client would wait for ever
-            answer = self.pipeline.refuse(exchange, Exception(f"the thread failed: {error!r}"))
-        self._on_loop(self._predicted, connection, answer)
+            response = self.pipeline.refuse(exchange, Exception(f"the thread failed: {error!r}"))
+        self._call_on_loop(self._respond, connection, response)
 
-    def _predicted(self, connection: ClientConnection, answer: Response) -> None:
+    def _respond(self, connection: ClientConnection, response: Response) -> None:
         self.admission.leave()
-        connection.answered(answer)
+        connection.send_response(response)
 
     def _options(self, head: RequestHead) -> Response:
         """Return what `OPTIONS *` is answered: what the service as a whole can do (RFC 9110, section 9.3.7)."""
@@ -229,7 +231,7 @@ class Dispatcher:
         fields = {"Allow": "GET, HEAD, OPTIONS, POST", "X-Request-ID": identifier}
         return Response(body=b"", headers=fields | self.pipeline.headers.of(head.headers))
 
-    def _call(
+    def _call_application(
         self, connection: ClientConnection, head: RequestHead, body: bytes, error: ProblemError | None
     ) -> None:
         """Have a request answered by the Flask application, on a thread; the others wait, as far as there is room.
@@ -241,58 +243,58 @@ class Dispatcher:
         )
         if refusal is None:
             try:
-                self._application.enter()
+                self._application_admission.enter()
             except OverloadedError as overloaded:
                 connection.throttle(self._throttle.until(self.loop.time()))
                 refusal = overloaded
         if refusal is not None:
             self.metrics.refusal(refusal.kind)
-            connection.answered(problem(refusal, head.path))
+            connection.send_response(problem(refusal, head.path))
             return
 
-        def answered(future: Future[bool]) -> None:
-            self._application.leave()
+        def done(future: Future[bool]) -> None:
+            self._application_admission.leave()
             keep = future.exception() is None and future.result()
-            self._on_loop(lambda: connection.finished(keep=keep))
+            self._call_on_loop(lambda: connection.response_sent(keep_alive=keep))
 
-        wire, addresses = connection.wire(), (connection.client, connection.server)
+        adapter, addresses = connection.socket_adapter(), (connection.client, connection.server)
         self.threads.submit(
             wsgi_bridge.call,
             self.worker,
             head.original,
             io.BytesIO(body),
-            wire,
+            adapter,
             addresses,
-            closing=connection.closing,
-        ).add_done_callback(answered)
+            will_close=connection.will_close,
+        ).add_done_callback(done)
 
-    def _on_loop(self, function: Any, *arguments: Any) -> None:
+    def _call_on_loop(self, function: Any, *arguments: Any) -> None:
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(function, *arguments)
 
     def log_access(
-        self, connection: ClientConnection, head: RequestHead, answer: Response, elapsed: timedelta
+        self, connection: ClientConnection, head: RequestHead, response: Response, elapsed: timedelta
     ) -> None:
         """Write the access log's line of a prediction, and run the hooks, as Gunicorn's workers do."""
         worker, request = self.worker, head.original
-        if not (worker.log.access_log_enabled or self.hooked):
+        if not (worker.log.access_log_enabled or self.runs_hooks):
             return
         request._expected_100_continue = False  # noqa: SLF001  the connection has sent it
-        wire = Wire(lambda _: None)
+        adapter = SocketAdapter(lambda _: None)
         try:
-            _, environ = wsgi.create(request, wire, connection.client, connection.server, worker.cfg)
+            _, environ = wsgi.create(request, adapter, connection.client, connection.server, worker.cfg)
         except ConfigurationProblem:  # its SCRIPT_NAME is no part of its path
             return
-        headers = [*answer.headers.items(), ("Content-Type", answer.media_type)]
+        headers = [*response.headers.items(), ("Content-Type", response.media_type)]
         shown = SimpleNamespace(
-            status=status_line(answer.status),
-            status_code=int(answer.status),
+            status=status_line(response.status),
+            status_code=int(response.status),
             headers=headers,
-            sent=len(answer.body),
-            response_length=len(answer.body),
+            sent=len(response.body),
+            response_length=len(response.body),
         )
         worker.log.access(shown, request, environ, elapsed)
-        if self.hooked:
+        if self.runs_hooks:
             try:
                 worker.cfg.post_request(worker, request, environ, shown)
             except Exception:

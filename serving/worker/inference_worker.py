@@ -68,9 +68,9 @@ class InferenceWorker(LifecycleMixin, Worker):  # type: ignore[misc]
         self.wsgi.extensions["glyph"].drain()
         self._accept_backlog()
         self._stop_accepting()
-        self.connections.end()
+        self.connections.drain()
         self.loop.call_later(self.cfg.graceful_timeout, self.loop.stop)
-        self.loop.call_soon(self._leave_if_done)
+        self.loop.call_soon(self._exit_if_drained)
 
     leave = stop
 
@@ -112,10 +112,10 @@ class InferenceWorker(LifecycleMixin, Worker):  # type: ignore[misc]
             else:
                 self._start_accepting()
         else:
-            self._leave_if_done()
+            self._exit_if_drained()
         self.loop.call_later(TICK_SECONDS, self._tick)
 
-    def _leave_if_done(self) -> None:
+    def _exit_if_drained(self) -> None:
         if not self.connections.open and not self._connecting:
             self.loop.stop()
 
@@ -175,7 +175,7 @@ class InferenceWorker(LifecycleMixin, Worker):  # type: ignore[misc]
 
     def _connected(self, connection: "Connection", task: asyncio.Task[Any]) -> None:
         self._connecting.discard(task)
-        if not connection.opened:
+        if not connection.established:
             self.connections.connecting -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
             self.log.debug(

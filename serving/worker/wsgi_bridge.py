@@ -26,7 +26,7 @@ class ClientGoneError(OSError):
     """The connection was lost while an answer was being written."""
 
 
-class Wire:
+class SocketAdapter:
     """What Gunicorn takes for the socket of a connection. Used by one thread at a time."""
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
@@ -64,11 +64,11 @@ class Wire:
             self._writable.clear()
             self._send(data)
 
-    def resume(self) -> None:
+    def resume_writing(self) -> None:
         """Let the thread hand over more; called on the loop, when the client has taken enough."""
         self._writable.set()
 
-    def lose(self) -> None:
+    def connection_lost(self) -> None:
         """Tell the thread that the client has gone."""
         self._lost = True
         self._writable.set()
@@ -85,7 +85,7 @@ class _Response(wsgi.Response):  # type: ignore[misc]
         return False
 
 
-def _refuse(worker: Any, request: Any, wire: Wire, error: Exception) -> None:
+def _write_error(worker: Any, request: Any, adapter: SocketAdapter, error: Exception) -> None:
     """Answer what failed before there was an answer."""
     if isinstance(
         error, ConfigurationProblem
@@ -98,19 +98,19 @@ def _refuse(worker: Any, request: Any, wire: Wire, error: Exception) -> None:
         worker.log.error("%s %s failed", request.method, request.path, exc_info=error)
         refusal = unforeseen()
     worker.wsgi.extensions["glyph"].metrics.refusal(refusal.kind)
-    wire.sendall(render(problem(refusal), request.version, Dates().now(), keep_alive=False))
+    adapter.sendall(render(problem(refusal), request.version, Dates().now(), keep_alive=False))
     with contextlib.suppress(ClientGoneError):
-        wire.flush()
+        adapter.flush()
 
 
 def call(
     worker: Any,
     request: Any,
     body: Any,
-    wire: Wire,
+    adapter: SocketAdapter,
     addresses: tuple[Any, Any],
     *,
-    closing: Callable[[], bool],
+    will_close: Callable[[], bool],
 ) -> bool:
     """Answer a request by the application, and tell whether the connection may be kept.
 
@@ -118,9 +118,9 @@ def call(
         worker: Gunicorn's.
         request: Gunicorn's, as its parser returned it.
         body: a file of the whole body.
-        wire: where the answer goes.
+        adapter: where the answer goes.
         addresses: the client's and the service's.
-        closing: tells whether the connection is to be closed after the answer.
+        will_close: tells whether the connection is to be closed after the answer.
     """
     configuration, client, server = worker.cfg, *addresses
     request.body = body
@@ -130,17 +130,17 @@ def call(
     try:
         configuration.pre_request(worker, request)
         response, environ = wsgi.create(
-            request, wire, client, server, configuration, response_class=_Response
+            request, adapter, client, server, configuration, response_class=_Response
         )
         environ["wsgi.multithread"] = True
-        if closing():
+        if will_close():
             response.force_close()
         pieces = worker.wsgi(environ, response.start_response)
         try:
             for piece in pieces:
                 response.write(piece)
             response.close()
-            wire.flush()
+            adapter.flush()
         finally:
             worker.log.access(response, request, environ, datetime.now() - started)  # noqa: DTZ005
             if hasattr(pieces, "close"):
@@ -151,7 +151,7 @@ def call(
         if response is not None and response.headers_sent:
             worker.log.exception("Error handling request")  # what is on its way cannot become a 500
         else:
-            _refuse(worker, request, wire, error)
+            _write_error(worker, request, adapter, error)
         return False
     finally:
         try:

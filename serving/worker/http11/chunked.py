@@ -42,7 +42,7 @@ class ChunkedBody:
         self.done = False
         self.rest = b""
         self._request = request
-        self._forgotten = False
+        self._discarding = False
         self._overhead = 0
         self._buffer = bytearray()
         self._searched = 0  # as far as the buffer has no end of the line, or of the trailers
@@ -97,15 +97,15 @@ class ChunkedBody:
                 at = end + 2
         del buffer[:at]
 
-    def forget(self) -> None:
+    def discard_data(self) -> None:
         """Keep no data from now on: it is only read to find its end."""
         self.data = bytearray()
-        self._forgotten = True
+        self._discarding = True
 
     def _take(self, buffer: bytearray, at: int) -> int:
         """Keep data of the current chunk, and return how much there was."""
         taken = min(self._left, len(buffer) - at)
-        if not self._forgotten:
+        if not self._discarding:
             with memoryview(buffer) as view:
                 self.data += view[at : at + taken]
         self.size += taken

@@ -14,7 +14,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # it ships n
 )
 
 from serving.worker.http11.chunked import has_bare_lf
-from serving.worker.http11.request_head import Parser, RequestHead, overlong
+from serving.worker.http11.request_head import Parser, RequestHead, over_limit
 
 MAX_HEAD = 32 << 10
 """Bytes of a request's head, whatever it is made of."""
@@ -103,7 +103,7 @@ class InputBuffer:
             end = data.find(b"\r\n", max(start, fresh - 1))
             limit = self._parser.configuration.limit_request_line
             if end < 0 and len(data) - start - 2 > limit > 0:
-                raise overlong(bytes(data[start:]), limit)
+                raise over_limit(bytes(data[start:]), limit)
             if end < 0 and has_bare_lf(data, fresh, at):
                 raise InvalidRequestLine("bare LF as line terminator")
             if end >= 0:

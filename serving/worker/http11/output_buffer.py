@@ -5,7 +5,7 @@ from typing import Any
 
 from serving.predict.load_shedding import Account, AdmissionControl, unacknowledged
 
-HELD_OUTPUT = 16 << 10
+OUTPUT_HIGH_WATER = 16 << 10
 """Bytes of answers that a client has not taken, beyond which it gets no further ones, and they are counted."""
 
 
@@ -13,7 +13,7 @@ class OutputBuffer:
     """One connection's answers on their way out; its length is the number of bytes that are not in the socket yet."""
 
     def __init__(self, admission: AdmissionControl) -> None:
-        self._held = Account(admission)
+        self._account = Account(admission)
         self._transport: Any = None
         self.full = False
         """Whether the client does not take what is written."""
@@ -25,8 +25,8 @@ class OutputBuffer:
 
     def begin(self, transport: Any, client: str) -> None:
         """Take asyncio's transport, and the address whose share of the memory it is."""
-        self._transport, self._held.client = transport, client
-        transport.set_write_buffer_limits(HELD_OUTPUT)
+        self._transport, self._account.client = transport, client
+        transport.set_write_buffer_limits(OUTPUT_HIGH_WATER)
 
     def write(self, data: bytes) -> None:
         """Send it, as far as the client takes it."""
@@ -40,12 +40,12 @@ class OutputBuffer:
             OverloadedError: there is no memory for it.
         """
         self.full = True
-        self._held.hold(len(self))
+        self._account.hold(len(self))
 
     def resume(self) -> None:
         """Note that the client has taken what waited, or will never."""
         self.full = False
-        self._held.hold(0)
+        self._account.hold(0)
 
     def stalled(self, now: float) -> float:
         """Return for how many seconds the client has taken nothing; below 0 where nothing waits for it.

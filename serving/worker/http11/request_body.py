@@ -31,7 +31,7 @@ class Body(Protocol):
         """
         ...
 
-    def forget(self) -> None:
+    def discard_data(self) -> None:
         """Keep no data from now on: it is only read to find its end."""
         ...
 
@@ -45,7 +45,7 @@ class LengthBody:
         self.done = length == 0
         self.rest = b""
         self._left = length
-        self._forgotten = False
+        self._discarding = False
 
     @property
     def announced(self) -> int:
@@ -62,12 +62,12 @@ class LengthBody:
         taken = data if len(data) <= self._left else data[: self._left]
         self._left -= len(taken)
         self.size += len(taken)
-        if not self._forgotten:
+        if not self._discarding:
             self.data += taken
         if not self._left:
             self.done, self.rest = True, data[len(taken) :]
 
-    def forget(self) -> None:
+    def discard_data(self) -> None:
         """Keep no data from now on."""
         self.data = bytearray()
-        self._forgotten = True
+        self._discarding = True

@@ -1,6 +1,6 @@
 """From the bytes of a request's head to what it says: an ordinary one fast, any other by Gunicorn's parser.
 
-The fast way takes only what `ORDINARY` matches: a POST in origin form, HTTP/1.1; and of that no field
+The fast way takes only what `FAST_PATH_HEAD` matches: a POST in origin form, HTTP/1.1; and of that no field
 twice, no transfer coding, no expectation. The expression is RFC 9112's grammar without what may be read
 in two ways, so what matches is taken apart at its line ends and colons. On all of it Gunicorn's parser
 would say the same. Whatever else arrives is given to Gunicorn's own parser, which accepts and refuses
@@ -40,16 +40,16 @@ FAST_BYTES = 4000
 FAST_FIELDS = 32
 MAX_FAST_LENGTH_DIGITS = 15
 
-ORDINARY = re.compile(
+FAST_PATH_HEAD = re.compile(
     rb"POST (/[!\"$-.0-\[\]-~][!\"$-\[\]-~]*) HTTP/1\.1\r\n"  # no second slash, no fragment, no backslash
     rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n){1,32}"  # no underscore, no folding, no bare LF
     rb"\r\n"
 )
 """Heads about which there can be no two opinions (RFC 9112, sections 2 to 5)."""
 
-EXTRAORDINARY = frozenset(("transfer-encoding", "expect", "upgrade"))
+FULL_PARSER_FIELDS = frozenset(("transfer-encoding", "expect", "upgrade"))
 """Fields that change how a message is read; Gunicorn's parser decides on them."""
-CODINGS = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^`|~0-9A-Za-z]+)*")
+TRANSFER_CODINGS = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^`|~0-9A-Za-z]+)*")
 """Names of transfer codings: a list without empty members, and without parameters, which none has that is in use."""
 LENGTH_BITS = 64
 """Of a length, and of a chunk's size, beyond which servers count differently (RFC 9110, section 8.6)."""
@@ -62,7 +62,7 @@ STATUSES = {
     UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
 }
 """Of what the parser refuses; all else is 400."""
-FORWARDED = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
+FORWARDED_SCHEME_FIELDS = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
 """Fields that each say whether a proxy's client came over TLS."""
 
 
@@ -89,7 +89,7 @@ class RequestHead:
     """Bytes of the head."""
 
 
-def closes(headers: Mapping[str, str]) -> bool:
+def asks_to_close(headers: Mapping[str, str]) -> bool:
     """Tell whether the field Connection, a list, asks to close (RFC 9112, section 9.6)."""
     return "close" in [option.strip(" \t").lower() for option in headers.get("connection", "").split(",")]
 
@@ -123,21 +123,21 @@ def read_fast(head: bytes) -> RequestHead | None:
     Args:
         head: all of it, with the empty line that ends it and without anything after.
     """
-    if len(head) > FAST_BYTES or (match := ORDINARY.fullmatch(head)) is None:
+    if len(head) > FAST_BYTES or (match := FAST_PATH_HEAD.fullmatch(head)) is None:
         return None
     headers: dict[str, str] = {}
     lines = head.decode("latin-1").split("\r\n")
     for line in lines[1:-2]:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip(" \t")
-    if len(headers) != len(lines) - 3 or not EXTRAORDINARY.isdisjoint(headers):
+    if len(headers) != len(lines) - 3 or not FULL_PARSER_FIELDS.isdisjoint(headers):
         return None
     if not HOST.fullmatch(headers.get("host", "@")):
         return None
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()) or len(length) > MAX_FAST_LENGTH_DIGITS:
         return None
-    if not FORWARDED.isdisjoint(headers) and len(FORWARDED & headers.keys()) > 1:
+    if not FORWARDED_SCHEME_FIELDS.isdisjoint(headers) and len(FORWARDED_SCHEME_FIELDS & headers.keys()) > 1:
         return None  # they may contradict each other
     path, _, query = match[1].decode("ascii").partition("?")
     path = unquote(path) if "%" in path else path
@@ -148,20 +148,20 @@ def read_fast(head: bytes) -> RequestHead | None:
         headers=headers,
         version=(1, 1),
         length=int(length),
-        keep_alive=not closes(headers),
+        keep_alive=not asks_to_close(headers),
         target=target_of("POST", path),
         size=len(head),
     )
 
 
-def overlong(line: bytes, limit: int) -> ParseException:
+def over_limit(line: bytes, limit: int) -> ParseException:
     """Return what is wrong with a request line beyond the limit: its method, or else its target."""
     if b" " not in line[: MAX_METHOD + 1]:
         return InvalidRequestMethod(line[: MAX_METHOD + 1].decode("latin-1"))
     return LimitRequestLine(len(line), limit)
 
 
-def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead | None:
+def read_full(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead | None:
     """Read a head by Gunicorn's parser; None if it is not whole.
 
     Args:
@@ -170,7 +170,7 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead 
         peer: the client's address, as the socket has it.
 
     Raises:
-        ParseException: what Gunicorn refuses, and what `_check` does.
+        ParseException: what Gunicorn refuses, and what `_check_request` does.
     """
     try:
         request = GunicornRequest(configuration, IterUnreader(pieces), peer)
@@ -178,15 +178,15 @@ def read_any(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead 
         return None
     except LimitRequestLine as error:
         line = b"".join(pieces).removeprefix(b"\r\n").partition(b"\r\n")[0]
-        raise overlong(line, error.max_size) from error
+        raise over_limit(line, error.max_size) from error
     except UnsupportedTransferCoding as error:
-        if not CODINGS.fullmatch(error.hdr):
+        if not TRANSFER_CODINGS.fullmatch(error.hdr):
             raise InvalidHeader("TRANSFER-ENCODING") from error
         raise
     headers = joined(request.headers)
-    _check(request, headers)
+    _check_request(request, headers)
     request.version = min(request.version, (1, 1))  # the answer says no higher one (RFC 9110, section 2.5)
-    if closes(headers):
+    if asks_to_close(headers):
         request.force_close()  # Gunicorn looks at the first field alone, and for no list in it
     reader, path = request.body.reader, unquote(request.path)
     mounted = "script_name" in headers or "SCRIPT_NAME" in os.environ  # then Flask knows what the path is
@@ -218,11 +218,11 @@ class Parser:
         """Read a head, of a prediction the fast way if it is ordinary; None if Gunicorn takes it for half of one.
 
         Raises:
-            ParseException: as `read_any`.
+            ParseException: as `read_full`.
         """
         parsed = read_fast(head) if self.fast else None
         return (
-            read_any([head], self.configuration, client)
+            read_full([head], self.configuration, client)
             if parsed is None or parsed.target is None
             else parsed
         )
@@ -231,12 +231,12 @@ class Parser:
         """Look at a request line before the rest of the head is there.
 
         Raises:
-            ParseException: as `read_any`.
+            ParseException: as `read_full`.
         """
-        read_any([line], self.configuration, client)
+        read_full([line], self.configuration, client)
 
 
-def refusal_of(error: ParseException) -> MalformedRequestError:
+def parse_problem(error: ParseException) -> MalformedRequestError:
     """Return what a client is told of a request that the parser refuses; `extensions` has the status."""
     refusal = MalformedRequestError(
         str(error)[:200], remedy="Send the request as RFC 9112 has it; most HTTP clients do."
@@ -245,7 +245,7 @@ def refusal_of(error: ParseException) -> MalformedRequestError:
     return refusal
 
 
-def _check(request: Any, headers: Mapping[str, str]) -> None:
+def _check_request(request: Any, headers: Mapping[str, str]) -> None:
     """Refuse what Gunicorn takes, and an origin server does not.
 
     Raises:
