@@ -71,7 +71,7 @@ class Connections:
     def drain(self) -> None:
         """Have those close soon that are idle: the process ends."""
         for connection in list(self.open):
-            connection.end_soon()
+            connection.drain()
 
     def _on_open(self, connection: Connection) -> None:
         self.connecting -= 1
