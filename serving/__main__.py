@@ -18,7 +18,7 @@ from serving.check import check, check_tls
 from serving.security.tokens import check_file
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
 from serving.system import descriptors
-from serving.system.addresses import unusable
+from serving.system.addresses import listen_problem
 from serving.telemetry.tracing import check_installed
 
 EXIT_ADDRESS = 1
@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_file(settings)
         check_tls(settings)
         check_installed(settings)
-        settings = descriptors.ensure(settings)
-        problem = None if options.check else unusable(settings)
+        settings = descriptors.raise_limit(settings)
+        problem = None if options.check else listen_problem(settings)
     except ConfigurationError as error:
         return _refused(error, EXIT_SETTING)
     if options.check:

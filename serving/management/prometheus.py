@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from bundle import drift
-from serving.management.workers import Numbers, Worker, WorkerRegistry, merged
+from serving.management.workers import Numbers, Worker, WorkerRegistry, sum_numbers
 from serving.security.tokens import Tokens
 from serving.telemetry.catalogue import CATALOGUE, Metric, Over
 
@@ -25,7 +25,7 @@ SNAPSHOTS = 60
 
 Samples = dict[str, dict[tuple[str, ...], float]]
 """By metric, by the values of its labels."""
-Runs = dict[str, dict[tuple[str, ...], npt.NDArray[np.float64]]]
+Histograms = dict[str, dict[tuple[str, ...], npt.NDArray[np.float64]]]
 
 
 class WorkersCollector(Collector):
@@ -35,7 +35,7 @@ class WorkersCollector(Collector):
         self,
         registry: WorkerRegistry,
         window_seconds: float,
-        others: dict[str, tuple[int, ...]],
+        other_processes: dict[str, tuple[int, ...]],
         tokens: Tokens | None,
     ) -> None:
         """Begin.
@@ -43,34 +43,34 @@ class WorkersCollector(Collector):
         Args:
             registry: of the workers.
             window_seconds: how far back drift is measured.
-            others: process ids by the kind of process, of those that are no workers.
+            other_processes: process ids by the kind of process, of those that are no workers.
             tokens: as this process reads them; None if nobody is asked for one.
         """
         self._registry = registry
         self._tokens = tokens
-        self._others = others
+        self._other_processes = other_processes
         self._drift = _DriftWindow(window_seconds)
 
     def tick(self) -> None:
         """Note where the counts of drift are now, and whether the tokens can be read; to be called often."""
         if self._tokens is not None:
             self._tokens.look()
-        workers, departed = self._registry.look()
-        self._drift.note(merged(iter([departed.numbers, *(worker.numbers() for worker in workers)])))
+        workers, exited = self._registry.scan()
+        self._drift.note(sum_numbers(iter([exited.numbers, *(worker.numbers() for worker in workers)])))
 
     def collect(self) -> Iterable[Family]:
         """Return every family of the catalogue, also those without a sample yet."""
         started = time.perf_counter()
-        workers, departed = self._registry.look()
+        workers, exited = self._registry.scan()
         living = [worker.numbers() for worker in workers]
-        counted = merged(iter([departed.numbers, *living]))
-        samples, runs = _sorted(counted)
-        _gauges(samples, living)
-        _facts(samples, workers)
-        _processes(samples, workers, self._others)
+        counted = sum_numbers(iter([exited.numbers, *living]))
+        samples, histograms = _counters_and_histograms(counted)
+        _add_gauges(samples, living)
+        _add_worker_info(samples, workers)
+        _add_processes(samples, workers, self._other_processes)
         samples["glyph_tokens_file_readable"] = {(): float(self._tokens is None or self._tokens.readable)}
-        samples["glyph_worker_starts_total"] = {(): float(len(workers) + departed.exits.total())}
-        samples["glyph_worker_exits_total"] = {(how,): float(n) for how, n in departed.exits.items()}
+        samples["glyph_worker_starts_total"] = {(): float(len(workers) + exited.exits.total())}
+        samples["glyph_worker_exits_total"] = {(outcome,): float(n) for outcome, n in exited.exits.items()}
         versions = {version for (version,) in samples["glyph_model_workers"]}
         for version, (images, indices) in self._drift.measure(counted).items():
             if version in versions:
@@ -78,28 +78,28 @@ class WorkersCollector(Collector):
                 for feature, index in indices.items():
                     samples["glyph_drift_psi"][feature, version] = index
         samples["glyph_scrape_duration_seconds"] = {(): time.perf_counter() - started}
-        return [_family(metric, samples, runs) for metric in CATALOGUE.values()]
+        return [_family(metric, samples, histograms) for metric in CATALOGUE.values()]
 
 
-def _sorted(numbers: Numbers) -> tuple[Samples, Runs]:
+def _counters_and_histograms(numbers: Numbers) -> tuple[Samples, Histograms]:
     """Sort counters and histograms out by name and labels."""
     samples: Samples = defaultdict(dict)
-    runs: Runs = defaultdict(dict)
+    histograms: Histograms = defaultdict(dict)
     for key, values in numbers.items():
         name, *labels = orjson.loads(key)
         if name == PREDICTIONS:
             version, _digest, classes = labels
             for label, count in zip(classes, values.tolist(), strict=True):
-                place = (version, label)
-                samples[name][place] = samples[name].get(place, 0.0) + count
+                key_labels = (version, label)
+                samples[name][key_labels] = samples[name].get(key_labels, 0.0) + count
         elif name in CATALOGUE and CATALOGUE[name].kind == "counter":
             samples[name][tuple(labels)] = float(values[0])
         elif name in CATALOGUE and CATALOGUE[name].kind == "histogram":
-            runs[name][tuple(labels)] = values
-    return samples, runs
+            histograms[name][tuple(labels)] = values
+    return samples, histograms
 
 
-def _gauges(samples: Samples, living: list[Numbers]) -> None:
+def _add_gauges(samples: Samples, living: list[Numbers]) -> None:
     """Add the living workers' gauges up, or take the least or the most of them."""
     found: dict[str, list[float]] = defaultdict(list)
     for numbers in living:
@@ -112,7 +112,7 @@ def _gauges(samples: Samples, living: list[Numbers]) -> None:
         samples[name][()] = over[CATALOGUE[name].over](of_workers)
 
 
-def _facts(samples: Samples, workers: list[Worker]) -> None:
+def _add_worker_info(samples: Samples, workers: list[Worker]) -> None:
     """Add what the workers say of themselves and of their models."""
     for state, living in Counter(worker.state for worker in workers).items():
         samples["glyph_workers"][state,] = living
@@ -131,9 +131,11 @@ def _facts(samples: Samples, workers: list[Worker]) -> None:
         samples["glyph_model_versions_refused"] = {(): max(len(facts["refused"]) for facts in told)}
 
 
-def _processes(samples: Samples, workers: list[Worker], others: dict[str, tuple[int, ...]]) -> None:
+def _add_processes(
+    samples: Samples, workers: list[Worker], other_processes: dict[str, tuple[int, ...]]
+) -> None:
     """Add what the kernel says of the processes; a worker's CPU time it has counted itself, to be kept."""
-    for kind, pids in {"worker": tuple(worker.pid for worker in workers), **others}.items():
+    for kind, pids in {"worker": tuple(worker.pid for worker in workers), **other_processes}.items():
         found: dict[str, list[float]] = defaultdict(list)
         for pid in pids:
             for family in ProcessCollector(pid=partial(int, pid), registry=None).collect():
@@ -146,7 +148,7 @@ def _processes(samples: Samples, workers: list[Worker], others: dict[str, tuple[
             samples[name][kind,] = over.get(name, sum)(values)
 
 
-def _family(metric: Metric, samples: Samples, runs: Runs) -> Family:
+def _family(metric: Metric, samples: Samples, histograms: Histograms) -> Family:
     """Return one family; what is known beforehand and was never counted is 0."""
     known: list[tuple[str, ...]] = [(word,) for word in metric.known]
     if not metric.labels:
@@ -154,9 +156,11 @@ def _family(metric: Metric, samples: Samples, runs: Runs) -> Family:
     if metric.kind == "histogram":
         histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
         bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
-        for labels, run in (dict.fromkeys(known, np.zeros(len(bounds) + 1)) | runs[metric.name]).items():
-            cumulated = run[:-1].cumsum().tolist()
-            histogram.add_metric(labels, list(zip(bounds, cumulated, strict=True)), float(run[-1]))
+        for labels, counts in (
+            dict.fromkeys(known, np.zeros(len(bounds) + 1)) | histograms[metric.name]
+        ).items():
+            cumulated = counts[:-1].cumsum().tolist()
+            histogram.add_metric(labels, list(zip(bounds, cumulated, strict=True)), float(counts[-1]))
         return histogram
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
     family = kind(metric.name, metric.help, labels=metric.labels)

@@ -43,9 +43,9 @@ from serving.predict.exchange import HOST, JSON
 from serving.predict.load_shedding import LINGER_SECONDS
 from serving.security.tokens import Access
 from serving.settings import ServiceSettings, load_settings, management_port
-from serving.system.addresses import bound
+from serving.system.addresses import bind_tcp
 from serving.system.descriptors import EXHAUSTED
-from serving.system.heartbeat import BEATS, beat
+from serving.system.heartbeat import MAX_BEATS, beat
 from serving.system.memory_directory import DIRECTORY_VARIABLE
 from serving.telemetry import logs
 
@@ -56,11 +56,11 @@ CONNECTIONS = 64
 """Most at a time, a thread each; a new one takes the place of the one that has been waited for longest."""
 REQUEST_SECONDS = 30.0
 """From the answer before, or the start of the connection, to the end of the next answer."""
-DISCARDED_BYTES = 64 << 10
+MAX_DISCARDED_BYTES = 64 << 10
 """Most that is read of a body, so that the answer is not lost by a reset; nobody looks at it."""
 RETRY_SECONDS = 0.25
 TICK_SECONDS = 1.0
-ARBITER_TICKS = 20
+MAX_SILENT_TICKS = 20
 """For how long the arbiter may be silent, beside the time that it waits for workers when it ends the service."""
 PR_SET_PDEATHSIG = 1
 """Of prctl(2), in linux/prctl.h."""
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         """Answer a request within its time, and be sure where the next begins."""
-        self.server.wait_for(self.connection)
+        self.server.restart_deadline(self.connection)
         super().handle_one_request()
 
     def parse_request(self) -> bool:
@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(LINGER_SECONDS)
-            left = DISCARDED_BYTES
+            left = MAX_DISCARDED_BYTES
             while left > 0 and (data := self.connection.recv(left)):
                 left -= len(data)
 
@@ -136,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.arbiter.check()
                 return JSON, orjson.dumps({"live": True})
             case "/readyz" | "/healthz":
-                return JSON, orjson.dumps(report(self.server.registry.look()[0]))
+                return JSON, orjson.dumps(report(self.server.registry.scan()[0]))
             case "/metrics":
                 encode, media_type = choose_encoder(self.headers.get("Accept", ""))
                 return media_type, encode(self.server.collector)
@@ -183,26 +183,26 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing: probes and scrapes are no news."""
 
 
-class Arbiter:
+class ArbiterMonitor:
     """The arbiter, as this process knows it by the socket between them."""
 
-    def __init__(self, line: socket.socket, patience: int, directory: Path) -> None:
+    def __init__(self, peer: socket.socket, max_silent_ticks: int, directory: Path) -> None:
         """Begin.
 
         Args:
-            line: the socket.
-            patience: after how many ticks without a sign of life it counts as stuck.
+            peer: the socket.
+            max_silent_ticks: after how many ticks without a sign of life it counts as stuck.
             directory: what is cleared away when it is gone.
         """
-        self.line = line
-        self._patience, self._directory = patience, directory
-        self._silent = 0
-        threading.Thread(target=self._hear, daemon=True).start()
+        self.peer = peer
+        self._max_silent_ticks, self._directory = max_silent_ticks, directory
+        self._silent_ticks = 0
+        threading.Thread(target=self._receive_beats, daemon=True).start()
 
     def tick(self) -> None:
         """Count how long there has been no sign of life; to be called once a second."""
-        self._silent += 1
-        if self._silent == self._patience:
+        self._silent_ticks += 1
+        if self._silent_ticks == self._max_silent_ticks:
             log.error("the arbiter is silent: workers that end are not replaced, and /livez answers 503")
 
     def check(self) -> None:
@@ -211,17 +211,17 @@ class Arbiter:
         Raises:
             NotReadyError: it is.
         """
-        if self._silent >= self._patience:
+        if self._silent_ticks >= self._max_silent_ticks:
             raise NotReadyError(
                 "the service's first process, the arbiter, is stopped or stuck: no worker would be replaced",
                 remedy="Restart the service; if it was stopped on purpose (SIGSTOP), let it go on (SIGCONT).",
             )
 
-    def _hear(self) -> None:
+    def _receive_beats(self) -> None:
         """Wait until it is gone, whatever else this process does, then clear the directory away and end."""
         with contextlib.suppress(OSError):
-            while self.line.recv(BEATS):
-                self._silent = 0
+            while self.peer.recv(MAX_BEATS):
+                self._silent_ticks = 0
         with contextlib.suppress(OSError):  # under another name nobody puts anything into it meanwhile
             shutil.rmtree(self._directory.rename(self._directory.with_suffix(".gone")), ignore_errors=True)
         os._exit(0)  # answers that are under way are of no use to anybody now
@@ -238,14 +238,14 @@ class Server(ThreadingHTTPServer):
         registry: WorkerRegistry,
         collector: WorkersCollector,
         access: Access,
-        arbiter: Arbiter,
+        arbiter: ArbiterMonitor,
     ) -> None:
         self.address_family = listener.family
         super().__init__(listener.getsockname(), Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.registry, self.collector, self.access, self.arbiter = registry, collector, access, arbiter
-        self._places = threading.BoundedSemaphore(CONNECTIONS)
+        self._slots = threading.BoundedSemaphore(CONNECTIONS)
         self._deadlines: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
         self._exhausted = False  # the last try to accept found no descriptor
@@ -266,22 +266,22 @@ class Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a connection on a thread; beyond `CONNECTIONS` in the place of another."""
-        if not self._places.acquire(blocking=False):
-            self.end_late(inf, most=1)
-            self._places.acquire()  # its thread ends at once, or when its answer is made
-        self.wait_for(request)
+        if not self._slots.acquire(blocking=False):
+            self.close_expired(inf, most=1)
+            self._slots.acquire()  # its thread ends at once, or when its answer is made
+        self.restart_deadline(request)
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread could be started
             self.close_request(request)
             raise
 
-    def wait_for(self, connection: socket.socket) -> None:
+    def restart_deadline(self, connection: socket.socket) -> None:
         """Give a connection the time of a request from now on."""
         with self._lock:
             self._deadlines[connection] = time.monotonic() + REQUEST_SECONDS
 
-    def end_late(self, now: float, most: int = CONNECTIONS) -> None:
+    def close_expired(self, now: float, most: int = CONNECTIONS) -> None:
         """End the connections, the latest first, whose time was over before `now`, whatever they wait for."""
         with self._lock:
             late = sorted((deadline, id(each), each) for each, deadline in self._deadlines.items())[:most]
@@ -296,38 +296,40 @@ class Server(ThreadingHTTPServer):
             known = self._deadlines.pop(request, None)
         super().close_request(request)
         if known is not None:
-            self._places.release()
+            self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log in a line what a client's broken connection raised."""
         log.debug("%s: %s", client_address, sys.exception() if hasattr(sys, "exception") else request)
 
 
-def listen(settings: ServiceSettings, arbiter: Arbiter) -> socket.socket:
+def listen(settings: ServiceSettings, arbiter: ArbiterMonitor) -> socket.socket:
     """Listen on the management address; wait for it where the service before this one still has it."""
     said = False
     while True:
         try:
-            return bound(settings.management_host, management_port(settings), BACKLOG)
+            return bind_tcp(settings.management_host, management_port(settings), BACKLOG)
         except OSError as error:
             if not said:
                 log.error("the management port cannot be listened on yet: %s", error.strerror)  # noqa: TRY400
             said = True
-            beat(arbiter.line)
+            beat(arbiter.peer)
             time.sleep(RETRY_SECONDS)
 
 
-def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: Arbiter) -> NoReturn:
+def serve(
+    settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: ArbiterMonitor
+) -> NoReturn:
     """Answer, and tell the arbiter once a second that this works."""
     registry, access = WorkerRegistry(directory), Access(settings)
-    others: dict[str, tuple[int, ...]] = {"arbiter": (os.getppid(),), "management": (os.getpid(),)}
-    collector = WorkersCollector(registry, settings.drift_window_seconds, others, access.tokens)
+    other_processes: dict[str, tuple[int, ...]] = {"arbiter": (os.getppid(),), "management": (os.getpid(),)}
+    collector = WorkersCollector(registry, settings.drift_window_seconds, other_processes, access.tokens)
     server = Server(listener, registry, collector, access, arbiter)
     answering = threading.Thread(target=server.serve_forever, daemon=True)
     answering.start()
     while True:
         try:
-            server.end_late(time.monotonic())
+            server.close_expired(time.monotonic())
             registry.tick()
             collector.tick()
             logs.flush()
@@ -335,7 +337,7 @@ def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, a
             log.exception("the workers' numbers could not be read; the next try is in a second")
         arbiter.tick()
         if answering.is_alive():
-            beat(arbiter.line)
+            beat(arbiter.peer)
         time.sleep(TICK_SECONDS)
 
 
@@ -356,8 +358,8 @@ def main() -> NoReturn:
     settings, directory = load_settings(), Path(os.environ[DIRECTORY_VARIABLE])
     logs.configure(settings)
     # When it ends the service it waits for the workers, and gives no sign.
-    patience = ARBITER_TICKS + settings.graceful_timeout_seconds
-    arbiter = Arbiter(socket.socket(fileno=0), patience, directory)
+    max_silent_ticks = MAX_SILENT_TICKS + settings.graceful_timeout_seconds
+    arbiter = ArbiterMonitor(socket.socket(fileno=0), max_silent_ticks, directory)
     serve(settings, listen(settings, arbiter), directory, arbiter)
 
 

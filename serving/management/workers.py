@@ -24,7 +24,7 @@ from serving.telemetry.readiness_report import ENDING, newest_first, no_model, n
 
 log = logging.getLogger("glyph.management")
 
-DEPARTED = "departed.json"
+EXITED_FILE = "exited.json"
 STUCK = "stuck"
 STUCK_TICKS = 5
 """For how many ticks a heartbeat stands still before its worker counts as stuck. Ticks and not seconds: in a pause of
@@ -48,7 +48,7 @@ class Worker:
 
 
 @dataclass(slots=True)
-class Departed:
+class ExitedWorkers:
     """What workers that are gone have counted."""
 
     numbers: Numbers = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Departed:
     """Files that are in the sums already, and may still be there after a crash between the two steps."""
 
     @classmethod
-    def read(cls, path: Path) -> "Departed":
+    def read(cls, path: Path) -> "ExitedWorkers":
         """Return what `write` left."""
         try:
             document = orjson.loads(path.read_bytes())
@@ -78,12 +78,12 @@ class Departed:
         staged.write_bytes(orjson.dumps(document))
         staged.replace(path)
 
-    def add(self, name: str, numbers: Numbers, how: str) -> None:
+    def add(self, name: str, numbers: Numbers, outcome: str) -> None:
         """Take in the numbers of a worker that is gone."""
         for key, values in numbers.items():
             before = self.numbers.get(key)
             self.numbers[key] = values.copy() if before is None else before + values
-        self.exits[how] += 1
+        self.exits[outcome] += 1
         self.names.add(name)
 
 
@@ -93,7 +93,7 @@ class WorkerRegistry:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock = threading.Lock()
-        self._departed = Departed.read(directory / DEPARTED)
+        self._exited = ExitedWorkers.read(directory / EXITED_FILE)
         self._facts: dict[Path, tuple[object, dict[str, Any]]] = {}
         self._beats: dict[Path, tuple[float, int]] = {}
         """Each worker's heartbeat at the last tick, and for how many ticks it has stood still."""
@@ -108,19 +108,19 @@ class WorkerRegistry:
                 found[path] = beat, still + 1 if beat == before else 0
             self._beats = found
 
-    def look(self) -> tuple[list[Worker], Departed]:
+    def scan(self) -> tuple[list[Worker], ExitedWorkers]:
         """Return the living, oldest first, and all the dead there have been."""
         with self._lock:
-            workers, dead = [], []
+            workers, exited = [], []
             for path in sorted(self.directory.glob(f"*{SLOTS_SUFFIX}"), key=_age):
-                if path.name in self._departed.names or not is_alive(path):
-                    dead.append(path)
+                if path.name in self._exited.names or not is_alive(path):
+                    exited.append(path)
                     continue
                 facts = self._facts_of(path)
                 workers.append(Worker(path=path, pid=_pid(path), state=self._state_of(path), facts=facts))
-            if dead:
-                self._bury(dead)
-            return workers, self._departed
+            if exited:
+                self._remove_exited(exited)
+            return workers, self._exited
 
     def _state_of(self, path: Path) -> str:
         state = STATES[int(shared_memory.read_value(path, STATE))]
@@ -130,24 +130,24 @@ class WorkerRegistry:
             return STUCK
         return "draining" if state in ("ended", "aborted") else state  # it has not gone yet
 
-    def _bury(self, dead: list[Path]) -> None:
-        for path in dead:
-            if path.name not in self._departed.names:
-                how = "ended" if STATES[int(shared_memory.read_value(path, STATE))] == "ended" else "died"
-                self._departed.add(path.name, shared_memory.read(path) or {}, how)
-        written = self._write_departed()
-        for path in dead:
+    def _remove_exited(self, exited: list[Path]) -> None:
+        for path in exited:
+            if path.name not in self._exited.names:
+                outcome = "ended" if STATES[int(shared_memory.read_value(path, STATE))] == "ended" else "died"
+                self._exited.add(path.name, shared_memory.read(path) or {}, outcome)
+        written = self._write_exited()
+        for path in exited:
             with contextlib.suppress(OSError):
                 path.with_suffix(FACTS_SUFFIX).unlink(missing_ok=True)
                 path.unlink()
-                self._departed.names.discard(path.name)
+                self._exited.names.discard(path.name)
             self._facts.pop(path, None)
         if not written:  # what the dead had is room now
-            self._write_departed()
+            self._write_exited()
 
-    def _write_departed(self) -> bool:
+    def _write_exited(self) -> bool:
         try:
-            self._departed.write(self.directory / DEPARTED)
+            self._exited.write(self.directory / EXITED_FILE)
         except OSError as error:
             log.warning("what workers that are gone have counted is kept in memory alone: %s", error)
             return False
@@ -177,12 +177,12 @@ def report(workers: list[Worker]) -> dict[str, Any]:
     refused = newest_first(each for worker in workers for each in worker.facts.get("refused", ()))
     ready = [worker for worker in workers if worker.state == "ready" and "model" in worker.facts]
     if not ready:
-        raise not_ready(*_why(workers), {"workers": states, "refused": refused})
+        raise not_ready(*_reason(workers), {"workers": states, "refused": refused})
     newest = max(ready, key=lambda worker: int(worker.facts["model"]["version"]))
     return readiness_report.report(newest.facts | {"refused": refused}) | {"workers": states}
 
 
-def _why(workers: list[Worker]) -> tuple[str, str]:
+def _reason(workers: list[Worker]) -> tuple[str, str]:
     """Return why no worker is ready, and what helps."""
     by_state = {worker.state: worker for worker in workers}
     if "unready" in by_state:
@@ -205,7 +205,7 @@ def _why(workers: list[Worker]) -> tuple[str, str]:
     return "no worker is running", "Wait until one is started; if it stays, the service's log says why."
 
 
-def merged(many: Iterator[Numbers]) -> Numbers:
+def sum_numbers(many: Iterator[Numbers]) -> Numbers:
     """Return the sums of several processes' numbers."""
     sums: Numbers = {}
     for numbers in many:

@@ -23,7 +23,7 @@ from serving.model import cuda
 from serving.model.bound_session import OUTPUTS, BoundSession
 from serving.model.cuda_graph_thread import GraphSession, graph_thread
 from serving.settings import ServiceSettings
-from serving.system.cpus import has_integer_matrices
+from serving.system.cpus import has_amx_int8
 
 log = logging.getLogger("glyph.serving")
 
@@ -185,7 +185,7 @@ def choose_arithmetic(policy: ArithmeticPolicy, bundle: Bundle, provider: Provid
                 f"integer arithmetic was asked for, and {lacking}: ask for 'auto', or publish another version"
             )
         return "integer"
-    if lacking is None and not has_integer_matrices():
+    if lacking is None and not has_amx_int8():
         lacking = "this processor has no AMX for integers"
     if lacking:
         log.info("arithmetic: float32 (auto, because %s)", lacking)

@@ -28,8 +28,8 @@ def announcement(store: ModelStore, settings: ServiceSettings, listener: socket.
         bundle = store.engine().bundle
     except NotReadyError:
         return None
-    options, base = way_in(listener, settings)
-    sample = f"@{_shortest(bundle.path / SAMPLE_FILE)}"
+    options, base = curl_target(listener, settings)
+    sample = f"@{_relative(bundle.path / SAMPLE_FILE)}"
     command = shlex.join(
         ["curl", *options, "--data-binary", sample, "-H", "Content-Type: image/png", f"{base}/predict"]
     )
@@ -43,7 +43,7 @@ def announcement(store: ModelStore, settings: ServiceSettings, listener: socket.
     )
 
 
-def way_in(listener: socket.socket, settings: ServiceSettings) -> tuple[list[str], str]:
+def curl_target(listener: socket.socket, settings: ServiceSettings) -> tuple[list[str], str]:
     """Return curl's options and the base URL by which this machine reaches a socket that the service listens on.
 
     With TLS the URL has a name of the certificate, and curl trusts that certificate, whoever signed it.
@@ -51,7 +51,7 @@ def way_in(listener: socket.socket, settings: ServiceSettings) -> tuple[list[str
     options: list[str] = []
     names: list[str] = []
     if settings.tls_certificate is not None:
-        options = ["--cacert", str(_shortest(settings.tls_certificate))]
+        options = ["--cacert", str(_relative(settings.tls_certificate))]
         names = subject_names(settings.tls_certificate, settings.tls_key)
     scheme = "http" if settings.tls_certificate is None else "https"
     if listener.family == socket.AF_UNIX:
@@ -83,17 +83,17 @@ def subject_names(certificate: Path, key: Path | None) -> list[str]:
             side.do_handshake()
     trusted: Any = asking.getpeercert() if asking.version() else None
     found = trusted.get("subjectAltName", ()) if trusted else ()
-    return [_plain(name) for kind, name in found if kind in {"DNS", "IP Address"}]
+    return [_connectable_name(name) for kind, name in found if kind in {"DNS", "IP Address"}]
 
 
-def _plain(name: str) -> str:
+def _connectable_name(name: str) -> str:
     """Return an address as it is written most often, and of a wildcard a name that it matches."""
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(name.strip()))
     return name.replace("*", "www", 1)
 
 
-def _shortest(path: Path) -> Path:
+def _relative(path: Path) -> Path:
     """Return `path` relative to the working directory where it lies below it."""
     try:
         here = Path.cwd()

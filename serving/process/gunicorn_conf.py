@@ -24,7 +24,7 @@ from serving.system.cpus import usable_cpus
 from serving.system.parent_death import end_with_parent, outlive_parent
 from serving.telemetry import logs
 from serving.telemetry.tracing import check_installed
-from serving.worker.lifecycle import ENDING, Heartbeat
+from serving.worker.lifecycle import TERMINATION_SIGNALS, Heartbeat
 
 SPARE_THREADS = 16
 """Threads of gthread beyond those that may wait, so that there is one to refuse what may not wait."""
@@ -55,10 +55,10 @@ _settings = load_settings()
 logs.configure(_settings)
 check_file(_settings)
 check_installed(_settings)
-_settings = descriptors.ensure(_settings)
+_settings = descriptors.raise_limit(_settings)
 
 wsgi_app = "serving.wsgi:application"
-bind = addresses.binds(_settings)
+bind = addresses.bind_addresses(_settings)
 proc_name = "glyph"
 
 worker_class = {
@@ -82,7 +82,7 @@ if Path(_SHARED_MEMORY).is_dir() and os.access(_SHARED_MEMORY, os.W_OK):
 if _settings.tls_certificate is not None:
     certfile = str(_settings.tls_certificate)
     keyfile = str(_settings.tls_key) if _settings.tls_key is not None else None
-_contexts: list[ssl.SSLContext] = []
+_ssl_contexts: list[ssl.SSLContext] = []
 
 http_parser = "python"  # whatever is installed: gunicorn_h1c answers malformed requests in other words
 secure_scheme_headers = {
@@ -97,12 +97,12 @@ accesslog = None  # ours is written by the pipeline, with what is measured there
 logger_class = logs.ServiceLogger
 
 _management = ManagementProcess(_settings, globals().get("worker_tmp_dir"))
-Heartbeat.with_looks = (logs.flush, _management.look)
+Heartbeat.periodic_tasks = (logs.flush, _management.poll)
 
 
 def on_starting(server: Any) -> None:
     """Start the management process, before there is any worker, if the workers can do what Gunicorn is asked for."""
-    if problem := unsupported(server.cfg):
+    if problem := unsupported_option(server.cfg):
         print(f"error: {problem}", file=sys.stderr, flush=True)
         sys.exit(2)
     # SIGUSR2 starts these arguments. Gunicorn's would start a file by its path, of which the directory then comes
@@ -124,23 +124,25 @@ def on_starting(server: Any) -> None:
 def when_ready(server: Any) -> None:
     """Change how the arbiter takes two kinds of signals, now that it has its handlers."""
     on_reload(server)
-    signal.signal(signal.SIGHUP, functools.partial(_hang_up, server))
-    os.register_at_fork(after_in_parent=functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, ENDING))
+    signal.signal(signal.SIGHUP, functools.partial(_queue_sighup, server))
+    os.register_at_fork(
+        after_in_parent=functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
+    )
 
 
-def _hang_up(server: Any, number: int, frame: FrameType | None) -> None:
+def _queue_sighup(server: Any, number: int, frame: FrameType | None) -> None:
     """Queue a SIGHUP, unless one waits already: Gunicorn replaces the workers once for each in its queue."""
-    if not server.hangup_waits:
-        server.hangup_waits = True
+    if not server.sighup_queued:
+        server.sighup_queued = True
         server.signal(number, frame)
 
 
 def on_reload(server: Any) -> None:
     """Let the next SIGHUP be queued, as the one before is being done."""
-    server.hangup_waits = False
+    server.sighup_queued = False
 
 
-def unsupported(configuration: Any) -> str | None:
+def unsupported_option(configuration: Any) -> str | None:
     """Return what GUNICORN_CMD_ARGS asks for that the workers do not do, and what to do; None if all is well.
 
     To go on as if nothing had been asked for would log the proxy's address as the client's.
@@ -161,18 +163,18 @@ def on_exit(_server: Any) -> None:
 
 def pre_fork(_server: Any, _worker: Any) -> None:
     """Hold back what could end the worker until it has its own handlers; the arbiter goes on after the fork."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
 
 
 def child_exit(_server: Any, worker: Any) -> None:
     """Forget that a worker was ready, whatever has ended it."""
-    worker.gone()
+    worker.release_entry()
 
 
 def post_fork(_server: Any, worker: Any) -> None:
     """Let go of the arbiter's things; until the model is loaded, end with the arbiter."""
     end_with_parent(worker.ppid)
-    _management.forked()
+    _management.close_socket()
 
 
 def worker_abort(worker: Any) -> None:
@@ -190,9 +192,9 @@ def worker_exit(_server: Any, worker: Any) -> None:
 
 def ssl_context(_configuration: Any, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """Read certificate and key once in each worker; gthread asks for each connection, also while they are replaced."""
-    if not _contexts:
-        _contexts.append(read())
-    return _contexts[0]
+    if not _ssl_contexts:
+        _ssl_contexts.append(read())
+    return _ssl_contexts[0]
 
 
 def post_worker_init(worker: Any) -> None:

@@ -20,18 +20,18 @@ from typing import Any
 
 from serving.settings import ServiceSettings, management_port
 from serving.system import memory_directory
-from serving.system.heartbeat import BEATS, beat
+from serving.system.heartbeat import MAX_BEATS, beat
 from serving.system.memory_directory import DIRECTORY_VARIABLE
 
-LOOK_SECONDS = 1.0
-SILENT_LOOKS = 10
+POLL_SECONDS = 1.0
+MAX_SILENT_POLLS = 10
 """After how many looks without a sign of life the process is killed. Looks and not seconds: after a pause of all
 processes (SIGSTOP, `docker pause`) it has not been silent for longer than the arbiter has been deaf."""
-FIRST_LOOKS = 60
+MAX_STARTUP_POLLS = 60
 """The same for one that begins: it imports its libraries, perhaps on a busy machine."""
-LONGEST_PAUSE = 30.0
+MAX_BACKOFF_SECONDS = 30.0
 """Between two starts of one that ends at once; one that has lived for longer is started again without a pause."""
-END_SECONDS = 5.0
+EXIT_SECONDS = 5.0
 
 
 class ManagementProcess:
@@ -42,10 +42,10 @@ class ManagementProcess:
         self._parent = Path(memory or tempfile.gettempdir())
         self._directory: Path | None = None
         self._lock = -1
-        self._line: socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._pid = 0
-        self._silent = 0
-        self._started = self._next_look = self._pause = 0.0
+        self._silent_polls = 0
+        self._started = self._next_poll = self._backoff = 0.0
         self._log: Any = None
 
     def start(self, log: Any) -> None:
@@ -61,74 +61,74 @@ class ManagementProcess:
         """
         self._log = log
         os.environ.pop(DIRECTORY_VARIABLE, None)
-        for path in memory_directory.sweep(self._parent):
+        for path in memory_directory.remove_stale(self._parent):
             log.info("removed %s, which a service that was killed had left", path)
         if not self._wanted:
             return
-        self._directory, self._lock = memory_directory.make(self._parent)
+        self._directory, self._lock = memory_directory.create(self._parent)
         os.environ[DIRECTORY_VARIABLE] = str(self._directory)
-        self._begin()
+        self._spawn()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Start the management process again if it has ended, and end it if it is silent; to be called often."""
         now = time.monotonic()
-        if self._directory is None or now < self._next_look:
+        if self._directory is None or now < self._next_poll:
             return
-        self._next_look = now + LOOK_SECONDS
-        if self._line is None:
-            self._begin()
+        self._next_poll = now + POLL_SECONDS
+        if self._socket is None:
+            self._spawn()
             return
-        beat(self._line)
+        beat(self._socket)
         try:
-            heard = self._line.recv(BEATS)
+            heard = self._socket.recv(MAX_BEATS)
         except BlockingIOError:
-            self._silent += 1
-            if self._silent == SILENT_LOOKS:
+            self._silent_polls += 1
+            if self._silent_polls == MAX_SILENT_POLLS:
                 self._log.error("the management process (pid:%d) is silent, and is killed", self._pid)
-            if self._silent >= SILENT_LOOKS:
+            if self._silent_polls >= MAX_SILENT_POLLS:
                 os.kill(self._pid, signal.SIGKILL)  # it holds the other end, so it is no other's id yet
         except OSError:
-            self._ended(now)
+            self._schedule_restart(now)
         else:
-            self._silent = 0
+            self._silent_polls = 0
             if not heard:
-                self._ended(now)
+                self._schedule_restart(now)
 
-    def _begin(self) -> None:
+    def _spawn(self) -> None:
         command = [sys.executable, "-m", "serving.management.server"]
         try:
             with contextlib.ExitStack() as opened:
                 ours, theirs = map(opened.enter_context, socket.socketpair())
                 process = subprocess.Popen(command, stdin=theirs.fileno())
-                self._line = ours.dup()
+                self._socket = ours.dup()
         except OSError as error:  # at this moment there is no memory, process or descriptor left
             self._log.error("the management process cannot be started yet: %s", error.strerror)
             return
         process.returncode = 0  # the arbiter reaps every child itself; Popen must not wait for this one
-        self._line.setblocking(False)
+        self._socket.setblocking(False)
         self._pid = process.pid
-        self._silent, self._started = SILENT_LOOKS - FIRST_LOOKS, time.monotonic()
+        self._silent_polls, self._started = MAX_SILENT_POLLS - MAX_STARTUP_POLLS, time.monotonic()
 
-    def _ended(self, now: float) -> None:
+    def _schedule_restart(self, now: float) -> None:
         """Let the next look start it again, the later the less it has lived."""
         self._log.error("the management process (pid:%d) has ended, and is started again", self._pid)
-        self.forked()
-        lived = now - self._started > LONGEST_PAUSE
-        self._pause = 0.0 if lived else min(max(LOOK_SECONDS, 2 * self._pause), LONGEST_PAUSE)
-        self._next_look = now + self._pause
+        self.close_socket()
+        lived = now - self._started > MAX_BACKOFF_SECONDS
+        self._backoff = 0.0 if lived else min(max(POLL_SECONDS, 2 * self._backoff), MAX_BACKOFF_SECONDS)
+        self._next_poll = now + self._backoff
 
-    def forked(self) -> None:
+    def close_socket(self) -> None:
         """Let go of the socket in a worker, so that the arbiter's end is the only one."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def end(self) -> None:
         """End it, when the workers are gone."""
         if self._directory is None:
             return
-        self.forked()
-        deadline = time.monotonic() + END_SECONDS
+        self.close_socket()
+        deadline = time.monotonic() + EXIT_SECONDS
         with contextlib.suppress(ChildProcessError):  # it may have been reaped already
             while os.waitpid(self._pid, os.WNOHANG)[0] == 0:
                 if time.monotonic() > deadline:

@@ -17,15 +17,15 @@ FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START: systemd's sockets are this descriptor and those that follow it."""
 
 
-def binds(settings: ServiceSettings) -> list[str]:
+def bind_addresses(settings: ServiceSettings) -> list[str]:
     """Return the addresses as Gunicorn's setting `bind` has them."""
     if unix_path(settings.host) is not None:
         return [settings.host]
-    hosts = _of_every_address() if settings.host in EVERY else [settings.host]
+    hosts = _wildcard_hosts() if settings.host in EVERY else [settings.host]
     return [authority(host, settings.port) for host in hosts]
 
 
-def _of_every_address() -> list[str]:
+def _wildcard_hosts() -> list[str]:
     """Return what to bind for every address of this machine: `::` takes IPv4 too, unless the kernel says not to."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
@@ -36,7 +36,7 @@ def _of_every_address() -> list[str]:
     return ["::", "0.0.0.0"] if alone else ["::"]  # noqa: S104
 
 
-def bound(host: str, port: int, backlog: int | None = None) -> socket.socket:
+def bind_tcp(host: str, port: int, backlog: int | None = None) -> socket.socket:
     """Return a TCP socket that is bound; of every address it is one socket.
 
     Args:
@@ -48,7 +48,7 @@ def bound(host: str, port: int, backlog: int | None = None) -> socket.socket:
         OSError: it cannot be bound; `socket.gaierror` where the host has no address.
     """
     if host in EVERY:
-        host = _of_every_address()[0]
+        host = _wildcard_hosts()[0]
     # As Gunicorn decides: a name is one of IPv4, and an address with a scope is none.
     family = socket.AF_INET6 if ":" in host and "%" not in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
@@ -65,7 +65,7 @@ def bound(host: str, port: int, backlog: int | None = None) -> socket.socket:
     return made
 
 
-def handed_over() -> int:
+def systemd_sockets() -> int:
     """Return how many sockets systemd hands to this process.
 
     Raises:
@@ -80,27 +80,27 @@ def handed_over() -> int:
     return count if process == os.getpid() else 0
 
 
-def unusable(settings: ServiceSettings) -> str | None:
+def listen_problem(settings: ServiceSettings) -> str | None:
     """Return why the service cannot listen where it is to, and what to do; None if it can.
 
     Gunicorn would try for five seconds and end with a less helpful line. Someone may still take an address between
     this look and Gunicorn's; then that line is what is left.
     """
-    if count := handed_over():
-        problem = _unusable_descriptors(count)
+    if count := systemd_sockets():
+        problem = _systemd_socket_problem(count)
     elif (path := unix_path(settings.host)) is not None:
-        problem = _unusable_path(path)
+        problem = _unix_socket_problem(path)
     else:
-        problem = unusable_address(settings.host, settings.port)
+        problem = tcp_problem(settings.host, settings.port)
     if problem and not count and os.environ.get("LISTEN_FDS"):
         problem += (
             f". systemd handed its sockets to process {os.environ.get('LISTEN_PID')} and this is {os.getpid()}: "
             "start the service by ExecStart= itself, without a shell in between"
         )
-    return problem or _unusable_management(settings, activated=count > 0)
+    return problem or _management_problem(settings, activated=count > 0)
 
 
-def _unusable_management(settings: ServiceSettings, *, activated: bool) -> str | None:
+def _management_problem(settings: ServiceSettings, *, activated: bool) -> str | None:
     """Return why the management port cannot be listened on."""
     host, port = settings.management_host, management_port(settings)
     if port == 0:
@@ -108,7 +108,7 @@ def _unusable_management(settings: ServiceSettings, *, activated: bool) -> str |
     same = host == settings.host or {host, settings.host} & {*EVERY, "0.0.0.0"}  # noqa: S104
     if port == settings.port and same and not activated and unix_path(settings.host) is None:
         return f"the management port is the port itself, {port}: change GLYPH_MANAGEMENT_PORT"
-    return unusable_address(
+    return tcp_problem(
         host,
         port,
         setting="GLYPH_MANAGEMENT",
@@ -116,7 +116,7 @@ def _unusable_management(settings: ServiceSettings, *, activated: bool) -> str |
     )
 
 
-def unusable_address(
+def tcp_problem(
     host: str,
     port: int,
     *,
@@ -125,7 +125,7 @@ def unusable_address(
 ) -> str | None:
     """Return why a TCP address cannot be listened on, and what to do; None if it can."""
     try:
-        bound(host, port).close()
+        bind_tcp(host, port).close()
     except socket.gaierror as error:
         return f"the host {host!r} is no address of this machine ({error.strerror}): change {setting}_HOST"
     except OSError as error:
@@ -139,7 +139,7 @@ def unusable_address(
     return None
 
 
-def _unusable_path(path: Path) -> str | None:
+def _unix_socket_problem(path: Path) -> str | None:
     """Return why a UNIX socket cannot be made; one that nobody listens on is replaced."""
     directory = path.parent
     if not os.path.isdir(directory):  # noqa: PTH112  which does not raise where it may not look
@@ -152,13 +152,13 @@ def _unusable_path(path: Path) -> str | None:
     if not os.path.lexists(path):
         return None
     return (
-        _taken(path)
+        _unix_socket_in_use(path)
         if path.is_socket()
         else f"{path} exists and is no socket: remove it, or change GLYPH_HOST"
     )
 
 
-def _taken(path: Path) -> str | None:
+def _unix_socket_in_use(path: Path) -> str | None:
     """Return who keeps a UNIX socket's path; None if nobody listens there, and Gunicorn will replace it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
@@ -173,7 +173,7 @@ def _taken(path: Path) -> str | None:
     return f"the socket {path} is taken by another program: end that, or change GLYPH_HOST"
 
 
-def _unusable_descriptors(count: int) -> str | None:
+def _systemd_socket_problem(count: int) -> str | None:
     """Return why nobody can connect to one of systemd's sockets."""
     for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + count):
         try:
@@ -196,7 +196,7 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def unmapped(peer: Any) -> Any:
+def unmap_ipv4(peer: Any) -> Any:
     """Return a client's address as IPv4 has it, where it came over IPv4 to a socket of both families.
 
     Logs, limits and Gunicorn's list of trusted proxies know it by that (RFC 4291, section 2.5.5.2).

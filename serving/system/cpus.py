@@ -32,7 +32,7 @@ def _quota(v2: Path, v1: Path) -> float | None:
         return None
 
 
-def has_integer_matrices() -> bool:
+def has_amx_int8() -> bool:
     """Tell whether this processor multiplies matrices of bytes in hardware of its own: Intel's AMX.
 
     Dot products of bytes alone (AVX512-VNNI, AVX-VNNI) do not make up for the three products that take

@@ -11,13 +11,13 @@ from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings
 
 RESERVE = 128
 """What a process has open beside its connections: listening sockets, event loop, logs, a model being loaded."""
-FEWEST = 64
+MIN_CONNECTIONS = 64
 """Connections below which a start that asked for no number ends with a sentence."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Why `accept` fails though a client has connected; it goes on failing until something is closed."""
 
 
-def ensure(settings: ServiceSettings) -> ServiceSettings:
+def raise_limit(settings: ServiceSettings) -> ServiceSettings:
     """Raise this process's soft limit of descriptors as far as its connections need; children inherit it.
 
     Returns:
@@ -33,7 +33,7 @@ def ensure(settings: ServiceSettings) -> ServiceSettings:
         return settings
     if hard != resource.RLIM_INFINITY and hard < needed:
         possible = hard - RESERVE
-        if "connections" in settings.model_fields_set or possible < FEWEST:
+        if "connections" in settings.model_fields_set or possible < MIN_CONNECTIONS:
             raise ConfigurationError(
                 f"GLYPH_CONNECTIONS={settings.connections} needs {needed} file descriptors and a process may open "
                 f"{hard}: set GLYPH_CONNECTIONS to {max(8, possible)} or less, or raise the limit (ulimit -Hn; "

@@ -3,11 +3,11 @@
 import contextlib
 import socket
 
-BEATS = 1 << 12
+MAX_BEATS = 1 << 12
 """Most that are read at once."""
 
 
-def beat(line: socket.socket) -> None:
+def beat(peer: socket.socket) -> None:
     """Give the process at the other end a sign of life; one that does not read has enough of them."""
     with contextlib.suppress(OSError):
-        line.send(b"\0", socket.MSG_DONTWAIT)
+        peer.send(b"\0", socket.MSG_DONTWAIT)

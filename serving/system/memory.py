@@ -30,7 +30,7 @@ def free_memory() -> int | None:
 
 
 @contextlib.contextmanager
-def bounded() -> Iterator[None]:
+def limit_memory() -> Iterator[None]:
     """Let this process take no more memory than is free now; not for CUDA, which maps far more than it takes.
 
     Source: getrlimit(2): RLIMIT_DATA counts a process's private writable memory, as VmData of proc_pid_status(5) does.

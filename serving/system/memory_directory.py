@@ -19,7 +19,7 @@ SUFFIXES = frozenset((".json", ".lock", ".new", ".slots"))
 """Of all that the service puts there. A directory with anything else in it is not one to remove."""
 
 
-def make(parent: Path) -> tuple[Path, int]:
+def create(parent: Path) -> tuple[Path, int]:
     """Make one in `parent`, and return it with the descriptor that holds the lock, to be kept open.
 
     Raises:
@@ -33,7 +33,7 @@ def make(parent: Path) -> tuple[Path, int]:
     return directory, descriptor
 
 
-def sweep(parent: Path) -> list[Path]:
+def remove_stale(parent: Path) -> list[Path]:
     """Remove this user's directories in `parent` whose service is dead, and return them. Links are not followed."""
     dead = [path for path in parent.glob(f"{PREFIX}*") if _is_dead(path)]
     for path in dead:

@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Callable
 
 STDOUT, STDERR = 1, 2
-KEPT_BYTES = 1 << 20
+MAX_BUFFER_BYTES = 1 << 20
 """What a process keeps for a stream that takes nothing; what comes then is dropped, and counted."""
-END_SECONDS = 1.0
+EXIT_SECONDS = 1.0
 """In which a process that ends still tries to get rid of what it kept."""
 
 
-def claim() -> None:
+def make_nonblocking() -> None:
     """Make the standard streams such that a write to them never waits; children inherit them.
 
     O_NONBLOCK belongs to the open file description, which whoever started the service shares. So pipes and terminals
@@ -57,79 +57,81 @@ class Stream:
             descriptor: that nobody closes.
             note: makes the line which says how many lines are missing where it stands.
         """
-        self._descriptor, self._note = descriptor, note
+        self._descriptor, self._drop_notice = descriptor, note
         self._write = _writer(descriptor)
         self._lock = threading.RLock()  # a signal's handler may log, too
-        self._begin()
+        self._reset()
         os.register_at_fork(
             before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._forked
         )
 
-    def _begin(self) -> None:
-        self._kept: deque[tuple[bytes, int]] = deque()
-        self._bytes = 0
-        self._busy = self._torn = False
+    def _reset(self) -> None:
+        self._buffer: deque[tuple[bytes, int]] = deque()
+        self._buffer_bytes = 0
+        self._flushing = self._partial_line = False
         self.dropped = 0
         """Lines that were dropped since the process began."""
-        self._noted = self._told = 0  # how many of them the kept lines tell of, and those that were written
+        self._announced = self._written_announced = (
+            0  # how many of them the kept lines tell of, and those that were written
+        )
 
     def _forked(self) -> None:
         """Leave what the parent kept to the parent."""
-        self._begin()
+        self._reset()
         self._lock.release()
 
     def write(self, line: bytes) -> None:
         """Write a line, its end included, or keep it; drop it where there is no room."""
         with self._lock:
-            if self._kept:
+            if self._buffer:
                 self.flush()
-            if self._kept and self._bytes + len(line) > KEPT_BYTES:
+            if self._buffer and self._buffer_bytes + len(line) > MAX_BUFFER_BYTES:
                 self.dropped += 1
                 return
-            if self.dropped > self._noted:
-                line = self._note(self.dropped - self._noted) + line
-                self._noted = self.dropped
-            if self._torn and not self._kept:
+            if self.dropped > self._announced:
+                line = self._drop_notice(self.dropped - self._announced) + line
+                self._announced = self.dropped
+            if self._partial_line and not self._buffer:
                 line = b"\n" + line
-            self._kept.append((line, self._noted))
-            self._bytes += len(line)
+            self._buffer.append((line, self._announced))
+            self._buffer_bytes += len(line)
             self.flush()
 
     def flush(self) -> None:
         """Write what is kept, as far as the stream takes it now."""
         with self._lock:
-            if self._busy:  # a signal's handler: whom it interrupted goes on with its line
+            if self._flushing:  # a signal's handler: whom it interrupted goes on with its line
                 return
-            self._busy = True
+            self._flushing = True
             try:
-                while self._kept:
-                    line, noted = self._kept[0]
+                while self._buffer:
+                    line, noted = self._buffer[0]
                     sent = self._write(line)
-                    self._bytes -= sent
-                    self._torn = sent < len(line)
-                    if self._torn:
-                        self._kept[0] = (line[sent:], noted)
+                    self._buffer_bytes -= sent
+                    self._partial_line = sent < len(line)
+                    if self._partial_line:
+                        self._buffer[0] = (line[sent:], noted)
                     else:
-                        self._kept.popleft()
-                        self._told = noted
+                        self._buffer.popleft()
+                        self._written_announced = noted
             except BlockingIOError:
                 pass
             except (
                 OSError
             ):  # nobody reads any more, or the disk is full: keeping would help as little as trying
-                self.dropped += len(self._kept)
-                self._kept.clear()
-                self._bytes, self._noted = 0, self._told
+                self.dropped += len(self._buffer)
+                self._buffer.clear()
+                self._buffer_bytes, self._announced = 0, self._written_announced
             finally:
-                self._busy = False
+                self._flushing = False
 
-    def end(self) -> None:
+    def flush_at_exit(self) -> None:
         """Write what is kept, and wait for the stream for a moment."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        deadline = time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + EXIT_SECONDS
         self.flush()
-        while self._kept and (left := deadline - time.monotonic()) > 0:
+        while self._buffer and (left := deadline - time.monotonic()) > 0:
             poll.poll(left * 1000)
             self.flush()
 

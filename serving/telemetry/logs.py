@@ -20,7 +20,7 @@ import orjson
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # it ships no types
 
 from serving.settings import ServiceSettings
-from serving.system.streams import STDERR, STDOUT, Stream, claim
+from serving.system.streams import STDERR, STDOUT, Stream, make_nonblocking
 
 ACCESS = "glyph.access"
 
@@ -187,7 +187,7 @@ class Sink(logging.Handler):
 
     def close(self) -> None:
         """Write what was kept, for a moment; at the end of the process."""
-        self.stream.end()
+        self.stream.flush_at_exit()
         super().close()
 
 
@@ -254,7 +254,7 @@ def configure(settings: ServiceSettings) -> None:
 
     Not by Gunicorn's `logconfig_dict`, which switches its own access log on, whatever `accesslog` says.
     """
-    claim()
+    make_nonblocking()
     lines = ServiceLogger.line_formatter = formatter(settings)
     _sinks.update({descriptor: Sink(descriptor, lines) for descriptor in (STDOUT, STDERR)})
     for name, level in (("", "WARNING"), ("glyph", settings.log_level.upper())):

@@ -28,7 +28,7 @@ from serving.predict.load_shedding import (
     late_head,
 )
 from serving.predict.pipeline import problem, too_large, unforeseen, unreadable
-from serving.system.addresses import unmapped
+from serving.system.addresses import unmap_ipv4
 from serving.telemetry.logs import without_words
 from serving.worker.dispatcher import Dispatcher
 from serving.worker.http11.chunked import ChunkedBody
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin."""
         self._transport = transport
-        self.client = unmapped(transport.get_extra_info("peername") or "")
+        self.client = unmap_ipv4(transport.get_extra_info("peername") or "")
         self.server = transport.get_extra_info("sockname") or ""
         self._address = self._account.client = self.client[0] if isinstance(self.client, tuple) else ""
         self._output.begin(transport, self._address)

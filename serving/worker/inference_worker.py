@@ -72,8 +72,6 @@ class InferenceWorker(LifecycleMixin, Worker):  # type: ignore[misc]
         self.loop.call_later(self.cfg.graceful_timeout, self.loop.stop)
         self.loop.call_soon(self._exit_if_drained)
 
-    leave = stop
-
     # Signals
 
     def _begin(self) -> None:

@@ -17,17 +17,17 @@ from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]
 
 from serving.model.proofs import load_seconds
 
-_FREE, _LOADING, _UNREADY, _READY = range(4)
-_table = mmap.mmap(-1, 1 << 12)
+_UNUSED, _LOADING, _UNREADY, _READY = range(4)
+_states = mmap.mmap(-1, 1 << 12)
 """A byte for each worker, shared by the arbiter and all its children: each writes its own, everybody reads."""
-_was_ready = mmap.mmap(-1, 1)
+_any_was_ready = mmap.mmap(-1, 1)
 """Whether any worker of this arbiter has ever been ready, shared in the same way."""
-LOOK_SECONDS = 0.1
-ARBITER_SECONDS = 1.0
+POLL_SECONDS = 0.1
+CHECK_SECONDS = 1.0
 """How often the arbiter looks at heartbeats; what it comes later, it has been stopped or busy itself."""
 RETRY_SECONDS = 3
 """How long a worker that cannot start waits before it exits, so that the arbiter does not fork without a pause."""
-ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+TERMINATION_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 """Held back from before the fork (`pre_fork`) until the child has its own handlers: the arbiter's, which it has so
 far, would take note of the signal for an arbiter that is not there."""
 
@@ -39,29 +39,29 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
     continue would find all the others silent for too long.
     """
 
-    with_looks: ClassVar[tuple[Callable[[], None], ...]] = ()
+    periodic_tasks: ClassVar[tuple[Callable[[], None], ...]] = ()
     """What else the arbiter does as often, once a second for each worker: Gunicorn has no hook for it, and a thread
     would not survive a fork."""
 
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
-        self._looked = time.monotonic()
-        self._absent = 0.0  # seconds since the last beat in which the arbiter could not look
+        self._last_check = time.monotonic()
+        self._arbiter_absence = 0.0  # seconds since the last beat in which the arbiter could not look
         # Gunicorn's file has the time of day here, and a worker that never beats would never be late.
-        ahead = self._looked + load_seconds(cfg.timeout) - cfg.timeout
+        ahead = self._last_check + load_seconds(cfg.timeout) - cfg.timeout
         os.utime(self.fileno(), (ahead, ahead))
-        self._beat: float = super().last_update()
+        self._last_beat: float = super().last_update()
 
     def last_update(self) -> float:
         """Return when the worker last beat, later by what the arbiter was absent since; asked in the arbiter."""
-        for function in self.with_looks:
+        for function in self.periodic_tasks:
             function()
         now, beat = time.monotonic(), super().last_update()
-        if beat != self._beat:
-            self._beat, self._absent, self._looked = beat, 0.0, max(beat, self._looked)
-        self._absent += max(0.0, now - self._looked - ARBITER_SECONDS)
-        self._looked = now
-        return self._beat + self._absent
+        if beat != self._last_beat:
+            self._last_beat, self._arbiter_absence, self._last_check = beat, 0.0, max(beat, self._last_check)
+        self._arbiter_absence += max(0.0, now - self._last_check - CHECK_SECONDS)
+        self._last_check = now
+        return self._last_beat + self._arbiter_absence
 
 
 class LifecycleMixin:
@@ -80,12 +80,12 @@ class LifecycleMixin:
         super().__init__(*arguments)
         self.tmp.close()
         self.tmp = Heartbeat(self.cfg)
-        self._place = _table.find(bytes([_FREE]))
-        _table[self._place] = _LOADING
+        self._index = _states.find(bytes([_UNUSED]))
+        _states[self._index] = _LOADING
 
-    def gone(self) -> None:
+    def release_entry(self) -> None:
         """Forget it; for the arbiter, when the process has ended."""
-        _table[self._place] = _FREE
+        _states[self._index] = _UNUSED
 
     def init_process(self) -> None:
         """Load the model and serve.
@@ -96,7 +96,7 @@ class LifecycleMixin:
         try:
             super().init_process()  # type: ignore[misc]  # Gunicorn's, which comes after this class
         except SystemExit as end:
-            if end.code not in (Arbiter.APP_LOAD_ERROR, Arbiter.WORKER_BOOT_ERROR) or not _was_ready[0]:
+            if end.code not in (Arbiter.APP_LOAD_ERROR, Arbiter.WORKER_BOOT_ERROR) or not _any_was_ready[0]:
                 raise
         except Exception:
             if (application := getattr(self, "wsgi", None)) is not None:
@@ -105,7 +105,7 @@ class LifecycleMixin:
                 self.aborted
             ):  # SystemExit, raised amid the import of a library, comes out of it as an error of its own
                 sys.exit(1)
-            if self.booted or not _was_ready[0]:
+            if self.booted or not _any_was_ready[0]:
                 raise
             self.log.exception("Exception in worker process")
         else:
@@ -126,7 +126,7 @@ class LifecycleMixin:
         super().init_signals()  # type: ignore[misc]
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End gracefully; at once, while the model is loaded: there is no connection yet."""
@@ -143,9 +143,9 @@ class LifecycleMixin:
         connections to itself. As long as others answer it does not accept any.
         """
         super().load_wsgi()  # type: ignore[misc]
-        self._tell()
-        while self.alive and _table[self._place] != _READY and bytes([_READY]) in _table[:]:
-            time.sleep(LOOK_SECONDS)
+        self._publish_state()
+        while self.alive and _states[self._index] != _READY and bytes([_READY]) in _states[:]:
+            time.sleep(POLL_SECONDS)
             self.notify()
 
     def notify(self) -> None:
@@ -155,16 +155,16 @@ class LifecycleMixin:
         """
         super().notify()  # type: ignore[misc]
         self.wsgi.extensions["glyph"].metrics.beat()
-        self._tell()
+        self._publish_state()
         if self.wsgi.extensions["glyph"].lost:
-            self.leave()
+            self.stop()
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """End gracefully."""
         self.alive = False
 
-    def _tell(self) -> None:
+    def _publish_state(self) -> None:
         ready = bool(self.wsgi.extensions["glyph"].versions())
-        _table[self._place] = _READY if ready else _UNREADY
+        _states[self._index] = _READY if ready else _UNREADY
         if ready:
-            _was_ready[0] = 1
+            _any_was_ready[0] = 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # it ships no types
 
-from serving.system.addresses import unmapped
+from serving.system.addresses import unmap_ipv4
 from serving.worker.lifecycle import LifecycleMixin
 
 
@@ -18,7 +18,7 @@ class ReadyThreadWorker(LifecycleMixin, ThreadWorker):  # type: ignore[misc]
 
     def enqueue_req(self, conn: Any) -> None:
         """Have a connection served, under its client's own address."""
-        conn.client = unmapped(conn.client)
+        conn.client = unmap_ipv4(conn.client)
         super().enqueue_req(conn)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
