@@ -236,7 +236,7 @@ class ServiceLogger(Logger):  # type: ignore[misc]
         """Log a warning; of a request that cannot be parsed only what is wrong with it, without a client's words."""
         if msg.startswith("Invalid request from ip=") and not args:
             client, _, problem = msg.removeprefix("Invalid request from ip=").partition(": ")
-            msg, args = "Invalid request from ip=%s: %s", (client, without_words(problem))
+            msg, args = "Invalid request from ip=%s: %s", (client, redacted(problem))
         super().warning(msg, *args, **kwargs)
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
@@ -244,7 +244,7 @@ class ServiceLogger(Logger):  # type: ignore[misc]
         super().exception(msg, *(str(value).partition("?")[0] for value in args), **kwargs)
 
 
-def without_words(problem: object) -> str:
+def redacted(problem: object) -> str:
     """Return what Gunicorn's parser found wrong, without what the client sent, which may be a query or a secret."""
     return str(problem).partition(": ")[0]
 

@@ -9,7 +9,7 @@ from werkzeug.wsgi import get_content_length, get_input_stream
 from serving.errors import OverloadedError
 from serving.predict.load_shedding import MAX_DISCARDED_BYTES, Account
 from serving.predict.pipeline import too_large, unreadable
-from serving.telemetry.logs import without_words
+from serving.telemetry.logs import redacted
 
 log = logging.getLogger("glyph.serving")
 
@@ -32,7 +32,7 @@ def read(environ: dict[str, Any], limit: int, account: Account) -> bytes:
             raise
         # What a server raises for broken framing is its own class, and another with each server.
         except Exception as error:
-            log.info("a request's body could not be read: %s", without_words(error))
+            log.info("a request's body could not be read: %s", redacted(error))
             raise unreadable() from error
         if len(body) <= limit:
             return body

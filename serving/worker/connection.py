@@ -29,7 +29,7 @@ from serving.predict.load_shedding import (
 )
 from serving.predict.pipeline import problem, too_large, unforeseen, unreadable
 from serving.system.addresses import unmap_ipv4
-from serving.telemetry.logs import without_words
+from serving.telemetry.logs import redacted
 from serving.worker.dispatcher import Dispatcher
 from serving.worker.http11.chunked import ChunkedBody
 from serving.worker.http11.input_buffer import MAX_HEAD, InputBuffer
@@ -319,7 +319,7 @@ class Connection(asyncio.Protocol):
         try:
             body.feed(self._input.take())
         except ParseException as error:
-            self._dispatcher.log.debug("a request's body could not be read: %s", without_words(error))
+            self._dispatcher.log.debug("a request's body could not be read: %s", redacted(error))
             self._body, self._must_close = None, True
             if self.phase == "body":
                 self._dispatch(None, unreadable())
@@ -477,7 +477,7 @@ class Connection(asyncio.Protocol):
 
     def _reject_malformed(self, error: ParseException) -> None:
         """Answer what the parser refuses, and close."""
-        self._dispatcher.log.warning("Invalid request from ip=%s: %s", self._address, without_words(error))
+        self._dispatcher.log.warning("Invalid request from ip=%s: %s", self._address, redacted(error))
         refusal = parse_problem(error)
         self._reject(refusal, HTTPStatus(refusal.extensions["status"]))
 
