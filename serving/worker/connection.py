@@ -1,9 +1,14 @@
-"""One connection: its requests one after the other, their bodies and answers, and the time each may take.
+"""A client's connection: reads requests, dispatches them one at a time, writes the responses, enforces timeouts.
 
-A connection answers its requests in their order, because it reads the next only when the last is
-answered; what a pipelining client has sent meanwhile waits here, and beyond `INPUT_HIGH_WATER` in the
-sockets. There is no task and no timer for each request: `tick` of every connection is called a few
-times a second and compares the time with the moment at which the current phase has to be over.
+The methods stand in the order in which a request passes them: bytes arrive (`data_received`), the head is parsed
+(`_read_head`), the body is read (`_begin_body`, `_read_body`), the dispatcher gets the request (`_dispatch`) and calls
+`send_response`.
+
+Responses keep the order of the requests, because the next request is only read when the last one is answered. What a
+pipelining client sends meanwhile stays in the input buffer; beyond `INPUT_HIGH_WATER` bytes the socket is not read.
+
+A request has no task and no timer of its own. `Connections.tick` calls `tick` of every connection four times a second,
+which compares the time with the deadline of the current phase.
 """
 
 import asyncio
@@ -37,21 +42,27 @@ from serving.worker.http11.output_buffer import OutputBuffer
 from serving.worker.http11.request_body import Body, LengthBody
 from serving.worker.http11.request_head import RequestHead, parse_problem
 from serving.worker.http11.response import CONTINUE, render
-from serving.worker.wsgi_bridge import SocketAdapter
+from serving.worker.wsgi_bridge import SocketAdapter, log_response
 
 INPUT_HIGH_WATER = MAX_HEAD
-"""Bytes of later requests that are kept while one is being answered, beyond which no more are read."""
-GRACE_SECONDS = 2.0
-"""How long an ending process keeps idle connections, on which a request may be on its way; as gthread does."""
+"""Bytes of pipelined requests that are buffered; beyond it the socket is not read until the response is sent."""
+DRAIN_SECONDS = 2.0
+"""How long a draining process keeps idle connections, on which a request may be on its way; as gthread does."""
 
-Phase = Literal["head", "body", "answer", "linger", "closed"]
-"""What a connection is doing: it waits for a head or a body; it waits for the answer of the request that was read;
-it is answered for the last time, and what still comes is thrown away; it is closed. No Enum: to name a member takes
-several times as long as the comparison, and they are named a dozen times for each request."""
+Phase = Literal["head", "body", "response", "linger", "closed"]
+"""What a connection is doing:
+
+- "head", "body": it reads that part of a request
+- "response": a request is dispatched, and its response is not written yet
+- "linger": it is closed for writing, and discards what still arrives
+- "closed"
+
+These are no members of an Enum, whose look-up takes several times as long as the comparison; a request makes a dozen.
+"""
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection, on the loop."""
+    """A client's connection. All its methods are called on the event loop."""
 
     def __init__(
         self,
@@ -60,45 +71,52 @@ class Connection(asyncio.Protocol):
         on_open: Callable[["Connection"], None],
         on_close: Callable[["Connection"], None],
     ) -> None:
-        """Begin; the socket comes with `connection_made`.
+        """Create a connection without a transport, which `connection_made` sets.
 
         Args:
-            dispatcher: what answers requests.
-            number: how many connections came before: the loop's clock has milliseconds, in which several become idle.
-            on_open: is called when there is a socket, after the TLS handshake if there is one.
-            on_close: is called when there is none any more.
+            dispatcher: answers the requests.
+            number: count of earlier connections. It orders connections that become idle in the same millisecond,
+                which is the resolution of the loop's clock.
+            on_open: called when there is a transport, with TLS after the handshake.
+            on_close: called when the transport is lost.
         """
         self._dispatcher, self.number = dispatcher, number
         self._on_open, self._on_close = on_open, on_close
         self._settings = dispatcher.settings
+
         self._transport: Any = None
         self.client: Any = ""
         self.server: Any = ""
+        self._address = ""
+        """The client's host, to whose share of the memory its bytes count."""
+        self._input, self._output = InputBuffer(dispatcher.parser), OutputBuffer(dispatcher.admission)
+        self._account = Account(dispatcher.admission)
+        """Bytes of input, body and current request; the output buffer has an account of its own."""
+
         self.phase: Phase = "head"
         self.deadline = inf
-        """When the phase has to be over, by the loop's time; of idle connections the longest idle has the earliest."""
-        self._input, self._output = InputBuffer(dispatcher.parser), OutputBuffer(dispatcher.admission)
+        """When the phase times out, by the loop's clock. The longest idle connection has the earliest deadline."""
+        self.half_closed = False
+        """Whether the client has closed its sending side (RDHUP). It may still read, or be gone."""
+        self._throttled = False
+        """Whether no request is read for a moment, because the last one was shed."""
+        self._paused = False
+        """Whether the transport does not read the socket."""
+        self._advancing = False
+
         self._head: RequestHead | None = None
         self._body: Body | None = None
-        """On its way; in another phase than "body" it is only read to find its end."""
-        self._request_bytes = (
-            0  # bytes of the request that is being read or answered, beside those in input and body
-        )
-        self._account = Account(dispatcher.admission)  # all of them
-        self._address = ""  # whose share of the memory it is
+        """The body that is being read; outside of phase "body" it was rejected, and is read to find its end."""
+        self._request_bytes = 0
+        """Bytes of the current request that are neither in `_input` nor in `_body`."""
         self._must_close = False
         self._started = 0.0
-        self.half_closed = False
-        """Whether the client has sent all that it will; it may still want to read, or have gone."""
-        self._throttled = False
-        self._paused = False
-        self._advancing = False
         self._socket_adapter: SocketAdapter | None = None
 
-    # What asyncio calls
+    # Callbacks of asyncio
 
     def connection_made(self, transport: Any) -> None:
-        """Begin."""
+        """Start to wait for a request."""
         self._transport = transport
         self.client = unmap_ipv4(transport.get_extra_info("peername") or "")
         self.server = transport.get_extra_info("sockname") or ""
@@ -110,23 +128,23 @@ class Connection(asyncio.Protocol):
         self._on_open(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Buffer what has arrived, and read requests from it."""
         if self.phase in ("linger", "closed"):
             return
         self._input.add(data)
         self._advance()
 
     def eof_received(self) -> bool:
-        """Answer what was asked before the client's last byte, then close; True keeps the way back open."""
+        """Answer the requests that are whole, then close; True keeps the transport open for writing."""
         self.half_closed = True
         if self.phase == "body":
             self._dispatch(None, unreadable())
         elif self.phase == "head" and (self._body is not None or not self._blocked()):
-            self.close()  # idle, or in the middle of something that is not a request yet
-        return self.phase in ("answer", "head")
+            self.close()  # idle, or in the middle of a head or of a rejected body
+        return self.phase in ("response", "head")
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Forget all; an answer that is still being made finds nobody."""
+        """Release all memory; a response that is still computed is dropped."""
         self.phase = "closed"
         self._release_input()
         self._output.resume()
@@ -135,7 +153,7 @@ class Connection(asyncio.Protocol):
         self._on_close(self)
 
     def pause_writing(self) -> None:
-        """Answer nothing more until the client has read; count what it has not."""
+        """Read no further request until the client has read its responses; count their bytes."""
         try:
             self._output.pause()
         except OverloadedError as error:
@@ -143,81 +161,16 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Go on, as the client has read its responses."""
         self._output.resume()
         if self._socket_adapter is not None:
             self._socket_adapter.resume_writing()
         self._advance()
 
-    # Time
-
-    def tick(self, now: float) -> None:
-        """Close what has taken too long; `now` is the loop's time."""
-        if self._output.stalled(now) > self._settings.write_timeout_seconds:
-            self.abort()
-        elif now < self.deadline or self._blocked() or self.phase in ("answer", "closed"):
-            return
-        elif self.phase == "linger":
-            self.abort()
-        elif self.phase == "body":
-            self._dispatch(None, late_body(self._settings.body_timeout_seconds))
-        elif self._input and self._body is None:
-            self._reject(late_head(self._settings.header_timeout_seconds))
-        else:  # in good order: a request may be on its way, and a reset would look like a fault
-            self._close_lingering()
-
-    def drain(self) -> None:
-        """Close if no request arrives in a moment: the process ends."""
-        if self.phase == "head" and self._body is None:
-            self.deadline = min(self.deadline, self._dispatcher.loop.time() + GRACE_SECONDS)
-
-    @property
-    def established(self) -> bool:
-        """Whether it has begun; a TLS handshake may fail before."""
-        return self._transport is not None
-
-    @property
-    def idle(self) -> bool:
-        """Whether it waits for a request of which nothing is here, and has nothing to give."""
-        return (
-            self.phase == "head"
-            and self._body is None
-            and not len(self._input)
-            and not self._blocked()
-            and not len(self._output)
-        )
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether nobody reads an answer any more."""
-        return self.phase == "closed"
-
-    @property
-    def readable(self) -> bool:
-        """Whether something waits in the socket that is not read yet."""
-        return is_readable(self._transport.get_extra_info("socket").fileno())
-
-    def abort(self) -> None:
-        """Close at once, whatever is not written yet."""
-        self.phase = "closed"
-        self._transport.abort()
-
-    def close(self) -> None:
-        """Close when what is written has gone out."""
-        self.phase = "closed"
-        self._transport.close()
-
-    def _blocked(self) -> bool:
-        """Tell whether no further request is read for now."""
-        return self._output.full or self._throttled
-
-    def _set_deadline(self, seconds: float) -> None:
-        self.deadline = self._dispatcher.loop.time() + seconds
-
-    # Reading
+    # Reading requests
 
     def _advance(self) -> None:
-        """Go on until more has to arrive, or an answer has to be made."""
+        """Read requests until more bytes have to arrive, or one waits for its response."""
         if self._advancing:
             return
         self._advancing = True
@@ -233,20 +186,9 @@ class Connection(asyncio.Protocol):
         ):
             self._apply_backpressure()
 
-    def _apply_backpressure(self) -> None:
-        """Count what is held, and read no more for now if that is enough; there is nothing to do for most requests."""
-        try:
-            self._update_account()
-        except OverloadedError as error:
-            self._shed(error)
-        pause = self._throttled or (len(self._input) > INPUT_HIGH_WATER and self.phase != "body")
-        if pause != self._paused and self.phase in ("head", "body", "answer"):
-            self._paused = pause
-            self._transport.pause_reading() if pause else self._transport.resume_reading()
-
     def _step(self) -> bool:
-        """Do one thing, and tell whether there may be more to do."""
-        if self._body is not None and self.phase in ("head", "body", "answer"):
+        """Read one head, or feed the body; return whether another step may be possible."""
+        if self._body is not None and self.phase in ("head", "body", "response"):
             return len(self._input) > 0 and self._read_body(self._body)
         if self.phase != "head" or self._blocked():
             return False
@@ -256,8 +198,12 @@ class Connection(asyncio.Protocol):
             self.close()
         return False
 
+    def _blocked(self) -> bool:
+        """Return whether no further request may be read for now."""
+        return self._output.full or self._throttled
+
     def _read_head(self) -> bool:
-        """Read the head of a request if it is there; begin with its body."""
+        """Parse a request head and begin with its body; return whether the head was whole."""
         begun = self._input.begun
         try:
             head = self._input.head(self.client)
@@ -273,6 +219,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def _begin_body(self, head: RequestHead) -> None:
+        """Dispatch the request if its body has arrived with the head; else wait for the body."""
         length, limit = head.length, self._settings.max_body_bytes
         self._must_close = not head.keep_alive
         whole = length is not None and length <= len(self._input) and length <= limit
@@ -281,21 +228,19 @@ class Connection(asyncio.Protocol):
         small = whole and length + head.size <= FREE_BODY  # type: ignore[operator]  # what is whole has a length
         if not small and not self._admit(head, length or 0):
             return
+        if head.expects_continue:
+            self._output.write(CONTINUE)
         if whole:
             body = self._input.take(length)
             if self._account.size:
                 self._request_bytes = head.size + len(body)
-            if head.expects_continue:
-                self._output.write(CONTINUE)
             self._dispatch(body)
             return
-        if head.expects_continue:
-            self._output.write(CONTINUE)
         self.phase = "body"
         self._set_deadline(self._settings.body_timeout_seconds)
 
     def _admit(self, head: RequestHead, length: int) -> bool:
-        """Refuse a request before its body is kept, where there is a reason; tell whether there was none."""
+        """Check token, size and memory before the body is buffered; respond and return False if one fails."""
         body, limit = self._body, self._settings.max_body_bytes
         self._request_bytes = head.size
         try:
@@ -308,14 +253,16 @@ class Connection(asyncio.Protocol):
                 self._input.take(length)
             else:
                 if head.expects_continue or length > MAX_DISCARDED_BYTES:
-                    self._must_close = True  # the body may come or not
+                    self._must_close = (
+                        True  # whether the body comes is unknown, or it is too long to be discarded
+                    )
                 body.discard_data()
             self._dispatch(b"", error)
             return False
         return True
 
     def _read_body(self, body: Body) -> bool:
-        """Feed what has arrived to the body that is on its way."""
+        """Feed the body what has arrived; return whether another step may be possible."""
         try:
             body.feed(self._input.take())
         except ParseException as error:
@@ -348,7 +295,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def _skip_body(self, body: Body) -> bool:
-        """Go on behind a body that was refused, unless that is too far away."""
+        """Discard a rejected body up to its end; close if that is more than `MAX_DISCARDED_BYTES` away."""
         if body.done:
             self._input.put(body.rest)
             self._body = None
@@ -359,87 +306,57 @@ class Connection(asyncio.Protocol):
                 self._close_lingering()
         return True
 
-    # Memory
-
-    def _update_account(self) -> None:
-        """Tell the gate what is held of requests now.
-
-        Raises:
-            OverloadedError: it is more than before, and more than may be; what was counted before stays so.
-        """
-        self._account.hold(
-            self._input.held + self._request_bytes + (0 if self._body is None else self._body.held)
-        )
-
-    def _shed(self, error: OverloadedError) -> None:
-        """Let go of input for which there is no memory."""
-        if self.phase == "answer":
-            # Later requests, which are not answered: the client finds the connection closed.
-            self._must_close, self._body = True, None
-            self._input.put(b"")
-            self._update_account()
-        elif self._output.full:
-            self.abort()
-        elif self.phase == "head" and self._body is None:
-            self._reject(error)
-        elif self.phase in ("head", "body"):
-            self._close_lingering()
-
-    def _release_input(self) -> None:
-        """Hold nothing of requests any more."""
-        self._input.put(b"")
-        self._body, self._request_bytes = None, 0
-        if self._account.size:
-            self._update_account()
-
-    # Answering
+    # Responding
 
     def _dispatch(self, body: bytes | None, error: ProblemError | None = None) -> None:
-        """Have the request answered.
+        """Hand the request to the dispatcher, which calls `send_response` or `response_sent`.
 
         Args:
-            body: whole; None if it is broken.
-            error: why the request is refused; its body is empty then.
+            body: the whole body; None if it cannot be read.
+            error: why the request is rejected; its body is empty then.
         """
         head = self._head
         assert head is not None  # noqa: S101  a body has a head
-        self.phase, self.deadline, self._started = "answer", inf, time.perf_counter()
+        self.phase, self.deadline, self._started = "response", inf, time.perf_counter()
         if body is None:
             self._must_close, self._body = True, None
         self._dispatcher.dispatch(self, head, body, self._started, error)
 
-    def socket_adapter(self) -> SocketAdapter:
-        """Return what a thread may write the answer to."""
-        self._socket_adapter = SocketAdapter(self._write_from_thread)
-        return self._socket_adapter
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is closed, so that nobody reads a response."""
+        return self.phase == "closed"
 
     def will_close(self) -> bool:
-        """Tell whether the connection is to be closed after the answer."""
+        """Return whether the connection is closed after the response."""
         return self._must_close or not self._dispatcher.alive
 
     def send_response(self, response: Response) -> None:
-        """Write the answer of the request that was read."""
-        if self.phase != "answer" or self._head is None:
+        """Write the response to the current request."""
+        if self.phase != "response" or self._head is None:
             return  # the client has gone
         close = self.will_close()
         try:
             data = render(response, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
         except ValueError as error:
-            self._dispatcher.log.exception("an answer could not be written", exc_info=error)
+            self._dispatcher.log.exception("a response could not be written", exc_info=error)
             response = problem(unforeseen())
             data = render(response, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
-        if self._head.method == "HEAD":  # a refusal: WSGI answers all else (RFC 9110, section 9.3.2)
+        if (
+            self._head.method == "HEAD"
+        ):  # only rejections come here: WSGI answers HEAD (RFC 9110, section 9.3.2)
             data = data[: len(data) - len(response.body)]
         self._output.write(data)
-        if self._head.original is not None:
+        if self._head.original is not None and self._dispatcher.logs_responses:
             elapsed = timedelta(seconds=time.perf_counter() - self._started)
-            self._dispatcher.log_access(self, self._head, response, elapsed)
+            addresses = self.client, self.server
+            log_response(self._dispatcher.worker, self._head.original, addresses, response, elapsed)
         self.response_sent(keep_alive=not close)
 
     def response_sent(self, *, keep_alive: bool) -> None:
-        """Go on to the next request, or close: an answer is written, whoever wrote it."""
+        """Read the next request, or close, now that `send_response` or a thread has written the response."""
         self._socket_adapter = None
-        if self.phase != "answer":
+        if self.phase != "response":
             return
         self._head = None
         if self._account.size:
@@ -456,8 +373,82 @@ class Connection(asyncio.Protocol):
         if len(self._input) or self.half_closed or self._paused:
             self._advance()
 
+    def socket_adapter(self) -> SocketAdapter:
+        """Return a socket's stand-in, to which a thread writes the response; `response_sent` follows."""
+        self._socket_adapter = SocketAdapter(self._write_from_thread)
+        return self._socket_adapter
+
+    def _write_from_thread(self, data: bytes) -> None:
+        self._dispatcher.loop.call_soon_threadsafe(self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        if self.phase == "response":
+            self._output.write(data)
+            if not self._output.full and self._socket_adapter is not None:
+                self._socket_adapter.resume_writing()
+
+    # Rejecting what never became a request
+
+    def _reject_malformed(self, error: ParseException) -> None:
+        """Answer a head that the parser rejects, and close."""
+        self._dispatcher.log.warning("Invalid request from ip=%s: %s", self._address, redacted(error))
+        refusal = parse_problem(error)
+        self._reject(refusal, HTTPStatus(refusal.extensions["status"]))
+
+    def _reject(self, error: ProblemError, status: HTTPStatus | None = None) -> None:
+        """Write an error response without a request, and close."""
+        self._dispatcher.metrics.refusal(error.kind)
+        response = problem(error)
+        response.status = status or error.status
+        self._output.write(render(response, (1, 1), self._dispatcher.dates.now(), keep_alive=False))
+        self._close_lingering()
+
+    # Memory and backpressure
+
+    def _update_account(self) -> None:
+        """Tell admission control how many bytes the connection holds now.
+
+        Raises:
+            OverloadedError: there are more than before, and no memory for them; the account keeps its last size.
+        """
+        self._account.hold(
+            self._input.held + self._request_bytes + (0 if self._body is None else self._body.held)
+        )
+
+    def _apply_backpressure(self) -> None:
+        """Count the bytes that are held, and pause or resume reading; most requests leave nothing to do."""
+        try:
+            self._update_account()
+        except OverloadedError as error:
+            self._shed(error)
+        pause = self._throttled or (len(self._input) > INPUT_HIGH_WATER and self.phase != "body")
+        if pause != self._paused and self.phase in ("head", "body", "response"):
+            self._paused = pause
+            self._transport.pause_reading() if pause else self._transport.resume_reading()
+
+    def _shed(self, error: OverloadedError) -> None:
+        """Discard input for which there is no memory."""
+        if self.phase == "response":
+            # The pipelined requests get no response: the client finds the connection closed.
+            self._must_close, self._body = True, None
+            self._input.put(b"")
+            self._update_account()
+        elif self._output.full:
+            self.abort()
+        elif self.phase == "head" and self._body is None:
+            self._reject(error)
+        elif self.phase in ("head", "body"):
+            self._close_lingering()
+
+    def _release_input(self) -> None:
+        """Discard input and body."""
+        self._input.put(b"")
+        self._body, self._request_bytes = None, 0
+        if self._account.size:
+            self._update_account()
+
     def throttle(self, moment: float) -> None:
-        """Read nothing until then, by the loop's time: this client's last request was refused for overload."""
+        """Read nothing until `moment`, by the loop's clock, because this client's request was shed."""
         self._throttled = True
         self._dispatcher.loop.call_at(moment, self._unthrottle)
 
@@ -466,31 +457,39 @@ class Connection(asyncio.Protocol):
         if self.phase != "closed":
             self._advance()
 
-    def _write_from_thread(self, data: bytes) -> None:
-        self._dispatcher.loop.call_soon_threadsafe(self._write, data)
+    # Timeouts
 
-    def _write(self, data: bytes) -> None:
-        if self.phase == "answer":
-            self._output.write(data)
-            if not self._output.full and self._socket_adapter is not None:
-                self._socket_adapter.resume_writing()
+    def tick(self, now: float) -> None:
+        """Close the connection if its phase has timed out.
 
-    def _reject_malformed(self, error: ParseException) -> None:
-        """Answer what the parser refuses, and close."""
-        self._dispatcher.log.warning("Invalid request from ip=%s: %s", self._address, redacted(error))
-        refusal = parse_problem(error)
-        self._reject(refusal, HTTPStatus(refusal.extensions["status"]))
+        Args:
+            now: the loop's time.
+        """
+        if self._output.stalled(now) > self._settings.write_timeout_seconds:
+            self.abort()
+        elif now < self.deadline or self._blocked() or self.phase in ("response", "closed"):
+            return
+        elif self.phase == "linger":
+            self.abort()
+        elif self.phase == "body":
+            self._dispatch(None, late_body(self._settings.body_timeout_seconds))
+        elif self._input and self._body is None:
+            self._reject(late_head(self._settings.header_timeout_seconds))
+        else:  # idle: a request may be on its way, to which an immediate close would answer with a reset
+            self._close_lingering()
 
-    def _reject(self, error: ProblemError, status: HTTPStatus | None = None) -> None:
-        """Answer what never became a request, and close."""
-        self._dispatcher.metrics.refusal(error.kind)
-        response = problem(error)
-        response.status = status or error.status
-        self._output.write(render(response, (1, 1), self._dispatcher.dates.now(), keep_alive=False))
-        self._close_lingering()
+    def _set_deadline(self, seconds: float) -> None:
+        self.deadline = self._dispatcher.loop.time() + seconds
+
+    # Closing, and what `Connections` asks
+
+    def drain(self) -> None:
+        """Close in `DRAIN_SECONDS` if no request arrives until then, because the process ends."""
+        if self.phase == "head" and self._body is None:
+            self.deadline = min(self.deadline, self._dispatcher.loop.time() + DRAIN_SECONDS)
 
     def _close_lingering(self) -> None:
-        """Close for writing, and go on reading for a while (RFC 9112, section 9.6)."""
+        """Close for writing, and discard input for `LINGER_SECONDS` (RFC 9112, section 9.6)."""
         self._release_input()
         if self.half_closed or not self._transport.can_write_eof():
             self.close()
@@ -501,3 +500,34 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close when all that was written has been sent."""
+        self.phase = "closed"
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what was not sent yet is lost."""
+        self.phase = "closed"
+        self._transport.abort()
+
+    @property
+    def established(self) -> bool:
+        """Whether there was a transport: a TLS handshake may fail before."""
+        return self._transport is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request has arrived, and all responses are sent."""
+        return (
+            self.phase == "head"
+            and self._body is None
+            and not len(self._input)
+            and not self._blocked()
+            and not len(self._output)
+        )
+
+    @property
+    def readable(self) -> bool:
+        """Whether the socket has bytes that are not read yet."""
+        return is_readable(self._transport.get_extra_info("socket").fileno())
