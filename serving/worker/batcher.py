@@ -1,15 +1,15 @@
-"""One batch of all that has arrived: no delay is added, and what came too late is not computed.
+"""Dynamic batching without a delay: all requests that have arrived run as one batch.
 
-Requests wait in one queue. A turn of the event loop takes as many as make a batch, decodes them, runs
-them by one inference for each engine among them (a reload never mixes models), and answers. What
-arrives meanwhile waits in the sockets and makes the next batch, so that batches grow with the load.
+Requests wait in one queue. Each turn of the event loop takes as many of them as make a batch, decodes them, runs one
+inference for each engine among them (a reload never mixes models), and responds. What arrives meanwhile waits in the
+sockets for the next turn, so that batches grow with the load.
 
-Where others wait, a request whose client has hung up goes behind them all, and is the first to be refused
-when the queue is full: it may still want to read, but after a crowd of impatient clients most have gone.
+Half-closed peers are served last while others wait, and shed first when the queue is full: they may still read, but
+after a crowd of impatient clients most of them have gone.
 
-On the CPU the inference runs in the loop: at 7 to 50 us an image, a thread's hand-over would cost
-more than it frees. On CUDA it runs in a thread beside the loop, which decodes the next batch meanwhile;
-where CUDA graphs are on, that thread is the process's `graph_thread`.
+On the CPU, inference runs on the loop: at 7 to 50 us an image, handing it to a thread would cost more than it frees.
+On CUDA it runs on a thread while the loop decodes the next batch; with CUDA graphs, that is the process's
+`graph_thread`.
 """
 
 import asyncio
@@ -33,13 +33,12 @@ from serving.predict.pipeline import Pipeline
 from serving.telemetry.metrics import CLIENT_GONE
 
 TURN_COST = 256
-"""What a turn does before it looks at the sockets again, as `PreparedRequest.cost` counts: up to 5 ms, which is 64
-files, or four requests of 64 images of pixels. Those are run as one batch: alone, each would find the caches full of
-weights."""
+"""Most work of one turn, as `PreparedRequest.cost` counts: up to 5 ms, which is 64 files, or four requests of 64
+images of pixels. Those run as one batch: alone, each would find the caches full of weights."""
 
 TURN_SECONDS = 0.005
-"""After which a turn takes no further request: files may be made to cost twenty times what `PreparedRequest.cost`
-counts, and those that are refused count nothing."""
+"""Time after which a turn takes no further request: a file can be made to cost twenty times what
+`PreparedRequest.cost` counts, and one that is rejected counts nothing."""
 
 
 @dataclass(slots=True)
@@ -48,16 +47,16 @@ class QueuedRequest:
 
     exchange: Exchange
     respond: Callable[[Response], None]
-    """Called once, on the loop, unless the client has gone; it must not raise."""
+    """Called once, on the loop, also where the client has gone; it must not raise."""
     is_closed: Callable[[], bool]
-    """Tells whether the client has gone, so that nobody reads the answer."""
+    """Returns whether the connection is closed, so that nobody reads the response."""
     is_half_closed: Callable[[], bool] = lambda: False
-    """Tells whether the client will send nothing more, so that maybe nobody reads the answer."""
+    """Returns whether the client has closed its sending side, so that perhaps nobody reads the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one inference is run for."""
+    """Requests that one inference answers."""
 
     engine: Engine
     requests: list[tuple[QueuedRequest, PreparedRequest]]
@@ -65,48 +64,73 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What came of it."""
+    """The outputs of a batch."""
 
     seconds: float
+    """How long the inference took."""
     images: npt.NDArray[np.uint8]
+    """`uint8[n, 28, 28]`, of all requests of the batch in their order."""
     outputs: Outputs
 
 
 class Batcher:
-    """Runs the predictions of one process. All its methods are called on the loop."""
+    """Runs the predictions of one process. All its methods are called on the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pipeline: Pipeline) -> None:
+        """Create a batcher with empty queues.
+
+        Args:
+            loop: the event loop, on which requests are decoded.
+            pipeline: prepares and encodes requests.
+        """
         self._loop = loop
         self._pipeline = pipeline
         self._metrics = pipeline.store.metrics
         self._queue: deque[QueuedRequest] = deque()
-        self._half_closed: deque[QueuedRequest] = deque()  # of clients that have hung up
+        self._half_closed: deque[QueuedRequest] = deque()
+        """Requests of half-closed peers, which were taken from the queue while others waited behind them."""
         self._scheduled = False
+        """Whether a turn is due."""
+        self._prepared: list[tuple[QueuedRequest, PreparedRequest]] = []
+        """Requests that are decoded, and wait for their inference."""
+        self._inferring = False
+        """Whether the executor runs a batch."""
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="inference"
-        )  # started when it is first needed
+        )  # it starts when it is first used
         self._executor: ThreadPoolExecutor | GraphThread | None = None
+        """Runs inference; None if the loop does."""
         if pipeline.store.provider == "cuda":
             self._executor = graph_thread() if pipeline.settings.cuda_graphs else self._thread
-        self._inferring = False
-        self._prepared: list[tuple[QueuedRequest, PreparedRequest]] = []
+
+    # Queue
 
     def put(self, request: QueuedRequest) -> None:
-        """Queue a request; its answer follows, from a later turn of the loop."""
+        """Queue a request; a later turn of the loop calls its `respond`."""
         self._queue.append(request)
         self._schedule()
 
     def shed_half_closed(self, refusal: OverloadedError) -> bool:
-        """Refuse a request of a client that has hung up in favour of another; False if there is none."""
+        """Reject the request of a half-closed peer, to free its queue slot; return False if there is none."""
         if not self._half_closed:
             return False
         request = self._half_closed.popleft()
         self._finish(request, self._pipeline.refuse(request.exchange, refusal))
         return True
 
-    def close(self) -> None:
-        """Free the thread, once nothing waits any more; the graphs' thread is the process's."""
-        self._thread.shutdown(wait=False)
+    def _queue_length(self) -> int:
+        return len(self._queue) + len(self._half_closed)
+
+    def _pop(self) -> QueuedRequest | None:
+        """Return the next request, one of a half-closed peer only if no other waits."""
+        while self._queue:
+            request = self._queue.popleft()
+            if not (self._queue and request.is_half_closed()):
+                return request
+            self._half_closed.append(request)
+        return self._half_closed.popleft() if self._half_closed else None
+
+    # A turn of the loop
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -114,6 +138,7 @@ class Batcher:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        """Decode as many requests as make a batch, and run them unless the executor is busy."""
         self._scheduled = False
         cost = sum(prepared.cost for _, prepared in self._prepared)
         ends = time.perf_counter() + TURN_SECONDS
@@ -125,45 +150,34 @@ class Batcher:
                 break
         self._metrics.queue(sum(len(prepared) for _, prepared in self._prepared) + self._queue_length())
         if self._inferring:
-            return  # what is decoded now runs when the device is free; `_inferred` goes on
+            return  # `_inferred` schedules the turn that runs what is prepared now
         if self._prepared:
             self._infer()
         if self._queue_length():
             self._schedule()
         self._metrics.queue(self._queue_length())
 
-    def _queue_length(self) -> int:
-        return len(self._queue) + len(self._half_closed)
-
-    def _pop(self) -> QueuedRequest | None:
-        """Return the request whose turn it is."""
-        while self._queue:
-            request = self._queue.popleft()
-            if not (self._queue and request.is_half_closed()):
-                return request
-            self._half_closed.append(request)
-        return self._half_closed.popleft() if self._half_closed else None
-
     def _prepare(self, request: QueuedRequest) -> PreparedRequest | None:
-        """Return the work of a request; None if it is answered already, or nobody waits for it."""
+        """Decode a request; return None if it is rejected, or its client has gone."""
         exchange = request.exchange
         exchange.phases["queue"] = time.perf_counter() - exchange.arrived
         try:
-            return None if self._abandoned(request) else self._pipeline.prepare(exchange)
-        except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
+            return None if self._drop_if_closed(request) else self._pipeline.prepare(exchange)
+        except Exception as error:  # noqa: BLE001  every request gets a response, whatever happened
             self._finish(request, self._pipeline.refuse(exchange, error))
             return None
 
-    def _abandoned(self, request: QueuedRequest) -> bool:
-        """Forget a request whose client has gone."""
+    def _drop_if_closed(self, request: QueuedRequest) -> bool:
         if not request.is_closed():
             return False
         request.exchange.refusal = CLIENT_GONE
         self._finish(request, Response(body=b""))
         return True
 
+    # Inference
+
     def _infer(self) -> None:
-        """Run what is decoded, one engine's part after the other."""
+        """Run what is prepared, here or on the executor."""
         batches = self._make_batches()
         if self._executor is None:
             self._respond(batches, infer_batches(batches))
@@ -171,23 +185,12 @@ class Batcher:
         self._inferring = True
         self._executor.submit(self._infer_on_executor, batches)
 
-    def _infer_on_executor(self, batches: list[Batch]) -> None:
-        """Run on the thread, and hand the outputs to the loop."""
-        results = infer_batches(batches)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits
-            self._loop.call_soon_threadsafe(self._inferred, batches, results)
-
-    def _inferred(self, batches: list[Batch], results: list[BatchResult | Exception]) -> None:
-        self._inferring = False
-        if self._prepared or self._queue_length():
-            self._schedule()
-        self._respond(batches, results)
-
     def _make_batches(self) -> list[Batch]:
+        """Group what is prepared by engine; reject requests whose deadline has passed."""
         groups: dict[int, list[tuple[QueuedRequest, PreparedRequest]]] = {}
         for request, prepared in self._prepared:
             try:
-                check_deadline(request.exchange.deadline)  # decoding others took time too
+                check_deadline(request.exchange.deadline)  # decoding the others took time, too
             except DeadlineExceededError as error:
                 self._finish(request, self._pipeline.refuse(request.exchange, error))
             else:
@@ -195,7 +198,23 @@ class Batcher:
         self._prepared = []
         return [Batch(group[0][1].engine, group) for group in groups.values()]
 
+    def _infer_on_executor(self, batches: list[Batch]) -> None:
+        """Run batches on the executor's thread, and hand the results to the loop."""
+        results = infer_batches(batches)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits
+            self._loop.call_soon_threadsafe(self._inferred, batches, results)
+
+    def _inferred(self, batches: list[Batch], results: list[BatchResult | Exception]) -> None:
+        """Take the results of the executor, and schedule a turn if more requests wait."""
+        self._inferring = False
+        if self._prepared or self._queue_length():
+            self._schedule()
+        self._respond(batches, results)
+
+    # Responses
+
     def _respond(self, batches: list[Batch], results: list[BatchResult | Exception]) -> None:
+        """Encode the response to each request of the batches."""
         for batch, result in zip(batches, results, strict=True):
             if isinstance(result, Exception):
                 for request, _ in batch.requests:
@@ -209,7 +228,7 @@ class Batcher:
                 exchange.batch = len(images)
                 try:
                     response = self._pipeline.encode(exchange, prepared, images, outputs, start)
-                except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
+                except Exception as error:  # noqa: BLE001  every request gets a response, whatever happened
                     response = self._pipeline.refuse(exchange, error)
                 start += len(prepared)
                 self._finish(request, response)
@@ -217,9 +236,13 @@ class Batcher:
     def _finish(self, request: QueuedRequest, response: Response) -> None:
         request.respond(self._pipeline.close(request.exchange, response))
 
+    def close(self) -> None:
+        """Shut the inference thread down; the graph thread belongs to the process."""
+        self._thread.shutdown(wait=False)
+
 
 def infer_batches(batches: list[Batch]) -> list[BatchResult | Exception]:
-    """Run each batch; a failure is a result too, of its own batch only."""
+    """Run each batch; return its result, or the exception that fails this batch alone."""
     results: list[BatchResult | Exception] = []
     for batch in batches:
         started = time.perf_counter()
