@@ -1,6 +1,6 @@
-"""A worker's side of starts, restarts and ends, for both worker classes; the arbiter is Gunicorn's own.
+"""Start, readiness and end of a worker, for both worker classes; the arbiter is Gunicorn's own.
 
-Like the worker classes, this module is imported by the arbiter and must not import ONNX Runtime.
+The arbiter imports this module, so it must not import ONNX Runtime, as `inference_worker` must not.
 """
 
 import mmap
@@ -19,41 +19,42 @@ from serving.model.proofs import load_seconds
 
 _UNUSED, _LOADING, _UNREADY, _READY = range(4)
 _states = mmap.mmap(-1, 1 << 12)
-"""A byte for each worker, shared by the arbiter and all its children: each writes its own, everybody reads."""
+"""The state of each worker, a byte in memory that the arbiter and its children share; a worker writes only its own."""
 _any_was_ready = mmap.mmap(-1, 1)
-"""Whether any worker of this arbiter has ever been ready, shared in the same way."""
+"""Whether any worker of this arbiter has ever been ready; shared as `_states` is."""
 POLL_SECONDS = 0.1
+"""Interval at which a worker without a model looks whether another one is ready."""
 CHECK_SECONDS = 1.0
-"""How often the arbiter looks at heartbeats; what it comes later, it has been stopped or busy itself."""
+"""Interval at which the arbiter checks heartbeats; a longer one means that it was stopped or busy itself."""
 RETRY_SECONDS = 3
-"""How long a worker that cannot start waits before it exits, so that the arbiter does not fork without a pause."""
+"""Time for which a worker that cannot start waits before it exits, so that the arbiter does not fork without pause."""
 TERMINATION_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
-"""Held back from before the fork (`pre_fork`) until the child has its own handlers: the arbiter's, which it has so
-far, would take note of the signal for an arbiter that is not there."""
+"""Signals that are blocked from before the fork (`pre_fork`) until the worker has its own handlers: the arbiter's,
+which it inherits, would queue the signal for an arbiter that is not there."""
 
 
 class Heartbeat(WorkerTmp):  # type: ignore[misc]
-    """Gunicorn's heartbeat, which begins at the fork and does not run on while the arbiter is stopped too.
+    """Gunicorn's heartbeat, which counts from the fork, and not the time in which the arbiter is stopped as well.
 
-    The monotonic clock runs on while processes are stopped (SIGSTOP, `docker pause`), so that the first to
-    continue would find all the others silent for too long.
+    The monotonic clock runs on while processes are stopped (SIGSTOP, `docker pause`). An arbiter that continued before
+    its workers would find all of them silent for too long.
     """
 
     periodic_tasks: ClassVar[tuple[Callable[[], None], ...]] = ()
-    """What else the arbiter does as often, once a second for each worker: Gunicorn has no hook for it, and a thread
-    would not survive a fork."""
+    """Functions that the arbiter calls with each check, once a second for each worker. Gunicorn has no hook for this,
+    and a thread would not survive a fork."""
 
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
         self._last_check = time.monotonic()
-        self._arbiter_absence = 0.0  # seconds since the last beat in which the arbiter could not look
-        # Gunicorn's file has the time of day here, and a worker that never beats would never be late.
+        self._arbiter_absence = 0.0  # seconds since the last beat in which the arbiter did not check
+        # Gunicorn sets the file's time to the time of day, by which a worker that never beats is never late.
         ahead = self._last_check + load_seconds(cfg.timeout) - cfg.timeout
         os.utime(self.fileno(), (ahead, ahead))
         self._last_beat: float = super().last_update()
 
     def last_update(self) -> float:
-        """Return when the worker last beat, later by what the arbiter was absent since; asked in the arbiter."""
+        """Return the time of the last beat, plus the arbiter's absence since; called in the arbiter."""
         for function in self.periodic_tasks:
             function()
         now, beat = time.monotonic(), super().last_update()
@@ -65,7 +66,7 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
 
 
 class LifecycleMixin:
-    """What both worker classes have beside Gunicorn's."""
+    """Adds to a worker class of Gunicorn a heartbeat, a shared state, and the handling of failed starts."""
 
     wsgi: Any
     cfg: Any
@@ -84,14 +85,15 @@ class LifecycleMixin:
         _states[self._index] = _LOADING
 
     def release_entry(self) -> None:
-        """Forget it; for the arbiter, when the process has ended."""
+        """Free the entry of `_states`; called in the arbiter, when the process has ended."""
         _states[self._index] = _UNUSED
 
     def init_process(self) -> None:
         """Load the model and serve.
 
-        Gunicorn's arbiter ends the whole service when a worker exits with 3 or 4. That is right at the first start;
-        once a worker has been ready, one that cannot start is logged and tried again, and the others serve on.
+        Gunicorn's arbiter ends the whole service when a worker exits with 3 or 4, which is right at the first start.
+        Once a worker has been ready, one that cannot start exits with 1: the arbiter forks another, and the others
+        go on serving.
         """
         try:
             super().init_process()  # type: ignore[misc]  # Gunicorn's, which comes after this class
@@ -101,9 +103,8 @@ class LifecycleMixin:
         except Exception:
             if (application := getattr(self, "wsgi", None)) is not None:
                 application.extensions["glyph"].metrics.state("aborted")  # it dies, and was not asked to end
-            if (
-                self.aborted
-            ):  # SystemExit, raised amid the import of a library, comes out of it as an error of its own
+            # `handle_abort` raises SystemExit, which a library that is being imported may turn into another error.
+            if self.aborted:
                 sys.exit(1)
             if self.booted or not _any_was_ready[0]:
                 raise
@@ -111,17 +112,17 @@ class LifecycleMixin:
         else:
             return
         self.log.error(
-            "this worker cannot start, for the reason above; another tries in %d s, again and again",
+            "this worker cannot start, for the reason above; it is replaced in %d s, until one starts",
             RETRY_SECONDS,
         )
         time.sleep(RETRY_SECONDS)
         sys.exit(1)
 
     def init_signals(self) -> None:
-        """Handle signals as a worker does, and those that came since the fork.
+        """Install the worker's handlers, then unblock `TERMINATION_SIGNALS`.
 
-        SIGHUP and SIGUSR2 are the arbiter's; a terminal or `pkill` sends them to the workers too, and Gunicorn
-        leaves them at the default, which is to die.
+        SIGHUP and SIGUSR2 are meant for the arbiter. A terminal or `pkill` sends them to the workers as well, and
+        Gunicorn leaves them at the default, which ends the process.
         """
         super().init_signals()  # type: ignore[misc]
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -129,18 +130,18 @@ class LifecycleMixin:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End gracefully; at once, while the model is loaded: there is no connection yet."""
+        """End gracefully, or at once while the model is being loaded, when there are no connections."""
         if self.booted:
             super().handle_exit(sig, frame)  # type: ignore[misc]
-        elif self.alive:  # it may be sent again, and must not interrupt the end
+        elif self.alive:  # a second signal must not interrupt the exit
             self.alive = False
             sys.exit(0)
 
     def load_wsgi(self) -> None:
-        """Load the application, and say what came of it, before the first connection is accepted.
+        """Load the application, and publish whether it has a model, before the first connection is accepted.
 
-        An answer that there is no model takes no time, so a worker that has none would draw most of the
-        connections to itself. As long as others answer it does not accept any.
+        A worker without a model fails fast and would attract most connections, so it does not accept while another
+        worker is ready.
         """
         super().load_wsgi()  # type: ignore[misc]
         self._publish_state()
@@ -149,7 +150,7 @@ class LifecycleMixin:
             self.notify()
 
     def notify(self) -> None:
-        """Tell that the process is alive, and whether it is ready: versions come and go.
+        """Beat, and publish whether there is a model, which may have changed.
 
         A worker whose GPU is lost ends, and the arbiter starts another.
         """
