@@ -1,4 +1,4 @@
-"""From the workers' numbers to Prometheus's metric families, by the catalogue."""
+"""Prometheus's metric families, from the workers' counters and by the catalogue."""
 
 import time
 from collections import Counter, defaultdict, deque
@@ -21,15 +21,16 @@ from serving.telemetry.catalogue import CATALOGUE, Metric, Over
 
 PREDICTIONS = "glyph_predictions_total"
 SNAPSHOTS = 60
-"""Into how many parts the window of drift is divided: it is that much longer than it says, at most."""
+"""Parts of the drift window. The measured window may be longer by one of them."""
 
 Samples = dict[str, dict[tuple[str, ...], float]]
-"""By metric, by the values of its labels."""
+"""Values by metric and by the values of its labels."""
 Histograms = dict[str, dict[tuple[str, ...], npt.NDArray[np.float64]]]
+"""Likewise, the counts of the buckets and the sum of the observations."""
 
 
 class WorkersCollector(Collector):
-    """Collects from all workers whenever it is asked; one at a time."""
+    """Collects the metrics of all workers for each scrape."""
 
     def __init__(
         self,
@@ -38,13 +39,13 @@ class WorkersCollector(Collector):
         other_processes: dict[str, tuple[int, ...]],
         tokens: Tokens | None,
     ) -> None:
-        """Begin.
+        """Create a collector with an empty drift window.
 
         Args:
-            registry: of the workers.
-            window_seconds: how far back drift is measured.
-            other_processes: process ids by the kind of process, of those that are no workers.
-            tokens: as this process reads them; None if nobody is asked for one.
+            registry: the workers.
+            window_seconds: length of the drift window.
+            other_processes: process ids, by kind, of processes that are not workers.
+            tokens: this process's view of the token file; None if the service needs no tokens.
         """
         self._registry = registry
         self._tokens = tokens
@@ -52,18 +53,18 @@ class WorkersCollector(Collector):
         self._drift = _DriftWindow(window_seconds)
 
     def tick(self) -> None:
-        """Note where the counts of drift are now, and whether the tokens can be read; to be called often."""
+        """Add a snapshot to the drift window, and read the token file again. Call this once a second."""
         if self._tokens is not None:
             self._tokens.look()
         workers, exited = self._registry.scan()
-        self._drift.note(sum_numbers(iter([exited.numbers, *(worker.numbers() for worker in workers)])))
+        self._drift.note(sum_numbers([exited.numbers, *(worker.numbers() for worker in workers)]))
 
     def collect(self) -> Iterable[Family]:
-        """Return every family of the catalogue, also those without a sample yet."""
+        """Return all families of the catalogue, including those without samples."""
         started = time.perf_counter()
         workers, exited = self._registry.scan()
         living = [worker.numbers() for worker in workers]
-        counted = sum_numbers(iter([exited.numbers, *living]))
+        counted = sum_numbers([exited.numbers, *living])
         samples, histograms = _counters_and_histograms(counted)
         _add_gauges(samples, living)
         _add_worker_info(samples, workers)
@@ -82,7 +83,7 @@ class WorkersCollector(Collector):
 
 
 def _counters_and_histograms(numbers: Numbers) -> tuple[Samples, Histograms]:
-    """Sort counters and histograms out by name and labels."""
+    """Return counters and histograms by name and labels."""
     samples: Samples = defaultdict(dict)
     histograms: Histograms = defaultdict(dict)
     for key, values in numbers.items():
@@ -100,7 +101,7 @@ def _counters_and_histograms(numbers: Numbers) -> tuple[Samples, Histograms]:
 
 
 def _add_gauges(samples: Samples, living: list[Numbers]) -> None:
-    """Add the living workers' gauges up, or take the least or the most of them."""
+    """Add the sum, minimum or maximum of each gauge over the living workers, as the catalogue says."""
     found: dict[str, list[float]] = defaultdict(list)
     for numbers in living:
         for key, values in numbers.items():
@@ -113,7 +114,7 @@ def _add_gauges(samples: Samples, living: list[Numbers]) -> None:
 
 
 def _add_worker_info(samples: Samples, workers: list[Worker]) -> None:
-    """Add what the workers say of themselves and of their models."""
+    """Add the workers' states, models and execution providers."""
     for state, living in Counter(worker.state for worker in workers).items():
         samples["glyph_workers"][state,] = living
     told = [worker.facts for worker in workers if worker.facts]
@@ -134,7 +135,7 @@ def _add_worker_info(samples: Samples, workers: list[Worker]) -> None:
 def _add_processes(
     samples: Samples, workers: list[Worker], other_processes: dict[str, tuple[int, ...]]
 ) -> None:
-    """Add what the kernel says of the processes; a worker's CPU time it has counted itself, to be kept."""
+    """Add the kernel's figures of each process, but not the CPU time of workers, who count it to be kept."""
     for kind, pids in {"worker": tuple(worker.pid for worker in workers), **other_processes}.items():
         found: dict[str, list[float]] = defaultdict(list)
         for pid in pids:
@@ -149,7 +150,7 @@ def _add_processes(
 
 
 def _family(metric: Metric, samples: Samples, histograms: Histograms) -> Family:
-    """Return one family; what is known beforehand and was never counted is 0."""
+    """Return one family, with 0 for label values that the catalogue knows and that were never counted."""
     known: list[tuple[str, ...]] = [(word,) for word in metric.known]
     if not metric.labels:
         known = [()]
@@ -170,14 +171,14 @@ def _family(metric: Metric, samples: Samples, histograms: Histograms) -> Family:
 
 
 class _DriftWindow:
-    """Counts of drift as they were at times within the window, to be taken off the counts of now."""
+    """Snapshots of the drift counts, the oldest of which is subtracted from the current counts."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._before: deque[tuple[float, Numbers]] = deque([(time.monotonic(), {})])
 
     def note(self, numbers: Numbers) -> None:
-        """Remember the counts of now, if the last ones are old enough, and forget what is too old."""
+        """Add a snapshot if the last one is old enough, and drop those before the window."""
         now = time.monotonic()
         if now - self._before[-1][0] >= self._seconds / SNAPSHOTS:
             self._before.append((now, {key: values for key, values in numbers.items() if _is_drift(key)}))
@@ -185,7 +186,7 @@ class _DriftWindow:
             self._before.popleft()
 
     def measure(self, numbers: Numbers) -> dict[str, tuple[float, dict[str, float]]]:
-        """Return for each version how many images the window has, and the index of each feature."""
+        """Return by version the number of images in the window, and the population stability index of each feature."""
         before = self._before[0][1]
         found: dict[str, tuple[float, dict[str, float]]] = {}
         for key, values in numbers.items():

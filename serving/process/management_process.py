@@ -1,9 +1,8 @@
-"""The arbiter's side of the management process: started with the service, watched, and ended with it.
+"""Starts the management process with the service, watches it, and ends it with the service.
 
-It runs in Gunicorn's arbiter, which forks the workers, and so it has no thread and imports nothing
-heavy. The two processes hold the ends of a socket pair, and each writes a byte to it once a second, so
-that the other notices if it is stopped or stuck. Whatever ends either of them, SIGKILL too, closes its
-end, which the other reads.
+This runs in Gunicorn's arbiter, which forks the workers, so it has no thread and imports nothing heavy. The arbiter and
+the management process hold the ends of a socket pair. Each writes a heartbeat to it once a second, so that the other
+notices if it is stopped or stuck. Whatever ends one of them, SIGKILL as well, closes its end, which the other reads.
 """
 
 import contextlib
@@ -25,19 +24,26 @@ from serving.system.memory_directory import DIRECTORY_VARIABLE
 
 POLL_SECONDS = 1.0
 MAX_SILENT_POLLS = 10
-"""After how many looks without a sign of life the process is killed. Looks and not seconds: after a pause of all
-processes (SIGSTOP, `docker pause`) it has not been silent for longer than the arbiter has been deaf."""
+"""Polls without a heartbeat after which the process is killed. They are polls and not seconds, because a pause of all
+processes (SIGSTOP, `docker pause`) stops the arbiter as well."""
 MAX_STARTUP_POLLS = 60
-"""The same for one that begins: it imports its libraries, perhaps on a busy machine."""
+"""The same for a process that starts: it imports its libraries, perhaps on a busy machine."""
 MAX_BACKOFF_SECONDS = 30.0
-"""Between two starts of one that ends at once; one that has lived for longer is started again without a pause."""
+"""Longest pause before a restart. A process that has lived for longer is restarted without a pause."""
 EXIT_SECONDS = 5.0
+"""Time for which the management process may end by itself."""
 
 
 class ManagementProcess:
-    """The management process, as the arbiter knows it."""
+    """The management process, as the arbiter watches it."""
 
     def __init__(self, settings: ServiceSettings, memory: str | None) -> None:
+        """Take the settings; `start` starts the process.
+
+        Args:
+            settings: the service's settings.
+            memory: a directory in memory, if the machine has one.
+        """
         self._wanted = bool(management_port(settings))
         self._parent = Path(memory or tempfile.gettempdir())
         self._directory: Path | None = None
@@ -49,15 +55,13 @@ class ManagementProcess:
         self._log: Any = None
 
     def start(self, log: Any) -> None:
-        """Start it, unless the settings want none; before the first worker is forked.
-
-        The directory is in memory where the machine has a file system for that.
+        """Start the process before the first worker is forked, unless there is no management port.
 
         Args:
-            log: the arbiter's.
+            log: the arbiter's logger.
 
         Raises:
-            OSError: the directory cannot be made.
+            OSError: the directory for the workers' metrics cannot be made.
         """
         self._log = log
         os.environ.pop(DIRECTORY_VARIABLE, None)
@@ -70,7 +74,7 @@ class ManagementProcess:
         self._spawn()
 
     def poll(self) -> None:
-        """Start the management process again if it has ended, and end it if it is silent; to be called often."""
+        """Restart the process if it has ended, and kill it if it is silent. Call this at least once a second."""
         now = time.monotonic()
         if self._directory is None or now < self._next_poll:
             return
@@ -86,7 +90,7 @@ class ManagementProcess:
             if self._silent_polls == MAX_SILENT_POLLS:
                 self._log.error("the management process (pid:%d) is silent, and is killed", self._pid)
             if self._silent_polls >= MAX_SILENT_POLLS:
-                os.kill(self._pid, signal.SIGKILL)  # it holds the other end, so it is no other's id yet
+                os.kill(self._pid, signal.SIGKILL)  # the socket is open, so the id is not reused yet
         except OSError:
             self._schedule_restart(now)
         else:
@@ -101,16 +105,16 @@ class ManagementProcess:
                 ours, theirs = map(opened.enter_context, socket.socketpair())
                 process = subprocess.Popen(command, stdin=theirs.fileno())
                 self._socket = ours.dup()
-        except OSError as error:  # at this moment there is no memory, process or descriptor left
+        except OSError as error:  # there is no memory, process or descriptor left at the moment
             self._log.error("the management process cannot be started yet: %s", error.strerror)
             return
-        process.returncode = 0  # the arbiter reaps every child itself; Popen must not wait for this one
+        process.returncode = 0  # Popen must not wait for it: the arbiter reaps every child
         self._socket.setblocking(False)
         self._pid = process.pid
         self._silent_polls, self._started = MAX_SILENT_POLLS - MAX_STARTUP_POLLS, time.monotonic()
 
     def _schedule_restart(self, now: float) -> None:
-        """Let the next look start it again, the later the less it has lived."""
+        """Let a later poll restart the process, with exponential backoff if it has lived for a short time."""
         self._log.error("the management process (pid:%d) has ended, and is started again", self._pid)
         self.close_socket()
         lived = now - self._started > MAX_BACKOFF_SECONDS
@@ -118,18 +122,18 @@ class ManagementProcess:
         self._next_poll = now + self._backoff
 
     def close_socket(self) -> None:
-        """Let go of the socket in a worker, so that the arbiter's end is the only one."""
+        """Close this process's copy of the socket; in a worker, so that only the arbiter holds that end."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def end(self) -> None:
-        """End it, when the workers are gone."""
+        """End the process, which ends when the socket is closed, and remove the directory."""
         if self._directory is None:
             return
         self.close_socket()
         deadline = time.monotonic() + EXIT_SECONDS
-        with contextlib.suppress(ChildProcessError):  # it may have been reaped already
+        with contextlib.suppress(ChildProcessError):  # the arbiter may have reaped it
             while os.waitpid(self._pid, os.WNOHANG)[0] == 0:
                 if time.monotonic() > deadline:
                     os.kill(self._pid, signal.SIGKILL)
