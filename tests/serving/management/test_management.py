@@ -373,4 +373,4 @@ def test_a_taken_management_port_ends_the_service_with_its_name(bundle: Bundle) 
         )
     code, said = ended(port=port, management_port=port)
     assert code == 1
-    assert "the management port is the port itself" in said
+    assert "the management port is the service's own port" in said

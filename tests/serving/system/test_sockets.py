@@ -197,7 +197,7 @@ def test_what_systemd_hands_over_and_nobody_can_connect_to_is_refused(tmp_path: 
     with (tmp_path / "file").open("w") as file:
         code, said = activate_and_end(file)  # type: ignore[arg-type]
     assert code == 1
-    assert "descriptor 3, handed over by systemd, is no socket" in said
+    assert "descriptor 3, passed by systemd, is no socket" in said
 
 
 @pytest.mark.parametrize("name", ["LISTEN_PID", "LISTEN_FDS"])
@@ -299,7 +299,7 @@ def test_the_port_that_is_the_management_port_is_named_also_where_one_is_of_ever
     for host, management in (("*", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("127.0.0.1", "127.0.0.1")):
         ended = start_and_end(host=host, management_host=management, port=port, management_port=port)
         assert ended.returncode == 1
-        assert f"the management port is the port itself, {port}" in ended.stderr
+        assert f"the management port is the service's own port, {port}" in ended.stderr
 
 
 @pytest.mark.parametrize("ported", [True, False])
