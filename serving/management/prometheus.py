@@ -117,19 +117,20 @@ def _add_worker_info(samples: Samples, workers: list[Worker]) -> None:
     """Add the workers' states, models and execution providers."""
     for state, living in Counter(worker.state for worker in workers).items():
         samples["glyph_workers"][state,] = living
-    told = [worker.facts for worker in workers if worker.facts]
-    serving = [facts for facts in told if "model" in facts]
-    for facts in serving:
+    published = [worker.facts for worker in workers if worker.facts]
+    for facts in published:
+        if "model" not in facts:
+            continue
         model = facts["model"]
         version = str(model["version"])
         samples["glyph_model_info"][model["name"], version, model["digest"]] = 1
-        where = facts["provider"], facts["device"], facts["arithmetic"]
-        samples["glyph_execution_provider_info"][where] = 1
+        provider = facts["provider"], facts["device"], facts["arithmetic"]
+        samples["glyph_execution_provider_info"][provider] = 1
         count = samples["glyph_model_workers"].get((version,), 0)
         samples["glyph_model_workers"][version,] = count + 1
-    if told:
-        samples["glyph_model_versions_loaded"] = {(): min(len(facts["loaded"]) for facts in told)}
-        samples["glyph_model_versions_refused"] = {(): max(len(facts["refused"]) for facts in told)}
+    if published:
+        samples["glyph_model_versions_loaded"] = {(): min(len(facts["loaded"]) for facts in published)}
+        samples["glyph_model_versions_refused"] = {(): max(len(facts["refused"]) for facts in published)}
 
 
 def _add_processes(
@@ -151,7 +152,7 @@ def _add_processes(
 
 def _family(metric: Metric, samples: Samples, histograms: Histograms) -> Family:
     """Return one family, with 0 for label values that the catalogue knows and that were never counted."""
-    known: list[tuple[str, ...]] = [(word,) for word in metric.known]
+    known: list[tuple[str, ...]] = [(value,) for value in metric.known]
     if not metric.labels:
         known = [()]
     if metric.kind == "histogram":

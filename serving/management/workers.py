@@ -54,7 +54,7 @@ class ExitedWorkers:
 
     numbers: Numbers = field(default_factory=dict)
     exits: Counter[str] = field(default_factory=Counter)
-    """Number of workers by outcome: `ended` when they were told to, or `died`."""
+    """Number of workers by outcome: `ended` on request, or `died`."""
     names: set[str] = field(default_factory=set)
     """Files that are part of the sums; after a crash before their removal they may still exist."""
 

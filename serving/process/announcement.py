@@ -74,9 +74,8 @@ def subject_names(certificate: Path, key: Path | None) -> list[str]:
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     server.load_cert_chain(certificate, key)
     client.load_verify_locations(certificate)
-    client.verify_flags |= (
-        ssl.VERIFY_X509_PARTIAL_CHAIN
-    )  # as curl does: it trusts a certificate in the file without its signer
+    # As curl does: it trusts a certificate in the file without its signer.
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     client.check_hostname = False
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_side = client.wrap_bio(to_client, to_server)

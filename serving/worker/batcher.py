@@ -95,9 +95,8 @@ class Batcher:
         """Requests that are decoded, and wait for their inference."""
         self._inferring = False
         """Whether the executor runs a batch."""
-        self._thread = ThreadPoolExecutor(
-            1, thread_name_prefix="inference"
-        )  # it starts when it is first used
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        """It starts when it is first used."""
         self._executor: ThreadPoolExecutor | GraphThread | None = None
         """Runs inference; None if the loop does."""
         if pipeline.store.provider == "cuda":

@@ -57,7 +57,8 @@ Phase = Literal["head", "body", "response", "linger", "closed"]
 - "linger": it is closed for writing, and discards what still arrives
 - "closed"
 
-These are no members of an Enum, whose look-up takes several times as long as the comparison; a request makes a dozen.
+They are strings and no Enum: looking a member up takes several times as long as the comparison, and each request makes
+a dozen.
 """
 
 
@@ -342,9 +343,8 @@ class Connection(asyncio.Protocol):
             self._dispatcher.log.exception("a response could not be written", exc_info=error)
             response = problem(unforeseen())
             data = render(response, self._head.version, self._dispatcher.dates.now(), keep_alive=not close)
-        if (
-            self._head.method == "HEAD"
-        ):  # only rejections come here: WSGI answers HEAD (RFC 9110, section 9.3.2)
+        # Only rejections come here with HEAD, which WSGI answers otherwise (RFC 9110, section 9.3.2).
+        if self._head.method == "HEAD":
             data = data[: len(data) - len(response.body)]
         self._output.write(data)
         if self._head.original is not None and self._dispatcher.logs_responses:

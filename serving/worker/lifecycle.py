@@ -23,7 +23,7 @@ _states = mmap.mmap(-1, 1 << 12)
 _any_was_ready = mmap.mmap(-1, 1)
 """Whether any worker of this arbiter has ever been ready; shared as `_states` is."""
 POLL_SECONDS = 0.1
-"""Interval at which a worker without a model looks whether another one is ready."""
+"""Interval at which a worker without a model checks whether another one is ready."""
 CHECK_SECONDS = 1.0
 """Interval at which the arbiter checks heartbeats; a longer one means that it was stopped or busy itself."""
 RETRY_SECONDS = 3

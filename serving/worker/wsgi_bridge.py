@@ -149,9 +149,8 @@ def call(
 
 def _write_error(worker: Any, request: Any, adapter: SocketAdapter, error: Exception) -> None:
     """Write an error response for what failed before the application had begun with one."""
-    if isinstance(
-        error, ConfigurationProblem
-    ):  # the path is not below a SCRIPT_NAME that a proxy or we have set
+    # The path is not below the SCRIPT_NAME that a proxy or the environment has set.
+    if isinstance(error, ConfigurationProblem):
         refusal: ProblemError = NotFoundError(
             f"there is nothing at {request.path[:100]}: it is not below SCRIPT_NAME",
             remedy="Let the proxy send the path under the prefix that it names, or name none.",

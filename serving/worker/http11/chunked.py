@@ -90,9 +90,8 @@ class ChunkedBody:
                 if (len(buffer) - 1 if end < 0 else end) - at > self._request.limit_request_field_size:
                     raise InvalidChunkSize(b"no end of the line")
                 if end < 0:
-                    self._searched = (
-                        len(buffer) - at
-                    )  # counted from `at`, up to which the buffer is deleted below
+                    # Counted from `at`, up to which the buffer is deleted below.
+                    self._searched = len(buffer) - at
                     break
                 self._searched = 0
                 self._start_chunk(bytes(buffer[at:end]))
