@@ -84,10 +84,6 @@ class LifecycleMixin:
         self._index = _states.find(bytes([_UNUSED]))
         _states[self._index] = _LOADING
 
-    def release_entry(self) -> None:
-        """Free the entry of `_states`; called in the arbiter, when the process has ended."""
-        _states[self._index] = _UNUSED
-
     def init_process(self) -> None:
         """Load the model and serve.
 
@@ -129,14 +125,6 @@ class LifecycleMixin:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End gracefully, or at once while the model is being loaded, when there are no connections."""
-        if self.booted:
-            super().handle_exit(sig, frame)  # type: ignore[misc]
-        elif self.alive:  # a second signal must not interrupt the exit
-            self.alive = False
-            sys.exit(0)
-
     def load_wsgi(self) -> None:
         """Load the application, and publish whether it has a model, before the first connection is accepted.
 
@@ -160,12 +148,24 @@ class LifecycleMixin:
         if self.wsgi.extensions["glyph"].lost:
             self.stop()
 
-    def stop(self) -> None:
-        """End gracefully."""
-        self.alive = False
-
     def _publish_state(self) -> None:
         ready = bool(self.wsgi.extensions["glyph"].versions())
         _states[self._index] = _READY if ready else _UNREADY
         if ready:
             _any_was_ready[0] = 1
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End gracefully, or at once while the model is being loaded, when there are no connections."""
+        if self.booted:
+            super().handle_exit(sig, frame)  # type: ignore[misc]
+        elif self.alive:  # a second signal must not interrupt the exit
+            self.alive = False
+            sys.exit(0)
+
+    def stop(self) -> None:
+        """End gracefully."""
+        self.alive = False
+
+    def release_entry(self) -> None:
+        """Free the entry of `_states`; called in the arbiter, when the process has ended."""
+        _states[self._index] = _UNUSED
