@@ -191,7 +191,7 @@ def worker_exit(_server: Any, worker: Any) -> None:
 
 
 def ssl_context(_configuration: Any, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """Load certificate and key once per worker: gthread asks for each connection, also while the files are replaced."""
+    """Load certificate and key once per worker; gthread would for each connection, even while they are replaced."""
     if not _ssl_contexts:
         _ssl_contexts.append(read())
     return _ssl_contexts[0]

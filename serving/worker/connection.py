@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
         """Create a connection without a transport, which `connection_made` sets.
 
         Args:
-            dispatcher: answers the requests.
+            dispatcher: gets the requests.
             number: count of earlier connections. It orders connections that become idle in the same millisecond,
                 which is the resolution of the loop's clock.
             on_open: called when there is a transport, with TLS after the handshake.
@@ -475,7 +475,7 @@ class Connection(asyncio.Protocol):
             self._dispatch(None, late_body(self._settings.body_timeout_seconds))
         elif self._input and self._body is None:
             self._reject(late_head(self._settings.header_timeout_seconds))
-        else:  # idle: a request may be on its way, to which an immediate close would answer with a reset
+        else:  # idle: a request may be on its way, and closing at once would reset it
             self._close_lingering()
 
     def _set_deadline(self, seconds: float) -> None:

@@ -1,7 +1,8 @@
 """Routes parsed requests: predictions to the batcher or to a thread, all others to the Flask application.
 
-`Dispatcher.dispatch` gets each request from its connection; `admit` is asked before, if the body is not here yet or is
-not small. Read it from top to bottom: dispatch, predictions, requests of the Flask application.
+A connection calls `Dispatcher.dispatch` with each request, and `Dispatcher.admit` before that if the body has not
+arrived yet or is not small. The methods follow in the order of a request: dispatching, predictions, and the requests of
+the Flask application.
 """
 
 import asyncio
@@ -120,7 +121,7 @@ class Dispatcher:
         arrived: float,
         error: ProblemError | None,
     ) -> None:
-        """Have a request answered by what its path names.
+        """Route a request by its path.
 
         Args:
             connection: where the request came from, and the response goes.

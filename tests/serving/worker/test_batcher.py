@@ -193,7 +193,7 @@ def test_a_bad_request_spoils_its_own_answer_only(
     assert [answer.status for answer in answered(loop, Batcher(loop, pipeline), exchanges)] == [200, 422, 200]
 
 
-def test_who_has_hung_up_waits_behind_the_others(
+def test_a_half_closed_peer_waits_behind_the_others(
     pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
 ) -> None:
     """The first fifty are of clients that have gone, most likely; the fifty after them need not wait for them."""
@@ -204,7 +204,7 @@ def test_who_has_hung_up_waits_behind_the_others(
     assert set(range(50, 100)) < first_batch
 
 
-def test_a_full_queue_has_room_at_the_cost_of_who_has_hung_up(
+def test_a_full_queue_has_room_at_the_cost_of_half_closed_peers(
     pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
 ) -> None:
     """Of more than a batch, those that have hung up are still waiting after the first turn; one is refused."""
