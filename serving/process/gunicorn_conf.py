@@ -1,6 +1,7 @@
 """Gunicorn's configuration, from the service's settings: `gunicorn -c python:serving.process.gunicorn_conf`.
 
-A name of this module that is a Gunicorn setting sets it; the functions below are its hooks, in the order of a start.
+A name of this module that is a Gunicorn setting sets it. The functions below are hooks, in the order in which Gunicorn
+calls them.
 """
 
 import functools
@@ -121,6 +122,20 @@ def on_starting(server: Any) -> None:
         sys.exit(3)
 
 
+def unsupported_option(configuration: Any) -> str | None:
+    """Return an error for an option in GUNICORN_CMD_ARGS that the workers do not support; None if there is none.
+
+    Ignoring the option would log the proxy's address as the client's.
+    """
+    if configuration.proxy_protocol != "off":
+        # Gunicorn's gthread reads it for the first request of a connection, and forgets it for the following ones.
+        return (
+            "the service does not speak the PROXY protocol: leave --proxy-protocol out, and have the proxy send "
+            "plain HTTP"
+        )
+    return None
+
+
 def when_ready(server: Any) -> None:
     """Replace the arbiter's SIGHUP handler, and unblock `TERMINATION_SIGNALS` after each fork (`pre_fork`)."""
     on_reload(server)
@@ -142,52 +157,15 @@ def on_reload(server: Any) -> None:
     server.sighup_queued = False
 
 
-def unsupported_option(configuration: Any) -> str | None:
-    """Return an error for an option in GUNICORN_CMD_ARGS that the workers do not support; None if there is none.
-
-    Ignoring the option would log the proxy's address as the client's.
-    """
-    if configuration.proxy_protocol != "off":
-        # Gunicorn's gthread reads it for the first request of a connection, and forgets it for the following ones.
-        return (
-            "the service does not speak the PROXY protocol: leave --proxy-protocol out, and have the proxy send "
-            "plain HTTP"
-        )
-    return None
-
-
-def on_exit(_server: Any) -> None:
-    """End the management process, when all workers have ended."""
-    _management.end()
-
-
 def pre_fork(_server: Any, _worker: Any) -> None:
     """Block `TERMINATION_SIGNALS` until the worker has its handlers; `when_ready` lets the arbiter unblock them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
-
-
-def child_exit(_server: Any, worker: Any) -> None:
-    """Free the shared state of a worker that has ended, whatever ended it."""
-    worker.release_entry()
 
 
 def post_fork(_server: Any, worker: Any) -> None:
     """End with the arbiter until the model is loaded, and close the arbiter's end of the management socket."""
     end_with_parent(worker.ppid)
     _management.close_socket()
-
-
-def worker_abort(worker: Any) -> None:
-    """Mark a worker as aborted, because it was stuck; the management process counts it among those that died."""
-    worker.aborted = True
-    if (application := getattr(worker, "wsgi", None)) is not None:
-        application.extensions["glyph"].metrics.state("aborted")
-
-
-def worker_exit(_server: Any, worker: Any) -> None:
-    """Send the spans that are not sent yet."""
-    if (application := getattr(worker, "wsgi", None)) is not None:  # missing if the model could not be loaded
-        application.extensions["glyph.pipeline"].trail.shutdown()
 
 
 def ssl_context(_configuration: Any, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
@@ -212,3 +190,26 @@ def post_worker_init(worker: Any) -> None:
     listener = worker.sockets[0].sock
     if worker.age == 1 and (text := announcement(worker.wsgi.extensions["glyph"], _settings, listener)):
         logs.announce(text)
+
+
+def worker_abort(worker: Any) -> None:
+    """Mark a worker as aborted, because it was stuck; the management process counts it among those that died."""
+    worker.aborted = True
+    if (application := getattr(worker, "wsgi", None)) is not None:
+        application.extensions["glyph"].metrics.state("aborted")
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Send the spans that are not sent yet."""
+    if (application := getattr(worker, "wsgi", None)) is not None:  # missing if the model could not be loaded
+        application.extensions["glyph.pipeline"].trail.shutdown()
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Free the shared state of a worker that has ended, whatever ended it."""
+    worker.release_entry()
+
+
+def on_exit(_server: Any) -> None:
+    """End the management process, when all workers have ended."""
+    _management.end()

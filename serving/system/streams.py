@@ -50,14 +50,14 @@ def _replace(descriptor: int, path: str, flags: int) -> None:
 class Stream:
     """Writes lines to a descriptor; buffers or drops those that would block. Safe in threads and signal handlers."""
 
-    def __init__(self, descriptor: int, note: Callable[[int], bytes]) -> None:
+    def __init__(self, descriptor: int, drop_notice: Callable[[int], bytes]) -> None:
         """Create a stream with an empty buffer.
 
         Args:
             descriptor: stays open as long as the process lives.
-            note: returns the line that replaces so many dropped lines.
+            drop_notice: returns the line that replaces so many dropped lines.
         """
-        self._descriptor, self._drop_notice = descriptor, note
+        self._descriptor, self._drop_notice = descriptor, drop_notice
         self._write = _writer(descriptor)
         self._lock = threading.RLock()  # a signal's handler may log, too
         self._reset()

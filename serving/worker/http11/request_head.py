@@ -35,7 +35,7 @@ from serving.predict.exchange import HOST, Target, joined
 from serving.predict.pipeline import target_of
 
 FAST_BYTES = 4000
-"""Most bytes of a head on the fast path; with them no head exceeds one of Gunicorn's limits."""
+"""Most bytes of a head on the fast path; a head of this size is within each of Gunicorn's limits."""
 FAST_FIELDS = 32
 """Most fields of a head on the fast path."""
 MAX_FAST_LENGTH_DIGITS = 15
