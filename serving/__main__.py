@@ -1,8 +1,6 @@
-"""`python -m serving`: check the settings and the port, then become Gunicorn's arbiter.
+"""`python -m serving`: checks the settings and the address, then becomes Gunicorn's arbiter.
 
-Exit codes: 0 ended by a signal, after the requests in flight were answered; 1 the address cannot be
-listened on; 2 a setting is unknown or wrong; 3 a worker could not start; 4 the execution provider
-that was asked for does not work on this machine.
+`_EPILOGUE`, which `--help` prints, has the exit codes.
 """
 
 import argparse
@@ -18,35 +16,39 @@ from serving.check import check, check_tls
 from serving.security.tokens import check_file
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
 from serving.system import descriptors
-from serving.system.addresses import unusable
+from serving.system.addresses import listen_problem
 from serving.telemetry.tracing import check_installed
 
 EXIT_ADDRESS = 1
 EXIT_SETTING = 2
 
 _EPILOGUE = """\
-Every option is an environment variable too: --max-body-bytes is GLYPH_MAX_BODY_BYTES. An option wins.
+Every option is also an environment variable: --max-body-bytes is GLYPH_MAX_BODY_BYTES. The option takes precedence.
 
-The service answers POST /predict (an image file of 28x28 as the body, or a form of them) and
-GET /livez, /readyz and /healthz; those and /metrics on the management port too. When it is ready it prints
-a curl line that works as printed. docs/operations.md has every setting, metric, alert and fault.
+The service answers POST /predict (the body is an image file of 28x28 pixels, or a form of such files) and
+GET /livez, /readyz and /healthz. The management port answers those three and GET /metrics. When the service is
+ready, it prints a curl command that works as printed. docs/operations.md has all settings, metrics, alerts and faults.
 
 exit codes:
   0  ended by SIGTERM or SIGINT, after the requests in flight were answered
-  1  the address cannot be listened on
-  2  a setting is unknown or wrong
+  1  the service cannot listen on its address
+  2  a setting is unknown or invalid
   3  a worker could not start
-  4  the execution provider that was asked for does not work on this machine
+  4  the execution provider in the settings does not work on this machine
 
 examples:
   python -m serving --model models/mnist --port 9000
   GLYPH_PROVIDER=cuda python -m serving
-  python -m serving --check      before a reload, as nginx -t
+  python -m serving --check      before a reload, like nginx -t
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return an exit code if the service cannot be started; if it can, do not return."""
+    """Start the service, and return only if that fails or only a check was asked for.
+
+    Returns:
+        The exit code.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m serving",
         description="Serve the newest published version of a model over HTTP.",
@@ -54,12 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--check-address", action="store_true", help="only tell whether the address can be listened on"
+        "--check-address",
+        action="store_true",
+        help="only check whether the service can listen on its address",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="only tell whether workers could start: settings, tokens, TLS files, open files, shared memory, the model",
+        help="only check whether workers could start: settings, tokens, TLS, open files, shared memory, the model",
     )
     add_options(parser, ServiceSettings, [for_help(lambda: environment_layer(os.environ))])
     try:
@@ -69,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_file(settings)
         check_tls(settings)
         check_installed(settings)
-        settings = descriptors.ensure(settings)
-        problem = None if options.check else unusable(settings)
+        settings = descriptors.raise_limit(settings)
+        problem = None if options.check else listen_problem(settings)
     except ConfigurationError as error:
         return _refused(error, EXIT_SETTING)
     if options.check:
@@ -83,14 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refused(problem: object, code: int) -> int:
-    """Say what is wrong, if it can be said, and return the code that says it in any case."""
-    with contextlib.suppress(OSError):
+    """Print an error and return its exit code."""
+    with contextlib.suppress(OSError):  # standard error may be closed
         print(f"error: {problem}", file=sys.stderr, flush=True)
     return code
 
 
 def _become_arbiter(options: dict[str, str]) -> NoReturn:
-    """Go on as Gunicorn's arbiter, in this process: signals reach it without anyone between."""
+    """Go on as Gunicorn's arbiter in this process, so that no process is between it and a signal."""
     from gunicorn.app.wsgiapp import run
 
     os.environ.update({ENVIRONMENT_PREFIX + name.upper(): value for name, value in options.items()})

@@ -1,7 +1,7 @@
-"""`python -m serving --check`: whether workers could start with these settings, as `nginx -t` tells for nginx.
+"""`python -m serving --check`: checks whether workers could start with these settings, as `nginx -t` does for nginx.
 
-Nothing is changed, and the address is not looked at, which a running service has. This module is imported by what
-becomes the arbiter, so ONNX Runtime is imported only where the model is asked for.
+It changes nothing, and does not check the address, which a running service has. The process that becomes the arbiter
+imports this module, so only `_model` imports ONNX Runtime.
 """
 
 import logging
@@ -18,20 +18,20 @@ from serving.settings import ServiceSettings
 from serving.system.cpus import usable_cpus
 
 EXIT_SETTING, EXIT_WORKER, EXIT_PROVIDER = 2, 3, 4
-"""As `python -m serving` ends with for the same reasons."""
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where the arbiter puts the workers' metrics
+"""The exit codes of `python -m serving` for the same reasons."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the arbiter puts the workers' metrics there
 
 
 class _FailedError(Exception):
-    """A check failed; the sentence says why, and the code is what a start would end with."""
+    """A check failed; the message says why, and the code is the exit code of a start."""
 
-    def __init__(self, sentence: str, code: int) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
         self.code = code
 
 
 def check(settings: ServiceSettings) -> int:
-    """Print a sentence for each check, and return the exit code of the first that failed, or 0."""
+    """Print the result of each check; return the exit code of the first failure, or 0."""
     print("ok: the settings, the file of tokens, the TLS files and the limit of open files can be used")
     found = 0
     checks: tuple[Callable[[ServiceSettings], str], ...] = (_shared_memory, _model)
@@ -45,16 +45,16 @@ def check(settings: ServiceSettings) -> int:
 
 
 def check_tls(settings: ServiceSettings) -> None:
-    """Tell before anything is started that no TLS handshake could succeed.
+    """Check the TLS files before anything is started.
 
     Raises:
-        ConfigurationError: a certificate or key is missing, cannot be read, is encrypted, or they do not fit.
+        ConfigurationError: the certificate or the key is missing, unreadable or encrypted, or they do not match.
     """
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None:
         if key is not None:
             raise ConfigurationError(
-                "GLYPH_TLS_KEY is set and GLYPH_TLS_CERTIFICATE is not: set both for TLS, or none for plain HTTP"
+                "GLYPH_TLS_KEY is set and GLYPH_TLS_CERTIFICATE is not: set both for TLS, or neither for plain HTTP"
             )
         return
     for path in (certificate, key):
@@ -69,14 +69,14 @@ def check_tls(settings: ServiceSettings) -> None:
     except (ssl.SSLError, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise ConfigurationError(
-            f"the certificate {certificate} and the key {key or certificate} are no pair that TLS can use "
+            f"the certificate {certificate} and the key {key or certificate} cannot be used for TLS "
             f"({reason}): give PEM files of a certificate chain and of its key"
         ) from error
 
 
 def _encrypted() -> NoReturn:
     raise ConfigurationError(
-        "the TLS key is encrypted, and nobody is asked for its passphrase: store it without (openssl pkey)"
+        "the TLS key is encrypted, and the service asks for no passphrase: store the key without one (openssl pkey)"
     )
 
 
@@ -99,7 +99,7 @@ def _shared_memory(settings: ServiceSettings) -> str:
 def _model(settings: ServiceSettings) -> str:
     from serving.model.store import ModelStore
 
-    logging.getLogger("glyph.serving").addHandler(logging.NullHandler())  # the sentences below say the same
+    logging.getLogger("glyph.serving").addHandler(logging.NullHandler())  # the messages below say the same
     try:
         state = ModelStore.start(settings, prove_first=True)
         report = state.report()

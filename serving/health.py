@@ -1,6 +1,6 @@
-"""`python -m serving.health`: exit with 0 if the service in this container is ready, else with 1 and the reason.
+"""`python -m serving.health`: exits with 0 if the service in this container is ready, else with 1 and the reason.
 
-For Docker's HEALTHCHECK, in an image without curl. It reads the same settings as the service does.
+It is for Docker's HEALTHCHECK in an image without curl, and reads the settings of the service.
 """
 
 import http.client
@@ -11,11 +11,11 @@ from common.errors import ConfigurationError
 from serving.settings import load_settings
 from serving.system.addresses import local_management
 
-ANSWER_SECONDS = 4
+TIMEOUT_SECONDS = 4
 
 
 def main() -> int:
-    """Ask the management port's `/readyz`."""
+    """Request `/readyz` on the management port; return the exit code."""
     try:
         settings = load_settings()
     except ConfigurationError as error:
@@ -25,7 +25,7 @@ def main() -> int:
     if address is None:
         print("there is no management port to ask (GLYPH_MANAGEMENT_PORT=0)")
         return 0
-    connection = http.client.HTTPConnection(*address, timeout=ANSWER_SECONDS)
+    connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()

@@ -58,7 +58,7 @@ def measured(
 def main(arguments: list[str]) -> int:
     """Print the table and return the exit code."""
     from serving.model.engine import BUCKETS, LARGEST_FLOAT32, choose_precision, open_engine
-    from serving.system.cpus import has_integer_matrices
+    from serving.system.cpus import has_amx_int8
 
     parser = argparse.ArgumentParser(
         prog="python -m bench arithmetic",
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
     except (BundleError, OSError) as error:
         print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
         return 2
-    amx = has_integer_matrices()
+    amx = has_amx_int8()
     print(f"This processor has {'' if amx else 'no '}AMX for integers.")
     print("Microseconds for each image, and float32's by integers':")
     print(f"{'':7}{'warm':>9}{'':16}{'':3}{'cold':>9}")

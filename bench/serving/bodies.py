@@ -2,7 +2,7 @@
 
     python -m bench bodies
 
-While a body is decoded in the loop, nothing else is answered; beyond `serving.worker.dispatcher.LARGE_BODY` bytes
+While a body is decoded in the loop, nothing else is answered; beyond `serving.worker.blocking.LARGE_BODY` bytes
 or `FEW_FILES` image files it is decoded on a thread. Printed is the time from a whole request to its answer, the
 median of many, for bodies around that size; and the time of handing over to a thread and back, which is lost with
 a small one.
@@ -90,7 +90,7 @@ def worst_bodies(pipeline: Pipeline, times: int) -> None:
     """Print what forms and JSON of small files take that cost most for their size, and where they are decoded."""
     from bench.support.processes import Part, form
     from bench.support.worst import WORST
-    from serving.worker.dispatcher import FEW_FILES, LARGE_BODY, takes_long
+    from serving.worker.blocking import FEW_FILES, LARGE_BODY, blocks_loop
 
     print("\nms of bodies of the worst small files")
     for name in ("image/tiff: tile", "image/tiff: entries", "image/png: lines of a text", "image/bmp: runs"):
@@ -106,7 +106,7 @@ def worst_bodies(pipeline: Pipeline, times: int) -> None:
                 headers = {"content-type": media_type}
                 request = Request(method="POST", path="/predict", headers=headers, body=body)
                 taken = min(answering_seconds(pipeline, request) for _ in range(max(3, times // 20)))
-                where = "on a thread" if takes_long(request, Target(request.path)) else "in the loop"
+                where = "on a thread" if blocks_loop(request, Target(request.path)) else "in the loop"
                 what = f"  {kind} of {name}, {len(body) / 1024:.0f} KiB"
                 print(f"{what:64}{1000 * taken:8.2f}  {where}", flush=True)
 

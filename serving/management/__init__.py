@@ -1,6 +1,7 @@
 """The management process: probes and metrics on a port of its own, which traffic cannot starve.
 
-- `server.py`: the process; read it first
-- `prometheus.py`: from the workers' numbers to Prometheus's metric families
-- `workers.py`: the registry of all workers: their numbers added up, and whether any of them answers
+- `server.py`: the process and its HTTP server; read it first
+- `workers.py`: the worker registry: the state and the counters of each worker, and the sums
+- `prometheus.py`: Prometheus's metric families, from the registry
+- `arbiter_monitor.py`: whether the arbiter lives
 """

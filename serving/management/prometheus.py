@@ -1,4 +1,4 @@
-"""From the workers' numbers to Prometheus's metric families, by the catalogue."""
+"""Prometheus's metric families, from the workers' counters and by the catalogue."""
 
 import time
 from collections import Counter, defaultdict, deque
@@ -15,62 +15,63 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from bundle import drift
-from serving.management.workers import Numbers, Worker, WorkerRegistry, merged
+from serving.management.workers import Numbers, Worker, WorkerRegistry, sum_numbers
 from serving.security.tokens import TokenFile
 from serving.telemetry.catalogue import CATALOGUE, Aggregation, Metric
 
 PREDICTIONS = "glyph_predictions_total"
 SNAPSHOTS = 60
-"""Into how many parts the window of drift is divided: it is that much longer than it says, at most."""
+"""Parts of the drift window. The measured window may be longer by one of them."""
 
 Samples = dict[str, dict[tuple[str, ...], float]]
-"""By metric, by the values of its labels."""
-Runs = dict[str, dict[tuple[str, ...], npt.NDArray[np.float64]]]
+"""Values by metric and by the values of its labels."""
+Histograms = dict[str, dict[tuple[str, ...], npt.NDArray[np.float64]]]
+"""Likewise, the counts of the buckets and the sum of the observations."""
 
 
 class WorkersCollector(Collector):
-    """Collects from all workers whenever it is asked; one at a time."""
+    """Collects the metrics of all workers for each scrape."""
 
     def __init__(
         self,
         registry: WorkerRegistry,
         window_seconds: float,
-        others: dict[str, tuple[int, ...]],
+        other_processes: dict[str, tuple[int, ...]],
         tokens: TokenFile | None,
     ) -> None:
-        """Begin.
+        """Create a collector with an empty drift window.
 
         Args:
-            registry: of the workers.
-            window_seconds: how far back drift is measured.
-            others: process ids by the kind of process, of those that are no workers.
-            tokens: as this process reads them; None if nobody is asked for one.
+            registry: the workers.
+            window_seconds: length of the drift window.
+            other_processes: process ids, by kind, of processes that are not workers.
+            tokens: this process's view of the token file; None if the service needs no tokens.
         """
         self._registry = registry
         self._tokens = tokens
-        self._others = others
+        self._other_processes = other_processes
         self._drift = _DriftWindow(window_seconds)
 
     def tick(self) -> None:
-        """Note where the counts of drift are now, and whether the tokens can be read; to be called often."""
+        """Add a snapshot to the drift window, and read the token file again. Call this once a second."""
         if self._tokens is not None:
             self._tokens.refresh()
-        workers, departed = self._registry.look()
-        self._drift.note(merged(iter([departed.numbers, *(worker.numbers() for worker in workers)])))
+        workers, exited = self._registry.scan()
+        self._drift.note(sum_numbers([exited.numbers, *(worker.numbers() for worker in workers)]))
 
     def collect(self) -> Iterable[Family]:
-        """Return every family of the catalogue, also those without a sample yet."""
+        """Return all families of the catalogue, including those without samples."""
         started = time.perf_counter()
-        workers, departed = self._registry.look()
+        workers, exited = self._registry.scan()
         living = [worker.numbers() for worker in workers]
-        counted = merged(iter([departed.numbers, *living]))
-        samples, runs = _sorted(counted)
-        _gauges(samples, living)
-        _facts(samples, workers)
-        _processes(samples, workers, self._others)
+        counted = sum_numbers([exited.numbers, *living])
+        samples, histograms = _counters_and_histograms(counted)
+        _add_gauges(samples, living)
+        _add_worker_info(samples, workers)
+        _add_processes(samples, workers, self._other_processes)
         samples["glyph_tokens_file_readable"] = {(): float(self._tokens is None or self._tokens.readable)}
-        samples["glyph_worker_starts_total"] = {(): float(len(workers) + departed.exits.total())}
-        samples["glyph_worker_exits_total"] = {(how,): float(n) for how, n in departed.exits.items()}
+        samples["glyph_worker_starts_total"] = {(): float(len(workers) + exited.exits.total())}
+        samples["glyph_worker_exits_total"] = {(outcome,): float(n) for outcome, n in exited.exits.items()}
         versions = {version for (version,) in samples["glyph_model_workers"]}
         for version, (images, indices) in self._drift.measure(counted).items():
             if version in versions:
@@ -78,29 +79,29 @@ class WorkersCollector(Collector):
                 for feature, index in indices.items():
                     samples["glyph_drift_psi"][feature, version] = index
         samples["glyph_scrape_duration_seconds"] = {(): time.perf_counter() - started}
-        return [_family(metric, samples, runs) for metric in CATALOGUE.values()]
+        return [_family(metric, samples, histograms) for metric in CATALOGUE.values()]
 
 
-def _sorted(numbers: Numbers) -> tuple[Samples, Runs]:
-    """Sort counters and histograms out by name and labels."""
+def _counters_and_histograms(numbers: Numbers) -> tuple[Samples, Histograms]:
+    """Return counters and histograms by name and labels."""
     samples: Samples = defaultdict(dict)
-    runs: Runs = defaultdict(dict)
+    histograms: Histograms = defaultdict(dict)
     for key, values in numbers.items():
         name, *labels = orjson.loads(key)
         if name == PREDICTIONS:
             version, _digest, classes = labels
             for label, count in zip(classes, values.tolist(), strict=True):
-                place = (version, label)
-                samples[name][place] = samples[name].get(place, 0.0) + count
+                key_labels = (version, label)
+                samples[name][key_labels] = samples[name].get(key_labels, 0.0) + count
         elif name in CATALOGUE and CATALOGUE[name].kind == "counter":
             samples[name][tuple(labels)] = float(values[0])
         elif name in CATALOGUE and CATALOGUE[name].kind == "histogram":
-            runs[name][tuple(labels)] = values
-    return samples, runs
+            histograms[name][tuple(labels)] = values
+    return samples, histograms
 
 
-def _gauges(samples: Samples, living: list[Numbers]) -> None:
-    """Add the living workers' gauges up, or take the least or the most of them."""
+def _add_gauges(samples: Samples, living: list[Numbers]) -> None:
+    """Add the sum, minimum or maximum of each gauge over the living workers, as the catalogue says."""
     found: dict[str, list[float]] = defaultdict(list)
     for numbers in living:
         for key, values in numbers.items():
@@ -112,28 +113,31 @@ def _gauges(samples: Samples, living: list[Numbers]) -> None:
         samples[name][()] = over[CATALOGUE[name].aggregation](of_workers)
 
 
-def _facts(samples: Samples, workers: list[Worker]) -> None:
-    """Add what the workers say of themselves and of their models."""
+def _add_worker_info(samples: Samples, workers: list[Worker]) -> None:
+    """Add the workers' states, models and execution providers."""
     for state, living in Counter(worker.state for worker in workers).items():
         samples["glyph_workers"][state,] = living
-    told = [worker.facts for worker in workers if worker.facts]
-    serving = [facts for facts in told if "model" in facts]
-    for facts in serving:
+    published = [worker.facts for worker in workers if worker.facts]
+    for facts in published:
+        if "model" not in facts:
+            continue
         model = facts["model"]
         version = str(model["version"])
         samples["glyph_model_info"][model["name"], version, model["digest"]] = 1
-        where = facts["provider"], facts["device"], facts["arithmetic"]
-        samples["glyph_execution_provider_info"][where] = 1
+        provider = facts["provider"], facts["device"], facts["arithmetic"]
+        samples["glyph_execution_provider_info"][provider] = 1
         count = samples["glyph_model_workers"].get((version,), 0)
         samples["glyph_model_workers"][version,] = count + 1
-    if told:
-        samples["glyph_model_versions_loaded"] = {(): min(len(facts["loaded"]) for facts in told)}
-        samples["glyph_model_versions_refused"] = {(): max(len(facts["refused"]) for facts in told)}
+    if published:
+        samples["glyph_model_versions_loaded"] = {(): min(len(facts["loaded"]) for facts in published)}
+        samples["glyph_model_versions_refused"] = {(): max(len(facts["refused"]) for facts in published)}
 
 
-def _processes(samples: Samples, workers: list[Worker], others: dict[str, tuple[int, ...]]) -> None:
-    """Add what the kernel says of the processes; a worker's CPU time it has counted itself, to be kept."""
-    for kind, pids in {"worker": tuple(worker.pid for worker in workers), **others}.items():
+def _add_processes(
+    samples: Samples, workers: list[Worker], other_processes: dict[str, tuple[int, ...]]
+) -> None:
+    """Add the kernel's figures of each process, but not the CPU time of workers, who count it to be kept."""
+    for kind, pids in {"worker": tuple(worker.pid for worker in workers), **other_processes}.items():
         found: dict[str, list[float]] = defaultdict(list)
         for pid in pids:
             for family in ProcessCollector(pid=partial(int, pid), registry=None).collect():
@@ -146,17 +150,19 @@ def _processes(samples: Samples, workers: list[Worker], others: dict[str, tuple[
             samples[name][kind,] = over.get(name, sum)(values)
 
 
-def _family(metric: Metric, samples: Samples, runs: Runs) -> Family:
-    """Return one family; what is known beforehand and was never counted is 0."""
-    known: list[tuple[str, ...]] = [(word,) for word in metric.label_values]
+def _family(metric: Metric, samples: Samples, histograms: Histograms) -> Family:
+    """Return one family, with 0 for label values that the catalogue knows and that were never counted."""
+    known: list[tuple[str, ...]] = [(value,) for value in metric.label_values]
     if not metric.labels:
         known = [()]
     if metric.kind == "histogram":
         histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
         bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
-        for labels, run in (dict.fromkeys(known, np.zeros(len(bounds) + 1)) | runs[metric.name]).items():
-            cumulated = run[:-1].cumsum().tolist()
-            histogram.add_metric(labels, list(zip(bounds, cumulated, strict=True)), float(run[-1]))
+        for labels, counts in (
+            dict.fromkeys(known, np.zeros(len(bounds) + 1)) | histograms[metric.name]
+        ).items():
+            cumulated = counts[:-1].cumsum().tolist()
+            histogram.add_metric(labels, list(zip(bounds, cumulated, strict=True)), float(counts[-1]))
         return histogram
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
     family = kind(metric.name, metric.help, labels=metric.labels)
@@ -166,14 +172,14 @@ def _family(metric: Metric, samples: Samples, runs: Runs) -> Family:
 
 
 class _DriftWindow:
-    """Counts of drift as they were at times within the window, to be taken off the counts of now."""
+    """Snapshots of the drift counts, the oldest of which is subtracted from the current counts."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._before: deque[tuple[float, Numbers]] = deque([(time.monotonic(), {})])
 
     def note(self, numbers: Numbers) -> None:
-        """Remember the counts of now, if the last ones are old enough, and forget what is too old."""
+        """Add a snapshot if the last one is old enough, and drop those before the window."""
         now = time.monotonic()
         if now - self._before[-1][0] >= self._seconds / SNAPSHOTS:
             self._before.append((now, {key: values for key, values in numbers.items() if _is_drift(key)}))
@@ -181,7 +187,7 @@ class _DriftWindow:
             self._before.popleft()
 
     def measure(self, numbers: Numbers) -> dict[str, tuple[float, dict[str, float]]]:
-        """Return for each version how many images the window has, and the index of each feature."""
+        """Return by version the number of images in the window, and the population stability index of each feature."""
         before = self._before[0][1]
         found: dict[str, tuple[float, dict[str, float]]] = {}
         for key, values in numbers.items():

@@ -1,20 +1,18 @@
 """The management process: probes and metrics on a port of their own, which traffic cannot starve.
 
     GET /livez              200 while the service runs; 503 while its arbiter is stuck
-    GET /readyz, /healthz   200 while some worker answers predictions; 503 says why none does
-    GET /metrics            Prometheus's text format, or OpenMetrics where it is asked for
+    GET /readyz, /healthz   200 while a worker is ready; 503 says why none is
+    GET /metrics            Prometheus's text format, or OpenMetrics if the Accept field prefers it
 
-Started by the arbiter (`serving.process.management_process`), with a socket as its standard input that ends when the
-arbiter does. It reads the workers' numbers from memory that they share and asks nobody anything,
-so a worker that is busy or stuck delays no probe. The arbiter starts it again if it dies, or is silent.
+The arbiter starts this process (`serving.process.management_process`), with one end of a socket pair as its standard
+input, and restarts it if it dies or is silent. It reads the workers' counters from shared memory and waits for no other
+process, so a worker that is busy or stuck delays no probe.
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -34,44 +32,42 @@ from serving.errors import (
     MalformedBodyError,
     MethodNotAllowedError,
     NotFoundError,
-    NotReadyError,
     ProblemError,
 )
+from serving.management.arbiter_monitor import MAX_SILENT_TICKS, ArbiterMonitor
 from serving.management.prometheus import WorkersCollector
 from serving.management.workers import WorkerRegistry, report
 from serving.predict.exchange import HOST, JSON
 from serving.predict.load_shedding import LINGER_SECONDS
 from serving.security.tokens import Authenticator
 from serving.settings import ServiceSettings, load_settings, management_port
-from serving.system.addresses import bound
+from serving.system.addresses import bind_tcp
 from serving.system.descriptors import EXHAUSTED
-from serving.system.heartbeat import BEATS, beat
+from serving.system.heartbeat import beat
 from serving.system.memory_directory import DIRECTORY_VARIABLE
+from serving.system.parent_death import set_parent_death_signal
 from serving.telemetry import logs
 
 log = logging.getLogger("glyph.management")
 
 BACKLOG = 1024
 CONNECTIONS = 64
-"""Most at a time, a thread each; a new one takes the place of the one that has been waited for longest."""
+"""Most connections at a time, each with a thread; a new one replaces the one with the earliest deadline."""
 REQUEST_SECONDS = 30.0
-"""From the answer before, or the start of the connection, to the end of the next answer."""
-DISCARDED_BYTES = 64 << 10
-"""Most that is read of a body, so that the answer is not lost by a reset; nobody looks at it."""
+"""Time from the last response, or the start of the connection, to the end of the next response."""
+MAX_DISCARDED_BYTES = 64 << 10
+"""Most bytes of a body that are discarded, because a reset would take the response from the client."""
 RETRY_SECONDS = 0.25
+"""Pause after a failed accept or bind."""
 TICK_SECONDS = 1.0
-ARBITER_TICKS = 20
-"""For how long the arbiter may be silent, beside the time that it waits for workers when it ends the service."""
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2), in linux/prctl.h."""
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
-_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # RFC 9110, section 5.5; a folded one has its line ends still
+_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # RFC 9110, section 5.5; a folded value still has its line ends
 _TARGET = re.compile(r"[!-~]+")  # RFC 3986, section 2
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one connection, in a thread of its own."""
+    """Answers the requests of one connection, on a thread of its own."""
 
     protocol_version = "HTTP/1.1"
     server_version = "glyph"
@@ -80,15 +76,15 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: "Server"
     unread = False
-    """Whether something has arrived, or may, that is not read as a request."""
+    """Whether bytes that are not read as a request have arrived, or may arrive."""
 
     def handle_one_request(self) -> None:
-        """Answer a request within its time, and be sure where the next begins."""
-        self.server.wait_for(self.connection)
+        """Answer a request within `REQUEST_SECONDS`."""
+        self.server.restart_deadline(self.connection)
         super().handle_one_request()
 
     def parse_request(self) -> bool:
-        """Read the head; a request with a body is the last of its connection."""
+        """Parse a head more strictly than the library; a request with a body is the last of its connection."""
         if not super().parse_request():
             return False
         fields = self.headers
@@ -106,19 +102,19 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def finish(self) -> None:
-        """Read what a client still sends, for a moment, before its connection is closed."""
+        """Close for writing, and discard what the client still sends for a moment (RFC 9112, section 9.6)."""
         super().finish()
         if not self.unread:
             return
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(LINGER_SECONDS)
-            left = DISCARDED_BYTES
+            left = MAX_DISCARDED_BYTES
             while left > 0 and (data := self.connection.recv(left)):
                 left -= len(data)
 
     def do_GET(self) -> None:
-        """Answer a probe, or with the metrics."""
+        """Answer a probe or a scrape."""
         try:
             status, media_type, body, headers = HTTPStatus.OK, *self._body(), {}
         except ProblemError as error:
@@ -136,20 +132,20 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.arbiter.check()
                 return JSON, orjson.dumps({"live": True})
             case "/readyz" | "/healthz":
-                return JSON, orjson.dumps(report(self.server.registry.look()[0]))
+                return JSON, orjson.dumps(report(self.server.registry.scan()[0]))
             case "/metrics":
                 encode, media_type = choose_encoder(self.headers.get("Accept", ""))
                 return media_type, encode(self.server.collector)
         raise NotFoundError(
             f"there is nothing at {path[:100]} on the management port",
-            remedy="GET /livez, /readyz or /metrics; predictions are answered on the other port.",
+            remedy="GET /livez, /readyz or /metrics; the other port answers predictions.",
         )
 
     def _not_allowed(self) -> None:
         problem = MethodNotAllowedError(
             f"the management port does not answer {self.command[:20]}", remedy="Use GET."
         )
-        self.close_connection = self.unread = True  # a body may follow, which nobody reads
+        self.close_connection = self.unread = True  # a body may follow, which is not read
         self._send(
             problem.status, PROBLEM_MEDIA_TYPE, orjson.dumps(problem.document()), {"Allow": "GET, HEAD"}
         )
@@ -157,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _not_allowed  # noqa: N815
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what the library could not parse."""
+        """Respond to a request that the library cannot parse."""
         del explain
         problem = MalformedBodyError(
             f"the request cannot be understood: {message or HTTPStatus(code).phrase}",
@@ -180,55 +176,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  the library's name
-        """Log nothing: probes and scrapes are no news."""
-
-
-class Arbiter:
-    """The arbiter, as this process knows it by the socket between them."""
-
-    def __init__(self, line: socket.socket, patience: int, directory: Path) -> None:
-        """Begin.
-
-        Args:
-            line: the socket.
-            patience: after how many ticks without a sign of life it counts as stuck.
-            directory: what is cleared away when it is gone.
-        """
-        self.line = line
-        self._patience, self._directory = patience, directory
-        self._silent = 0
-        threading.Thread(target=self._hear, daemon=True).start()
-
-    def tick(self) -> None:
-        """Count how long there has been no sign of life; to be called once a second."""
-        self._silent += 1
-        if self._silent == self._patience:
-            log.error("the arbiter is silent: workers that end are not replaced, and /livez answers 503")
-
-    def check(self) -> None:
-        """Return if it is not known to be stuck.
-
-        Raises:
-            NotReadyError: it is.
-        """
-        if self._silent >= self._patience:
-            raise NotReadyError(
-                "the service's first process, the arbiter, is stopped or stuck: no worker would be replaced",
-                remedy="Restart the service; if it was stopped on purpose (SIGSTOP), let it go on (SIGCONT).",
-            )
-
-    def _hear(self) -> None:
-        """Wait until it is gone, whatever else this process does, then clear the directory away and end."""
-        with contextlib.suppress(OSError):
-            while self.line.recv(BEATS):
-                self._silent = 0
-        with contextlib.suppress(OSError):  # under another name nobody puts anything into it meanwhile
-            shutil.rmtree(self._directory.rename(self._directory.with_suffix(".gone")), ignore_errors=True)
-        os._exit(0)  # answers that are under way are of no use to anybody now
+        """Log no request: there are many probes and scrapes."""
 
 
 class Server(ThreadingHTTPServer):
-    """Has a listening socket already."""
+    """Serves the connections of a socket that listens already."""
 
     daemon_threads = True
 
@@ -238,7 +190,7 @@ class Server(ThreadingHTTPServer):
         registry: WorkerRegistry,
         collector: WorkersCollector,
         authenticator: Authenticator,
-        arbiter: Arbiter,
+        arbiter: ArbiterMonitor,
     ) -> None:
         self.address_family = listener.family
         super().__init__(listener.getsockname(), Handler, bind_and_activate=False)
@@ -246,13 +198,13 @@ class Server(ThreadingHTTPServer):
         self.socket = listener
         self.registry, self.collector = registry, collector
         self.authenticator, self.arbiter = authenticator, arbiter
-        self._places = threading.BoundedSemaphore(CONNECTIONS)
+        self._slots = threading.BoundedSemaphore(CONNECTIONS)
         self._deadlines: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
-        self._exhausted = False  # the last try to accept found no descriptor
+        self._exhausted = False  # the last accept failed for lack of descriptors or memory
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; without a descriptor for it, wait, because the next try would come at once."""
+        """Accept a connection; pause if there is no descriptor for it, as the server would retry at once."""
         try:
             accepted = self.socket.accept()
         except OSError as error:
@@ -266,83 +218,87 @@ class Server(ThreadingHTTPServer):
         return accepted
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a connection on a thread; beyond `CONNECTIONS` in the place of another."""
-        if not self._places.acquire(blocking=False):
-            self.end_late(inf, most=1)
-            self._places.acquire()  # its thread ends at once, or when its answer is made
-        self.wait_for(request)
+        """Serve a connection on a thread; beyond `CONNECTIONS`, close another one for it."""
+        if not self._slots.acquire(blocking=False):
+            self.close_expired(inf, most=1)
+            self._slots.acquire()  # its thread ends at once, or after its response
+        self.restart_deadline(request)
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread could be started
             self.close_request(request)
             raise
 
-    def wait_for(self, connection: socket.socket) -> None:
-        """Give a connection the time of a request from now on."""
+    def restart_deadline(self, connection: socket.socket) -> None:
+        """Set the deadline of a connection to `REQUEST_SECONDS` from now."""
         with self._lock:
             self._deadlines[connection] = time.monotonic() + REQUEST_SECONDS
 
-    def end_late(self, now: float, most: int = CONNECTIONS) -> None:
-        """End the connections, the latest first, whose time was over before `now`, whatever they wait for."""
+    def close_expired(self, now: float, most: int = CONNECTIONS) -> None:
+        """Shut down at most `most` connections whose deadline was before `now`, the earliest deadline first."""
         with self._lock:
             late = sorted((deadline, id(each), each) for each, deadline in self._deadlines.items())[:most]
             for deadline, _, connection in late:
                 if deadline < now:
                     with contextlib.suppress(OSError):
-                        connection.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+                        connection.shutdown(socket.SHUT_RDWR)  # its thread reads EOF, and closes it
 
     def close_request(self, request: Any) -> None:
-        """Close a connection, and give its place to another."""
+        """Close a connection, and free its slot."""
         with self._lock:
             known = self._deadlines.pop(request, None)
         super().close_request(request)
         if known is not None:
-            self._places.release()
+            self._slots.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log in a line what a client's broken connection raised."""
-        log.debug("%s: %s", client_address, sys.exception() if hasattr(sys, "exception") else request)
+    def handle_error(self, _request: Any, client_address: Any) -> None:
+        """Log the exception of a broken connection, without a traceback."""
+        log.debug("%s: %s", client_address, sys.exception())
 
 
-def listen(settings: ServiceSettings, arbiter: Arbiter) -> socket.socket:
-    """Listen on the management address; wait for it where the service before this one still has it."""
-    said = False
+def listen(settings: ServiceSettings, arbiter: ArbiterMonitor) -> socket.socket:
+    """Listen on the management port; retry while a service that ends still has it."""
+    logged = False
     while True:
         try:
-            return bound(settings.management_host, management_port(settings), BACKLOG)
+            return bind_tcp(settings.management_host, management_port(settings), BACKLOG)
         except OSError as error:
-            if not said:
+            if not logged:
                 log.error("the management port cannot be listened on yet: %s", error.strerror)  # noqa: TRY400
-            said = True
-            beat(arbiter.line)
+            logged = True
+            beat(arbiter.peer)
             time.sleep(RETRY_SECONDS)
 
 
-def serve(settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: Arbiter) -> NoReturn:
-    """Answer, and tell the arbiter once a second that this works."""
+def serve(
+    settings: ServiceSettings, listener: socket.socket, directory: Path, arbiter: ArbiterMonitor
+) -> NoReturn:
+    """Serve on a thread, and once a second tick and send the arbiter a heartbeat."""
     registry, authenticator = WorkerRegistry(directory), Authenticator(settings)
-    others: dict[str, tuple[int, ...]] = {"arbiter": (os.getppid(),), "management": (os.getpid(),)}
-    collector = WorkersCollector(registry, settings.drift_window_seconds, others, authenticator.tokens)
+    other_processes: dict[str, tuple[int, ...]] = {"arbiter": (os.getppid(),), "management": (os.getpid(),)}
+    collector = WorkersCollector(
+        registry, settings.drift_window_seconds, other_processes, authenticator.tokens
+    )
     server = Server(listener, registry, collector, authenticator, arbiter)
-    answering = threading.Thread(target=server.serve_forever, daemon=True)
-    answering.start()
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
     while True:
         try:
-            server.end_late(time.monotonic())
+            server.close_expired(time.monotonic())
             registry.tick()
             collector.tick()
             logs.flush()
         except Exception:
-            log.exception("the workers' numbers could not be read; the next try is in a second")
+            log.exception("the workers' counters could not be read; the next try is in a second")
         arbiter.tick()
-        if answering.is_alive():
-            beat(arbiter.line)
+        if serving.is_alive():
+            beat(arbiter.peer)
         time.sleep(TICK_SECONDS)
 
 
 def main() -> NoReturn:
-    """Listen, and answer until the arbiter is gone."""
-    # The terminal and some service managers signal whole groups; this process ends with the arbiter.
+    """Serve until the arbiter has ended."""
+    # Terminals and some service managers signal whole process groups; this process ends with the arbiter.
     for name in (
         signal.SIGINT,
         signal.SIGTERM,
@@ -352,13 +308,13 @@ def main() -> NoReturn:
         signal.SIGUSR2,
     ):
         signal.signal(name, signal.SIG_IGN)
-    # So that it ends with the arbiter even while it is stopped itself.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
+    # The kernel continues this process if it is stopped when the arbiter ends, so that it notices.
+    set_parent_death_signal(signal.SIGCONT)
     settings, directory = load_settings(), Path(os.environ[DIRECTORY_VARIABLE])
     logs.configure(settings)
-    # When it ends the service it waits for the workers, and gives no sign.
-    patience = ARBITER_TICKS + settings.graceful_timeout_seconds
-    arbiter = Arbiter(socket.socket(fileno=0), patience, directory)
+    # While the arbiter waits for the workers at the end of the service, it sends no heartbeat.
+    max_silent_ticks = MAX_SILENT_TICKS + settings.graceful_timeout_seconds
+    arbiter = ArbiterMonitor(socket.socket(fileno=0), max_silent_ticks, directory)
     serve(settings, listen(settings, arbiter), directory, arbiter)
 
 

@@ -1,14 +1,14 @@
-"""All workers of this service as one: their numbers added up, and whether any of them answers.
+"""The worker registry: the state and the counters of all workers, read from shared memory, and their sums.
 
-The management process is the only one that looks at another's files. What a worker counted stays
-counted when it is gone: its numbers are added to those of all the departed before its file goes.
+Only the management process reads the files of other processes. A worker's counters outlive it: they are added to those
+of all exited workers before its file is removed.
 """
 
 import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,51 +24,52 @@ from serving.telemetry.readiness_report import ENDING, newest_first, no_model, n
 
 log = logging.getLogger("glyph.management")
 
-DEPARTED = "departed.json"
+EXITED_FILE = "exited.json"
 STUCK = "stuck"
 STUCK_TICKS = 5
-"""For how many ticks a heartbeat stands still before its worker counts as stuck. Ticks and not seconds: in a pause of
-all processes (SIGSTOP, `docker pause`) nobody ticks. Both worker classes beat once a second at least."""
+"""Ticks without a heartbeat after which a worker is stuck. They are ticks and not seconds, because a pause of all
+processes (SIGSTOP, `docker pause`) stops the ticks as well. Both worker classes beat at least once a second."""
 Numbers = dict[bytes, npt.NDArray[np.float64]]
+"""Counters, gauges and histograms, by the JSON of a metric's name and labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """A worker that is alive."""
+    """A living worker."""
 
     path: Path
     pid: int
     state: str
     facts: dict[str, Any]
-    """What `ModelStore` published; empty while it starts."""
+    """What its `ModelStore` has published of models and device; empty while it starts."""
 
     def numbers(self) -> Numbers:
-        """Return all that it has counted."""
+        """Return all that it counts."""
         return shared_memory.read(self.path) or {}
 
 
 @dataclass(slots=True)
-class Departed:
-    """What workers that are gone have counted."""
+class ExitedWorkers:
+    """The sums of all exited workers, which are kept in a file."""
 
     numbers: Numbers = field(default_factory=dict)
     exits: Counter[str] = field(default_factory=Counter)
-    """How many `ended` because they were asked to, and how many `died`."""
+    """Number of workers by outcome: `ended` on request, or `died`."""
     names: set[str] = field(default_factory=set)
-    """Files that are in the sums already, and may still be there after a crash between the two steps."""
+    """Files that are part of the sums; after a crash before their removal they may still exist."""
 
     @classmethod
-    def read(cls, path: Path) -> "Departed":
-        """Return what `write` left."""
+    def read(cls, path: Path) -> "ExitedWorkers":
+        """Read what `write` has written; return empty sums if there is nothing."""
         try:
             document = orjson.loads(path.read_bytes())
         except (OSError, orjson.JSONDecodeError):
-            return cls()  # no worker has gone yet
+            return cls()  # no worker has exited yet
         numbers = {key.encode(): np.array(values) for key, values in document["numbers"].items()}
         return cls(numbers, Counter(document["exits"]), set(document["names"]))
 
     def write(self, path: Path) -> None:
-        """Write it so that a reader finds this or what was there before."""
+        """Replace the file atomically."""
         document = {
             "numbers": {key.decode(): values.tolist() for key, values in self.numbers.items()},
             "exits": dict(self.exits),
@@ -78,28 +79,28 @@ class Departed:
         staged.write_bytes(orjson.dumps(document))
         staged.replace(path)
 
-    def add(self, name: str, numbers: Numbers, how: str) -> None:
-        """Take in the numbers of a worker that is gone."""
+    def add(self, name: str, numbers: Numbers, outcome: str) -> None:
+        """Add an exited worker."""
         for key, values in numbers.items():
             before = self.numbers.get(key)
             self.numbers[key] = values.copy() if before is None else before + values
-        self.exits[how] += 1
+        self.exits[outcome] += 1
         self.names.add(name)
 
 
 class WorkerRegistry:
-    """The workers whose files lie in one directory. Safe to ask from several threads."""
+    """The workers whose files are in one directory. Its methods are thread-safe."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock = threading.Lock()
-        self._departed = Departed.read(directory / DEPARTED)
+        self._exited = ExitedWorkers.read(directory / EXITED_FILE)
         self._facts: dict[Path, tuple[object, dict[str, Any]]] = {}
         self._beats: dict[Path, tuple[float, int]] = {}
-        """Each worker's heartbeat at the last tick, and for how many ticks it has stood still."""
+        """By file: the heartbeat at the last tick, and the ticks since it changed."""
 
     def tick(self) -> None:
-        """Look whether the workers' hearts beat; to be called once a second."""
+        """Compare heartbeats with the last tick. Call this once a second."""
         with self._lock:
             found = {}
             for path in self.directory.glob(f"*{COUNTERS_SUFFIX}"):
@@ -108,53 +109,53 @@ class WorkerRegistry:
                 found[path] = beat, still + 1 if beat == before else 0
             self._beats = found
 
-    def look(self) -> tuple[list[Worker], Departed]:
-        """Return the living, oldest first, and all the dead there have been."""
+    def scan(self) -> tuple[list[Worker], ExitedWorkers]:
+        """Return the living workers, oldest first, and the sums of those that have exited."""
         with self._lock:
-            workers, dead = [], []
+            workers, exited = [], []
             for path in sorted(self.directory.glob(f"*{COUNTERS_SUFFIX}"), key=_age):
-                if path.name in self._departed.names or not is_alive(path):
-                    dead.append(path)
+                if path.name in self._exited.names or not is_alive(path):
+                    exited.append(path)
                     continue
                 facts = self._facts_of(path)
                 workers.append(Worker(path=path, pid=_pid(path), state=self._state_of(path), facts=facts))
-            if dead:
-                self._bury(dead)
-            return workers, self._departed
+            if exited:
+                self._remove_exited(exited)
+            return workers, self._exited
 
     def _state_of(self, path: Path) -> str:
         state = STATES[int(shared_memory.read_value(path, STATE))]
         beat, still = self._beats.get(path, (0.0, 0))
-        # Before its model is loaded it has not begun to beat.
+        # A worker does not beat before its model is loaded.
         if state in ("ready", "unready") and beat and still >= STUCK_TICKS:
             return STUCK
-        return "draining" if state in ("ended", "aborted") else state  # it has not gone yet
+        return "draining" if state in ("ended", "aborted") else state  # it has not exited yet
 
-    def _bury(self, dead: list[Path]) -> None:
-        for path in dead:
-            if path.name not in self._departed.names:
-                how = "ended" if STATES[int(shared_memory.read_value(path, STATE))] == "ended" else "died"
-                self._departed.add(path.name, shared_memory.read(path) or {}, how)
-        written = self._write_departed()
-        for path in dead:
+    def _remove_exited(self, exited: list[Path]) -> None:
+        for path in exited:
+            if path.name not in self._exited.names:
+                outcome = "ended" if STATES[int(shared_memory.read_value(path, STATE))] == "ended" else "died"
+                self._exited.add(path.name, shared_memory.read(path) or {}, outcome)
+        written = self._write_exited()
+        for path in exited:
             with contextlib.suppress(OSError):
                 path.with_suffix(FACTS_SUFFIX).unlink(missing_ok=True)
                 path.unlink()
-                self._departed.names.discard(path.name)
+                self._exited.names.discard(path.name)
             self._facts.pop(path, None)
-        if not written:  # what the dead had is room now
-            self._write_departed()
+        if not written:  # the removed files leave room now
+            self._write_exited()
 
-    def _write_departed(self) -> bool:
+    def _write_exited(self) -> bool:
         try:
-            self._departed.write(self.directory / DEPARTED)
+            self._exited.write(self.directory / EXITED_FILE)
         except OSError as error:
-            log.warning("what workers that are gone have counted is kept in memory alone: %s", error)
+            log.warning("the counters of exited workers are kept in memory only: %s", error)
             return False
         return True
 
     def _facts_of(self, path: Path) -> dict[str, Any]:
-        """Return a worker's facts, read again only where they were written again."""
+        """Return what a worker has published, read again only if its file has changed."""
         facts = path.with_suffix(FACTS_SUFFIX)
         try:
             stat = facts.stat()
@@ -168,22 +169,22 @@ class WorkerRegistry:
 
 
 def report(workers: list[Worker]) -> dict[str, Any]:
-    """Return what `/readyz` answers: ready is whoever has a worker that is.
+    """Return the response of `/readyz`: the service is ready if one of its workers is.
 
     Raises:
-        NotReadyError: none is; the detail says what they are doing instead.
+        NotReadyError: no worker is ready; the detail says why.
     """
     states = dict(Counter(worker.state for worker in workers))
     refused = newest_first(each for worker in workers for each in worker.facts.get("refused", ()))
     ready = [worker for worker in workers if worker.state == "ready" and "model" in worker.facts]
     if not ready:
-        raise not_ready(*_why(workers), {"workers": states, "refused": refused})
+        raise not_ready(*_reason(workers), {"workers": states, "refused": refused})
     newest = max(ready, key=lambda worker: int(worker.facts["model"]["version"]))
     return readiness_report.report(newest.facts | {"refused": refused}) | {"workers": states}
 
 
-def _why(workers: list[Worker]) -> tuple[str, str]:
-    """Return why no worker is ready, and what helps."""
+def _reason(workers: list[Worker]) -> tuple[str, str]:
+    """Return why no worker is ready, and the remedy."""
     by_state = {worker.state: worker for worker in workers}
     if "unready" in by_state:
         reason = by_state["unready"].facts.get("reason", "its worker did not say why")
@@ -194,19 +195,19 @@ def _why(workers: list[Worker]) -> tuple[str, str]:
         return no_model(reason), remedy
     if STUCK in by_state:
         remedy = (
-            "Wait: a worker that stays silent is replaced after GLYPH_TIMEOUT_SECONDS. If that comes again, look for "
-            "CPU throttling and blocked volumes, or for who stops processes."
+            "Wait: a worker that stays silent is replaced after GLYPH_TIMEOUT_SECONDS. If that happens again, look for "
+            "CPU throttling, for blocked volumes, and for what stops processes."
         )
         return "the workers are stopped or stuck", remedy
     if "starting" in by_state:
-        return "the workers are loading the model", "Wait; if it stays, the service's log says why."
+        return "the workers are loading the model", "Wait; if it stays so, see the service's log."
     if "draining" in by_state:
         return ENDING
-    return "no worker is running", "Wait until one is started; if it stays, the service's log says why."
+    return "no worker is running", "Wait until one is started; if none is, see the service's log."
 
 
-def merged(many: Iterator[Numbers]) -> Numbers:
-    """Return the sums of several processes' numbers."""
+def sum_numbers(many: Iterable[Numbers]) -> Numbers:
+    """Return the sums over several processes."""
     sums: Numbers = {}
     for numbers in many:
         for key, values in numbers.items():

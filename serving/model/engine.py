@@ -25,7 +25,7 @@ from serving.model import cuda
 from serving.model.bound_session import OUTPUTS, BoundSession
 from serving.model.cuda_graph_thread import GraphSession, graph_thread
 from serving.settings import ServiceSettings
-from serving.system.cpus import has_integer_matrices
+from serving.system.cpus import has_amx_int8
 
 log = logging.getLogger("glyph.serving")
 
@@ -191,7 +191,7 @@ def choose_precision(policy: PrecisionPolicy, bundle: Bundle, provider: Provider
                 f"integers were requested for the first layer, and {missing}: use 'auto', or publish another version"
             )
         return "integer"
-    if missing is None and not has_integer_matrices():
+    if missing is None and not has_amx_int8():
         missing = "this processor has no AMX for integers"
     if missing:
         log.info("precision of the first layer: float32 (auto, because %s)", missing)

@@ -23,7 +23,7 @@ from common.errors import one_line
 from serving.errors import ProviderError
 from serving.model.proofs import Status
 from serving.settings import ServiceSettings
-from serving.system.memory import bounded
+from serving.system.memory import limit_memory
 from serving.system.parent_death import end_with_parent
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def open_bounded(bundle: "Bundle", provider: "Provider", settings: ServiceSettin
     if provider != "cpu":
         return open_version(bundle, provider, settings)
     try:
-        with bounded():
+        with limit_memory():
             return open_version(bundle, provider, settings)
     except MemoryError as error:
         raise InvalidBundleError("loading and proving it takes more memory than there is") from error

@@ -1,8 +1,8 @@
-"""What runs before a worker has a model: it starts the processes of the service and replaces them.
+"""What runs in Gunicorn's arbiter, which starts the processes of the service and replaces them.
 
-- `gunicorn_conf.py`: Gunicorn's configuration, from our settings; read it first
-- `announcement.py`: what is printed when the service is ready
-- `management_process.py`: the arbiter's side of the management process
+- `gunicorn_conf.py`: Gunicorn's configuration and hooks; read it first
+- `management_process.py`: starts, watches and ends the management process
+- `announcement.py`: the text that is printed when the service is ready
 
-The arbiter imports this, and forks the workers: nothing here imports ONNX Runtime or Flask outside a worker.
+The arbiter imports this package and forks the workers, so nothing here imports ONNX Runtime or Flask outside a worker.
 """

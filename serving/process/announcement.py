@@ -1,4 +1,4 @@
-"""What is printed when the service is ready: a command that works as printed, and what to expect."""
+"""The text that is printed when the service is ready: a curl command that works as printed, and its result."""
 
 import contextlib
 import ipaddress
@@ -17,19 +17,19 @@ from serving.system.addresses import authority, local_host, local_management
 
 
 def announcement(store: ModelStore, settings: ServiceSettings, listener: socket.socket) -> str | None:
-    """Return a curl line for the bundle's sample image, and its label; None while nothing is ready.
+    """Return a curl command for the bundle's sample image, and its label; None if no model is ready.
 
     Args:
-        store: what is served.
-        settings: the service's.
-        listener: a socket on which it is served; systemd may have opened it.
+        store: the models that are served.
+        settings: the service's settings.
+        listener: a socket on which the service listens, which systemd may have opened.
     """
     try:
         bundle = store.engine().bundle
     except NotReadyError:
         return None
-    options, base = way_in(listener, settings)
-    sample = f"@{_shortest(bundle.path / SAMPLE_FILE)}"
+    options, base = curl_target(listener, settings)
+    sample = f"@{_relative(bundle.path / SAMPLE_FILE)}"
     command = shlex.join(
         ["curl", *options, "--data-binary", sample, "-H", "Content-Type: image/png", f"{base}/predict"]
     )
@@ -43,15 +43,15 @@ def announcement(store: ModelStore, settings: ServiceSettings, listener: socket.
     )
 
 
-def way_in(listener: socket.socket, settings: ServiceSettings) -> tuple[list[str], str]:
-    """Return curl's options and the base URL by which this machine reaches a socket that the service listens on.
+def curl_target(listener: socket.socket, settings: ServiceSettings) -> tuple[list[str], str]:
+    """Return curl's options and the base URL with which this machine reaches a listening socket.
 
-    With TLS the URL has a name of the certificate, and curl trusts that certificate, whoever signed it.
+    With TLS, the URL has a name of the certificate, and curl trusts that certificate, whoever signed it.
     """
     options: list[str] = []
     names: list[str] = []
     if settings.tls_certificate is not None:
-        options = ["--cacert", str(_shortest(settings.tls_certificate))]
+        options = ["--cacert", str(_relative(settings.tls_certificate))]
         names = subject_names(settings.tls_certificate, settings.tls_key)
     scheme = "http" if settings.tls_certificate is None else "https"
     if listener.family == socket.AF_UNIX:
@@ -67,36 +67,38 @@ def way_in(listener: socket.socket, settings: ServiceSettings) -> tuple[list[str
 
 
 def subject_names(certificate: Path, key: Path | None) -> list[str]:
-    """Return the names and addresses that a certificate is valid for, by a TLS handshake in memory.
+    """Return the names and addresses that a certificate is valid for, from a TLS handshake in memory.
 
-    There is none where the client would not trust a certificate that it knows: one that has expired.
+    There are none if a client rejects the certificate although it trusts its signer, as an expired one.
     """
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     server.load_cert_chain(certificate, key)
     client.load_verify_locations(certificate)
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as curl: what is in the file needs no other signer
+    # As curl does: it trusts a certificate in the file without its signer.
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     client.check_hostname = False
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    asking, answering = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
-    for side in (asking, answering, asking):
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_side = client.wrap_bio(to_client, to_server)
+    server_side = server.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client_side, server_side, client_side):
         with contextlib.suppress(ssl.SSLError):
             side.do_handshake()
-    trusted: Any = asking.getpeercert() if asking.version() else None
+    trusted: Any = client_side.getpeercert() if client_side.version() else None
     found = trusted.get("subjectAltName", ()) if trusted else ()
-    return [_plain(name) for kind, name in found if kind in {"DNS", "IP Address"}]
+    return [_connectable_name(name) for kind, name in found if kind in {"DNS", "IP Address"}]
 
 
-def _plain(name: str) -> str:
-    """Return an address as it is written most often, and of a wildcard a name that it matches."""
+def _connectable_name(name: str) -> str:
+    """Return an address in its usual form, or for a wildcard a name that it matches."""
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(name.strip()))
     return name.replace("*", "www", 1)
 
 
-def _shortest(path: Path) -> Path:
-    """Return `path` relative to the working directory where it lies below it."""
+def _relative(path: Path) -> Path:
+    """Return `path` relative to the working directory, if it lies below it."""
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # it was removed
+    except FileNotFoundError:  # the working directory was removed
         return path
     return path.relative_to(here) if path.is_relative_to(here) else path

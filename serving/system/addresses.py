@@ -1,7 +1,7 @@
-"""Where the service listens: whether it can, and how a client on this machine reaches it.
+"""The addresses on which the service listens: whether it can, and how a local client reaches it.
 
-Gunicorn opens the sockets. A host is a name or number of TCP, `*` for every address of IPv4 and IPv6, or `unix:` and
-the path of a UNIX socket. Where systemd hands sockets over (sd_listen_fds(3)), the service listens on those instead.
+Gunicorn opens the sockets. A host is a name or an IP address, `*` for every address of IPv4 and IPv6, or `unix:` and
+the path of a UNIX socket. If systemd passes sockets (sd_listen_fds(3)), the service listens on those instead.
 """
 
 import errno
@@ -14,42 +14,42 @@ from common.errors import ConfigurationError
 from serving.settings import ALL_ADDRESSES, ServiceSettings, management_port, unix_path
 
 FIRST_DESCRIPTOR = 3
-"""SD_LISTEN_FDS_START: systemd's sockets are this descriptor and those that follow it."""
+"""The first of systemd's sockets (SD_LISTEN_FDS_START)."""
 
 
-def binds(settings: ServiceSettings) -> list[str]:
-    """Return the addresses as Gunicorn's setting `bind` has them."""
+def bind_addresses(settings: ServiceSettings) -> list[str]:
+    """Return the value of Gunicorn's setting `bind`."""
     if unix_path(settings.host) is not None:
         return [settings.host]
-    hosts = _of_every_address() if settings.host in ALL_ADDRESSES else [settings.host]
+    hosts = _wildcard_hosts() if settings.host in ALL_ADDRESSES else [settings.host]
     return [authority(host, settings.port) for host in hosts]
 
 
-def _of_every_address() -> list[str]:
-    """Return what to bind for every address of this machine: `::` takes IPv4 too, unless the kernel says not to."""
+def _wildcard_hosts() -> list[str]:
+    """Return the hosts that bind every address: `::` accepts IPv4 as well, unless the kernel is set otherwise."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.bind(("::", 0))
             alone = probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-    except OSError:  # this machine has no IPv6
-        return ["0.0.0.0"]  # noqa: S104  it was asked for
+    except OSError:  # there is no IPv6
+        return ["0.0.0.0"]  # noqa: S104  every address was asked for
     return ["::", "0.0.0.0"] if alone else ["::"]  # noqa: S104
 
 
-def bound(host: str, port: int, backlog: int | None = None) -> socket.socket:
-    """Return a TCP socket that is bound; of every address it is one socket.
+def bind_tcp(host: str, port: int, backlog: int | None = None) -> socket.socket:
+    """Return a bound TCP socket, for every address as well a single one.
 
     Args:
-        host: a setting.
-        port: its port.
-        backlog: connections that may wait; without it the socket does not listen.
+        host: the host, as a setting has it.
+        port: the port.
+        backlog: connections that may wait to be accepted; None if the socket is not to listen.
 
     Raises:
-        OSError: it cannot be bound; `socket.gaierror` where the host has no address.
+        OSError: the address cannot be bound; `socket.gaierror` if the host has none.
     """
     if host in ALL_ADDRESSES:
-        host = _of_every_address()[0]
-    # As Gunicorn decides: a name is one of IPv4, and an address with a scope is none.
+        host = _wildcard_hosts()[0]
+    # As Gunicorn decides: a name is resolved by IPv4, and so is an address with a scope, which fails.
     family = socket.AF_INET6 if ":" in host and "%" not in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -65,50 +65,50 @@ def bound(host: str, port: int, backlog: int | None = None) -> socket.socket:
     return made
 
 
-def handed_over() -> int:
-    """Return how many sockets systemd hands to this process.
+def systemd_sockets() -> int:
+    """Return the number of sockets that systemd passes to this process.
 
     Raises:
-        ConfigurationError: its variables are no numbers.
+        ConfigurationError: systemd's variables are not numbers.
     """
     try:
         count, process = (int(os.environ.get(name) or 0) for name in ("LISTEN_FDS", "LISTEN_PID"))
     except ValueError:
         raise ConfigurationError(
-            "LISTEN_FDS and LISTEN_PID are numbers that systemd sets where it hands sockets over: unset them"
+            "LISTEN_FDS and LISTEN_PID have to be numbers, which systemd sets when it passes sockets: unset them"
         ) from None
     return count if process == os.getpid() else 0
 
 
-def unusable(settings: ServiceSettings) -> str | None:
-    """Return why the service cannot listen where it is to, and what to do; None if it can.
+def listen_problem(settings: ServiceSettings) -> str | None:
+    """Return why the service cannot listen on its addresses, and the remedy; None if it can.
 
-    Gunicorn would try for five seconds and end with a less helpful line. Someone may still take an address between
-    this look and Gunicorn's; then that line is what is left.
+    Gunicorn would try for five seconds and end with a less helpful message. It still does if another program takes an
+    address between this check and Gunicorn's bind.
     """
-    if count := handed_over():
-        problem = _unusable_descriptors(count)
+    if count := systemd_sockets():
+        problem = _systemd_socket_problem(count)
     elif (path := unix_path(settings.host)) is not None:
-        problem = _unusable_path(path)
+        problem = _unix_socket_problem(path)
     else:
-        problem = unusable_address(settings.host, settings.port)
+        problem = tcp_problem(settings.host, settings.port)
     if problem and not count and os.environ.get("LISTEN_FDS"):
         problem += (
-            f". systemd handed its sockets to process {os.environ.get('LISTEN_PID')} and this is {os.getpid()}: "
+            f". systemd passed its sockets to process {os.environ.get('LISTEN_PID')} and this is {os.getpid()}: "
             "start the service by ExecStart= itself, without a shell in between"
         )
-    return problem or _unusable_management(settings, activated=count > 0)
+    return problem or _management_problem(settings, activated=count > 0)
 
 
-def _unusable_management(settings: ServiceSettings, *, activated: bool) -> str | None:
-    """Return why the management port cannot be listened on."""
+def _management_problem(settings: ServiceSettings, *, activated: bool) -> str | None:
+    """Return why the management port cannot be bound, and the remedy; None if it can."""
     host, port = settings.management_host, management_port(settings)
     if port == 0:
         return None
     same = host == settings.host or {host, settings.host} & {*ALL_ADDRESSES, "0.0.0.0"}  # noqa: S104
     if port == settings.port and same and not activated and unix_path(settings.host) is None:
-        return f"the management port is the port itself, {port}: change GLYPH_MANAGEMENT_PORT"
-    return unusable_address(
+        return f"the management port is the service's own port, {port}: change GLYPH_MANAGEMENT_PORT"
+    return tcp_problem(
         host,
         port,
         setting="GLYPH_MANAGEMENT",
@@ -116,16 +116,16 @@ def _unusable_management(settings: ServiceSettings, *, activated: bool) -> str |
     )
 
 
-def unusable_address(
+def tcp_problem(
     host: str,
     port: int,
     *,
     setting: str = "GLYPH",
     change: str = "give another one with GLYPH_PORT or --port (make run: PORT=)",
 ) -> str | None:
-    """Return why a TCP address cannot be listened on, and what to do; None if it can."""
+    """Return why a TCP address cannot be bound, and the remedy; None if it can."""
     try:
-        bound(host, port).close()
+        bind_tcp(host, port).close()
     except socket.gaierror as error:
         return f"the host {host!r} is no address of this machine ({error.strerror}): change {setting}_HOST"
     except OSError as error:
@@ -139,10 +139,10 @@ def unusable_address(
     return None
 
 
-def _unusable_path(path: Path) -> str | None:
-    """Return why a UNIX socket cannot be made; one that nobody listens on is replaced."""
+def _unix_socket_problem(path: Path) -> str | None:
+    """Return why a UNIX socket cannot be created, and the remedy; None if it can, or replaces an unused one."""
     directory = path.parent
-    if not os.path.isdir(directory):  # noqa: PTH112  which does not raise where it may not look
+    if not os.path.isdir(directory):  # noqa: PTH112  Path.is_dir raises without permission
         return (
             f"the directory {directory} of the socket does not exist: make it (RuntimeDirectory= in a systemd unit), "
             "or change GLYPH_HOST"
@@ -151,15 +151,13 @@ def _unusable_path(path: Path) -> str | None:
         return f"this user may not make a socket in {directory}: change its owner or mode, or GLYPH_HOST"
     if not os.path.lexists(path):
         return None
-    return (
-        _taken(path)
-        if path.is_socket()
-        else f"{path} exists and is no socket: remove it, or change GLYPH_HOST"
-    )
+    if not path.is_socket():
+        return f"{path} exists and is no socket: remove it, or change GLYPH_HOST"
+    return _unix_socket_in_use(path)
 
 
-def _taken(path: Path) -> str | None:
-    """Return who keeps a UNIX socket's path; None if nobody listens there, and Gunicorn will replace it."""
+def _unix_socket_in_use(path: Path) -> str | None:
+    """Return why a UNIX socket's path cannot be used; None if nobody listens there, so that Gunicorn replaces it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -167,14 +165,14 @@ def _taken(path: Path) -> str | None:
         except ConnectionRefusedError:
             return None
         except BlockingIOError:
-            pass  # somebody listens who has much to accept
+            pass  # somebody listens, with a full backlog
         except OSError as error:
             return f"cannot listen on {path} ({error.strerror}): remove it, or change GLYPH_HOST"
     return f"the socket {path} is taken by another program: end that, or change GLYPH_HOST"
 
 
-def _unusable_descriptors(count: int) -> str | None:
-    """Return why nobody can connect to one of systemd's sockets."""
+def _systemd_socket_problem(count: int) -> str | None:
+    """Return why one of systemd's sockets cannot be used, and the remedy; None if all can."""
     for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + count):
         try:
             with socket.socket(fileno=os.dup(descriptor)) as handed:
@@ -182,24 +180,25 @@ def _unusable_descriptors(count: int) -> str | None:
                     socket.SOL_SOCKET, socket.SO_ACCEPTCONN
                 )
         except OSError as error:
-            return f"descriptor {descriptor}, handed over by systemd, is no socket ({error.strerror})"
+            return f"descriptor {descriptor}, passed by systemd, is no socket ({error.strerror})"
         if not listens:
             return (
-                f"descriptor {descriptor}, handed over by systemd, is no socket that listens for connections: "
+                f"descriptor {descriptor}, passed by systemd, is no socket that listens for connections: "
                 "have ListenStream= and Accept=no in the socket unit"
             )
     return None
 
 
 def authority(host: str, port: int) -> str:
-    """Return a host and a port as a URL has them (RFC 3986, section 3.2)."""
+    """Return host and port as in a URL (RFC 3986, section 3.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def unmapped(peer: Any) -> Any:
-    """Return a client's address as IPv4 has it, where it came over IPv4 to a socket of both families.
+def unmap_ipv4(peer: Any) -> Any:
+    """Return an IPv4-mapped IPv6 address as an IPv4 address (RFC 4291, section 2.5.5.2), and any other as it is.
 
-    Logs, limits and Gunicorn's list of trusted proxies know it by that (RFC 4291, section 2.5.5.2).
+    A client has such an address if it came over IPv4 to a socket of both families. Logs, limits and Gunicorn's list of
+    trusted proxies use the IPv4 address.
     """
     if isinstance(peer, tuple) and peer[0].startswith("::ffff:"):
         return peer[0].removeprefix("::ffff:"), *peer[1:2]
@@ -207,7 +206,7 @@ def unmapped(peer: Any) -> Any:
 
 
 def local_management(settings: ServiceSettings) -> tuple[str, int] | None:
-    """Return the host and port at which this machine reaches the management port; None if there is none."""
+    """Return host and port by which this machine reaches the management port; None if there is none."""
     host, port = settings.management_host, management_port(settings)
     if port == 0:
         return None
@@ -215,7 +214,7 @@ def local_management(settings: ServiceSettings) -> tuple[str, int] | None:
 
 
 def local_host(listener: socket.socket) -> str:
-    """Return the address at which this machine reaches a TCP socket: nobody can connect to 'every address'."""
+    """Return the host by which this machine reaches a TCP socket: loopback, if it is bound to every address."""
     host: str = listener.getsockname()[0]
     if host == "::" and listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         return "::1"

@@ -1,4 +1,4 @@
-"""What CPUs this process may use: how many, which in a container is fewer than the machine has, and of what kind."""
+"""The CPUs that this process may use, which in a container are fewer than the machine's, and what they support."""
 
 import math
 import os
@@ -10,14 +10,14 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cpus() -> int:
-    """Return the CPUs that affinity and the control group's quota leave, rounded up, at least 1."""
+    """Return the number of CPUs that affinity and the cgroup's quota leave, rounded up and at least 1."""
     allowed = len(os.sched_getaffinity(0))
     quota = _quota(CGROUP_V2, CGROUP_V1)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
 def _quota(v2: Path, v1: Path) -> float | None:
-    """Return the quota in CPUs, None where there is none.
+    """Return the quota in CPUs; None if there is none.
 
     Source: the kernel's cgroup-v2.rst (`cpu.max`: "$MAX $PERIOD") and scheduler/sched-bwc.rst.
     """
@@ -32,11 +32,11 @@ def _quota(v2: Path, v1: Path) -> float | None:
         return None
 
 
-def has_integer_matrices() -> bool:
-    """Tell whether this processor multiplies matrices of bytes in hardware of its own: Intel's AMX.
+def has_amx_int8() -> bool:
+    """Return whether this processor multiplies matrices of 8-bit integers in hardware (Intel's AMX-INT8).
 
-    Dot products of bytes alone (AVX512-VNNI, AVX-VNNI) do not make up for the three products that take
-    the place of one.
+    Dot products (AVX512-VNNI, AVX-VNNI) do not suffice: the integer layer needs three products in place of one, which
+    they do not make up for.
     """
     try:
         lines = CPUINFO.read_text(encoding="ascii", errors="replace").splitlines()

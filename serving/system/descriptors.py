@@ -1,4 +1,4 @@
-"""File descriptors: whether a process may open as many as its connections need."""
+"""The limit of file descriptors, which has to allow as many as a process has connections."""
 
 import contextlib
 import errno
@@ -10,22 +10,23 @@ from common.errors import ConfigurationError
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings
 
 RESERVE = 128
-"""What a process has open beside its connections: listening sockets, event loop, logs, a model being loaded."""
-FEWEST = 64
-"""Connections below which a start that asked for no number ends with a sentence."""
+"""Descriptors that a process needs beside its connections: listening sockets, event loop, logs, a model's files."""
+MIN_CONNECTIONS = 64
+"""Connections below which the service does not start, even if no number was asked for."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""Why `accept` fails though a client has connected; it goes on failing until something is closed."""
+"""Errors of accept(2) that persist until something is closed."""
 
 
-def ensure(settings: ServiceSettings) -> ServiceSettings:
-    """Raise this process's soft limit of descriptors as far as its connections need; children inherit it.
+def raise_limit(settings: ServiceSettings) -> ServiceSettings:
+    """Raise the soft limit of descriptors as far as the connections need; child processes inherit it.
 
     Returns:
-        The settings. Where no number of connections was asked for and the hard limit is below what the default needs,
-        they have as many as it allows, and so has the environment, which workers read.
+        The settings. If no number of connections was set and the hard limit does not allow the default, they have as
+        many as it allows, and so has the environment, which workers read.
 
     Raises:
-        ConfigurationError: the hard limit does not allow the connections that were asked for, or hardly any.
+        ConfigurationError: the hard limit does not allow the connections that were set, or fewer than
+            `MIN_CONNECTIONS`.
     """
     needed = settings.connections + RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -33,13 +34,13 @@ def ensure(settings: ServiceSettings) -> ServiceSettings:
         return settings
     if hard != resource.RLIM_INFINITY and hard < needed:
         possible = hard - RESERVE
-        if "connections" in settings.model_fields_set or possible < FEWEST:
+        if "connections" in settings.model_fields_set or possible < MIN_CONNECTIONS:
             raise ConfigurationError(
                 f"GLYPH_CONNECTIONS={settings.connections} needs {needed} file descriptors and a process may open "
                 f"{hard}: set GLYPH_CONNECTIONS to {max(8, possible)} or less, or raise the limit (ulimit -Hn; "
                 "LimitNOFILE= in a systemd unit, --ulimit nofile= in Docker)"
             )
-        with contextlib.suppress(OSError):  # whoever does not read it shall be served all the same
+        with contextlib.suppress(OSError):  # standard error may be closed
             print(
                 f"warning: a process may open {hard} files, so it has {possible} connections and not "
                 f"{settings.connections}: raise the limit (ulimit -Hn) for more, or set GLYPH_CONNECTIONS",

@@ -1,13 +1,13 @@
-"""Signs of life between two processes that hold the ends of a socket pair: a byte now and then."""
+"""Heartbeats between two processes that hold the ends of a socket pair: a byte once a second."""
 
 import contextlib
 import socket
 
-BEATS = 1 << 12
-"""Most that are read at once."""
+MAX_BEATS = 1 << 12
+"""Most heartbeats that are read at once."""
 
 
-def beat(line: socket.socket) -> None:
-    """Give the process at the other end a sign of life; one that does not read has enough of them."""
+def beat(peer: socket.socket) -> None:
+    """Send a heartbeat to the other process; drop it if the socket is full, as enough of them wait there."""
     with contextlib.suppress(OSError):
-        line.send(b"\0", socket.MSG_DONTWAIT)
+        peer.send(b"\0", socket.MSG_DONTWAIT)

@@ -1,8 +1,8 @@
-"""How much memory a container leaves this process, and a limit of that much while a version is tried.
+"""The memory that a container leaves this process, and a limit on it for proving a version.
 
-An allocation that fails is an exception, and the version is refused. Without that the kernel ends a process, and with
-`memory.oom.group` (cgroup v2), which Kubernetes sets, all processes of the container: the service would start again
-with the same version, and never get beyond it. Where there is no container's limit the kernel ends one process.
+With the limit, a version that needs too much memory gets a MemoryError and is rejected. Without it the kernel kills a
+process, and with `memory.oom.group` (cgroup v2), which Kubernetes sets, all processes of the container: the service
+would start again with the same version, without end. If the container has no limit, the kernel kills one process.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from pathlib import Path
 CGROUP_V2, CGROUP_V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
 STATUS = Path("/proc/self/status")
 NO_LIMIT = 1 << 60
-"""Cgroup v1 has a number near 2^63 where there is no limit."""
+"""At least this, in bytes, is no limit: cgroup v1 has a number near 2^63 then."""
 
 
 def free_memory() -> int | None:
-    """Return the bytes that the container's limit leaves; None where there is none.
+    """Return the bytes that the container's limit leaves; None if there is no limit.
 
-    Files that are cached and not in use are free, as Kubernetes counts them.
+    Cached files that are not in use count as free, as they do in Kubernetes.
 
     Source: the kernel's cgroup-v2.rst and cgroup-v1/memory.rst.
     """
@@ -30,8 +30,8 @@ def free_memory() -> int | None:
 
 
 @contextlib.contextmanager
-def bounded() -> Iterator[None]:
-    """Let this process take no more memory than is free now; not for CUDA, which maps far more than it takes.
+def limit_memory() -> Iterator[None]:
+    """Limit this process to the memory that is free now; not for CUDA, which maps far more than it uses.
 
     Source: getrlimit(2): RLIMIT_DATA counts a process's private writable memory, as VmData of proc_pid_status(5) does.
     """

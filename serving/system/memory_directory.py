@@ -1,7 +1,7 @@
-"""The directory in memory that the processes of one service share: made at a start, gone with its end.
+"""The directory in shared memory of one service: created when it starts, removed when it ends.
 
-The arbiter holds a POSIX lock on a file in it for as long as it lives, and so do workers on theirs. The kernel frees
-the locks whatever ends a process, so that a later start finds the directories of services that were killed whole.
+The arbiter holds a POSIX lock on a file in it as long as it lives, and each worker on its own file. The kernel releases
+the locks whatever ends a process, so that a later start recognises the directories of services that were killed.
 """
 
 import fcntl
@@ -12,29 +12,29 @@ import tempfile
 from pathlib import Path
 
 DIRECTORY_VARIABLE = "SERVING_METRICS_DIRECTORY"
-"""Where it is; for processes, not for operators, so not named like a setting."""
+"""Environment variable with the path; it is for child processes, and no setting."""
 PREFIX = "glyph-"
 LOCK = "arbiter.lock"
 SUFFIXES = frozenset((".json", ".lock", ".new", ".counters"))
-"""Of all that the service puts there. A directory with anything else in it is not one to remove."""
+"""Suffixes of the service's files. A directory with any other file is not removed."""
 
 
-def make(parent: Path) -> tuple[Path, int]:
-    """Make one in `parent`, and return it with the descriptor that holds the lock, to be kept open.
+def create(parent: Path) -> tuple[Path, int]:
+    """Create the directory in `parent`; return it with the descriptor that holds the lock while it is open.
 
     Raises:
-        OSError: it cannot be made there.
+        OSError: it cannot be created.
     """
     directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     staged = (directory / LOCK).with_suffix(".new")
     descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     fcntl.lockf(descriptor, fcntl.LOCK_EX)
-    staged.replace(directory / LOCK)  # only now, so that nobody finds it without its lock
+    staged.replace(directory / LOCK)  # renamed only now, so that it is never seen without its lock
     return directory, descriptor
 
 
-def sweep(parent: Path) -> list[Path]:
-    """Remove this user's directories in `parent` whose service is dead, and return them. Links are not followed."""
+def remove_stale(parent: Path) -> list[Path]:
+    """Remove and return this user's directories in `parent` whose service has ended; links are not followed."""
     dead = [path for path in parent.glob(f"{PREFIX}*") if _is_dead(path)]
     for path in dead:
         shutil.rmtree(path, ignore_errors=True)
@@ -54,7 +54,7 @@ def _is_dead(directory: Path) -> bool:
 
 
 def is_alive(path: Path) -> bool:
-    """Tell whether the process that locked the file still runs. Not to be asked by that process itself."""
+    """Return whether the process that locked the file lives. Only another process may ask."""
     try:
         with path.open("rb+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

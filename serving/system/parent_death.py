@@ -1,4 +1,7 @@
-"""The parent-death signal, for a process that may compute in C for ever, where no handler of Python's runs."""
+"""The parent-death signal, by which the kernel signals a process when its parent has ended (prctl(2)).
+
+It works for a process that computes in C, where no handler of Python runs, and for one that is stopped.
+"""
 
 import ctypes
 import os
@@ -6,18 +9,25 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Have the kernel send a signal to this process when the parent's thread that made it ends; 0 for none."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent `parent` is gone, and end at once if it is already.
+    """Have the kernel kill this process when its parent ends; exit at once if it has ended already.
 
-    Source: prctl(2), PR_SET_PDEATHSIG: the signal comes when the parent's thread that made this process ends.
+    Args:
+        parent: the parent's process id, from before the fork.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(0)
 
 
 def outlive_parent() -> None:
     """Undo `end_with_parent`."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    set_parent_death_signal(0)

@@ -1,8 +1,8 @@
-"""Standard output and standard error, which no process of the service may have to wait for.
+"""Non-blocking writes to standard output and standard error, for all processes of the service.
 
-A pipe whose reader has stopped, a terminal at Ctrl-S, a full disk, a stream that was closed: the arbiter that would
-wait for one replaces no worker any more, and a worker that would is killed for its silence. Nothing here has a thread,
-because the arbiter forks, and because a line that the kernel has is not lost with the process that wrote it.
+A write blocks when the reader of a pipe has stopped or a terminal is at Ctrl-S, and fails when the disk is full or the
+stream is closed. An arbiter that blocks replaces no worker; a worker that blocks is killed for its silence. There is no
+writer thread, because the arbiter forks, and because a line that the kernel has taken is not lost with the process.
 """
 
 import contextlib
@@ -16,26 +16,26 @@ from collections import deque
 from collections.abc import Callable
 
 STDOUT, STDERR = 1, 2
-KEPT_BYTES = 1 << 20
-"""What a process keeps for a stream that takes nothing; what comes then is dropped, and counted."""
-END_SECONDS = 1.0
-"""In which a process that ends still tries to get rid of what it kept."""
+MAX_BUFFER_BYTES = 1 << 20
+"""Most bytes that are buffered for a stream that blocks; further lines are dropped and counted."""
+EXIT_SECONDS = 1.0
+"""Time for which a process that ends tries to write its buffer."""
 
 
-def claim() -> None:
-    """Make the standard streams such that a write to them never waits; children inherit them.
+def make_nonblocking() -> None:
+    """Make writes to the standard streams non-blocking; child processes inherit them.
 
-    O_NONBLOCK belongs to the open file description, which whoever started the service shares. So pipes and terminals
-    are opened once more, and theirs stay as they are. Files stay too: opened again, they would have another offset.
+    O_NONBLOCK belongs to the open file description, which the process that started the service shares. So pipes and
+    terminals are opened a second time. Files are not: opened again, they would have another offset.
     """
     for descriptor in (0, STDOUT, STDERR):
         try:
             mode = os.fstat(descriptor).st_mode
-        except OSError:  # it is closed: the next file or connection would get its number, and what is printed
+        except OSError:  # it is closed: the next file or connection would get its number, and its output
             _replace(descriptor, os.devnull, os.O_RDWR)
             continue
         if descriptor != 0 and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
-            with contextlib.suppress(OSError):  # it is another user's, who gave it to us only open
+            with contextlib.suppress(OSError):  # it belongs to another user, and cannot be opened again
                 _replace(descriptor, f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
 
 
@@ -48,94 +48,94 @@ def _replace(descriptor: int, path: str, flags: int) -> None:
 
 
 class Stream:
-    """Writes lines to a descriptor, and keeps or drops what it does not take at once. Safe in threads and handlers."""
+    """Writes lines to a descriptor; buffers or drops those that would block. Safe in threads and signal handlers."""
 
-    def __init__(self, descriptor: int, note: Callable[[int], bytes]) -> None:
-        """Begin.
+    def __init__(self, descriptor: int, drop_notice: Callable[[int], bytes]) -> None:
+        """Create a stream with an empty buffer.
 
         Args:
-            descriptor: that nobody closes.
-            note: makes the line which says how many lines are missing where it stands.
+            descriptor: stays open as long as the process lives.
+            drop_notice: returns the line that replaces so many dropped lines.
         """
-        self._descriptor, self._note = descriptor, note
+        self._descriptor, self._drop_notice = descriptor, drop_notice
         self._write = _writer(descriptor)
         self._lock = threading.RLock()  # a signal's handler may log, too
-        self._begin()
+        self._reset()
         os.register_at_fork(
             before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._forked
         )
 
-    def _begin(self) -> None:
-        self._kept: deque[tuple[bytes, int]] = deque()
-        self._bytes = 0
-        self._busy = self._torn = False
+    def _reset(self) -> None:
+        self._buffer: deque[tuple[bytes, int]] = deque()
+        self._buffer_bytes = 0
+        self._flushing = self._partial_line = False
         self.dropped = 0
-        """Lines that were dropped since the process began."""
-        self._noted = self._told = 0  # how many of them the kept lines tell of, and those that were written
+        """Lines that were dropped since the process started."""
+        self._announced = self._written_announced = 0
+        """How many of them the lines in the buffer announce, and the lines that were written."""
 
     def _forked(self) -> None:
-        """Leave what the parent kept to the parent."""
-        self._begin()
+        """Discard the parent's buffer, which the parent writes."""
+        self._reset()
         self._lock.release()
 
     def write(self, line: bytes) -> None:
-        """Write a line, its end included, or keep it; drop it where there is no room."""
+        """Write or buffer a line, which includes its line end; drop it if the buffer is full."""
         with self._lock:
-            if self._kept:
+            if self._buffer:
                 self.flush()
-            if self._kept and self._bytes + len(line) > KEPT_BYTES:
+            if self._buffer and self._buffer_bytes + len(line) > MAX_BUFFER_BYTES:
                 self.dropped += 1
                 return
-            if self.dropped > self._noted:
-                line = self._note(self.dropped - self._noted) + line
-                self._noted = self.dropped
-            if self._torn and not self._kept:
+            if self.dropped > self._announced:
+                line = self._drop_notice(self.dropped - self._announced) + line
+                self._announced = self.dropped
+            if self._partial_line and not self._buffer:
                 line = b"\n" + line
-            self._kept.append((line, self._noted))
-            self._bytes += len(line)
+            self._buffer.append((line, self._announced))
+            self._buffer_bytes += len(line)
             self.flush()
 
     def flush(self) -> None:
-        """Write what is kept, as far as the stream takes it now."""
+        """Write the buffer, as far as that does not block."""
         with self._lock:
-            if self._busy:  # a signal's handler: whom it interrupted goes on with its line
+            if self._flushing:  # a signal handler has interrupted `flush`, which then writes its line
                 return
-            self._busy = True
+            self._flushing = True
             try:
-                while self._kept:
-                    line, noted = self._kept[0]
+                while self._buffer:
+                    line, noted = self._buffer[0]
                     sent = self._write(line)
-                    self._bytes -= sent
-                    self._torn = sent < len(line)
-                    if self._torn:
-                        self._kept[0] = (line[sent:], noted)
+                    self._buffer_bytes -= sent
+                    self._partial_line = sent < len(line)
+                    if self._partial_line:
+                        self._buffer[0] = (line[sent:], noted)
                     else:
-                        self._kept.popleft()
-                        self._told = noted
+                        self._buffer.popleft()
+                        self._written_announced = noted
             except BlockingIOError:
                 pass
-            except (
-                OSError
-            ):  # nobody reads any more, or the disk is full: keeping would help as little as trying
-                self.dropped += len(self._kept)
-                self._kept.clear()
-                self._bytes, self._noted = 0, self._told
+            except OSError:
+                # Nobody reads any more, or the disk is full: another try would fail as well.
+                self.dropped += len(self._buffer)
+                self._buffer.clear()
+                self._buffer_bytes, self._announced = 0, self._written_announced
             finally:
-                self._busy = False
+                self._flushing = False
 
-    def end(self) -> None:
-        """Write what is kept, and wait for the stream for a moment."""
+    def flush_at_exit(self) -> None:
+        """Write the buffer, waiting for the stream for at most `EXIT_SECONDS`."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        deadline = time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + EXIT_SECONDS
         self.flush()
-        while self._kept and (left := deadline - time.monotonic()) > 0:
+        while self._buffer and (left := deadline - time.monotonic()) > 0:
             poll.poll(left * 1000)
             self.flush()
 
 
 def _writer(descriptor: int) -> Callable[[bytes], int]:
-    """Return what writes some bytes to a claimed descriptor and raises BlockingIOError instead of waiting."""
+    """Return a function that writes bytes and raises BlockingIOError instead of blocking."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode) or not os.get_blocking(descriptor):
         return lambda data: os.write(descriptor, data)
@@ -146,7 +146,7 @@ def _writer(descriptor: int) -> Callable[[bytes], int]:
     poll.register(descriptor, select.POLLOUT)
 
     def write(data: bytes) -> int:
-        """Write as much as a pipe that is writable takes, unless another process fills it at this very moment."""
+        """Write at most as much as a writable pipe takes; it blocks only if another process fills it meanwhile."""
         if not poll.poll(0):
             raise BlockingIOError
         return os.write(descriptor, data[: select.PIPE_BUF])

@@ -20,7 +20,7 @@ import orjson
 from gunicorn.glogging import Logger
 
 from serving.settings import ServiceSettings
-from serving.system.streams import STDERR, STDOUT, Stream, claim
+from serving.system.streams import STDERR, STDOUT, Stream, make_nonblocking
 
 ACCESS = "glyph.access"
 
@@ -187,8 +187,8 @@ class NonBlockingHandler(logging.Handler):
         self.stream.flush()
 
     def close(self) -> None:
-        """Write buffered lines at the end of the process, for at most a moment."""
-        self.stream.end()
+        """Write what was kept, for a moment; at the end of the process."""
+        self.stream.flush_at_exit()
         super().close()
 
 
@@ -238,7 +238,7 @@ class ServiceLogger(Logger):
         """Log a warning. For a request that cannot be parsed, drop what the client sent from Gunicorn's message."""
         if msg.startswith("Invalid request from ip=") and not args:
             client, _, problem = msg.removeprefix("Invalid request from ip=").partition(": ")
-            msg, args = "Invalid request from ip=%s: %s", (client, without_client_data(problem))
+            msg, args = "Invalid request from ip=%s: %s", (client, redacted(problem))
         super().warning(msg, *args, **kwargs)
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
@@ -246,8 +246,8 @@ class ServiceLogger(Logger):
         super().exception(msg, *(str(value).partition("?")[0] for value in args), **kwargs)
 
 
-def without_client_data(problem: object) -> str:
-    """Return what Gunicorn's parser reports, without what the client sent, which may be a query or a secret."""
+def redacted(problem: object) -> str:
+    """Return what Gunicorn's parser found wrong, without what the client sent, which may be a query or a secret."""
     return str(problem).partition(": ")[0]
 
 
@@ -256,7 +256,7 @@ def configure(settings: ServiceSettings) -> None:
 
     Gunicorn's `logconfig_dict` is not used, because it switches on Gunicorn's own access log whatever `accesslog` is.
     """
-    claim()
+    make_nonblocking()
     lines = ServiceLogger.line_formatter = formatter(settings)
     _handlers.update({descriptor: NonBlockingHandler(descriptor, lines) for descriptor in (STDOUT, STDERR)})
     for name, level in (("", "WARNING"), ("glyph", settings.log_level.upper())):

@@ -9,7 +9,7 @@ from werkzeug.wsgi import get_content_length, get_input_stream
 from serving.errors import OverloadedError
 from serving.predict.load_shedding import MAX_DISCARDED_BYTES, MemoryReservation
 from serving.predict.pipeline import body_too_large, malformed_framing
-from serving.telemetry.logs import without_client_data
+from serving.telemetry.logs import redacted
 
 log = logging.getLogger("glyph.serving")
 
@@ -32,7 +32,7 @@ def read(environ: dict[str, Any], limit: int, reservation: MemoryReservation) ->
             raise
         # Each WSGI server has exceptions of its own for broken framing.
         except Exception as error:
-            log.info("a request's body could not be read: %s", without_client_data(error))
+            log.info("a request's body could not be read: %s", redacted(error))
             raise malformed_framing() from error
         if len(body) <= limit:
             return body

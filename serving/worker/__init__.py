@@ -1,9 +1,11 @@
-"""The Gunicorn worker classes: the inference worker, which serves from one event loop, and Gunicorn's threads.
+"""The Gunicorn worker classes: the inference worker, which serves from one event loop, and Gunicorn's own gthread.
 
-- `inference_worker.py`, `thread_worker.py`: the classes, which Gunicorn's arbiter imports
-- `connections.py`, `connection.py`: the connections of a process; one of them, request after request
-- `dispatcher.py`: where a parsed request belongs, and who counts and logs it
-- `batcher.py`: one batch of all that has arrived; `wsgi_bridge.py`: the way to the Flask application, on a thread
-- `http11/`: HTTP/1.1 between bytes and requests
-- `lifecycle.py`: starts, restarts and ends, for both classes
+In the order of a request:
+
+- `inference_worker.py`, `thread_worker.py`: the worker classes, which Gunicorn's arbiter imports
+- `connections.py`: the connections of a process; `connection.py`: one of them, request after request
+- `http11/`: HTTP/1.1, from bytes to requests and from responses to bytes
+- `dispatcher.py`: routes requests; `blocking.py`: which of them go to a thread
+- `batcher.py`: predictions, in batches; `wsgi_bridge.py`: the Flask application, on a thread
+- `lifecycle.py`: start, readiness and end of a worker, for both classes
 """

@@ -1,15 +1,15 @@
-"""One batch of all that has arrived: no delay is added, and what came too late is not computed.
+"""Dynamic batching without a delay: all requests that have arrived run as one batch.
 
-Requests wait in one queue. A turn of the event loop takes as many as make a batch, decodes them, runs
-them by one inference for each engine among them (a reload never mixes models), and answers. What
-arrives meanwhile waits in the sockets and makes the next batch, so that batches grow with the load.
+Requests wait in one queue. Each turn of the event loop takes as many of them as make a batch, decodes them, runs one
+inference for each engine among them (a reload never mixes models), and responds. What arrives meanwhile waits in the
+sockets for the next turn, so that batches grow with the load.
 
-Where others wait, a request whose client has hung up goes behind them all, and is the first to be refused
-when the queue is full: it may still want to read, but after a crowd of impatient clients most have gone.
+Half-closed peers are served last while others wait, and shed first when the queue is full: they may still read, but
+after a crowd of impatient clients most of them have gone.
 
-On the CPU the inference runs in the loop: at 7 to 50 us an image, a thread's hand-over would cost
-more than it frees. On CUDA it runs in a thread beside the loop, which decodes the next batch meanwhile;
-where CUDA graphs are on, that thread is the process's `graph_thread`.
+On the CPU, inference runs on the loop: at 7 to 50 us an image, handing it to a thread would cost more than it frees.
+On CUDA it runs on a thread while the loop decodes the next batch; with CUDA graphs, that is the process's
+`graph_thread`.
 """
 
 import asyncio
@@ -33,13 +33,12 @@ from serving.predict.pipeline import Pipeline
 from serving.telemetry.metrics import CLIENT_GONE
 
 TURN_COST = 256
-"""What a turn does before it looks at the sockets again, as `PreparedRequest.cost` counts: up to 5 ms, which is 64
-files, or four requests of 64 images of pixels. Those are run as one batch: alone, each would find the caches full of
-weights."""
+"""Most work of one turn, as `PreparedRequest.cost` counts: up to 5 ms, which is 64 files, or four requests of 64
+images of pixels. Those run as one batch: alone, each would find the caches full of weights."""
 
 TURN_SECONDS = 0.005
-"""After which a turn takes no further request: files may be made to cost twenty times what `PreparedRequest.cost`
-counts, and those that are refused count nothing."""
+"""Time after which a turn takes no further request: a file can be made to cost twenty times what
+`PreparedRequest.cost` counts, and one that is rejected counts nothing."""
 
 
 @dataclass(slots=True)
@@ -47,64 +46,90 @@ class QueuedRequest:
     """A request that waits for its inference."""
 
     exchange: Exchange
-    done: Callable[[Response], None]
-    """Called once, on the loop, unless the client has gone; it must not raise."""
-    gone: Callable[[], bool]
-    """Tells whether the client has gone, so that nobody reads the answer."""
-    hung_up: Callable[[], bool] = lambda: False
-    """Tells whether the client will send nothing more, so that maybe nobody reads the answer."""
+    respond: Callable[[Response], None]
+    """Called once, on the loop, also where the client has gone; it must not raise."""
+    is_closed: Callable[[], bool]
+    """Returns whether the connection is closed, so that nobody reads the response."""
+    is_half_closed: Callable[[], bool] = lambda: False
+    """Returns whether the client has closed its sending side, so that perhaps nobody reads the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one inference is run for."""
+    """Requests that one inference answers."""
 
     engine: Engine
-    jobs: list[tuple[QueuedRequest, PreparedRequest]]
+    requests: list[tuple[QueuedRequest, PreparedRequest]]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What came of it."""
+class BatchResult:
+    """The outputs of a batch."""
 
     seconds: float
+    """How long the inference took."""
     images: npt.NDArray[np.uint8]
+    """`uint8[n, 28, 28]`, of all requests of the batch in their order."""
     outputs: Outputs
 
 
 class Batcher:
-    """Runs the predictions of one process. All its methods are called on the loop."""
+    """Runs the predictions of one process. All its methods are called on the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pipeline: Pipeline) -> None:
+        """Create a batcher with empty queues.
+
+        Args:
+            loop: the event loop, on which requests are decoded.
+            pipeline: prepares and encodes requests.
+        """
         self._loop = loop
         self._pipeline = pipeline
         self._metrics = pipeline.store.metrics
-        self._waiting: deque[QueuedRequest] = deque()
-        self._later: deque[QueuedRequest] = deque()  # of clients that have hung up
+        self._queue: deque[QueuedRequest] = deque()
+        self._half_closed: deque[QueuedRequest] = deque()
+        """Requests of half-closed peers, which were taken from the queue while others waited behind them."""
         self._scheduled = False
-        self._own = ThreadPoolExecutor(1, thread_name_prefix="inference")  # started when it is first needed
-        self._beside: ThreadPoolExecutor | GraphThread | None = None
+        """Whether a turn is due."""
+        self._prepared: list[tuple[QueuedRequest, PreparedRequest]] = []
+        """Requests that are decoded, and wait for their inference."""
+        self._inferring = False
+        """Whether the executor runs a batch."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        """It starts when it is first used."""
+        self._executor: ThreadPoolExecutor | GraphThread | None = None
+        """Runs inference; None if the loop does."""
         if pipeline.store.provider == "cuda":
-            self._beside = graph_thread() if pipeline.settings.cuda_graphs else self._own
-        self._running = False
-        self._decoded: list[tuple[QueuedRequest, PreparedRequest]] = []
+            self._executor = graph_thread() if pipeline.settings.cuda_graphs else self._thread
 
-    def put(self, job: QueuedRequest) -> None:
-        """Queue a request; its answer follows, from a later turn of the loop."""
-        self._waiting.append(job)
+    # Queue
+
+    def put(self, request: QueuedRequest) -> None:
+        """Queue a request; a later turn of the loop calls its `respond`."""
+        self._queue.append(request)
         self._schedule()
 
-    def make_room(self, refusal: OverloadedError) -> bool:
-        """Refuse a request of a client that has hung up in favour of another; False if there is none."""
-        if not self._later:
+    def shed_half_closed(self, refusal: OverloadedError) -> bool:
+        """Reject the request of a half-closed peer, to free its queue slot; return False if there is none."""
+        if not self._half_closed:
             return False
-        job = self._later.popleft()
-        self._finish(job, self._pipeline.error_response(job.exchange, refusal))
+        request = self._half_closed.popleft()
+        self._finish(request, self._pipeline.error_response(request.exchange, refusal))
         return True
 
-    def close(self) -> None:
-        """Free the thread, once nothing waits any more; the graphs' thread is the process's."""
-        self._own.shutdown(wait=False)
+    def _queue_length(self) -> int:
+        return len(self._queue) + len(self._half_closed)
+
+    def _pop(self) -> QueuedRequest | None:
+        """Return the next request, one of a half-closed peer only if no other waits."""
+        while self._queue:
+            request = self._queue.popleft()
+            if not (self._queue and request.is_half_closed()):
+                return request
+            self._half_closed.append(request)
+        return self._half_closed.popleft() if self._half_closed else None
+
+    # A turn of the loop
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -112,120 +137,119 @@ class Batcher:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        """Decode as many requests as make a batch, and run them unless the executor is busy."""
         self._scheduled = False
-        cost = sum(work.cost for _, work in self._decoded)
+        cost = sum(prepared.cost for _, prepared in self._prepared)
         ends = time.perf_counter() + TURN_SECONDS
-        while cost < TURN_COST and (job := self._next()) is not None:
-            if (work := self._decode(job)) is not None:
-                self._decoded.append((job, work))
-                cost += work.cost
+        while cost < TURN_COST and (request := self._pop()) is not None:
+            if (prepared := self._prepare(request)) is not None:
+                self._prepared.append((request, prepared))
+                cost += prepared.cost
             if time.perf_counter() >= ends:
                 break
-        self._metrics.queue(sum(len(work) for _, work in self._decoded) + self._queued())
-        if self._running:
-            return  # what is decoded now runs when the device is free; `_ran` goes on
-        if self._decoded:
-            self._run()
-        if self._queued():
+        self._metrics.queue(sum(len(prepared) for _, prepared in self._prepared) + self._queue_length())
+        if self._inferring:
+            return  # `_inferred` schedules the turn that runs what is prepared now
+        if self._prepared:
+            self._infer()
+        if self._queue_length():
             self._schedule()
-        self._metrics.queue(self._queued())
+        self._metrics.queue(self._queue_length())
 
-    def _queued(self) -> int:
-        return len(self._waiting) + len(self._later)
-
-    def _next(self) -> QueuedRequest | None:
-        """Return the request whose turn it is."""
-        while self._waiting:
-            job = self._waiting.popleft()
-            if not (self._waiting and job.hung_up()):
-                return job
-            self._later.append(job)
-        return self._later.popleft() if self._later else None
-
-    def _decode(self, job: QueuedRequest) -> PreparedRequest | None:
-        """Return the work of a request; None if it is answered already, or nobody waits for it."""
-        exchange = job.exchange
+    def _prepare(self, request: QueuedRequest) -> PreparedRequest | None:
+        """Decode a request; return None if it is rejected, or its client has gone."""
+        exchange = request.exchange
         exchange.phases["queue"] = time.perf_counter() - exchange.arrived
         try:
-            return None if self._abandoned(job) else self._pipeline.prepare(exchange)
-        except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
-            self._finish(job, self._pipeline.error_response(exchange, error))
+            return None if self._drop_if_closed(request) else self._pipeline.prepare(exchange)
+        except Exception as error:  # noqa: BLE001  every request gets a response, whatever happened
+            self._finish(request, self._pipeline.error_response(exchange, error))
             return None
 
-    def _abandoned(self, job: QueuedRequest) -> bool:
-        """Forget a request whose client has gone."""
-        if not job.gone():
+    def _drop_if_closed(self, request: QueuedRequest) -> bool:
+        if not request.is_closed():
             return False
-        job.exchange.refusal = CLIENT_GONE
-        self._finish(job, Response(body=b""))
+        request.exchange.refusal = CLIENT_GONE
+        self._finish(request, Response(body=b""))
         return True
 
-    def _run(self) -> None:
-        """Run what is decoded, one engine's part after the other."""
-        batches = self._batches()
-        if self._beside is None:
-            self._answer(batches, run_all(batches))
+    # Inference
+
+    def _infer(self) -> None:
+        """Run what is prepared, here or on the executor."""
+        batches = self._make_batches()
+        if self._executor is None:
+            self._respond(batches, infer_batches(batches))
             return
-        self._running = True
-        self._beside.submit(self._run_beside, batches)
+        self._inferring = True
+        self._executor.submit(self._infer_on_executor, batches)
 
-    def _run_beside(self, batches: list[Batch]) -> None:
-        """Run on the thread, and hand the outputs to the loop."""
-        results = run_all(batches)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits
-            self._loop.call_soon_threadsafe(self._ran, batches, results)
-
-    def _ran(self, batches: list[Batch], results: list[Result | Exception]) -> None:
-        self._running = False
-        if self._decoded or self._queued():
-            self._schedule()
-        self._answer(batches, results)
-
-    def _batches(self) -> list[Batch]:
+    def _make_batches(self) -> list[Batch]:
+        """Group what is prepared by engine; reject requests whose deadline has passed."""
         groups: dict[int, list[tuple[QueuedRequest, PreparedRequest]]] = {}
-        for job, work in self._decoded:
+        for request, prepared in self._prepared:
             try:
-                check_deadline(job.exchange.deadline)  # decoding others took time too
+                check_deadline(request.exchange.deadline)  # decoding the others took time, too
             except DeadlineExceededError as error:
-                self._finish(job, self._pipeline.error_response(job.exchange, error))
+                self._finish(request, self._pipeline.error_response(request.exchange, error))
             else:
-                groups.setdefault(id(work.engine), []).append((job, work))
-        self._decoded = []
+                groups.setdefault(id(prepared.engine), []).append((request, prepared))
+        self._prepared = []
         return [Batch(group[0][1].engine, group) for group in groups.values()]
 
-    def _answer(self, batches: list[Batch], results: list[Result | Exception]) -> None:
+    def _infer_on_executor(self, batches: list[Batch]) -> None:
+        """Run batches on the executor's thread, and hand the results to the loop."""
+        results = infer_batches(batches)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits
+            self._loop.call_soon_threadsafe(self._inferred, batches, results)
+
+    def _inferred(self, batches: list[Batch], results: list[BatchResult | Exception]) -> None:
+        """Take the results of the executor, and schedule a turn if more requests wait."""
+        self._inferring = False
+        if self._prepared or self._queue_length():
+            self._schedule()
+        self._respond(batches, results)
+
+    # Responses
+
+    def _respond(self, batches: list[Batch], results: list[BatchResult | Exception]) -> None:
+        """Encode the response to each request of the batches."""
         for batch, result in zip(batches, results, strict=True):
             if isinstance(result, Exception):
-                for job, _ in batch.jobs:
-                    self._finish(job, self._pipeline.error_response(job.exchange, result))
+                for request, _ in batch.requests:
+                    self._finish(request, self._pipeline.error_response(request.exchange, result))
                 continue
             images, outputs, start = result.images, result.outputs, 0
             self._metrics.batch(batch.engine.bundle, images, outputs.probabilities, padding(len(images)))
-            for job, work in batch.jobs:
-                exchange = job.exchange
+            for request, prepared in batch.requests:
+                exchange = request.exchange
                 exchange.phases["infer"] = result.seconds
                 exchange.batch = len(images)
                 try:
-                    answer = self._pipeline.encode(exchange, work, images, outputs, start)
-                except Exception as error:  # noqa: BLE001  every request is answered, whatever happened
-                    answer = self._pipeline.error_response(exchange, error)
-                start += len(work)
-                self._finish(job, answer)
+                    response = self._pipeline.encode(exchange, prepared, images, outputs, start)
+                except Exception as error:  # noqa: BLE001  every request gets a response, whatever happened
+                    response = self._pipeline.error_response(exchange, error)
+                start += len(prepared)
+                self._finish(request, response)
 
-    def _finish(self, job: QueuedRequest, answer: Response) -> None:
-        job.done(self._pipeline.close(job.exchange, answer))
+    def _finish(self, request: QueuedRequest, response: Response) -> None:
+        request.respond(self._pipeline.close(request.exchange, response))
+
+    def close(self) -> None:
+        """Shut the inference thread down; the graph thread belongs to the process."""
+        self._thread.shutdown(wait=False)
 
 
-def run_all(batches: list[Batch]) -> list[Result | Exception]:
-    """Run each batch; a failure is a result too, of its own batch only."""
-    results: list[Result | Exception] = []
+def infer_batches(batches: list[Batch]) -> list[BatchResult | Exception]:
+    """Run each batch; return its result, or the exception that fails this batch alone."""
+    results: list[BatchResult | Exception] = []
     for batch in batches:
         started = time.perf_counter()
         try:
-            images = images_of([work for _, work in batch.jobs])
+            images = images_of([prepared for _, prepared in batch.requests])
             outputs = batch.engine.infer(images)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base
             results.append(error)
         else:
-            results.append(Result(time.perf_counter() - started, images, outputs))
+            results.append(BatchResult(time.perf_counter() - started, images, outputs))
     return results

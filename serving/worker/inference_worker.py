@@ -1,7 +1,7 @@
-"""Gunicorn's worker class: a process that serves from one event loop.
+"""The inference worker: a Gunicorn worker class that serves HTTP/1.1 from one event loop (uvloop).
 
-The arbiter imports this module, so it must not import ONNX Runtime: a worker that is forked after that
-can hang when it ends (seen with 1.31), and Gunicorn waits for it. What does import it comes in `run`.
+The arbiter imports this module, so it must not import ONNX Runtime: a worker that is forked after that import can hang
+when it ends (seen with 1.31), and Gunicorn waits for it. `run` imports the modules that need it.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from serving.worker.dispatcher import Dispatcher
 
 TICK_SECONDS = 0.25
-"""How often timeouts are looked at and the arbiter is told that the process is alive."""
+"""Interval of the heartbeat to the arbiter, and of the check for timeouts."""
 
 
 class InferenceWorker(LifecycleMixin, Worker):
-    """Serves HTTP/1.1 on uvloop; see the package's own words."""
+    """Accepts connections on the event loop, which serves them; `serving.worker` says by which modules."""
 
     loop: asyncio.AbstractEventLoop
     dispatcher: "Dispatcher"
     connections: "Connections"
 
     def run(self) -> None:
-        """Serve until a signal, `max_requests` or the arbiter's end says otherwise."""
+        """Serve until a signal, `max_requests`, or the end of the arbiter."""
         if not self.alive:
             return  # SIGTERM came while the model was being loaded
         from serving.worker.connections import Connections
@@ -48,7 +48,7 @@ class InferenceWorker(LifecycleMixin, Worker):
         self._ssl = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._listeners: list[socket.socket] = [listener.sock for listener in self.sockets]
         self._accepting = False
-        self._exhausted = False  # the last try to accept found no descriptor
+        self._exhausted = False  # the last accept failed for lack of descriptors or memory
         self._connecting: set[asyncio.Task[Any]] = set()
         self.loop.call_soon(self._begin)
         try:
@@ -59,33 +59,17 @@ class InferenceWorker(LifecycleMixin, Worker):
             for listener in self.sockets:
                 listener.close()
 
-    def stop(self) -> None:
-        """End gracefully: answer what has been asked, then leave."""
-        if not self.dispatcher.alive:
-            return
-        self.alive = self.dispatcher.alive = False
-        self.wsgi.extensions["glyph"].drain()
-        self._accept_backlog()
-        self._stop_accepting()
-        self.connections.end()
-        self.loop.call_later(self.cfg.graceful_timeout, self.loop.stop)
-        self.loop.call_soon(self._leave_if_done)
-
-    leave = stop
-
-    # Signals
-
     def _begin(self) -> None:
-        """Take the signals over, and begin; what came before the loop ran has set `alive`."""
+        """Handle signals on the loop, and start to accept; a signal before the loop ran has cleared `alive`."""
         self._handle_signals()
         if not self.alive:
             self.stop()
-        self._tick()  # only now: a tick leaves when there is nothing to do, and `stop` takes the backlog
+        self._tick()  # after `stop`, which accepts the backlog: a tick ends a drained process
 
     def _handle_signals(self) -> None:
-        """Let the loop handle those that end or change what it does; SIGABRT must work when the loop is stuck.
+        """Let the loop handle signals, except SIGABRT, which must work when the loop is stuck.
 
-        Only from inside the running loop: uvloop loses a signal that comes between this and its start.
+        This runs inside the loop, because uvloop loses a signal that comes between here and its start.
         """
         self.loop.add_signal_handler(signal.SIGTERM, self.stop)
         self.loop.add_signal_handler(signal.SIGINT, self._quit)
@@ -93,35 +77,10 @@ class InferenceWorker(LifecycleMixin, Worker):
         self.loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
         self.loop.add_signal_handler(signal.SIGWINCH, lambda: self.log.debug("worker: SIGWINCH ignored."))
 
-    def _quit(self) -> None:
-        """End at once."""
-        self.alive = self.dispatcher.alive = False
-        self.cfg.worker_int(self)
-        self.loop.stop()
-
-    # Time
-
-    def _tick(self) -> None:
-        self.notify()
-        self.connections.tick()
-        if self.alive:
-            if self.ppid != os.getppid():
-                self.log.info("Parent changed, shutting down: %s", self)
-                self.stop()
-            else:
-                self._start_accepting()
-        else:
-            self._leave_if_done()
-        self.loop.call_later(TICK_SECONDS, self._tick)
-
-    def _leave_if_done(self) -> None:
-        if not self.connections.open and not self._connecting:
-            self.loop.stop()
-
     # Accepting
 
     def _start_accepting(self) -> None:
-        """Accept one connection for each turn of the loop: a process that is busy takes fewer than an idle one."""
+        """Accept one connection in each turn of the loop, so that a busy process accepts fewer than an idle one."""
         if not self._accepting:
             self._accepting = True
             for listener in self._listeners:
@@ -135,7 +94,7 @@ class InferenceWorker(LifecycleMixin, Worker):
                 self.loop.remove_reader(listener.fileno())
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept a connection, in the place of an idle one if need be, and tell whether there was one."""
+        """Accept a connection, evicting an idle one at the limit; return whether one was accepted."""
         oldest = None if self.connections.has_room else self.connections.longest_idle()
         if oldest is None and not self.connections.has_room:
             self._stop_accepting()  # the next tick tries again
@@ -145,8 +104,8 @@ class InferenceWorker(LifecycleMixin, Worker):
         except OSError as error:
             if error.errno in EXHAUSTED:
                 self._stop_accepting()  # the next tick tries again
-                if not self._exhausted:  # once, not at each try
-                    self.log.error(  # noqa: TRY400  the sentence says all
+                if not self._exhausted:  # once, and not every tick
+                    self.log.error(  # noqa: TRY400  the message says all
                         "no connection can be accepted (%s): new ones wait until others are closed; a lower "
                         "GLYPH_CONNECTIONS or a higher limit of descriptors (ulimit -n) prevents this",
                         error.strerror,
@@ -156,6 +115,11 @@ class InferenceWorker(LifecycleMixin, Worker):
         self._exhausted = False
         if oldest is not None:
             self.connections.evict(oldest)
+        self._establish(client)
+        return True
+
+    def _establish(self, client: socket.socket) -> None:
+        """Give an accepted socket to the loop, which begins with the TLS handshake if there is one."""
         client.setblocking(False)
         if client.family in (socket.AF_INET, socket.AF_INET6):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -169,21 +133,58 @@ class InferenceWorker(LifecycleMixin, Worker):
         made = self.loop.connect_accepted_socket(lambda: connection, client, **options)
         task = self.loop.create_task(made)
         self._connecting.add(task)
-        task.add_done_callback(functools.partial(self._connected, connection))
-        return True
+        task.add_done_callback(functools.partial(self._established, connection))
 
-    def _connected(self, connection: "Connection", task: asyncio.Task[Any]) -> None:
+    def _established(self, connection: "Connection", task: asyncio.Task[Any]) -> None:
         self._connecting.discard(task)
-        if not connection.opened:
+        if not connection.established:
             self.connections.connecting -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.log.debug(
-                "a connection failed before its first request: %s", error
-            )  # a TLS handshake, mostly
+            # Most often in the TLS handshake.
+            self.log.debug("a connection failed before its first request: %s", error)
+
+    # Heartbeat and timeouts
+
+    def _tick(self) -> None:
+        self.notify()
+        self.connections.tick()
+        if self.alive:
+            if self.ppid != os.getppid():
+                self.log.info("Parent changed, shutting down: %s", self)
+                self.stop()
+            else:
+                self._start_accepting()
+        else:
+            self._exit_if_drained()
+        self.loop.call_later(TICK_SECONDS, self._tick)
+
+    # Shutdown
+
+    def stop(self) -> None:
+        """Drain: accept what the backlog holds, answer the requests that were sent, then end."""
+        if not self.dispatcher.alive:
+            return
+        self.alive = self.dispatcher.alive = False
+        self.wsgi.extensions["glyph"].drain()
+        self._accept_backlog()
+        self._stop_accepting()
+        self.connections.drain()
+        self.loop.call_later(self.cfg.graceful_timeout, self.loop.stop)
+        self.loop.call_soon(self._exit_if_drained)
 
     def _accept_backlog(self) -> None:
-        """Accept what has connected already: whoever stops to listen would reset it."""
+        """Accept the connections of the backlog, which the kernel would reset when the listener closes."""
         for listener in self._listeners:
             listener.setblocking(False)
             while self.connections.has_room and self._accept(listener):
                 pass
+
+    def _exit_if_drained(self) -> None:
+        if not self.connections.open and not self._connecting:
+            self.loop.stop()
+
+    def _quit(self) -> None:
+        """End at once."""
+        self.alive = self.dispatcher.alive = False
+        self.cfg.worker_int(self)
+        self.loop.stop()

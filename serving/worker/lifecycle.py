@@ -1,6 +1,6 @@
-"""A worker's side of starts, restarts and ends, for both worker classes; the arbiter is Gunicorn's own.
+"""Start, readiness and end of a worker, for both worker classes; the arbiter is Gunicorn's own.
 
-Like the worker classes, this module is imported by the arbiter and must not import ONNX Runtime.
+The arbiter imports this module, so it must not import ONNX Runtime, as `inference_worker` must not.
 """
 
 import mmap
@@ -18,145 +18,146 @@ from gunicorn.workers.workertmp import WorkerTmp
 
 from serving.model.proofs import load_seconds
 
-_FREE, _LOADING, _UNREADY, _READY = range(4)
-_table = mmap.mmap(-1, 1 << 12)
-"""A byte for each worker, shared by the arbiter and all its children: each writes its own, everybody reads."""
-_was_ready = mmap.mmap(-1, 1)
-"""Whether any worker of this arbiter has ever been ready, shared in the same way."""
-LOOK_SECONDS = 0.1
-ARBITER_SECONDS = 1.0
-"""How often the arbiter looks at heartbeats; what it comes later, it has been stopped or busy itself."""
+_UNUSED, _LOADING, _UNREADY, _READY = range(4)
+_states = mmap.mmap(-1, 1 << 12)
+"""The state of each worker, a byte in memory that the arbiter and its children share; a worker writes only its own."""
+_any_was_ready = mmap.mmap(-1, 1)
+"""Whether any worker of this arbiter has ever been ready; shared as `_states` is."""
+POLL_SECONDS = 0.1
+"""Interval at which a worker without a model checks whether another one is ready."""
+CHECK_SECONDS = 1.0
+"""Interval at which the arbiter checks heartbeats; a longer one means that it was stopped or busy itself."""
 RETRY_SECONDS = 3
-"""How long a worker that cannot start waits before it exits, so that the arbiter does not fork without a pause."""
-ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
-"""Held back from before the fork (`pre_fork`) until the child has its own handlers: the arbiter's, which it has so
-far, would take note of the signal for an arbiter that is not there."""
+"""Time for which a worker that cannot start waits before it exits, so that the arbiter does not fork without pause."""
+TERMINATION_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+"""Signals that are blocked from before the fork (`pre_fork`) until the worker has its own handlers: the arbiter's,
+which it inherits, would queue the signal for an arbiter that is not there."""
 
 
 class Heartbeat(WorkerTmp):
-    """Gunicorn's heartbeat, which begins at the fork and does not run on while the arbiter is stopped too.
+    """Gunicorn's heartbeat, which counts from the fork, and not the time in which the arbiter is stopped as well.
 
-    The monotonic clock runs on while processes are stopped (SIGSTOP, `docker pause`), so that the first to
-    continue would find all the others silent for too long.
+    The monotonic clock runs on while processes are stopped (SIGSTOP, `docker pause`). An arbiter that continued before
+    its workers would find all of them silent for too long.
     """
 
-    with_looks: ClassVar[tuple[Callable[[], None], ...]] = ()
-    """What else the arbiter does as often, once a second for each worker: Gunicorn has no hook for it, and a thread
-    would not survive a fork."""
+    periodic_tasks: ClassVar[tuple[Callable[[], None], ...]] = ()
+    """Functions that the arbiter calls with each check, once a second for each worker. Gunicorn has no hook for this,
+    and a thread would not survive a fork."""
 
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
-        self._looked = time.monotonic()
-        self._absent = 0.0  # seconds since the last beat in which the arbiter could not look
-        # Gunicorn's file has the time of day here, and a worker that never beats would never be late.
-        ahead = self._looked + load_seconds(cfg.timeout) - cfg.timeout
+        self._last_check = time.monotonic()
+        self._arbiter_absence = 0.0  # seconds since the last beat in which the arbiter did not check
+        # Gunicorn sets the file's time to the time of day, by which a worker that never beats is never late.
+        ahead = self._last_check + load_seconds(cfg.timeout) - cfg.timeout
         os.utime(self.fileno(), (ahead, ahead))
-        self._beat: float = super().last_update()
+        self._last_beat: float = super().last_update()
 
     def last_update(self) -> float:
-        """Return when the worker last beat, later by what the arbiter was absent since; asked in the arbiter."""
-        for function in self.with_looks:
+        """Return the time of the last beat, plus the arbiter's absence since; called in the arbiter."""
+        for function in self.periodic_tasks:
             function()
         now, beat = time.monotonic(), super().last_update()
-        if beat != self._beat:
-            self._beat, self._absent, self._looked = beat, 0.0, max(beat, self._looked)
-        self._absent += max(0.0, now - self._looked - ARBITER_SECONDS)
-        self._looked = now
-        return self._beat + self._absent
+        if beat != self._last_beat:
+            self._last_beat, self._arbiter_absence, self._last_check = beat, 0.0, max(beat, self._last_check)
+        self._arbiter_absence += max(0.0, now - self._last_check - CHECK_SECONDS)
+        self._last_check = now
+        return self._last_beat + self._arbiter_absence
 
 
 class LifecycleMixin(Worker):
-    """What both worker classes have beside Gunicorn's."""
+    """Adds to a worker class of Gunicorn a heartbeat, a shared state, and the handling of failed starts."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.tmp.close()
         self.tmp = Heartbeat(self.cfg)
-        self._place = _table.find(bytes([_FREE]))
-        _table[self._place] = _LOADING
-
-    def gone(self) -> None:
-        """Forget it; for the arbiter, when the process has ended."""
-        _table[self._place] = _FREE
+        self._index = _states.find(bytes([_UNUSED]))
+        _states[self._index] = _LOADING
 
     def init_process(self) -> None:
         """Load the model and serve.
 
-        Gunicorn's arbiter ends the whole service when a worker exits with 3 or 4. That is right at the first start;
-        once a worker has been ready, one that cannot start is logged and tried again, and the others serve on.
+        Gunicorn's arbiter ends the whole service when a worker exits with 3 or 4, which is right at the first start.
+        Once a worker has been ready, one that cannot start exits with 1: the arbiter forks another, and the others
+        go on serving.
         """
         try:
             super().init_process()
         except SystemExit as end:
-            if end.code not in (Arbiter.APP_LOAD_ERROR, Arbiter.WORKER_BOOT_ERROR) or not _was_ready[0]:
+            if end.code not in (Arbiter.APP_LOAD_ERROR, Arbiter.WORKER_BOOT_ERROR) or not _any_was_ready[0]:
                 raise
         except Exception:
             if (application := getattr(self, "wsgi", None)) is not None:
                 application.extensions["glyph"].metrics.state("aborted")  # it dies, and was not asked to end
-            if (
-                self.aborted
-            ):  # SystemExit, raised amid the import of a library, comes out of it as an error of its own
+            # `handle_abort` raises SystemExit, which a library that is being imported may turn into another error.
+            if self.aborted:
                 sys.exit(1)
-            if self.booted or not _was_ready[0]:
+            if self.booted or not _any_was_ready[0]:
                 raise
             self.log.exception("Exception in worker process")
         else:
             return
         self.log.error(
-            "this worker cannot start, for the reason above; another tries in %d s, again and again",
+            "this worker cannot start, for the reason above; it is replaced in %d s, until one starts",
             RETRY_SECONDS,
         )
         time.sleep(RETRY_SECONDS)
         sys.exit(1)
 
     def init_signals(self) -> None:
-        """Handle signals as a worker does, and those that came since the fork.
+        """Install the worker's handlers, then unblock `TERMINATION_SIGNALS`.
 
-        SIGHUP and SIGUSR2 are the arbiter's; a terminal or `pkill` sends them to the workers too, and Gunicorn
-        leaves them at the default, which is to die.
+        SIGHUP and SIGUSR2 are meant for the arbiter. A terminal or `pkill` sends them to the workers as well, and
+        Gunicorn leaves them at the default, which ends the process.
         """
         super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End gracefully; at once, while the model is loaded: there is no connection yet."""
-        if self.booted:
-            super().handle_exit(sig, frame)
-        elif self.alive:  # it may be sent again, and must not interrupt the end
-            self.alive = False
-            sys.exit(0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
 
     def load_wsgi(self) -> None:
-        """Load the application, and say what came of it, before the first connection is accepted.
+        """Load the application, and publish whether it has a model, before the first connection is accepted.
 
-        An answer that there is no model takes no time, so a worker that has none would draw most of the
-        connections to itself. As long as others answer it does not accept any.
+        A worker without a model fails fast and would attract most connections, so it does not accept while another
+        worker is ready.
         """
         super().load_wsgi()
-        self._tell()
-        while self.alive and _table[self._place] != _READY and bytes([_READY]) in _table[:]:
-            time.sleep(LOOK_SECONDS)
+        self._publish_state()
+        while self.alive and _states[self._index] != _READY and bytes([_READY]) in _states[:]:
+            time.sleep(POLL_SECONDS)
             self.notify()
 
     def notify(self) -> None:
-        """Tell that the process is alive, and whether it is ready: versions come and go.
+        """Beat, and publish whether there is a model, which may have changed.
 
         A worker whose GPU is lost ends, and the arbiter starts another.
         """
         super().notify()
         self.wsgi.extensions["glyph"].metrics.beat()
-        self._tell()
-        if self.wsgi.extensions["glyph"].device_lost:
-            self.leave()
+        self._publish_state()
+        if self.wsgi.extensions["glyph"].lost:
+            self.stop()
 
-    def leave(self) -> None:
+    def _publish_state(self) -> None:
+        ready = bool(self.wsgi.extensions["glyph"].versions())
+        _states[self._index] = _READY if ready else _UNREADY
+        if ready:
+            _any_was_ready[0] = 1
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End gracefully, or at once while the model is being loaded, when there are no connections."""
+        if self.booted:
+            super().handle_exit(sig, frame)
+        elif self.alive:  # a second signal must not interrupt the exit
+            self.alive = False
+            sys.exit(0)
+
+    def stop(self) -> None:
         """End gracefully."""
         self.alive = False
 
-    def _tell(self) -> None:
-        ready = bool(self.wsgi.extensions["glyph"].versions())
-        _table[self._place] = _READY if ready else _UNREADY
-        if ready:
-            _was_ready[0] = 1
+    def release_entry(self) -> None:
+        """Free the entry of `_states`; called in the arbiter, when the process has ended."""
+        _states[self._index] = _UNUSED

@@ -27,7 +27,7 @@ class ConstantWorker(InferenceWorker):
         from serving.worker.dispatcher import Dispatcher
 
         def predict(_dispatcher: Any, connection: Any, *_request: Any) -> None:
-            connection.answered(Response(body=BODY))
+            connection.send_response(Response(body=BODY))
 
         Dispatcher.predict = predict  # type: ignore[method-assign]  # in this process, for this measurement
         super().run()

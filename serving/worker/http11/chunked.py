@@ -1,8 +1,8 @@
-"""Undo the chunked transfer coding (RFC 9112, section 7.1) of bytes as they arrive.
+"""Decodes the chunked transfer coding (RFC 9112, section 7.1) of a body that arrives in pieces.
 
-The rules are those of `gunicorn.http.body.ChunkedReader`, which can only pull from a socket that blocks:
-the same expression for extensions, the same forbidden trailers, the same exceptions. Its limits hold wherever
-the bytes are cut into packets, and a line that grows byte by byte is searched once.
+The rules are those of `gunicorn.http.body.ChunkedReader`, which can only read from a blocking socket: the same
+expression for extensions, the same forbidden trailers, the same exceptions. Limits hold wherever the bytes are cut into
+packets, and a line that arrives byte by byte is searched once.
 """
 
 import re
@@ -17,24 +17,24 @@ from gunicorn.http.errors import (
 )
 from gunicorn.http.message import Request
 
-_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,16}")  # 64 bits, as `head.LENGTH_BITS`
+_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,16}")  # 64 bits, as `request_head.LENGTH_BITS`
 MAX_OVERHEAD = 64 << 10
-"""Bytes of extensions and small chunks' framing, beyond what `FREE_OVERHEAD` allows, in one body."""
+"""Most bytes of framing in one body, beyond `FREE_OVERHEAD` for each chunk and twice its data."""
 FREE_OVERHEAD = 16
-"""Bytes of framing that each chunk has for nothing."""
+"""Bytes of framing of a chunk that are not counted."""
 MAX_TRAILERS = 8 << 10
-"""Bytes of the trailer section; nobody here reads one."""
+"""Most bytes of the trailer section, which is parsed and not used."""
 
 
 def has_bare_lf(data: bytes | bytearray, start: int, first: int = 0) -> bool:
-    """Tell whether there is an LF without a CR before it from `start` on; from `first` to it was looked at already."""
+    """Return whether an LF without a CR before it stands at `start` or later; `first` is where the data begins."""
     if start > first and data[start - 1] == ord("\r"):
         start -= 1
     return data.count(b"\n", start) != data.count(b"\r\n", start)
 
 
 class ChunkedBody:
-    """A body on its way. After `feed` has set `done`, `rest` is what follows it on the connection."""
+    """A chunked body. Once `feed` has set `done`, `rest` holds the bytes that follow it."""
 
     def __init__(self, request: Request) -> None:
         self.data = bytearray()
@@ -42,29 +42,29 @@ class ChunkedBody:
         self.done = False
         self.rest = b""
         self._request = request
-        self._forgotten = False
+        self._discarding = False
         self._overhead = 0
         self._buffer = bytearray()
-        self._searched = 0  # as far as the buffer has no end of the line, or of the trailers
-        self._left = 0  # of the chunk that is being read
-        self._terminator = False  # the line end after a chunk's data comes next
-        self._trailers = False
+        self._searched = 0  # up to here the buffer has no end of the line, or of the trailers
+        self._left = 0  # bytes that are missing of the chunk that is being read
+        self._terminator = False  # whether the line end after a chunk's data comes next
+        self._trailers = False  # whether the trailer section is being read
 
     @property
     def held(self) -> int:
-        """Bytes that are kept, of data and of framing that is not whole yet."""
+        """Bytes in memory, of data and of framing that is not whole yet."""
         return len(self.data) + len(self._buffer)
 
     @property
     def announced(self) -> int:
-        """Bytes of data that there are at least, as the chunk says that is being read."""
+        """Least number of bytes of the data: those of all chunks up to the one that is being read."""
         return self.size + self._left
 
     def feed(self, data: bytes) -> None:
-        """Take what has arrived.
+        """Read bytes that have arrived.
 
         Raises:
-            ParseException: the framing is broken; where the next request starts cannot be known.
+            ParseException: the framing is broken, so that the start of the next request is unknown.
         """
         buffer = self._buffer
         buffer += data
@@ -90,22 +90,23 @@ class ChunkedBody:
                 if (len(buffer) - 1 if end < 0 else end) - at > self._request.limit_request_field_size:
                     raise InvalidChunkSize(b"no end of the line")
                 if end < 0:
-                    self._searched = len(buffer) - at  # as it is counted once what is read has been cut off
+                    # Counted from `at`, up to which the buffer is deleted below.
+                    self._searched = len(buffer) - at
                     break
                 self._searched = 0
                 self._start_chunk(bytes(buffer[at:end]))
                 at = end + 2
         del buffer[:at]
 
-    def forget(self) -> None:
-        """Keep no data from now on: it is only read to find its end."""
+    def discard_data(self) -> None:
+        """Keep no data from now on; the body is only read to find its end."""
         self.data = bytearray()
-        self._forgotten = True
+        self._discarding = True
 
     def _take(self, buffer: bytearray, at: int) -> int:
-        """Keep data of the current chunk, and return how much there was."""
+        """Take the data of the current chunk, and return the number of its bytes."""
         taken = min(self._left, len(buffer) - at)
-        if not self._forgotten:
+        if not self._discarding:
             with memoryview(buffer) as view:
                 self.data += view[at : at + taken]
         self.size += taken
@@ -125,7 +126,7 @@ class ChunkedBody:
             raise InvalidChunkExtension("invalid chunk extension")
         self._left = int(size, 16)
         self._trailers = not self._left
-        # More framing than data is how a client keeps a server busy for little (CVE-2023-39326 is Go's).
+        # By sending more framing than data a client keeps a server busy at little cost (CVE-2023-39326, in Go).
         self._overhead = max(0, self._overhead + len(line) - FREE_OVERHEAD - 2 * self._left)
         if self._overhead > MAX_OVERHEAD:
             raise InvalidChunkExtension("more framing than data")

@@ -1,8 +1,8 @@
-"""What has arrived on a connection and is not read yet: from bytes to the heads of requests.
+"""Bytes that have arrived on a connection and are not parsed yet, and the request heads in them.
 
-Nothing here waits or writes. Requests are read where they lie; only what arrives while older bytes are
-unread is copied, so that a client that sends many requests at once costs no more than many clients. A head that
-grows byte by byte is searched once, and its limits hold wherever it is cut into packets.
+Requests are parsed in place, and only bytes that arrive while older ones are unread are copied. So a client that
+pipelines many requests costs no more than many clients. A head that arrives byte by byte is searched once, and its
+limits hold wherever it is cut into packets.
 """
 
 from typing import Any
@@ -14,34 +14,34 @@ from gunicorn.http.errors import (
 )
 
 from serving.worker.http11.chunked import has_bare_lf
-from serving.worker.http11.request_head import Parser, RequestHead, overlong
+from serving.worker.http11.request_head import Parser, RequestHead, over_limit
 
 MAX_HEAD = 32 << 10
-"""Bytes of a request's head, whatever it is made of."""
+"""Most bytes of a request head, whatever it consists of."""
 
 
 class InputBuffer:
-    """The unread bytes of one connection; its length is their number."""
+    """The unread bytes of one connection. `len` returns their number."""
 
     def __init__(self, parser: Parser) -> None:
         self._parser = parser
         self._data: bytes | bytearray = b""
-        self._at = 0  # where what is not read yet begins
-        self._searched = 0  # as far as there is no end of a head
-        self._line_read = False  # the request line is whole and well formed
+        self._at = 0  # where the unread bytes begin
+        self._searched = 0  # up to here there is no end of a head
+        self._line_read = False  # whether the request line is whole and valid
         self.begun = False
-        """Whether a head has begun and not ended."""
+        """Whether a head has begun to arrive and is not whole."""
 
     def __len__(self) -> int:
         return len(self._data) - self._at
 
     @property
     def held(self) -> int:
-        """Bytes in memory, those too that were read from the same packet."""
+        """Bytes in memory, including those of the last packet that are read already."""
         return len(self._data)
 
     def add(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Append bytes that have arrived."""
         if self._at >= len(self._data):
             self._data, self._at = data, 0
             return
@@ -52,12 +52,12 @@ class InputBuffer:
         self._data += data
 
     def put(self, data: bytes) -> None:
-        """Have these bytes and no others."""
+        """Replace all unread bytes."""
         self._data, self._at = data, 0
         self._searched, self._line_read = 0, False
 
     def take(self, length: int | None = None) -> bytes:
-        """Return so many bytes, by default all, as read."""
+        """Read and return `length` bytes, by default all."""
         data, start = self._data, self._at
         end = len(data) if length is None else start + length
         if end >= len(data):
@@ -67,27 +67,27 @@ class InputBuffer:
         return bytes(data[start:end])
 
     def head(self, client: Any) -> RequestHead | None:
-        """Return the head of a request as read; None if more has to arrive.
+        """Read and return a request head; None if it is not whole.
 
         Args:
             client: the client's address, as the socket has it.
 
         Raises:
-            ParseException: it is malformed, too long, or what there is of it cannot become a head any more.
+            ParseException: the head is malformed or too long, as soon as the bytes so far show it.
         """
         data, at = self._data, self._at
         if at >= len(data):
             return None
         end = data.find(b"\r\n\r\n", max(at, self._searched - 3))
-        if end == at:  # an empty line may come before a request (RFC 9112, section 2.2), two may not
+        if end == at:  # one empty line may precede a request (RFC 9112, section 2.2)
             end = data.find(b"\r\n\r\n", at + 2)
         if end < 0:
             self._check_partial(data, at, client)
             return None
-        if end + 4 - at > MAX_HEAD:  # it is wrong for the same reason in one piece and in many
+        if end + 4 - at > MAX_HEAD:  # rejected for the same reason as if it had come in pieces
             self._check_partial(data[: at + MAX_HEAD], at, client)
         parsed = self._parser.read(bytes(data[at : end + 4]), client)
-        if parsed is None:  # Gunicorn waits for more after what it takes for half a head
+        if parsed is None:  # Gunicorn takes it for half a head
             self._searched = len(data)
             return None
         self._at = end + 4
@@ -95,7 +95,7 @@ class InputBuffer:
         return parsed
 
     def _check_partial(self, data: bytes | bytearray, at: int, client: Any) -> None:
-        """Refuse at once what cannot become a head any more: its request line, a bare LF, its size."""
+        """Reject a head before it is whole: for its request line, a bare LF, or its size."""
         fresh, self._searched = max(at, self._searched), len(data)
         self.begun = True
         if not self._line_read:
@@ -103,7 +103,7 @@ class InputBuffer:
             end = data.find(b"\r\n", max(start, fresh - 1))
             limit = self._parser.configuration.limit_request_line
             if end < 0 and len(data) - start - 2 > limit > 0:
-                raise overlong(bytes(data[start:]), limit)
+                raise over_limit(bytes(data[start:]), limit)
             if end < 0 and has_bare_lf(data, fresh, at):
                 raise InvalidRequestLine("bare LF as line terminator")
             if end >= 0:

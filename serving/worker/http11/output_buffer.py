@@ -1,57 +1,60 @@
-"""What is written on a connection, and whether its client takes it."""
+"""Bytes that are written on a connection, and whether its client reads them."""
 
 from math import inf
 from typing import Any
 
 from serving.predict.load_shedding import AdmissionControl, MemoryReservation, unacknowledged
 
-HELD_OUTPUT = 16 << 10
-"""Bytes of answers that a client has not taken, beyond which it gets no further ones, and they are counted."""
+OUTPUT_HIGH_WATER = 16 << 10
+"""Bytes of unread responses, beyond which they are counted and the client's next request is not read."""
 
 
 class OutputBuffer:
-    """One connection's answers on their way out; its length is the number of bytes that are not in the socket yet."""
+    """The responses of one connection. `len` returns the number of bytes that the socket has not taken yet."""
 
     def __init__(self, admission: AdmissionControl) -> None:
-        self._held = MemoryReservation(admission)
+        self._reservation = MemoryReservation(admission)
         self._transport: Any = None
         self.full = False
-        """Whether the client does not take what is written."""
-        self._waiting_since = inf  # since when the client has taken nothing of what it is to take
-        self._written = self._taken = 0  # bytes, for comparisons
+        """Whether more than `OUTPUT_HIGH_WATER` bytes wait."""
+        self._waiting_since = inf  # when bytes began to wait, or the client last acknowledged some
+        self._written = self._taken = 0  # bytes, in all
 
     def __len__(self) -> int:
         return self._transport.get_write_buffer_size()  # type: ignore[no-any-return]
 
     def begin(self, transport: Any, client: str) -> None:
-        """Take asyncio's transport, and the address whose share of the memory it is."""
-        self._transport, self._held.client = transport, client
-        transport.set_write_buffer_limits(HELD_OUTPUT)
+        """Set asyncio's transport, and the client to whose share of the memory the bytes count."""
+        self._transport, self._reservation.client = transport, client
+        transport.set_write_buffer_limits(OUTPUT_HIGH_WATER)
 
     def write(self, data: bytes) -> None:
-        """Send it, as far as the client takes it."""
+        """Send bytes, or buffer those that the socket does not take."""
         self._written += len(data)
         self._transport.write(data)
 
     def pause(self) -> None:
-        """Note that the client takes nothing, and count what waits.
+        """Count the bytes that wait, as they exceed `OUTPUT_HIGH_WATER`.
 
         Raises:
             OverloadedError: there is no memory for it.
         """
         self.full = True
-        self._held.resize(len(self))
+        self._reservation.resize(len(self))
 
     def resume(self) -> None:
-        """Note that the client has taken what waited, or will never."""
+        """Stop counting, as the client has read enough or has gone."""
         self.full = False
-        self._held.resize(0)
+        self._reservation.resize(0)
 
     def stalled(self, now: float) -> float:
-        """Return for how many seconds the client has taken nothing; below 0 where nothing waits for it.
+        """Return for how many seconds bytes have waited and the client has acknowledged none; negative if none wait.
 
-        The client takes what waits neither here nor in its socket: that buffer takes megabytes at once, and then
-        nothing for as long as a slow client reads them.
+        Progress is what the client acknowledges, not what the socket takes: the socket's buffer takes megabytes at
+        once, and then nothing for as long as a slow client needs to read them.
+
+        Args:
+            now: the loop's time.
         """
         if not (waiting := len(self)):
             self._waiting_since = inf

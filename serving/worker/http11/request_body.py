@@ -1,38 +1,38 @@
-"""A request's body on its way, framed by its length; `chunked.py` has the other kind."""
+"""A body that arrives in pieces, framed by its Content-Length; `chunked.py` has the other kind."""
 
 from typing import Protocol
 
 
 class Body(Protocol):
-    """What both kinds have. After `feed` has set `done`, `rest` is what follows on the connection."""
+    """What both kinds have. Once `feed` has set `done`, `rest` holds the bytes that follow the body."""
 
     data: bytearray
-    """In one piece: a list of a million small pieces would take many times their bytes."""
+    """A bytearray, because a list of a million small pieces would take many times their bytes."""
     size: int
-    """Bytes of data so far, those that were forgotten too."""
+    """Bytes of data so far, including discarded ones."""
     done: bool
     rest: bytes
 
     @property
     def announced(self) -> int:
-        """Bytes of data that there are at least."""
+        """Least number of bytes of the data, as far as it is known."""
         ...
 
     @property
     def held(self) -> int:
-        """Bytes that are kept, of data and of framing that is not whole yet."""
+        """Bytes in memory, of data and of framing that is not whole yet."""
         ...
 
     def feed(self, data: bytes) -> None:
-        """Take what has arrived.
+        """Read bytes that have arrived.
 
         Raises:
             ParseException: the framing is broken.
         """
         ...
 
-    def forget(self) -> None:
-        """Keep no data from now on: it is only read to find its end."""
+    def discard_data(self) -> None:
+        """Keep no data from now on; the body is only read to find its end."""
         ...
 
 
@@ -45,29 +45,29 @@ class LengthBody:
         self.done = length == 0
         self.rest = b""
         self._left = length
-        self._forgotten = False
+        self._discarding = False
 
     @property
     def announced(self) -> int:
-        """Bytes of data."""
+        """The length."""
         return self.size + self._left
 
     @property
     def held(self) -> int:
-        """Bytes that are kept."""
+        """Bytes in memory."""
         return len(self.data)
 
     def feed(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Read bytes that have arrived."""
         taken = data if len(data) <= self._left else data[: self._left]
         self._left -= len(taken)
         self.size += len(taken)
-        if not self._forgotten:
+        if not self._discarding:
             self.data += taken
         if not self._left:
             self.done, self.rest = True, data[len(taken) :]
 
-    def forget(self) -> None:
-        """Keep no data from now on."""
+    def discard_data(self) -> None:
+        """Keep no data from now on; the body is only read to find its end."""
         self.data = bytearray()
-        self._forgotten = True
+        self._discarding = True

@@ -1,10 +1,9 @@
-"""From the bytes of a request's head to what it says: an ordinary one fast, any other by Gunicorn's parser.
+"""Parses request heads: on a fast path those that can be read in one way only, all others by Gunicorn's parser.
 
-The fast way takes only what `ORDINARY` matches: a POST in origin form, HTTP/1.1; and of that no field
-twice, no transfer coding, no expectation. The expression is RFC 9112's grammar without what may be read
-in two ways, so what matches is taken apart at its line ends and colons. On all of it Gunicorn's parser
-would say the same. Whatever else arrives is given to Gunicorn's own parser, which accepts and refuses
-it as it does for every other worker class, with the same words.
+The fast-path parser reads what `FAST_PATH_HEAD` matches: a POST in origin form of HTTP/1.1, without a repeated field,
+a transfer coding or an expectation. That expression is RFC 9112's grammar without anything ambiguous, so a match can be
+split at its line ends and colons, and Gunicorn's parser would read the same. Gunicorn's parser accepts or rejects every
+other head as it does for other worker classes, with the same messages.
 """
 
 import os
@@ -16,7 +15,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from gunicorn.config import Config
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import (
     ExpectationFailed,
@@ -37,39 +35,40 @@ from serving.predict.exchange import HOST, Target, combine_fields
 from serving.predict.pipeline import target_of
 
 FAST_BYTES = 4000
-"""Longest head that is read the fast way; within each of Gunicorn's limits, whatever it is made of."""
+"""Most bytes of a head on the fast path; a head of this size is within each of Gunicorn's limits."""
 FAST_FIELDS = 32
+"""Most fields of a head on the fast path."""
 MAX_FAST_LENGTH_DIGITS = 15
 
-ORDINARY = re.compile(
+FAST_PATH_HEAD = re.compile(
     rb"POST (/[!\"$-.0-\[\]-~][!\"$-\[\]-~]*) HTTP/1\.1\r\n"  # no second slash, no fragment, no backslash
     rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n){1,32}"  # no underscore, no folding, no bare LF
     rb"\r\n"
 )
-"""Heads about which there can be no two opinions (RFC 9112, sections 2 to 5)."""
+"""Heads that can be read in one way only (RFC 9112, sections 2 to 5)."""
 
-EXTRAORDINARY = frozenset(("transfer-encoding", "expect", "upgrade"))
-"""Fields that change how a message is read; Gunicorn's parser decides on them."""
-CODINGS = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^`|~0-9A-Za-z]+)*")
-"""Names of transfer codings: a list without empty members, and without parameters, which none has that is in use."""
+FULL_PARSER_FIELDS = frozenset(("transfer-encoding", "expect", "upgrade"))
+"""Fields that change how a message is read, and need Gunicorn's parser."""
+TRANSFER_CODINGS = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^`|~0-9A-Za-z]+)*")
+"""A list of transfer codings without empty members and without parameters, which no registered coding has."""
 LENGTH_BITS = 64
-"""Of a length, and of a chunk's size, beyond which servers count differently (RFC 9110, section 8.6)."""
+"""Most bits of a length or a chunk's size, beyond which servers count differently (RFC 9110, section 8.6)."""
 MAX_METHOD = 20
-"""Bytes of the longest method; Gunicorn's limit."""
+"""Most bytes of a method; Gunicorn's limit."""
 STATUSES = {
     LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
     LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
 }
-"""Of what the parser refuses; all else is 400."""
-FORWARDED = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
-"""Fields that each say whether a proxy's client came over TLS."""
+"""Status codes by the parser's exception; all others are 400."""
+FORWARDED_SCHEME_FIELDS = frozenset(("x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl"))
+"""Fields by which a proxy says whether its client uses TLS."""
 
 
 @dataclass(slots=True)
 class RequestHead:
-    """What the head of a request says. Nobody changes it; not frozen, as `messages.Request` is not."""
+    """A parsed request head. Nobody changes it; it is not frozen for the reason that `exchange.Request` is not."""
 
     method: str
     path: str
@@ -79,30 +78,30 @@ class RequestHead:
     """By name in lower case; values of a repeated field are joined by a comma and a space."""
     version: tuple[int, int]
     length: int | None
-    """Bytes of the body; None if it comes in chunks."""
+    """Bytes of the body; None if it is chunked."""
     keep_alive: bool
     expects_continue: bool = False
     target: Target | None = None
-    """What the path of a prediction names; every other request is the Flask application's."""
+    """What a prediction route names; None for requests of the Flask application."""
     original: Any = None
-    """Gunicorn's own request, where its parser was asked."""
+    """Gunicorn's request; None on the fast path."""
     size: int = 0
     """Bytes of the head."""
 
 
-def closes(headers: Mapping[str, str]) -> bool:
-    """Tell whether the field Connection, a list, asks to close (RFC 9112, section 9.6)."""
+def asks_to_close(headers: Mapping[str, str]) -> bool:
+    """Return whether the field Connection, a list, has the option close (RFC 9112, section 9.6)."""
     return "close" in [option.strip(" \t").lower() for option in headers.get("connection", "").split(",")]
 
 
-def has_hooks(configuration: Config) -> bool:
-    """Tell whether Gunicorn's configuration wants to see requests."""
+def has_hooks(configuration: Any) -> bool:
+    """Return whether Gunicorn's configuration has hooks that see requests."""
     hooks = [configuration.settings[name] for name in ("pre_request", "post_request")]
     return any(hook.get() is not hook.default for hook in hooks)
 
 
 def fast_path_suffices(worker: Any) -> bool:
-    """Tell whether `read_fast` may be asked: nobody wants Gunicorn's own request, nor refuses more than it does."""
+    """Return whether `read_fast` may be used: nothing needs Gunicorn's request, or has stricter limits."""
     configuration = worker.cfg
     return (
         "SCRIPT_NAME" not in os.environ
@@ -116,30 +115,30 @@ def fast_path_suffices(worker: Any) -> bool:
 
 @lru_cache(maxsize=512)
 def read_fast(head: bytes) -> RequestHead | None:
-    """Read a head the fast way; None if it is not ordinary.
+    """Parse a head on the fast path; return None if it needs Gunicorn's parser.
 
-    A client sends the same head again and again, but for the length of its body, so those of late are remembered:
-    at most 512 of at most `FAST_BYTES`.
+    A client sends the same head again and again, except for the length of its body, so the results are cached: at most
+    512, of heads of at most `FAST_BYTES`.
 
     Args:
-        head: all of it, with the empty line that ends it and without anything after.
+        head: the whole head, with the empty line that ends it.
     """
-    if len(head) > FAST_BYTES or (match := ORDINARY.fullmatch(head)) is None:
+    if len(head) > FAST_BYTES or (match := FAST_PATH_HEAD.fullmatch(head)) is None:
         return None
     headers: dict[str, str] = {}
     lines = head.decode("latin-1").split("\r\n")
     for line in lines[1:-2]:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip(" \t")
-    if len(headers) != len(lines) - 3 or not EXTRAORDINARY.isdisjoint(headers):
+    if len(headers) != len(lines) - 3 or not FULL_PARSER_FIELDS.isdisjoint(headers):
         return None
     if not HOST.fullmatch(headers.get("host", "@")):
         return None
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()) or len(length) > MAX_FAST_LENGTH_DIGITS:
         return None
-    if not FORWARDED.isdisjoint(headers) and len(FORWARDED & headers.keys()) > 1:
-        return None  # they may contradict each other
+    if not FORWARDED_SCHEME_FIELDS.isdisjoint(headers) and len(FORWARDED_SCHEME_FIELDS & headers.keys()) > 1:
+        return None  # two of them may contradict each other
     path, _, query = match[1].decode("ascii").partition("?")
     path = unquote(path) if "%" in path else path
     return RequestHead(
@@ -149,29 +148,29 @@ def read_fast(head: bytes) -> RequestHead | None:
         headers=headers,
         version=(1, 1),
         length=int(length),
-        keep_alive=not closes(headers),
+        keep_alive=not asks_to_close(headers),
         target=target_of("POST", path),
         size=len(head),
     )
 
 
-def overlong(line: bytes, limit: int) -> ParseException:
-    """Return what is wrong with a request line beyond the limit: its method, or else its target."""
+def over_limit(line: bytes, limit: int) -> ParseException:
+    """Return the exception for a request line beyond the limit: its method is too long, or else its target."""
     if b" " not in line[: MAX_METHOD + 1]:
         return InvalidRequestMethod(line[: MAX_METHOD + 1].decode("latin-1"))
     return LimitRequestLine(len(line), limit)
 
 
-def read_any(pieces: list[bytes], configuration: Config, peer: Any) -> RequestHead | None:
-    """Read a head by Gunicorn's parser; None if it is not whole.
+def read_full(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead | None:
+    """Parse a head with Gunicorn's parser; return None if it is not whole.
 
     Args:
-        pieces: the head as it arrived. Gunicorn compares some of its limits only between two pieces.
-        configuration: Gunicorn's.
+        pieces: the head as it arrived. Gunicorn checks some of its limits only between two pieces.
+        configuration: Gunicorn's configuration.
         peer: the client's address, as the socket has it.
 
     Raises:
-        ParseException: what Gunicorn refuses, and what `_check` does.
+        ParseException: Gunicorn or `_check_request` rejects the head.
     """
     try:
         request = GunicornRequest(configuration, IterUnreader(pieces), peer)
@@ -179,18 +178,18 @@ def read_any(pieces: list[bytes], configuration: Config, peer: Any) -> RequestHe
         return None
     except LimitRequestLine as error:
         line = b"".join(pieces).removeprefix(b"\r\n").partition(b"\r\n")[0]
-        raise overlong(line, error.max_size) from error
+        raise over_limit(line, error.max_size) from error
     except UnsupportedTransferCoding as error:
-        if not CODINGS.fullmatch(error.hdr):
+        if not TRANSFER_CODINGS.fullmatch(error.hdr):
             raise InvalidHeader("TRANSFER-ENCODING") from error
         raise
     headers = combine_fields(request.headers)
-    _check(request, headers)
-    request.version = min(request.version, (1, 1))  # the answer says no higher one (RFC 9110, section 2.5)
-    if closes(headers):
-        request.force_close()  # Gunicorn looks at the first field alone, and for no list in it
+    _check_request(request, headers)
+    request.version = min(request.version, (1, 1))  # the response has no higher one (RFC 9110, section 2.5)
+    if asks_to_close(headers):
+        request.force_close()  # Gunicorn reads only the first field, and not as a list
     reader, path = request.body.reader, unquote(request.path)
-    mounted = "script_name" in headers or "SCRIPT_NAME" in os.environ  # then Flask knows what the path is
+    mounted = "script_name" in headers or "SCRIPT_NAME" in os.environ  # then Flask resolves the path
     return RequestHead(
         method=request.method,
         path=path,
@@ -200,7 +199,7 @@ def read_any(pieces: list[bytes], configuration: Config, peer: Any) -> RequestHe
         length=None if isinstance(reader, ChunkedReader) else reader.length,
         keep_alive=not request.should_close(),
         target=None if mounted else target_of(request.method, path),
-        expects_continue=request._expected_100_continue,  # noqa: SLF001  there is no other way to it
+        expects_continue=request._expected_100_continue,  # noqa: SLF001  nothing public tells
         original=request,
         size=sum(map(len, pieces)),
     )
@@ -208,59 +207,59 @@ def read_any(pieces: list[bytes], configuration: Config, peer: Any) -> RequestHe
 
 @dataclass(frozen=True, slots=True)
 class Parser:
-    """Reads the heads of a process's requests."""
+    """Parses request heads with the configuration of one process."""
 
-    configuration: Config
-    """Gunicorn's."""
+    configuration: Any
+    """Gunicorn's configuration."""
     fast: bool
-    """Whether `read_fast` may be asked first, as `fast_path_suffices` says."""
+    """Whether `read_fast` is tried first, as `fast_path_suffices` decides."""
 
     def read(self, head: bytes, client: Any) -> RequestHead | None:
-        """Read a head, of a prediction the fast way if it is ordinary; None if Gunicorn takes it for half of one.
+        """Parse a head, of a prediction on the fast path if possible; return None if Gunicorn finds it not whole.
 
         Raises:
-            ParseException: as `read_any`.
+            ParseException: as for `read_full`.
         """
         parsed = read_fast(head) if self.fast else None
-        return (
-            read_any([head], self.configuration, client)
-            if parsed is None or parsed.target is None
-            else parsed
-        )
+        if parsed is None or parsed.target is None:
+            return read_full([head], self.configuration, client)
+        return parsed
 
     def check_line(self, line: bytes, client: Any) -> None:
-        """Look at a request line before the rest of the head is there.
+        """Check a request line before the rest of the head has arrived.
 
         Raises:
-            ParseException: as `read_any`.
+            ParseException: as for `read_full`.
         """
-        read_any([line], self.configuration, client)
+        read_full([line], self.configuration, client)
 
 
-def refusal_of(error: ParseException) -> MalformedRequestError:
-    """Return what a client is told of a request that the parser refuses; `extensions` has the status."""
-    refusal = MalformedRequestError(str(error)[:200])
+def parse_problem(error: ParseException) -> MalformedRequestError:
+    """Return the problem details of a request that the parser rejects; `extensions` has the status."""
+    refusal = MalformedRequestError(
+        str(error)[:200], remedy="Send the request as RFC 9112 has it; most HTTP clients do."
+    )
     refusal.extensions = {"status": int(STATUSES.get(type(error), HTTPStatus.BAD_REQUEST))}
     return refusal
 
 
-def _check(request: GunicornRequest, headers: Mapping[str, str]) -> None:
-    """Refuse what Gunicorn takes, and an origin server does not.
+def _check_request(request: Any, headers: Mapping[str, str]) -> None:
+    """Reject what Gunicorn's parser accepts and an origin server must not.
 
     Raises:
-        ParseException: HTTP/1.1 without a host, a target that is none, CONNECT, a length beyond all counting, a
-            coding that is not undone here.
+        ParseException: HTTP/1.1 without a Host field, a target that is no URI, CONNECT, a length beyond 64 bits, or a
+            transfer coding other than chunked.
     """
     if not HOST.fullmatch(headers.get("host", "a" if request.version < (1, 1) else "")):
         raise InvalidHeader(
             "an HTTP/1.1 request has one Host field, with a host in it (RFC 9112, section 3.2)"
         )
-    if request.method == "CONNECT":  # it asks for a tunnel: of a proxy (RFC 9110, section 9.3.6)
+    if request.method == "CONNECT":  # for a tunnel, by a proxy (RFC 9110, section 9.3.6)
         raise InvalidRequestMethod(request.method)
-    if "#" in request.uri or "\\" in request.uri:  # neither is in a target (RFC 9112, 3.2; RFC 3986, 2)
+    if "#" in request.uri or "\\" in request.uri:  # no URI has them (RFC 9112, 3.2; RFC 3986, 2)
         raise InvalidRequestLine(request.uri)
     if int(headers.get("content-length", 0)).bit_length() > LENGTH_BITS:
         raise InvalidHeader("CONTENT-LENGTH")
     coding = headers.get("transfer-encoding", "chunked")
-    if coding.lower() != "chunked":  # Gunicorn takes gzip for one that it undoes
+    if coding.lower() != "chunked":  # Gunicorn accepts gzip, and does not decode it
         raise UnsupportedTransferCoding(coding)

@@ -1,4 +1,4 @@
-"""From an answer to the bytes on the wire: those that Flask and Gunicorn would have written."""
+"""The bytes of a response, as Flask and Gunicorn would have written them."""
 
 import time
 from functools import lru_cache
@@ -19,14 +19,14 @@ _STATUS_LINES = {
 
 
 class Dates:
-    """The Date field (RFC 9110, section 6.6.1), written anew once a second."""
+    """The value of the Date field (RFC 9110, section 6.6.1), formatted once a second."""
 
     def __init__(self) -> None:
         self._second = 0
         self._text = ""
 
     def now(self) -> str:
-        """Return the field's value."""
+        """Return the value for this second."""
         second = int(time.time())
         if second != self._second:
             self._second, self._text = second, util.http_date(second)
@@ -34,32 +34,40 @@ class Dates:
 
 
 def status_line(status: HTTPStatus) -> str:
-    """Return code and reason, as WSGI has them."""
+    """Return status code and reason phrase, as WSGI has them."""
     return _STATUS_LINES[status]
 
 
-def render(answer: Response, version: tuple[int, int], date: str, *, keep_alive: bool) -> bytes:
-    """Return a response, whole.
+def render(response: Response, version: tuple[int, int], date: str, *, keep_alive: bool) -> bytes:
+    """Return the bytes of a response.
+
+    Args:
+        response: the response.
+        version: of HTTP, as the request has it.
+        date: the value of the Date field.
+        keep_alive: whether the connection stays open.
 
     Raises:
-        ValueError: a field has a name or a value that would be read as something else.
+        ValueError: the name or value of a field is malformed, and would split the response.
     """
-    headers = answer.headers
+    headers = response.headers
     fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if fields:
-        # What holds for each character of all of them together holds for each of them.
+        # One check of all values together: each of its conditions is about single characters.
         values = "".join(headers.values())
         plain = values.isascii() and values.isprintable()
         if not (_are_names(tuple(headers)) and (plain or HEADER_VALUE_RE.fullmatch(values))):
             raise ValueError(f"a response field cannot be written: {headers}")
-    start = _start(int(answer.status), version, date, keep_alive)
-    head = f"{start}{fields}Content-Type: {answer.media_type}\r\nContent-Length: {len(answer.body)}\r\n\r\n"
-    return head.encode("latin-1") + answer.body
+    start = _start(int(response.status), version, date, keep_alive)
+    head = (
+        f"{start}{fields}Content-Type: {response.media_type}\r\nContent-Length: {len(response.body)}\r\n\r\n"
+    )
+    return head.encode("latin-1") + response.body
 
 
 @lru_cache(maxsize=64)
 def _start(status: int, version: tuple[int, int], date: str, keep_alive: bool) -> str:
-    """Return what a response begins with: for a second it is the same in most of them."""
+    """Return status line and first fields, which are the same in most responses of a second."""
     return (
         f"HTTP/{version[0]}.{version[1]} {_STATUS_LINES[HTTPStatus(status)]}\r\n"
         f"Server: {SERVER}\r\nDate: {date}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n"
@@ -68,5 +76,5 @@ def _start(status: int, version: tuple[int, int], date: str, keep_alive: bool) -
 
 @lru_cache(maxsize=64)
 def _are_names(names: tuple[str, ...]) -> bool:
-    """Tell whether all may be names of fields (RFC 9110, section 5.1); there are few."""
+    """Return whether all are field names (RFC 9110, section 5.1); few combinations occur."""
     return all(TOKEN_RE.fullmatch(name) for name in names)

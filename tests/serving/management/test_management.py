@@ -23,7 +23,7 @@ from bench.support.processes import (
     serving_command,
 )
 from bundle.repository import Bundle
-from serving.system.addresses import unusable_address
+from serving.system.addresses import tcp_problem
 from tests.serving.conftest import AILING
 from tests.serving.model.test_reload import publish_bad
 
@@ -238,7 +238,7 @@ def test_the_management_process_ends_with_the_arbiter_even_while_it_is_stopped(
         os.kill(arbiter, signal.SIGKILL)
         await_(lambda: is_gone(management))
         assert not directory.exists()
-        await_(lambda: unusable_address("127.0.0.1", pod.port) is None)  # all its threads have to end
+        await_(lambda: tcp_problem("127.0.0.1", pod.port) is None)  # all its threads have to end
 
 
 def test_signals_to_the_whole_group_leave_it_to_the_arbiter(pod: Managed) -> None:
@@ -373,4 +373,4 @@ def test_a_taken_management_port_ends_the_service_with_its_name(bundle: Bundle) 
         )
     code, said = ended(port=port, management_port=port)
     assert code == 1
-    assert "the management port is the port itself" in said
+    assert "the management port is the service's own port" in said

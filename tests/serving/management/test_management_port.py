@@ -74,7 +74,7 @@ def test_a_connection_is_timed_as_a_whole(server: Server) -> None:
     with connected(server.socket.getsockname()[1]) as connection:
         connection.sendall(b"GET /li")
         await_(lambda: bool(server._deadlines))
-        server.end_late(next(iter(server._deadlines.values())) + 1)
+        server.close_expired(next(iter(server._deadlines.values())) + 1)
         assert statuses(read_all(connection)) in ([], [400])
     await_(lambda: not server._deadlines)
 

@@ -15,7 +15,7 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import ROOT, START_SECONDS, environment, free_port, serving_command
 from bundle.repository import Bundle
 from serving.management.workers import STUCK_TICKS
-from serving.system.memory_directory import LOCK, sweep
+from serving.system.memory_directory import LOCK, remove_stale
 from tests.serving.management.test_management import (
     directory_of,
     is_gone,
@@ -27,7 +27,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from serving.system import memory_directory
-directory, descriptor = memory_directory.make(Path(sys.argv[1]))
+directory, descriptor = memory_directory.create(Path(sys.argv[1]))
 print(directory, flush=True)
 sys.stdin.read()
 """
@@ -154,13 +154,13 @@ def test_only_directories_of_dead_services_are_removed(
             elsewhere.mkdir()
             (elsewhere / LOCK).touch()
             (tmp_path / "glyph-link").symlink_to(elsewhere)
-            assert sweep(tmp_path) == []
+            assert remove_stale(tmp_path) == []
         finally:
             holder.kill()
     with monkeypatch.context() as patch:
         patch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-        assert sweep(tmp_path) == []
-    assert sweep(tmp_path) == [held]
+        assert remove_stale(tmp_path) == []
+    assert remove_stale(tmp_path) == [held]
     assert not held.exists()
     assert {path.name for path in tmp_path.iterdir()} == {
         "glyph-pictures",

@@ -70,12 +70,12 @@ def images_of(count: int) -> Pixels:
 
 def test_a_processor_has_integer_matrices_by_its_flags(processor: Path) -> None:
     """AMX's integers count, and nothing that only resembles them."""
-    assert cpus.has_integer_matrices()
+    assert cpus.has_amx_int8()
     for line in NO_AMX.values():
         processor.write_text(f"{line}\n")
-        assert not cpus.has_integer_matrices()
+        assert not cpus.has_amx_int8()
     processor.unlink()
-    assert not cpus.has_integer_matrices()
+    assert not cpus.has_amx_int8()
 
 
 @pytest.mark.parametrize(

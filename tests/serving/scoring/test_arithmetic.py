@@ -84,7 +84,7 @@ def test_a_job_does_not_go_on_in_another_arithmetic(
     output = tmp_path / "out"
     score(bundle, images, output, shard="0/2")
     other = "float32" if processor == "integer" else "integer"
-    monkeypatch.setattr("serving.model.engine.has_integer_matrices", lambda: other == "integer")
+    monkeypatch.setattr("serving.model.engine.has_amx_int8", lambda: other == "integer")
     with pytest.raises(OutputError, match=f"arithmetic was {processor} and is {other}"):
         score(bundle, images, output, shard="1/2")
     score(bundle, images, output, shard="1/2", arithmetic=processor)
@@ -115,7 +115,7 @@ def test_a_service_gives_the_bits_of_this_process(
     bundle: Bundle, tmp_path: Path, worker: str, arithmetic: str
 ) -> None:
     """By --url, whoever else asks, and the few images of a last batch too: full batches are in integers if any is."""
-    if arithmetic == "mixed" and not cpus.has_integer_matrices():
+    if arithmetic == "mixed" and not cpus.has_amx_int8():
         pytest.skip("this processor has no AMX for integers, so no service is mixed here")
     given = "auto" if arithmetic == "mixed" else arithmetic
     policy = "float32" if arithmetic == "float32" else "integer"

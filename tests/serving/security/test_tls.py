@@ -166,7 +166,7 @@ def test_a_certificate_without_its_key_is_refused_by_the_check_and_changes_nothi
         renewed(tmp_path / "renewed")[0].replace(certificate)
         refused = checked(**settings)
         assert refused.returncode == 2
-        assert "no pair that TLS can use" in refused.stderr
+        assert "cannot be used for TLS" in refused.stderr
         assert presented(service) == old
         assert service.post(png(a_digit())).status == 200
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from serving.system import memory
-from serving.system.memory import bounded, free_memory
+from serving.system.memory import free_memory, limit_memory
 
 V2 = ("memory.max", "memory.current", "inactive_file")
 V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -35,7 +35,7 @@ def test_without_a_container_nothing_is_limited(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(memory, "CGROUP_V2", tmp_path)
     monkeypatch.setattr(memory, "CGROUP_V1", tmp_path)
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with bounded():
+    with limit_memory():
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
@@ -43,7 +43,7 @@ def test_what_is_more_than_free_is_refused_and_afterwards_it_is_not(monkeypatch:
     """By an exception: the process goes on."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     monkeypatch.setattr(memory, "free_memory", lambda: 64 << 20)
-    with bounded():
+    with limit_memory():
         np.ones(16 << 20, np.uint8)
         with pytest.raises(MemoryError):
             np.ones(256 << 20, np.uint8)

@@ -30,7 +30,7 @@ from bench.support.processes import (
     running,
 )
 from bundle.repository import Bundle
-from serving.process.announcement import subject_names, way_in
+from serving.process.announcement import curl_target, subject_names
 from serving.settings import ServiceSettings
 from serving.system import addresses
 from serving.system.descriptors import RESERVE
@@ -197,7 +197,7 @@ def test_what_systemd_hands_over_and_nobody_can_connect_to_is_refused(tmp_path: 
     with (tmp_path / "file").open("w") as file:
         code, said = activate_and_end(file)  # type: ignore[arg-type]
     assert code == 1
-    assert "descriptor 3, handed over by systemd, is no socket" in said
+    assert "descriptor 3, passed by systemd, is no socket" in said
 
 
 @pytest.mark.parametrize("name", ["LISTEN_PID", "LISTEN_FDS"])
@@ -290,7 +290,7 @@ def test_without_ipv6_every_address_is_that_of_ipv4(monkeypatch: pytest.MonkeyPa
         (None, ["0.0.0.0:9000"]),
     ):
         monkeypatch.setattr(Socket, "alone", alone)
-        assert addresses.binds(settings) == binds
+        assert addresses.bind_addresses(settings) == binds
 
 
 def test_the_port_that_is_the_management_port_is_named_also_where_one_is_of_every_address() -> None:
@@ -299,7 +299,7 @@ def test_the_port_that_is_the_management_port_is_named_also_where_one_is_of_ever
     for host, management in (("*", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("127.0.0.1", "127.0.0.1")):
         ended = start_and_end(host=host, management_host=management, port=port, management_port=port)
         assert ended.returncode == 1
-        assert f"the management port is the port itself, {port}" in ended.stderr
+        assert f"the management port is the service's own port, {port}" in ended.stderr
 
 
 @pytest.mark.parametrize("ported", [True, False])
@@ -438,7 +438,7 @@ def test_a_directory_that_may_not_be_written_is_named(
 ) -> None:
     """As /run is for everybody but root, who may write everywhere."""
     monkeypatch.setattr("serving.system.addresses.os.access", lambda *_: False)
-    problem = addresses.unusable(ServiceSettings(host=f"unix:{tmp_path}/http.sock"))
+    problem = addresses.listen_problem(ServiceSettings(host=f"unix:{tmp_path}/http.sock"))
     assert problem is not None
     assert f"may not make a socket in {tmp_path}" in problem
 
@@ -520,6 +520,6 @@ def test_the_printed_address_is_one_that_can_be_asked(host: str, url: str) -> No
     """Nobody can connect to 'every address'."""
     if ":" in host and not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    with addresses.bound(host, 0) as listener:
+    with addresses.bind_tcp(host, 0) as listener:
         port = listener.getsockname()[1]
-        assert way_in(listener, ServiceSettings()) == ([], f"{url}{port}")
+        assert curl_target(listener, ServiceSettings()) == ([], f"{url}{port}")

@@ -28,7 +28,7 @@ from bundle.repository import Bundle
 from serving.model.store import ModelStore
 from serving.process.announcement import announcement
 from serving.settings import ServiceSettings
-from serving.system.streams import KEPT_BYTES, Stream
+from serving.system.streams import MAX_BUFFER_BYTES, Stream
 from tests.serving.management.test_management import workers_of
 
 LONG_PATH = "/" + 3000 * "x"
@@ -213,7 +213,7 @@ def drained(reading: int) -> bytes:
 
 
 def a_pipe(kind: str) -> tuple[int, int]:
-    """Return a pipe's ends, or a socket pair's, the writing one as `claim` leaves it, or could not help leaving it."""
+    """Return a pipe's ends, or a socket pair's, the writing one as `make_nonblocking` leaves it, or has to leave it."""
     if kind == "socket":
         ours, theirs = socket.socketpair()
         return ours.detach(), theirs.detach()
@@ -227,7 +227,7 @@ def test_what_a_stream_does_not_take_is_kept_then_dropped_and_told(kind: str) ->
     """Nothing waits; every line is whole, in its order; and where lines are missing stands how many."""
     reading, writing = a_pipe(kind)
     stream = a_stream(writing)
-    lines = [f"{number} {'x' * 9000}\n".encode() for number in range(KEPT_BYTES // 4500)]
+    lines = [f"{number} {'x' * 9000}\n".encode() for number in range(MAX_BUFFER_BYTES // 4500)]
     for line in lines:
         stream.write(line)
     assert 0 < stream.dropped < len(lines)
@@ -277,7 +277,7 @@ def test_a_child_leaves_what_its_parent_kept_to_the_parent() -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert drained(reading) == b"the child's\n"
-    stream.end()
+    stream.flush_at_exit()
     assert whole + drained(reading) == count * line
 
 
@@ -287,14 +287,17 @@ def test_the_end_does_not_wait_for_a_reader_that_has_stopped() -> None:
     stream = a_stream(writing)
     for _ in range(3):
         stream.write(b"x" * (1 << 16))
-    stream.end()
+    stream.flush_at_exit()
     assert len(drained(reading)) == 1 << 16
 
 
 def test_others_who_have_the_same_pipe_may_still_wait_for_it() -> None:
     """O_NONBLOCK is a property of what a shell and its jobs share: it is left as it was."""
     reading, writing = os.pipe()
-    program = "import os; from serving.system.streams import claim; claim(); os.write(1, b'%d' % os.get_blocking(1))"
+    program = (
+        "import os; from serving.system.streams import make_nonblocking; make_nonblocking(); "
+        "os.write(1, b'%d' % os.get_blocking(1))"
+    )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=writing, check=True)
     assert os.read(reading, 10) == b"0"
     assert os.get_blocking(writing)

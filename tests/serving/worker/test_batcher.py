@@ -73,7 +73,7 @@ def answered(
     batcher: Batcher,
     exchanges: list[Exchange],
     gone: frozenset[int] = frozenset(),
-    hung_up: frozenset[int] = frozenset(),
+    half_closed: frozenset[int] = frozenset(),
 ) -> list[Response]:
     """Put all of them in one turn of the loop, and return their answers in the same order."""
     answers: dict[int, Response] = {}
@@ -90,7 +90,7 @@ def answered(
                     exchange,
                     functools.partial(done, number),
                     functools.partial(gone.__contains__, number),
-                    functools.partial(hung_up.__contains__, number),
+                    functools.partial(half_closed.__contains__, number),
                 )
             )
 
@@ -193,30 +193,30 @@ def test_a_bad_request_spoils_its_own_answer_only(
     assert [answer.status for answer in answered(loop, Batcher(loop, pipeline), exchanges)] == [200, 422, 200]
 
 
-def test_who_has_hung_up_waits_behind_the_others(
+def test_a_half_closed_peer_waits_behind_the_others(
     pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
 ) -> None:
     """The first fifty are of clients that have gone, most likely; the fifty after them need not wait for them."""
     exchanges = [asked(pipeline, digit) for _ in range(100)]
-    answers = answered(loop, Batcher(loop, pipeline), exchanges, hung_up=frozenset(range(50)))
+    answers = answered(loop, Batcher(loop, pipeline), exchanges, half_closed=frozenset(range(50)))
     assert {answer.status for answer in answers} == {200}  # for they may be there, and have only said all
     first_batch = {number for number, exchange in enumerate(exchanges) if exchange.batch == FILES}
     assert set(range(50, 100)) < first_batch
 
 
-def test_a_full_queue_has_room_at_the_cost_of_who_has_hung_up(
+def test_a_full_queue_has_room_at_the_cost_of_half_closed_peers(
     pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
 ) -> None:
     """Of more than a batch, those that have hung up are still waiting after the first turn; one is refused."""
     batcher = Batcher(loop, pipeline)
     refusal = OverloadedError("there is more than can be answered", remedy="Wait.")
-    assert not batcher.make_room(refusal)
+    assert not batcher.shed_half_closed(refusal)
     made: list[bool] = []
     exchanges = [asked(pipeline, digit) for _ in range(100)]
     loop.call_soon(
-        lambda: loop.call_soon(lambda: loop.call_soon(lambda: made.append(batcher.make_room(refusal))))
+        lambda: loop.call_soon(lambda: loop.call_soon(lambda: made.append(batcher.shed_half_closed(refusal))))
     )
-    answers = answered(loop, batcher, exchanges, hung_up=frozenset(range(50)))
+    answers = answered(loop, batcher, exchanges, half_closed=frozenset(range(50)))
     assert made == [True]
     statuses = [answer.status for answer in answers]
     assert statuses.count(HTTPStatus.SERVICE_UNAVAILABLE) == 1

@@ -102,12 +102,12 @@ def test_the_soft_limit_is_raised_as_far_as_connections_need(monkeypatch: pytest
     limits = {"now": (1024, 6000)}
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.update(now=new))
-    descriptors.ensure(ServiceSettings(connections=800))
+    descriptors.raise_limit(ServiceSettings(connections=800))
     assert limits["now"] == (1024, 6000)
-    descriptors.ensure(ServiceSettings(connections=4096))
+    descriptors.raise_limit(ServiceSettings(connections=4096))
     assert limits["now"] == (4096 + RESERVE, 6000)
     with pytest.raises(ConfigurationError, match=r"GLYPH_CONNECTIONS=6000 needs 6128 .* may open 6000"):
-        descriptors.ensure(ServiceSettings(connections=6000))
+        descriptors.raise_limit(ServiceSettings(connections=6000))
 
 
 def test_too_few_descriptors_end_the_start_with_a_sentence(bundle: Bundle) -> None:
@@ -134,10 +134,10 @@ def test_the_default_of_connections_follows_a_low_hard_limit(
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
     monkeypatch.setenv("GLYPH_CONNECTIONS", "")
-    assert descriptors.ensure(ServiceSettings()).connections == 4096 - descriptors.RESERVE
+    assert descriptors.raise_limit(ServiceSettings()).connections == 4096 - descriptors.RESERVE
     assert limits[-1] == (4096, 4096)
     assert os.environ["GLYPH_CONNECTIONS"] == str(4096 - descriptors.RESERVE)
     assert "3968 connections and not 4096" in capsys.readouterr().err
     limits.append((150, 150))
     with pytest.raises(ConfigurationError, match="or raise the limit"):
-        descriptors.ensure(ServiceSettings())
+        descriptors.raise_limit(ServiceSettings())

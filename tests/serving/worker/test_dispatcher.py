@@ -9,7 +9,7 @@ import pytest
 from bundle.repository import Bundle
 from serving.predict.exchange import Request, Target
 from serving.predict.pipeline import target_of
-from serving.worker.dispatcher import FEW_FILES, LARGE_BODY, LARGE_PIXELS, takes_long
+from serving.worker.blocking import FEW_FILES, LARGE_BODY, LARGE_PIXELS, blocks_loop
 from tests.serving.worker.fakes import a_dispatcher, connect
 
 OCTETS = {"content-type": "application/octet-stream"}
@@ -50,7 +50,7 @@ def test_pixels_may_be_more_than_what_has_to_be_decoded(
 ) -> None:
     """Files, forms, JSON and compressed bodies go to a thread where four times as many pixels do not."""
     request = Request(method="POST", path=path, headers=headers, body=bytes(size))
-    assert takes_long(request, target(path)) is expected
+    assert blocks_loop(request, target(path)) is expected
 
 
 def test_requests_for_the_application_wait_as_far_as_there_is_room(
@@ -121,4 +121,4 @@ def test_few_files_are_decoded_in_the_loop(
     """Small files may be made to take a millisecond each, whatever their sizes: their number decides."""
     assert len(body) < LARGE_BODY
     request = Request(method="POST", path=path, headers=headers, body=body)
-    assert takes_long(request, target(path)) is expected
+    assert blocks_loop(request, target(path)) is expected

@@ -70,7 +70,7 @@ def test_what_is_only_announced_is_not_counted(dispatcher: Dispatcher) -> None:
     connection, transport = connect(dispatcher)
     connection.data_received(head(MEGABYTE))
     connection.data_received(bytes(MEGABYTE))
-    assert connection.phase == "answer"
+    assert connection.phase == "response"
     assert transport.written == b""
 
 

@@ -93,7 +93,7 @@ def test_a_forgotten_body_is_still_read_to_its_end() -> None:
     """Nothing is kept of what was refused, and the next request is found."""
     body = ChunkedBody(Request(CONFIGURATION, IterUnreader([CHUNKED_HEAD]), PEER))
     body.feed(b"5\r\nhel")
-    body.forget()
+    body.discard_data()
     body.feed(b"lo\r\n0\r\n\r\n" + NEXT)
     assert body.done
     assert (bytes(body.data), body.size, body.rest) == (b"", 5, NEXT)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bench.fuzzing.pieces import HEAD_PIECES, ORDINARY_HEAD, PEER
 from serving.predict.exchange import Target
-from serving.worker.http11.request_head import RequestHead, read_any, read_fast
+from serving.worker.http11.request_head import RequestHead, read_fast, read_full
 
 CONFIGURATION = Config()
 
@@ -16,7 +16,7 @@ CONFIGURATION = Config()
 def by_gunicorn(data: bytes) -> RequestHead | None:
     """Read a head by Gunicorn's parser; None if it refuses it."""
     try:
-        return read_any([data], CONFIGURATION, PEER)
+        return read_full([data], CONFIGURATION, PEER)
     except ParseException:
         return None
 
@@ -127,7 +127,7 @@ def test_a_head_says_what_its_path_names(
 def test_half_a_head_is_not_a_head() -> None:
     """Every beginning of a good head is neither refused nor taken."""
     for end in range(len(ORDINARY_HEAD)):
-        assert read_any([ORDINARY_HEAD[:end]], CONFIGURATION, PEER) is None
+        assert read_full([ORDINARY_HEAD[:end]], CONFIGURATION, PEER) is None
 
 
 def test_a_repeated_field_is_one_list() -> None:

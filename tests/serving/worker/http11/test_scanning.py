@@ -47,15 +47,15 @@ class Counting(bytearray):
 def looks(monkeypatch: pytest.MonkeyPatch) -> type[Looks]:
     """Return the counter of what is searched in the buffers of connections."""
     Looks.count = 0
-    read_any = request_head.read_any
+    read_full = request_head.read_full
 
     def counted(pieces: list[bytes], *arguments: Any) -> Any:
         Looks.count += sum(map(len, pieces))
-        return read_any(pieces, *arguments)
+        return read_full(pieces, *arguments)
 
     monkeypatch.setattr(input_buffer, "bytearray", Counting, raising=False)
     monkeypatch.setattr(chunked, "bytearray", Counting, raising=False)
-    monkeypatch.setattr(request_head, "read_any", counted)
+    monkeypatch.setattr(request_head, "read_full", counted)
     return Looks
 
 
