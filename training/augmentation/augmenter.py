@@ -14,7 +14,7 @@ import torch
 
 from bundle.manifest import IMAGE_SIZE
 from common.errors import ConfigurationError
-from training.augmentation.counter_rng import Noise, coarse, uniform
+from training.augmentation.counter_rng import CounterRng, uniform, uniform_8bit
 from training.augmentation.geometry import (
     base_grid,
     blur,
@@ -94,7 +94,7 @@ class Augmenter:
             )
         self.limits = limits
         self.paper = paper
-        self._noise = Noise(seed, LANES, device)
+        self._rng = CounterRng(seed, LANES, device)
         self._grid = base_grid(IMAGE_SIZE, device)
         factors = torch.ones(classes)
         factors[list(limits.gentle_classes)] = limits.gentle_factor
@@ -133,8 +133,8 @@ class Augmenter:
         elastic = limits.elastic_alpha > 0
         if not (limits.has_affine or elastic or limits.erasing):
             return pixels
-        keys = self._noise.keys(indices, epoch)
-        words = self._noise.words(keys, 0, Lane.ELASTIC)
+        keys = self._rng.keys(indices, epoch)
+        words = self._rng.words(keys, 0, Lane.ELASTIC)
         if limits.has_affine or elastic:
             affine = self._affine(uniform(words), labels) if limits.has_affine else None
             displacement = self._elastic(keys) if elastic else None
@@ -158,8 +158,8 @@ class Augmenter:
 
     def _elastic(self, keys: torch.Tensor) -> torch.Tensor:
         """Return the displacements, `float32[n, 2, 28, 28]` in pixels: alpha times blurred noise."""
-        words = self._noise.words(keys, Lane.ELASTIC, LANES - Lane.ELASTIC)
-        fields = coarse(words).view(-1, 2, IMAGE_SIZE, IMAGE_SIZE)
+        words = self._rng.words(keys, Lane.ELASTIC, LANES - Lane.ELASTIC)
+        fields = uniform_8bit(words).view(-1, 2, IMAGE_SIZE, IMAGE_SIZE)
         return blur(fields, self._blur).mul_(self.limits.elastic_alpha)
 
     def _rectangles(self, draws: torch.Tensor) -> torch.Tensor:

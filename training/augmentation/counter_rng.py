@@ -29,7 +29,7 @@ def mix(words: torch.Tensor) -> torch.Tensor:
     return mixed
 
 
-class Noise:
+class CounterRng:
     """Noise for the images of a data set: equal arguments give equal bits, on every device.
 
     Each image of an epoch has a key, `mix(mix(index ^ a) + b)` with `a` and `b` made from seed and
@@ -74,7 +74,7 @@ def uniform(words: torch.Tensor) -> torch.Tensor:
     return ((words >> 8) & 0xFFFFFF).float().mul_(2**-24)
 
 
-def coarse(words: torch.Tensor) -> torch.Tensor:
+def uniform_8bit(words: torch.Tensor) -> torch.Tensor:
     """Turn `int32[n, m]` into `float32[n, 4m]` in (-1, 1): each byte one of 256 evenly spaced values.
 
     A byte is enough for noise that will be blurred. Its mean is exactly 0, its variance

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from common.errors import ConfigurationError
 from training.augmentation.augmenter import CPU_CHUNK, LANES, Augmenter, Lane
-from training.augmentation.counter_rng import Noise, coarse, uniform
+from training.augmentation.counter_rng import CounterRng, uniform, uniform_8bit
 from training.augmentation.geometry import inverse_affine
 from training.data.formats.idx import read_idx
 from training.settings import AugmentationSettings
@@ -59,7 +59,7 @@ def digits(mnist_directory: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 def test_off_is_the_identity_and_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without limits the pixels are the images', bit for bit, as float32, and no noise is made."""
-    monkeypatch.delattr(Noise, "keys")
+    monkeypatch.delattr(CounterRng, "keys")
     images, labels, indices = batch(20)
     out = augmenter(AugmentationSettings(elastic_sigma=5, gentle_classes=(1,)))(images, labels, indices, 3)
     assert out.dtype == torch.float32
@@ -185,10 +185,10 @@ def test_affine_and_elastic_are_one_sampling() -> None:
     images, labels, indices = batch(5)
     limits = AugmentationSettings(rotation=30, elastic_alpha=30, elastic_sigma=4)
     out = augmenter(limits, seed=9)(images, labels, indices, 1)
-    noise = Noise(9, LANES, CPU)
-    keys = noise.keys(indices, 1)
-    angles = 30 * (2 * uniform(noise.words(keys, Lane.ROTATION, 1)) - 1)
-    raw = coarse(noise.words(keys, Lane.ELASTIC, 392)).view(5, 2, 28, 28)
+    rng = CounterRng(9, LANES, CPU)
+    keys = rng.keys(indices, 1)
+    angles = 30 * (2 * uniform(rng.words(keys, Lane.ROTATION, 1)) - 1)
+    raw = uniform_8bit(rng.words(keys, Lane.ELASTIC, 392)).view(5, 2, 28, 28)
     fields = 30 * reference.gaussian_blur(raw, [33, 33], [4.0, 4.0])
     axis = torch.arange(28) - 13.5
     y, x = torch.meshgrid(axis, axis, indexing="ij")
