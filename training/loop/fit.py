@@ -26,7 +26,7 @@ from training.loop.precision import autocast
 from training.loop.state import Epoch, TrainingState
 from training.model.distillation import Committee
 from training.model.evaluation import Logits, logits_of, negative_log_likelihood
-from training.model.loss import objective
+from training.model.loss import training_loss
 from training.model.mlp import MLP, Standardisation, constrain_norms
 from training.model.optimizers import AveragedWeights, Rates, build_optimizers, penalty
 from training.settings import TrainingSettings
@@ -207,7 +207,7 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         with autocast(settings, train.images.device):
             logits = called(state.standardise(pixels)).float()
             targets = run.committee(pixels, settings.distill_temperature) if run.committee else None
-        loss = objective(settings, logits, labels, targets)
+        loss = training_loss(settings, logits, labels, targets)
         mean = loss * (run.world.size / len(batch))  # processes are averaged
         if regularisation is not None:
             mean, regularisation = mean + regularisation, None

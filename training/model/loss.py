@@ -6,7 +6,7 @@ from torch import nn
 from training.settings import TrainingSettings
 
 
-def objective(
+def training_loss(
     settings: TrainingSettings, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the loss summed over the images, `float32[]`, in nats.

@@ -28,7 +28,7 @@ from training.interrupts import Stop
 from training.loop.fit import Run, fit
 from training.loop.shared_data import prepare
 from training.model.distillation import Committee, load_committee
-from training.model.loss import objective
+from training.model.loss import training_loss
 from training.model.mlp import MLP
 from training.search.space import read_space
 from training.settings import TrainingSettings
@@ -91,7 +91,7 @@ def test_the_loss_is_the_papers(share: float, temperature: float) -> None:
     entropy = -np.log(softmax(logits, 1)[np.arange(6), LABELS.numpy()]).sum()
     divergence = (targets * np.log(targets / softmax(logits, temperature))).sum()
     expected = (1 - share) * entropy + share * temperature**2 * divergence
-    loss = objective(chosen, logits, LABELS, torch.from_numpy(targets).float())
+    loss = training_loss(chosen, logits, LABELS, torch.from_numpy(targets).float())
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
@@ -101,7 +101,7 @@ def test_the_gradient_is_that_of_cross_entropy_with_soft_targets() -> None:
     targets = torch.from_numpy(softmax(scores(2), temperature)).float()
     chosen = settings(distill_share=1, distill_temperature=temperature)
     logits, same = scores(1).requires_grad_(), scores(1).requires_grad_()
-    (gradient,) = torch.autograd.grad(objective(chosen, logits, LABELS, targets), logits)
+    (gradient,) = torch.autograd.grad(training_loss(chosen, logits, LABELS, targets), logits)
     soft = nn.functional.cross_entropy(same / temperature, targets, reduction="sum")
     (expected,) = torch.autograd.grad(temperature**2 * soft, same)
     torch.testing.assert_close(gradient, expected)
@@ -111,7 +111,7 @@ def test_the_gradient_is_that_of_cross_entropy_with_soft_targets() -> None:
 
 def test_without_targets_it_is_cross_entropy() -> None:
     """Label smoothing is the labels' part, and the share means nothing."""
-    loss = objective(settings(label_smoothing=0.1, distill_share=1), scores(1), LABELS, None)
+    loss = training_loss(settings(label_smoothing=0.1, distill_share=1), scores(1), LABELS, None)
     expected = nn.functional.cross_entropy(scores(1), LABELS, label_smoothing=0.1, reduction="sum")
     assert torch.equal(loss, expected)
 
