@@ -116,9 +116,9 @@ def fit(run: Run) -> Fitted:
         seconds = time.perf_counter() - started
         _end_epoch(run, state, rate, seconds)
     if state.best is not None:
-        state.judged.load_state_dict(state.best)
+        state.evaluated_model.load_state_dict(state.best)
     return Fitted(
-        model=state.judged.eval(),
+        model=state.evaluated_model.eval(),
         standardise=state.standardise,
         history=tuple(state.history),
         run_id=state.run_id,
@@ -317,9 +317,9 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
 def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
     """Return the logits of the validation images; where a stop ends that, after writing a checkpoint."""
     if run.world.size > 1:  # who stops here would be missed by the others: they agree on it after the epoch
-        return logits_of(state.judged, state.standardise, run.validation.images)
+        return logits_of(state.evaluated_model, state.standardise, run.validation.images)
     try:
-        return logits_of(state.judged, state.standardise, run.validation.images, run.stop.check)
+        return logits_of(state.evaluated_model, state.standardise, run.validation.images, run.stop.check)
     except Exception:
         if run.stop.requested:
             state.seconds = seconds

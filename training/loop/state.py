@@ -76,7 +76,7 @@ class TrainingState:
     """Length of the metrics file when all of `history` was in it."""
 
     @property
-    def judged(self) -> MLP:
+    def evaluated_model(self) -> MLP:
         """The model that is evaluated and published: the averaged one, where there is one."""
         return self.average.model if self.average else self.model  # type: ignore[return-value]
 
@@ -139,8 +139,8 @@ class TrainingState:
         self.metrics_bytes = snapshot["metrics_bytes"]
 
     def remember_best(self) -> None:
-        """Keep a copy of the judged model's weights."""
-        self.best = copy.deepcopy(self.judged.state_dict())
+        """Keep a copy of the evaluated_model model's weights."""
+        self.best = copy.deepcopy(self.evaluated_model.state_dict())
 
     def _refuse_other_runs(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
         if snapshot.get("format") != FORMAT:

@@ -44,7 +44,7 @@ AUGMENTATIONS = ("rotation", "shear", "scaling", "translation", "elastic_alpha",
 """Settings of which one that is not 0 means that the training images are changed."""
 
 
-class Verdict(StrEnum):
+class Diagnosis(StrEnum):
     """What the curves show."""
 
     FITS = "fits"
@@ -62,7 +62,9 @@ def published_epoch(history: Sequence[Epoch], hyperparameters: Mapping[str, Any]
     return max(history, key=lambda epoch: epoch.validation_accuracy)
 
 
-def judge(epoch: Epoch, *, classes: int, validation_images: int, training: Metrics | None = None) -> Verdict:
+def diagnose(
+    epoch: Epoch, *, classes: int, validation_images: int, training: Metrics | None = None
+) -> Diagnosis:
     """Return what the published epoch shows.
 
     Args:
@@ -74,13 +76,13 @@ def judge(epoch: Epoch, *, classes: int, validation_images: int, training: Metri
     """
     bias, gap = _bias_and_gap(epoch, training)
     if epoch.validation_accuracy < 1 / classes + NOTHING_LEARNED * (1 - 1 / classes):
-        return Verdict.LEARNED_NOTHING
+        return Diagnosis.LEARNED_NOTHING
     certain = gap > CERTAIN * standard_error(epoch.validation_accuracy, validation_images)
     is_overfit = gap > LARGE_GAP and certain
     is_underfit = bias > LARGE_BIAS
     if is_overfit and (gap > bias or not is_underfit):
-        return Verdict.OVERFITS
-    return Verdict.UNDERFITS if is_underfit else Verdict.FITS
+        return Diagnosis.OVERFITS
+    return Diagnosis.UNDERFITS if is_underfit else Diagnosis.FITS
 
 
 def advise(
@@ -93,7 +95,7 @@ def advise(
     test: Metrics | None = None,
     temperature: float = 1.0,
 ) -> list[str]:
-    """Return sentences, the verdict first, then what to try with the option's name, then what to doubt.
+    """Return sentences, the diagnosis first, then what to try with the option's name, then what to doubt.
 
     Args:
         history: one `Epoch` or more.
@@ -105,30 +107,30 @@ def advise(
         temperature: the calibration's.
     """
     epoch = published_epoch(history, hyperparameters)
-    verdict = judge(epoch, classes=classes, validation_images=validation_images, training=training)
+    diagnosis = diagnose(epoch, classes=classes, validation_images=validation_images, training=training)
     bias, gap = _bias_and_gap(epoch, training)
     where = "training images" if training else "training images (measured with dropout on)"
     found = (
         f"{bias:.2%} of the {where} are wrong, and {1 - epoch.validation_accuracy:.2%} of the validation "
         f"images: a generalisation gap of {100 * gap:.2f} percentage points."
     )
-    match verdict:
-        case Verdict.LEARNED_NOTHING:
+    match diagnosis:
+        case Diagnosis.LEARNED_NOTHING:
             said = [
                 f"It learned nothing: {epoch.validation_accuracy:.2%} is about what guessing gives.",
                 *_learn(hyperparameters),
             ]
-        case Verdict.UNDERFITS:
+        case Diagnosis.UNDERFITS:
             said = [f"It underfits (high bias): {found}", *_fit_more(history, hyperparameters)]
-        case Verdict.OVERFITS:
+        case Diagnosis.OVERFITS:
             said = [f"It overfits (high variance): {found}", *_regularise(hyperparameters)]
-        case Verdict.FITS:
+        case Diagnosis.FITS:
             said = [f"It fits: {found}", *_refine(hyperparameters)]
     return [
         *said,
-        *_of_the_curves(history, hyperparameters, verdict),
+        *_of_the_curves(history, hyperparameters, diagnosis),
         *_doubts(epoch, validation_images, test),
-        *_of_confidence(temperature, verdict),
+        *_of_confidence(temperature, diagnosis),
     ]
 
 
@@ -207,7 +209,7 @@ def _refine(values: Mapping[str, Any]) -> list[str]:
     return [said + "a committee of several seeds."]
 
 
-def _of_the_curves(history: Sequence[Epoch], values: Mapping[str, Any], verdict: Verdict) -> list[str]:
+def _of_the_curves(history: Sequence[Epoch], values: Mapping[str, Any], diagnosis: Diagnosis) -> list[str]:
     """Return what only the course over the epochs shows."""
     said = []
     last, best = history[-1], min(history, key=lambda epoch: epoch.validation_loss)
@@ -222,7 +224,7 @@ def _of_the_curves(history: Sequence[Epoch], values: Mapping[str, Any], verdict:
                 else "Stop there (--patience 5 --monitor loss), or regularise more."
             )
         )
-    elif len(history) > 1 and verdict != Verdict.LEARNED_NOTHING:
+    elif len(history) > 1 and diagnosis != Diagnosis.LEARNED_NOTHING:
         is_falling = last.validation_loss < STILL_FALLING * history[-2].validation_loss
         peak = max(epoch.learning_rate for epoch in history)
         is_annealed = (
@@ -265,10 +267,12 @@ def _doubts(epoch: Epoch, validation_images: int, test: Metrics | None) -> list[
     return said
 
 
-def _of_confidence(temperature: float, verdict: Verdict) -> list[str]:
+def _of_confidence(temperature: float, diagnosis: Diagnosis) -> list[str]:
     if temperature > OVERCONFIDENT:
         more = (
-            "" if verdict == Verdict.OVERFITS else " More dropout, L2 or --label-smoothing makes it humbler."
+            ""
+            if diagnosis == Diagnosis.OVERFITS
+            else " More dropout, L2 or --label-smoothing makes it humbler."
         )
         return [f"It was overconfident: calibration divides its logits by {temperature:.2f}.{more}"]
     if temperature < TIMID:

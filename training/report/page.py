@@ -18,7 +18,7 @@ from training.data.duplicates import Duplicates
 from training.loop.state import Epoch
 from training.model.evaluation import ECE_BINS, Logits
 from training.report import figures
-from training.report.advice import Verdict, advise, judge, published_epoch
+from training.report.advice import Diagnosis, advise, diagnose, published_epoch
 from training.report.figures import Bins
 from training.report.misclassified import mistakes
 from training.settings import TrainingSettings
@@ -130,7 +130,7 @@ def _merit(facts: Facts) -> str:
 def _curves(subject: Subject) -> str:
     history, facts, rest = subject.history, subject.facts, subject.training
     published = published_epoch(history, facts.hyperparameters)
-    verdict = judge(
+    diagnosis = diagnose(
         published, classes=len(facts.classes), validation_images=facts.validation.images, training=rest
     )
     first, *more = advise(
@@ -142,7 +142,7 @@ def _curves(subject: Subject) -> str:
         test=facts.test,
         temperature=facts.temperature,
     )
-    kind = "advice" if verdict == Verdict.FITS else "advice warn"
+    kind = "advice" if diagnosis == Diagnosis.FITS else "advice warn"
     listed = "".join(f"<li>{text(sentence)}</li>" for sentence in more)
     advice = f'<div class="{kind}"><p><strong>{text(first)}</strong></p><ul>{listed}</ul></div>'
     drawn = [

@@ -116,7 +116,7 @@ class Work:
             self._stop.check()
             record = self.record(run) or {}
             model, standardise = self._load(run)
-            accuracy, loss = _judge(model, standardise, test)
+            accuracy, loss = _evaluate(model, standardise, test)
             self._write(
                 run, record | {"test_accuracy": accuracy, "test_loss": loss, "test_images": len(test)}
             )
@@ -135,7 +135,7 @@ class Work:
         except DivergedError:
             return self._describe(run, (), train) | {"diverged": True}
         self._keep(run, fitted)
-        accuracy, loss = _judge(fitted.model, fitted.standardise, train)
+        accuracy, loss = _evaluate(fitted.model, fitted.standardise, train)
         return self._describe(run, fitted.history, train) | {"train_accuracy": accuracy, "train_loss": loss}
 
     def _describe(self, run: Planned, history: Sequence[Epoch], train: Resident) -> Record:
@@ -199,7 +199,7 @@ class Work:
         return self._output / "untested" / f"{run.fingerprint}.pt"
 
 
-def _judge(model: MLP, standardise: Standardisation, images: Resident) -> tuple[float, float]:
+def _evaluate(model: MLP, standardise: Standardisation, images: Resident) -> tuple[float, float]:
     """Return accuracy and loss in nats, in evaluation mode."""
     logits = logits_of(model, standardise, images.images)
     labels = images.labels.cpu().numpy()

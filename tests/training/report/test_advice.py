@@ -1,4 +1,4 @@
-"""What the report advises: each verdict on made-up curves, and that its options exist and fit the run."""
+"""What the report advises: each diagnosis on made-up curves, and that its options exist and fit the run."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bundle.manifest import Metrics
 from tests.training.subjects import an_epoch
 from training.loop.state import Epoch
-from training.report.advice import Verdict, advise, judge, published_epoch, standard_error
+from training.report.advice import Diagnosis, advise, diagnose, published_epoch, standard_error
 from training.settings import TrainingSettings
 
 
@@ -49,7 +49,7 @@ LOST = curves([90, 90], [90, 89.8])
 
 
 @pytest.mark.parametrize(
-    ("history", "verdict"),
+    ("history", "diagnosis"),
     [
         (FITTING, "It fits: 1.00% of the training images"),
         (OVERFITTING, "It overfits (high variance): 0.10% of the training images"),
@@ -58,9 +58,9 @@ LOST = curves([90, 90], [90, 89.8])
     ],
     ids=["fits", "overfits", "underfits", "learned nothing"],
 )
-def test_the_verdict_comes_first(history: list[Epoch], verdict: str) -> None:
-    """Synthetic curves of each kind get the verdict that the course would give."""
-    assert said(history).startswith(verdict)
+def test_the_verdict_comes_first(history: list[Epoch], diagnosis: str) -> None:
+    """Synthetic curves of each kind get the diagnosis that the course would give."""
+    assert said(history).startswith(diagnosis)
 
 
 def test_the_gap_is_stated() -> None:
@@ -202,8 +202,8 @@ def test_the_published_epoch_is_the_first_best_one() -> None:
 def test_two_classes_at_the_level_of_guessing_have_learned_nothing() -> None:
     """What guessing gives depends on the number of classes."""
     epoch = an_epoch(validation_accuracy=0.52, train_accuracy=0.52)
-    assert judge(epoch, classes=2, validation_images=5_000) == Verdict.LEARNED_NOTHING
-    assert judge(epoch, classes=10, validation_images=5_000) == Verdict.UNDERFITS
+    assert diagnose(epoch, classes=2, validation_images=5_000) == Diagnosis.LEARNED_NOTHING
+    assert diagnose(epoch, classes=10, validation_images=5_000) == Diagnosis.UNDERFITS
 
 
 def test_the_standard_error_is_the_binomials() -> None:
