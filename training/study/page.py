@@ -65,7 +65,7 @@ def render(
 
 
 def _section(study: Study, records: Sequence[Record]) -> Section:
-    results_of_points = [_of(point, records) for point in study.points]
+    points = [_of(point, records) for point in study.points]
     rows = [
         Row(
             series=each.point.series,
@@ -76,11 +76,11 @@ def _section(study: Study, records: Sequence[Record]) -> Section:
             test=_summary(each, "test_accuracy"),
             tests=[record["test_accuracy"] for record in each.records],
         )
-        for each in results_of_points
+        for each in points
         if each.records
     ]
     drawn = f"<figure>{figure(study, rows)}</figure>" if rows else "<p>Every run diverged.</p>"
-    body = f"<p>{text(study.text)}</p>{drawn}{_results(study, results_of_points)}"
+    body = f"<p>{text(study.text)}</p>{drawn}{_results(study, points)}"
     return Section(anchor=study.name, title=study.title, body=body)
 
 
@@ -90,12 +90,12 @@ def _of(point: Point, records: Sequence[Record]) -> _PointResult:
     return _PointResult(point=point, records=finite, diverged=len(mine) - len(finite))
 
 
-def _summary(results_of_points: _PointResult, name: str) -> Summary:
-    return summarise([record[name] for record in results_of_points.records])
+def _summary(point: _PointResult, name: str) -> Summary:
+    return summarise([record[name] for record in point.records])
 
 
-def _results(study: Study, results_of_points: Sequence[_PointResult]) -> str:
-    several = len({each.point.series for each in results_of_points}) > 1
+def _results(study: Study, points: Sequence[_PointResult]) -> str:
+    several = len({each.point.series for each in points}) > 1
     head: tuple[str, ...] = (
         "model",
         study.axis or "settings",
@@ -106,7 +106,7 @@ def _results(study: Study, results_of_points: Sequence[_PointResult]) -> str:
         "test %",
     )
     rows = []
-    for each in results_of_points:
+    for each in points:
         cells = [each.point.series, each.point.label]
         if each.records:
             cells += [f"{each.records[0]['parameters']:,}", str(len(each.records))]
@@ -117,7 +117,7 @@ def _results(study: Study, results_of_points: Sequence[_PointResult]) -> str:
             cells += ["", "0", "", "", ""]
         rows.append((*cells, f"{each.diverged} diverged" if each.diverged else ""))
     start = 0 if several else 1
-    if not any(each.diverged for each in results_of_points):
+    if not any(each.diverged for each in points):
         rows = [row[:-1] for row in rows]
     else:
         head = (*head, "")
