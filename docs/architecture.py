@@ -110,7 +110,9 @@ def draw() -> str:
     frames = place(levels(reverse(outer))[::-1], sizes, 0, PAD)  # each as high as what imports it allows
     shapes = [*elements(outer, frames, "frame")]
     for name, (x, y, across, _) in frames.items():
-        boxes = place(levels(inner[name]), dict.fromkeys(inner[name], (BOX, TALL)), x + across // 2, y + TITLE)
+        boxes = place(
+            levels(inner[name]), dict.fromkeys(inner[name], (BOX, TALL)), x + across // 2, y + TITLE
+        )
         shapes += elements(inner[name], boxes, "box")
     left = min(x for x, *_ in frames.values()) - PAD
     width, height = (max(f[i] + f[i + 2] for f in frames.values()) + PAD for i in (0, 1))

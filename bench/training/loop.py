@@ -23,7 +23,7 @@ from torch import nn
 
 from common.configuration import add_options, build, from_arguments
 from common.progress import Progress
-from training.data.dataset import Resident
+from training.data.dataset import DeviceImages
 from training.data.loading import load
 from training.data.mnist_download import MNIST_SHA256
 from training.data.splits import split
@@ -101,7 +101,7 @@ def _compare(settings: TrainingSettings, rounds: int, images: int) -> None:
 
 def _our_loop(
     settings: TrainingSettings, device: torch.device, directory: Path
-) -> tuple[Callable[[], int], Resident]:
+) -> tuple[Callable[[], int], DeviceImages]:
     """Return a function that trains for one epoch with the product's own step."""
     data = load(settings.data, mnist_directory=settings.data_dir, progress=Progress())
     train, validation = split(data.training, settings.validation, settings.seed)

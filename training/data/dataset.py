@@ -28,16 +28,16 @@ class Images:
         """Return the images at `indices`, in that order."""
         return Images(images=self.images[indices], labels=self.labels[indices])
 
-    def to(self, device: torch.device) -> "Resident":
+    def to(self, device: torch.device) -> "DeviceImages":
         """Copy the images to the device, where they stay as uint8."""
-        return Resident(
+        return DeviceImages(
             images=torch.from_numpy(self.images).to(device),
             labels=torch.from_numpy(self.labels).to(device),
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Resident:
+class DeviceImages:
     """The same, as tensors on the device: `uint8[n, 28, 28]` and `int64[n]`."""
 
     images: torch.Tensor

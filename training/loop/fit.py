@@ -17,7 +17,7 @@ from bundle.images.contract import PAPER
 from bundle.manifest import WHITE_ON_BLACK, Polarity
 from common.progress import Progress, Task
 from training.augmentation.augmenter import Augmenter
-from training.data.dataset import Resident
+from training.data.dataset import DeviceImages
 from training.errors import DivergedError, InterruptedRunError
 from training.interrupts import Stop
 from training.loop import checkpoint, cuda_graph, metrics
@@ -55,9 +55,9 @@ class Run:
     """What one run works on; all of it stays the same while it trains."""
 
     settings: TrainingSettings
-    train: Resident
+    train: DeviceImages
     """On the device, which is where the training happens."""
-    validation: Resident
+    validation: DeviceImages
     """On the same device; looked at after each epoch, never trained on."""
     classes: int
     polarity: Polarity = WHITE_ON_BLACK

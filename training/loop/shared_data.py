@@ -9,7 +9,7 @@ import torch
 
 from common.errors import ConfigurationError
 from common.progress import Progress
-from training.data.dataset import DataSet, Images, Resident, polarity
+from training.data.dataset import DataSet, DeviceImages, Images, polarity
 from training.data.loading import load_chosen
 from training.data.splits import split
 from training.interrupts import Stop
@@ -21,15 +21,15 @@ from training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Material:
+class SharedData:
     """A data set on a device, split once; the test set is still unread."""
 
     data: DataSet
     train: Images
     validation: Images
-    resident: Resident
+    train_on_device: DeviceImages
     """`train`, on the device."""
-    held_out: Resident
+    validation_on_device: DeviceImages
     """`validation`, on the device."""
     device: torch.device
     committee: Committee | None
@@ -42,13 +42,13 @@ class Material:
         stop: Stop,
         *,
         on_epoch: Callable[[Epoch], None] = nothing,
-        train: Resident | None = None,
+        train: DeviceImages | None = None,
     ) -> Run:
         """Return a run that says nothing and goes on from its last checkpoint; on part of the images, if given."""
         return Run(
             settings=settings.model_copy(update={"resume": True}),
-            train=train or self.resident,
-            validation=self.held_out,
+            train=train or self.train_on_device,
+            validation=self.validation_on_device,
             classes=len(self.data.classes),
             polarity=polarity(self.train.images),
             data_sha256=self.data.sha256,
@@ -60,7 +60,7 @@ class Material:
         )
 
 
-def prepare(settings: TrainingSettings, progress: Progress) -> Material:
+def load_shared_data(settings: TrainingSettings, progress: Progress) -> SharedData:
     """Load and split the data, as `fit` does.
 
     Raises:
@@ -75,12 +75,12 @@ def prepare(settings: TrainingSettings, progress: Progress) -> Material:
     device = choose_device(settings)
     data = load_chosen(settings, progress)
     train, validation = split(data.training, settings.validation, settings.seed)
-    return Material(
+    return SharedData(
         data=data,
         train=train,
         validation=validation,
-        resident=train.to(device),
-        held_out=validation.to(device),
+        train_on_device=train.to(device),
+        validation_on_device=validation.to(device),
         device=device,
         committee=load_committee(settings, data, polarity(train.images), device),
     )
@@ -92,7 +92,7 @@ def weight_settings(settings: TrainingSettings) -> dict[str, object]:
     return {name: dumped[name] for name in TrainingSettings.model_fields if name not in FREE_TO_CHANGE}
 
 
-def plain(settings: TrainingSettings) -> TrainingSettings:
+def fit_settings(settings: TrainingSettings) -> TrainingSettings:
     """Return the settings of `fit` among those of a search or a study."""
     given = (
         settings.model_fields_set & TrainingSettings.model_fields.keys()

@@ -25,7 +25,7 @@ from training.errors import DivergedError, InterruptedRunError
 from training.interrupts import Stop, StopWhen, listen
 from training.loop import checkpoint
 from training.loop.fit import fit
-from training.loop.shared_data import Material, plain, prepare, weight_settings
+from training.loop.shared_data import SharedData, fit_settings, load_shared_data, weight_settings
 from training.loop.state import Epoch
 from training.search import best
 from training.search.space import DEFAULT_SPACE, Space, default_space, read_space, suggest
@@ -51,7 +51,7 @@ class _Search:
     base: TrainingSettings
     """What is held fixed, and what the space's settings were before."""
     space: Space
-    material: Material
+    shared: SharedData
     stop: Stop
     deadline: float
     """By `time.monotonic`."""
@@ -92,17 +92,17 @@ def tune(settings: TuneSettings, given: Collection[str], progress: Progress) -> 
         TrainingError: as `fit`, for the reasons that no other settings would change.
     """
     quiet_optuna()
-    base = plain(settings)
+    base = fit_settings(settings)
     space = read_space(settings.space, base) if settings.space else default_space(base, given)
     if not space:
         raise ConfigurationError("every setting of the default space was given: nothing is left to search")
     with listen() as stop:
-        material = prepare(settings, progress)
+        shared = load_shared_data(settings, progress)
         common = _Search(
             settings=settings,
-            base=apply_policy(base, material.data.is_handwriting),
+            base=apply_policy(base, shared.data.is_handwriting),
             space=space,
-            material=material,
+            shared=shared,
             stop=stop,
             deadline=time.monotonic() + (settings.timeout_minutes * 60 or float("inf")),
         )
@@ -117,8 +117,8 @@ def tune(settings: TuneSettings, given: Collection[str], progress: Progress) -> 
             identity=_identity(common),
         )
         progress.say(
-            f"searching {', '.join(space)} for the best accuracy on {len(common.material.validation)} "
-            f"validation images, training on {len(common.material.train)}, on {common.material.device} "
+            f"searching {', '.join(space)} for the best accuracy on {len(common.shared.validation)} "
+            f"validation images, training on {len(common.shared.train)}, on {common.shared.device} "
             f"with {torch.get_num_threads()} threads"
         )
         _work(common, study, progress)
@@ -212,9 +212,9 @@ def _train(search: _Search, trial: Trial, settings: TrainingSettings, directory:
     if FIRST not in trial.user_attrs:
         checkpoint.clear(directory)  # of a search that had this name before
     stop = StopWhen(search.stop, lambda: _TimeOverError() if search.is_over() else None)
-    fitted = fit(search.material.run(settings, directory, stop, on_epoch=report))
+    fitted = fit(search.shared.run(settings, directory, stop, on_epoch=report))
     trial.set_user_attr(best.SETTINGS, weight_settings(settings))
-    trial.set_user_attr(best.IMAGES, len(search.material.validation))
+    trial.set_user_attr(best.IMAGES, len(search.shared.validation))
     return _score(settings, fitted.history), len(fitted.history)
 
 
@@ -241,7 +241,7 @@ def _identity(search: _Search) -> dict[str, str]:
     """Return what makes the trials of one search comparable."""
     names = {name: str(value) for name, value in weight_settings(search.base).items()}
     space = {f"the space of {name}": str(part) for name, part in search.space.items()}
-    files = {f"the SHA-256 of {name}": value for name, value in search.material.data.sha256.items()}
+    files = {f"the SHA-256 of {name}": value for name, value in search.shared.data.sha256.items()}
     return names | space | files
 
 

@@ -19,7 +19,7 @@ from common.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError
 from training.interrupts import listen
-from training.loop.shared_data import prepare, weight_settings
+from training.loop.shared_data import load_shared_data, weight_settings
 from training.search_settings import STUDIES, StudySettings
 from training.study.designs import PLANS, Study, frame
 from training.study.page import render
@@ -46,11 +46,11 @@ def study(names: Sequence[str], settings: StudySettings, given: Collection[str],
     """
     chosen = _chosen(names)
     with listen() as stop, _alone(settings.output):
-        material = prepare(settings, progress)
-        settings = apply_policy(settings, material.data.is_handwriting)
-        start = frame(settings, given, len(material.train), len(material.data.classes))
+        shared = load_shared_data(settings, progress)
+        settings = apply_policy(settings, shared.data.is_handwriting)
+        start = frame(settings, given, len(shared.train), len(shared.data.classes))
         studies = [PLANS[name](start) for name in chosen]
-        work = Work(settings.output, settings.seed, settings.code_revision, material, stop, progress)
+        work = Work(settings.output, settings.seed, settings.code_revision, shared, stop, progress)
         planned = [run for each in studies for run in work.plan(each)]
         try:
             work.train(planned)

@@ -15,12 +15,12 @@ import torch
 from common.atomic_files import sha256_bytes, write_whole
 from common.progress import Progress, Task
 from training import provenance
-from training.data.dataset import Resident
+from training.data.dataset import DeviceImages
 from training.data.splits import nested_subset
 from training.errors import CheckpointError, DivergedError, UnwritableError
 from training.interrupts import Stop
 from training.loop.fit import Fitted, fit
-from training.loop.shared_data import Material, weight_settings
+from training.loop.shared_data import SharedData, weight_settings
 from training.loop.state import Epoch
 from training.model.evaluation import logits_of, negative_log_likelihood
 from training.model.mlp import MLP, Standardisation
@@ -47,11 +47,11 @@ class Work:
     """The runs: planned, trained, tested, each kept as a file."""
 
     def __init__(
-        self, output: Path, seed: int, revision: str, material: Material, stop: Stop, progress: Progress
+        self, output: Path, seed: int, revision: str, shared: SharedData, stop: Stop, progress: Progress
     ) -> None:
         self._output, self._seed = output, seed
-        self._material, self._stop, self._progress = material, stop, progress
-        self.environment = provenance.environment(material.device, revision)
+        self._shared, self._stop, self._progress = shared, stop, progress
+        self.environment = provenance.environment(shared.device, revision)
 
     def plan(self, study: Study) -> Iterator[Planned]:
         """Yield the runs of a study: each point with each seed."""
@@ -63,8 +63,8 @@ class Work:
                     "settings": weight_settings(settings),
                     "images": point.images,
                     "split_seed": self._seed,
-                    "validation": len(self._material.validation),
-                    "sha256": self._material.data.sha256,
+                    "validation": len(self._shared.validation),
+                    "sha256": self._shared.data.sha256,
                 }
                 text = json.dumps(identity, sort_keys=True)
                 yield Planned(
@@ -110,7 +110,7 @@ class Work:
         untested = {run.fingerprint: run for run in planned if _is_untested(self.record(run))}
         if not untested:
             return
-        test = self._material.data.test().to(self._material.device)
+        test = self._shared.data.test().to(self._shared.device)
         self._progress.say(f"all are trained: testing {len(untested)} models on {len(test)} images")
         for run in untested.values():
             self._stop.check()
@@ -128,7 +128,7 @@ class Work:
         directory = self._directory(run)
         train = self._part(run.point.images)
         try:
-            told = self._material.run(
+            told = self._shared.run(
                 run.settings, directory, self._stop, on_epoch=lambda _: task.advance(1), train=train
             )
             fitted = fit(told)
@@ -138,14 +138,14 @@ class Work:
         accuracy, loss = _evaluate(fitted.model, fitted.standardise, train)
         return self._describe(run, fitted.history, train) | {"train_accuracy": accuracy, "train_loss": loss}
 
-    def _describe(self, run: Planned, history: Sequence[Epoch], train: Resident) -> Record:
+    def _describe(self, run: Planned, history: Sequence[Epoch], train: DeviceImages) -> Record:
         last = history[-1] if history else None
         return {
             "fingerprint": run.fingerprint,
             "settings": weight_settings(run.settings),
             "train_images": len(train),
-            "validation_images": len(self._material.validation),
-            "parameters": parameter_count(run.settings, len(self._material.data.classes)),
+            "validation_images": len(self._shared.validation),
+            "parameters": parameter_count(run.settings, len(self._shared.data.classes)),
             "diverged": False,
             "epochs": len(history),
             "validation_accuracy": last.validation_accuracy if last else None,
@@ -155,12 +155,12 @@ class Work:
             "code_revision": self.environment.code_revision,
         }
 
-    def _part(self, images: int) -> Resident:
+    def _part(self, images: int) -> DeviceImages:
         """Return the first so many images of the nested order, on the device."""
-        if images == len(self._material.train):
-            return self._material.resident
-        chosen = nested_subset(self._material.train.labels, images, self._seed)
-        return self._material.train.take(chosen).to(self._material.device)
+        if images == len(self._shared.train):
+            return self._shared.train_on_device
+        chosen = nested_subset(self._shared.train.labels, images, self._seed)
+        return self._shared.train.take(chosen).to(self._shared.device)
 
     def _keep(self, run: Planned, fitted: Fitted) -> None:
         buffer = io.BytesIO()
@@ -169,7 +169,7 @@ class Work:
 
     def _load(self, run: Planned) -> tuple[MLP, Standardisation]:
         path = self._weights_path(run)
-        model = MLP(run.settings, len(self._material.data.classes))
+        model = MLP(run.settings, len(self._shared.data.classes))
         try:
             kept = torch.load(path, map_location="cpu", weights_only=True)
             model.load_state_dict(kept["model"])
@@ -178,7 +178,7 @@ class Work:
                 f"{path} is gone or damaged ({error}): remove {self._record_path(run)} too, and the same command "
                 "trains that model again"
             ) from None
-        return model.to(self._material.device).eval(), Standardisation(**kept["standardise"])
+        return model.to(self._shared.device).eval(), Standardisation(**kept["standardise"])
 
     def _write(self, run: Planned, record: Record) -> None:
         self._save(self._record_path(run), json.dumps(record).encode() + b"\n")
@@ -199,7 +199,7 @@ class Work:
         return self._output / "untested" / f"{run.fingerprint}.pt"
 
 
-def _evaluate(model: MLP, standardise: Standardisation, images: Resident) -> tuple[float, float]:
+def _evaluate(model: MLP, standardise: Standardisation, images: DeviceImages) -> tuple[float, float]:
     """Return accuracy and loss in nats, in evaluation mode."""
     logits = logits_of(model, standardise, images.images)
     labels = images.labels.cpu().numpy()

@@ -12,7 +12,6 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.augmentation.augmenter import Augmenter
 from training.augmentation.policy import LIMITS, apply_policy, describe_policy
-from training.loop.shared_data import plain
 from training.presets import PRESETS
 from training.search_settings import TuneSettings
 from training.settings import AugmentationSettings, TrainingSettings
@@ -52,7 +51,7 @@ def test_what_is_given_is_kept() -> None:
 def test_a_search_keeps_what_was_not_given_open() -> None:
     """The settings of `fit` inside those of `tune` get the policy's limits as well."""
     settings = TuneSettings.model_validate({**PRESETS["default"](), "scaling": 0.3})
-    assert limits(apply_policy(plain(settings), is_handwriting=True)) == {
+    assert limits(apply_policy(fit_settings(settings), is_handwriting=True)) == {
         **HANDWRITING,
         "scaling": 0.3,
     }

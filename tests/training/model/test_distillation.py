@@ -26,7 +26,7 @@ from training.data.loading import load
 from training.errors import CheckpointError, DataError, InterruptedRunError
 from training.interrupts import Stop
 from training.loop.fit import Run, fit
-from training.loop.shared_data import prepare
+from training.loop.shared_data import load_shared_data
 from training.model.distillation import Committee, load_committee
 from training.model.loss import training_loss
 from training.model.mlp import MLP
@@ -330,7 +330,9 @@ def test_a_loaded_teacher_is_the_published_function(
 def test_no_teachers_are_no_committee(place: Path) -> None:
     """Without teachers there is nothing to load and nothing to ask."""
     assert load_committee(settings(), read(place), "white-on-black", CPU) is None
-    assert prepare(settings(data=f"npz:{place / 'noisy.npz'}"), Progress(quiet=True)).committee is None
+    assert (
+        load_shared_data(settings(data=f"npz:{place / 'noisy.npz'}"), Progress(quiet=True)).committee is None
+    )
 
 
 def test_searches_and_studies_have_the_teachers(
@@ -338,8 +340,8 @@ def test_searches_and_studies_have_the_teachers(
 ) -> None:
     """What the runs of tune and study work on holds the committee, at whatever temperature a run has."""
     base = settings(data=f"npz:{place / 'noisy.npz'}", teachers=[published[0].path], device="cpu", threads=1)
-    material = prepare(base, Progress(quiet=True))
-    run = material.run(base, tmp_path, Stop())
+    shared = load_shared_data(base, Progress(quiet=True))
+    run = shared.run(base, tmp_path, Stop())
     (tmp_path / "space.yaml").write_text("teachers: [a, b]\n")
     with pytest.raises(ConfigurationError, match=r"teachers in .* is not searched"):
         read_space(tmp_path / "space.yaml", base)

@@ -26,7 +26,6 @@ from training.data.dataset import DataSet
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
 from training.interrupts import Stop
 from training.loop.fit import fit
-from training.loop.shared_data import prepare
 from training.presets import PRESETS
 from training.search import space as spaces
 from training.search import storage, trials
@@ -407,7 +406,7 @@ def test_the_best_file_is_what_fit_takes_and_gives_its_score(
     monkeypatch.undo()
     assert got[0].learning_rate == best.params["learning_rate"]
     assert got[0].dropout == (best.params["dropout"],)
-    fitted = fit(prepare(got[0], QUIET).run(got[0], path.parent / "again", Stop()))
+    fitted = fit(load_shared_data(got[0], QUIET).run(got[0], path.parent / "again", Stop()))
     assert max(epoch.validation_accuracy for epoch in fitted.history) == best.value
 
 

@@ -30,7 +30,7 @@ from training.data.splits import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
 from training.interrupts import Stop
 from training.loop.fit import Fitted, Run, fit
-from training.loop.shared_data import plain, prepare
+from training.loop.shared_data import fit_settings, load_shared_data
 from training.model.evaluation import logits_of
 from training.model.mlp import MLP
 from training.model.parameters import equal_widths, parameter_count
@@ -306,14 +306,14 @@ def test_runs_that_studies_share_are_trained_once(
 def test_the_test_accuracy_is_that_of_the_trained_model(settings: StudySettings) -> None:
     """Trained anew by hand, a run of the study has the recorded accuracies."""
     study(["restarts"], settings, GIVEN, QUIET)
-    material = prepare(settings, QUIET)
-    test = material.data.test()
+    shared = load_shared_data(settings, QUIET)
+    test = shared.data.test()
     recorded = lines(settings.output, "restarts")
     assert [line["seed"] for line in recorded] == [0, 1]
     assert recorded[0]["test_accuracy"] != recorded[1]["test_accuracy"]
     for line in recorded:
-        chosen = plain(settings).model_copy(update={"seed": line["seed"]})
-        fitted = fit(material.run(chosen, settings.output / f"by-hand-{line['seed']}", Stop()))
+        chosen = fit_settings(settings).model_copy(update={"seed": line["seed"]})
+        fitted = fit(shared.run(chosen, settings.output / f"by-hand-{line['seed']}", Stop()))
         logits = logits_of(fitted.model, fitted.standardise, torch.from_numpy(test.images))
         assert line["test_accuracy"] == float((logits.argmax(axis=1) == test.labels).mean())
         assert line["validation_accuracy"] == fitted.history[-1].validation_accuracy
