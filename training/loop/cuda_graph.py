@@ -21,7 +21,7 @@ Step = Callable[[torch.Tensor], None]
 """Takes the indices of a batch, `int64[b]`, and moves the weights."""
 
 
-def can_record(device: torch.device) -> bool:
+def supports_cuda_graphs(device: torch.device) -> bool:
     """Tell whether steps on this device can be recorded."""
     return device.type == "cuda"
 
@@ -40,7 +40,7 @@ class CudaGraphs:
             work()
         current.wait_stream(self._stream)
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record the work without doing it, and return what does it.
 
         Raises:
@@ -52,7 +52,7 @@ class CudaGraphs:
         return graph.replay
 
 
-class CapturedStep:
+class CudaGraphStep:
     """A step that runs eagerly a few times, is then recorded, and from there on replayed.
 
     Batches of another size, the last of an epoch as a rule, run eagerly. The results are those of
@@ -89,18 +89,18 @@ class CapturedStep:
         else:
             self._batch.copy_(batch)
             if self._replay is None:
-                self._replay = self._record()
+                self._replay = self._capture()
             self._replay()
 
-    def _record(self) -> Callable[[], None]:
+    def _capture(self) -> Callable[[], None]:
         # What the garbage collector frees while a stream records, such as another graph, would spoil the recording.
         gc.collect()
         collects = gc.isenabled()
         gc.disable()
         try:
-            return self._graphs.record(partial(self._step, self._batch))
+            return self._graphs.capture(partial(self._step, self._batch))
         except RuntimeError as error:
-            said = f"the training step cannot be recorded as a CUDA graph ({_cause(error)})"
+            said = f"the training step cannot be recorded as a CUDA graph ({_first_cause(error)})"
             remedy = "train with --no-cuda-graphs; with --resume it goes on from the last checkpoint"
             if isinstance(error, torch.OutOfMemoryError):
                 raise torch.OutOfMemoryError(f"{said}: {remedy}") from error
@@ -110,7 +110,7 @@ class CapturedStep:
                 gc.enable()
 
 
-def _cause(error: BaseException) -> str:
+def _first_cause(error: BaseException) -> str:
     """Return the first line of what failed first: to end a recording that failed fails once more."""
     while error.__context__ is not None:
         error = error.__context__

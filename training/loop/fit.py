@@ -137,7 +137,7 @@ def begin(run: Run) -> TrainingState:
         run_id=uuid.uuid4().hex,
         model=model,
         standardise=Standardisation.of(run.train.images),
-        optimizers=build_optimizers(model, settings, recordable=cuda_graph.can_record(device)),
+        optimizers=build_optimizers(model, settings, capturable=cuda_graph.supports_cuda_graphs(device)),
         augment=Augmenter(
             settings,
             classes=run.classes,
@@ -251,17 +251,17 @@ def renew_statistics(run: Run, state: TrainingState) -> None:
 def make_step(run: Run, state: TrainingState) -> cuda_graph.Step:
     """Return the function that takes a training step on a batch of indices, `int64[b]`, on the device."""
     step = partial(train_step, run, state, run.world.wrap(state.model))
-    if not is_captured(run):
+    if not uses_cuda_graph(run):
         return step
     full = min(run.settings.batch_size, len(run.train))
-    return cuda_graph.CapturedStep(step, full, run.train.labels.device)
+    return cuda_graph.CudaGraphStep(step, full, run.train.labels.device)
 
 
-def is_captured(run: Run) -> bool:
+def uses_cuda_graph(run: Run) -> bool:
     """Tell whether the step is recorded as a CUDA graph; Muon and several processes cannot be."""
     return (
         run.settings.cuda_graphs
-        and cuda_graph.can_record(run.train.images.device)
+        and cuda_graph.supports_cuda_graphs(run.train.images.device)
         and run.settings.optimizer != "muon"
         and run.world.size == 1
     )

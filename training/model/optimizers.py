@@ -18,7 +18,7 @@ MUON_REST_RATE = 1e-3
 
 
 def build_optimizers(
-    model: MLP, settings: OptimizationSettings, *, recordable: bool = False
+    model: MLP, settings: OptimizationSettings, *, capturable: bool = False
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers that together own every parameter once.
 
@@ -28,7 +28,7 @@ def build_optimizers(
     Args:
         model: whose parameters are to move.
         settings: how.
-        recordable: whether the device can record steps as CUDA graphs, which read the learning rate from a
+        capturable: whether the device can record steps as CUDA graphs, which read the learning rate from a
             `float32[]` on it. Eager steps then read it there too: a Python float has more digits, and would
             give other weights. Muon is never recorded.
     """
@@ -37,7 +37,7 @@ def build_optimizers(
     decay = settings.weight_decay
     bias_decay = decay if settings.decay_biases else 0.0
     device = model.linear_layers()[0].weight.device
-    rate = torch.tensor(settings.learning_rate, device=device) if recordable else settings.learning_rate
+    rate = torch.tensor(settings.learning_rate, device=device) if capturable else settings.learning_rate
     groups = [
         {"params": weights, "weight_decay": decay},
         {"params": biases, "weight_decay": bias_decay},
@@ -46,9 +46,9 @@ def build_optimizers(
         nesterov = settings.nesterov and settings.momentum > 0
         return [torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=nesterov, fused=True)]
     if settings.optimizer == "adam":
-        return [torch.optim.Adam(groups, lr=rate, fused=True, capturable=recordable)]
+        return [torch.optim.Adam(groups, lr=rate, fused=True, capturable=capturable)]
     if settings.optimizer == "adamw":
-        return [torch.optim.AdamW(groups, lr=rate, fused=True, capturable=recordable)]
+        return [torch.optim.AdamW(groups, lr=rate, fused=True, capturable=capturable)]
     matrices, rest = weights[:-1], weights[-1:]
     groups[0]["params"] = rest
     adamw = torch.optim.AdamW(groups, lr=MUON_REST_RATE, fused=True)
