@@ -15,7 +15,7 @@ from common.configuration import Layer, add_options, build, from_arguments, pars
 from common.progress import Progress
 from training.defaults import DEFAULT_PRESET, environment_layer, file_layer, preset_layer, shown_layers
 from training.errors import exit_code
-from training.interrupts import ending_at_once
+from training.interrupts import exit_on_sigterm
 from training.presets import PRESETS
 from training.search_settings import STUDIES, StudySettings, TuneSettings
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_code(lambda: _run(arguments))
 
 
-@ending_at_once()
+@exit_on_sigterm()
 def _run(arguments: list[str] | None) -> None:
     progress = Progress()
     words = sys.argv[1:] if arguments is None else arguments

@@ -10,7 +10,7 @@ from typing import NoReturn
 from training.errors import InterruptedRunError
 
 
-class Stop:
+class StopFlag:
     """Whether the run was asked to end, and by which signal."""
 
     def __init__(self) -> None:
@@ -31,10 +31,10 @@ class Stop:
             raise InterruptedRunError(f"stopped by {self.signal.name}: run it again with --resume to go on")
 
 
-class StopWhen(Stop):
+class ConditionalStopFlag(StopFlag):
     """A flag that is also set when there is a reason of another kind to end."""
 
-    def __init__(self, outer: Stop, reason: Callable[[], Exception | None]) -> None:
+    def __init__(self, outer: StopFlag, reason: Callable[[], Exception | None]) -> None:
         """Watch two things.
 
         Args:
@@ -65,7 +65,7 @@ class StopWhen(Stop):
 
 
 @contextmanager
-def ending_at_once() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end the process where it is: while PyTorch loads, for seconds, there is nothing to save.
 
     Without a handler the first process of a container would not be sent the signal at all
@@ -86,12 +86,12 @@ def ending_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def listen() -> Iterator[Stop]:
+def catch_signals() -> Iterator[StopFlag]:
     """Give a flag that SIGTERM and SIGINT set while the block runs; the old handlers come back after it.
 
     A second SIGINT is Python's own KeyboardInterrupt, for people who cannot wait a second.
     """
-    stop = Stop()
+    stop = StopFlag()
 
     def note(number: int, _frame: FrameType | None) -> None:
         if stop.requested and number == signal.SIGINT:

@@ -12,7 +12,7 @@ from training.augmentation.policy import apply_policy, describe_policy
 from training.data.dataset import polarity
 from training.data.loading import load_chosen
 from training.data.splits import split
-from training.interrupts import listen
+from training.interrupts import catch_signals
 from training.loop import checkpoint, distributed
 from training.loop.device import choose_device
 from training.loop.fit import Run, fit
@@ -35,7 +35,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
     """
     check_packages(settings)
     device = choose_device(settings)
-    with listen() as stop, distributed.join(cuda=device.type == "cuda") as world:
+    with catch_signals() as stop, distributed.join(cuda=device.type == "cuda") as world:
         progress = progress if world.is_writer else Progress(quiet=True)
         with world.writer_first():  # it may have to fetch the data
             data = load_chosen(settings, progress)

@@ -29,7 +29,7 @@ from training.data.mnist_download import MNIST_SHA256
 from training.data.splits import split
 from training.defaults import DEFAULT_PRESET, preset_layer
 from training.errors import exit_code
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.device import choose_device
 from training.loop.fit import Run, begin, make_step
 from training.loop.precision import uses_bfloat16
@@ -113,7 +113,7 @@ def _our_loop(
         data_sha256=data.sha256,
         directory=directory,
         progress=Progress(quiet=True),
-        stop=Stop(),
+        stop=StopFlag(),
     )
     state = begin(run)
     step = make_step(run, state)

@@ -62,7 +62,7 @@ class TapedGraphs:
         work()
         self.warm_ups += 1
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Do the work, which counts as the first replay, and return what does it again."""
         self.recordings += 1
         self.collects = gc.isenabled()

@@ -19,7 +19,7 @@ from common.progress import Progress, Task
 from training.augmentation.augmenter import Augmenter
 from training.data.dataset import DeviceImages
 from training.errors import DivergedError, InterruptedRunError
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop import checkpoint, cuda_graph, metrics
 from training.loop.distributed import AGREE_EVERY_STEPS, World
 from training.loop.precision import autocast
@@ -65,7 +65,7 @@ class Run:
     directory: Path
     """Gets the checkpoints, and the metrics of each epoch."""
     progress: Progress
-    stop: Stop
+    stop: StopFlag
     on_begin: Callable[[str], None] = nothing
     """Told the run's identity before anything else; a resumed run has the one that it had."""
     on_epoch: Callable[[Epoch], None] = nothing

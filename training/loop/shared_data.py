@@ -12,7 +12,7 @@ from common.progress import Progress
 from training.data.dataset import DataSet, DeviceImages, Images, polarity
 from training.data.loading import load_chosen
 from training.data.splits import split
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.device import choose_device
 from training.loop.fit import Run, nothing
 from training.loop.state import FREE_TO_CHANGE, Epoch
@@ -39,7 +39,7 @@ class SharedData:
         self,
         settings: TrainingSettings,
         directory: Path,
-        stop: Stop,
+        stop: StopFlag,
         *,
         on_epoch: Callable[[Epoch], None] = nothing,
         train: DeviceImages | None = None,

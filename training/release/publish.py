@@ -31,7 +31,7 @@ from common.progress import Progress
 from training import provenance
 from training.data.dataset import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import Fitted
 from training.model import evaluation
 from training.model.robustness import accuracies
@@ -79,7 +79,7 @@ class Measured:
     """Optional files that are not written and forms that are not proven, and why."""
 
 
-def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
+def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
     """Publish the candidate as the next version of its model, if its export can be proven.
 
     Raises:

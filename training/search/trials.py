@@ -21,7 +21,7 @@ from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from common.progress import Progress
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.search.storage import FIRST
 
 GRACE_BEATS = 6
@@ -46,7 +46,7 @@ class Trials:
         wanted: int,
         beat_seconds: float,
         progress: Progress,
-        stop: Stop,
+        stop: StopFlag,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._study, self._wanted, self._beat_seconds = study, wanted, beat_seconds

@@ -22,7 +22,7 @@ from common.errors import ConfigurationError
 from common.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.errors import DivergedError, InterruptedRunError
-from training.interrupts import Stop, StopWhen, listen
+from training.interrupts import ConditionalStopFlag, StopFlag, catch_signals
 from training.loop import checkpoint
 from training.loop.fit import fit
 from training.loop.shared_data import SharedData, fit_settings, load_shared_data, weight_settings
@@ -52,7 +52,7 @@ class _Search:
     """What is held fixed, and what the space's settings were before."""
     space: Space
     shared: SharedData
-    stop: Stop
+    stop: StopFlag
     deadline: float
     """By `time.monotonic`."""
 
@@ -96,7 +96,7 @@ def tune(settings: TuneSettings, given: Collection[str], progress: Progress) -> 
     space = read_space(settings.space, base) if settings.space else default_space(base, given)
     if not space:
         raise ConfigurationError("every setting of the default space was given: nothing is left to search")
-    with listen() as stop:
+    with catch_signals() as stop:
         shared = load_shared_data(settings, progress)
         common = _Search(
             settings=settings,
@@ -211,7 +211,7 @@ def _train(search: _Search, trial: Trial, settings: TrainingSettings, directory:
 
     if FIRST not in trial.user_attrs:
         checkpoint.clear(directory)  # of a search that had this name before
-    stop = StopWhen(search.stop, lambda: _TimeOverError() if search.is_over() else None)
+    stop = ConditionalStopFlag(search.stop, lambda: _TimeOverError() if search.is_over() else None)
     fitted = fit(search.shared.run(settings, directory, stop, on_epoch=report))
     trial.set_user_attr(best.SETTINGS, weight_settings(settings))
     trial.set_user_attr(best.IMAGES, len(search.shared.validation))

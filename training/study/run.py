@@ -18,7 +18,7 @@ from common.errors import ConfigurationError
 from common.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError
-from training.interrupts import listen
+from training.interrupts import catch_signals
 from training.loop.shared_data import load_shared_data, weight_settings
 from training.search_settings import STUDIES, StudySettings
 from training.study.designs import PLANS, Study, frame
@@ -45,7 +45,7 @@ def study(names: Sequence[str], settings: StudySettings, given: Collection[str],
         TrainingError: as `fit`.
     """
     chosen = _chosen(names)
-    with listen() as stop, _alone(settings.output):
+    with catch_signals() as stop, _alone(settings.output):
         shared = load_shared_data(settings, progress)
         settings = apply_policy(settings, shared.data.is_handwriting)
         start = frame(settings, given, len(shared.train), len(shared.data.classes))

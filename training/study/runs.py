@@ -18,7 +18,7 @@ from training import provenance
 from training.data.dataset import DeviceImages
 from training.data.splits import nested_subset
 from training.errors import CheckpointError, DivergedError, UnwritableError
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import Fitted, fit
 from training.loop.shared_data import SharedData, weight_settings
 from training.loop.state import Epoch
@@ -47,7 +47,7 @@ class Work:
     """The runs: planned, trained, tested, each kept as a file."""
 
     def __init__(
-        self, output: Path, seed: int, revision: str, shared: SharedData, stop: Stop, progress: Progress
+        self, output: Path, seed: int, revision: str, shared: SharedData, stop: StopFlag, progress: Progress
     ) -> None:
         self._output, self._seed = output, seed
         self._shared, self._stop, self._progress = shared, stop, progress

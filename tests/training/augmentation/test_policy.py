@@ -12,6 +12,7 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.augmentation.augmenter import Augmenter
 from training.augmentation.policy import LIMITS, apply_policy, describe_policy
+from training.loop.shared_data import fit_settings
 from training.presets import PRESETS
 from training.search_settings import TuneSettings
 from training.settings import AugmentationSettings, TrainingSettings

@@ -133,7 +133,7 @@ def test_a_step_that_cannot_be_recorded_names_the_way_out(
 def test_too_little_memory_to_record_stays_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search takes it for a trial that needs too much memory; it names the way out, too."""
 
-    def record(self: TapedGraphs, work: object) -> None:
+    def capture(self: TapedGraphs, work: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(TapedGraphs, "record", record)

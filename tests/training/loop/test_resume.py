@@ -19,7 +19,7 @@ from bench.training.kills import kill_until_done
 from common.atomic_files import write_whole
 from common.progress import Progress
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
-from training.interrupts import Stop, StopWhen
+from training.interrupts import ConditionalStopFlag, StopFlag
 from training.loop import checkpoint, metrics
 from training.loop import fit as fitting
 from training.loop.distributed import World
@@ -155,7 +155,7 @@ def test_a_stop_while_validating_is_saved(
         return logits_of(*arguments)
 
     monkeypatch.setattr(fitting, "logits_of", over)
-    stop = StopWhen(Stop(), lambda: OverError() if is_over else None)
+    stop = ConditionalStopFlag(StopFlag(), lambda: OverError() if is_over else None)
     with pytest.raises(OverError):
         fit(rich_run(tmp_path, stop, checkpoint_seconds=1e6))
     snapshot = checkpoint.load(next(tmp_path.glob("checkpoint-*.pt")))
@@ -191,7 +191,7 @@ class Pair(World):
 
 def test_processes_agree_on_a_stop_after_validating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is told while it validates ends with the others, at the epoch's end, and leaves none waiting."""
-    stop = Stop()
+    stop = StopFlag()
 
     def told(*arguments: Any) -> Any:
         stop.signal = signal.SIGTERM
@@ -432,8 +432,8 @@ def test_a_signal_before_anything_was_done_ends_at_once() -> None:
     """While libraries load there is nothing to save: the exit code says that it may be run again."""
     program = """
 import os, signal
-from training.interrupts import ending_at_once
-with ending_at_once():
+from training.interrupts import exit_on_sigterm
+with exit_on_sigterm():
     os.kill(os.getpid(), signal.SIGTERM)
 print("went on")
 """

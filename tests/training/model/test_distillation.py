@@ -24,7 +24,7 @@ from training.__main__ import main
 from training.data.dataset import DataSet, polarity
 from training.data.loading import load
 from training.errors import CheckpointError, DataError, InterruptedRunError
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import Run, fit
 from training.loop.shared_data import load_shared_data
 from training.model.distillation import Committee, load_committee
@@ -185,10 +185,10 @@ def test_accumulation_gives_the_same_student(tmp_path: Path) -> None:
 def test_a_resumed_run_has_the_same_teachers(tmp_path: Path) -> None:
     """Another digest at a teacher's place, or no teacher, is refused; the same one goes on to the same bytes."""
 
-    class Once(Stop):
+    class Once(StopFlag):
         requested = True
 
-    def run(stop: Stop | None = None) -> Run:
+    def run(stop: StopFlag | None = None) -> Run:
         return small_run(tmp_path / "a", stop, resume=True, checkpoint_seconds=0)
 
     master = teacher(run(), 1)
@@ -341,7 +341,7 @@ def test_searches_and_studies_have_the_teachers(
     """What the runs of tune and study work on holds the committee, at whatever temperature a run has."""
     base = settings(data=f"npz:{place / 'noisy.npz'}", teachers=[published[0].path], device="cpu", threads=1)
     shared = load_shared_data(base, Progress(quiet=True))
-    run = shared.run(base, tmp_path, Stop())
+    run = shared.run(base, tmp_path, StopFlag())
     (tmp_path / "space.yaml").write_text("teachers: [a, b]\n")
     with pytest.raises(ConfigurationError, match=r"teachers in .* is not searched"):
         read_space(tmp_path / "space.yaml", base)

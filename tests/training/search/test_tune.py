@@ -24,8 +24,9 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import fit
+from training.loop.shared_data import load_shared_data
 from training.presets import PRESETS
 from training.search import space as spaces
 from training.search import storage, trials
@@ -135,7 +136,7 @@ def test_racing_for_the_last_trials_never_gives_too_many(tmp_path: Path) -> None
 
     def worker() -> None:
         study = optuna.load_study(study_name="race", storage=storage.open_storage("", path))
-        mine = Trials(study, wanted=10, beat_seconds=5, progress=QUIET, stop=Stop())
+        mine = Trials(study, wanted=10, beat_seconds=5, progress=QUIET, stop=StopFlag())
         gate.wait()
         while trial := mine.next():
             assert mine.finish(trial, 0.5)
@@ -199,7 +200,7 @@ def shared(tmp_path: Path, clock: Callable[[], float] = time.monotonic, wanted: 
         direction="maximize",
         load_if_exists=True,
     )
-    return Trials(study, wanted=wanted, beat_seconds=1.0, progress=QUIET, stop=Stop(), clock=clock)
+    return Trials(study, wanted=wanted, beat_seconds=1.0, progress=QUIET, stop=StopFlag(), clock=clock)
 
 
 def test_only_silence_longer_than_the_grace_is_death(tmp_path: Path) -> None:
@@ -311,7 +312,7 @@ def test_a_trial_that_is_put_back_moves_no_other_draw(
 ) -> None:
     """Interrupted in the middle of any trial, a search draws what the undisturbed one draws."""
 
-    class InTheMiddle(Stop):
+    class InTheMiddle(StopFlag):
         looks = 0
 
         @property
@@ -330,7 +331,7 @@ def test_a_trial_that_is_put_back_moves_no_other_draw(
         tune(changed(broken, trials=interrupted), (), QUIET)
     study = opened(broken) if interrupted else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.search.tune.StopWhen", lambda *_: InTheMiddle())
+        patch.setattr("training.search.tune.ConditionalStopFlag", lambda *_: InTheMiddle())
         with pytest.raises(InterruptedRunError):
             tune(broken, (), QUIET)
     assert [t.state for t in opened(broken).trials].count(TrialState.WAITING) == 1
@@ -406,7 +407,7 @@ def test_the_best_file_is_what_fit_takes_and_gives_its_score(
     monkeypatch.undo()
     assert got[0].learning_rate == best.params["learning_rate"]
     assert got[0].dropout == (best.params["dropout"],)
-    fitted = fit(load_shared_data(got[0], QUIET).run(got[0], path.parent / "again", Stop()))
+    fitted = fit(load_shared_data(got[0], QUIET).run(got[0], path.parent / "again", StopFlag()))
     assert max(epoch.validation_accuracy for epoch in fitted.history) == best.value
 
 

@@ -28,7 +28,7 @@ from training.__main__ import main
 from training.data.dataset import DataSet, Images
 from training.data.splits import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import Fitted, Run, fit
 from training.loop.shared_data import fit_settings, load_shared_data
 from training.model.evaluation import logits_of
@@ -313,7 +313,7 @@ def test_the_test_accuracy_is_that_of_the_trained_model(settings: StudySettings)
     assert recorded[0]["test_accuracy"] != recorded[1]["test_accuracy"]
     for line in recorded:
         chosen = fit_settings(settings).model_copy(update={"seed": line["seed"]})
-        fitted = fit(shared.run(chosen, settings.output / f"by-hand-{line['seed']}", Stop()))
+        fitted = fit(shared.run(chosen, settings.output / f"by-hand-{line['seed']}", StopFlag()))
         logits = logits_of(fitted.model, fitted.standardise, torch.from_numpy(test.images))
         assert line["test_accuracy"] == float((logits.argmax(axis=1) == test.labels).mean())
         assert line["validation_accuracy"] == fitted.history[-1].validation_accuracy
