@@ -37,7 +37,7 @@ def _without_password(uri: str | None) -> str | None:
     return uri
 
 
-class PlaceSettings(Settings):
+class IOSettings(Settings):
     """What to read, and where to write."""
 
     data: Annotated[
@@ -281,7 +281,7 @@ class DistillationSettings(Settings):
         return self
 
 
-class MachineSettings(Settings):
+class RuntimeSettings(Settings):
     """Where the job runs, and how it survives being ended."""
 
     device: Annotated[
@@ -305,11 +305,11 @@ class MachineSettings(Settings):
 
 
 class TrainingSettings(
-    PlaceSettings,
+    IOSettings,
     ModelSettings,
     OptimizationSettings,
     AugmentationSettings,
     DistillationSettings,
-    MachineSettings,
+    RuntimeSettings,
 ):
     """What one training run is; two runs with equal settings on equal devices give equal weights."""

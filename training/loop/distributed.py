@@ -16,7 +16,7 @@ from torch import nn
 
 from training.errors import DeviceError
 
-AGREE_EVERY_STEPS = 16
+SYNC_EVERY_STEPS = 16
 """Steps between two agreements on whether to stop: each one is a message among all processes."""
 
 

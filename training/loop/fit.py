@@ -21,22 +21,22 @@ from training.data.dataset import DeviceImages
 from training.errors import DivergedError, InterruptedRunError
 from training.interrupts import StopFlag
 from training.loop import checkpoint, cuda_graph, metrics
-from training.loop.distributed import AGREE_EVERY_STEPS, World
+from training.loop.distributed import SYNC_EVERY_STEPS, World
 from training.loop.precision import autocast
 from training.loop.state import Epoch, TrainingState
 from training.model.distillation import Committee
 from training.model.evaluation import Logits, logits_of, negative_log_likelihood
 from training.model.loss import training_loss
 from training.model.mlp import MLP, Standardisation, constrain_norms
-from training.model.optimizers import AveragedWeights, Rates, build_optimizers, penalty
+from training.model.optimizers import AveragedWeights, LearningRates, build_optimizers, penalty
 from training.settings import TrainingSettings
 
-GO_ON, SAVE, STOP = range(3)
+CONTINUE, SAVE, STOP = range(3)
 STATISTICS_IMAGES = 10_000
 """Enough for a mean to a hundredth of a deviation."""
 
 
-def nothing(_told: object) -> None:
+def ignore(_told: object) -> None:
     """Be told of something, and leave it at that."""
 
 
@@ -66,9 +66,9 @@ class Run:
     """Gets the checkpoints, and the metrics of each epoch."""
     progress: Progress
     stop: StopFlag
-    on_begin: Callable[[str], None] = nothing
+    on_begin: Callable[[str], None] = ignore
     """Told the run's identity before anything else; a resumed run has the one that it had."""
-    on_epoch: Callable[[Epoch], None] = nothing
+    on_epoch: Callable[[Epoch], None] = ignore
     """Told each epoch once it is over; what it raises ends the run. A resumed run tells all of them again: those of
     its checkpoint at once, and those that were lost with the process when they are trained again."""
     world: World = field(default_factory=World)
@@ -104,8 +104,8 @@ def fit(run: Run) -> Fitted:
     for epoch in state.history:
         run.on_epoch(epoch)
     step = make_step(run, state)
-    rates = Rates(state.optimizers, settings, run.batches * settings.epochs)
-    while not _is_over(state):
+    rates = LearningRates(state.optimizers, settings, run.batches * settings.epochs)
+    while not _is_finished(state):
         started = time.perf_counter() - state.seconds
         rates.set(state.step - state.position)
         rate = float(state.optimizers[0].param_groups[0]["lr"])
@@ -164,7 +164,7 @@ def begin(run: Run) -> TrainingState:
 
 
 def _train_one_epoch(
-    run: Run, state: TrainingState, step: cuda_graph.Step, rates: Rates, task: Task, started: float
+    run: Run, state: TrainingState, step: cuda_graph.Step, rates: LearningRates, task: Task, started: float
 ) -> None:
     """Take the epoch's steps, from wherever it was left.
 
@@ -182,12 +182,12 @@ def _train_one_epoch(
         state.position += 1
         state.step += 1
         task.advance(len(batch))
-        wish = _agree(run, _wish(run, state), asked=state.step % AGREE_EVERY_STEPS == 0)
-        if wish != GO_ON:
+        action = _agree_on(run, _wanted_action(run, state), asked=state.step % SYNC_EVERY_STEPS == 0)
+        if action != CONTINUE:
             state.seconds = time.perf_counter() - started
             _save(run, state)
-        if wish == STOP:
-            _end(run)
+        if action == STOP:
+            _raise_interrupted(run)
 
 
 def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.Tensor) -> None:
@@ -223,7 +223,7 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         constrain_norms(state.model, settings.max_norm)
 
 
-def renew_statistics(run: Run, state: TrainingState) -> None:
+def update_batch_norm_statistics(run: Run, state: TrainingState) -> None:
     """Measure the statistics of batch normalisation for the averaged weights, where there are both.
 
     Those that training gathered belong to the weights of each step, and the average has other
@@ -279,7 +279,7 @@ def epoch_order(images: int, seed: int, epoch: int) -> torch.Tensor:
 def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> None:
     """Evaluate, write down, remember the best, and save if it is time, or the last epoch."""
     settings = run.settings
-    renew_statistics(run, state)
+    update_batch_norm_statistics(run, state)
     loss, right = (float(run.world.sum(v).item()) / len(run.train) for v in (state.total_loss, state.right))
     if not np.isfinite(loss):
         raise _diverged()
@@ -305,13 +305,13 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
     state.epoch, state.position, state.seconds = state.epoch + 1, 0, 0.0
     state.total_loss.zero_()
     state.right.zero_()
-    _write_down(run, state, epoch)
-    wish = _agree(run, _wish(run, state))
-    if wish != GO_ON or _is_over(state):
+    _log_epoch(run, state, epoch)
+    action = _agree_on(run, _wanted_action(run, state))
+    if action != CONTINUE or _is_finished(state):
         _save(run, state)
     run.on_epoch(epoch)
-    if wish == STOP and not _is_over(state):
-        _end(run)
+    if action == STOP and not _is_finished(state):
+        _raise_interrupted(run)
 
 
 def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
@@ -327,27 +327,27 @@ def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
         raise
 
 
-def _is_over(state: TrainingState) -> bool:
+def _is_finished(state: TrainingState) -> bool:
     """Tell whether every epoch is done, or patience is at its end."""
     settings = state.settings
     return state.epoch >= settings.epochs or 0 < settings.patience <= state.epochs_since_best
 
 
-def _wish(run: Run, state: TrainingState) -> int:
-    """Return what this process wants: GO_ON, SAVE or STOP."""
+def _wanted_action(run: Run, state: TrainingState) -> int:
+    """Return what this process wants: CONTINUE, SAVE or STOP."""
     if run.stop.requested:
         return STOP
-    return SAVE if time.monotonic() - state.saved >= run.settings.checkpoint_seconds else GO_ON
+    return SAVE if time.monotonic() - state.saved >= run.settings.checkpoint_seconds else CONTINUE
 
 
-def _agree(run: Run, wish: int, *, asked: bool = True) -> int:
-    """Return the same in every process: the most that any of them wants, or GO_ON where they are not asked."""
+def _agree_on(run: Run, action: int, *, asked: bool = True) -> int:
+    """Return the same in every process: the most that any of them wants, or CONTINUE where they are not asked."""
     if run.world.size == 1:
-        return wish
-    return run.world.max(wish, run.train.images.device) if asked else GO_ON
+        return action
+    return run.world.max(action, run.train.images.device) if asked else CONTINUE
 
 
-def _end(run: Run) -> NoReturn:
+def _raise_interrupted(run: Run) -> NoReturn:
     """End the run, whose checkpoint is written."""
     run.stop.check()
     raise InterruptedRunError("another process was stopped: run it again with --resume to go on")
@@ -363,7 +363,7 @@ def _save(run: Run, state: TrainingState) -> None:
     state.saved = time.monotonic()
 
 
-def _write_down(run: Run, state: TrainingState, epoch: Epoch) -> None:
+def _log_epoch(run: Run, state: TrainingState, epoch: Epoch) -> None:
     if run.world.is_writer:
         state.metrics_bytes = metrics.append(run.directory, epoch)
     run.progress.say(

@@ -14,8 +14,8 @@ from training.data.loading import load_chosen
 from training.data.splits import split
 from training.interrupts import StopFlag
 from training.loop.device import choose_device
-from training.loop.fit import Run, nothing
-from training.loop.state import FREE_TO_CHANGE, Epoch
+from training.loop.fit import Run, ignore
+from training.loop.state import CHANGEABLE_ON_RESUME, Epoch
 from training.model.distillation import Committee, load_committee
 from training.settings import TrainingSettings
 
@@ -41,7 +41,7 @@ class SharedData:
         directory: Path,
         stop: StopFlag,
         *,
-        on_epoch: Callable[[Epoch], None] = nothing,
+        on_epoch: Callable[[Epoch], None] = ignore,
         train: DeviceImages | None = None,
     ) -> Run:
         """Return a run that says nothing and goes on from its last checkpoint; on part of the images, if given."""
@@ -89,7 +89,7 @@ def load_shared_data(settings: TrainingSettings, progress: Progress) -> SharedDa
 def weight_settings(settings: TrainingSettings) -> dict[str, object]:
     """Return the settings that the weights depend on, as JSON has them."""
     dumped = settings.model_dump(mode="json")
-    return {name: dumped[name] for name in TrainingSettings.model_fields if name not in FREE_TO_CHANGE}
+    return {name: dumped[name] for name in TrainingSettings.model_fields if name not in CHANGEABLE_ON_RESUME}
 
 
 def fit_settings(settings: TrainingSettings) -> TrainingSettings:

@@ -12,11 +12,11 @@ from training.loop.checkpoint import Snapshot
 from training.loop.distributed import World
 from training.model.mlp import MLP, Standardisation
 from training.model.optimizers import AveragedWeights
-from training.settings import MachineSettings, PlaceSettings, TrainingSettings
+from training.settings import IOSettings, RuntimeSettings, TrainingSettings
 
 FORMAT = 1
-FREE_TO_CHANGE = frozenset(
-    {*PlaceSettings.model_fields, *MachineSettings.model_fields}
+CHANGEABLE_ON_RESUME = frozenset(
+    {*IOSettings.model_fields, *RuntimeSettings.model_fields}
     - {"data", "validation", "seed", "test_share", "test_seed"}
 )
 """Settings that a resumed run may change: they do not touch the weights it will end with."""
@@ -150,7 +150,7 @@ class TrainingState:
         differing = [
             f"{name} was {theirs.get(name)!r} and is {value!r}"
             for name, value in mine.items()
-            if name not in FREE_TO_CHANGE and theirs.get(name) != value
+            if name not in CHANGEABLE_ON_RESUME and theirs.get(name) != value
         ]
         if snapshot["data_sha256"] != data_sha256:
             both = snapshot["data_sha256"].items() ^ data_sha256.items()

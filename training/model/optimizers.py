@@ -89,7 +89,7 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-class Rates:
+class LearningRates:
     """Sets the learning rate of every parameter group for a step."""
 
     def __init__(
@@ -139,7 +139,7 @@ class AveragedWeights:
     """An exponential moving average of a model's parameters.
 
     The statistics of batch normalisation are none of them: they are measured anew for the averaged
-    weights before these are judged (`training.loop.fit.renew_statistics`).
+    weights before these are judged (`training.loop.fit.update_batch_norm_statistics`).
 
     The decay rises as (1 + t) / (10 + t) to its value, so that the first, random weights are
     forgotten soon. Source: the moving average of TensorFlow's `ExponentialMovingAverage`.

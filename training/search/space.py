@@ -10,7 +10,7 @@ from optuna.trial import Trial
 
 from common.configuration import Layer, build, nearest
 from common.errors import ConfigurationError
-from training.settings import MachineSettings, PlaceSettings, TrainingSettings
+from training.settings import IOSettings, RuntimeSettings, TrainingSettings
 
 DEFAULT_SPACE = """\
 # What `python -m training tune` searches unless --space FILE says otherwise.
@@ -43,7 +43,7 @@ weight_decay:
   muon: {low: 0.003, high: 0.5, log: true}
 """
 NOT_SEARCHED = frozenset(
-    {*PlaceSettings.model_fields, *MachineSettings.model_fields, "teachers", "augmentation"}
+    {*IOSettings.model_fields, *RuntimeSettings.model_fields, "teachers", "augmentation"}
 )
 """Settings that choose the data, the places and the machine: trials that differed in them would not compare.
 Of augmentation the limits are searched, by their names, and not the policy that fills them in."""
