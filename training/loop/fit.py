@@ -148,7 +148,7 @@ def begin(run: Run) -> TrainingState:
         epoch_index=torch.zeros((), dtype=torch.int64, device=device),
         average=AveragedWeights(model, settings.ema) if settings.ema else None,
         total_loss=torch.zeros((), device=device),
-        right=torch.zeros((), device=device),
+        correct=torch.zeros((), device=device),
         saved=time.monotonic(),
     )
     snapshot = checkpoint.load_latest(run.directory, run.progress) if settings.resume else None
@@ -213,7 +213,7 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
             mean, regularisation = mean + regularisation, None
         mean.backward()  # type: ignore[no-untyped-call]
         state.total_loss += loss.detach()
-        state.right += (logits.detach().argmax(1) == labels).sum()
+        state.correct += (logits.detach().argmax(1) == labels).sum()
     if settings.clip is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
     for optimizer in state.optimizers:
@@ -280,7 +280,7 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
     """Evaluate, write down, remember the best, and save if it is time, or the last epoch."""
     settings = run.settings
     update_batch_norm_statistics(run, state)
-    loss, right = (float(run.world.sum(v).item()) / len(run.train) for v in (state.total_loss, state.right))
+    loss, right = (float(run.world.sum(v).item()) / len(run.train) for v in (state.total_loss, state.correct))
     if not np.isfinite(loss):
         raise _diverged()
     logits = _validate(run, state, seconds)
@@ -304,7 +304,7 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
             state.remember_best()
     state.epoch, state.position, state.seconds = state.epoch + 1, 0, 0.0
     state.total_loss.zero_()
-    state.right.zero_()
+    state.correct.zero_()
     _log_epoch(run, state, epoch)
     action = _agree_on(run, _wanted_action(run, state))
     if action != CONTINUE or _is_finished(state):

@@ -55,7 +55,7 @@ class TrainingState:
     average: AveragedWeights | None
     total_loss: torch.Tensor
     """Sum over this epoch's images so far, on the device."""
-    right: torch.Tensor
+    correct: torch.Tensor
     """How many of them were classified correctly, on the device."""
     saved: float
     """When the last checkpoint was written, or this process began, by its monotonic clock; in no checkpoint."""
@@ -99,7 +99,7 @@ class TrainingState:
             "average": self.average.model.state_dict() if self.average else None,
             "generators": generators,
             "total_loss": self.total_loss,
-            "right": self.right,
+            "right": self.correct,
             "epoch": self.epoch,
             "position": self.position,
             "step": self.step,
@@ -131,7 +131,7 @@ class TrainingState:
             torch.cuda.set_rng_state(snapshot["generators"]["cuda"][self.world.rank], self.total_loss.device)
         self.standardise = Standardisation(**snapshot["standardise"])
         self.total_loss.copy_(snapshot["total_loss"])
-        self.right.copy_(snapshot["right"])
+        self.correct.copy_(snapshot["right"])
         self.history = [Epoch(**epoch) for epoch in snapshot["history"]]
         for name in ("run_id", "epoch", "position", "step", "seconds", "best", "best_score"):
             setattr(self, name, snapshot[name])
