@@ -136,7 +136,7 @@ def test_too_little_memory_to_record_stays_that_error(monkeypatch: pytest.Monkey
     def capture(self: TapedGraphs, work: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(TapedGraphs, "record", record)
+    monkeypatch.setattr(TapedGraphs, "capture", capture)
     step = CudaGraphStep(lambda _: None, 1, torch.device("cpu"))
     for _ in range(WARM_UP_STEPS):
         step(torch.arange(1))
