@@ -15,7 +15,7 @@ from bundle.repository import Bundle
 from common.errors import ConfigurationError
 from training.data.dataset import DataSet
 from training.errors import DataError
-from training.model.teacher import layers_of
+from training.model.teacher import layers_from_onnx
 from training.settings import TrainingSettings
 
 
@@ -80,7 +80,7 @@ def load_committee(
                 "Name teachers that were trained on this data"
             )
         try:
-            members.append(layers_of(graph, len(data.classes)).to(device))
+            members.append(layers_from_onnx(graph, len(data.classes)).to(device))
         except DataError as error:
             raise DataError(f"the teacher {path} cannot be used: {error}") from None
         digests[str(path)] = bundle.manifest.digest

@@ -36,12 +36,12 @@ ACTIVATIONS: dict[str, tuple[Options, Callable[..., nn.Module]]] = {
 """By ONNX's operator: its attributes and their defaults, and what makes the module of them."""
 
 
-def layers_of(graph: bytes, classes: int) -> nn.Sequential:
+def layers_from_onnx(graph: bytes, classes: int) -> nn.Sequential:
     """Return the layers of a published graph: pixels `float32[n, 784]` in 0..255 to logits `float32[n, classes]`.
 
     The published function takes uint8 alone. Augmented pixels have fractions, which rounding would keep from
     the teacher; so the layers behind the conversion to float, which have the standardisation folded in
-    (`Served.layers`), are called without it. What the graph makes of the logits is left out.
+    (`ExportedModel.layers`), are called without it. What the graph makes of the logits is left out.
 
     Args:
         graph: the content of `model.onnx`, as `Bundle.read` gives it, which refuses external data.
@@ -53,12 +53,12 @@ def layers_of(graph: bytes, classes: int) -> nn.Sequential:
     try:
         model = onnx.load_from_string(graph)
     except Exception as error:  # protobuf's own class, which is in none of this project's dependencies
-        raise _refused("it is no ONNX file") from error
+        raise _unsupported("it is no ONNX file") from error
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    reshape, cast, *nodes = _way(list(model.graph.node))
+    reshape, cast, *nodes = _path_to_logits(list(model.graph.node))
     floats = cast.op_type == "Cast" and _options(cast, {"to": 0}) == {"to": TensorProto.FLOAT}
     if not _flattens(reshape, tensors) or not floats:
-        raise _refused("it does not begin with the pixels as float32")
+        raise _unsupported("it does not begin with the pixels as float32")
     layers: list[nn.Module] = []
     width = PIXELS
     for node in nodes:
@@ -68,28 +68,28 @@ def layers_of(graph: bytes, classes: int) -> nn.Sequential:
         elif node.op_type in ACTIVATIONS and len(node.input) == 1:
             layers.append(_activation(node))
         else:
-            raise _refused(f"it has the operator {node.op_type[:40]!r} before its logits")
+            raise _unsupported(f"it has the operator {node.op_type[:40]!r} before its logits")
     if not layers or not isinstance(layers[-1], nn.Linear) or width != classes:
-        raise _refused(f"it does not end with a layer of {classes} logits")
+        raise _unsupported(f"it does not end with a layer of {classes} logits")
     return nn.Sequential(*layers).eval().requires_grad_(requires_grad=False)
 
 
-def _way(nodes: list[NodeProto]) -> list[NodeProto]:
-    """Return the nodes on the way from the images to the logits, by each one's first input."""
+def _path_to_logits(nodes: list[NodeProto]) -> list[NodeProto]:
+    """Return the nodes on the path from the images to the logits, by each one's first input."""
     sources = {name: node for node in nodes for name in node.output}
-    way: list[NodeProto] = []
+    path: list[NodeProto] = []
     at = "logits"
     while at != "images":
         node = sources.pop(at, None)  # popped, so that a circle ends
         if node is None or not node.input or node.domain:
-            raise _refused(
+            raise _unsupported(
                 f"its logits are no function of the images alone: {at[:40]!r} comes from elsewhere"
             )
-        way.append(node)
+        path.append(node)
         at = node.input[0]
-    if len(way) < 2:
-        raise _refused("it has no layers")
-    return way[::-1]
+    if len(path) < 2:
+        raise _unsupported("it has no layers")
+    return path[::-1]
 
 
 def _flattens(node: NodeProto, tensors: Tensors) -> bool:
@@ -104,16 +104,16 @@ def _linear(node: NodeProto, tensors: Tensors, width: int) -> nn.Linear:
     options = _options(node, GEMM)
     constant = 2 <= len(node.input) <= 3 and all(name in tensors for name in node.input[1:])
     if not constant or (options["alpha"], options["beta"], options["transA"]) != (1, 1, 0):
-        raise _refused("it has a matrix product that is none of constant weights")
+        raise _unsupported("it has a matrix product that is none of constant weights")
     weight, *biases = (_array(tensors[name], TensorProto.FLOAT) for name in node.input[1:])
     weight = weight if options["transB"] else weight.T
     bias = biases[0] if biases else np.zeros(weight.shape[:1], np.float32)
     if weight.shape[1:] != (width,) or bias.shape != weight.shape[:1]:
-        raise _refused(
+        raise _unsupported(
             f"after {width} values it has a layer of {list(weight.shape)} weights and {list(bias.shape)} biases"
         )
     if not np.isfinite(weight).all() or not np.isfinite(bias).all():
-        raise _refused("it has weights that are not finite")
+        raise _unsupported("it has weights that are not finite")
     layer = nn.Linear(width, len(weight), device="meta")  # nothing is drawn for weights that are there
     layer.weight = nn.Parameter(torch.tensor(weight))
     layer.bias = nn.Parameter(torch.tensor(bias))
@@ -124,7 +124,7 @@ def _activation(node: NodeProto) -> nn.Module:
     defaults, module = ACTIVATIONS[node.op_type]
     options = _options(node, defaults)
     if not math.isfinite(options.get("alpha", 0)) or options.get("approximate", b"none") != b"none":
-        raise _refused(f"it has a {node.op_type} of its own kind")
+        raise _unsupported(f"it has a {node.op_type} of its own kind")
     return module(**options)
 
 
@@ -134,7 +134,7 @@ def _array(tensor: TensorProto, kind: int) -> npt.NDArray[Any]:
     axes = list(tensor.dims)
     whole = tensor.data_type == kind and len(axes) <= 2 and all(axis > 0 for axis in axes)
     if not whole or len(tensor.raw_data) != math.prod(axes) * size:
-        raise _refused(f"it has the tensor {tensor.name[:40]!r} of another type or size than a layer's")
+        raise _unsupported(f"it has the tensor {tensor.name[:40]!r} of another type or size than a layer's")
     return numpy_helper.to_array(tensor)
 
 
@@ -147,10 +147,10 @@ def _options(node: NodeProto, defaults: Options) -> dict[str, Any]:
         except ValueError:
             value = None
         if type(value) is not type(defaults.get(option.name, ())):
-            raise _refused(f"it has the attribute {option.name[:40]!r} of {node.op_type[:40]!r}")
+            raise _unsupported(f"it has the attribute {option.name[:40]!r} of {node.op_type[:40]!r}")
         options[option.name] = value
     return options
 
 
-def _refused(why: str) -> DataError:
+def _unsupported(why: str) -> DataError:
     return DataError(f"{ONNX_FILE} is none of the graphs that a teacher is built from: {why}")

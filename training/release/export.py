@@ -1,6 +1,6 @@
 """Turn a trained module into files that others run; `parity.py` proves that they say what it says.
 
-Three forms of one function, `uint8[batch, 28, 28] -> logits, probabilities`: ONNX (served),
+Three forms of one function, `uint8[batch, 28, 28] -> logits, probabilities`: ONNX (model),
 TorchScript (libtorch) and torch.export (TorchScript's successor).
 """
 
@@ -29,7 +29,7 @@ from training.model.noise_layers import GaussianNoise
 OPSET = 20
 
 
-class Served(nn.Module):
+class ExportedModel(nn.Module):
     """The trained module as callers use it: raw pixels in, logits and calibrated probabilities out.
 
     What is linear is folded into the linear layer it meets, in float64, so the graph is only matrix
@@ -89,23 +89,23 @@ def _fold_batch_norm(layer: nn.Module, norm: nn.BatchNorm1d) -> nn.Linear:
     return _linear(layer.weight.detach().double() * factor[:, None], bias)
 
 
-def export(served: Served, directory: Path) -> None:
+def export(model: ExportedModel, directory: Path) -> None:
     """Write `model.onnx`, `model.pt` and `model.pt2` into the directory."""
     example = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)  # 1 would be taken for constant
     with quiet():
-        _export_onnx(served, example, directory / ONNX_FILE)
-        scripted = torch.jit.freeze(torch.jit.trace(served, (example,)))  # type: ignore[no-untyped-call]
+        _export_onnx(model, example, directory / ONNX_FILE)
+        scripted = torch.jit.freeze(torch.jit.trace(model, (example,)))  # type: ignore[no-untyped-call]
         _save_without_sources(scripted, directory / TORCHSCRIPT_FILE)
         batch = torch.export.Dim("batch")
-        program = torch.export.export(served, (example,), dynamic_shapes={"images": {0: batch}})
+        program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: batch}})
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # holds the paths of this machine's files
         torch.export.save(program, directory / TORCH_EXPORT_FILE)
 
 
-def _export_onnx(served: Served, example: torch.Tensor, path: Path) -> None:
+def _export_onnx(model: ExportedModel, example: torch.Tensor, path: Path) -> None:
     program = torch.onnx.export(
-        served,
+        model,
         (example,),
         dynamo=True,
         opset_version=OPSET,

@@ -46,8 +46,8 @@ PROVING_BATCH = 1000
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 Images = npt.NDArray[np.uint8]
-Answers = npt.NDArray[np.float32]
-Answer = Callable[[Images], Answers]
+Logits = npt.NDArray[np.float32]
+LogitsFunction = Callable[[Images], Logits]
 """Takes `uint8[n, 28, 28]`, gives logits `float32[n, classes]`."""
 
 
@@ -69,14 +69,14 @@ def prove(
     inspect_onnx(directory / ONNX_FILE)
     for name in (TORCHSCRIPT_FILE, TORCH_EXPORT_FILE):
         _refuse_source_paths((directory / name).read_bytes(), name)
-    forms: dict[str, Answer] = {
+    forms: dict[str, LogitsFunction] = {
         "torchscript": _torchscript(directory / TORCHSCRIPT_FILE),
         "torch_export": _torch_export(directory / TORCH_EXPORT_FILE),
         "onnx_cpu": _onnx(directory / ONNX_FILE, "CPUExecutionProvider"),
     }
     expected = _expected(model, standardise, images)
     try:
-        return {name: _compare(name, answer, expected, images) for name, answer in forms.items()}
+        return {name: _compare(name, logits_of, expected, images) for name, logits_of in forms.items()}
     except ExportError as error:
         raise ExportError(f"{error}; nothing was published") from None
 
@@ -103,12 +103,12 @@ def prove_on_cuda(
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         return f"the installed onnxruntime {onnxruntime.__version__} has no CUDA provider"
     try:
-        answers = _ask(_onnx(directory / ONNX_FILE, CUDA_PROVIDER), images)
+        logits = _logits_of_all(_onnx(directory / ONNX_FILE, CUDA_PROVIDER), images)
     except Exception as error:  # noqa: BLE001  # ONNX Runtime's exceptions have no base of their own
         return f"ONNX Runtime's session failed on CUDA ({runtime_reason(error)})"
     expected = _expected(model, standardise, images)
     try:
-        return _measure(CUDA_FORM, expected, *answers)
+        return _measure(CUDA_FORM, expected, *logits)
     except ExportError as error:
         raise ExportError(f"{error}; nothing was published") from None
 
@@ -147,37 +147,37 @@ def add_integer_graph(
     return parity
 
 
-def _expected(model: nn.Sequential, standardise: Standardisation, images: Images) -> Answers:
+def _expected(model: nn.Sequential, standardise: Standardisation, images: Images) -> Logits:
     with torch.inference_mode():
         return _in_batches(lambda batch: model(standardise(torch.from_numpy(batch))).numpy(), images)
 
 
-def _compare(name: str, answer: Answer, expected: Answers, images: Images) -> Parity:
+def _compare(name: str, logits_of: LogitsFunction, expected: Logits, images: Images) -> Parity:
     """Return how far a form is from what is expected of all images."""
-    return _measure(name, expected, *_ask(answer, images))
+    return _measure(name, expected, *_logits_of_all(logits_of, images))
 
 
-def _ask(answer: Answer, images: Images) -> tuple[Answers, Answers]:
+def _logits_of_all(logits_of: LogitsFunction, images: Images) -> tuple[Logits, Logits]:
     """Return what a form gives all images, and what it gives the first alone."""
-    return _in_batches(answer, images), answer(images[:1])
+    return _in_batches(logits_of, images), logits_of(images[:1])
 
 
-def _measure(name: str, expected: Answers, answered: Answers, alone: Answers) -> Parity:
+def _measure(name: str, expected: Logits, actual: Logits, alone: Logits) -> Parity:
     tolerance = CUDA_LOGIT_TOLERANCE if name == CUDA_FORM else LOGIT_TOLERANCE
-    parity = measure_parity(name, expected, answered, tolerance)
+    parity = measure_parity(name, expected, actual, tolerance)
     measure_parity(f"{name} at batch 1", expected[:1], alone, tolerance)
     return parity
 
 
-def measure_parity(name: str, expected: Answers, answered: Answers, tolerance: float) -> Parity:
-    """Return how far `answered` is from `expected`, both logits `float32[n, classes]`.
+def measure_parity(name: str, expected: Logits, actual: Logits, tolerance: float) -> Parity:
+    """Return how far `actual` is from `expected`, both logits `float32[n, classes]`.
 
     Raises:
         ExportError: a logit differs by more than `tolerance`, or one label differs.
     """
-    difference = np.abs(answered - expected).max(axis=1)
+    difference = np.abs(actual - expected).max(axis=1)
     relative = difference / np.maximum(1, np.abs(expected).max(axis=1))
-    differing = int((answered.argmax(1) != expected.argmax(1)).sum())
+    differing = int((actual.argmax(1) != expected.argmax(1)).sum())
     if not relative.max() <= tolerance or differing:  # NaN compares false, and must not pass
         raise ExportError(
             f"{name} is not the trained model: a logit differs by {relative.max():.3g} of the image's "
@@ -227,24 +227,24 @@ def _refuse_source_paths(data: bytes, name: str) -> None:
         raise ExportError(f"{name} names source files of the machine it was made on")
 
 
-def _torchscript(path: Path) -> Answer:
+def _torchscript(path: Path) -> LogitsFunction:
     with quiet():
         module = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return lambda batch: _logits(module, batch)
 
 
-def _torch_export(path: Path) -> Answer:
+def _torch_export(path: Path) -> LogitsFunction:
     module = torch.export.load(path).module()
     return lambda batch: _logits(module, batch)
 
 
 @torch.inference_mode()
-def _logits(module: nn.Module, batch: Images) -> Answers:
-    result: Answers = module(torch.from_numpy(batch))[0].numpy()
+def _logits(module: nn.Module, batch: Images) -> Logits:
+    result: Logits = module(torch.from_numpy(batch))[0].numpy()
     return result
 
 
-def _onnx(path: Path, provider: str) -> Answer:
+def _onnx(path: Path, provider: str) -> LogitsFunction:
     options = onnxruntime.SessionOptions()
     settings: dict[str, str] = {}
     if provider == CUDA_PROVIDER:
@@ -255,13 +255,13 @@ def _onnx(path: Path, provider: str) -> Answer:
         path.read_bytes(), options, providers=[(provider, settings)], enable_fallback=0
     )
 
-    def answer(batch: Images) -> Answers:
-        logits: Answers = session.run(["logits"], {"images": batch})[0]
+    def logits_of(batch: Images) -> Logits:
+        logits: Logits = session.run(["logits"], {"images": batch})[0]
         return logits
 
-    return answer
+    return logits_of
 
 
-def _in_batches(answer: Answer, images: Images) -> Answers:
+def _in_batches(logits_of: LogitsFunction, images: Images) -> Logits:
     starts = range(0, len(images), PROVING_BATCH)
-    return np.concatenate([answer(images[start : start + PROVING_BATCH]) for start in starts])
+    return np.concatenate([logits_of(images[start : start + PROVING_BATCH]) for start in starts])

@@ -93,7 +93,7 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
         held_out = torch.from_numpy(candidate.validation.images)
         validation_logits = evaluation.logits_of(model, standardise, held_out, stop.check)
         temperature = evaluation.fit_temperature(validation_logits, candidate.validation.labels)
-        export.export(export.Served(model, standardise, temperature), directory)
+        export.export(export.ExportedModel(model, standardise, temperature), directory)
         stop.check()
 
         test = data.test()  # every choice is made: this is the one look at the test set

@@ -29,7 +29,7 @@ from training.data.loading import load
 from training.errors import DataError
 from training.model.distillation import load_committee
 from training.model.mlp import MLP, Standardisation
-from training.model.teacher import layers_of
+from training.model.teacher import layers_from_onnx
 from training.release import export
 from training.settings import ModelSettings, TrainingSettings
 
@@ -37,7 +37,7 @@ CLASSES = 3
 STANDARDISE = Standardisation(mean=33.3, deviation=78.6)
 
 
-def served(seed: int = 3, **changes: Any) -> export.Served:
+def served(seed: int = 3, **changes: Any) -> export.ExportedModel:
     """Return a network with random weights and running statistics, as it is exported."""
     torch.manual_seed(seed)
     model = MLP(ModelSettings.model_validate({"hidden": (9, 7), **changes}), CLASSES)
@@ -46,7 +46,7 @@ def served(seed: int = 3, **changes: Any) -> export.Served:
         model(torch.randn(20, 784))
     for layer in model.linear_layers():
         torch.nn.init.normal_(layer.bias)
-    return export.Served(model.eval(), STANDARDISE, 1.7)
+    return export.ExportedModel(model.eval(), STANDARDISE, 1.7)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_teacher_is_the_exported_network_bit_for_bit(tmp_path: Path, changes: 
     """Each activation, batch normalisation folded in, no hidden layer: the same numbers of any pixels."""
     network = served(**changes)
     export.export(network, tmp_path)
-    layers = layers_of((tmp_path / ONNX_FILE).read_bytes(), CLASSES)
+    layers = layers_from_onnx((tmp_path / ONNX_FILE).read_bytes(), CLASSES)
     pixels = torch.rand(50, 784) * 255
     assert torch.equal(layers(pixels), network.layers(pixels))
     images = pixels.round().to(torch.uint8).reshape(-1, 28, 28)
@@ -123,7 +123,7 @@ def test_a_layer_without_a_bias_is_one_of_zeros(tmp_path: Path) -> None:
         node.op_type == "Gemm" and len(node.input) == 2 for node in onnx.load_from_string(graph).graph.node
     )
     pixels = torch.rand(50, 784) * 255
-    assert torch.equal(layers_of(graph, CLASSES)(pixels), network.layers(pixels))
+    assert torch.equal(layers_from_onnx(graph, CLASSES)(pixels), network.layers(pixels))
 
 
 def node(model: ModelProto, operator: str, place: int = 0) -> Any:
@@ -239,16 +239,16 @@ def test_any_other_graph_is_refused(exported: Path, change: str) -> None:
     apply, said = CHANGES[change]
     apply(model)
     with pytest.raises(DataError, match=said) as refusal:
-        layers_of(model.SerializeToString(), CLASSES)
+        layers_from_onnx(model.SerializeToString(), CLASSES)
     assert str(refusal.value).startswith(f"{ONNX_FILE} is none of the graphs")
 
 
 def test_no_graph_and_other_classes_are_refused(exported: Path) -> None:
     """Bytes that are no protobuf, and a network of as many logits as nobody asked for."""
     with pytest.raises(DataError, match="no ONNX file"):
-        layers_of(b"this is none", CLASSES)
+        layers_from_onnx(b"this is none", CLASSES)
     with pytest.raises(DataError, match="a layer of 4 logits"):
-        layers_of((exported / ONNX_FILE).read_bytes(), 4)
+        layers_from_onnx((exported / ONNX_FILE).read_bytes(), 4)
 
 
 class Command:

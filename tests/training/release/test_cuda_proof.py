@@ -45,7 +45,7 @@ def model() -> MLP:
 def directory(model: MLP, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where the network is exported."""
     place = tmp_path_factory.mktemp("export")
-    export.export(export.Served(model, STANDARDISE, 1.7), place)
+    export.export(export.ExportedModel(model, STANDARDISE, 1.7), place)
     return place
 
 

@@ -41,7 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     standardise = Standardisation(mean=33.3, deviation=78.6)
     images = np.random.default_rng(0).integers(0, 256, (300, 28, 28), dtype=np.uint8)
     directory = tmp_path_factory.mktemp("export")
-    export.export(export.Served(model, standardise, TEMPERATURE), directory)
+    export.export(export.ExportedModel(model, standardise, TEMPERATURE), directory)
     return Exported(directory, model, standardise, images)
 
 

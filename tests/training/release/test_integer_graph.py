@@ -68,7 +68,7 @@ def network(request: pytest.FixtureRequest) -> MLP:
 @pytest.fixture
 def exported(network: MLP, tmp_path: Path) -> Path:
     """Return where the network is exported, without the graph in integers."""
-    export.export(export.Served(network, STANDARDISE, TEMPERATURE), tmp_path)
+    export.export(export.ExportedModel(network, STANDARDISE, TEMPERATURE), tmp_path)
     return tmp_path
 
 
