@@ -38,7 +38,7 @@ _MESSAGES: dict[str, dict[int, str]] = {
 """Fields that are messages to walk into, by the message that they are in: all that can hold a tensor or a node."""
 _NO_ONNX = "it is no ONNX file"
 _ELSEWHERE = "it keeps weights in another file"
-_REFUSED = {
+_FORBIDDEN_FIELDS = {
     ("model", 20): "it has graphs for training",
     ("model", 25): "it has functions of its own",
     ("tensor", 13): _ELSEWHERE,
@@ -49,7 +49,7 @@ _DATA_LOCATION = ("tensor", 14)
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 
 
-def objection(data: bytes) -> str | None:
+def unsafe_reason(data: bytes) -> str | None:
     """Return why an ONNX file must not be parsed, in a few words; None if nothing speaks against it.
 
     Whether it is a model at all is not judged here.
@@ -83,8 +83,8 @@ def _walk(data: bytes) -> None:
             if fields > MAX_FIELDS:
                 raise ValueError(f"it has more than {MAX_FIELDS} fields")
             where = (message, number)
-            if where in _REFUSED or (where == _DATA_LOCATION and (wire != _VARINT or value)):
-                raise ValueError(_REFUSED.get(where, _ELSEWHERE))
+            if where in _FORBIDDEN_FIELDS or (where == _DATA_LOCATION and (wire != _VARINT or value)):
+                raise ValueError(_FORBIDDEN_FIELDS.get(where, _ELSEWHERE))
             if where == _DOMAIN and data[content] not in DOMAINS:
                 domain = one_line(data[content][:60].decode("utf-8", "replace"))
                 raise ValueError(f"it has an operator of the domain {domain!r}, not of ONNX's own")

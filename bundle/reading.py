@@ -46,8 +46,8 @@ def read(directory: Path, manifest: Manifest, name: str) -> bytes:
     data = _read(directory, name)
     if sha256_bytes(data) != published:
         raise _changed(name)
-    if name in (ONNX_FILE, INTEGER_ONNX_FILE) and (objection := graph.objection(data)):
-        raise InvalidBundleError(f"{name} is refused: {objection}")
+    if name in (ONNX_FILE, INTEGER_ONNX_FILE) and (unsafe_reason := graph.unsafe_reason(data)):
+        raise InvalidBundleError(f"{name} is refused: {unsafe_reason}")
     if name == GOLDEN_FILE:
         GoldenExamples.from_bytes(data, manifest)
     return data

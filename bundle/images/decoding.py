@@ -71,7 +71,7 @@ _IMAGES = (
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
 )
-_STRANGERS = (
+_OTHER_FORMATS = (
     (b"\x89PNG", "a PNG whose line breaks were changed on the way, as by curl -d (--data-binary keeps them)"),
     (b"%PDF-", "a PDF"),
     (b"PK\x03\x04", "a ZIP archive"),
@@ -170,10 +170,10 @@ def sniff(data: bytes) -> str | None:
     return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
-def stranger(data: bytes) -> str:
+def guess_format(data: bytes) -> str:
     """Say, for a refusal, what bytes that are no supported image look like."""
     start = data[:64].lstrip()
-    return next((name for magic, name in _STRANGERS if start.startswith(magic)), "something else")
+    return next((name for magic, name in _OTHER_FORMATS if start.startswith(magic)), "something else")
 
 
 def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
@@ -182,21 +182,23 @@ def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
         raise ImageError(ImageFault.EMPTY, "the file is empty")
     media_type = sniff(data)
     if media_type is None:
-        found = f"it looks like {stranger(data)}"
+        found = f"it looks like {guess_format(data)}"
         raise ImageError(ImageFault.FORMAT, f"the content is no supported image: {found}", found=found)
     if len(data) > hardening.MAX_FILE_BYTES:
         found = f"{len(data)} bytes"
         detail = f"the file has {found}, more than the {hardening.MAX_FILE_BYTES} that a 28x28 image may have"
-        raise ImageError(ImageFault.HEAVY, detail, found=found)
+        raise ImageError(ImageFault.TOO_LARGE, detail, found=found)
     if media_type == "image/webp":
         _check_size(_webp_size(data))
     try:
-        with PARSERS[media_type](hardening.Reading(hardening.lean(data, media_type))) as image:
+        with PARSERS[media_type](hardening.ReadLimitedFile(hardening.sanitise(data, media_type))) as image:
             _check_size(image.size)
             if getattr(image, "is_animated", False):
                 raise ImageError(ImageFault.ANIMATED, "the file has several frames")
             if image.mode in ("I", "F"):
-                raise ImageError(ImageFault.RANGE, "the pixels are 32-bit numbers without a known range")
+                raise ImageError(
+                    ImageFault.PIXEL_RANGE, "the pixels are 32-bit numbers without a known range"
+                )
             return then(image)
     except (ImageError, MemoryError):  # no memory is this process's trouble, and says nothing of the file
         raise

@@ -9,9 +9,9 @@ class ImageFault(StrEnum):
     EMPTY = "empty file"
     FORMAT = "not a PNG, JPEG, GIF, BMP, WebP or TIFF image"
     SIZE = "not 28x28"
-    HEAVY = "a file of more than 1 MiB"
+    TOO_LARGE = "a file of more than 1 MiB"
     ANIMATED = "several frames"
-    RANGE = "pixels of 32 bits, without a known range"
+    PIXEL_RANGE = "pixels of 32 bits, without a known range"
     DAMAGED = "damaged"
 
 
@@ -27,5 +27,5 @@ class ImageError(Exception):
         """What was found, in a few words to stand behind those of `kind`; empty if they say it all."""
 
 
-class BurdenError(Exception):
+class HostileImageError(Exception):
     """A small file is built to cost a parser much; the message says by what, in a few words."""

@@ -2,8 +2,8 @@
 
 Pillow judges an image by its size in pixels, and these have the right one. What they are large in is
 something else: ten thousand chunks or segments, texts and profiles that unpack to megabytes, directories of
-tens of thousands of entries, a tile of gigabytes. `lean` leaves out what no pixel depends on, so that nobody
-unpacks it, and refuses what is too much of the rest; `Reading` stops a parser that goes through a file in
+tens of thousands of entries, a tile of gigabytes. `sanitise` leaves out what no pixel depends on, so that nobody
+unpacks it, and refuses what is too much of the rest; `ReadLimitedFile` stops a parser that goes through a file in
 tiny pieces.
 """
 
@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
-from bundle.images.errors import BurdenError
+from bundle.images.errors import HostileImageError
 from bundle.images.tiff_directories import Directories, packed_bytes
 
 MAX_FILE_BYTES = 1 << 20
@@ -55,20 +55,20 @@ _ORIENTED = (_EXIF_MARK, b"http://ns.adobe.com/xap/1.0/\0")
 _APP1, _APP14, _APP15, _COM, _DQT, _SOS = 0xE1, 0xEE, 0xEF, 0xFE, 0xDB, 0xDA
 
 
-def lean(data: bytes, media_type: str) -> bytes:
+def sanitise(data: bytes, media_type: str) -> bytes:
     """Return a file without the metadata that no pixel depends on, so that no parser unpacks them.
 
     Damage is not judged here, but for a PNG that ends before its last chunk, which Pillow reads on, and for
     the checksums of what is left out.
 
     Raises:
-        BurdenError: the file must not be parsed; the message says why, in a few words.
+        HostileImageError: the file must not be parsed; the message says why, in a few words.
     """
-    look = _LOOKS.get(media_type)
+    look = _SANITISERS.get(media_type)
     return data if look is None else look(data)
 
 
-class Reading(io.BytesIO):
+class ReadLimitedFile(io.BytesIO):
     """A file in memory that can be read from so many times."""
 
     def __init__(self, data: bytes) -> None:
@@ -79,11 +79,11 @@ class Reading(io.BytesIO):
         """Read as any file does.
 
         Raises:
-            BurdenError: it was read too often.
+            HostileImageError: it was read too often.
         """
         self._left -= 1
         if self._left < 0:
-            raise BurdenError(f"it is read in more than {MAX_READS} pieces")
+            raise HostileImageError(f"it is read in more than {MAX_READS} pieces")
         return super().read(size)
 
 
@@ -95,7 +95,7 @@ def _png(data: bytes) -> bytes:
     unpacked = packed = 0
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
-            raise BurdenError("it ends too early")
+            raise HostileImageError("it ends too early")
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         if kind == b"IEND":
@@ -105,18 +105,18 @@ def _png(data: bytes) -> bytes:
         if kind == b"IDAT":
             packed += length
             if packed > MAX_PIXEL_BYTES:
-                raise BurdenError(f"its pixels have more than {MAX_PIXEL_BYTES} bytes")
+                raise HostileImageError(f"its pixels have more than {MAX_PIXEL_BYTES} bytes")
         elif kind == b"eXIf":
             directories.check_exif(content)
         elif kind in _TEXTS and content.partition(b"\0")[0] in (_EXIF_TEXT, _XMP_TEXT):
             unpacked += _check_text(kind, content, MAX_TEXT_BYTES - unpacked, directories)
         elif kind.isalpha() and kind[:1].islower() and kind not in _ANCILLARY:
             if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-                raise BurdenError(f"the checksum of its {kind.decode()} chunk is wrong")
+                raise HostileImageError(f"the checksum of its {kind.decode()} chunk is wrong")
             pieces.append(data[kept:at])
             kept = end
         at = end
-    raise BurdenError(f"it has more than {MAX_PARTS} chunks")
+    raise HostileImageError(f"it has more than {MAX_PARTS} chunks")
 
 
 def _check_text(kind: bytes, content: bytes, most: int, directories: Directories) -> int:
@@ -133,10 +133,10 @@ def _check_text(kind: bytes, content: bytes, most: int, directories: Directories
         except zlib.error:
             text = b""  # Pillow refuses it, or takes it for empty
     if is_packed and len(text) > most:
-        raise BurdenError(f"its texts unpack to more than {MAX_TEXT_BYTES} bytes")
+        raise HostileImageError(f"its texts unpack to more than {MAX_TEXT_BYTES} bytes")
     if keyword == _EXIF_TEXT:
         if text.count(b"\n") > MAX_TEXT_LINES:
-            raise BurdenError(f"its EXIF data have more than {MAX_TEXT_LINES} lines")
+            raise HostileImageError(f"its EXIF data have more than {MAX_TEXT_LINES} lines")
         with contextlib.suppress(ValueError):  # no hexadecimal numbers: Pillow refuses them
             directories.check_exif(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("latin-1")))
     return len(text) if is_packed else 0
@@ -150,7 +150,7 @@ def _jpeg(data: bytes) -> bytes:
         if marker == _DQT:
             tables += end - at
             if tables > MAX_TABLE_BYTES:
-                raise BurdenError(f"its tables have more than {MAX_TABLE_BYTES} bytes")
+                raise HostileImageError(f"its tables have more than {MAX_TABLE_BYTES} bytes")
         elif marker == _APP1 and data.startswith(_ORIENTED, at + 4, end):
             if data.startswith(_EXIF_MARK, at + 4):
                 exif.append(data[at + 10 : end])
@@ -184,19 +184,19 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
             yield marker, at, end
             at = end
-    raise BurdenError(f"it has more than {MAX_PARTS} segments before its first scan")
+    raise HostileImageError(f"it has more than {MAX_PARTS} segments before its first scan")
 
 
 def _check_scans(data: bytes, at: int) -> None:
     """Count the scans, each of which goes over the whole image; among packed pixels their marker cannot be."""
     if data.count(b"\xff\xda", at) > MAX_SCANS:
-        raise BurdenError(f"it has more than {MAX_SCANS} scans")
+        raise HostileImageError(f"it has more than {MAX_SCANS} scans")
 
 
 def _tiff(data: bytes) -> bytes:
     Directories().check(data)
     if packed_bytes(data) > MAX_PIXEL_BYTES:
-        raise BurdenError(f"its pixels have more than {MAX_PIXEL_BYTES} bytes")
+        raise HostileImageError(f"its pixels have more than {MAX_PIXEL_BYTES} bytes")
     _check_scans(data, 0)  # its pixels can be a JPEG
     return data
 
@@ -208,7 +208,7 @@ def _bmp(data: bytes) -> bytes:
     """
     bits, colours = int.from_bytes(data[28:30], "little"), int.from_bytes(data[46:50], "little")
     if int.from_bytes(data[14:18], "little") >= 40 and bits <= 8 and colours > MAX_COLOURS:
-        raise BurdenError(f"its palette has more than {MAX_COLOURS} colours")
+        raise HostileImageError(f"its palette has more than {MAX_COLOURS} colours")
     offset = int.from_bytes(data[10:14], "little")
     return data[: max(offset, _BMP_HEADERS) + MAX_BMP_PIXEL_BYTES]
 
@@ -224,14 +224,14 @@ def _webp(data: bytes) -> bytes:
         if kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF"):
             packed += length
             if packed > MAX_PIXEL_BYTES:
-                raise BurdenError(f"its pixels have more than {MAX_PIXEL_BYTES} bytes")
+                raise HostileImageError(f"its pixels have more than {MAX_PIXEL_BYTES} bytes")
         elif kind == b"EXIF":
             directories.check_exif(data[at + 8 : at + 8 + length])
         at += 8 + length + (length & 1)
-    raise BurdenError(f"it has more than {MAX_PARTS} chunks")
+    raise HostileImageError(f"it has more than {MAX_PARTS} chunks")
 
 
-_LOOKS: dict[str, Callable[[bytes], bytes]] = {
+_SANITISERS: dict[str, Callable[[bytes], bytes]] = {
     "image/png": _png,
     "image/jpeg": _jpeg,
     "image/tiff": _tiff,

@@ -9,7 +9,7 @@ import re
 import struct
 
 from bundle.images.contract import IMAGE_SIZE
-from bundle.images.errors import BurdenError
+from bundle.images.errors import HostileImageError
 
 MAX_ENTRIES = 256
 """Most entries of all of a file's directories; a photograph's have a hundred."""
@@ -40,19 +40,19 @@ class Directories:
         """Check EXIF data, with or without the `Exif` mark before it.
 
         Raises:
-            BurdenError: there is too much in it.
+            HostileImageError: there is too much in it.
         """
         if mark := _MARKS.match(block):
             block = block[mark.end() :]
         if 0x2B in block[2:4]:
-            raise BurdenError("its EXIF data are a BigTIFF")
+            raise HostileImageError("its EXIF data are a BigTIFF")
         self.check(block)
 
     def check(self, data: bytes) -> None:
         """Check a TIFF, up to its first directory and those that are below it.
 
         Raises:
-            BurdenError: there is too much in it.
+            HostileImageError: there is too much in it.
         """
         order = "<" if data[:2] == b"II" else ">"
         ahead = [int.from_bytes(data[4:8], "little" if order == "<" else "big")]
@@ -62,7 +62,7 @@ class Directories:
             except struct.error:
                 continue  # cut off in a directory: the parser says it better
         if math.prod(self._tile.values()) > MAX_TILE_SAMPLES:
-            raise BurdenError(f"its tiles are larger than {MAX_TILE_SAMPLES} samples")
+            raise HostileImageError(f"its tiles are larger than {MAX_TILE_SAMPLES} samples")
 
     def _walk(self, data: bytes, order: str, at: int, ahead: list[int]) -> None:
         """Count one directory (TIFF 6.0, section 2), and add where those below it begin to `ahead`."""
@@ -77,20 +77,20 @@ class Directories:
                 self._count(numbers=values)
             if tag in _TILE_TAGS:
                 if kind not in _SIZES:  # it may stand elsewhere
-                    raise BurdenError(f"its tag {tag} has a number of more than 4 bytes")
+                    raise HostileImageError(f"its tag {tag} has a number of more than 4 bytes")
                 self._tile[tag] = max(value, self._tile.get(tag, 1))
             if tag in _POINTERS:
                 if kind not in (_SHORT, _LONG, _IFD) or values != 1:
-                    raise BurdenError(f"its tag {tag} is more than one place, or none")
+                    raise HostileImageError(f"its tag {tag} is more than one place, or none")
                 ahead.append(value)
 
     def _count(self, *, entries: int = 0, numbers: int = 0) -> None:
         self._entries += entries
         self._numbers += numbers
         if self._entries > MAX_ENTRIES:
-            raise BurdenError(f"its directories have more than {MAX_ENTRIES} entries")
+            raise HostileImageError(f"its directories have more than {MAX_ENTRIES} entries")
         if self._numbers > MAX_NUMBERS:
-            raise BurdenError(f"its tags have more than {MAX_NUMBERS} values")
+            raise HostileImageError(f"its tags have more than {MAX_NUMBERS} values")
 
 
 def packed_bytes(data: bytes) -> int:

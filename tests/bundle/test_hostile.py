@@ -13,7 +13,7 @@ from bench.support.models import a_linear, publish_synthetic
 from bundle.__main__ import main
 from bundle.errors import BundleError, PublishError
 from bundle.fetch import fetch
-from bundle.graph import objection
+from bundle.graph import unsafe_reason
 from bundle.manifest import GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle, publish, staging, versions
 from bundle.verify import problems
@@ -172,12 +172,12 @@ def test_a_graph_is_walked_into_every_corner() -> None:
     direct = GraphProto()
     direct.sparse_initializer.add().values.CopyFrom(tensor)
     for built in (*graphs, direct, inner, GraphProto(initializer=[tensor])):
-        assert objection(ModelProto(graph=built).SerializeToString())
+        assert unsafe_reason(ModelProto(graph=built).SerializeToString())
     trained = ModelProto()
     trained.training_info.add()
-    assert objection(trained.SerializeToString())
-    assert objection(a_linear().graph()) is None
-    assert objection(A_GRAPH) is None
+    assert unsafe_reason(trained.SerializeToString())
+    assert unsafe_reason(a_linear().graph()) is None
+    assert unsafe_reason(A_GRAPH) is None
 
 
 def varint(number: int) -> bytes:
@@ -199,11 +199,11 @@ def in_a_tensor(field: bytes) -> bytes:
 def test_a_graph_whose_bytes_parsers_read_differently_is_refused() -> None:
     """Numbers that one parser cuts and another does not, fields of another type, groups, and what is cut off."""
     location = varint(14 << 3)
-    assert objection(in_a_tensor(location + varint(0))) is None
+    assert unsafe_reason(in_a_tensor(location + varint(0))) is None
     for number in (1, 2, 1 << 32 | 1, 1 << 63):  # protobuf keeps 32 bits of an enum's number
-        assert objection(in_a_tensor(location + varint(number))) == "it keeps weights in another file"
+        assert unsafe_reason(in_a_tensor(location + varint(number))) == "it keeps weights in another file"
     for other in (message(14, b""), message(13, b""), varint(13 << 3) + b"\0"):
-        assert objection(in_a_tensor(other)) == "it keeps weights in another file"
+        assert unsafe_reason(in_a_tensor(other)) == "it keeps weights in another file"
     hidden = varint(1 << 32 | 14 << 3) + varint(1)  # a tag of which protobuf keeps 32 bits
     for data in (
         in_a_tensor(hidden),
@@ -215,16 +215,16 @@ def test_a_graph_whose_bytes_parsers_read_differently_is_refused() -> None:
         b"\xff" * 11,
         message(7, b"\x2a\xff\xff\xff\xff\x0f"),
     ):
-        assert objection(data) == "it is no ONNX file"
+        assert unsafe_reason(data) == "it is no ONNX file"
 
 
 def test_walking_a_graph_ends() -> None:
     """A graph of a million fields, and one nested a thousand deep, are refused before they are walked whole."""
-    assert objection(b"\x08\x01" * 1_000_000) == "it has more than 100000 fields"
+    assert unsafe_reason(b"\x08\x01" * 1_000_000) == "it has more than 100000 fields"
     nested = b""
     for _ in range(1000):
         nested = message(1, message(5, message(6, nested)))  # a node's attribute is a graph
-    assert objection(message(7, nested)) == "it is nested more than 20 deep"
+    assert unsafe_reason(message(7, nested)) == "it is nested more than 20 deep"
 
 
 def test_a_sentence_about_a_file_is_one_line() -> None:

@@ -36,12 +36,12 @@ PROBLEMS: dict[ImageFault, tuple[type[ProblemError], str]] = {
         WrongSizeError,
         f"Scale it to {IMAGE_SIZE}x{IMAGE_SIZE} as the training images were made.",
     ),
-    ImageFault.HEAVY: (
+    ImageFault.TOO_LARGE: (
         ImageTooLargeError,
         f"Scale it to {IMAGE_SIZE}x{IMAGE_SIZE}, and save it without metadata: that is a few KiB.",
     ),
     ImageFault.ANIMATED: (UnsupportedImageError, "Send one frame, as a file or form part of its own."),
-    ImageFault.RANGE: (UnsupportedImageError, "Save it with 8 or 16 bits a pixel."),
+    ImageFault.PIXEL_RANGE: (UnsupportedImageError, "Save it with 8 or 16 bits a pixel."),
     ImageFault.DAMAGED: (
         BrokenImageError,
         "Send the whole file; with curl that is --data-binary @FILE, not -d @FILE.",
@@ -96,7 +96,7 @@ def _check_declared(data: bytes, media_type: str) -> None:
     if found is None:
         raise UnsupportedMediaTypeError(
             f"the content is no supported image: declared as {media_type}, but it looks like "
-            f"{decoding.stranger(data)}",
+            f"{decoding.guess_format(data)}",
             remedy=_CONVERT,
         )
     if found != media_type:

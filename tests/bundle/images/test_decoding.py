@@ -154,7 +154,7 @@ def test_floating_point_pixels_are_refused_because_their_range_is_unknown() -> N
     """A float TIFF has no one meaning in 0..255."""
     with pytest.raises(ImageError, match="32-bit") as caught:
         decode(encoded(Image.fromarray(np.zeros((28, 28), np.float32)), "TIFF"))
-    assert caught.value.kind is ImageFault.RANGE
+    assert caught.value.kind is ImageFault.PIXEL_RANGE
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP"])
