@@ -193,7 +193,7 @@ class Golden(Frozen):
     """Largest allowed |difference| of a probability."""
 
 
-class Facts(Frozen):
+class ModelMetadata(Frozen):
     """All that the training job knows of a model, before its files are hashed."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -236,8 +236,8 @@ class Facts(Frozen):
         return self
 
 
-class Manifest(Facts):
-    """The facts, the SHA-256 of every file, and the digest that covers all of it."""
+class Manifest(ModelMetadata):
+    """The metadata, the SHA-256 of every file, and the digest that covers all of it."""
 
     schema_version: Literal[1] = 1
     files: dict[str, Sha256]
@@ -255,9 +255,9 @@ class Manifest(Facts):
         return files
 
     @classmethod
-    def seal(cls, facts: Facts, files: dict[str, str]) -> Self:
-        """Return the manifest of `facts` and of the `files`, name to SHA-256."""
-        fields = facts.model_dump() | {"files": files}
+    def seal(cls, metadata: ModelMetadata, files: dict[str, str]) -> Self:
+        """Return the manifest of `metadata` and of the `files`, name to SHA-256."""
+        fields = metadata.model_dump() | {"files": files}
         unsealed = cls.model_validate(fields | {"digest": "0" * 64})
         return cls.model_validate(fields | {"digest": unsealed.expected_digest()})
 

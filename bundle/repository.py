@@ -17,7 +17,15 @@ from pathlib import Path
 
 from bundle import reading
 from bundle.errors import BundleError, InvalidBundleError, NoBundleError, PublishError
-from bundle.manifest import FILES, MANIFEST_FILE, MAX_BYTES, OPTIONAL_FILES, Facts, Manifest, is_complete
+from bundle.manifest import (
+    FILES,
+    MANIFEST_FILE,
+    MAX_BYTES,
+    OPTIONAL_FILES,
+    Manifest,
+    ModelMetadata,
+    is_complete,
+)
 from bundle.triton import FIRST_LINE, config_pbtxt
 from common.atomic_files import fsync_path, read_regular, sha256_regular, write_whole
 
@@ -137,12 +145,12 @@ def staging(models: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def publish(directory: Path, facts: Facts) -> Bundle:
+def publish(directory: Path, metadata: ModelMetadata) -> Bundle:
     """Make the staged `directory` the next version of its model, atomically and durably.
 
     Args:
         directory: from `staging`, holding every file of `FILES`, maybe of `OPTIONAL_FILES`, and nothing else.
-        facts: what the manifest says beside the hashes.
+        metadata: what the manifest says beside the hashes.
 
     Raises:
         PublishError: files are missing, unknown, or such that no reader would take them; the class count differs
@@ -156,11 +164,11 @@ def publish(directory: Path, facts: Facts) -> Bundle:
             f"missing: {sorted(set(FILES) - present)}, "
             f"unknown: {sorted(present - {*FILES, *OPTIONAL_FILES})}"
         )
-    if facts.name != model.name:
-        raise PublishError(f"the facts are of model '{facts.name}', the place of '{model.name}'")
+    if metadata.name != model.name:
+        raise PublishError(f"the metadata are of model '{metadata.name}', the place of '{model.name}'")
     try:
         files = {name: sha256_regular(directory / name, MAX_BYTES[name]) for name in sorted(present)}
-        _finish(directory, Manifest.seal(facts, files))
+        _finish(directory, Manifest.seal(metadata, files))
         version = _rename_to_next_version(directory, model)
         fsync_path(model)
         fsync_path(model.parent)  # the model's own name may be new, too
@@ -223,11 +231,11 @@ def _rename_to_next_version(directory: Path, model: Path) -> int:
             return version
 
 
-def _write_config(model: Path, facts: Facts) -> None:
+def _write_config(model: Path, metadata: ModelMetadata) -> None:
     """Write Triton's configuration, which all versions share; refuse what would break them."""
-    if has_config(model, facts):
+    if has_config(model, metadata):
         return
-    config = config_pbtxt(facts.name, len(facts.classes)).encode()
+    config = config_pbtxt(metadata.name, len(metadata.classes)).encode()
     path = model / CONFIG_FILE
     if os.path.lexists(path) and not _is_own_config(path):
         raise PublishError(
@@ -239,21 +247,21 @@ def _write_config(model: Path, facts: Facts) -> None:
             published = Bundle.open(model / str(version)).manifest
         except BundleError:
             continue  # what cannot be read constrains nothing
-        if len(published.classes) != len(facts.classes):
+        if len(published.classes) != len(metadata.classes):
             raise PublishError(
-                f"version {version} of '{facts.name}' has {len(published.classes)} classes and "
-                f"this model has {len(facts.classes)}: publish it under another name (--name)"
+                f"version {version} of '{metadata.name}' has {len(published.classes)} classes and "
+                f"this model has {len(metadata.classes)}: publish it under another name (--name)"
             )
     write_whole(path, config)
 
 
-def has_config(model: Path, facts: Facts) -> bool:
+def has_config(model: Path, metadata: ModelMetadata) -> bool:
     """Tell whether Triton's configuration is what every version of this model needs."""
     try:
         found = read_regular(model / CONFIG_FILE, MAX_CONFIG_BYTES)
     except OSError:
         return False
-    return found == config_pbtxt(facts.name, len(facts.classes)).encode()
+    return found == config_pbtxt(metadata.name, len(metadata.classes)).encode()
 
 
 def _is_own_config(path: Path) -> bool:

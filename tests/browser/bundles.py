@@ -8,7 +8,7 @@ import numpy.typing as npt
 from bench.support.models import CLASSES, Linear, facts
 from bench.support.pictures import png
 from bundle.golden import GoldenExamples
-from bundle.manifest import FILES, GOLDEN_FILE, ONNX_FILE, SAMPLE_FILE, Facts
+from bundle.manifest import FILES, GOLDEN_FILE, ONNX_FILE, SAMPLE_FILE, ModelMetadata
 from bundle.repository import Bundle, publish, staging
 
 Images = npt.NDArray[np.uint8]
@@ -59,4 +59,4 @@ def publish_linear(
     with staging(models, "synthetic") as directory:
         for name, content in contents.items():
             (directory / name).write_bytes(content)
-        return publish(directory, Facts.model_validate(fields))
+        return publish(directory, ModelMetadata.model_validate(fields))

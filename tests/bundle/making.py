@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bundle.golden import GoldenExamples
-from bundle.manifest import FILES, GOLDEN_FILE, Facts
+from bundle.manifest import FILES, GOLDEN_FILE, ModelMetadata
 from bundle.repository import Bundle, publish, staging
 
 CLASSES = ("zero", "one", "two")
@@ -18,7 +18,7 @@ HASHES = dict.fromkeys(FILES, "ab" * 32)
 """What a manifest could say of its files."""
 
 
-def some_facts(**changes: Any) -> Facts:
+def some_facts(**changes: Any) -> ModelMetadata:
     """Return facts that a bundle of three classes could have, with `changes` to them."""
     metrics = {
         "images": 10,
@@ -70,7 +70,7 @@ def some_facts(**changes: Any) -> Facts:
             "predicted": (3, 3, 4),
         },
     }
-    return Facts.model_validate(facts | changes)
+    return ModelMetadata.model_validate(facts | changes)
 
 
 def some_golden(images: int = GOLDEN_IMAGES, classes: int = len(CLASSES)) -> GoldenExamples:

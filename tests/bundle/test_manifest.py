@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bundle.errors import InvalidBundleError
-from bundle.manifest import MAX_GOLDEN_IMAGES, MAX_INTEGER, SCHEMA_VERSION, Facts, Manifest
+from bundle.manifest import MAX_GOLDEN_IMAGES, MAX_INTEGER, SCHEMA_VERSION, Manifest, ModelMetadata
 from common.atomic_files import sha256_bytes
 from tests.bundle.making import HASHES, some_facts
 
@@ -34,7 +34,7 @@ json_values = st.recursive(
 
 
 @st.composite
-def facts(draw: st.DrawFn) -> Facts:
+def facts(draw: st.DrawFn) -> ModelMetadata:
     """Draw facts with any class names, hyperparameters and numbers that the schema allows."""
     classes = draw(class_names)
     metrics = {
@@ -71,13 +71,13 @@ def refused(data: bytes) -> str:
 
 @settings(deadline=None)
 @given(facts())
-def test_what_is_sealed_comes_back(stated: Facts) -> None:
+def test_what_is_sealed_comes_back(stated: ModelMetadata) -> None:
     """Any facts survive the way to bytes and back, and the bytes are the same again."""
     sealed = Manifest.seal(stated, HASHES)
     read = Manifest.from_bytes(sealed.to_bytes())
     assert read == sealed
     assert read.to_bytes() == sealed.to_bytes()
-    assert Facts.model_validate(read.model_dump(include=set(Facts.model_fields))) == stated
+    assert ModelMetadata.model_validate(read.model_dump(include=set(ModelMetadata.model_fields))) == stated
     assert read.files == HASHES
 
 

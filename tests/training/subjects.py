@@ -9,11 +9,11 @@ from bundle.manifest import (
     WHITE_ON_BLACK,
     Dataset,
     Environment,
-    Facts,
     Golden,
     Histogram,
     InputContract,
     Metrics,
+    ModelMetadata,
     Parity,
     Reference,
 )
@@ -71,11 +71,11 @@ def some_facts(
     classes: Sequence[str] = DIGITS,
     temperature: float = 1.1,
     **settings: Any,
-) -> Facts:
+) -> ModelMetadata:
     """Return what a manifest would say of these answers."""
     measured = metrics(logits, test.labels, temperature)
     histogram = Histogram(edges=(0.0, 1.0), counts=(1,))
-    return Facts(
+    return ModelMetadata(
         name="mnist",
         created="2026-11-22T12:00:00+00:00",
         run_id="0123456789abcdef",

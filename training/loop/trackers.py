@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from bundle.manifest import MANIFEST_FILE, REPORT_FILE, Facts
+from bundle.manifest import MANIFEST_FILE, REPORT_FILE, ModelMetadata
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
 from common.progress import Progress
@@ -273,12 +273,12 @@ def _epoch_metrics(epoch: Epoch) -> dict[str, float]:
     return {key: float(value) for key, value in values.items()}
 
 
-def _final_metrics(facts: Facts) -> dict[str, float]:
+def _final_metrics(metadata: ModelMetadata) -> dict[str, float]:
     return {
-        "temperature": facts.temperature,
+        "temperature": metadata.temperature,
         **{
             f"{part}_{key}": float(value)
-            for part, metrics in (("validation", facts.validation), ("test", facts.test))
+            for part, metrics in (("validation", metadata.validation), ("test", metadata.test))
             for key, value in metrics.model_dump().items()
             if key != "images"
         },

@@ -5,7 +5,7 @@ Source of the form: Mitchell et al., "Model Cards for Model Reporting", FAT* 201
 
 import re
 
-from bundle.manifest import Facts
+from bundle.manifest import ModelMetadata
 from common.html.frame import visible
 from training.augmentation.policy import describe_policy
 
@@ -43,40 +43,40 @@ and the misclassified test images in `report.html`.
 """
 
 
-def model_card(facts: Facts) -> str:
-    """Return the card of the model that the facts describe, in CommonMark with tables."""
-    hidden = facts.hyperparameters.get("hidden")
+def model_card(metadata: ModelMetadata) -> str:
+    """Return the card of the model that the metadata describe, in CommonMark with tables."""
+    hidden = metadata.hyperparameters.get("hidden")
     hidden = hidden if isinstance(hidden, list) else []
-    widths = [28 * 28, *hidden, len(facts.classes)]
-    activation = f", {facts.hyperparameters.get('activation')}" if hidden else ""
-    names = [plain(name) for name in facts.classes[:MAX_LISTED_CLASSES]]
-    if len(facts.classes) > len(names):
-        names.append(f"and {len(facts.classes) - len(names)} more")
+    widths = [28 * 28, *hidden, len(metadata.classes)]
+    activation = f", {metadata.hyperparameters.get('activation')}" if hidden else ""
+    names = [plain(name) for name in metadata.classes[:MAX_LISTED_CLASSES]]
+    if len(metadata.classes) > len(names):
+        names.append(f"and {len(metadata.classes) - len(names)} more")
     return _CARD.format(
-        name=plain(facts.name),
+        name=plain(metadata.name),
         layers="-".join(str(width) for width in widths),
         activation=plain(activation),
-        count=len(facts.classes),
+        count=len(metadata.classes),
         classes=", ".join(names),
-        dataset=plain(facts.dataset.name),
-        polarity=facts.input.polarity.replace("-", " "),
-        validation=facts.validation,
-        test=facts.test,
-        robustness=_robustness(facts),
-        augmentation=plain(describe_policy(facts.hyperparameters)),
-        temperature=facts.temperature,
-        train=facts.dataset.train,
-        seed=facts.dataset.split_seed,
-        created=plain(facts.created),
-        device=plain(facts.environment.device),
-        revision=plain(facts.environment.code_revision),
+        dataset=plain(metadata.dataset.name),
+        polarity=metadata.input.polarity.replace("-", " "),
+        validation=metadata.validation,
+        test=metadata.test,
+        robustness=_robustness(metadata),
+        augmentation=plain(describe_policy(metadata.hyperparameters)),
+        temperature=metadata.temperature,
+        train=metadata.dataset.train,
+        seed=metadata.dataset.split_seed,
+        created=plain(metadata.created),
+        device=plain(metadata.environment.device),
+        revision=plain(metadata.environment.code_revision),
     )
 
 
-def _robustness(facts: Facts) -> str:
+def _robustness(metadata: ModelMetadata) -> str:
     """Return the test error as the images are and after each change, as a sentence."""
-    changed = "".join(f", {1 - accuracy:.2%} {change}" for change, accuracy in facts.robustness.items())
-    return f"The test error is {1 - facts.test.accuracy:.2%} as the images are{changed}."
+    changed = "".join(f", {1 - accuracy:.2%} {change}" for change, accuracy in metadata.robustness.items())
+    return f"The test error is {1 - metadata.test.accuracy:.2%} as the images are{changed}."
 
 
 def plain(text: str) -> str:

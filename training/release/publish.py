@@ -19,10 +19,10 @@ from bundle.manifest import (
     REPORT_FILE,
     SAMPLE_FILE,
     Dataset,
-    Facts,
     Golden,
     InputContract,
     Metrics,
+    ModelMetadata,
     Parity,
     Reference,
 )
@@ -149,14 +149,14 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
     return published
 
 
-def _write_documents(directory: Path, candidate: Candidate, measured: Measured) -> Facts:
+def _write_documents(directory: Path, candidate: Candidate, measured: Measured) -> ModelMetadata:
     """Write all but the exported models and the manifest; return what the manifest is to say."""
     golden, sample_label = _golden(measured)
-    stated = _facts(candidate, measured, golden, sample_label)
+    stated = _metadata(candidate, measured, golden, sample_label)
     (directory / GOLDEN_FILE).write_bytes(golden.to_bytes())
     (directory / SAMPLE_FILE).write_bytes(_png(golden.images[0]))
     subject = page.Subject(
-        facts=stated,
+        metadata=stated,
         history=candidate.fitted.history,
         test=measured.test,
         logits=measured.test_logits,
@@ -169,10 +169,12 @@ def _write_documents(directory: Path, candidate: Candidate, measured: Measured) 
     return stated
 
 
-def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sample_label: int) -> Facts:
+def _metadata(
+    candidate: Candidate, measured: Measured, golden: GoldenExamples, sample_label: int
+) -> ModelMetadata:
     settings, data, temperature = candidate.settings, candidate.data, measured.temperature
     train, validation, test = candidate.train, candidate.validation, measured.test
-    return Facts(
+    return ModelMetadata(
         name=str(settings.name),
         created=provenance.now(),
         run_id=candidate.fitted.run_id,

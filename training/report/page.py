@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bundle.manifest import Facts, Metrics
+from bundle.manifest import Metrics, ModelMetadata
 from common.html import confusion_matrix
 from common.html.frame import NOTHING, Html, Section, page, scroll, table, text
 from training.augmentation.policy import describe_policy
@@ -33,7 +33,7 @@ TRAINING_SAMPLE = 10_000
 class Subject:
     """What a report is about."""
 
-    facts: Facts
+    metadata: ModelMetadata
     history: Sequence[Epoch]
     test: Images
     logits: Logits
@@ -56,17 +56,17 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
         subject: what it is about.
         first_layer: the first layer's weights, `float32[units, 784]`.
     """
-    facts = subject.facts
+    metadata = subject.metadata
     predicted = subject.logits.argmax(axis=1)
-    counts = confusion_matrix.Confusion(facts.classes)
+    counts = confusion_matrix.Confusion(metadata.classes)
     counts.add(subject.test.labels, predicted)
-    title = f"{facts.name}: training report"
+    title = f"{metadata.name}: training report"
     summary = (
-        f"Trained {facts.created} on {facts.environment.device}. {counts.images - counts.right} of "
-        f"{facts.test.images} test images are misclassified."
+        f"Trained {metadata.created} on {metadata.environment.device}. {counts.images - counts.right} of "
+        f"{metadata.test.images} test images are misclassified."
     )
     before = [
-        Section(anchor="merit", title="Figures of merit", body=_merit(facts)),
+        Section(anchor="merit", title="Figures of merit", body=_merit(metadata)),
         Section(anchor="curves", title="Learning curves and what they advise", body=_curves(subject)),
         Section(
             anchor="confusion",
@@ -78,13 +78,13 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
             title="Classes",
             body=confusion_matrix.by_class(counts, "test images", "Per class, on the test set"),
         ),
-        Section(anchor="robustness", title="Moved and turned images", body=_robustness(facts)),
+        Section(anchor="robustness", title="Moved and turned images", body=_robustness(metadata)),
         Section(anchor="calibration", title="Calibration", body=_calibration(subject)),
     ]
     after = [
-        Section(anchor="weights", title="Weights of the first layer", body=_weights(first_layer, facts)),
-        Section(anchor="parity", title="Proof of the export", body=_parity(facts)),
-        Section(anchor="configuration", title="Configuration", body=_configuration(facts)),
+        Section(anchor="weights", title="Weights of the first layer", body=_weights(first_layer, metadata)),
+        Section(anchor="parity", title="Proof of the export", body=_parity(metadata)),
+        Section(anchor="configuration", title="Configuration", body=_configuration(metadata)),
         Section(anchor="lineage", title="Lineage and environment", body=_lineage(subject)),
     ]
 
@@ -93,24 +93,24 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
 
     without = len(page(title, summary, outline("")).encode())
     shown = mistakes(
-        subject.test, subject.logits, facts.temperature, facts.classes, MAX_BYTES - without - 2000
+        subject.test, subject.logits, metadata.temperature, metadata.classes, MAX_BYTES - without - 2000
     )
     sections = outline(shown.body)
     return page(title, summary, sections, sheet=shown.sheet, sheet_width=shown.sheet_width)
 
 
-def _merit(facts: Facts) -> str:
+def _merit(metadata: ModelMetadata) -> str:
     tiles = {
-        "test accuracy": f"{facts.test.accuracy:.2%}",
-        "test error": f"{1 - facts.test.accuracy:.2%}",
-        "test loss, calibrated": f"{facts.test.nll_calibrated:.4f} nats",
-        "ECE, calibrated": f"{facts.test.ece_calibrated:.2%}",
-        "temperature": f"{facts.temperature:.3f}",
+        "test accuracy": f"{metadata.test.accuracy:.2%}",
+        "test error": f"{1 - metadata.test.accuracy:.2%}",
+        "test loss, calibrated": f"{metadata.test.nll_calibrated:.4f} nats",
+        "ECE, calibrated": f"{metadata.test.ece_calibrated:.2%}",
+        "temperature": f"{metadata.temperature:.3f}",
     }
     shown = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in tiles.items())
 
     def row(title: str, shown: Callable[[Metrics], object]) -> Sequence[object]:
-        return (title, shown(facts.validation), shown(facts.test))
+        return (title, shown(metadata.validation), shown(metadata.test))
 
     rows = [
         row("images", lambda m: m.images),
@@ -128,19 +128,19 @@ def _merit(facts: Facts) -> str:
 
 
 def _curves(subject: Subject) -> str:
-    history, facts, rest = subject.history, subject.facts, subject.training
-    published = published_epoch(history, facts.hyperparameters)
+    history, metadata, rest = subject.history, subject.metadata, subject.training
+    published = published_epoch(history, metadata.hyperparameters)
     diagnosis = diagnose(
-        published, classes=len(facts.classes), validation_images=facts.validation.images, training=rest
+        published, classes=len(metadata.classes), validation_images=metadata.validation.images, training=rest
     )
     first, *more = advise(
         history,
-        facts.hyperparameters,
-        classes=len(facts.classes),
-        validation_images=facts.validation.images,
+        metadata.hyperparameters,
+        classes=len(metadata.classes),
+        validation_images=metadata.validation.images,
         training=rest,
-        test=facts.test,
-        temperature=facts.temperature,
+        test=metadata.test,
+        temperature=metadata.temperature,
     )
     kind = "advice" if diagnosis == Diagnosis.FITS else "advice warn"
     listed = "".join(f"<li>{text(sentence)}</li>" for sentence in more)
@@ -205,17 +205,17 @@ def _curves(subject: Subject) -> str:
     )
 
 
-def _robustness(facts: Facts) -> str:
-    accuracy = {"as they are": facts.test.accuracy, **facts.robustness}
+def _robustness(metadata: ModelMetadata) -> str:
+    accuracy = {"as they are": metadata.test.accuracy, **metadata.robustness}
     rows = [(change, f"{value:.2%}", f"{1 - value:.2%}") for change, value in accuracy.items()]
-    said = f"<p>{text(describe_policy(facts.hyperparameters))}</p>"
+    said = f"<p>{text(describe_policy(metadata.hyperparameters))}</p>"
     return said + table(rows, ("test images", "accuracy", "error"), caption="The same test images, changed")
 
 
 def _calibration(subject: Subject) -> str:
-    facts = subject.facts
+    metadata = subject.metadata
     before = Bins.of(subject.logits, subject.test.labels, 1.0)
-    after = Bins.of(subject.logits, subject.test.labels, facts.temperature)
+    after = Bins.of(subject.logits, subject.test.labels, metadata.temperature)
     pictures = "".join(
         f"<figure>{figures.reliability(bins, when)}</figure>"
         for bins, when in ((before, "before calibration"), (after, "after calibration"))
@@ -234,31 +234,31 @@ def _calibration(subject: Subject) -> str:
     numbers = table(rows, (*head, "images after", "mean confidence", "accuracy"))
     found = (
         f"fitted on the validation set; it changes no label. ECE {before.error:.2%} before, {after.error:.2%} after."
-        if facts.temperature != 1
+        if metadata.temperature != 1
         else "because no other had a lower log loss on validation images that it was not fitted on: nothing changes."
     )
     return (
         f"<p>Test images by the probability of the predicted class. Calibration divides the logits by the "
-        f"temperature {facts.temperature:.4f}, {found}</p>"
+        f"temperature {metadata.temperature:.4f}, {found}</p>"
         f'<div class="pictures">{pictures}</div>'
         f"<details><summary>The numbers, bin by bin</summary>{numbers}</details>"
     )
 
 
-def _weights(first_layer: npt.NDArray[np.float32], facts: Facts) -> str:
-    if facts.hyperparameters.get("hidden"):
+def _weights(first_layer: npt.NDArray[np.float32], metadata: ModelMetadata) -> str:
+    if metadata.hyperparameters.get("hidden"):
         said = "What each unit of the first hidden layer looks for"
         if len(first_layer) > figures.SHOWN_UNITS:
             said += f", the {figures.SHOWN_UNITS} with the largest weights of {len(first_layer)}"
     else:
         said = "What speaks for each class, in the classes' order"
     said += ": red pixels for it, blue ones against it, each unit scaled to its own strongest weights."
-    if not facts.hyperparameters.get("hidden") and len(first_layer) > figures.SHOWN_UNITS:
+    if not metadata.hyperparameters.get("hidden") and len(first_layer) > figures.SHOWN_UNITS:
         said = said.replace("in the classes' order", f"the {figures.SHOWN_UNITS} with the largest weights")
     return f"<p>{said}</p>{scroll(figures.first_layer(first_layer), 'weights of the first layer')}"
 
 
-def _parity(facts: Facts) -> str:
+def _parity(metadata: ModelMetadata) -> str:
     head = ("form", "images", "largest logit difference", "relative", "labels that differ")
     rows = [
         (
@@ -268,27 +268,27 @@ def _parity(facts: Facts) -> str:
             f"{parity.max_relative_difference:.1e}",
             parity.labels_differing,
         )
-        for form, parity in facts.parity.items()
+        for form, parity in metadata.parity.items()
     ]
     proven = table(
         rows, head, caption="Each exported form against the trained module, over the whole test set"
     )
     return proven + "".join(
-        f"<p>{text(f'{name} is left out: {reason}.')}</p>" for name, reason in facts.omitted.items()
+        f"<p>{text(f'{name} is left out: {reason}.')}</p>" for name, reason in metadata.omitted.items()
     )
 
 
-def _configuration(facts: Facts) -> str:
+def _configuration(metadata: ModelMetadata) -> str:
     defaults = TrainingSettings().model_dump(mode="json")
     fields = TrainingSettings.model_fields
-    values = sorted(facts.hyperparameters.items())
+    values = sorted(metadata.hyperparameters.items())
     changed = [key for key, value in values if key in defaults and value != defaults[key]]
     same = [(key, value) for key, value in values if key not in changed]
 
     def row(key: str) -> Sequence[object]:
         default = _shown(defaults[key]) if key in defaults else NOTHING
         meaning = (fields[key].description or "") if key in fields else ""
-        return (key, _shown(facts.hyperparameters[key]), default, meaning)
+        return (key, _shown(metadata.hyperparameters[key]), default, meaning)
 
     head = ("setting", "value", "default", "meaning")
     told = (
@@ -312,10 +312,10 @@ def _shown(value: object) -> str:
 
 
 def _lineage(subject: Subject) -> str:
-    facts, dataset, environment = subject.facts, subject.facts.dataset, subject.facts.environment
+    metadata, dataset, environment = subject.metadata, subject.metadata.dataset, subject.metadata.environment
     rows: list[Sequence[object]] = [
-        ("run", facts.run_id or NOTHING),
-        ("created", facts.created),
+        ("run", metadata.run_id or NOTHING),
+        ("created", metadata.created),
         ("code revision", environment.code_revision),
         ("data set", dataset.name),
         ("images", f"{dataset.train} training, {dataset.validation} validation, {dataset.test} test"),
@@ -326,9 +326,9 @@ def _lineage(subject: Subject) -> str:
         ),
         *(
             (f"teacher {teacher}", Html(f"<code>{text(digest)}</code>"))
-            for teacher, digest in facts.teachers.items()
+            for teacher, digest in metadata.teachers.items()
         ),
-        ("ink", facts.input.polarity.replace("-", " ")),
+        ("ink", metadata.input.polarity.replace("-", " ")),
         ("device", environment.device),
         *(
             (name, value)

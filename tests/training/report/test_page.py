@@ -287,7 +287,7 @@ def test_moved_and_turned_images_have_their_errors(subject: Subject) -> None:
 def test_a_temperature_of_one_says_why(subject: Subject) -> None:
     """Where no temperature held up on held-out images, the report says that nothing was calibrated."""
     facts = subject.facts.model_copy(update={"temperature": 1.0})
-    assert "no other had a lower log loss" in render(dataclasses.replace(subject, facts=facts), WEIGHTS)
+    assert "no other had a lower log loss" in render(dataclasses.replace(subject, metadata=facts), WEIGHTS)
     assert "no other had a lower log loss" not in render(subject, WEIGHTS)
 
 
@@ -314,7 +314,7 @@ def test_lineage_is_complete(subject: Subject) -> None:
 def test_the_teachers_of_a_distilled_model_are_its_lineage(subject: Subject) -> None:
     """Each is named with its digest."""
     facts = subject.facts.model_copy(update={"teachers": {"mnist/3": "c" * 64}})
-    document = Document(render(dataclasses.replace(subject, facts=facts), WEIGHTS))
+    document = Document(render(dataclasses.replace(subject, metadata=facts), WEIGHTS))
     assert ["teacher mnist/3", "c" * 64] in [row for rows in document.tables for row in rows]
 
 
