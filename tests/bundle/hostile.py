@@ -24,9 +24,9 @@ SECRET = b"a file of somebody else's: neither its content nor its hash is anybod
 
 def sealed(document: Mapping[str, Any]) -> bytes:
     """Return a manifest with the right digest, whatever it says."""
-    facts = {name: value for name, value in document.items() if name != "digest"}
-    digest = sha256_bytes(_canonical(facts))
-    return _canonical(facts | {"digest": digest})
+    metadata = {name: value for name, value in document.items() if name != "digest"}
+    digest = sha256_bytes(_canonical(metadata))
+    return _canonical(metadata | {"digest": digest})
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:

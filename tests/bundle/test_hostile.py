@@ -20,7 +20,7 @@ from bundle.verify import problems
 from common.atomic_files import read_regular, sha256_bytes, sha256_regular
 from common.errors import one_line
 from tests.bundle.hostile import ATTACKS, Attack, elsewhere, no_secret, reseal, write_secret
-from tests.bundle.making import A_GRAPH, fill, publish_one, some_facts
+from tests.bundle.making import A_GRAPH, fill, publish_one, some_metadata
 from tests.bundle.serving_files import serving
 
 pytestmark = pytest.mark.timeout(60)
@@ -96,7 +96,7 @@ def test_what_no_reader_would_take_is_not_published(tmp_path: Path) -> None:
         with staging(tmp_path, "shapes") as directory:
             fill(directory)
             (directory / name).write_bytes(content)
-            publish(directory, some_facts())
+            publish(directory, some_metadata())
 
     for name, content in ((ONNX_FILE, b"no graph"), (GOLDEN_FILE, b"no examples")):
         with pytest.raises(PublishError, match=f"no reader would take this version of 'shapes': {name}"):
@@ -106,7 +106,7 @@ def test_what_no_reader_would_take_is_not_published(tmp_path: Path) -> None:
         (directory / ONNX_FILE).unlink()
         (directory / ONNX_FILE).symlink_to("/dev/zero")
         with pytest.raises(PublishError, match="symbolic link"):
-            publish(directory, some_facts())
+            publish(directory, some_metadata())
     assert list((tmp_path / "shapes").iterdir()) == []
 
 

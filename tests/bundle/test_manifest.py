@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from bundle.errors import InvalidBundleError
 from bundle.manifest import MAX_GOLDEN_IMAGES, MAX_INTEGER, SCHEMA_VERSION, Manifest, ModelMetadata
 from common.atomic_files import sha256_bytes
-from tests.bundle.making import HASHES, some_facts
+from tests.bundle.making import HASHES, some_metadata
 
-SEALED = Manifest.seal(some_facts(), HASHES).to_bytes()
+SEALED = Manifest.seal(some_metadata(), HASHES).to_bytes()
 
 class_names = st.lists(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
@@ -34,8 +34,8 @@ json_values = st.recursive(
 
 
 @st.composite
-def facts(draw: st.DrawFn) -> ModelMetadata:
-    """Draw facts with any class names, hyperparameters and numbers that the schema allows."""
+def metadata(draw: st.DrawFn) -> ModelMetadata:
+    """Draw metadata with any class names, hyperparameters and numbers that the schema allows."""
     classes = draw(class_names)
     metrics = {
         "images": draw(st.integers(1, MAX_INTEGER)),
@@ -45,13 +45,13 @@ def facts(draw: st.DrawFn) -> ModelMetadata:
         "nll_calibrated": draw(finite),
         "ece_calibrated": draw(fractions),
     }
-    return some_facts(
+    return some_metadata(
         classes=tuple(classes),
         sample_label=draw(st.sampled_from(classes)),
         temperature=draw(st.floats(min_value=0, exclude_min=True, allow_infinity=False)),
         hyperparameters=draw(st.dictionaries(st.text(), json_values, max_size=4)),
         test=metrics,
-        reference=some_facts().reference.model_dump() | {"predicted": (3,) * len(classes)},
+        reference=some_metadata().reference.model_dump() | {"predicted": (3,) * len(classes)},
     )
 
 
@@ -70,9 +70,9 @@ def refused(data: bytes) -> str:
 
 
 @settings(deadline=None)
-@given(facts())
+@given(metadata())
 def test_what_is_sealed_comes_back(stated: ModelMetadata) -> None:
-    """Any facts survive the way to bytes and back, and the bytes are the same again."""
+    """Any metadata survive the way to bytes and back, and the bytes are the same again."""
     sealed = Manifest.seal(stated, HASHES)
     read = Manifest.from_bytes(sealed.to_bytes())
     assert read == sealed
@@ -83,9 +83,9 @@ def test_what_is_sealed_comes_back(stated: ModelMetadata) -> None:
 
 def test_a_gpu_is_named_where_there_was_one() -> None:
     """CUDA and the driver come back; where they are empty the file is as it was before there were such fields."""
-    environment = some_facts().environment
+    environment = some_metadata().environment
     gpu = environment.model_copy(update={"cuda": "13.0", "driver": "580.95.05 (CUDA 13.0)"})
-    sealed = Manifest.seal(some_facts(environment=gpu.model_dump()), HASHES)
+    sealed = Manifest.seal(some_metadata(environment=gpu.model_dump()), HASHES)
     assert Manifest.from_bytes(sealed.to_bytes()).environment == gpu
     assert "driver" not in SEALED.decode()
     assert Manifest.from_bytes(SEALED).environment == environment
@@ -213,7 +213,7 @@ def test_histograms_have_increasing_edges_one_more_than_counts(edges: tuple[floa
     """Edges that do not increase, or are not one more than the counts, are refused."""
     broken = {"edges": edges, "counts": (1, 2)}
     with pytest.raises(ValidationError, match="histogram"):
-        some_facts(reference=some_facts().reference.model_dump() | {"confidence": broken})
+        some_metadata(reference=some_metadata().reference.model_dump() | {"confidence": broken})
 
 
 def test_a_refusal_is_short_and_of_one_line() -> None:
@@ -226,7 +226,7 @@ def test_a_refusal_is_short_and_of_one_line() -> None:
 def test_class_names_are_text_that_can_be_written() -> None:
     """A lone surrogate, which no JSON answer could carry, is refused as a class name from the start."""
     with pytest.raises(ValidationError, match="unicode"):
-        some_facts(classes=("\ud800", "one", "two"))
+        some_metadata(classes=("\ud800", "one", "two"))
 
 
 def test_a_manifest_cannot_be_changed_in_memory() -> None:

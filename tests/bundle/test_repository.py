@@ -22,7 +22,7 @@ from bundle.repository import (
     versions,
 )
 from bundle.verify import problems
-from tests.bundle.making import CLASSES, fill, publish_one, some_facts
+from tests.bundle.making import CLASSES, fill, publish_one, some_metadata
 from tests.conftest import ROOT
 
 PUBLISHERS = 8
@@ -124,7 +124,7 @@ def test_a_publisher_killed_anywhere_leaves_only_whole_versions(tmp_path: Path) 
 @pytest.mark.parametrize("broken", ["missing", "unknown", "name"])
 def test_a_refused_publication_leaves_nothing(tmp_path: Path, broken: str) -> None:
     """A bundle with a missing or an unknown file, or of another model, is refused and cleared away."""
-    facts = some_facts(name="others" if broken == "name" else "shapes")
+    metadata = some_metadata(name="others" if broken == "name" else "shapes")
 
     def refused() -> None:
         with staging(tmp_path, "shapes") as directory:
@@ -133,7 +133,7 @@ def test_a_refused_publication_leaves_nothing(tmp_path: Path, broken: str) -> No
                 (directory / ONNX_FILE).unlink()
             if broken == "unknown":
                 (directory / "notes.txt").touch()
-            publish(directory, facts)
+            publish(directory, metadata)
 
     with pytest.raises(PublishError) as refusal:
         refused()
@@ -242,7 +242,7 @@ def test_another_class_count_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 def two_class_reference() -> dict[str, object]:
     """Return the reference histograms of a model of two classes."""
-    return some_facts().reference.model_dump() | {"predicted": (5, 5)}
+    return some_metadata().reference.model_dump() | {"predicted": (5, 5)}
 
 
 def test_a_lost_triton_configuration_is_written_again(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def answers(
     return Images(images=images, labels=labels.astype(np.int64)), logits
 
 
-def some_facts(
+def some_metadata(
     test: Images,
     logits: Logits,
     classes: Sequence[str] = DIGITS,
@@ -135,5 +135,5 @@ def a_subject(
     test, logits = answers(count, len(classes), wrong, seed, noise=noise)
     history = [an_epoch(n, train_loss=0.2 / n, validation_loss=0.21 / n) for n in range(1, 6)]
     return Subject(
-        facts=some_facts(test, logits, classes, **settings), history=history, test=test, logits=logits
+        metadata=some_metadata(test, logits, classes, **settings), history=history, test=test, logits=logits
     )

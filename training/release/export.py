@@ -1,6 +1,6 @@
 """Turn a trained module into files that others run; `parity.py` proves that they say what it says.
 
-Three forms of one function, `uint8[batch, 28, 28] -> logits, probabilities`: ONNX (model),
+Three forms of one function, `uint8[batch, 28, 28] -> logits, probabilities`: ONNX (served),
 TorchScript (libtorch) and torch.export (TorchScript's successor).
 """
 

@@ -72,12 +72,12 @@ def mlflow() -> Any:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     """Return a published bundle whose files are stand-ins."""
-    facts = a_subject().facts
-    classes = len(facts.classes)
-    with staging(tmp_path / "models", facts.name) as directory:
+    metadata = a_subject().metadata
+    classes = len(metadata.classes)
+    with staging(tmp_path / "models", metadata.name) as directory:
         fill(directory, classes)
-        (directory / GOLDEN_FILE).write_bytes(some_golden(facts.golden.images, classes).to_bytes())
-        return publish(directory, facts)
+        (directory / GOLDEN_FILE).write_bytes(some_golden(metadata.golden.images, classes).to_bytes())
+        return publish(directory, metadata)
 
 
 def settings(**values: Any) -> TrainingSettings:

@@ -21,7 +21,7 @@ from bundle.manifest import ONNX_FILE, TORCH_EXPORT_FILE
 from bundle.repository import Bundle, publish, staging
 from common.progress import Progress
 from tests.bundle.hostile import ATTACKS, SECRET, Attack, reseal
-from tests.bundle.making import fill, some_facts
+from tests.bundle.making import fill, some_metadata
 from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet, polarity
@@ -67,7 +67,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 def publish_teacher(models: Path, exported: Path, data: DataSet) -> Bundle:
     """Publish the exported files as a model that learned from the data."""
     settings = TrainingSettings()
-    facts = some_facts(
+    metadata = some_metadata(
         name="teacher",
         classes=data.classes,
         sample_label=data.classes[0],
@@ -86,7 +86,7 @@ def publish_teacher(models: Path, exported: Path, data: DataSet) -> Bundle:
         fill(directory)
         for path in exported.iterdir():
             (directory / path.name).write_bytes(path.read_bytes())
-        return publish(directory, facts)
+        return publish(directory, metadata)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_the_same_subject_gives_the_same_bytes(subject: Subject, source: str) ->
 
 def test_every_mistake_is_shown_with_target_and_prediction(subject: Subject, source: str) -> None:
     """Each card has the image itself, t, the three best classes of p, and the place in the test set."""
-    probabilities = np.exp(log_softmax(subject.logits, subject.facts.temperature))
+    probabilities = np.exp(log_softmax(subject.logits, subject.metadata.temperature))
     predicted = subject.logits.argmax(axis=1)
     wrong = np.flatnonzero(predicted != subject.test.labels)
     order = sorted(wrong, key=lambda index: -probabilities[index].max())
@@ -275,7 +275,7 @@ def test_moved_and_turned_images_have_their_errors(subject: Subject) -> None:
     """The test error as the images are and after each change, beside what was done to the training images."""
     document = Document(render(subject, WEIGHTS))
     (rows,) = (rows for rows in document.tables if rows[0][0] == "test images")
-    accuracy = subject.facts.test.accuracy
+    accuracy = subject.metadata.test.accuracy
     assert rows[1:] == [
         ["as they are", f"{accuracy:.2%}", f"{1 - accuracy:.2%}"],
         ["moved by 2 and 2 pixels", "91.23%", "8.77%"],
@@ -286,8 +286,8 @@ def test_moved_and_turned_images_have_their_errors(subject: Subject) -> None:
 
 def test_a_temperature_of_one_says_why(subject: Subject) -> None:
     """Where no temperature held up on held-out images, the report says that nothing was calibrated."""
-    facts = subject.facts.model_copy(update={"temperature": 1.0})
-    assert "no other had a lower log loss" in render(dataclasses.replace(subject, metadata=facts), WEIGHTS)
+    metadata = subject.metadata.model_copy(update={"temperature": 1.0})
+    assert "no other had a lower log loss" in render(dataclasses.replace(subject, metadata=metadata), WEIGHTS)
     assert "no other had a lower log loss" not in render(subject, WEIGHTS)
 
 
@@ -297,15 +297,15 @@ def test_changed_settings_stand_out() -> None:
     document = Document(render(subject, WEIGHTS))
     rows = [rows for rows in document.tables if rows[0][0] == "setting"]
     assert [row[:3] for row in rows[0][1:]] == [["epochs", "7", "20"], ["hidden", "300,100", "512,256"]]
-    assert {row[0] for table in rows for row in table[1:]} == set(subject.facts.hyperparameters)
+    assert {row[0] for table in rows for row in table[1:]} == set(subject.metadata.hyperparameters)
 
 
 def test_lineage_is_complete(subject: Subject) -> None:
     """Run, code, data and packages are named, and duplicates where they were counted."""
     twins = Duplicates(within_training=3, within_training_conflicting=1, between=2, between_conflicting=0)
     source = render(dataclasses.replace(subject, duplicates=twins), WEIGHTS)
-    facts = subject.facts
-    for stated in (facts.run_id, facts.environment.code_revision, "a" * 64, "2.14.1", facts.created):
+    metadata = subject.metadata
+    for stated in (metadata.run_id, metadata.environment.code_revision, "a" * 64, "2.14.1", metadata.created):
         assert stated in source
     assert "2 test images are also training images" in source
     assert "also training images" not in render(subject, WEIGHTS)
@@ -313,8 +313,8 @@ def test_lineage_is_complete(subject: Subject) -> None:
 
 def test_the_teachers_of_a_distilled_model_are_its_lineage(subject: Subject) -> None:
     """Each is named with its digest."""
-    facts = subject.facts.model_copy(update={"teachers": {"mnist/3": "c" * 64}})
-    document = Document(render(dataclasses.replace(subject, metadata=facts), WEIGHTS))
+    metadata = subject.metadata.model_copy(update={"teachers": {"mnist/3": "c" * 64}})
+    document = Document(render(dataclasses.replace(subject, metadata=metadata), WEIGHTS))
     assert ["teacher mnist/3", "c" * 64] in [row for rows in document.tables for row in rows]
 
 
