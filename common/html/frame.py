@@ -103,8 +103,8 @@ svg * { stroke-linejoin: round; stroke-linecap: butt; }
   break-inside: avoid; content-visibility: auto; contain-intrinsic-size: auto 5rem; }
 .cards p { margin: 0; white-space: pre-line; min-width: 0; font-variant-numeric: tabular-nums; }
 .cards i { flex: none; width: 56px; height: 56px; image-rendering: pixelated; print-color-adjust: exact;
-  -webkit-print-color-adjust: exact; background: url($sheet) calc(var(--x) * -56px) calc(var(--y) * -56px) /
-  ${sheet_width}px auto; }
+  -webkit-print-color-adjust: exact; background: url($sprites) calc(var(--x) * -56px) calc(var(--y) * -56px) /
+  ${sprites_width}px auto; }
 summary { cursor: pointer; padding: .3rem 0; color: var(--link); }
 @media (max-width: 30rem) { body { padding: .9rem .75rem 3rem; } h1 { font-size: 1.4rem; }
   .cards { grid-template-columns: 1fr 1fr; } .matrix { font-size: .7rem; }
@@ -130,7 +130,7 @@ $sections
 
 
 def page(
-    title: str, summary: str, sections: Iterable[Section], *, sheet: str = "data:,", sheet_width: int = 0
+    title: str, summary: str, sections: Iterable[Section], *, sprites: str = "data:,", sprites_width: int = 0
 ) -> str:
     """Return the whole document.
 
@@ -138,8 +138,8 @@ def page(
         title: as plain text.
         summary: one or two sentences of plain text.
         sections: in their order.
-        sheet: data URI of the picture that the cards' images are cut from, see `sheet.py`.
-        sheet_width: its width on the page, in CSS pixels.
+        sprites: data URI of the picture that the cards' images are cut from, see `sheet.py`.
+        sprites_width: its width on the page, in CSS pixels.
     """
     parts = list(sections)
     return _PAGE.substitute(
@@ -151,8 +151,8 @@ def page(
             f'<h2 id="{part.anchor}-title">{text(part.title)}</h2>\n{part.body}\n</section>'
             for part in parts
         ),
-        sheet=sheet,
-        sheet_width=sheet_width,
+        sprites=sprites,
+        sprites_width=sprites_width,
     )
 
 

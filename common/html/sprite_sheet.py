@@ -18,7 +18,7 @@ WIDTH = COLUMNS * 28 * ZOOM
 """Of the sheet on the page, in CSS pixels."""
 
 
-def sheet(images: npt.NDArray[np.uint8], greys: int = 256) -> str:
+def render(images: npt.NDArray[np.uint8], greys: int = 256) -> str:
     """Return `uint8[n, 28, 28]` as one PNG's data URI, 64 in a row; no image is an empty URI.
 
     Args:
@@ -40,7 +40,7 @@ def sheet(images: npt.NDArray[np.uint8], greys: int = 256) -> str:
     return png(image)
 
 
-def cutting(position: int, label: str) -> str:
+def sprite(position: int, label: str) -> str:
     """Return the HTML of one image of the sheet; `label` is HTML for who does not see it."""
     place = f"--x:{position % COLUMNS};--y:{position // COLUMNS}"
     return f'<i role="img" aria-label="{label}" style="{place}"></i>'

@@ -24,8 +24,8 @@ class Mistakes:
     """The section's HTML and the sheet that its pictures are cut from."""
 
     body: str
-    sheet: str
-    sheet_width: int
+    sprites: str
+    sprites_width: int
     shown: int
     in_all: int
 
@@ -54,7 +54,7 @@ def mistakes(
     sizes = np.cumsum([0, *(len(card.encode()) for card in cards)])
     count, greys = len(order), 256
     while True:
-        picture = sprite_sheet.sheet(test.images[order[:count]], greys)
+        picture = sprite_sheet.render(test.images[order[:count]], greys)
         used = len(picture) + int(sizes[count])
         if used <= budget or not count:
             break
@@ -64,8 +64,8 @@ def mistakes(
             count = min(count - 1, int(count * budget / used))
     return Mistakes(
         body=_body(cards[:count], len(order), len(test), greys),
-        sheet=picture,
-        sheet_width=sprite_sheet.WIDTH,
+        sprites=picture,
+        sprites_width=sprite_sheet.WIDTH,
         shown=count,
         in_all=len(order),
     )
@@ -77,7 +77,7 @@ def _card(
     best = np.argsort(-probabilities, kind="stable")[:BEST]
     said = [f"{frame.name(classes[k], NAME_LIMIT)}: {_share(probabilities[k])}" for k in best]
     answer = "\n".join([f"t = <b>{frame.name(classes[target], NAME_LIMIT)}</b>", f"p = {said[0]}", *said[1:]])
-    return f"<li>{sprite_sheet.cutting(position, f'test image {index}')}<p>{answer}\n<small>#{index}</small></p></li>"
+    return f"<li>{sprite_sheet.sprite(position, f'test image {index}')}<p>{answer}\n<small>#{index}</small></p></li>"
 
 
 def _share(probability: float) -> str:

@@ -96,7 +96,7 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
         subject.test, subject.logits, metadata.temperature, metadata.classes, MAX_BYTES - without - 2000
     )
     sections = outline(shown.body)
-    return page(title, summary, sections, sheet=shown.sheet, sheet_width=shown.sheet_width)
+    return page(title, summary, sections, sprites=shown.sprites, sprites_width=shown.sprites_width)
 
 
 def _merit(metadata: ModelMetadata) -> str:
