@@ -22,7 +22,7 @@ def find(study: optuna.Study) -> FrozenTrial | None:
     return max(finished, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def sentence(study: optuna.Study, trial: FrozenTrial) -> str:
+def describe(study: optuna.Study, trial: FrozenTrial) -> str:
     """Say which trial of how many it is, and its score."""
     states = [t.state for t in study.get_trials(deepcopy=False)]
     done, pruned = states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED)
@@ -32,7 +32,7 @@ def sentence(study: optuna.Study, trial: FrozenTrial) -> str:
     )
 
 
-def refuse_strangers(path: Path) -> None:
+def check_overwrite(path: Path) -> None:
     """See that no file but an earlier search's would be overwritten.
 
     Raises:
@@ -60,7 +60,7 @@ def write(study: optuna.Study, path: Path) -> FrozenTrial | None:
         return None
     settings: dict[str, Any] = trial.user_attrs[SETTINGS]
     text = (
-        f"{_START}{sentence(study, trial)}.\n"
+        f"{_START}{describe(study, trial)}.\n"
         "# The test set was not read. Train, test and publish it with\n"
         f"#   python -m training fit --config {path}\n"
     ) + yaml.safe_dump(settings, sort_keys=True, default_flow_style=None, width=1000)

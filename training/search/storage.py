@@ -24,7 +24,7 @@ LOCK_GRACE_SECONDS = 30
 """After this long a journal's lock whose owner was killed is taken from it."""
 
 
-class WholeLines(JournalFileBackend):
+class CrashSafeJournal(JournalFileBackend):
     """Optuna's journal file, which a killed writer cannot spoil for the others.
 
     A process that is killed within a write can leave half a line. Optuna would append the next
@@ -82,7 +82,7 @@ def open_storage(spec: str, default: Path) -> BaseStorage:
             path
         ):  # Optuna takes a file of one line without its end for an empty journal
             raise foreign
-        return JournalStorage(WholeLines(path))
+        return JournalStorage(CrashSafeJournal(path))
     except OSError as error:
         raise UnwritableError(f"the search's journal {path} cannot be written: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -58,8 +58,8 @@ class Trials:
         """Return how many trials are finished, by anyone."""
         return sum(trial.state in DONE for trial in self._all())
 
-    def next(self, is_over: Callable[[], bool] = lambda: False) -> Trial | None:
-        """Return a trial to work on, or None if there are enough or `is_over`.
+    def next(self, is_time_up: Callable[[], bool] = lambda: False) -> Trial | None:
+        """Return a trial to work on, or None if there are enough or `is_time_up`.
 
         While other processes work on the last ones it waits, to take over should one of them die.
 
@@ -69,9 +69,9 @@ class Trials:
         waiting_said = False
         while True:
             self._stop.check()
-            if is_over() or self.done() >= self._wanted:
+            if is_time_up() or self.done() >= self._wanted:
                 return None
-            self.rescue()
+            self.requeue_abandoned()
             trials = self._all()
             states = [trial.state for trial in trials]
             busy = sum(state in (*DONE, TrialState.RUNNING) for state in states)
@@ -88,7 +88,7 @@ class Trials:
                     waiting_said = True
                 time.sleep(min(self._beat_seconds / 4, 1.0))
 
-    def rescue(self) -> None:
+    def requeue_abandoned(self) -> None:
         """Put back the trials whose owners show no life any more."""
         now = self._clock()
         for trial in self._all():
@@ -107,15 +107,15 @@ class Trials:
                     + ("; it is tried again" if again else f": {deaths} died with it, it is not tried again")
                 )
                 if again:
-                    self._put_back(trial, deaths)
+                    self._enqueue(trial, deaths)
 
-    def give_back(self, trial: Trial) -> None:
+    def requeue(self, trial: Trial) -> None:
         """Put back a trial that this process will not finish, because it is told to end."""
         frozen = next(t for t in self._all() if t.number == trial.number)
         if self._fail(trial.number):
-            self._put_back(frozen, int(frozen.user_attrs.get(DEATHS, 0)))
+            self._enqueue(frozen, int(frozen.user_attrs.get(DEATHS, 0)))
 
-    def drop(self, trial: Trial) -> None:
+    def fail(self, trial: Trial) -> None:
         """Fail a trial that would fail again."""
         self._fail(trial.number)
 
@@ -129,7 +129,7 @@ class Trials:
         return told.state == state
 
     @contextmanager
-    def alive(self, trial: Trial) -> Iterator[None]:
+    def heartbeat(self, trial: Trial) -> Iterator[None]:
         """Show life while the block runs."""
         end = threading.Event()
         thread = threading.Thread(target=self._beat, args=(trial, end), daemon=True)
@@ -165,7 +165,7 @@ class Trials:
             return False
         return True
 
-    def _put_back(self, trial: FrozenTrial, deaths: int) -> None:
+    def _enqueue(self, trial: FrozenTrial, deaths: int) -> None:
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.WAITING,

@@ -39,7 +39,7 @@ class _LostTrialError(Exception):
     """Other processes took this one for dead and its trial away."""
 
 
-class _TimeOverError(Exception):
+class _TimeLimitError(Exception):
     """The search's time is over."""
 
 
@@ -66,7 +66,7 @@ class _Search:
         """Where the best settings go."""
         return self.settings.best or self.directory / "best.yaml"
 
-    def is_over(self) -> bool:
+    def is_time_up(self) -> bool:
         """Tell whether the time is over."""
         return time.monotonic() > self.deadline
 
@@ -107,7 +107,7 @@ def tune(settings: TuneSettings, given: Collection[str], progress: Progress) -> 
             deadline=time.monotonic() + (settings.timeout_minutes * 60 or float("inf")),
         )
         if settings.best is None:  # a file that is named is overwritten, as by any program
-            best.refuse_strangers(common.best_path)
+            best.check_overwrite(common.best_path)
         study = open_study(
             open_storage(settings.storage, common.directory / "journal.log"),
             settings.study,
@@ -122,12 +122,12 @@ def tune(settings: TuneSettings, given: Collection[str], progress: Progress) -> 
             f"with {torch.get_num_threads()} threads"
         )
         _work(common, study, progress)
-    if common.is_over():
+    if common.is_time_up():
         progress.say(f"the time is over: the same command goes on with the search '{settings.study}'")
     found = best.write(study, common.best_path)
     if found is None:
         raise DivergedError("no trial has ended with a finite loss: lower learning_rate in the search space")
-    progress.say(f"best: {best.sentence(study, found)}")
+    progress.say(f"best: {best.describe(study, found)}")
     return common.best_path
 
 
@@ -148,11 +148,11 @@ def _work(search: _Search, study: optuna.Study, progress: Progress) -> None:
                 done = trials.done()
                 task.advance(done - shown_done)
                 shown_done = done
-                trial = trials.next(search.is_over)
+                trial = trials.next(search.is_time_up)
                 if trial is None:
                     return
-                with trials.alive(trial):
-                    outcome = _try(search, trials, trial)
+                with trials.heartbeat(trial):
+                    outcome = _run_trial(search, trials, trial)
                 progress.say(f"trial {trial.number}: {outcome}")
                 best.write(study, search.best_path)
         except InterruptedRunError:
@@ -163,15 +163,15 @@ def _work(search: _Search, study: optuna.Study, progress: Progress) -> None:
             ) from None
 
 
-def _try(search: _Search, trials: Trials, trial: Trial) -> str:
+def _run_trial(search: _Search, trials: Trials, trial: Trial) -> str:
     """Run one trial, tell the search how it ended, and return that in words."""
     directory = search.directory / f"trial-{first_number(trial):04d}"
     try:
         values = suggest(search.space, trial, search.base)
-        settings = _with(search.base, values)
+        settings = _merged(search.base, values)
         score, epochs = _train(search, trial, settings, directory)
-    except (InterruptedRunError, _TimeOverError) as error:
-        trials.give_back(trial)
+    except (InterruptedRunError, _TimeLimitError) as error:
+        trials.requeue(trial)
         if isinstance(error, InterruptedRunError):
             raise
         return "put back, for the time is over"
@@ -182,10 +182,10 @@ def _try(search: _Search, trials: Trials, trial: Trial) -> str:
     except (DivergedError, torch.OutOfMemoryError) as error:
         result, score = "diverged" if isinstance(error, DivergedError) else "needs too much memory", None
     except ConfigurationError:
-        trials.drop(trial)
+        trials.fail(trial)
         raise
     except BaseException:
-        trials.give_back(trial)
+        trials.requeue(trial)
         raise
     else:
         result = f"validation accuracy {score:.2%} after {epochs} epochs"
@@ -211,7 +211,7 @@ def _train(search: _Search, trial: Trial, settings: TrainingSettings, directory:
 
     if FIRST not in trial.user_attrs:
         checkpoint.clear(directory)  # of a search that had this name before
-    stop = ConditionalStopFlag(search.stop, lambda: _TimeOverError() if search.is_over() else None)
+    stop = ConditionalStopFlag(search.stop, lambda: _TimeLimitError() if search.is_time_up() else None)
     fitted = fit(search.shared.run(settings, directory, stop, on_epoch=report))
     trial.set_user_attr(best.SETTINGS, weight_settings(settings))
     trial.set_user_attr(best.IMAGES, len(search.shared.validation))
@@ -227,7 +227,7 @@ def _score(settings: TrainingSettings, history: Sequence[Epoch]) -> float:
     return min(history, key=lambda epoch: epoch.validation_loss).validation_accuracy
 
 
-def _with(base: TrainingSettings, values: dict[str, Any]) -> TrainingSettings:
+def _merged(base: TrainingSettings, values: dict[str, Any]) -> TrainingSettings:
     """Return the base settings with those of a trial.
 
     Raises:

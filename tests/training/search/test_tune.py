@@ -214,7 +214,7 @@ def test_only_silence_longer_than_the_grace_is_death(tmp_path: Path) -> None:
         now[0] = moment
         if trial.user_attrs.get(trials.BEAT) != beat:
             trial.set_user_attr(trials.BEAT, beat)
-        watcher.rescue()
+        watcher.requeue_abandoned()
         states.append([t.state.name for t in watcher._all()])
     assert states == [["RUNNING"]] * 4 + [["FAIL", "WAITING"]]
 
@@ -225,9 +225,9 @@ def test_an_owner_that_was_only_asleep_drops_its_trial(tmp_path: Path) -> None:
     owner, watcher = shared(tmp_path), shared(tmp_path, lambda: now[0])
     mine = owner.next()
     assert mine is not None
-    watcher.rescue()
+    watcher.requeue_abandoned()
     now[0] = 100.0
-    watcher.rescue()
+    watcher.requeue_abandoned()
     theirs = watcher.next()
     assert theirs is not None
     assert not owner.finish(mine, 0.9)
@@ -241,9 +241,9 @@ def test_a_trial_that_kills_its_process_is_not_tried_for_ever(tmp_path: Path) ->
     watcher = shared(tmp_path, lambda: now[0], wanted=1)
     for _ in range(MAX_DEATHS):
         assert watcher.next() is not None
-        watcher.rescue()
+        watcher.requeue_abandoned()
         now[0] += 100
-        watcher.rescue()
+        watcher.requeue_abandoned()
     assert [t.state for t in watcher._all()] == [TrialState.FAIL] * MAX_DEATHS
     fresh = watcher.next()
     assert fresh is not None
