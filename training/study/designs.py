@@ -58,7 +58,7 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Frame:
+class StudyBase:
     """What all studies start from."""
 
     base: TrainingSettings
@@ -94,7 +94,7 @@ class Frame:
         return self.repeats or REPEATS[self.scale]
 
 
-def frame(settings: StudySettings, given: Collection[str], images: int, classes: int) -> Frame:
+def study_base(settings: StudySettings, given: Collection[str], images: int, classes: int) -> StudyBase:
     """Return what the studies start from: the settings, with the scale's where the user gave none.
 
     Raises:
@@ -108,7 +108,7 @@ def frame(settings: StudySettings, given: Collection[str], images: int, classes:
             values["dropout"] = settings.dropout[:1]
     if not values["hidden"]:
         raise ConfigurationError("hidden: studies vary a network that has hidden layers, and this has none")
-    return Frame(
+    return StudyBase(
         base=TrainingSettings.model_validate(values),
         scale=settings.scale,
         repeats=settings.repeats,
@@ -117,15 +117,15 @@ def frame(settings: StudySettings, given: Collection[str], images: int, classes:
     )
 
 
-def size(frame: Frame) -> Study:
+def size(base: StudyBase) -> Study:
     """Accuracy against the number of training images."""
-    counts = [count for count in SIZES[frame.scale] if count < frame.images] + [frame.images]
+    counts = [count for count in SIZES[base.scale] if count < base.images] + [base.images]
     points = []
     for series, changes in (("multilayer perceptron", {}), ("softmax regression", _SOFTMAX)):
         for count in counts:
-            epochs = frame.base.epochs * min(MOST_EPOCHS, round(frame.images / count))
+            epochs = base.base.epochs * min(MOST_EPOCHS, round(base.images / count))
             points.append(
-                frame.point(f"{count}", series=series, x=count, images=count, epochs=epochs, **changes)
+                base.point(f"{count}", series=series, x=count, images=count, epochs=epochs, **changes)
             )
     return Study(
         name="size",
@@ -136,17 +136,17 @@ def size(frame: Frame) -> Study:
         axis="training images",
         scale="log",
         points=points,
-        repeats=frame.times,
+        repeats=base.times,
     )
 
 
-def shape(frame: Frame) -> Study:
+def shape(base: StudyBase) -> Study:
     """Wide against deep."""
-    target = parameter_count(frame.base, frame.classes)
+    target = parameter_count(base.base, base.classes)
     points = []
-    for depth in DEPTHS[frame.scale]:
-        hidden = equal_widths(frame.base, depth, target, frame.classes)
-        points.append(frame.point(f"{depth} x {hidden[0]}", x=depth, hidden=hidden))
+    for depth in DEPTHS[base.scale]:
+        hidden = equal_widths(base.base, depth, target, base.classes)
+        points.append(base.point(f"{depth} x {hidden[0]}", x=depth, hidden=hidden))
     return Study(
         name="shape",
         title="Wide against deep, with equally many parameters",
@@ -154,16 +154,16 @@ def shape(frame: Frame) -> Study:
         axis="hidden layers",
         scale="linear",
         points=points,
-        repeats=frame.times,
+        repeats=base.times,
     )
 
 
-def activations(frame: Frame) -> Study:
+def activations(base: StudyBase) -> Study:
     """What follows each hidden layer."""
     names = ("relu", "leaky_relu", "elu", "gelu", "tanh", "sigmoid")
     start = {"tanh": "xavier", "sigmoid": "xavier"}
     points = [
-        frame.point(name, x=x, activation=name, initialisation=start.get(name, "he"))
+        base.point(name, x=x, activation=name, initialisation=start.get(name, "he"))
         for x, name in enumerate(names)
     ]
     return Study(
@@ -173,13 +173,13 @@ def activations(frame: Frame) -> Study:
         axis="activation",
         scale="names",
         points=points,
-        repeats=frame.times,
+        repeats=base.times,
     )
 
 
-def dropout(frame: Frame) -> Study:
+def dropout(base: StudyBase) -> Study:
     """The probability of dropping a hidden unit."""
-    points = [frame.point(f"{p}", x=p, dropout=(p,)) for p in DROPOUTS[frame.scale]]
+    points = [base.point(f"{p}", x=p, dropout=(p,)) for p in DROPOUTS[base.scale]]
     return Study(
         name="dropout",
         title="Dropout",
@@ -187,13 +187,13 @@ def dropout(frame: Frame) -> Study:
         axis="dropout probability",
         scale="linear",
         points=points,
-        repeats=frame.times,
+        repeats=base.times,
     )
 
 
-def l2(frame: Frame) -> Study:
+def l2(base: StudyBase) -> Study:
     """The explicit penalty's factor."""
-    points = [frame.point(f"{v:g}", x=v, l2=v, weight_decay=0.0) for v in L2S[frame.scale]]
+    points = [base.point(f"{v:g}", x=v, l2=v, weight_decay=0.0) for v in L2S[base.scale]]
     return Study(
         name="l2",
         title="L2 penalty",
@@ -201,25 +201,25 @@ def l2(frame: Frame) -> Study:
         axis="lambda",
         scale="symlog",
         points=points,
-        repeats=frame.times,
+        repeats=base.times,
     )
 
 
-def restarts(frame: Frame) -> Study:
+def restarts(base: StudyBase) -> Study:
     """The same settings with other seeds."""
-    times = frame.repeats or RESTARTS[frame.scale]
+    times = base.repeats or RESTARTS[base.scale]
     return Study(
         name="restarts",
         title="Restarts",
         text=f"The same settings with {times} seeds of weights, order and dropout: what one run says.",
         axis="",
         scale="names",
-        points=[frame.point("base settings")],
+        points=[base.point("base settings")],
         repeats=times,
     )
 
 
-def baseline(frame: Frame) -> Study:
+def baseline(base: StudyBase) -> Study:
     """Softmax regression, which has no hidden layer, against networks that do."""
     return Study(
         name="baseline",
@@ -228,16 +228,16 @@ def baseline(frame: Frame) -> Study:
         axis="network",
         scale="names",
         points=[
-            frame.point("softmax regression", x=0, **_SOFTMAX),
-            frame.point("one hidden layer", x=1, hidden=frame.base.hidden[:1]),
-            frame.point("base settings", x=2),
+            base.point("softmax regression", x=0, **_SOFTMAX),
+            base.point("one hidden layer", x=1, hidden=base.base.hidden[:1]),
+            base.point("base settings", x=2),
         ],
-        repeats=frame.times,
+        repeats=base.times,
     )
 
 
 _SOFTMAX: Mapping[str, Any] = {"hidden": (), "input_dropout": 0.0, "batch_norm": False}
 
-PLANS: Mapping[str, Callable[[Frame], Study]] = {
+DESIGNS: Mapping[str, Callable[[StudyBase], Study]] = {
     plan.__name__: plan for plan in (size, shape, activations, dropout, l2, restarts, baseline)
 }

@@ -21,9 +21,9 @@ from training.errors import InterruptedRunError, UnwritableError
 from training.interrupts import catch_signals
 from training.loop.shared_data import load_shared_data, weight_settings
 from training.search_settings import STUDIES, StudySettings
-from training.study.designs import PLANS, Study, frame
+from training.study.designs import DESIGNS, Study, study_base
 from training.study.page import render
-from training.study.runs import Planned, Record, Work
+from training.study.runs import PlannedRun, Record, StudyRuns
 
 LOCK_FILE = ".lock"
 PAGE_FILE = "study.html"
@@ -48,21 +48,21 @@ def study(names: Sequence[str], settings: StudySettings, given: Collection[str],
     with catch_signals() as stop, _alone(settings.output):
         shared = load_shared_data(settings, progress)
         settings = apply_policy(settings, shared.data.is_handwriting)
-        start = frame(settings, given, len(shared.train), len(shared.data.classes))
-        studies = [PLANS[name](start) for name in chosen]
-        work = Work(settings.output, settings.seed, settings.code_revision, shared, stop, progress)
-        planned = [run for each in studies for run in work.plan(each)]
+        start = study_base(settings, given, len(shared.train), len(shared.data.classes))
+        studies = [DESIGNS[name](start) for name in chosen]
+        runs = StudyRuns(settings.output, settings.seed, settings.code_revision, shared, stop, progress)
+        planned = [run for each in studies for run in runs.plan(each)]
         try:
-            work.train(planned)
-            work.test(planned)
+            runs.train(planned)
+            runs.test(planned)
         except InterruptedRunError:
             name = stop.signal.name if stop.signal else "a signal"
-            finished = len({run.fingerprint for run in planned if work.record(run)})
+            finished = len({run.fingerprint for run in planned if runs.record(run)})
             raise InterruptedRunError(
                 f"stopped by {name}: {finished} finished runs are kept in {settings.output}; "
                 "the same command goes on"
             ) from None
-        return _report(settings.output, studies, planned, weight_settings(start.base), work)
+        return _report(settings.output, studies, planned, weight_settings(start.base), runs)
 
 
 def _chosen(names: Sequence[str]) -> list[str]:
@@ -102,20 +102,20 @@ def _alone(output: Path) -> Iterator[None]:
 def _report(
     output: Path,
     studies: Sequence[Study],
-    planned: Sequence[Planned],
+    planned: Sequence[PlannedRun],
     base: Mapping[str, object],
-    work: Work,
+    runs: StudyRuns,
 ) -> Path:
     """Write the results as JSON lines, one file a study, and the page; return the page's path."""
     results: dict[str, list[Record]] = {each.name: [] for each in studies}
     for run in planned:
         place = {"study": run.study, "series": run.point.series, "x": run.point.x, "label": run.point.label}
-        results[run.study].append(place | {"seed": run.settings.seed} | (work.record(run) or {}))
+        results[run.study].append(place | {"seed": run.settings.seed} | (runs.record(run) or {}))
     page = output / PAGE_FILE
     try:
         for name, lines in results.items():
             write_whole(output / _lines_file(name), "".join(json.dumps(r) + "\n" for r in lines).encode())
-        write_whole(page, render(studies, results, base, work.environment).encode())
+        write_whole(page, render(studies, results, base, runs.environment).encode())
     except OSError as error:
         raise UnwritableError(f"{page} cannot be written: {error.strerror}") from None
     return page

@@ -34,7 +34,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
+class PlannedRun:
     """One run of one point of a study."""
 
     study: str
@@ -43,7 +43,7 @@ class Planned:
     fingerprint: str
 
 
-class Work:
+class StudyRuns:
     """The runs: planned, trained, tested, each kept as a file."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Work:
         self._shared, self._stop, self._progress = shared, stop, progress
         self.environment = provenance.environment(shared.device, revision)
 
-    def plan(self, study: Study) -> Iterator[Planned]:
+    def plan(self, study: Study) -> Iterator[PlannedRun]:
         """Yield the runs of a study: each point with each seed."""
         for point in study.points:
             for repeat in range(study.repeats):
@@ -67,14 +67,14 @@ class Work:
                     "sha256": self._shared.data.sha256,
                 }
                 text = json.dumps(identity, sort_keys=True)
-                yield Planned(
+                yield PlannedRun(
                     study=study.name,
                     point=point,
                     settings=settings,
                     fingerprint=sha256_bytes(text.encode())[:32],
                 )
 
-    def record(self, run: Planned) -> Record | None:
+    def record(self, run: PlannedRun) -> Record | None:
         """Return what is known of a run, or None if it is not finished."""
         try:
             record: Record = json.loads(self._record_path(run).read_bytes())
@@ -84,7 +84,7 @@ class Work:
             raise CheckpointError(f"{self._record_path(run)} was changed ({error}): remove it") from None
         return record
 
-    def train(self, planned: Sequence[Planned]) -> None:
+    def train(self, planned: Sequence[PlannedRun]) -> None:
         """Train what is not trained yet."""
         missing = {run.fingerprint: run for run in planned if self.record(run) is None}
         count = len({run.fingerprint for run in planned})
@@ -105,7 +105,7 @@ class Work:
         with suppress(OSError):  # other studies have unfinished runs, or it is not there
             (self._output / "unfinished").rmdir()
 
-    def test(self, planned: Sequence[Planned]) -> None:
+    def test(self, planned: Sequence[PlannedRun]) -> None:
         """Read the test set, once, and judge every model that it has not judged."""
         untested = {run.fingerprint: run for run in planned if _is_untested(self.record(run))}
         if not untested:
@@ -123,7 +123,7 @@ class Work:
         for run in planned:
             self._weights_path(run).unlink(missing_ok=True)
 
-    def _train(self, run: Planned, task: Task) -> Record:
+    def _train(self, run: PlannedRun, task: Task) -> Record:
         """Train one model, keep its weights, and return what is known of it."""
         directory = self._directory(run)
         train = self._part(run.point.images)
@@ -138,7 +138,7 @@ class Work:
         accuracy, loss = _evaluate(fitted.model, fitted.standardise, train)
         return self._describe(run, fitted.history, train) | {"train_accuracy": accuracy, "train_loss": loss}
 
-    def _describe(self, run: Planned, history: Sequence[Epoch], train: DeviceImages) -> Record:
+    def _describe(self, run: PlannedRun, history: Sequence[Epoch], train: DeviceImages) -> Record:
         last = history[-1] if history else None
         return {
             "fingerprint": run.fingerprint,
@@ -162,12 +162,12 @@ class Work:
         chosen = nested_subset(self._shared.train.labels, images, self._seed)
         return self._shared.train.take(chosen).to(self._shared.device)
 
-    def _keep(self, run: Planned, fitted: Fitted) -> None:
+    def _keep(self, run: PlannedRun, fitted: Fitted) -> None:
         buffer = io.BytesIO()
         torch.save({"model": fitted.model.state_dict(), "standardise": asdict(fitted.standardise)}, buffer)
         self._save(self._weights_path(run), buffer.getvalue())
 
-    def _load(self, run: Planned) -> tuple[MLP, Standardisation]:
+    def _load(self, run: PlannedRun) -> tuple[MLP, Standardisation]:
         path = self._weights_path(run)
         model = MLP(run.settings, len(self._shared.data.classes))
         try:
@@ -180,7 +180,7 @@ class Work:
             ) from None
         return model.to(self._shared.device).eval(), Standardisation(**kept["standardise"])
 
-    def _write(self, run: Planned, record: Record) -> None:
+    def _write(self, run: PlannedRun, record: Record) -> None:
         self._save(self._record_path(run), json.dumps(record).encode() + b"\n")
 
     def _save(self, path: Path, data: bytes) -> None:
@@ -189,13 +189,13 @@ class Work:
         except OSError as error:
             raise UnwritableError(f"{path} cannot be written: {error.strerror}") from None
 
-    def _directory(self, run: Planned) -> Path:
+    def _directory(self, run: PlannedRun) -> Path:
         return self._output / "unfinished" / run.fingerprint
 
-    def _record_path(self, run: Planned) -> Path:
+    def _record_path(self, run: PlannedRun) -> Path:
         return self._output / "runs" / f"{run.fingerprint}.json"
 
-    def _weights_path(self, run: Planned) -> Path:
+    def _weights_path(self, run: PlannedRun) -> Path:
         return self._output / "untested" / f"{run.fingerprint}.pt"
 
 

@@ -38,7 +38,7 @@ from training.search_settings import STUDIES, StudySettings
 from training.settings import ModelSettings, TrainingSettings
 from training.study import designs as plans
 from training.study.run import study
-from training.study.runs import Planned, Work
+from training.study.runs import PlannedRun, StudyRuns
 from training.study.statistics import summarise, t_quantile
 
 QUIET = Progress(quiet=True)
@@ -217,7 +217,7 @@ def test_a_part_that_loses_a_class_is_refused() -> None:
 
 def test_every_study_is_planned_and_named_in_the_help() -> None:
     """The names that the command knows are those that there are plans for."""
-    assert tuple(plans.PLANS) == STUDIES
+    assert tuple(plans.DESIGNS) == STUDIES
 
 
 @pytest.mark.parametrize("scale", ["quick", "full"])
@@ -233,8 +233,8 @@ def test_only_what_a_study_varies_differs(scale: str) -> None:
         "baseline": {"hidden", "dropout", "input_dropout", "batch_norm"},
     }
     base = TrainingSettings(hidden=(256, 128), batch_norm=True, input_dropout=0.1, dropout=(0.1, 0.2))
-    frame = plans.Frame(base=base, scale=scale, repeats=0, images=55_000, classes=10)
-    for name, plan in plans.PLANS.items():
+    frame = plans.StudyBase(base=base, scale=scale, repeats=0, images=55_000, classes=10)
+    for name, plan in plans.DESIGNS.items():
         for point in plan(frame).points:
             mine, theirs = point.settings.model_dump(), base.model_dump()
             assert {key for key in mine if mine[key] != theirs[key]} <= varied[name], name
@@ -244,11 +244,11 @@ def test_only_what_a_study_varies_differs(scale: str) -> None:
 def test_the_quick_scale_gives_way_to_the_user() -> None:
     """The quick scale shortens what the user left open, and nothing that was given."""
     settings = StudySettings(epochs=30, hidden=(99,))
-    assert plans.frame(settings, {"epochs"}, 100, 10).base.epochs == 30
-    assert plans.frame(settings, {"hidden"}, 100, 10).base.hidden == (99,)
-    assert plans.frame(settings, (), 100, 10).base.epochs < 30
+    assert plans.study_base(settings, {"epochs"}, 100, 10).base.epochs == 30
+    assert plans.study_base(settings, {"hidden"}, 100, 10).base.hidden == (99,)
+    assert plans.study_base(settings, (), 100, 10).base.epochs < 30
     full = StudySettings(epochs=30, scale="full")
-    assert plans.frame(full, (), 100, 10).base.epochs == 30
+    assert plans.study_base(full, (), 100, 10).base.epochs == 30
 
 
 # The runs
@@ -360,14 +360,14 @@ def test_weights_that_are_none_are_a_sentence(
     settings: StudySettings, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     """A damaged file, and a pickle of a function, which is not loaded, are named with what helps."""
-    test = Work.test
+    test = StudyRuns.test
 
-    def damaging(self: Work, planned: Sequence[Planned]) -> None:
+    def damaging(self: StudyRuns, planned: Sequence[PlannedRun]) -> None:
         for path in (settings.output / "untested").iterdir():
             path.write_bytes(data)
         test(self, planned)
 
-    monkeypatch.setattr(Work, "test", damaging)
+    monkeypatch.setattr(StudyRuns, "test", damaging)
     with pytest.raises(CheckpointError, match="gone or damaged"):
         study(["restarts"], settings, GIVEN, QUIET)
 
