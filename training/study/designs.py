@@ -117,15 +117,15 @@ def study_base(settings: StudySettings, given: Collection[str], images: int, cla
     )
 
 
-def size(base: StudyBase) -> Study:
+def size(start: StudyBase) -> Study:
     """Accuracy against the number of training images."""
-    counts = [count for count in SIZES[base.scale] if count < base.images] + [base.images]
+    counts = [count for count in SIZES[start.scale] if count < start.images] + [start.images]
     points = []
     for series, changes in (("multilayer perceptron", {}), ("softmax regression", _SOFTMAX)):
         for count in counts:
-            epochs = base.base.epochs * min(MOST_EPOCHS, round(base.images / count))
+            epochs = start.base.epochs * min(MOST_EPOCHS, round(start.images / count))
             points.append(
-                base.point(f"{count}", series=series, x=count, images=count, epochs=epochs, **changes)
+                start.point(f"{count}", series=series, x=count, images=count, epochs=epochs, **changes)
             )
     return Study(
         name="size",
@@ -136,17 +136,17 @@ def size(base: StudyBase) -> Study:
         axis="training images",
         scale="log",
         points=points,
-        repeats=base.times,
+        repeats=start.times,
     )
 
 
-def shape(base: StudyBase) -> Study:
+def shape(start: StudyBase) -> Study:
     """Wide against deep."""
-    target = parameter_count(base.base, base.classes)
+    target = parameter_count(start.base, start.classes)
     points = []
-    for depth in DEPTHS[base.scale]:
-        hidden = equal_widths(base.base, depth, target, base.classes)
-        points.append(base.point(f"{depth} x {hidden[0]}", x=depth, hidden=hidden))
+    for depth in DEPTHS[start.scale]:
+        hidden = equal_widths(start.base, depth, target, start.classes)
+        points.append(start.point(f"{depth} x {hidden[0]}", x=depth, hidden=hidden))
     return Study(
         name="shape",
         title="Wide against deep, with equally many parameters",
@@ -154,16 +154,16 @@ def shape(base: StudyBase) -> Study:
         axis="hidden layers",
         scale="linear",
         points=points,
-        repeats=base.times,
+        repeats=start.times,
     )
 
 
-def activations(base: StudyBase) -> Study:
+def activations(start: StudyBase) -> Study:
     """What follows each hidden layer."""
     names = ("relu", "leaky_relu", "elu", "gelu", "tanh", "sigmoid")
-    start = {"tanh": "xavier", "sigmoid": "xavier"}
+    rules = {"tanh": "xavier", "sigmoid": "xavier"}
     points = [
-        base.point(name, x=x, activation=name, initialisation=start.get(name, "he"))
+        start.point(name, x=x, activation=name, initialisation=rules.get(name, "he"))
         for x, name in enumerate(names)
     ]
     return Study(
@@ -173,13 +173,13 @@ def activations(base: StudyBase) -> Study:
         axis="activation",
         scale="names",
         points=points,
-        repeats=base.times,
+        repeats=start.times,
     )
 
 
-def dropout(base: StudyBase) -> Study:
+def dropout(start: StudyBase) -> Study:
     """The probability of dropping a hidden unit."""
-    points = [base.point(f"{p}", x=p, dropout=(p,)) for p in DROPOUTS[base.scale]]
+    points = [start.point(f"{p}", x=p, dropout=(p,)) for p in DROPOUTS[start.scale]]
     return Study(
         name="dropout",
         title="Dropout",
@@ -187,13 +187,13 @@ def dropout(base: StudyBase) -> Study:
         axis="dropout probability",
         scale="linear",
         points=points,
-        repeats=base.times,
+        repeats=start.times,
     )
 
 
-def l2(base: StudyBase) -> Study:
+def l2(start: StudyBase) -> Study:
     """The explicit penalty's factor."""
-    points = [base.point(f"{v:g}", x=v, l2=v, weight_decay=0.0) for v in L2S[base.scale]]
+    points = [start.point(f"{v:g}", x=v, l2=v, weight_decay=0.0) for v in L2S[start.scale]]
     return Study(
         name="l2",
         title="L2 penalty",
@@ -201,25 +201,25 @@ def l2(base: StudyBase) -> Study:
         axis="lambda",
         scale="symlog",
         points=points,
-        repeats=base.times,
+        repeats=start.times,
     )
 
 
-def restarts(base: StudyBase) -> Study:
+def restarts(start: StudyBase) -> Study:
     """The same settings with other seeds."""
-    times = base.repeats or RESTARTS[base.scale]
+    times = start.repeats or RESTARTS[start.scale]
     return Study(
         name="restarts",
         title="Restarts",
         text=f"The same settings with {times} seeds of weights, order and dropout: what one run says.",
         axis="",
         scale="names",
-        points=[base.point("base settings")],
+        points=[start.point("base settings")],
         repeats=times,
     )
 
 
-def baseline(base: StudyBase) -> Study:
+def baseline(start: StudyBase) -> Study:
     """Softmax regression, which has no hidden layer, against networks that do."""
     return Study(
         name="baseline",
@@ -228,11 +228,11 @@ def baseline(base: StudyBase) -> Study:
         axis="network",
         scale="names",
         points=[
-            base.point("softmax regression", x=0, **_SOFTMAX),
-            base.point("one hidden layer", x=1, hidden=base.base.hidden[:1]),
-            base.point("base settings", x=2),
+            start.point("softmax regression", x=0, **_SOFTMAX),
+            start.point("one hidden layer", x=1, hidden=start.base.hidden[:1]),
+            start.point("base settings", x=2),
         ],
-        repeats=base.times,
+        repeats=start.times,
     )
 
 

@@ -233,9 +233,9 @@ def test_only_what_a_study_varies_differs(scale: str) -> None:
         "baseline": {"hidden", "dropout", "input_dropout", "batch_norm"},
     }
     base = TrainingSettings(hidden=(256, 128), batch_norm=True, input_dropout=0.1, dropout=(0.1, 0.2))
-    frame = plans.StudyBase(base=base, scale=scale, repeats=0, images=55_000, classes=10)
+    start = plans.StudyBase(base=base, scale=scale, repeats=0, images=55_000, classes=10)
     for name, plan in plans.DESIGNS.items():
-        for point in plan(frame).points:
+        for point in plan(start).points:
             mine, theirs = point.settings.model_dump(), base.model_dump()
             assert {key for key in mine if mine[key] != theirs[key]} <= varied[name], name
             assert 0 < point.images <= 55_000
