@@ -20,7 +20,7 @@ from bundle.manifest import (
 from training.data.dataset import Images
 from training.loop.state import Epoch
 from training.model.evaluation import Logits, metrics
-from training.report.page import Subject
+from training.report.page import ReportData
 from training.settings import TrainingSettings
 
 DIGITS = tuple("0123456789")
@@ -122,7 +122,7 @@ def some_metadata(
     )
 
 
-def a_subject(
+def report_data(
     *,
     count: int = 600,
     wrong: int = 40,
@@ -130,10 +130,10 @@ def a_subject(
     noise: bool = False,
     seed: int = 0,
     **settings: Any,
-) -> Subject:
+) -> ReportData:
     """Return what a report is about."""
     test, logits = answers(count, len(classes), wrong, seed, noise=noise)
     history = [an_epoch(n, train_loss=0.2 / n, validation_loss=0.21 / n) for n in range(1, 6)]
-    return Subject(
+    return ReportData(
         metadata=some_metadata(test, logits, classes, **settings), history=history, test=test, logits=logits
     )

@@ -113,14 +113,16 @@ def open_loggers(settings: TrainingSettings, progress: Progress) -> Loggers:
     found: list[Logger] = []
     if tensorboard is not None:
         found.append(
-            Guarded("TensorBoard", lambda: TensorBoard(tensorboard / name, hyperparameters), progress)
+            BackgroundLogger(
+                "TensorBoard", lambda: TensorBoard(tensorboard / name, hyperparameters), progress
+            )
         )
     if mlflow is not None:
-        found.append(Guarded("MLflow", lambda: MLflow(mlflow, name, hyperparameters), progress))
+        found.append(BackgroundLogger("MLflow", lambda: MLflow(mlflow, name, hyperparameters), progress))
     return Loggers(*found)
 
 
-class Guarded:
+class BackgroundLogger:
     """A logger in a thread of its own, whose failure is one line and its end, and nobody else's."""
 
     def __init__(self, name: str, begin: Callable[[], Logger], progress: Progress) -> None:

@@ -155,7 +155,7 @@ def _write_documents(directory: Path, candidate: Candidate, measured: Measured) 
     stated = _metadata(candidate, measured, golden, sample_label)
     (directory / GOLDEN_FILE).write_bytes(golden.to_bytes())
     (directory / SAMPLE_FILE).write_bytes(_png(golden.images[0]))
-    subject = page.Subject(
+    subject = page.ReportData(
         metadata=stated,
         history=candidate.fitted.history,
         test=measured.test,

@@ -30,7 +30,7 @@ TRAINING_SAMPLE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class ReportData:
     """What a report is about."""
 
     metadata: ModelMetadata
@@ -49,7 +49,7 @@ def training_sample(train: Images) -> Images:
     return train.take(np.linspace(0, len(train) - 1, count).astype(np.int64))
 
 
-def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
+def render(subject: ReportData, first_layer: npt.NDArray[np.float32]) -> str:
     """Return the page, at most 2 MB of UTF-8.
 
     Args:
@@ -127,7 +127,7 @@ def _merit(metadata: ModelMetadata) -> str:
     return f"<dl>{shown}</dl>{table(rows, ('', 'validation', 'test'))}{note}"
 
 
-def _curves(subject: Subject) -> str:
+def _curves(subject: ReportData) -> str:
     history, metadata, rest = subject.history, subject.metadata, subject.training
     published = published_epoch(history, metadata.hyperparameters)
     diagnosis = diagnose(
@@ -212,7 +212,7 @@ def _robustness(metadata: ModelMetadata) -> str:
     return said + table(rows, ("test images", "accuracy", "error"), caption="The same test images, changed")
 
 
-def _calibration(subject: Subject) -> str:
+def _calibration(subject: ReportData) -> str:
     metadata = subject.metadata
     before = Bins.of(subject.logits, subject.test.labels, 1.0)
     after = Bins.of(subject.logits, subject.test.labels, metadata.temperature)
@@ -311,7 +311,7 @@ def _shown(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _lineage(subject: Subject) -> str:
+def _lineage(subject: ReportData) -> str:
     metadata, dataset, environment = subject.metadata, subject.metadata.dataset, subject.metadata.environment
     rows: list[Sequence[object]] = [
         ("run", metadata.run_id or NOTHING),

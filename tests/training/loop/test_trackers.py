@@ -19,11 +19,11 @@ from common.errors import ConfigurationError
 from common.progress import Progress
 from tests.bundle.making import fill, some_golden
 from tests.conftest import ROOT
-from tests.training.subjects import a_subject, an_epoch
+from tests.training.subjects import an_epoch, report_data
 from training.loop import trackers
 from training.loop.fit import fit
 from training.loop.state import Epoch
-from training.loop.trackers import Guarded, Logger, Loggers, check_packages, open_loggers
+from training.loop.trackers import BackgroundLogger, Logger, Loggers, check_packages, open_loggers
 from training.settings import TrainingSettings
 
 HISTORY = [an_epoch(n, validation_loss=0.5 / n, learning_rate=1e-3 * n) for n in (1, 2, 3)]
@@ -72,7 +72,7 @@ def mlflow() -> Any:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     """Return a published bundle whose files are stand-ins."""
-    metadata = a_subject().metadata
+    metadata = report_data().metadata
     classes = len(metadata.classes)
     with staging(tmp_path / "models", metadata.name) as directory:
         fill(directory, classes)
@@ -248,7 +248,9 @@ def test_a_failing_logger_is_one_line_and_the_others_go_on(
 ) -> None:
     """One logger's exception, of any kind, ends that logger only; its reason is one line, cut."""
     good, bad = Recorder(), Recorder(fails_at=2)
-    tracked = Loggers(Guarded("Bad", lambda: bad, Progress()), Guarded("Good", lambda: good, Progress()))
+    tracked = Loggers(
+        BackgroundLogger("Bad", lambda: bad, Progress()), BackgroundLogger("Good", lambda: good, Progress())
+    )
     for epoch in HISTORY:
         tracked.epoch(epoch)
     tracked.published(bundle)
@@ -271,7 +273,7 @@ def test_a_logger_that_hangs_is_left_behind(
         answer.wait()
         return Recorder()
 
-    guarded = Guarded("Slow", begin, Progress())
+    guarded = BackgroundLogger("Slow", begin, Progress())
     guarded.epoch(HISTORY[0])
     guarded.close()
     assert capsys.readouterr().err == "Slow does not answer: the end of this run is not logged there\n"
