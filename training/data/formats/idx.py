@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.images.contract import IMAGE_SIZE
-from imagesets.array_files import read_idx_head
+from imagesets.array_files import read_idx_header
 from training.data.dataset import Images
 from training.errors import DataError
 
@@ -33,7 +33,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            start, dtype, shape = read_idx_head(file)
+            start, dtype, shape = read_idx_header(file)
             if dtype is None:
                 raise DataError(f"{path} is not an IDX file: its first bytes are {start.hex(' ')}")
             if dtype != np.uint8 or len(shape) != dimensions:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from bundle.images.contract import IMAGE_SIZE, PIXELS
 from common.atomic_files import sha256_file
 from common.progress import Progress
-from imagesets.array_files import NpyHead, read_npy_head
+from imagesets.array_files import NpyHeader, read_npy_header
 from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
 from training.data.dataset import DataSet, Images
 from training.data.formats.idx import MAX_ELEMENTS
@@ -167,12 +167,12 @@ def _images(path: Path, name: str) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(data, dtype=np.uint8)
 
 
-def _header(path: Path, name: str) -> NpyHead:
+def _header(path: Path, name: str) -> NpyHeader:
     """Read an array's header, and check its size."""
     with _guard(path, name), zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
         with archive.open(info) as file:
-            header = read_npy_head(file)
+            header = read_npy_header(file)
             size = math.prod(header.shape) * header.dtype.itemsize
             if header.dtype.hasobject:
                 raise DataError(
