@@ -1,11 +1,11 @@
-"""The error of a setting, and how what a file or a library said is quoted in a message."""
+"""`ConfigurationError`, and `one_line` for quoting untrusted text in a message."""
 
 
 def one_line(value: object, most: int = 300) -> str:
-    """Return what a file or a library said as one line that a terminal, a log and JSON can hold.
+    """Return text from a file or a library as one line that is safe in a terminal, a log and JSON.
 
-    White space is one space, a character that is not printed stands as its code point, and what is longer than
-    `most` characters is cut: a prepared file decides neither the length nor the look of a sentence about it.
+    Runs of white space become one space, unprintable characters become escapes of their code points, and the text is
+    cut after `most` characters, so that a hostile file controls neither the length nor the look of a message about it.
     """
     text = " ".join(str(value)[: 10 * most].split())
     cut = text if len(text) <= most else text[: most - 1] + "…"
