@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.support.models import CLASSES, Linear, facts
+from bench.support.models import CLASSES, Linear, metadata
 from bench.support.pictures import png
 from bundle.golden import GoldenExamples
 from bundle.manifest import FILES, GOLDEN_FILE, ONNX_FILE, SAMPLE_FILE, ModelMetadata
@@ -53,7 +53,7 @@ def publish_linear(
         SAMPLE_FILE: png(images[0]),
     }
     ten = Linear(linear.weights[:, :10], linear.bias[:10])
-    fields = facts(ten, images[0], polarity=polarity, golden=len(images)).model_dump()
+    fields = metadata(ten, images[0], polarity=polarity, golden=len(images)).model_dump()
     fields |= {"classes": classes, "sample_label": classes[0]}
     fields["reference"]["predicted"] = (1,) * len(classes)
     with staging(models, "synthetic") as directory:

@@ -241,20 +241,20 @@ ATTACKS: dict[str, Attack] = {
         prepare=_link(TORCHSCRIPT_FILE, "/dev/zero"), said=r"model\.pt .* a symbolic link", web=False
     ),
     "a FIFO": Attack(
-        prepare=_fifo(TORCHSCRIPT_FILE), said=r"model\.pt cannot be read: it is no regular file", web=False
+        prepare=_fifo(TORCHSCRIPT_FILE), said=r"model\.pt cannot be read: it is not a regular file", web=False
     ),
     "a FIFO for a graph": Attack(
-        prepare=_fifo(ONNX_FILE), said=r"model\.onnx cannot be read: it is no regular file", web=False
+        prepare=_fifo(ONNX_FILE), said=r"model\.onnx cannot be read: it is not a regular file", web=False
     ),
     "a directory": Attack(
-        prepare=_directory, said=r"model\.onnx cannot be read: it is no regular file", web=False
+        prepare=_directory, said=r"model\.onnx cannot be read: it is not a regular file", web=False
     ),
     "a large graph": Attack(prepare=_large(ONNX_FILE), said=r"model\.onnx .* at most 536,870,912", web=False),
     "a large file that nobody parses": Attack(
         prepare=_large(TORCHSCRIPT_FILE), said=r"model\.pt .* at most 536,870,912", web=False
     ),
     "no manifest but a FIFO": Attack(
-        prepare=_fifo(MANIFEST_FILE), said=r"manifest\.json cannot be read: it is no regular file", web=False
+        prepare=_fifo(MANIFEST_FILE), said=r"manifest\.json cannot be read: it is not a regular file", web=False
     ),
     "no manifest but a device": Attack(
         prepare=_link(MANIFEST_FILE, "/dev/zero"), said=r"manifest\.json .* a symbolic link", web=False
@@ -330,7 +330,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "golden examples of many members": Attack(
         prepare=_golden(*((f"{number}.npy", b"") for number in range(50_000))),
-        said=r"golden\.npz cannot be read: it is no archive of two arrays",
+        said=r"golden\.npz cannot be read: it is not an archive of two arrays",
     ),
 }
 

@@ -349,7 +349,7 @@ def test_open_refuses_another_models_version(tmp_path: Path) -> None:
     published = publish_one(tmp_path)
     (tmp_path / "other").mkdir()
     published.path.rename(tmp_path / "other" / "1")
-    with pytest.raises(InvalidBundleError, match="of model 'shapes', the directory of 'other'"):
+    with pytest.raises(InvalidBundleError, match="of model 'shapes', but the directory is of model 'other'"):
         Bundle.open(tmp_path / "other" / "1")
 
 

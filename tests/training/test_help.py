@@ -137,7 +137,7 @@ def test_a_study_states_what_its_scale_sets(
     found = stated(capsys, "study", *words, "--help")
     assert set(found) == set(StudySettings.model_fields)
     assert all(found[name].endswith(f", from {place}") for name in designs.QUICK)
-    base = designs.frame(*used(monkeypatch, "study", *words), 60_000, 10).base
+    base = designs.study_base(*used(monkeypatch, "study", *words), 60_000, 10).base
     own = {name: text for name, text in values(found).items() if name in TrainingSettings.model_fields}
     assert build(TrainingSettings, [Layer(own, "{name}")]) == base
 

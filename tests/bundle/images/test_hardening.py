@@ -89,7 +89,7 @@ def test_a_file_of_more_than_a_mebibyte_is_refused_and_one_of_just_that_is_read(
     """The limit is exact, and the refusal says it."""
     padding = bytes(MEBIBYTE - len(SAMPLES[media_type]))
     assert np.array_equal(decode(SAMPLES[media_type] + padding), decode(SAMPLES[media_type]))
-    with pytest.raises(ImageError, match="1048577 bytes, more than the 1048576") as caught:
+    with pytest.raises(ImageError, match="1048577 bytes, more than the limit of 1048576") as caught:
         decode(SAMPLES[media_type] + padding + b"\0")
     assert caught.value.kind is ImageFault.TOO_LARGE
 
@@ -110,13 +110,13 @@ def test_a_file_of_tiny_pieces_stops_its_parser(name: str, monkeypatch: pytest.M
     """Each of them is read in hundreds of thousands of pieces, if nobody counts."""
     reads = 0
 
-    class Counted(hardening.Reading):
+    class Counted(hardening.ReadLimitedFile):
         def read(self, size: int | None = -1, /) -> bytes:
             nonlocal reads
             reads += 1
             return super().read(size)
 
-    monkeypatch.setattr(hardening, "Reading", Counted)
+    monkeypatch.setattr(hardening, "ReadLimitedFile", Counted)
     with pytest.raises(ImageError, match=r"read in more than 4000 pieces|not enough image data") as caught:
         decode(STOPPED[name]())
     assert caught.value.kind is ImageFault.DAMAGED

@@ -49,7 +49,7 @@ def directory(model: MLP, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-Change = Callable[[parity.Answers], parity.Answers]
+Change = Callable[[parity.Logits], parity.Logits]
 
 
 class Session:
@@ -58,7 +58,7 @@ class Session:
     def __init__(self, session: Any, change: Change) -> None:
         self._session, self._change = session, change
 
-    def run(self, *arguments: Any) -> list[parity.Answers]:
+    def run(self, *arguments: Any) -> list[parity.Logits]:
         """Return the changed logits."""
         return [self._change(logits) for logits in self._session.run(*arguments)]
 
@@ -136,7 +136,7 @@ def test_a_session_that_fails_as_it_runs_is_a_reason(
 ) -> None:
     """Kernels are looked for at the first run only; a message in another form is cut."""
 
-    def fail(_: parity.Answers) -> parity.Answers:
+    def fail(_: parity.Logits) -> parity.Logits:
         raise OSError("no\nkernel " + 400 * "x")
 
     imitate(monkeypatch, fail)
