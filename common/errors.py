@@ -1,4 +1,6 @@
-"""`ConfigurationError`, and `one_line` for quoting untrusted text in a message."""
+"""`ConfigurationError`, and how messages quote untrusted text and long lists."""
+
+from collections.abc import Sequence
 
 
 def one_line(value: object, most: int = 300) -> str:
@@ -10,6 +12,12 @@ def one_line(value: object, most: int = 300) -> str:
     text = " ".join(str(value)[: 10 * most].split())
     cut = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in cut)
+
+
+def listing(items: Sequence[str], most: int = 20) -> str:
+    """Return the first `most` items, separated by commas, and the number of the others."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
 
 
 class ConfigurationError(Exception):
