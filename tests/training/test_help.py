@@ -110,7 +110,7 @@ def test_limits_that_the_augmentation_policy_sets_are_stated(
 ) -> None:
     """The policy's limits stand where none are given; `auto` has two kinds of data sets."""
     found = stated(capsys, "fit", "--help")
-    assert found["rotation"] == "10 for handwriting and 0 else, from the augmentation policy 'auto'"
+    assert found["rotation"] == "10 for handwriting, else 0, from the augmentation policy 'auto'"
     assert found["translation"] == "2, from the augmentation policy 'auto'"
     assert found["shear"] == "0.0"
     monkeypatch.setenv("GLYPH_TRAIN_AUGMENTATION", "handwriting")
@@ -204,7 +204,7 @@ def test_a_wrong_variable_does_not_keep_the_help_away(
         (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
     ],
 )
-def test_defaults_of_nothing_are_refused(
+def test_defaults_of_nothing_are_rejected(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Help for a preset or a file that is not there would state something else's defaults."""
