@@ -299,14 +299,14 @@ def test_any_limits_give_pixels(limits: AugmentationSettings, count: int, seed: 
         ({"scaling": 1}, "less than or equal to 0.9"),
         ({"elastic_alpha": 34}, "elastic_alpha needs an elastic_sigma above 0"),
         ({"erasing": 1.5}, "less than or equal to 1"),
-        ({"erasing_area": (0.5, 0.1)}, "erasing_area: the least"),
+        ({"erasing_area": (0.5, 0.1)}, "erasing_area: the smallest"),
         ({"erasing_aspect": (0, 1)}, "greater than 0"),
         ({"gentle_classes": (-1,)}, "greater than or equal to 0"),
         ({"rotaton": 3}, "rotaton"),
     ],
     ids=str,
 )
-def test_wrong_limits_are_refused(values: dict[str, object], message: str) -> None:
+def test_wrong_limits_are_rejected(values: dict[str, object], message: str) -> None:
     """A limit out of range, or unknown, is an error that says which."""
     with pytest.raises(ValidationError, match=message):
         AugmentationSettings.model_validate(values)

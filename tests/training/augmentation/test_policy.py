@@ -82,7 +82,7 @@ def test_what_was_done_is_said() -> None:
     assert "not known to be handwriting" in said
     assert "--augmentation handwriting" in said
     assert "degrees" not in said
-    assert describe_policy(TrainingSettings().model_dump()) == "No training image was deformed."
+    assert describe_policy(TrainingSettings().model_dump()) == "The training images were not augmented."
 
 
 def test_fit_says_and_records_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
