@@ -116,7 +116,7 @@ def test_without_targets_it_is_cross_entropy() -> None:
     assert torch.equal(loss, expected)
 
 
-def test_a_committee_answers_with_the_mean_probabilities() -> None:
+def test_an_ensemble_returns_the_mean_probabilities() -> None:
     """Two members' probabilities at the temperature are averaged, not their logits."""
     first, second = nn.Linear(784, 5), nn.Linear(784, 5)
     pixels = torch.rand(6, 28, 28) * 255
@@ -183,7 +183,7 @@ def test_accumulation_gives_the_same_student(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_has_the_same_teachers(tmp_path: Path) -> None:
-    """Another digest at a teacher's place, or no teacher, is refused; the same one goes on to the same bytes."""
+    """Another digest at a teacher's place, or no teacher, is rejected; the same one goes on to the same bytes."""
 
     class Once(StopFlag):
         requested = True
@@ -194,9 +194,9 @@ def test_a_resumed_run_has_the_same_teachers(tmp_path: Path) -> None:
     master = teacher(run(), 1)
     with pytest.raises(InterruptedRunError):
         fit(with_teachers(run(Once()), master))
-    with pytest.raises(CheckpointError, match="teachers: models/t/1"):
+    with pytest.raises(CheckpointError, match="teachers differs: models/t/1"):
         fit(with_teachers(run(), master, digest="2" * 64))
-    with pytest.raises(CheckpointError, match="teachers: models/t/1"):
+    with pytest.raises(CheckpointError, match="teachers differs: models/t/1"):
         fit(run())
     whole = fit(with_teachers(small_run(tmp_path / "b"), master))
     assert weights(fit(with_teachers(run(), master))) == weights(whole)
@@ -343,13 +343,13 @@ def test_searches_and_studies_have_the_teachers(
     shared = load_shared_data(base, Progress(quiet=True))
     run = shared.run(base, tmp_path, StopFlag())
     (tmp_path / "space.yaml").write_text("teachers: [a, b]\n")
-    with pytest.raises(ConfigurationError, match=r"teachers in .* is not searched"):
+    with pytest.raises(ConfigurationError, match=r"teachers in .* cannot be searched"):
         read_space(tmp_path / "space.yaml", base)
     assert run.committee is not None
     assert run.committee.digests == {str(published[0].path): published[0].manifest.digest}
 
 
-def test_teachers_of_other_data_are_refused(place: Path, published: tuple[Bundle, Bundle, Bundle]) -> None:
+def test_teachers_of_other_data_are_rejected(place: Path, published: tuple[Bundle, Bundle, Bundle]) -> None:
     """Other classes, polarity, files or another held-out test set: each is a sentence of its own."""
     data, chosen = read(place), settings(teachers=[published[0].path])
     ink = polarity(data.training.images)
@@ -357,15 +357,15 @@ def test_teachers_of_other_data_are_refused(place: Path, published: tuple[Bundle
     assert load_committee(chosen, data, ink, CPU)
     with pytest.raises(DataError, match="its classes are 0, 1, 2, not a, b, c"):
         load_committee(chosen, altered(data, classes=("a", "b", "c")), ink, CPU)
-    with pytest.raises(DataError, match=f"its images are {ink}, these {other}"):
+    with pytest.raises(DataError, match=f"its images are {ink}, these are {other}"):
         load_committee(chosen, data, other, CPU)
-    with pytest.raises(DataError, match="data set 'noisy' has other SHA-256 than 'noisy'"):
+    with pytest.raises(DataError, match="data set 'noisy' has other SHA-256s than 'noisy'"):
         load_committee(chosen, altered(data, sha256={"noisy.npz": "0" * 64}), ink, CPU)
-    with pytest.raises(DataError, match="its test_seed was 0 and is 1"):
+    with pytest.raises(DataError, match="its test_seed is 0, not 1"):
         load_committee(chosen.model_copy(update={"test_seed": 1}), data, ink, CPU)
 
 
-def test_a_teacher_that_is_not_published_or_was_changed_is_refused(
+def test_a_teacher_that_is_not_published_or_was_changed_is_rejected(
     place: Path, published: tuple[Bundle, Bundle, Bundle], tmp_path: Path
 ) -> None:
     """A wrong place is a wrong setting; a file with another SHA-256 is not loaded at all."""
@@ -382,7 +382,7 @@ def test_a_teacher_that_is_not_published_or_was_changed_is_refused(
             load_committee(settings(teachers=[copy]), data, ink, CPU)
 
 
-def test_the_command_refuses_with_its_exit_codes(
+def test_the_command_rejects_with_its_exit_codes(
     place: Path, published: tuple[Bundle, Bundle, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A teacher that is not there ends with 2, one of other data with 65, one named twice with 2."""
@@ -391,8 +391,8 @@ def test_the_command_refuses_with_its_exit_codes(
     known, member = f"npz:{place / 'noisy.npz'}", str(published[0].path)
     wrong = [
         (known, f"{tmp_path}/m/none/1", 2, "there is no directory"),
-        (f"npz:{tmp_path / 'noisy.npz'}", member, 65, "cannot teach here"),
-        (known, f"{member},{member}", 2, "is named twice"),
+        (f"npz:{tmp_path / 'noisy.npz'}", member, 65, "was trained on other data"),
+        (known, f"{member},{member}", 2, "is listed twice"),
     ]
     for data, teachers, code, words in wrong:
         assert main([*common, "--device", "cpu", "--data", data, "--teachers", teachers]) == code
@@ -410,7 +410,7 @@ def test_a_manifest_without_teachers_says_nothing_of_them(
         assert Manifest.from_bytes(data) == bundle.manifest
 
 
-def test_the_bench_refuses_what_it_cannot_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bench_rejects_what_it_cannot_do(capsys: pytest.CaptureFixture[str]) -> None:
     """No members, an unknown preset, an unknown setting of the student: each is a sentence and a 2."""
     for arguments, words in (
         (["--members", "0"], "at least one"),

@@ -167,7 +167,7 @@ def test_every_optimizer_owns_every_parameter_once_and_learns(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_where_steps_can_be_recorded_the_rate_is_a_tensor(name: str) -> None:
+def test_where_steps_can_be_captured_the_rate_is_a_tensor(name: str) -> None:
     """Recorded or not, its address stays while the schedule sets it; Muon, never recorded, has Python's floats."""
     chosen = settings(optimizer=name, schedule="cosine", warmup=0.0, learning_rate=0.5)
     (optimizer,) = build_optimizers(small_model(), chosen, capturable=True)

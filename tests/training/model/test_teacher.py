@@ -197,22 +197,25 @@ CHANGES: dict[str, tuple[Callable[[ModelProto], object], str]] = {
         "the operator 'MatMul' before",
     ),
     "a loop": (lambda model: rename(model, "LeakyRelu", "Loop"), "the operator 'Loop' before"),
-    "another function": (lambda model: rename(model, "Reshape", "Flatten"), "does not begin with the pixels"),
+    "another function": (lambda model: rename(model, "Reshape", "Flatten"), "does not start with the pixels"),
     "another type": (
         lambda model: set_option(model, "Cast", "to", TensorProto.DOUBLE),
-        "does not begin with the pixels",
+        "does not start with the pixels",
     ),
     "an attribute": (lambda model: set_option(model, "LeakyRelu", "beta", 1.0), "the attribute 'beta' of"),
     "an attribute's type": (
         lambda model: set_option(model, "LeakyRelu", "alpha", "0.1"),
         "the attribute 'alpha' of 'LeakyRelu'",
     ),
-    "no number": (lambda model: set_option(model, "LeakyRelu", "alpha", float("inf")), "of its own kind"),
-    "scaled": (lambda model: set_option(model, "Gemm", "alpha", 2.0), "none of constant weights"),
-    "transposed": (lambda model: set_option(model, "Gemm", "transA", 1), "none of constant weights"),
+    "no number": (
+        lambda model: set_option(model, "LeakyRelu", "alpha", float("inf")),
+        "other attributes than",
+    ),
+    "scaled": (lambda model: set_option(model, "Gemm", "alpha", 2.0), "without constant weights"),
+    "transposed": (lambda model: set_option(model, "Gemm", "transA", 1), "without constant weights"),
     "weights of the input": (
         lambda model: node(model, "Gemm").input.__setitem__(1, "images"),
-        "none of constant weights",
+        "without constant weights",
     ),
     "weights the other way": (lambda model: set_option(model, "Gemm", "transB", 0), "after 784 values"),
     "float64": (retype, "another type or size"),
@@ -233,19 +236,19 @@ CHANGES: dict[str, tuple[Callable[[ModelProto], object], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_other_graph_is_refused(exported: Path, change: str) -> None:
-    """One that computes something else, or claims what is not so, is refused with a DataError that says what."""
+def test_any_other_graph_is_rejected(exported: Path, change: str) -> None:
+    """One that computes something else, or claims what is not so, is rejected with a DataError that says what."""
     model = onnx.load_from_string((exported / ONNX_FILE).read_bytes())
     apply, said = CHANGES[change]
     apply(model)
     with pytest.raises(DataError, match=said) as refusal:
         layers_from_onnx(model.SerializeToString(), CLASSES)
-    assert str(refusal.value).startswith(f"{ONNX_FILE} is none of the graphs")
+    assert str(refusal.value).startswith(f"{ONNX_FILE} is not a graph that a teacher")
 
 
-def test_no_graph_and_other_classes_are_refused(exported: Path) -> None:
+def test_no_graph_and_other_classes_are_rejected(exported: Path) -> None:
     """Bytes that are no protobuf, and a network of as many logits as nobody asked for."""
-    with pytest.raises(DataError, match="no ONNX file"):
+    with pytest.raises(DataError, match="not an ONNX file"):
         layers_from_onnx(b"this is none", CLASSES)
     with pytest.raises(DataError, match="a layer of 4 logits"):
         layers_from_onnx((exported / ONNX_FILE).read_bytes(), 4)
@@ -309,7 +312,7 @@ def test_a_prepared_program_runs_no_command(
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_a_prepared_teacher_is_refused(
+def test_a_prepared_teacher_is_rejected(
     tmp_path: Path, exported: Path, data: DataSet, attack: Attack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`fit --teachers` ends with 65 and the sentence that every reader says; nothing is trained."""
