@@ -1,4 +1,4 @@
-"""Fit a model: the training step, the epoch around it, and the run around that."""
+"""Fit a model: the training step, the epoch loop, evaluation, early stopping and checkpoints."""
 
 import time
 import uuid
@@ -25,7 +25,7 @@ from training.loop.distributed import SYNC_EVERY_STEPS, World
 from training.loop.precision import autocast
 from training.loop.state import Epoch, TrainingState
 from training.model.distillation import Committee
-from training.model.evaluation import Logits, logits_of, negative_log_likelihood
+from training.model.evaluation import Logits, accuracy, logits_of, negative_log_likelihood
 from training.model.loss import training_loss
 from training.model.mlp import MLP, Standardisation, constrain_norms
 from training.model.optimizers import AveragedWeights, LearningRates, build_optimizers, penalty
@@ -33,16 +33,16 @@ from training.settings import TrainingSettings
 
 CONTINUE, SAVE, STOP = range(3)
 STATISTICS_IMAGES = 10_000
-"""Enough for a mean to a hundredth of a deviation."""
+"""Enough for a mean with a standard error of a hundredth of the standard deviation."""
 
 
-def ignore(_told: object) -> None:
-    """Be told of something, and leave it at that."""
+def ignore(_value: object) -> None:
+    """Do nothing: the default callback."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
-    """A trained model, in evaluation mode, and how it got there."""
+    """A trained model, in evaluation mode, and its history."""
 
     model: MLP
     standardise: Standardisation
@@ -52,50 +52,50 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What one run works on; all of it stays the same while it trains."""
+    """The inputs of a run, which do not change while it trains."""
 
     settings: TrainingSettings
     train: DeviceImages
-    """On the device, which is where the training happens."""
+    """The training images; training happens on their device."""
     validation: DeviceImages
-    """On the same device; looked at after each epoch, never trained on."""
+    """The validation images, on the same device; evaluated after each epoch."""
     classes: int
     polarity: Polarity = WHITE_ON_BLACK
     data_sha256: dict[str, str]
     directory: Path
-    """Gets the checkpoints, and the metrics of each epoch."""
+    """The directory of checkpoints and metrics."""
     progress: Progress
     stop: StopFlag
     on_begin: Callable[[str], None] = ignore
-    """Told the run's identity before anything else; a resumed run has the one that it had."""
+    """Called with the run's identity before training starts; a resumed run keeps its identity."""
     on_epoch: Callable[[Epoch], None] = ignore
-    """Told each epoch once it is over; what it raises ends the run. A resumed run tells all of them again: those of
-    its checkpoint at once, and those that were lost with the process when they are trained again."""
+    """Called after each epoch; an exception that it raises ends the run. A resumed run calls it for the epochs of its
+    checkpoint first, so that epochs lost with the process are reported twice."""
     world: World = field(default_factory=World)
     committee: Committee | None = None
-    """The teachers, on the device, if there are any."""
+    """The ensemble of teachers, on the device, for distillation."""
 
     @property
     def sha256(self) -> dict[str, str]:
-        """What the data is and who the teachers are: a resumed run has the same."""
+        """The hashes of the data and the teachers, which must be the same in a resumed run."""
         return self.data_sha256 | (self.committee.digests if self.committee else {})
 
     @property
     def batches(self) -> int:
-        """Steps in an epoch; the last batch may be smaller."""
+        """The number of steps in an epoch; the last batch may be smaller."""
         return -(-len(self.train) // self.settings.batch_size)
 
 
 def fit(run: Run) -> Fitted:
     """Train the model that the settings describe.
 
-    The same settings, device, thread and process count give byte-identical weights, however often
-    the run was interrupted and resumed in between.
+    Equal settings, device and numbers of threads and processes give byte-identical weights, however often the run is
+    interrupted and resumed.
 
     Raises:
         DivergedError: the loss became infinite or NaN.
-        InterruptedRunError: a signal came; a checkpoint was written.
-        CheckpointError: `resume` was asked for and the checkpoint is of another run, or corrupt.
+        InterruptedRunError: a signal arrived; a checkpoint was written.
+        CheckpointError: with `resume`, the checkpoint is of another run, or all checkpoints are corrupt.
         UnwritableError: a checkpoint or the metrics cannot be written.
     """
     settings = run.settings
@@ -126,11 +126,11 @@ def fit(run: Run) -> Fitted:
 
 
 def begin(run: Run) -> TrainingState:
-    """Return the state to go on from: a new one, or that of the last checkpoint."""
+    """Return the initial state, or the state of the last checkpoint."""
     settings, device = run.settings, run.train.images.device
-    torch.manual_seed(settings.seed)  # the weights are the same in every process
+    torch.manual_seed(settings.seed)  # equal weights in every process
     model = MLP(settings, run.classes).to(device)
-    torch.manual_seed(settings.seed + run.world.rank)  # and the dropout masks are not
+    torch.manual_seed(settings.seed + run.world.rank)  # but different dropout masks
     state = TrainingState(
         settings=settings,
         world=run.world,
@@ -155,7 +155,7 @@ def begin(run: Run) -> TrainingState:
     if snapshot:
         state.restore(snapshot, run.sha256)
         run.progress.say(f"resumed after {state.epoch} epochs and {state.position} batches")
-    run.world.wait()  # nobody may clear or write before everybody has read
+    run.world.wait()  # all processes have read the checkpoint before rank 0 removes or writes one
     if run.world.is_writer:
         metrics.begin(run.directory, state.metrics_bytes)
         if not snapshot:
@@ -166,9 +166,9 @@ def begin(run: Run) -> TrainingState:
 def _train_one_epoch(
     run: Run, state: TrainingState, step: cuda_graph.Step, rates: LearningRates, task: Task, started: float
 ) -> None:
-    """Take the epoch's steps, from wherever it was left.
+    """Take the remaining steps of the epoch.
 
-    Nothing in the loop waits for the device: the sums stay there until the epoch is over.
+    The loop never synchronises with the device: sums stay on it until the epoch ends.
     """
     settings, train = run.settings, run.train
     order = epoch_order(len(train), settings.seed, state.epoch).to(train.labels.device)
@@ -191,11 +191,11 @@ def _train_one_epoch(
 
 
 def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.Tensor) -> None:
-    """Move the weights by the gradient of one batch.
+    """Update the weights by the gradient of one batch.
 
     Args:
-        run: what is trained on.
-        state: what moves.
+        run: the inputs.
+        state: the model and its optimizers.
         called: the model, or the wrapper that averages its gradients over processes.
         batch: `int64[b]`, indices of the whole batch; each process takes its slice.
     """
@@ -224,12 +224,12 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
 
 
 def update_batch_norm_statistics(run: Run, state: TrainingState) -> None:
-    """Measure the statistics of batch normalisation for the averaged weights, where there are both.
+    """Recompute the batch normalisation statistics for the averaged weights, if both are used.
 
-    Those that training gathered belong to the weights of each step, and the average has other
-    activations. Seeded by the settings alone, so that it is the same in every process and after a
-    resumption, and leaves the generators as they were. Source: Izmailov et al., "Averaging weights
-    leads to wider optima and better generalization" (2018), section 3.2.
+    The running statistics belong to the weights of each step; the averaged weights have other activations. The random
+    numbers depend on the settings alone, so the result is equal in all processes and after a resumption, and the
+    generators' states are restored. Source: Izmailov et al., "Averaging weights leads to wider optima and better
+    generalization" (2018), section 3.2.
     """
     settings, train = run.settings, run.train
     if state.average is None or not settings.batch_norm:
@@ -239,7 +239,7 @@ def update_batch_norm_statistics(run: Run, state: TrainingState) -> None:
 
     def batches() -> Iterator[torch.Tensor]:
         for part in torch.split(order, settings.batch_size):
-            if len(part) > 1:  # one image has no deviation
+            if len(part) > 1:  # the variance needs two images
                 images, labels = train.take(part)
                 yield state.standardise(state.augment(images, labels, part, state.epoch_index))
 
@@ -249,7 +249,7 @@ def update_batch_norm_statistics(run: Run, state: TrainingState) -> None:
 
 
 def make_step(run: Run, state: TrainingState) -> cuda_graph.Step:
-    """Return the function that takes a training step on a batch of indices, `int64[b]`, on the device."""
+    """Return the function that takes a training step on a batch of indices on the device, `int64[b]`."""
     step = partial(train_step, run, state, run.world.wrap(state.model))
     if not uses_cuda_graph(run):
         return step
@@ -258,7 +258,7 @@ def make_step(run: Run, state: TrainingState) -> cuda_graph.Step:
 
 
 def uses_cuda_graph(run: Run) -> bool:
-    """Tell whether the step is recorded as a CUDA graph; Muon and several processes cannot be."""
+    """Return whether the step is captured as a CUDA graph, which Muon and several processes do not permit."""
     return (
         run.settings.cuda_graphs
         and cuda_graph.supports_cuda_graphs(run.train.images.device)
@@ -268,16 +268,16 @@ def uses_cuda_graph(run: Run) -> bool:
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> torch.Tensor:
-    """Return the order of an epoch's images, `int64[images]`: a permutation made by seed and epoch alone.
+    """Return the order of an epoch's images, `int64[images]`: a permutation that depends on seed and epoch alone.
 
-    That it needs no generator state is what lets a run resume in the middle of an epoch.
+    As it needs no generator state, a run can resume in the middle of an epoch.
     """
     mixed = np.random.SeedSequence((seed, epoch)).generate_state(1, dtype=np.uint64)[0]
     return torch.randperm(images, generator=torch.Generator().manual_seed(int(mixed) >> 1))
 
 
 def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> None:
-    """Evaluate, write down, remember the best, and save if it is time, or the last epoch."""
+    """Evaluate the epoch, log it, keep the best weights, and write a checkpoint if one is due."""
     settings = run.settings
     update_batch_norm_statistics(run, state)
     loss, right = (float(run.world.sum(v).item()) / len(run.train) for v in (state.total_loss, state.correct))
@@ -290,7 +290,7 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
         train_loss=loss,
         train_accuracy=right,
         validation_loss=negative_log_likelihood(logits, labels),
-        validation_accuracy=float(np.mean(logits.argmax(axis=1) == labels)),
+        validation_accuracy=accuracy(logits, labels),
         learning_rate=rate,
         seconds=seconds,
         images_per_second=len(run.train) / seconds,
@@ -315,8 +315,8 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
 
 
 def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
-    """Return the logits of the validation images; where a stop ends that, after writing a checkpoint."""
-    if run.world.size > 1:  # who stops here would be missed by the others: they agree on it after the epoch
+    """Return the logits of the validation images; if stopped, write a checkpoint before raising."""
+    if run.world.size > 1:  # processes stop together, after the epoch
         return logits_of(state.evaluated_model, state.standardise, run.validation.images)
     try:
         return logits_of(state.evaluated_model, state.standardise, run.validation.images, run.stop.check)
@@ -328,33 +328,33 @@ def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
 
 
 def _is_finished(state: TrainingState) -> bool:
-    """Tell whether every epoch is done, or patience is at its end."""
+    """Return whether all epochs are done, or early stopping applies."""
     settings = state.settings
     return state.epoch >= settings.epochs or 0 < settings.patience <= state.epochs_since_best
 
 
 def _wanted_action(run: Run, state: TrainingState) -> int:
-    """Return what this process wants: CONTINUE, SAVE or STOP."""
+    """Return the action that this process wants: CONTINUE, SAVE or STOP."""
     if run.stop.requested:
         return STOP
     return SAVE if time.monotonic() - state.saved >= run.settings.checkpoint_seconds else CONTINUE
 
 
 def _agree_on(run: Run, action: int, *, asked: bool = True) -> int:
-    """Return the same in every process: the most that any of them wants, or CONTINUE where they are not asked."""
+    """Return the same action in all processes: the strongest that any wants, or CONTINUE between synchronisations."""
     if run.world.size == 1:
         return action
     return run.world.max(action, run.train.images.device) if asked else CONTINUE
 
 
 def _raise_interrupted(run: Run) -> NoReturn:
-    """End the run, whose checkpoint is written."""
+    """Raise why the run stops, after its checkpoint has been written."""
     run.stop.check()
-    raise InterruptedRunError("another process was stopped: run it again with --resume to go on")
+    raise InterruptedRunError("another process was stopped: run it again with --resume to continue")
 
 
 def _save(run: Run, state: TrainingState) -> None:
-    """Write a checkpoint; never of a loss that is not finite, which no run could go on from."""
+    """Write a checkpoint, but never one with a non-finite loss, from which no run could continue."""
     snapshot = state.snapshot(run.sha256)
     if not torch.isfinite(state.total_loss):
         raise _diverged()
@@ -375,5 +375,5 @@ def _log_epoch(run: Run, state: TrainingState, epoch: Epoch) -> None:
 
 def _diverged() -> DivergedError:
     return DivergedError(
-        "the training loss is not finite any more: lower --learning-rate, give --clip 1, or look at the data"
+        "the training loss is not finite: lower --learning-rate, clip gradients with --clip 1, or check the data"
     )

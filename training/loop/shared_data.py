@@ -1,4 +1,4 @@
-"""What every run of a search or a study works on: the data, split and resident, loaded once."""
+"""The data that all runs of a search or a study share: loaded once, split, and on the device."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from training.settings import TrainingSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SharedData:
-    """A data set on a device, split once; the test set is still unread."""
+    """A data set, split and on a device; its test set is unread."""
 
     data: DataSet
     train: Images
@@ -33,7 +33,7 @@ class SharedData:
     """`validation`, on the device."""
     device: torch.device
     committee: Committee | None
-    """The teachers of every run, if there are any."""
+    """The ensemble of teachers of every run, if there is one."""
 
     def run(
         self,
@@ -44,7 +44,7 @@ class SharedData:
         on_epoch: Callable[[Epoch], None] = ignore,
         train: DeviceImages | None = None,
     ) -> Run:
-        """Return a run that says nothing and goes on from its last checkpoint; on part of the images, if given."""
+        """Return a silent run that resumes from its last checkpoint, on `train` instead of all images if given."""
         return Run(
             settings=settings.model_copy(update={"resume": True}),
             train=train or self.train_on_device,
@@ -61,16 +61,16 @@ class SharedData:
 
 
 def load_shared_data(settings: TrainingSettings, progress: Progress) -> SharedData:
-    """Load and split the data, as `fit` does.
+    """Load and split the data as `fit` does.
 
     Raises:
         ConfigurationError: torchrun started several processes, or a teacher is not a published version.
-        DeviceError: CUDA was asked for and is not there.
-        DataError: the data is not what it should be.
+        DeviceError: CUDA was requested and is not available.
+        DataError: the data is invalid.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError(
-            "torchrun is for fit: start tune and study as plain processes (several of tune share one search)"
+            "torchrun is for fit: start tune and study without it (several processes of tune share one search)"
         )
     device = choose_device(settings)
     data = load_chosen(settings, progress)
@@ -87,14 +87,13 @@ def load_shared_data(settings: TrainingSettings, progress: Progress) -> SharedDa
 
 
 def weight_settings(settings: TrainingSettings) -> dict[str, object]:
-    """Return the settings that the weights depend on, as JSON has them."""
+    """Return the settings that the weights depend on, as JSON values."""
     dumped = settings.model_dump(mode="json")
     return {name: dumped[name] for name in TrainingSettings.model_fields if name not in CHANGEABLE_ON_RESUME}
 
 
 def fit_settings(settings: TrainingSettings) -> TrainingSettings:
     """Return the settings of `fit` among those of a search or a study."""
-    given = (
-        settings.model_fields_set & TrainingSettings.model_fields.keys()
-    )  # an augmentation policy fills in the rest
+    # Only those that were given: the augmentation policy sets the others.
+    given = settings.model_fields_set & TrainingSettings.model_fields.keys()
     return TrainingSettings.model_validate({name: getattr(settings, name) for name in given})

@@ -1,4 +1,4 @@
-"""All that a training run is at one instant, so that a checkpoint of it loses nothing."""
+"""The complete state of a training run, and its snapshot for a checkpoint."""
 
 import copy
 from dataclasses import asdict, dataclass, field
@@ -19,16 +19,16 @@ CHANGEABLE_ON_RESUME = frozenset(
     {*IOSettings.model_fields, *RuntimeSettings.model_fields}
     - {"data", "validation", "seed", "test_share", "test_seed"}
 )
-"""Settings that a resumed run may change: they do not touch the weights it will end with."""
+"""Settings that a resumed run may change, because the weights do not depend on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
-    """What one pass over the training images gave; losses in nats, before calibration."""
+    """The metrics of an epoch; losses are in nats, before calibration."""
 
     epoch: int
     train_loss: float
-    """Mean over the epoch's steps, in training mode: with dropout, while the weights move."""
+    """Mean over the epoch's steps, in training mode: with dropout, and while the weights change."""
     train_accuracy: float
     validation_loss: float
     validation_accuracy: float
@@ -40,48 +40,48 @@ class Epoch:
 
 @dataclass(kw_only=True, slots=True)
 class TrainingState:
-    """What changes while a model trains."""
+    """The mutable state of a training run."""
 
     settings: TrainingSettings
     world: World
     run_id: str
-    """Names this run, so that a restart after publishing does not publish again."""
+    """Identifies the run, so that a restart after publishing does not publish again."""
     model: MLP
     standardise: Standardisation
     optimizers: list[torch.optim.Optimizer]
     augment: Augmenter
     epoch_index: torch.Tensor
-    """`int64[]` on the device: the current epoch, for augmentation, at an address that stays."""
+    """`int64[]` on the device: the current epoch, for augmentation, at a fixed address."""
     average: AveragedWeights | None
     total_loss: torch.Tensor
-    """Sum over this epoch's images so far, on the device."""
+    """Sum of the loss over this epoch's images so far, on the device."""
     correct: torch.Tensor
-    """How many of them were classified correctly, on the device."""
+    """Number of correctly classified images among them, on the device."""
     saved: float
-    """When the last checkpoint was written, or this process began, by its monotonic clock; in no checkpoint."""
+    """Monotonic time of the last checkpoint, or of the start of this process; not in checkpoints."""
     epoch: int = 0
-    """Epochs completed."""
+    """Completed epochs."""
     position: int = 0
-    """Batches taken in the current epoch."""
+    """Steps taken in the current epoch."""
     step: int = 0
-    """Batches taken in all."""
+    """Steps taken in total."""
     seconds: float = 0.0
     """Time spent in the current epoch."""
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, torch.Tensor] | None = None
-    """The weights after the best epoch, where early stopping will want them."""
+    """The weights of the best epoch, for early stopping."""
     best_score: float = -float("inf")
     epochs_since_best: int = 0
     metrics_bytes: int = 0
-    """Length of the metrics file when all of `history` was in it."""
+    """Length of the metrics file with all of `history`."""
 
     @property
     def evaluated_model(self) -> MLP:
-        """The model that is evaluated and published: the averaged one, where there is one."""
+        """The model that is evaluated and published: with the averaged weights, if averaging is on."""
         return self.average.model if self.average else self.model  # type: ignore[return-value]
 
     def snapshot(self, data_sha256: dict[str, str]) -> Snapshot:
-        """Return everything, as tensors and plain values on the CPU; all processes must call it."""
+        """Return the state as tensors and plain values on the CPU; a collective operation."""
         device = self.total_loss.device
         generators = {"cpu": self.world.gather(torch.get_rng_state(), device)}
         if device.type == "cuda":
@@ -112,16 +112,16 @@ class TrainingState:
         }
 
     def restore(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
-        """Become what a snapshot was of.
+        """Restore the state from a snapshot.
 
         Raises:
-            CheckpointError: it is of a run with other settings, data, device or number of processes.
+            CheckpointError: the snapshot is of a run with other settings, data, device or number of processes.
         """
         self._refuse_other_runs(snapshot, data_sha256)
         self.model.load_state_dict(snapshot["model"])
         for optimizer, saved in zip(self.optimizers, snapshot["optimizers"], strict=True):
-            # The groups stay those of the settings and the device. `load_state_dict` would replace the tensor that a
-            # graph reads the learning rate from by what was saved, which may be a Python float or lie elsewhere.
+            # Keep the parameter groups: `load_state_dict` would replace the tensor from which a CUDA graph reads the
+            # learning rate by the saved one, which may be a Python float or have another address.
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
         if self.average:
@@ -139,12 +139,14 @@ class TrainingState:
         self.metrics_bytes = snapshot["metrics_bytes"]
 
     def remember_best(self) -> None:
-        """Keep a copy of the evaluated_model model's weights."""
+        """Keep a copy of the evaluated model's weights."""
         self.best = copy.deepcopy(self.evaluated_model.state_dict())
 
     def _refuse_other_runs(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
         if snapshot.get("format") != FORMAT:
-            raise CheckpointError("the checkpoint was made by another version of Glyph: use --no-resume")
+            raise CheckpointError(
+                "the checkpoint is of another version of Glyph: start over with --no-resume"
+            )
         mine: dict[str, Any] = self.settings.model_dump(mode="json")
         theirs = snapshot["settings"]
         differing = [
@@ -155,15 +157,13 @@ class TrainingState:
         if snapshot["data_sha256"] != data_sha256:
             both = snapshot["data_sha256"].items() ^ data_sha256.items()
             names = ", ".join(sorted({name for name, _ in both}))
-            differing.append(f"other SHA-256 of the data set's files or of teachers: {names}")
+            differing.append(f"the SHA-256 of data files or teachers differs: {names}")
         if snapshot["world_size"] != self.world.size:
-            differing.append(
-                f"{snapshot['world_size']} processes trained it and now there are {self.world.size}"
-            )
+            differing.append(f"the number of processes was {snapshot['world_size']} and is {self.world.size}")
         if snapshot["device"] != self.total_loss.device.type:
-            differing.append(f"it was on {snapshot['device']} and is on {self.total_loss.device.type}")
+            differing.append(f"the device was {snapshot['device']} and is {self.total_loss.device.type}")
         if differing:
             raise CheckpointError(
                 f"the checkpoint is of another run ({'; '.join(differing)}): "
-                "set that back, or start afresh with --no-resume"
+                "restore these settings, or start over with --no-resume"
             )

@@ -34,7 +34,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
-def test_recorded_steps_give_the_bytes_of_eager_ones(tmp_path: Path, kind: dict[str, str]) -> None:
+def test_captured_steps_give_the_bytes_of_eager_ones(tmp_path: Path, kind: dict[str, str]) -> None:
     """Whatever the optimizer and the precision: the rate is the same number, read at the same place."""
     eager = trained(tmp_path / "eager", cuda_graphs=False, **kind)
     assert trained(tmp_path / "recorded", **kind) == eager
@@ -69,13 +69,13 @@ def test_a_rate_that_was_saved_as_a_float_is_not_frozen(
     assert TapedGraphs.last.replays > 0
 
 
-def test_a_set_smaller_than_a_batch_is_recorded(tmp_path: Path) -> None:
+def test_a_set_smaller_than_a_batch_is_captured(tmp_path: Path) -> None:
     """Its one batch is full: 500 images are recorded in batches of 512 that the settings ask for."""
     fit(small_run(tmp_path, batch_size=512, epochs=6))
     assert TapedGraphs.last.replays == 6 - WARM_UP_STEPS
 
 
-def test_the_full_batch_is_recorded_whichever_comes_first() -> None:
+def test_the_full_batch_is_captured_whichever_comes_first() -> None:
     """The first batch of a resumed run may be an epoch's last: those of its size run eagerly, as ever."""
     taken: list[int] = []
     step = CudaGraphStep(lambda batch: taken.append(len(batch)), 8, torch.device("cpu"))
@@ -111,7 +111,7 @@ def test_no_garbage_is_collected_while_recording() -> None:
     assert gc.isenabled()
 
 
-def test_a_step_that_cannot_be_recorded_names_the_way_out(
+def test_a_step_that_cannot_be_captured_names_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step that waits for the device ends in one sentence: what failed first, and --no-cuda-graphs."""
@@ -130,7 +130,7 @@ def test_a_step_that_cannot_be_recorded_names_the_way_out(
     fit(small_run(tmp_path, cuda_graphs=False))
 
 
-def test_too_little_memory_to_record_stays_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_to_capture_stays_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search takes it for a trial that needs too much memory; it names the way out, too."""
 
     def capture(self: TapedGraphs, work: object) -> None:

@@ -251,7 +251,7 @@ def test_no_whole_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) ->
         fit(rich_run(tmp_path, resume=True))
 
 
-def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_with_code_in_it_is_rejected(tmp_path: Path) -> None:
     """A pickle that would run something, with a right hash, is not loaded."""
 
     class Evil:
@@ -268,7 +268,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
     ("change", "named"),
     [({"learning_rate": 1e-4}, "learning_rate"), ({"hidden": (16, 16)}, "hidden"), ({"seed": 9}, "seed")],
 )
-def test_another_runs_checkpoint_is_refused(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+def test_another_runs_checkpoint_is_rejected(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     """A checkpoint of other settings is not gone on from, and the error names the setting."""
     with pytest.raises(InterruptedRunError):
         fit(small_run(tmp_path, StopAfter(5)))
@@ -333,7 +333,7 @@ def test_with_the_checkpoints_of_others_alone_there_is_nothing_to_resume(tmp_pat
     ],
 )
 def test_the_metrics_of_others_are_not_overwritten(tmp_path: Path, content: bytes) -> None:
-    """A metrics.jsonl that no run of this program wrote is refused by name, and stays as it is."""
+    """A metrics.jsonl that no run of this program wrote is rejected by name, and stays as it is."""
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(content)
     with pytest.raises(UnwritableError, match=str(path)):
@@ -439,4 +439,4 @@ print("went on")
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (75, "")
-    assert done.stderr == "error: stopped by SIGTERM before it began: run it again\n"
+    assert done.stderr == "error: stopped by SIGTERM before training started: run it again\n"

@@ -209,7 +209,7 @@ def test_an_mlflow_server_that_is_down_is_one_line(
     tracked.published(bundle)
     tracked.close()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("MLflow failed, and training goes on without it: ")
+    assert line.startswith("MLflow failed, training continues without it: ")
 
 
 @pytest.mark.parametrize("option", ["tensorboard", "mlflow"])
@@ -224,7 +224,7 @@ def test_a_missing_package_is_said_before_training(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_password_is_kept_out_of_the_manifest() -> None:
-    """A tracking URI with a password is refused, as every setting is published; one without is taken."""
+    """A tracking URI with a password is rejected, as every setting is published; one without is taken."""
     with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
         settings(mlflow="https://me:secret@tracking.example/api")
     assert settings(mlflow="https://tracking.example/@me").mlflow == "https://tracking.example/@me"
@@ -258,7 +258,7 @@ def test_a_failing_logger_is_one_line_and_the_others_go_on(
     assert (good.epochs, good.bundles, good.is_closed) == ([1, 2, 3], [bundle], True)
     assert (bad.epochs, bad.bundles) == ([1], [])
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("Bad failed, and training goes on without it: connection refused xxx")
+    assert line.startswith("Bad failed, training continues without it: connection refused xxx")
     assert len(line) < 400
 
 
@@ -276,7 +276,7 @@ def test_a_logger_that_hangs_is_left_behind(
     guarded = BackgroundLogger("Slow", begin, Progress())
     guarded.epoch(HISTORY[0])
     guarded.close()
-    assert capsys.readouterr().err == "Slow does not answer: the end of this run is not logged there\n"
+    assert capsys.readouterr().err == "Slow does not respond: the end of this run is not logged there\n"
     answer.set()
     guarded._thread.join()
     guarded.close()  # a second time is nothing
