@@ -17,7 +17,7 @@ def unescaped(markdown: str) -> str:
     return re.sub(rf"\\([{ASCII_PUNCTUATION}])", r"\1", markdown)
 
 
-def test_it_states_the_facts() -> None:
+def test_it_states_the_metadata() -> None:
     """Architecture, classes, figures, temperature and lineage are on the card."""
     metadata = report_data(hidden=(300, 100), activation="tanh").metadata
     card = model_card(metadata)
@@ -34,7 +34,7 @@ def test_it_states_the_error_on_changed_images() -> None:
     metadata = report_data(rotation=10.0).metadata
     card = model_card(metadata)
     assert (
-        f"The test error is {1 - metadata.test.accuracy:.2%} as the images are, "
+        f"The test error is {1 - metadata.test.accuracy:.2%} on the original images, "
         "8.77% moved by 2 and 2 pixels, 12.35% turned by 15 degrees."
     ) in card
     assert "rotated by up to 10 degrees" in unescaped(card)
