@@ -1,7 +1,4 @@
-"""`report.html`: one self-contained page about one training run, without scripts or network.
-
-Pictures are drawn by `figures.py`, the frame is `page.py`; this file says what stands where.
-"""
+"""`report.html`: a self-contained page about a training run, without scripts or network requests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,27 +21,27 @@ from training.report.misclassified import mistakes
 from training.settings import TrainingSettings
 
 MAX_BYTES = 2_000_000
-"""Of the page, UTF-8; mail servers and viewers of artifacts refuse much larger ones."""
+"""Most bytes of the page; mail servers and artifact viewers reject much larger ones."""
 TRAINING_SAMPLE = 10_000
-"""Training images on which the published weights are measured: certain to 0.2 percentage points."""
+"""Training images on which the published weights are evaluated: accurate to 0.2 percentage points."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportData:
-    """What a report is about."""
+    """The data of a report."""
 
     metadata: ModelMetadata
     history: Sequence[Epoch]
     test: Images
     logits: Logits
-    """`float32[n, classes]`, the trained model's answers to the test images."""
+    """`float32[n, classes]`, of the test images."""
     training: Metrics | None = None
-    """Of `training_sample`, by the published weights in evaluation mode: the honest end of the gap."""
+    """Of the published weights on `training_sample`, in evaluation mode, for the generalisation gap."""
     duplicates: Duplicates | None = None
 
 
 def training_sample(train: Images) -> Images:
-    """Return at most 10,000 training images, evenly spread, to measure the generalisation gap with."""
+    """Return at most 10,000 training images, evenly spaced, to measure the generalisation gap."""
     count = min(len(train), TRAINING_SAMPLE)
     return train.take(np.linspace(0, len(train) - 1, count).astype(np.int64))
 
@@ -53,7 +50,7 @@ def render(subject: ReportData, first_layer: npt.NDArray[np.float32]) -> str:
     """Return the page, at most 2 MB of UTF-8.
 
     Args:
-        subject: what it is about.
+        subject: the data of the report.
         first_layer: the first layer's weights, `float32[units, 784]`.
     """
     metadata = subject.metadata
@@ -66,8 +63,8 @@ def render(subject: ReportData, first_layer: npt.NDArray[np.float32]) -> str:
         f"{metadata.test.images} test images are misclassified."
     )
     before = [
-        Section(anchor="merit", title="Figures of merit", body=_merit(metadata)),
-        Section(anchor="curves", title="Learning curves and what they advise", body=_curves(subject)),
+        Section(anchor="merit", title="Metrics", body=_merit(metadata)),
+        Section(anchor="curves", title="Learning curves and advice", body=_curves(subject)),
         Section(
             anchor="confusion",
             title="Confusion matrix",
@@ -78,14 +75,14 @@ def render(subject: ReportData, first_layer: npt.NDArray[np.float32]) -> str:
             title="Classes",
             body=confusion_matrix.by_class(counts, "test images", "Per class, on the test set"),
         ),
-        Section(anchor="robustness", title="Moved and turned images", body=_robustness(metadata)),
+        Section(anchor="robustness", title="Robustness", body=_robustness(metadata)),
         Section(anchor="calibration", title="Calibration", body=_calibration(subject)),
     ]
     after = [
         Section(anchor="weights", title="Weights of the first layer", body=_weights(first_layer, metadata)),
-        Section(anchor="parity", title="Proof of the export", body=_parity(metadata)),
+        Section(anchor="parity", title="Parity of the exports", body=_parity(metadata)),
         Section(anchor="configuration", title="Configuration", body=_configuration(metadata)),
-        Section(anchor="lineage", title="Lineage and environment", body=_lineage(subject)),
+        Section(anchor="lineage", title="Provenance and environment", body=_lineage(subject)),
     ]
 
     def outline(body: str) -> list[Section]:
@@ -121,8 +118,8 @@ def _merit(metadata: ModelMetadata) -> str:
         row("ECE after calibration", lambda m: f"{m.ece_calibrated:.2%}"),
     ]
     note = (
-        '<p class="quiet">The loss is the cross entropy, the mean of -ln p(true class). The ECE, expected '
-        "calibration error, is how far confidence is from accuracy.</p>"
+        '<p class="quiet">The loss is the cross entropy, the mean of -ln p(true class). The expected calibration error '
+        "(ECE) is the mean difference between confidence and accuracy.</p>"
     )
     return f"<dl>{shown}</dl>{table(rows, ('', 'validation', 'test'))}{note}"
 
@@ -166,14 +163,14 @@ def _curves(subject: ReportData) -> str:
     ]
     pictures = "".join(f"<figure>{picture}</figure>" for picture in drawn)
     at_rest = (
-        f" The diamond is the published weights on {rest.images} training images without dropout or augmentation; "
-        "its distance to the validation curve is the generalisation gap."
+        f" The diamond shows the published weights on {rest.images} training images, without dropout and augmentation; "
+        "its distance from the validation curve is the generalisation gap."
         if rest
         else ""
     )
     note = (
-        '<p class="quiet">The training curve is the mean over an epoch, with dropout and augmentation and while the '
-        f"weights move, so it can lie above the validation curve; the shaded area is between them.{at_rest}</p>"
+        '<p class="quiet">The training curve is the mean over an epoch in training mode, with dropout, augmentation '
+        f"and changing weights, so it can be above the validation curve; the area between them is shaded.{at_rest}</p>"
     )
     rows = [
         (
@@ -201,7 +198,7 @@ def _curves(subject: ReportData) -> str:
     numbers = table(rows, head, changed=[index for index, epoch in enumerate(history) if epoch is published])
     return (
         f'{advice}<div class="pictures">{pictures}</div>{note}'
-        f"<details><summary>The numbers, epoch by epoch; the published one stressed</summary>{numbers}</details>"
+        f"<details><summary>Metrics by epoch; the published epoch is highlighted</summary>{numbers}</details>"
     )
 
 
@@ -209,7 +206,9 @@ def _robustness(metadata: ModelMetadata) -> str:
     accuracy = {"as they are": metadata.test.accuracy, **metadata.robustness}
     rows = [(change, f"{value:.2%}", f"{1 - value:.2%}") for change, value in accuracy.items()]
     said = f"<p>{text(describe_policy(metadata.hyperparameters))}</p>"
-    return said + table(rows, ("test images", "accuracy", "error"), caption="The same test images, changed")
+    return said + table(
+        rows, ("test images", "accuracy", "error"), caption="The test images, moved and rotated"
+    )
 
 
 def _calibration(subject: ReportData) -> str:
@@ -233,33 +232,32 @@ def _calibration(subject: ReportData) -> str:
     head = ("confidence", *("images before", "mean confidence", "accuracy"))
     numbers = table(rows, (*head, "images after", "mean confidence", "accuracy"))
     found = (
-        f"fitted on the validation set; it changes no label. ECE {before.error:.2%} before, {after.error:.2%} after."
+        f"which was fitted on the validation set. Predicted classes do not change. "
+        f"ECE {before.error:.2%} before, {after.error:.2%} after."
         if metadata.temperature != 1
-        else "because no other had a lower log loss on validation images that it was not fitted on: nothing changes."
+        else "because no other had a lower log loss in cross-validation, so the probabilities do not change."
     )
     return (
         f"<p>Test images by the probability of the predicted class. Calibration divides the logits by the "
         f"temperature {metadata.temperature:.4f}, {found}</p>"
         f'<div class="pictures">{pictures}</div>'
-        f"<details><summary>The numbers, bin by bin</summary>{numbers}</details>"
+        f"<details><summary>Values by bin</summary>{numbers}</details>"
     )
 
 
 def _weights(first_layer: npt.NDArray[np.float32], metadata: ModelMetadata) -> str:
     if metadata.hyperparameters.get("hidden"):
-        said = "What each unit of the first hidden layer looks for"
-        if len(first_layer) > figures.SHOWN_UNITS:
-            said += f", the {figures.SHOWN_UNITS} with the largest weights of {len(first_layer)}"
+        said = "Incoming weights of the units of the first hidden layer"
     else:
-        said = "What speaks for each class, in the classes' order"
-    said += ": red pixels for it, blue ones against it, each unit scaled to its own strongest weights."
-    if not metadata.hyperparameters.get("hidden") and len(first_layer) > figures.SHOWN_UNITS:
-        said = said.replace("in the classes' order", f"the {figures.SHOWN_UNITS} with the largest weights")
+        said = "Weights of each class"
+    if len(first_layer) > figures.SHOWN_UNITS:
+        said += f", the {figures.SHOWN_UNITS} with the largest norms of {len(first_layer)}"
+    said += ": red is positive and blue is negative, scaled to the strongest weights of each."
     return f"<p>{said}</p>{scroll(figures.first_layer(first_layer), 'weights of the first layer')}"
 
 
 def _parity(metadata: ModelMetadata) -> str:
-    head = ("form", "images", "largest logit difference", "relative", "labels that differ")
+    head = ("format", "images", "largest logit difference", "relative", "labels that differ")
     rows = [
         (
             form,
@@ -271,10 +269,10 @@ def _parity(metadata: ModelMetadata) -> str:
         for form, parity in metadata.parity.items()
     ]
     proven = table(
-        rows, head, caption="Each exported form against the trained module, over the whole test set"
+        rows, head, caption="Each exported format against the trained module, over the whole test set"
     )
     return proven + "".join(
-        f"<p>{text(f'{name} is left out: {reason}.')}</p>" for name, reason in metadata.omitted.items()
+        f"<p>{text(f'{name} is omitted: {reason}.')}</p>" for name, reason in metadata.omitted.items()
     )
 
 
@@ -299,10 +297,10 @@ def _configuration(metadata: ModelMetadata) -> str:
             changed=range(len(changed)),
         )
         if changed
-        else "<p>Every setting has its default.</p>"
+        else "<p>All settings have their defaults.</p>"
     )
     rest = table([(key, _shown(value), row(key)[3]) for key, value in same], ("setting", "value", "meaning"))
-    return f"{told}<details><summary>{len(same)} settings at their default</summary>{rest}</details>"
+    return f"{told}<details><summary>{len(same)} settings with their defaults</summary>{rest}</details>"
 
 
 def _shown(value: object) -> str:
@@ -328,7 +326,7 @@ def _lineage(subject: ReportData) -> str:
             (f"teacher {teacher}", Html(f"<code>{text(digest)}</code>"))
             for teacher, digest in metadata.teachers.items()
         ),
-        ("ink", metadata.input.polarity.replace("-", " ")),
+        ("polarity", metadata.input.polarity.replace("-", " ")),
         ("device", environment.device),
         *(
             (name, value)

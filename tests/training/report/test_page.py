@@ -16,7 +16,7 @@ from bundle.manifest import Metrics
 from common.html.confusion_matrix import MAX_LISTED_CLASSES, MAX_MATRIX_CLASSES
 from common.html.frame import page, visible
 from common.html.sprite_sheet import COLUMNS
-from tests.pages import Document, cuttings, sheet
+from tests.pages import Document, sprite_sheet, sprites
 from tests.training.subjects import DIGITS, an_epoch, report_data
 from training.data.dataset import Images
 from training.data.duplicates import Duplicates
@@ -44,7 +44,7 @@ NASTY = (
     "naïve 日本語 👩\u200d🚀",
     "x" * 200,
     "a|b`c*d_e",
-    "$title ${sheet}",
+    "$title ${sprites}",
 )
 
 
@@ -135,7 +135,7 @@ def test_every_mistake_is_shown_with_target_and_prediction(subject: ReportData, 
     order = sorted(wrong, key=lambda index: -probabilities[index].max())
     cards = Document(source).mistakes()
     assert len(cards) == len(wrong) == 40
-    for card, pixels, index in zip(cards, cuttings(source), order, strict=True):
+    for card, pixels, index in zip(cards, sprites(source), order, strict=True):
         best = np.argsort(-probabilities[index])[:3]
         said = re.fullmatch(r"t = (\d)\np = (\d): (\S+)\n(\d): (\S+)\n(\d): (\S+)\n#(\d+)", card)
         assert said
@@ -162,10 +162,10 @@ def test_four_thousand_mistakes_fit(mnist_directory: Path) -> None:
     source = render(subject, WEIGHTS)
     document = Document(source)
     assert len(document.mistakes()) == 4_000
-    assert "left out" not in source
+    assert "omitted" not in source
     assert len(source.encode()) < MAX_BYTES
     first = int(document.mistakes()[0].rsplit("#", 1)[1])
-    shades = np.unique(np.abs(cuttings(source)[0].astype(int) - images[first]))
+    shades = np.unique(np.abs(sprites(source)[0].astype(int) - images[first]))
     assert shades.max() <= 9  # at worst half a step of 16 greys
 
 
@@ -176,9 +176,9 @@ def test_what_does_not_fit_is_left_out_and_counted() -> None:
     shown = len(Document(source).mistakes())
     assert MAX_BYTES * 0.9 < len(source.encode()) <= MAX_BYTES
     assert 1_000 < shown < 12_000
-    assert f"<strong>{12_000 - shown} mistakes are left out</strong>, those of least confidence" in source
-    assert "shown in 16 greys" in source
-    assert sheet(source).shape == (28 * -(-shown // COLUMNS), 28 * COLUMNS)
+    assert f"<strong>{12_000 - shown} images are omitted</strong>, those with the lowest confidence" in source
+    assert "have 16 grey levels" in source
+    assert sprite_sheet(source).shape == (28 * -(-shown // COLUMNS), 28 * COLUMNS)
 
 
 def test_62_classes_stay_small() -> None:
@@ -197,7 +197,7 @@ def test_very_many_classes_are_listed_and_not_drawn(count: int) -> None:
     assert f"The matrix of {count} classes is not drawn" in source
     rows = Document(source).table("class")
     assert len(rows) == 2 + min(count, MAX_LISTED_CLASSES)
-    assert ("better ones are left out" in source) == (count > MAX_LISTED_CLASSES)
+    assert ("are not listed" in source) == (count > MAX_LISTED_CLASSES)
 
 
 def test_class_names_are_text() -> None:
@@ -281,7 +281,7 @@ def test_moved_and_turned_images_have_their_errors(subject: ReportData) -> None:
         ["moved by 2 and 2 pixels", "91.23%", "8.77%"],
         ["turned by 15 degrees", "87.65%", "12.35%"],
     ]
-    assert "No training image was deformed." in render(subject, WEIGHTS)
+    assert "The training images were not augmented." in render(subject, WEIGHTS)
 
 
 def test_a_temperature_of_one_says_why(subject: ReportData) -> None:
