@@ -342,7 +342,7 @@ def test_a_trial_that_is_put_back_moves_no_other_draw(
 
 def test_the_time_limit_puts_the_trial_back(settings: TuneSettings) -> None:
     """When the time is over, the running trial waits for the next start, which finishes the search."""
-    with pytest.raises(DivergedError, match="no trial has ended"):
+    with pytest.raises(DivergedError, match="no trial has a finite loss"):
         tune(changed(settings, timeout_minutes=1e-9), (), QUIET)
     assert done(settings) == []
     limited = changed(settings, epochs=5000, timeout_minutes=0.02, study="limited")
@@ -412,11 +412,11 @@ def test_the_best_file_is_what_fit_takes_and_gives_its_score(
 
 
 def test_a_best_file_of_others_is_not_overwritten(settings: TuneSettings) -> None:
-    """A best.yaml that no search wrote is refused before the first trial; a file that --best names is replaced."""
+    """A best.yaml that no search wrote is rejected before the first trial; a file that --best names is replaced."""
     path = settings.runs / "tune" / "best.yaml"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xffmine")
-    with pytest.raises(UnwritableError, match=f"{path} is there, and no search wrote it"):
+    with pytest.raises(UnwritableError, match=f"{path} exists and was not written by a search"):
         tune(settings, (), QUIET)
     assert path.read_bytes() == b"\xffmine"
     assert tune(changed(settings, best=path, trials=1), (), QUIET).read_text().startswith("# Best: trial 0")
@@ -471,23 +471,23 @@ def test_a_stop_while_waiting_for_others(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("learning_rat: {low: 1, high: 2}", "unknown setting learning_rat in .*did you mean 'learning_rate'"),
-        ("seed: [1, 2]", "seed in .* is not searched"),
-        ("threads: [1, 2]", "threads in .* is not searched"),
-        ("learning_rate: {low: 2, high: 1}", "low is below high"),
-        ("learning_rate: {low: 0, high: 1, log: true}", "low is above 0"),
+        ("seed: [1, 2]", "seed in .* cannot be searched"),
+        ("threads: [1, 2]", "threads in .* cannot be searched"),
+        ("learning_rate: {low: 2, high: 1}", "low must be below high"),
+        ("learning_rate: {low: 0, high: 1, log: true}", "low must be above 0"),
         ("learning_rate: {low: 0.1, high: 1, logg: true}", "unknown key logg.*did you mean 'log'"),
-        ("learning_rate: {low: x, high: 1}", "low and high are numbers"),
+        ("learning_rate: {low: x, high: 1}", "low and high must be numbers"),
         ("dropout: {low: 0.5, high: 1.5}", "dropout in .*1.5"),
         ("batch_size: [32, 0]", "batch_size in .*greater than 0"),
         ("activation: [relu, swish]", "activation in .*swish"),
-        ("epochs: 5", "a single value belongs"),
+        ("epochs: 5", "give a single value in --config"),
         ("hidden: {layers: {low: 0.5, high: 2}, width: {low: 8, high: 16}}", "whole numbers"),
         ("learning_rate: {by: optimiser, sgd: [0.1]}", "unknown setting optimiser.*did you mean 'optimizer'"),
-        ("learning_rate: {by: optimizer, sgd: [0.1]}", "says nothing about adamw"),
-        ("optimizer: [sgd, adam]\nlearning_rate: {by: optimizer, sgd: [0.1]}", "says nothing about adam"),
-        ("- learning_rate", "is no search space"),
+        ("learning_rate: {by: optimizer, sgd: [0.1]}", "no entry for adamw"),
+        ("optimizer: [sgd, adam]\nlearning_rate: {by: optimizer, sgd: [0.1]}", "no entry for adam"),
+        ("- learning_rate", "is not a search space"),
         ("{", "cannot be read"),
-        ("", "is no search space"),
+        ("", "is not a search space"),
     ],
 )
 def test_a_wrong_space_is_a_sentence(tmp_path: Path, text: str, said: str) -> None:
@@ -570,7 +570,7 @@ def test_misuse_ends_with_2(words: list[str], said: str, capsys: pytest.CaptureF
 def test_the_environment_has_the_same_names(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A search's own settings can be variables, and misspelt ones are refused by name."""
+    """A search's own settings can be variables, and misspelt ones are rejected by name."""
     monkeypatch.setenv("GLYPH_TRAIN_HEARTBEAT_SECONDS", "-1")
     assert main(["tune"]) == 2
     assert "GLYPH_TRAIN_HEARTBEAT_SECONDS" in capsys.readouterr().err
@@ -580,7 +580,7 @@ def test_the_environment_has_the_same_names(
     assert "did you mean 'GLYPH_TRAIN_TRIALS'?" in capsys.readouterr().err
 
 
-def test_torchrun_is_refused(settings: TuneSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_is_rejected(settings: TuneSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under torchrun the search says how it is shared instead."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigurationError, match="torchrun is for fit"):
@@ -597,7 +597,7 @@ def test_a_database_that_is_not_there_is_a_sentence_without_the_password() -> No
 def test_a_file_that_is_no_journal_is_a_sentence(tmp_path: Path) -> None:
     """A storage that names some other file does not end in a traceback."""
     (tmp_path / "notes.txt").write_text("hello\nworld\n")
-    with pytest.raises(ConfigurationError, match="not a journal"):
+    with pytest.raises(ConfigurationError, match="not an Optuna journal"):
         storage.open_storage(str(tmp_path / "notes.txt"), Path("unused"))
 
 
@@ -606,7 +606,7 @@ def test_a_file_that_is_no_journal_stays_as_it_is(tmp_path: Path, text: str) -> 
     """A storage that names some other file, of one line without an end too, leaves every byte of it."""
     path = tmp_path / "notes.txt"
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match="not a journal"):
+    with pytest.raises(ConfigurationError, match="not an Optuna journal"):
         storage.open_study(
             storage.open_storage(str(path), Path("unused")),
             "tune",
