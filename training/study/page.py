@@ -1,4 +1,4 @@
-"""`study.html`: one self-contained page with a figure and a table for each study."""
+"""`study.html`: a self-contained page with a figure and a table for each study."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 class _PointResult:
     point: Point
     records: Sequence[Record]
-    """Those with a finite loss."""
+    """The runs with a finite loss."""
     diverged: int
 
 
@@ -30,20 +30,19 @@ def render(
     """Return the page.
 
     Args:
-        studies: what was done.
-        results: for each study its runs, with the point they belong to (`series`, `label`) and
-            the metrics.
-        base: the settings that the studies start from.
-        environment: what they ran on.
+        studies: the studies.
+        results: study name to the records of its runs, with their point (`series`, `label`) and metrics.
+        base: the base settings.
+        environment: of the runs.
     """
     runs = {record["fingerprint"]: record for records in results.values() for record in records}
     first = next(iter(runs.values()))
     seconds = sum(record["seconds"] for record in runs.values())
     said = (
         f"{len(runs)} models, validated on {first['validation_images']} images and tested on "
-        f"{first.get('test_images', 0)}; {seconds:,.0f} s of training in all. Values are means over runs that "
-        "differ in their seed; ± is the half-width of the 95% interval by Student's t. Each start trains all its "
-        "models before it reads the test set, and nothing is chosen by it."
+        f"{first.get('test_images', 0)}; {seconds:,.0f} s of training in total. Values are means over runs with "
+        "different seeds; ± is the half-width of the 95% confidence interval by Student's t. Each start "
+        "trains all its models before it reads the test set, and nothing is selected by it."
     )
     ran_on = [
         ("device", environment.device),
@@ -57,7 +56,7 @@ def render(
         Section(
             anchor="base",
             title="Base settings",
-            body=f"<p>What a study does not vary.</p>{table(sorted(base.items()))}",
+            body=f"<p>The settings that a study does not vary.</p>{table(sorted(base.items()))}",
         )
     )
     sections.append(Section(anchor="environment", title="Environment", body=table(ran_on)))
@@ -79,7 +78,7 @@ def _section(study: Study, records: Sequence[Record]) -> Section:
         for each in points
         if each.records
     ]
-    drawn = f"<figure>{figure(study, rows)}</figure>" if rows else "<p>Every run diverged.</p>"
+    drawn = f"<figure>{figure(study, rows)}</figure>" if rows else "<p>All runs diverged.</p>"
     body = f"<p>{text(study.text)}</p>{drawn}{_results(study, points)}"
     return Section(anchor=study.name, title=study.title, body=body)
 

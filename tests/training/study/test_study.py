@@ -156,7 +156,7 @@ def test_wide_and_deep_have_equally_many_parameters(hidden: tuple[int, ...], bat
         assert abs(sum(p.numel() for p in network.parameters()) / target - 1) <= 0.01
 
 
-def test_what_cannot_be_equal_is_refused() -> None:
+def test_what_cannot_be_equal_is_rejected() -> None:
     """Where one unit more is more than 1% of the parameters, the study says so."""
     with pytest.raises(ConfigurationError, match="within 1%"):
         equal_widths(ModelSettings(hidden=(3,)), 1, 2800, 10)
@@ -205,7 +205,7 @@ def test_a_part_has_the_asked_size_and_the_seed_chooses_it() -> None:
     assert first.tolist() != nested_subset(labels, 50, 2).tolist()
 
 
-def test_a_part_that_loses_a_class_is_refused() -> None:
+def test_a_part_that_loses_a_class_is_rejected() -> None:
     """A part in which a class is not there is an error that names it."""
     labels = np.array([0] * 100 + [1])
     with pytest.raises(DataError, match="class 1"):
@@ -368,7 +368,7 @@ def test_weights_that_are_none_are_a_sentence(
         test(self, planned)
 
     monkeypatch.setattr(StudyRuns, "test", damaging)
-    with pytest.raises(CheckpointError, match="gone or damaged"):
+    with pytest.raises(CheckpointError, match="missing or corrupt"):
         study(["restarts"], settings, GIVEN, QUIET)
 
 
@@ -411,21 +411,21 @@ def test_a_signal_ends_a_study_with_75(settings: StudySettings, number: signal.S
 
 
 def test_two_processes_do_not_share_a_directory(settings: StudySettings) -> None:
-    """A directory that another process works in is refused."""
+    """A directory that another process works in is rejected."""
     settings.output.mkdir()
     with (settings.output / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UnwritableError, match="another process works in"):
+        with pytest.raises(UnwritableError, match="another process uses"):
             study(["dropout"], settings, GIVEN, QUIET)
 
 
 @pytest.mark.parametrize("name", ["study.html", "size.jsonl", "dropout.jsonl"])
 def test_the_files_of_others_are_not_overwritten(settings: StudySettings, name: str) -> None:
-    """A directory with a file that a study would write, and no study did, is refused before anything is trained."""
+    """A directory with a file that a study would write, and no study did, is rejected before anything is trained."""
     settings.output.mkdir()
     (settings.output / name).write_text("mine")
     for chosen in ("restarts", "dropout"):
-        with pytest.raises(UnwritableError, match=f"{name} is there"):
+        with pytest.raises(UnwritableError, match=f"{name} exists"):
             study([chosen], settings, GIVEN, QUIET)
     assert [path.name for path in settings.output.iterdir()] == [name]
     assert (settings.output / name).read_text() == "mine"
@@ -535,6 +535,6 @@ def test_misuse_ends_with_2(words: list[str], said: str, capsys: pytest.CaptureF
 
 
 def test_without_hidden_layers_there_is_nothing_to_vary(settings: StudySettings) -> None:
-    """Softmax regression as the base is refused."""
+    """Softmax regression as the base is rejected."""
     with pytest.raises(ConfigurationError, match="hidden: studies vary"):
         study(["dropout"], changed(settings, hidden=()), GIVEN, QUIET)
