@@ -254,7 +254,9 @@ ATTACKS: dict[str, Attack] = {
         prepare=_large(TORCHSCRIPT_FILE), said=r"model\.pt .* at most 536,870,912", web=False
     ),
     "no manifest but a FIFO": Attack(
-        prepare=_fifo(MANIFEST_FILE), said=r"manifest\.json cannot be read: it is not a regular file", web=False
+        prepare=_fifo(MANIFEST_FILE),
+        said=r"manifest\.json cannot be read: it is not a regular file",
+        web=False,
     ),
     "no manifest but a device": Attack(
         prepare=_link(MANIFEST_FILE, "/dev/zero"), said=r"manifest\.json .* a symbolic link", web=False

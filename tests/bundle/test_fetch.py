@@ -66,7 +66,7 @@ def test_what_is_there_is_not_fetched_again(site: Site, tmp_path: Path) -> None:
     assert site.asked == ["/shapes/3/manifest.json"]
 
 
-def test_another_digest_is_refused_before_any_file_is_asked_for(site: Site, tmp_path: Path) -> None:
+def test_another_digest_is_rejected_before_any_file_is_asked_for(site: Site, tmp_path: Path) -> None:
     """Whoever exchanged the bundle on the server, manifest and all, gets nothing served."""
     with pytest.raises(FetchError, match="it is another version"):
         fetch(site.url, "ab" * 32, tmp_path)
@@ -74,7 +74,7 @@ def test_another_digest_is_refused_before_any_file_is_asked_for(site: Site, tmp_
     assert nothing_counts(tmp_path)
 
 
-def test_a_changed_file_is_refused(site: Site, tmp_path: Path) -> None:
+def test_a_changed_file_is_rejected(site: Site, tmp_path: Path) -> None:
     """One byte in the model: its SHA-256 is not the manifest's, and nothing is left of it."""
     path = site.directory / ONNX_FILE
     path.write_bytes(path.read_bytes()[:-1] + b"!")
@@ -83,7 +83,7 @@ def test_a_changed_file_is_refused(site: Site, tmp_path: Path) -> None:
     assert nothing_counts(tmp_path)
 
 
-def test_a_changed_manifest_is_refused(site: Site, tmp_path: Path) -> None:
+def test_a_changed_manifest_is_rejected(site: Site, tmp_path: Path) -> None:
     """A manifest that says another class does not fit its own digest."""
     path = site.directory / MANIFEST_FILE
     path.write_bytes(path.read_bytes().replace(b'"one"', b'"One"'))
@@ -134,7 +134,7 @@ def test_another_version_of_that_number_stays(site: Site, tmp_path: Path) -> Non
     ],
 )
 def test_only_versions_at_web_addresses_are_fetched(url: str, tmp_path: Path) -> None:
-    """A path, another scheme, or a name that is no version is refused by a sentence."""
+    """A path, another scheme, or a name that is no version is rejected by a sentence."""
     with pytest.raises(FetchError, match="is not the URL of a version"):
         fetch(url, "ab" * 32, tmp_path)
 

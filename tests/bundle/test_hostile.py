@@ -1,4 +1,4 @@
-"""Prepared versions: refused by `bundle verify`, `list` and `fetch`, at once, and without a word of what is outside."""
+"""Hostile versions: rejected by `bundle verify`, `list` and `fetch`, at once, without a word of what is outside."""
 
 import os
 import re
@@ -59,7 +59,7 @@ WEB = {name: attack for name, attack in ATTACKS.items() if attack.web}
 def test_a_prepared_version_is_not_fetched(
     tmp_path: Path, secret: Path, attack: Attack, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Even by its right digest, it is refused with a sentence, and nothing of it counts."""
+    """Even by its right digest, it is rejected with a sentence, and nothing of it counts."""
     bundle = publish_synthetic(tmp_path / "www")
     attack.prepare(bundle.path, secret)
     try:
@@ -111,7 +111,7 @@ def test_what_no_reader_would_take_is_not_published(tmp_path: Path) -> None:
 
 
 def test_a_configuration_that_never_ends_stops_nobody(tmp_path: Path) -> None:
-    """Triton's file is read with the same care; what stands in its place is refused, and not waited for."""
+    """Triton's file is read with the same care; what stands in its place is rejected, and not waited for."""
     config = publish_one(tmp_path).path.parent / "config.pbtxt"
     config.unlink()
     os.mkfifo(config)
@@ -196,14 +196,15 @@ def in_a_tensor(field: bytes) -> bytes:
     return message(7, message(5, field))
 
 
-def test_a_graph_whose_bytes_parsers_read_differently_is_refused() -> None:
+def test_a_graph_whose_bytes_parsers_read_differently_is_rejected() -> None:
     """Numbers that one parser cuts and another does not, fields of another type, groups, and what is cut off."""
     location = varint(14 << 3)
     assert unsafe_reason(in_a_tensor(location + varint(0))) is None
+    said = "it has external data, that is weights in another file"
     for number in (1, 2, 1 << 32 | 1, 1 << 63):  # protobuf keeps 32 bits of an enum's number
-        assert unsafe_reason(in_a_tensor(location + varint(number))) == "it has external data, that is weights in another file"
+        assert unsafe_reason(in_a_tensor(location + varint(number))) == said
     for other in (message(14, b""), message(13, b""), varint(13 << 3) + b"\0"):
-        assert unsafe_reason(in_a_tensor(other)) == "it has external data, that is weights in another file"
+        assert unsafe_reason(in_a_tensor(other)) == said
     hidden = varint(1 << 32 | 14 << 3) + varint(1)  # a tag of which protobuf keeps 32 bits
     for data in (
         in_a_tensor(hidden),
@@ -219,7 +220,7 @@ def test_a_graph_whose_bytes_parsers_read_differently_is_refused() -> None:
 
 
 def test_walking_a_graph_ends() -> None:
-    """A graph of a million fields, and one nested a thousand deep, are refused before they are walked whole."""
+    """A graph of a million fields, and one nested a thousand deep, are rejected before they are walked whole."""
     assert unsafe_reason(b"\x08\x01" * 1_000_000) == "it has more than 100000 fields"
     nested = b""
     for _ in range(1000):
