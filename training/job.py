@@ -17,7 +17,7 @@ from training.loop import checkpoint, distributed
 from training.loop.device import choose_device
 from training.loop.fit import Run, fit
 from training.loop.trackers import Loggers, check_packages, open_loggers
-from training.model.distillation import load_committee
+from training.model.distillation import load_teachers
 from training.model.parameters import check_publishable
 from training.release.publish import Candidate, release
 from training.settings import TrainingSettings, model_name
@@ -43,7 +43,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
         check_publishable(settings, len(data.classes))
         train, validation = split(data.training, settings.validation, settings.seed)
         ink = polarity(train.images)
-        committee = load_committee(settings, data, ink, device)
+        ensemble = load_teachers(settings, data, ink, device)
         progress.say(
             f"training on {len(train)} images, validating on {len(validation)}, on {device} "
             f"with {torch.get_num_threads()} threads"
@@ -65,7 +65,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     on_begin=loggers.begun,
                     on_epoch=loggers.epoch,
                     world=world,
-                    committee=committee,
+                    ensemble=ensemble,
                 )
             )
             if not world.is_writer:
@@ -79,7 +79,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     data=data,
                     train=train,
                     validation=validation,
-                    teachers=committee.digests if committee else {},
+                    teachers=ensemble.digests if ensemble else {},
                     fitted=fitted,
                     device=device,
                 )

@@ -40,17 +40,19 @@ def duplicates(training: Images, test: Images) -> Duplicates:
         training: the training and validation images.
         test: the test set.
     """
-    twins: defaultdict[bytes, Counter[int]] = defaultdict(Counter)
+    labels_by_digest: defaultdict[bytes, Counter[int]] = defaultdict(Counter)
     for digest, label in zip(_digests(training), training.labels.tolist(), strict=True):
-        twins[digest][label] += 1
+        labels_by_digest[digest][label] += 1
     between = [
-        (twins[digest], label)
+        (labels_by_digest[digest], label)
         for digest, label in zip(_digests(test), test.labels.tolist(), strict=True)
-        if digest in twins
+        if digest in labels_by_digest
     ]
     return Duplicates(
-        within_training=len(training) - len(twins),
-        within_training_conflicting=sum(labels.total() for labels in twins.values() if len(labels) > 1),
+        within_training=len(training) - len(labels_by_digest),
+        within_training_conflicting=sum(
+            labels.total() for labels in labels_by_digest.values() if len(labels) > 1
+        ),
         between=len(between),
         between_conflicting=sum(1 for labels, label in between if set(labels) != {label}),
     )

@@ -24,7 +24,7 @@ from training.loop import checkpoint, cuda_graph, metrics
 from training.loop.distributed import SYNC_EVERY_STEPS, World
 from training.loop.precision import autocast
 from training.loop.state import Epoch, TrainingState
-from training.model.distillation import Committee
+from training.model.distillation import Ensemble
 from training.model.evaluation import Logits, accuracy, logits_of, negative_log_likelihood
 from training.model.loss import training_loss
 from training.model.mlp import MLP, Standardisation, constrain_norms
@@ -72,13 +72,13 @@ class Run:
     """Called after each epoch; an exception that it raises ends the run. A resumed run calls it for the epochs of its
     checkpoint first, so that epochs lost with the process are reported twice."""
     world: World = field(default_factory=World)
-    committee: Committee | None = None
+    ensemble: Ensemble | None = None
     """The ensemble of teachers, on the device, for distillation."""
 
     @property
     def sha256(self) -> dict[str, str]:
         """The hashes of the data and the teachers, which must be the same in a resumed run."""
-        return self.data_sha256 | (self.committee.digests if self.committee else {})
+        return self.data_sha256 | (self.ensemble.digests if self.ensemble else {})
 
     @property
     def batches(self) -> int:
@@ -182,7 +182,7 @@ def _train_one_epoch(
         state.position += 1
         state.step += 1
         task.advance(len(batch))
-        action = _agree_on(run, _wanted_action(run, state), asked=state.step % SYNC_EVERY_STEPS == 0)
+        action = _agreed_action(run, _wanted_action(run, state), is_due=state.step % SYNC_EVERY_STEPS == 0)
         if action != CONTINUE:
             state.seconds = time.perf_counter() - started
             _save(run, state)
@@ -206,7 +206,7 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         pixels = state.augment(images, labels, part, state.epoch_index)
         with autocast(settings, train.images.device):
             logits = called(state.standardise(pixels)).float()
-            targets = run.committee(pixels, settings.distill_temperature) if run.committee else None
+            targets = run.ensemble(pixels, settings.distill_temperature) if run.ensemble else None
         loss = training_loss(settings, logits, labels, targets)
         mean = loss * (run.world.size / len(batch))  # processes are averaged
         if regularisation is not None:
@@ -306,7 +306,7 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
     state.total_loss.zero_()
     state.correct.zero_()
     _log_epoch(run, state, epoch)
-    action = _agree_on(run, _wanted_action(run, state))
+    action = _agreed_action(run, _wanted_action(run, state))
     if action != CONTINUE or _is_finished(state):
         _save(run, state)
     run.on_epoch(epoch)
@@ -340,11 +340,11 @@ def _wanted_action(run: Run, state: TrainingState) -> int:
     return SAVE if time.monotonic() - state.saved >= run.settings.checkpoint_seconds else CONTINUE
 
 
-def _agree_on(run: Run, action: int, *, asked: bool = True) -> int:
+def _agreed_action(run: Run, action: int, *, is_due: bool = True) -> int:
     """Return the same action in all processes: the strongest that any wants, or CONTINUE between synchronisations."""
     if run.world.size == 1:
         return action
-    return run.world.max(action, run.train.images.device) if asked else CONTINUE
+    return run.world.max(action, run.train.images.device) if is_due else CONTINUE
 
 
 def _raise_interrupted(run: Run) -> NoReturn:

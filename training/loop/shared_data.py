@@ -16,7 +16,7 @@ from training.interrupts import StopFlag
 from training.loop.device import choose_device
 from training.loop.fit import Run, ignore
 from training.loop.state import CHANGEABLE_ON_RESUME, Epoch
-from training.model.distillation import Committee, load_committee
+from training.model.distillation import Ensemble, load_teachers
 from training.settings import TrainingSettings
 
 
@@ -32,7 +32,7 @@ class SharedData:
     validation_on_device: DeviceImages
     """`validation`, on the device."""
     device: torch.device
-    committee: Committee | None
+    ensemble: Ensemble | None
     """The ensemble of teachers of every run, if there is one."""
 
     def run(
@@ -56,7 +56,7 @@ class SharedData:
             progress=Progress(quiet=True),
             stop=stop,
             on_epoch=on_epoch,
-            committee=self.committee,
+            ensemble=self.ensemble,
         )
 
 
@@ -82,7 +82,7 @@ def load_shared_data(settings: TrainingSettings, progress: Progress) -> SharedDa
         train_on_device=train.to(device),
         validation_on_device=validation.to(device),
         device=device,
-        committee=load_committee(settings, data, polarity(train.images), device),
+        ensemble=load_teachers(settings, data, polarity(train.images), device),
     )
 
 

@@ -117,7 +117,7 @@ class TrainingState:
         Raises:
             CheckpointError: the snapshot is of a run with other settings, data, device or number of processes.
         """
-        self._refuse_other_runs(snapshot, data_sha256)
+        self._check_same_run(snapshot, data_sha256)
         self.model.load_state_dict(snapshot["model"])
         for optimizer, saved in zip(self.optimizers, snapshot["optimizers"], strict=True):
             # Keep the parameter groups: `load_state_dict` would replace the tensor from which a CUDA graph reads the
@@ -142,7 +142,7 @@ class TrainingState:
         """Keep a copy of the evaluated model's weights."""
         self.best = copy.deepcopy(self.evaluated_model.state_dict())
 
-    def _refuse_other_runs(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
+    def _check_same_run(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
         if snapshot.get("format") != FORMAT:
             raise CheckpointError(
                 "the checkpoint is of another version of Glyph: start over with --no-resume"

@@ -19,7 +19,7 @@ from training.model.teacher import layers_from_onnx
 from training.settings import TrainingSettings
 
 
-class Committee:
+class Ensemble:
     """An ensemble of models: the mean of their probabilities at a temperature.
 
     The members are fixed functions of the pixels and never synchronise with the device, so that a training step that
@@ -52,9 +52,9 @@ class Committee:
         return torch.stack(outputs).mean(dim=0)
 
 
-def load_committee(
+def load_teachers(
     settings: TrainingSettings, data: DataSet, polarity: Polarity, device: torch.device
-) -> Committee | None:
+) -> Ensemble | None:
     """Load the teachers in the settings onto the device; return None if there are none.
 
     Raises:
@@ -84,7 +84,7 @@ def load_committee(
         except DataError as error:
             raise DataError(f"the teacher {path} cannot be used: {error}") from None
         digests[str(path)] = bundle.manifest.digest
-    return Committee(members, digests)
+    return Ensemble(members, digests)
 
 
 def _differences(

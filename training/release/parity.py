@@ -68,7 +68,7 @@ def prove(
     """
     inspect_onnx(directory / ONNX_FILE)
     for name in (TORCHSCRIPT_FILE, TORCH_EXPORT_FILE):
-        _refuse_source_paths((directory / name).read_bytes(), name)
+        _check_no_source_paths((directory / name).read_bytes(), name)
     forms: dict[str, LogitsFunction] = {
         "torchscript": _torchscript(directory / TORCHSCRIPT_FILE),
         "torch_export": _torch_export(directory / TORCH_EXPORT_FILE),
@@ -214,10 +214,10 @@ def inspect_onnx(path: Path) -> None:
     names = [value.name for value in (*model.graph.input, *model.graph.output)]
     if names != ["images", "logits", "probabilities"]:
         raise ExportError(f"{path.name} has inputs and outputs {names}")
-    _refuse_source_paths(path.read_bytes(), path.name)
+    _check_no_source_paths(path.read_bytes(), path.name)
 
 
-def _refuse_source_paths(data: bytes, name: str) -> None:
+def _check_no_source_paths(data: bytes, name: str) -> None:
     parts = [data]
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

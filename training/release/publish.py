@@ -120,8 +120,8 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
                 f"{INTEGER_ONNX_FILE} is omitted: {integer}; CPUs will compute in float32 throughout"
             )
         stop.check()
-        twins = duplicates(data.training, test)
-        progress.say(f"{len(test)} test images: {twins.sentence()}")
+        repeated = duplicates(data.training, test)
+        progress.say(f"{len(test)} test images: {repeated.sentence()}")
         seen = page.training_sample(candidate.train)
         seen_logits = evaluation.logits_of(model, standardise, torch.from_numpy(seen.images), stop.check)
         measured = Measured(
@@ -130,7 +130,7 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
             test=test,
             test_logits=evaluation.logits_of(model, standardise, torch.from_numpy(test.images), stop.check),
             training=evaluation.metrics(seen_logits, seen.labels, temperature),
-            duplicates=twins,
+            duplicates=repeated,
             robustness=accuracies(
                 model, standardise, test, PAPER[polarity(candidate.train.images)], stop.check
             ),

@@ -289,7 +289,7 @@ def _configuration(metadata: ModelMetadata) -> str:
         return (key, _shown(metadata.hyperparameters[key]), default, meaning)
 
     head = ("setting", "value", "default", "meaning")
-    told = (
+    changes = (
         table(
             [row(key) for key in changed],
             head,
@@ -300,7 +300,7 @@ def _configuration(metadata: ModelMetadata) -> str:
         else "<p>All settings have their defaults.</p>"
     )
     rest = table([(key, _shown(value), row(key)[3]) for key, value in same], ("setting", "value", "meaning"))
-    return f"{told}<details><summary>{len(same)} settings with their defaults</summary>{rest}</details>"
+    return f"{changes}<details><summary>{len(same)} settings with their defaults</summary>{rest}</details>"
 
 
 def _shown(value: object) -> str:

@@ -78,7 +78,9 @@ def open_storage(spec: str, default: Path) -> BaseStorage:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            if not _begins_as_a_journal(path):  # Optuna reads a file of one unterminated line as an empty journal
+            if not _begins_as_a_journal(
+                path
+            ):  # Optuna reads a file of one unterminated line as an empty journal
                 raise foreign
             return JournalStorage(CrashSafeJournal(path))
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -126,10 +126,10 @@ class StudyRuns:
         directory = self._directory(run)
         train = self._part(run.point.images)
         try:
-            told = self._shared.run(
+            inputs = self._shared.run(
                 run.settings, directory, self._stop, on_epoch=lambda _: task.advance(1), train=train
             )
-            fitted = fit(told)
+            fitted = fit(inputs)
         except DivergedError:
             return self._describe(run, (), train) | {"diverged": True}
         self._keep(run, fitted)

@@ -27,7 +27,7 @@ from training.__main__ import main
 from training.data.dataset import DataSet, polarity
 from training.data.loading import load
 from training.errors import DataError
-from training.model.distillation import load_committee
+from training.model.distillation import load_teachers
 from training.model.mlp import MLP, Standardisation
 from training.model.teacher import layers_from_onnx
 from training.release import export
@@ -303,11 +303,11 @@ def test_a_prepared_program_runs_no_command(
     reseal(teacher.path, TORCH_EXPORT_FILE, buffer.getvalue())
     settings = TrainingSettings.model_validate({"teachers": [teacher.path]})
     with contextlib.suppress(Exception):
-        load_committee(settings, data, polarity(data.training.images), torch.device("cpu"))
+        load_teachers(settings, data, polarity(data.training.images), torch.device("cpu"))
     assert not sign.exists()
-    committee = load_committee(settings, data, polarity(data.training.images), torch.device("cpu"))
-    assert committee is not None
-    assert committee.digests == {str(teacher.path): Bundle.open(teacher.path).manifest.digest}
+    ensemble = load_teachers(settings, data, polarity(data.training.images), torch.device("cpu"))
+    assert ensemble is not None
+    assert ensemble.digests == {str(teacher.path): Bundle.open(teacher.path).manifest.digest}
 
 
 @pytest.mark.timeout(60)
