@@ -184,7 +184,7 @@ def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
         raise ImageError(ImageFault.FORMAT, f"the content is no supported image: {found}", found=found)
     if len(data) > hardening.MAX_FILE_BYTES:
         found = f"{len(data)} bytes"
-        detail = f"the file has {found}, more than the limit of {hardening.MAX_FILE_BYTES} for a 28x28 image"
+        detail = f"the file has {found}, more than the {hardening.MAX_FILE_BYTES} that a 28x28 image may have"
         raise ImageError(ImageFault.TOO_LARGE, detail, found=found)
     if media_type == "image/webp":
         _check_size(_webp_size(data))

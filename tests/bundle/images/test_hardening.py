@@ -91,7 +91,7 @@ def test_a_file_of_more_than_a_mebibyte_is_rejected_and_one_of_just_that_is_read
     """The limit is exact, and the refusal says it."""
     padding = bytes(MEBIBYTE - len(SAMPLES[media_type]))
     assert np.array_equal(decode(SAMPLES[media_type] + padding), decode(SAMPLES[media_type]))
-    with pytest.raises(ImageError, match="1048577 bytes, more than the limit of 1048576") as caught:
+    with pytest.raises(ImageError, match="1048577 bytes, more than the 1048576") as caught:
         decode(SAMPLES[media_type] + padding + b"\0")
     assert caught.value.kind is ImageFault.TOO_LARGE
 
