@@ -280,7 +280,7 @@ class Manifest(ModelMetadata):
         version = document.get("schema_version") if isinstance(document, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise InvalidBundleError(
-                f"{MANIFEST_FILE} has schema version {one_line(version, 20)}; this code reads up to "
+                f"{MANIFEST_FILE} has schema version {one_line(version, 20)} and this code reads up to "
                 f"{SCHEMA_VERSION}: upgrade Glyph, or publish with an older version of it"
             )
         try:

@@ -561,7 +561,7 @@ def test_with_no_source_at_all_a_sentence_says_what_to_put_where(tmp_path: Path)
     put(tmp_path / "data", NAMES[:1])
     sentence = failure(tmp_path / "data")
     assert "npm is not installed" in sentence
-    assert f"put {', '.join(NAMES[1:])}, raw or compressed as .gz, into {tmp_path / 'data'}" in sentence
+    assert f"put {', '.join(NAMES[1:])}, raw or as .gz, into {tmp_path / 'data'}" in sentence
     assert NAMES[0] not in sentence
 
 

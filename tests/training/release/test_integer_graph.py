@@ -245,9 +245,9 @@ def _other_size(model: ModelProto) -> None:
     ("change", "said"),
     [
         (_other_first, "first operator is not a matrix product of the raw pixels"),
-        (_scaled_pixels, "another input than the raw pixels"),
-        (_pixels_elsewhere, "another input than the raw pixels"),
-        (_pixels_twice, "another input than the raw pixels"),
+        (_scaled_pixels, "is not the raw pixels"),
+        (_pixels_elsewhere, "is not the raw pixels"),
+        (_pixels_twice, "is not the raw pixels"),
         (_no_bias, "does not have constant weights and a bias"),
         (_half, "does not have constant weights and a bias"),
         (_other_size, r"first matrix is float32\[100, 7\]"),
