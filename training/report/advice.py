@@ -18,7 +18,7 @@ LARGE_BIAS = 0.02
 network with one small hidden layer under 1%: above 2%, more capacity or longer training helps."""
 LARGE_GAP = 0.01
 """Generalisation gap in accuracy above which a model overfits; regularised networks on MNIST end near 0.5%."""
-CERTAIN = 2.0
+SIGNIFICANT = 2.0
 """Standard errors that a gap must exceed to be significant (95%), which matters for small validation sets."""
 LOSS_RISE = 1.1
 """Ratio of the validation loss to its minimum from which it counts as rising; epochs differ by a few percent anyway."""
@@ -31,7 +31,7 @@ UNSTABLE = 1.25
 high."""
 NOTHING_LEARNED = 0.1
 """Share of the accuracy between guessing and perfect, below which the model has learned nothing."""
-OVERCONFIDENT, TIMID = 1.25, 0.8
+OVERCONFIDENT, UNDERCONFIDENT = 1.25, 0.8
 """Temperatures from which the uncalibrated model is overconfident, or underconfident."""
 OTHER_TEST = 3.0
 """Standard errors (99.7%) by which the test error must exceed the validation error to be reported; a small excess is
@@ -76,7 +76,7 @@ def diagnose(
     bias, gap = _bias_and_gap(epoch, training)
     if epoch.validation_accuracy < 1 / classes + NOTHING_LEARNED * (1 - 1 / classes):
         return Diagnosis.LEARNED_NOTHING
-    certain = gap > CERTAIN * standard_error(epoch.validation_accuracy, validation_images)
+    certain = gap > SIGNIFICANT * standard_error(epoch.validation_accuracy, validation_images)
     is_overfit = gap > LARGE_GAP and certain
     is_underfit = bias > LARGE_BIAS
     if is_overfit and (gap > bias or not is_underfit):
@@ -251,7 +251,7 @@ def _doubts(epoch: Epoch, validation_images: int, test: Metrics | None) -> list[
     if error > NOISY_VALIDATION:
         said.append(
             f"The validation set has {validation_images} images, so its accuracy has a 95% interval of "
-            f"±{CERTAIN * error:.1%}. Hold out more (--validation), or compare models over several seeds."
+            f"±{SIGNIFICANT * error:.1%}. Hold out more (--validation), or compare models over several seeds."
         )
     if test:
         difference = epoch.validation_accuracy - test.accuracy
@@ -271,7 +271,7 @@ def _of_confidence(temperature: float, diagnosis: Diagnosis) -> list[str]:
             "" if diagnosis == Diagnosis.OVERFITS else " More dropout, L2 or --label-smoothing reduces that."
         )
         return [f"The model was overconfident: calibration divides its logits by {temperature:.2f}.{more}"]
-    if temperature < TIMID:
+    if temperature < UNDERCONFIDENT:
         said = f"The model was underconfident: calibration divides its logits by {temperature:.2f}, "
         return [said + "which is usual with strong regularisation or label smoothing."]
     return []
