@@ -324,7 +324,7 @@ class NotReadyError(ProblemError):
     example = (
         (
             "no model is served: no version is published in /models: train one with 'python -m training fit', "
-            "or name another place"
+            "or give another directory"
         ),
         (
             "Publish or restore a version, then wait until it is noticed (GLYPH_RELOAD_SECONDS), restart "

@@ -157,8 +157,8 @@ def _work(search: _Search, study: optuna.Study, progress: Progress) -> None:
         except InterruptedRunError:
             name = search.stop.signal.name if search.stop.signal else "a signal"
             raise InterruptedRunError(
-                f"stopped by {name}: {trials.done()} of {settings.trials} trials of the search '{settings.study}' are "
-                "finished and kept; the same command continues"
+                f"stopped by {name}: {trials.done()} of {settings.trials} trials are kept in the search "
+                f"'{settings.study}'; the same command continues"
             ) from None
 
 
