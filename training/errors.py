@@ -7,6 +7,7 @@ where it has one for the case.
 
 import errno
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -76,8 +77,17 @@ class DivergedError(TrainingError):
 
 
 @contextmanager
+def reading(what: object) -> Iterator[None]:
+    """Turn an OSError of the block, or an error of a compressed file, into a DataError; the block reads `what`."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+@contextmanager
 def writing(what: object) -> Iterator[None]:
-    """Turn an OSError of the block, which writes `what`, into an UnwritableError."""
+    """Turn an OSError of the block into an UnwritableError; the block writes `what`."""
     try:
         yield
     except OSError as error:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from bundle.manifest import ClassName
 from common.errors import listing
 from common.progress import Progress
-from training.errors import DataError
+from training.errors import DataError, reading
 
 NAMES_FILE = "classes.txt"
 MAX_NAMES_BYTES = 1 << 20
@@ -55,14 +55,12 @@ def read_names(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: it cannot be read, has an empty line, or `checked_names` rejects it.
     """
+    with reading(path), path.open("rb") as file:
+        data = file.read(MAX_NAMES_BYTES + 1)
+    if len(data) > MAX_NAMES_BYTES:
+        raise DataError(f"{path} is larger than {MAX_NAMES_BYTES} bytes: write one class name a line")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_NAMES_BYTES + 1)
-        if len(data) > MAX_NAMES_BYTES:
-            raise DataError(f"{path} is larger than {MAX_NAMES_BYTES} bytes: write one class name a line")
         lines = [line.strip() for line in data.decode("utf-8-sig").rstrip().split("\n")]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8: save it as UTF-8 text, one class name a line") from None
     if "" in lines:

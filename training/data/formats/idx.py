@@ -2,8 +2,10 @@
 
 import gzip
 import math
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +13,18 @@ import numpy.typing as npt
 from bundle.images.contract import IMAGE_SIZE
 from imagesets.array_files import read_idx_header
 from training.data.dataset import Images
-from training.errors import DataError
+from training.errors import DataError, reading
 
 MAX_ELEMENTS = 1 << 32
 """Largest array in bytes: 5.4 million images of 784 bytes."""
 CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def open_idx(path: Path) -> Iterator[IO[bytes]]:
+    """Open an IDX file, raw or (with the suffix .gz) compressed; errors of reading it become a DataError."""
+    with reading(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        yield file
 
 
 def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
@@ -31,26 +40,21 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: the file cannot be read, has another type or shape, or is too short or too long.
     """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            start, dtype, shape = read_idx_header(file)
-            if dtype is None:
-                raise DataError(f"{path} is not an IDX file: its first bytes are {start.hex(' ')}")
-            if dtype != np.uint8 or len(shape) != dimensions:
-                raise DataError(
-                    f"{path} has type 0x{start[2]:02x} with {len(shape)} axes; "
-                    f"unsigned bytes (0x08) with {dimensions} are needed"
-                )
-            size = math.prod(shape)
-            if math.prod(max(1, length) for length in shape) > MAX_ELEMENTS:
-                raise DataError(
-                    f"{path} claims shape {list(shape)}, more than the limit of {MAX_ELEMENTS} bytes"
-                )
-            data = bytearray()  # grows with the file's content: the header's shape is not trusted
-            while len(data) <= size and (chunk := file.read(CHUNK_BYTES)):
-                data += chunk
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+    with open_idx(path) as file:
+        start, dtype, shape = read_idx_header(file)
+        if dtype is None:
+            raise DataError(f"{path} is not an IDX file: its first bytes are {start.hex(' ')}")
+        if dtype != np.uint8 or len(shape) != dimensions:
+            raise DataError(
+                f"{path} has type 0x{start[2]:02x} with {len(shape)} axes; "
+                f"unsigned bytes (0x08) with {dimensions} are needed"
+            )
+        size = math.prod(shape)
+        if math.prod(max(1, length) for length in shape) > MAX_ELEMENTS:
+            raise DataError(f"{path} claims shape {list(shape)}, more than the limit of {MAX_ELEMENTS} bytes")
+        data = bytearray()  # grows with the file's content: the header's shape is not trusted
+        while len(data) <= size and (chunk := file.read(CHUNK_BYTES)):
+            data += chunk
     if len(data) != size:
         missing = "fewer" if len(data) < size else "more"
         raise DataError(f"{path} claims shape {list(shape)} but has {missing} bytes")

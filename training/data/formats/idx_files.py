@@ -1,15 +1,14 @@
 """Find the IDX files of a data set by name, and hash their uncompressed content."""
 
-import gzip
 import hashlib
 import re
 import struct
-import zlib
 from collections import defaultdict
 from pathlib import Path
 
 from bundle.manifest import IMAGE_SIZE
 from common.atomic_files import CHUNK_BYTES
+from training.data.formats.idx import open_idx
 from training.data.formats.known_sets import KNOWN, KnownSet
 from training.errors import DataError
 
@@ -77,14 +76,11 @@ def _sha256_raw(path: Path, header: bytes, size: int) -> str:
     """
     digest, count, head = hashlib.sha256(), 0, b""
     size += len(header)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            while count <= size and (chunk := file.read(min(CHUNK_BYTES, size + 1 - count))):
-                head = head or chunk[: len(header)]
-                digest.update(chunk)
-                count += len(chunk)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+    with open_idx(path) as file:
+        while count <= size and (chunk := file.read(min(CHUNK_BYTES, size + 1 - count))):
+            head = head or chunk[: len(header)]
+            digest.update(chunk)
+            count += len(chunk)
     if head != header or count != size:
         raise DataError(
             f"{path} starts with {head.hex(' ') or 'nothing'} and has {'more than ' if count > size else ''}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.mnist_download import MNIST_SHA256
-from training.errors import DataError
+from training.errors import DataError, reading
 
 MAX_MAPPING_BYTES = 1 << 16
 
@@ -89,10 +89,8 @@ def recognised(labels: Path, raw_sha256: str) -> KnownSet | None:
     """
     if name := TRAINING_LABELS_SHA256.get(raw_sha256):
         return KNOWN[name]
-    try:
+    with reading(labels):
         md5 = hashlib.md5(labels.read_bytes(), usedforsecurity=False).hexdigest()
-    except OSError as error:
-        raise DataError(f"{labels} cannot be read: {error.strerror}") from None
     return KNOWN["kmnist"] if md5 == KMNIST_LABELS_GZ_MD5 else None
 
 
@@ -104,11 +102,8 @@ def read_mapping(path: Path, first_label: int) -> list[str]:
     Raises:
         DataError: the file cannot be read, or a line is invalid or out of order.
     """
-    try:
-        with path.open("rb") as file:
-            lines = file.read(MAX_MAPPING_BYTES).decode("ascii", "replace").split("\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    with reading(path), path.open("rb") as file:
+        lines = file.read(MAX_MAPPING_BYTES).decode("ascii", "replace").split("\n")
     names: list[str] = []
     for number, line in enumerate(lines, start=1):
         fields = line.split()
