@@ -1,4 +1,4 @@
-"""Versions that somebody prepared: sealed anew, so that every hash is right, and made to harm their reader."""
+"""Hostile versions: manifests are sealed anew, so that every hash is right, over content that harms its reader."""
 
 import io
 import json

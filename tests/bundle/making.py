@@ -1,4 +1,4 @@
-"""Bundles for tests: whole and consistent, with files that are not models."""
+"""Complete, consistent bundles for tests, with files that are not models."""
 
 from collections.abc import Collection
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fetching a version by URL: from a real server on loopback, that tells the truth or does not."""
+"""Downloading a version by URL, from honest and dishonest servers on loopback."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The manifest: what is sealed comes back, and nothing else is let in."""
+"""The manifest: what is sealed can be read back, and anything else is rejected."""
 
 import json
 import os

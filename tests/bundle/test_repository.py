@@ -1,4 +1,4 @@
-"""Publishing and resolving: whole versions only, each number once, whatever happens to the publisher."""
+"""Publishing and resolving versions: complete versions only, unique numbers, whenever the publisher is killed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Atomic file writes, whatever happens while they are written."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Settings from several places: the last layer wins, and whatever is wrong is named with its place."""
+"""Settings from several layers: the last takes precedence, and errors name the setting and its source."""
 
 import argparse
 from typing import Annotated, Literal, Self

@@ -1,4 +1,4 @@
-"""What the job says: plain lines in a log, bars in a terminal, nothing when quiet, results apart."""
+"""Progress: plain lines in a log, bars in a terminal, nothing when quiet, and all of it on standard error."""
 
 import io
 import time

@@ -1,4 +1,4 @@
-"""Subjects for the tests of reports, cards and loggers: made-up models, whose every number is known."""
+"""Synthetic models whose every number is known, for the tests of reports, cards and loggers."""
 
 from collections.abc import Sequence
 from typing import Any

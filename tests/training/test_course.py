@@ -1,4 +1,4 @@
-"""The table of what is covered of the course: whatever it names exists; and two topics' mathematics."""
+"""The table of the course's topics: every test and section that it names exists; and the mathematics of two topics."""
 
 import ast
 import re

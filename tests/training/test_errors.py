@@ -1,4 +1,4 @@
-"""How a command ends where memory runs out or the device fails: one sentence, and an exit code that is tried again."""
+"""Out-of-memory errors and device failures: one sentence, and an exit code that permits a retry."""
 
 from pathlib import Path
 

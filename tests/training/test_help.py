@@ -1,4 +1,4 @@
-"""`--help` states what a run takes where no option says otherwise: the preset, a file, the environment."""
+"""`--help` shows the defaults of a run: of the preset, a file and the environment."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""The decoder: exact on what it accepts, and never anything but an array or a refusal."""
+"""The image decoder: exact on what it accepts, and an ImageError for everything else."""
 
 import io
 import struct

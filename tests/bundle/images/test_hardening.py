@@ -1,4 +1,4 @@
-"""Small files that are made to be a burden are rejected before a parser sees them, and honest ones are not."""
+"""Hardening: small hostile files are rejected before a parser sees them, and harmless ones are not."""
 
 import struct
 import subprocess

@@ -1,4 +1,4 @@
-"""The short way through a plain PNG says what Pillow says, or nothing."""
+"""The fast path for plain PNG files returns what Pillow returns, or leaves the file to Pillow."""
 
 import io
 import zlib

@@ -1,4 +1,4 @@
-"""Augmentation as a whole: what it depends on, what it keeps, and what its limits mean."""
+"""Data augmentation as a whole: what it depends on, what it preserves, and what its limits mean."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The counter-based noise: the same bits as in NumPy, and none of the faults a weak hash would have."""
+"""Counter-based random numbers: the same bits as in NumPy, and none of the faults of a weak hash."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""`--augmentation`: limits by data set, under whatever the user gave."""
+"""`--augmentation`: the limits of each policy, below those that the user gives."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recorded steps, on a stand-in for CUDA graphs: the bytes of eager ones, whatever ends a run in between."""
+"""Captured steps, on a fake of CUDA graphs: byte-identical to eager steps, also after interruptions."""
 
 import gc
 import shutil

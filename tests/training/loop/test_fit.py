@@ -1,4 +1,4 @@
-"""The training run: it learns, repeats itself exactly, and writes down what it did."""
+"""The training run: it learns, is reproducible, and logs its metrics."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A run that is ended at any moment goes on and ends as if nothing had happened."""
+"""A run that is interrupted at any moment resumes and ends with the same bytes."""
 
 import errno
 import json

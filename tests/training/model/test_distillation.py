@@ -1,4 +1,4 @@
-"""Distillation: the loss is the paper's, the student approaches its teachers, and strangers do not teach."""
+"""Distillation: the loss is the paper's, the student approaches its teachers, and other teachers are rejected."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Teachers from `model.onnx`: the exported layers bit for bit, nothing but them, and no code of a bundle's."""
+"""Teachers from `model.onnx`: the exported layers bit for bit, no other graph, and no code from a bundle."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The proof on CUDA, and what a manifest says of a GPU, where there is none: by stand-ins for its session."""
+"""Parity on CUDA, and the manifest's statements about a GPU, with fake sessions on machines without one."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The graph in integers: exact where it says so, proven as strictly as the other, and left out if it is not."""
+"""The integer graph: exact where it claims to be, proven as strictly as the float graph, and omitted if it is not."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the report advises: each diagnosis on made-up curves, and that its options exist and fit the run."""
+"""The report's advice: each diagnosis on synthetic curves, with options that exist and suit the run."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""The search: processes share its trials, deaths cost nothing, and the best is what `fit` takes."""
+"""The search: processes share its trials, killed processes lose nothing, and `fit` accepts the best settings."""
 
 import os
 import signal

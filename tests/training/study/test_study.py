@@ -1,4 +1,4 @@
-"""Studies: the mathematics, the order of training and testing, and that nothing is lost or done twice."""
+"""Studies: the statistics, the order of training and testing, and that nothing is lost or done twice."""
 
 import fcntl
 import json
