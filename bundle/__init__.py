@@ -1,21 +1,21 @@
-"""The contract between training and serving: what a published model is, on disk.
+"""The contract between training and serving: the format of a published model on disk.
 
-`training` writes bundles, `serving` reads them, and both know only this package, which imports
-neither torch nor onnxruntime. From top to bottom:
+`training` writes bundles and `serving` reads them. They share only this package, which imports neither PyTorch nor
+ONNX Runtime. From top to bottom; read `manifest.py` first:
 
-- `fetch.py`, `verify.py`: a version from a URL; a version checked again from its bytes
-- `repository.py`: versions in a directory, published atomically, read by `reading.py`, the one way
-- `golden.py`, `graph.py`: the golden examples; what an ONNX file must not make a reader do
-- `manifest.py`: what a version states about itself; read it first
-- `drift.py`: what images look like, counted over the manifest's bins, and how far that has moved; `triton.py`
-- `images/`: the input contract, and the decoder of image files that training, service and scorer share
+- `fetch.py`, `verify.py`: download a version by URL; verify a version from its bytes
+- `repository.py`: the model repository, with atomic publishing; every read goes through `reading.py`
+- `golden.py`, `graph.py`: the golden examples; checks of an ONNX file before it is parsed
+- `manifest.py`: the metadata and hashes of a version
+- `drift.py`: histograms of images and predictions, and their population stability index; `triton.py`
+- `images/`: the input contract, and the image decoder that training, service and batch scorer share
 """
 
 import os
 
 __version__ = "0.1.0"
-"""Glyph's. It stands here because an image has no pyproject.toml, and a checkout need not be installed."""
+"""Glyph's version. It is here because a container image has no pyproject.toml, and a checkout need not be installed."""
 
-# ONNX Runtime reports to its maker from Linux too, unless this is set before it is imported (its pull request 27379).
-# Both of this package's users import it first.
+# ONNX Runtime sends telemetry, on Linux too, unless this is set before it is imported (its pull request 27379).
+# `training` and `serving` therefore import this package first.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,7 @@
-"""`python -m bundle`: look at, verify and fetch published bundles. Exit code 0 is good, 1 is not, 2 is misuse."""
+"""`python -m bundle`: show, list, verify and fetch published bundles.
+
+Exit codes: 0 success; 1 the bundle failed verification, or is missing; 2 a wrong command line.
+"""
 
 import argparse
 import sys
@@ -14,17 +17,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m bundle", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    verify = commands.add_parser("verify", help="re-check every byte of a published version")
+    verify = commands.add_parser("verify", help="verify every file of a published version")
     verify.add_argument("path", type=Path, metavar="models/NAME/VERSION")
-    show = commands.add_parser("show", help="print what a version states about itself")
+    show = commands.add_parser("show", help="print the manifest of a version")
     show.add_argument("path", type=Path, metavar="models/NAME/VERSION")
     lister = commands.add_parser("list", help="list the published versions of a model")
     lister.add_argument("path", type=Path, metavar="models/NAME")
-    fetcher = commands.add_parser("fetch", help="fetch a published version from a web server or a bucket")
-    fetcher.add_argument("url", metavar="https://HOST/PATH/VERSION", help="the version's directory there")
-    fetcher.add_argument("--digest", required=True, help="of its manifest, the 'digest' that show prints")
+    fetcher = commands.add_parser("fetch", help="download a published version from a web server or a bucket")
+    fetcher.add_argument("url", metavar="https://HOST/PATH/VERSION", help="URL of the version's directory")
+    fetcher.add_argument("--digest", required=True, help="digest of its manifest, as show prints it")
     fetcher.add_argument(
-        "--models", type=Path, default=Path("models"), help="repository to write in (models)"
+        "--models", type=Path, default=Path("models"), help="model repository to write to (default: models)"
     )
     options = parser.parse_args(arguments)
     try:
@@ -51,7 +54,7 @@ def _verify(path: Path) -> int:
 
 
 def _show(path: Path) -> int:
-    sys.stdout.buffer.write(Bundle.open(path).manifest.to_bytes())  # as it is, whatever the locale
+    sys.stdout.buffer.write(Bundle.open(path).manifest.to_bytes())  # UTF-8, whatever the locale
     return 0
 
 

@@ -1,8 +1,8 @@
-"""What the images and predictions look like, counted over the manifest's bins, and how far that has drifted.
+"""Drift: histograms of images and predictions over the manifest's bins, and their population stability index.
 
-The population stability index compares two histograms over the same bins (N. Siddiqi, Credit Risk
-Scorecards, 2006, chapter 6): PSI = sum of (p - q) * ln(p / q), p and q the shares of a bin. Its
-usual reading is: below 0.1 nothing, 0.1 to 0.25 look at it, above 0.25 another population.
+The population stability index compares two histograms over the same bins (N. Siddiqi, Credit Risk Scorecards, 2006,
+chapter 6): PSI = sum of (p - q) * ln(p / q), where p and q are the shares of a bin. By convention a PSI below 0.1 is
+no drift, 0.1 to 0.25 deserves a look, and above 0.25 the population is another.
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ from bundle.manifest import Histogram, Reference
 
 FEATURES = ("mean_ink", "border_brightness", "class")
 PRIOR = 0.5
-"""Added to the count of each bin, so that an empty one gives a finite index (Jeffreys' prior)."""
+"""Added to the count of each bin, so that an empty bin gives a finite index (Jeffreys' prior)."""
 LEAST_IMAGES = 100
-"""Below this the index measures chance: its mean without any drift is about (bins - 1) / images."""
+"""With fewer images the index measures chance: its mean without any drift is about (bins - 1) / images."""
 
 _border = np.ones((IMAGE_SIZE, IMAGE_SIZE), dtype=bool)
 _border[1:-1, 1:-1] = False
 BORDER = np.flatnonzero(_border)
-"""Where an image's 108 border pixels are among its 784."""
+"""Indices of an image's 108 border pixels among its 784."""
 
 Counts = npt.NDArray[np.float64]
 
@@ -39,13 +39,13 @@ def border_brightness(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 
 def binned(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Counts:
-    """Count values over bins as `numpy.histogram` does, what lies outside in the first and last bin."""
-    places = np.searchsorted(edges, values, side="right") - 1
-    return np.bincount(places.clip(0, len(edges) - 2), minlength=len(edges) - 1).astype(np.float64)
+    """Return the counts by bin as `numpy.histogram` does, but with outliers in the first and the last bin."""
+    bins = np.searchsorted(edges, values, side="right") - 1
+    return np.bincount(bins.clip(0, len(edges) - 2), minlength=len(edges) - 1).astype(np.float64)
 
 
 def references(reference: Reference) -> dict[str, Counts]:
-    """Return the manifest's counts by feature."""
+    """Return the manifest's reference counts by feature."""
     histograms: dict[str, Histogram] = {
         "mean_ink": reference.mean_ink,
         "border_brightness": reference.border_brightness,
@@ -57,12 +57,12 @@ def references(reference: Reference) -> dict[str, Counts]:
 def reference(
     images: npt.NDArray[np.uint8], confidence: npt.NDArray[np.float64], predicted: npt.NDArray[np.int64]
 ) -> Reference:
-    """Return the manifest's histograms, against which drift is measured.
+    """Return the reference histograms for the manifest, against which the service measures drift.
 
     Args:
         images: the validation set, `uint8[n, 28, 28]`.
-        confidence: of the predicted class, `float64[n]` in 0..1.
-        predicted: how many images each class was predicted for, `int64[classes]`.
+        confidence: calibrated probability of the predicted class, `float64[n]`.
+        predicted: number of predictions of each class, `int64[classes]`.
     """
     pixels = np.linspace(0, 256, 33)
     return Reference(

@@ -1,4 +1,4 @@
-"""Every error that this package raises on purpose: what was wrong, and what to do."""
+"""The exceptions of this package. Each message says what is wrong and what to do."""
 
 import re
 
@@ -6,10 +6,10 @@ from common.errors import one_line
 
 
 def runtime_reason(error: Exception) -> str:
-    """Return what an error of ONNX Runtime says, on one line.
+    """Return the message of an ONNX Runtime error, on one line.
 
-    Of one on CUDA these are CUDA's own words alone: the message has them between long signatures, and goes on to name
-    this machine, which is no business of a client's or of a published file's.
+    Of a CUDA error only CUDA's own message is kept: ONNX Runtime wraps it in long C++ signatures and adds the name of
+    this host, which must reach neither clients nor published files.
     """
     said = " ".join(str(error).split())
     failure = re.search(r"\bCU\w+ failure \d+: [^;]+", said)
@@ -17,20 +17,20 @@ def runtime_reason(error: Exception) -> str:
 
 
 class BundleError(Exception):
-    """A bundle, or a model repository, is not what the contract says."""
+    """A bundle or a model repository violates the contract."""
 
 
 class NoBundleError(BundleError):
-    """There is no published version where one was looked for."""
+    """No version is published at the given path."""
 
 
 class InvalidBundleError(BundleError):
-    """A version is there, but it is incomplete, changed or written by a newer schema."""
+    """A version failed verification: it is incomplete, changed, unsafe to load, or of a newer schema."""
 
 
 class GoldenMismatchError(InvalidBundleError):
-    """A version is intact, and does not give its golden examples the recorded probabilities."""
+    """A version is intact, but does not reproduce the probabilities of its golden examples."""
 
 
 class PublishError(BundleError):
-    """A bundle could not be published; nothing that counts was written."""
+    """A bundle could not be published; no version was created."""

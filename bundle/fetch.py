@@ -1,9 +1,8 @@
-"""Fetch a published version from a web server or a bucket: `python -m bundle fetch URL --digest DIGEST`.
+"""Download a published version from a web server or a bucket: `python -m bundle fetch URL --digest DIGEST`.
 
-The URL is that of the version's directory, with its files below it: any server of static files will do.
-Nothing that comes is trusted: the manifest must have the digest that was asked for, which is known from
-elsewhere; each file is cut at its limit; and nothing counts until all of it has come and is what every
-reader of a bundle asks for (`reading.py`).
+The URL is that of the version's directory, with its files below it, so any static file server will do. The server
+is not trusted: the manifest must have the digest that the caller knows from elsewhere, downloads are limited in
+size, and the version is installed only after all files have passed the checks of `reading.py`.
 """
 
 import http.client
@@ -22,32 +21,32 @@ from common.atomic_files import CHUNK_BYTES
 from common.errors import one_line
 
 TIMEOUT_SECONDS = 30.0
-"""For a connection, and then for each piece that is read."""
+"""Timeout of the connection, and of each read."""
 
 
 class FetchError(BundleError):
-    """A version could not be had from where it was asked for; nothing was written that counts."""
+    """A version could not be downloaded; nothing was installed."""
 
 
 def fetch(url: str, digest: str, models: Path) -> Bundle:
-    """Make the version at `url` a version of `models`, with the number that the URL ends in.
+    """Download the version at `url` and install it in `models`, under the number at the end of the URL.
 
-    It is left as it is if it is there already.
+    If that version is installed already, it is verified and returned.
 
     Args:
-        url: of a version's directory, as `https://models.example.com/mnist/3`.
-        digest: of its manifest, 64 hexadecimal digits: `python -m bundle show` prints it.
-        models: the model repository to write in.
+        url: of a version's directory, such as `https://models.example.com/mnist/3`.
+        digest: the manifest's digest, 64 hexadecimal digits, as `python -m bundle show` prints it.
+        models: the model repository to write to.
 
     Raises:
-        FetchError: the URL is none that can be fetched; the server does not answer with the files; the manifest has
-            another digest; or a file is not what it says, or such that no reader would take it.
-        InvalidBundleError: what came is no manifest, or the version that is there was changed.
+        FetchError: the URL is not one of a version; the server does not return the files; the manifest has another
+            digest; or a file fails verification.
+        InvalidBundleError: the downloaded manifest is invalid, or the installed version was changed.
         PublishError: the repository cannot be written, or has another version of that number.
     """
     version = _version(url)
     if version is None:
-        raise FetchError(f"{url!r} is no address of a version: give https://HOST/PATH/VERSION")
+        raise FetchError(f"{url!r} is not the URL of a version: give https://HOST/PATH/VERSION")
     base = url.rstrip("/")
     manifest = _manifest(f"{base}/{MANIFEST_FILE}", digest)
     if found := _already_there(models / manifest.name / str(version), digest):
@@ -58,12 +57,12 @@ def fetch(url: str, digest: str, models: Path) -> Bundle:
             try:
                 reading.check(directory, manifest, name)
             except InvalidBundleError as error:
-                raise FetchError(f"{base} cannot be taken: {error}") from None
+                raise FetchError(f"{base} failed verification: {error}") from None
         return install(directory, manifest, version)
 
 
 def _version(url: str) -> int | None:
-    """Return the version at the end of a web address; None if it is none."""
+    """Return the version number at the end of an HTTP URL; None if it has none."""
     try:
         address = urlsplit(url)
     except ValueError:  # half of an IPv6 address
@@ -85,7 +84,7 @@ def _already_there(path: Path, digest: str) -> Bundle | None:
     bundle = Bundle.open(path)
     if bundle.manifest.digest != digest.lower():
         raise PublishError(
-            f"{path} is there already, with the digest {bundle.manifest.digest}: remove it first"
+            f"{path} exists already, with the digest {bundle.manifest.digest}: remove it first"
         )
     bundle.prove()
     return bundle
@@ -96,14 +95,14 @@ def _file(url: str, path: Path) -> None:
         with path.open("wb") as file:
             for chunk in _chunks(url, MAX_BYTES[path.name]):
                 file.write(chunk)
-    except OSError as error:  # the server's are FetchError by now
+    except OSError as error:  # of the disk: the server's have become FetchError
         raise PublishError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _chunks(url: str, limit: int) -> Iterator[bytes]:
-    """Yield what a server answers with, of at most `limit` bytes."""
-    with _said_plainly(url):
-        request = urllib.request.Request(url, headers={"User-Agent": "glyph"})  # noqa: S310 - `fetch` has looked
+    """Yield the body of a response of at most `limit` bytes."""
+    with _errors_as_fetch_errors(url):
+        request = urllib.request.Request(url, headers={"User-Agent": "glyph"})  # noqa: S310 - `_version` checked it
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - as above
             expected, received = response.length, 0
             while chunk := response.read(CHUNK_BYTES):
@@ -116,17 +115,17 @@ def _chunks(url: str, limit: int) -> Iterator[bytes]:
 
 
 @contextmanager
-def _said_plainly(url: str) -> Iterator[None]:
-    """Turn what the library raises into a sentence.
+def _errors_as_fetch_errors(url: str) -> Iterator[None]:
+    """Turn the HTTP client's exceptions into `FetchError`.
 
-    An error of whoever takes the chunks is none of the server's, and never passes through here: a
-    generator sees only what is raised in it.
+    Exceptions of the code that consumes the chunks do not pass through here: a generator sees only those that are
+    raised in it.
     """
     try:
         yield
     except urllib.error.HTTPError as error:
         error.close()
-        raise FetchError(f"{url} is answered with {error.code} {one_line(error.reason)}") from None
+        raise FetchError(f"{url} returned {error.code} {one_line(error.reason)}") from None
     # URLError and time-outs are OSErrors; an address that is not ASCII is a ValueError.
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = one_line(getattr(error, "reason", None) or error)

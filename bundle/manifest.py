@@ -1,8 +1,8 @@
-"""What a bundle states about itself: `manifest.json`, typed, frozen and digested.
+"""The manifest of a bundle, `manifest.json`: typed, immutable, and sealed by a digest.
 
-The file is canonical: it is exactly `Manifest.to_bytes()`, and its last fact, `digest`, is the
-SHA-256 of the same text without the digest. With the SHA-256 of every other file inside, one
-string identifies the whole bundle, and one changed byte anywhere is noticed.
+The file is canonical JSON, exactly `Manifest.to_bytes()`. Its `digest` is the SHA-256 of the same text without the
+digest. As the manifest contains the SHA-256 of every other file, the digest identifies the whole bundle, and a changed
+byte anywhere is detected.
 """
 
 import json
@@ -27,7 +27,7 @@ from common.errors import one_line
 SCHEMA_VERSION = 1
 IMAGE_SIZE = contract.IMAGE_SIZE
 MAX_SHOWN_DEPTH = 6
-"""Parts of a field's place that an error names; hyperparameters can nest deeper."""
+"""Most components of a field's location in an error message; hyperparameters can nest deeper."""
 
 MANIFEST_FILE = "manifest.json"
 ONNX_FILE = "model.onnx"
@@ -48,29 +48,29 @@ FILES = (
     REPORT_FILE,
     CARD_FILE,
 )
-"""What every bundle has, beside the manifest, which lists each file's SHA-256."""
+"""The files of every bundle beside the manifest, which lists their SHA-256s."""
 OPTIONAL_FILES = (INTEGER_ONNX_FILE,)
-"""What a bundle may have: older ones have it not, and it is left out where it cannot be proven."""
+"""The files that a bundle may have. Older bundles have none; training omits those that it cannot prove."""
 
 MIB = 1 << 20
 MAX_MODEL_BYTES = 512 * MIB
-"""134 million weights; the largest preset has 12."""
+"""134 million weights; the largest preset has 12 million."""
 MAX_BYTES = {
-    MANIFEST_FILE: MIB,  # one of 47 classes has 20 KB; to parse a hostile one takes a hundred times its size
+    MANIFEST_FILE: MIB,  # 20 KB with 47 classes; parsing a hostile one takes a hundred times its size in memory
     ONNX_FILE: MAX_MODEL_BYTES,
     INTEGER_ONNX_FILE: MAX_MODEL_BYTES,
     TORCHSCRIPT_FILE: MAX_MODEL_BYTES,
     TORCH_EXPORT_FILE: MAX_MODEL_BYTES,
-    GOLDEN_FILE: 256 * MIB,  # 11,000 examples of 4,000 classes have 180; training writes 1,000 at most
+    GOLDEN_FILE: 256 * MIB,  # 11,000 examples of 4,000 classes take 180 MiB; training writes 1,000 at most
     SAMPLE_FILE: MIB,
     REPORT_FILE: 16 * MIB,  # training keeps it below 2 MB
     CARD_FILE: MIB,
 }
-"""Most bytes of each file that are read."""
+"""Size limit of each file, which readers enforce."""
 
 
 def is_complete(names: Collection[str]) -> bool:
-    """Tell whether these files, the manifest aside, make a bundle: all that it has, and none that it may not."""
+    """Return whether these files, beside the manifest, make a bundle: all required files, and no unknown ones."""
     return {*FILES} <= {*names} <= {*FILES, *OPTIONAL_FILES}
 
 
@@ -79,9 +79,9 @@ WHITE_ON_BLACK = contract.WHITE_ON_BLACK
 BLACK_ON_WHITE = contract.BLACK_ON_WHITE
 
 MAX_GOLDEN_IMAGES = 20_000
-"""A server replays them whole and one by one before it is ready. Training writes 1,000 at most."""
+"""A server replays them as one batch and one by one before it is ready. Training writes at most 1,000."""
 MAX_INTEGER = (1 << 63) - 1
-"""What every reader of JSON and of int64 can hold."""
+"""The largest int64, which every JSON reader can represent."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -91,13 +91,13 @@ Positive = Annotated[int, Field(gt=0, le=MAX_INTEGER)]
 
 
 class Frozen(BaseModel):
-    """A record that cannot be changed, with no unknown keys and no NaN."""
+    """An immutable record without unknown keys or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputContract(Frozen):
-    """What an image must be: `uint8[28, 28]`, and which end of 0..255 is ink."""
+    """What the model expects of an image: `uint8[28, 28]`, and whether the ink is bright or dark."""
 
     height: Literal[28] = 28
     width: Literal[28] = 28
@@ -107,7 +107,7 @@ class InputContract(Frozen):
 
 
 class Metrics(Frozen):
-    """How well the model does on one part of the data, in nats for the losses."""
+    """Metrics of the model on one part of the data; losses are in nats."""
 
     images: Positive
     accuracy: Fraction
@@ -120,7 +120,7 @@ class Metrics(Frozen):
 
 
 class Parity(Frozen):
-    """How far one exported form is from the trained module, over the whole test set."""
+    """The difference between an exported format and the trained module, over the whole test set."""
 
     images: Positive
     max_absolute_difference: Annotated[float, Field(ge=0)]
@@ -131,7 +131,7 @@ class Parity(Frozen):
 
 
 class Dataset(Frozen):
-    """What the model was trained on, so that it can be found again."""
+    """The training data, identified by hashes."""
 
     name: str
     sha256: dict[str, Sha256]
@@ -143,22 +143,22 @@ class Dataset(Frozen):
 
 
 class Environment(Frozen):
-    """Where and with what the model was trained."""
+    """The hardware and software that trained the model."""
 
     code_revision: str
     python: str
     packages: dict[str, str]
     device: str
-    """`cpu` or `cuda`, and in brackets the processor's architecture or the GPU's name."""
+    """`cpu` or `cuda`, with the processor's architecture or the GPU's name in parentheses."""
     threads: Positive
     cuda: Annotated[str, Field(exclude_if=lambda value: not value)] = ""
-    """The version that torch was built for, such as `13.0`. Left out of the file where no GPU trained."""
+    """The CUDA version that PyTorch was built for, such as `13.0`. Omitted if the model was trained on a CPU."""
     driver: Annotated[str, Field(exclude_if=lambda value: not value)] = ""
-    """Of NVIDIA, and the newest CUDA that it runs: `580.95.05 (CUDA 13.0)`. Left out of the file if not known."""
+    """The NVIDIA driver and the newest CUDA that it supports: `580.95.05 (CUDA 13.0)`. Omitted if unknown."""
 
 
 class Histogram(Frozen):
-    """Counts over bins; `edges` has one number more than `counts`."""
+    """Counts by bin; `edges` has one element more than `counts`."""
 
     edges: tuple[float, ...]
     counts: tuple[Count, ...]
@@ -166,14 +166,14 @@ class Histogram(Frozen):
     @model_validator(mode="after")
     def _one_edge_more(self) -> Self:
         if len(self.edges) != len(self.counts) + 1:
-            raise ValueError("a histogram has one edge more than it has counts")
+            raise ValueError("a histogram needs one edge more than it has counts")
         if any(a >= b for a, b in zip(self.edges, self.edges[1:], strict=False)):
-            raise ValueError("a histogram's edges increase")
+            raise ValueError("a histogram's edges must increase")
         return self
 
 
 class Reference(Frozen):
-    """What the validation set looked like, for measuring drift against it."""
+    """Histograms of the validation set, against which the service measures drift."""
 
     mean_ink: Histogram
     """Mean pixel of an image, 0..255."""
@@ -186,21 +186,21 @@ class Reference(Frozen):
 
 
 class Golden(Frozen):
-    """How `golden.npz` is to be replayed before a server calls itself ready."""
+    """How a server replays `golden.npz` before it is ready."""
 
     images: Annotated[int, Field(gt=0, le=MAX_GOLDEN_IMAGES)]
     tolerance: Annotated[float, Field(gt=0, le=0.01)]
     """Largest allowed |difference| of a probability."""
 
 
-class Facts(Frozen):
-    """All that the training job knows of a model, before its files are hashed."""
+class ModelMetadata(Frozen):
+    """The metadata that the training job records of a model, before its files are hashed."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     created: Annotated[str, Field(pattern=r"^[0-9TZ:.+-]{1,40}$")]
     """ISO 8601, UTC."""
     run_id: str = ""
-    """Of the training run, so that a run restarted after publishing does not publish twice."""
+    """Identifies the training run, so that a run that is restarted after publishing does not publish twice."""
     classes: Annotated[tuple[ClassName, ...], Field(min_length=2)]
     input: InputContract
     temperature: Annotated[float, Field(gt=0)]
@@ -208,18 +208,18 @@ class Facts(Frozen):
     hyperparameters: dict[str, JsonValue]
     dataset: Dataset
     teachers: Annotated[dict[str, Sha256], Field(exclude_if=lambda value: not value)] = {}
-    """Of a distilled model: each teacher's digest, by its place. Left out of the file where there are none."""
+    """Digest of each teacher of a distilled model, by its path. Omitted if there are none."""
     environment: Environment
     validation: Metrics
     test: Metrics
     robustness: Annotated[dict[str, Fraction], Field(exclude_if=lambda value: not value)] = {}
-    """Test accuracy after each change of the images (`training/model/robustness.py`). Left out of the file if empty."""
+    """Test accuracy after each transform of the images (`training/model/robustness.py`). Omitted if empty."""
     parity: dict[str, Parity]
-    """By exported form: `torchscript`, `torch_export`, `onnx_cpu`; `onnx_cpu_integer` of the file
-    `model.integer.onnx`; `onnx_cuda` if it was trained on CUDA and ONNX Runtime runs there."""
+    """By exported format: `torchscript`, `torch_export`, `onnx_cpu`; `onnx_cpu_integer` for `model.integer.onnx`; and
+    `onnx_cuda` if the model was trained on CUDA and ONNX Runtime runs there."""
     omitted: Annotated[dict[str, str], Field(exclude_if=lambda value: not value)] = {}
-    """What could not be proven, by optional file (`model.integer.onnx`, left out) or exported form (`onnx_cuda`), and
-    why. Left out of the file if empty."""
+    """The optional file (`model.integer.onnx`) or exported format (`onnx_cuda`) that could not be proven, and why.
+    Omitted if empty."""
     golden: Golden
     sample_label: ClassName
     """The class of `sample.png`."""
@@ -228,20 +228,20 @@ class Facts(Frozen):
     @model_validator(mode="after")
     def _classes_agree(self) -> Self:
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("class names are unique")
+            raise ValueError("class names must be unique")
         if self.sample_label not in self.classes:
-            raise ValueError("the sample's label is one of the classes")
+            raise ValueError("the sample's label must be one of the classes")
         if len(self.reference.predicted) != len(self.classes):
-            raise ValueError("the reference counts predictions of every class")
+            raise ValueError("the reference must count the predictions of every class")
         return self
 
 
-class Manifest(Facts):
-    """The facts, the SHA-256 of every file, and the digest that covers all of it."""
+class Manifest(ModelMetadata):
+    """The metadata, the SHA-256 of every file, and the digest over all of it."""
 
     schema_version: Literal[1] = 1
     files: dict[str, Sha256]
-    """All of `FILES`, maybe some of `OPTIONAL_FILES`, and no others: another name could lead anywhere."""
+    """File name to SHA-256: all of `FILES`, optionally some of `OPTIONAL_FILES`, and no other names (paths)."""
     digest: Sha256
 
     @field_validator("files")
@@ -249,39 +249,39 @@ class Manifest(Facts):
     def _complete(cls, files: dict[str, str]) -> dict[str, str]:
         if not is_complete(files):
             raise ValueError(
-                f"it lists {one_line(', '.join(sorted(files)))}; a bundle is {', '.join(FILES)} and maybe "
+                f"it lists {one_line(', '.join(sorted(files)))}; a bundle has {', '.join(FILES)} and optionally "
                 f"{', '.join(OPTIONAL_FILES)}"
             )
         return files
 
     @classmethod
-    def seal(cls, facts: Facts, files: dict[str, str]) -> Self:
-        """Return the manifest of `facts` and of the `files`, name to SHA-256."""
-        fields = facts.model_dump() | {"files": files}
+    def seal(cls, metadata: ModelMetadata, files: dict[str, str]) -> Self:
+        """Return the sealed manifest of `metadata` and `files`, name to SHA-256."""
+        fields = metadata.model_dump() | {"files": files}
         unsealed = cls.model_validate(fields | {"digest": "0" * 64})
         return cls.model_validate(fields | {"digest": unsealed.expected_digest()})
 
     def to_bytes(self) -> bytes:
-        """Return the manifest as canonical JSON: UTF-8, sorted keys, two spaces, one last newline."""
+        """Return canonical JSON: UTF-8, sorted keys, an indent of two spaces, one trailing newline."""
         return _canonical(self.model_dump(mode="json"))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Parse `manifest.json` and prove that it is unchanged.
+        """Parse `manifest.json` and verify its digest.
 
         Raises:
-            InvalidBundleError: it is no JSON, has a newer schema, lacks or adds a field, holds a
-                value out of range, or was changed after it was sealed.
+            InvalidBundleError: it is not JSON, has a newer schema, a missing or unknown field or a value out of range,
+                or was changed after it was sealed.
         """
         try:
             document: Any = json.loads(data)
-        except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError, too
+        except (ValueError, RecursionError) as error:  # ValueError also for a number with too many digits
             raise InvalidBundleError(f"{MANIFEST_FILE} is not JSON: {one_line(error)}") from None
         version = document.get("schema_version") if isinstance(document, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise InvalidBundleError(
                 f"{MANIFEST_FILE} has schema version {one_line(version, 20)} and this code reads up to "
-                f"{SCHEMA_VERSION}: upgrade Glyph, or publish with the older one"
+                f"{SCHEMA_VERSION}: upgrade Glyph, or publish with an older version of it"
             )
         try:
             manifest = cls.model_validate(document)
@@ -294,8 +294,8 @@ class Manifest(Facts):
             ) from None
         if manifest.digest != manifest.expected_digest() or manifest.to_bytes() != data:
             raise InvalidBundleError(
-                f"{MANIFEST_FILE} was changed after it was published: its digest does not match "
-                "its content; restore the file or publish again"
+                f"{MANIFEST_FILE} was changed after it was published: its digest does not match its content; "
+                "restore the file, or publish again"
             )
         return manifest
 

@@ -1,19 +1,19 @@
-"""The one way in which a bundle's files are read, by whoever reads one; `Bundle` in `repository.py` is its face.
+"""Verified reads of a bundle's files. Every reader uses these functions, through `Bundle` in `repository.py`.
 
-Hashes find damage, not malice: who can write a bundle can seal a manifest over anything. So what a prepared bundle
-can make its reader do is bounded here, before anything is parsed:
+Hashes detect damage, not malice: whoever can write a bundle can seal a manifest over any content. These checks limit
+what a hostile bundle can do to its reader, before anything is parsed:
 
-- Its manifest names the known files, and no others.
-- Each is a regular file of the version's own directory: no device and no FIFO, which would never end, and no symbolic
-  link, which is how a file points elsewhere. Directories may be links, as volumes and image mounts have them. (A
-  ConfigMap's files are links, and are refused: it holds 1 MiB, which the default network's `model.onnx` exceeds.)
-- None is larger than its limit, and what is hashed is what is returned.
-- An ONNX file names no other file, and no operators but ONNX's own; golden examples are plain arrays of known shapes.
+- The manifest lists the known files and no others.
+- Each file is a regular file in the version's directory, not a device or a FIFO, which would block for ever, and not a
+  symbolic link, which could point anywhere. Directories may be links, as in volumes and image mounts. (The files of a
+  ConfigMap are links and fail: it holds 1 MiB at most, which the `model.onnx` of the default network exceeds.)
+- No file is larger than its limit, and the bytes that are hashed are the bytes that are returned.
+- An ONNX file has no external data and only ONNX's own operators; golden examples are plain arrays of known shapes.
 
-A refusal names the file and never tells what was found in it, not even a hash: clients can read refusals.
+Error messages name the file but reveal nothing of its content, not even a hash, because clients can read them.
 
-That a version is loaded and answers its golden examples, its reader proves: a graph that computes for hours, crashes
-its process or takes all memory is not refused here, so its reader has a child process try it first.
+Whether a version loads and reproduces its golden examples is for its reader to prove. A graph that computes for hours,
+crashes its process or takes all memory passes these checks, so the reader tries it in a child process first.
 """
 
 from pathlib import Path
@@ -26,35 +26,34 @@ from common.atomic_files import read_regular, sha256_bytes, sha256_regular
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Return the manifest of a version's directory, proven unchanged.
+    """Return the verified manifest of a version's directory.
 
     Raises:
-        InvalidBundleError: it is missing, unreadable, too large, changed or too new, or lists other files than
-            a bundle has.
+        InvalidBundleError: it is missing, unreadable, too large, changed or too new, or lists unknown files.
     """
     return Manifest.from_bytes(_read(directory, MANIFEST_FILE))
 
 
 def read(directory: Path, manifest: Manifest, name: str) -> bytes:
-    """Return the content of the file `name`, proven to be what was published, and safe to parse.
+    """Return the content of the file `name`, verified by its SHA-256 and safe to parse.
 
     Raises:
-        InvalidBundleError: the file is missing, unreadable, no regular file, too large, changed, or not in the
-            manifest; or it is a graph or golden examples that no reader must parse.
+        InvalidBundleError: the file is missing, unreadable, not a regular file, too large, changed, or not in the
+            manifest; or it is a graph or golden examples that are unsafe to parse.
     """
     published = _published(manifest, name)
     data = _read(directory, name)
     if sha256_bytes(data) != published:
         raise _changed(name)
-    if name in (ONNX_FILE, INTEGER_ONNX_FILE) and (objection := graph.objection(data)):
-        raise InvalidBundleError(f"{name} is refused: {objection}")
+    if name in (ONNX_FILE, INTEGER_ONNX_FILE) and (reason := graph.unsafe_reason(data)):
+        raise InvalidBundleError(f"{name} is unsafe to load: {reason}")
     if name == GOLDEN_FILE:
         GoldenExamples.from_bytes(data, manifest)
     return data
 
 
 def check(directory: Path, manifest: Manifest, name: str) -> None:
-    """Prove what `read` would, without holding the files that nobody parses.
+    """Verify what `read` would, without holding files in memory that nobody parses.
 
     Raises:
         InvalidBundleError: as `read`.
@@ -72,9 +71,9 @@ def check(directory: Path, manifest: Manifest, name: str) -> None:
 
 
 def _published(manifest: Manifest, name: str) -> str:
-    """Return the SHA-256 that a file was published with."""
+    """Return the SHA-256 of a file in the manifest."""
     if name not in manifest.files:
-        raise InvalidBundleError(f"{name} is not in the manifest: it does not belong to the bundle")
+        raise InvalidBundleError(f"{name} is not in the manifest, so it does not belong to the bundle")
     return manifest.files[name]
 
 
@@ -91,6 +90,6 @@ def _unreadable(name: str, error: OSError) -> InvalidBundleError:
 
 def _changed(name: str) -> InvalidBundleError:
     return InvalidBundleError(
-        f"{name} was changed after it was published: its SHA-256 is not the manifest's; "
-        "restore the file or publish again"
+        f"{name} was changed after it was published: its SHA-256 differs from the manifest's; "
+        "restore the file, or publish again"
     )

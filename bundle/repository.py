@@ -1,8 +1,8 @@
-"""The model repository on disk: `models/<name>/<version>/`, published atomically, never changed.
+"""The model repository on disk: immutable versions in `models/<name>/<version>/`, published atomically.
 
-A version exists when its directory has its final name, an integer. Publishing fills a directory
-whose name starts with a dot, flushes it, and renames it; rename fails on a name that is taken, so
-two publishers never get the same number, without a lock.
+A version exists once its directory has its final name, an integer. Publishing fills a staging directory, whose name
+starts with a dot, flushes it to disk, and renames it. The rename fails if the name is taken, so two publishers never
+get the same number, without a lock.
 """
 
 import errno
@@ -17,7 +17,15 @@ from pathlib import Path
 
 from bundle import reading
 from bundle.errors import BundleError, InvalidBundleError, NoBundleError, PublishError
-from bundle.manifest import FILES, MANIFEST_FILE, MAX_BYTES, OPTIONAL_FILES, Facts, Manifest, is_complete
+from bundle.manifest import (
+    FILES,
+    MANIFEST_FILE,
+    MAX_BYTES,
+    OPTIONAL_FILES,
+    Manifest,
+    ModelMetadata,
+    is_complete,
+)
 from bundle.triton import FIRST_LINE, config_pbtxt
 from common.atomic_files import fsync_path, read_regular, sha256_regular, write_whole
 
@@ -26,14 +34,14 @@ STAGING_LEFTOVER_SECONDS = 24 * 3600
 CONFIG_FILE = "config.pbtxt"
 MAX_CONFIG_BYTES = 1 << 16
 RANDOM = "?" * 8
-"""What `tempfile` ends its names with."""
+"""Glob of the suffix that `tempfile` gives its names."""
 MAX_VERSION_DIGITS = 18
-"""What int64 holds, which is what JSON's readers hold."""
+"""An int64 holds 18 digits, and so do JSON readers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """One published version: where it is, and its manifest, already proven unchanged."""
+    """A published version: its path and its verified manifest."""
 
     path: Path
     version: int
@@ -53,19 +61,19 @@ class Bundle:
         version = version_of(path.name)
         if version is None:
             raise NoBundleError(
-                f"{path} is not a version: give models/NAME/VERSION, where VERSION is an integer"
+                f"{path} is not a version: give models/NAME/VERSION, where VERSION is a positive integer"
             )
         manifest = reading.read_manifest(path)
         if manifest.name != path.parent.name:
             raise InvalidBundleError(
-                f"the manifest is of model '{manifest.name}', the directory of '{path.parent.name}'"
+                f"the manifest is of model '{manifest.name}', but the directory is of model '{path.parent.name}'"
             )
         return cls(path=path, version=version, manifest=manifest)
 
     def read(self, name: str) -> bytes:
-        """Return the content of the file `name`, proven to be what was published, and safe to parse.
+        """Return the content of the file `name`, verified by its SHA-256 and safe to parse.
 
-        What is hashed is what is returned, so nothing can be swapped in between.
+        The bytes that are hashed are the bytes that are returned, so no file can be swapped in between.
 
         Raises:
             InvalidBundleError: see `reading.read`.
@@ -73,10 +81,10 @@ class Bundle:
         return reading.read(self.path, self.manifest, name)
 
     def prove(self, *names: str) -> dict[str, bytes]:
-        """Prove every file to be what was published, and return the content of those that are named.
+        """Verify every file of the bundle, and return the content of the named ones.
 
         Raises:
-            InvalidBundleError: see `reading.read`; also of a file that is named and that the bundle has not.
+            InvalidBundleError: see `reading.read`; also for a named file that the bundle does not have.
         """
         for name in sorted({*self.manifest.files} - {*names}):
             reading.check(self.path, self.manifest, name)
@@ -84,10 +92,10 @@ class Bundle:
 
 
 def versions(model: Path) -> list[int]:
-    """Return the published versions in `models/<name>`, ascending; none if it does not exist.
+    """Return the published versions in `models/<name>`, ascending; an empty list if it does not exist.
 
     Raises:
-        NoBundleError: the directory is there and cannot be read.
+        NoBundleError: the directory exists and cannot be read.
     """
     try:
         with os.scandir(model) as entries:
@@ -100,17 +108,16 @@ def versions(model: Path) -> list[int]:
 
 
 def resolve(model: Path, version: int | None = None) -> Bundle:
-    """Open one version of `models/<name>`, the newest if none is asked for.
+    """Open a version of `models/<name>`, by default the newest.
 
     Raises:
-        NoBundleError: nothing is published there, or not that version.
+        NoBundleError: no version is published there, or not this one.
         InvalidBundleError: the manifest is missing, unreadable, changed or too new.
     """
     published = versions(model)
     if not published:
         raise NoBundleError(
-            f"no version is published in {model}: train one with 'python -m training fit', "
-            "or name another place"
+            f"no version is published in {model}: train one with 'python -m training fit', or give another directory"
         )
     if version is not None and version not in published:
         raise NoBundleError(f"version {version} is not published in {model}: there are {_listing(published)}")
@@ -119,10 +126,10 @@ def resolve(model: Path, version: int | None = None) -> Bundle:
 
 @contextmanager
 def staging(models: Path, name: str) -> Iterator[Path]:
-    """Give a directory in which to build a bundle; it is removed unless `publish` took it.
+    """Yield a staging directory in which to build a bundle; it is removed unless `publish` renamed it.
 
-    It lies beside the versions of `name`, on the same file system, under a name that is no
-    version. What a crash left there more than a day ago is cleared away first.
+    It is beside the versions of `name`, on the same file system, under a name that is not a version. Leftovers of
+    crashes that are older than a day are removed first.
     """
     model = models / name
     try:
@@ -137,46 +144,48 @@ def staging(models: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def publish(directory: Path, facts: Facts) -> Bundle:
-    """Make the staged `directory` the next version of its model, atomically and durably.
+def publish(directory: Path, metadata: ModelMetadata) -> Bundle:
+    """Make the staging `directory` the next version of its model, atomically and durably.
 
     Args:
-        directory: from `staging`, holding every file of `FILES`, maybe of `OPTIONAL_FILES`, and nothing else.
-        facts: what the manifest says beside the hashes.
+        directory: from `staging`, with all of `FILES`, optionally some of `OPTIONAL_FILES`, and nothing else.
+        metadata: the content of the manifest beside the hashes.
 
     Raises:
-        PublishError: files are missing, unknown, or such that no reader would take them; the class count differs
-            from what the model's versions have; or the disk refused.
+        PublishError: files are missing, unknown or fail verification; the model's versions have another number of
+            classes; or the disk cannot be written.
     """
     model = directory.parent
     present = {entry.name for entry in directory.iterdir()}
     if not is_complete(present):
         raise PublishError(
-            f"a bundle is exactly {', '.join(FILES)}; "
+            f"a bundle has exactly the files {', '.join(FILES)}; "
             f"missing: {sorted(set(FILES) - present)}, "
             f"unknown: {sorted(present - {*FILES, *OPTIONAL_FILES})}"
         )
-    if facts.name != model.name:
-        raise PublishError(f"the facts are of model '{facts.name}', the place of '{model.name}'")
+    if metadata.name != model.name:
+        raise PublishError(
+            f"the metadata is of model '{metadata.name}', but the directory is of model '{model.name}'"
+        )
     try:
         files = {name: sha256_regular(directory / name, MAX_BYTES[name]) for name in sorted(present)}
-        _finish(directory, Manifest.seal(facts, files))
+        _finish(directory, Manifest.seal(metadata, files))
         version = _rename_to_next_version(directory, model)
         fsync_path(model)
-        fsync_path(model.parent)  # the model's own name may be new, too
+        fsync_path(model.parent)  # the model's directory may be new as well
     except OSError as error:
         raise PublishError(f"cannot publish in {model}: {error.strerror}") from None
     return Bundle.open(model / str(version))
 
 
 def install(directory: Path, manifest: Manifest, version: int) -> Bundle:
-    """Make the staged `directory` the version `version` of its model, atomically and durably.
+    """Make the staging `directory` the version `version` of its model, atomically and durably.
 
-    For a bundle that was published elsewhere, whose manifest is known.
+    This installs a bundle that was published elsewhere, with its manifest.
 
     Raises:
-        PublishError: a file is not what the manifest says, or such that no reader would take it; the version is
-            there already; the class count differs from what the model's versions have; or the disk refused.
+        PublishError: a file fails verification; the version exists already; the model's versions have another number
+            of classes; or the disk cannot be written.
     """
     model = directory.parent
     try:
@@ -190,14 +199,14 @@ def install(directory: Path, manifest: Manifest, version: int) -> Bundle:
 
 
 def _finish(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest, prove all by what a reader will prove, and let nothing be lost or changed from here on."""
+    """Write the manifest, verify the bundle as its readers will, make the files read-only and flush them to disk."""
     write_whole(directory / MANIFEST_FILE, manifest.to_bytes())
     try:
         reading.read_manifest(directory)
         for name in sorted(manifest.files):
             reading.check(directory, manifest, name)
     except InvalidBundleError as error:
-        raise PublishError(f"no reader would take this version of '{manifest.name}': {error}") from None
+        raise PublishError(f"this version of '{manifest.name}' failed verification: {error}") from None
     _write_config(directory.parent, manifest)
     for name in (*manifest.files, MANIFEST_FILE):
         (directory / name).chmod(0o444)
@@ -210,54 +219,51 @@ def _rename_to_next_version(directory: Path, model: Path) -> int:
     version = max(versions(model), default=0) + 1
     while True:
         if version_of(str(version)) is None:
-            raise PublishError(
-                f"{model} has version {version - 1}, after which there is no number: remove it"
-            )
+            raise PublishError(f"{model} has version {version - 1}, the largest possible number: remove it")
         try:
             directory.rename(model / str(version))
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-            version += 1  # another publisher took it between the look and the rename
+            version += 1  # another publisher has taken this number
         else:
             return version
 
 
-def _write_config(model: Path, facts: Facts) -> None:
-    """Write Triton's configuration, which all versions share; refuse what would break them."""
-    if has_config(model, facts):
+def _write_config(model: Path, metadata: ModelMetadata) -> None:
+    """Write Triton's configuration, which all versions share, unless that would break one of them."""
+    if has_config(model, metadata):
         return
-    config = config_pbtxt(facts.name, len(facts.classes)).encode()
+    config = config_pbtxt(metadata.name, len(metadata.classes)).encode()
     path = model / CONFIG_FILE
     if os.path.lexists(path) and not _is_own_config(path):
         raise PublishError(
-            f"{path} was not written by Glyph, and would be overwritten: "
-            "move it, or publish under another name (--name)"
+            f"{path} was not written by Glyph and would be overwritten: move it, or publish under another name (--name)"
         )
     for version in versions(model):
         try:
             published = Bundle.open(model / str(version)).manifest
         except BundleError:
-            continue  # what cannot be read constrains nothing
-        if len(published.classes) != len(facts.classes):
+            continue  # an unreadable version is no constraint
+        if len(published.classes) != len(metadata.classes):
             raise PublishError(
-                f"version {version} of '{facts.name}' has {len(published.classes)} classes and "
-                f"this model has {len(facts.classes)}: publish it under another name (--name)"
+                f"version {version} of '{metadata.name}' has {len(published.classes)} classes and "
+                f"this model has {len(metadata.classes)}: publish it under another name (--name)"
             )
     write_whole(path, config)
 
 
-def has_config(model: Path, facts: Facts) -> bool:
-    """Tell whether Triton's configuration is what every version of this model needs."""
+def has_config(model: Path, metadata: ModelMetadata) -> bool:
+    """Return whether Triton's configuration is the one of this model."""
     try:
         found = read_regular(model / CONFIG_FILE, MAX_CONFIG_BYTES)
     except OSError:
         return False
-    return found == config_pbtxt(facts.name, len(facts.classes)).encode()
+    return found == config_pbtxt(metadata.name, len(metadata.classes)).encode()
 
 
 def _is_own_config(path: Path) -> bool:
-    """Tell whether some Glyph wrote this configuration, for whatever model."""
+    """Return whether Glyph wrote this configuration, for any model."""
     try:
         return read_regular(path, MAX_CONFIG_BYTES).startswith(FIRST_LINE.encode())
     except OSError:
@@ -265,13 +271,13 @@ def _is_own_config(path: Path) -> bool:
 
 
 def _clear_leftovers(model: Path) -> None:
-    """Remove what crashes left behind, by the exact names that `tempfile` makes: others' hidden files stay."""
+    """Remove the leftovers of crashes, matched by the exact names that `tempfile` makes; other hidden files stay."""
     for path in (*model.glob(f"{STAGING_PREFIX}{RANDOM}"), *model.glob(f".{CONFIG_FILE}.{RANDOM}")):
         try:
             if time.time() - path.lstat().st_mtime <= STAGING_LEFTOVER_SECONDS:
                 continue
         except FileNotFoundError:
-            continue  # its publisher finished meanwhile
+            continue  # its publisher has finished meanwhile
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -279,7 +285,7 @@ def _clear_leftovers(model: Path) -> None:
 
 
 def version_of(name: str) -> int | None:
-    """Return the version that a directory name stands for: a positive integer without leading 0."""
+    """Return the version number in a directory name, a positive integer without a leading 0, or None."""
     digits = name.isascii() and name.isdigit() and len(name) <= MAX_VERSION_DIGITS
     return int(name) if digits and name[0] != "0" else None
 

@@ -1,11 +1,11 @@
-"""The `config.pbtxt` that lets NVIDIA Triton serve the same model repository, unchanged."""
+"""`config.pbtxt`, with which NVIDIA Triton serves the same model repository."""
 
 import json
 
 MAX_BATCH = 1024
 
 FIRST_LINE = "# Written by Glyph when it publishes; the same for every version of this model."
-"""By which a configuration is known to be nobody else's."""
+"""Marks a configuration as written by Glyph."""
 
 _TEMPLATE = """\
 {first_line}
@@ -26,8 +26,8 @@ dynamic_batching {{ }}
 def config_pbtxt(name: str, classes: int) -> str:
     """Return Triton's ModelConfig (protobuf text form) for a model of `classes` classes.
 
-    The batch axis is left out of `dims`, as `max_batch_size > 0` asks. Source: the model
-    configuration reference of the Triton Inference Server.
+    `dims` does not include the batch axis, because `max_batch_size` is above 0. Source: the model configuration
+    reference of the Triton Inference Server.
     """
     return _TEMPLATE.format(
         first_line=FIRST_LINE, name=json.dumps(name), classes=classes, max_batch=MAX_BATCH

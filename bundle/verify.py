@@ -1,4 +1,4 @@
-"""Re-check a published bundle from its bytes alone: what `python -m bundle verify` does."""
+"""Verify a published bundle from its bytes alone: `python -m bundle verify`."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from common.errors import one_line
 
 
 def problems(path: Path) -> list[str]:
-    """Return everything that is wrong with the version directory `path`; an empty list if nothing is.
+    """Return all problems of the version directory `path`; an empty list if it passes.
 
-    Checked: what every reader checks (`reading.py`), of each file; that no other file is there; and Triton's
+    Verified are each file, as every reader does (`reading.py`), that there are no other files, and Triton's
     `config.pbtxt`.
     """
     try:
@@ -34,5 +34,5 @@ def problems(path: Path) -> list[str]:
     found += [f"{one_line(name)} does not belong to the bundle: remove it" for name in sorted(strangers)]
     if not has_config(bundle.path.parent, bundle.manifest):
         config = bundle.path.parent / CONFIG_FILE
-        found.append(f"{config} is missing or not what was published: Triton would not serve this")
+        found.append(f"{config} is missing or was changed: Triton cannot serve this model")
     return found

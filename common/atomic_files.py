@@ -1,7 +1,7 @@
-"""Files that are whole or absent: write to a temporary name, fsync, rename, fsync the directory.
+"""Atomic file writes: write to a temporary name, fsync, rename, fsync the directory.
 
-The order is the one that POSIX needs for a rename to be durable: data first, then the name. A
-reader never sees half a file, and a crash at any instruction leaves the old one or the new one.
+POSIX requires this order for a rename to be durable: the data first, then the name. A reader never sees
+half a file, and a crash at any instruction leaves either the old file or the new one.
 """
 
 import errno
@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 CHUNK_BYTES = 1 << 20
 NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What file systems say that have no hard links: FAT, some over FUSE, and SMB."""
+"""Errors of file systems without hard links: FAT, some FUSE file systems, and SMB."""
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -37,8 +37,8 @@ def read_regular(path: Path, limit: int) -> bytes:
     """Return the content of a regular file of at most `limit` bytes.
 
     Raises:
-        OSError: it cannot be read, or is larger, or `path` is something else than a regular file: a directory,
-            a device, a FIFO, or a symbolic link. It is refused before a byte of it is read, and never waited for.
+        OSError: the file cannot be read or is larger, or `path` is not a regular file but a directory, a device, a
+            FIFO or a symbolic link. That is found out before a byte is read, without blocking.
     """
     with _open_regular(path, limit) as (file, size):
         data = file.read(size + 1)
@@ -48,7 +48,7 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def sha256_regular(path: Path, limit: int) -> str:
-    """Return the SHA-256 of what `read_regular` would return, without holding it.
+    """Return the SHA-256 of what `read_regular` would return, without holding it in memory.
 
     Raises:
         OSError: as `read_regular`.
@@ -65,23 +65,23 @@ def sha256_regular(path: Path, limit: int) -> str:
 
 @contextmanager
 def _open_regular(path: Path, limit: int) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a regular file, and give it with its size.
+    """Open a regular file, and yield it with its size.
 
-    O_NOFOLLOW refuses a link as the last part of the path; links to directories before it are followed.
-    O_NONBLOCK lets a FIFO be opened without a writer, so that it can be refused, and is nothing to a regular file.
+    O_NOFOLLOW rejects a symbolic link as the last component of the path; links to directories before it are followed.
+    O_NONBLOCK opens a FIFO that has no writer, so that it can be rejected; it has no effect on a regular file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a symbolic link, and no regular file") from None
+            raise OSError(errno.ELOOP, "it is a symbolic link, not a regular file") from None
         raise
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         if found.st_size > limit:
-            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and at most {limit:,} are read")
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes; at most {limit:,} are read")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file, found.st_size
     finally:
@@ -89,11 +89,11 @@ def _open_regular(path: Path, limit: int) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def _changing() -> OSError:
-    return OSError(errno.EAGAIN, "it changed while it was read")
+    return OSError(errno.EAGAIN, "it changed while it was being read")
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file or a directory to the disk. On a directory it makes renames in it durable."""
+    """Flush a file or a directory to disk; on a directory, this makes renames within it durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -103,14 +103,14 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """Open a temporary file that becomes `path` when the block ends, and vanishes if it raises.
+    """Open a temporary file that becomes `path` when the block ends, and is removed if it raises.
 
-    The temporary file lies beside `path` (a rename must not cross file systems) under a name that
-    starts with a dot. The file gets the permissions that the umask leaves of 0666.
+    The temporary file is in the directory of `path`, because a rename must not cross file systems, and its
+    name starts with a dot. Its mode is 0666 less the umask.
 
     Raises:
-        FileExistsError: without `overwrite`, something is at `path` when the block ends. It is left as it is.
-        OSError: it cannot be written.
+        FileExistsError: without `overwrite`, `path` exists when the block ends. It is left unchanged.
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -131,19 +131,19 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, data: bytes, *, overwrite: bool = True) -> None:
-    """Write `data` to `path`, whole or not at all; see `whole_file`."""
+    """Write `data` to `path` atomically; see `whole_file`."""
     with whole_file(path, overwrite=overwrite) as file:
         file.write(data)
 
 
 def _rename_to_new(source: Path, target: Path) -> None:
-    """Rename, and raise `FileExistsError` where `rename` would replace the target."""
+    """Rename, but raise `FileExistsError` where `rename` would replace the target."""
     try:
         target.hardlink_to(source)
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
-        if os.path.lexists(target):  # not atomic with the rename, but all that such a file system offers
+        if os.path.lexists(target):  # a race with the rename, which such a file system cannot avoid
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         source.replace(target)
     else:
@@ -151,7 +151,7 @@ def _rename_to_new(source: Path, target: Path) -> None:
 
 
 def _umask() -> int:
-    """Return the process's umask; POSIX lets it be read only by setting it."""
+    """Return the process's umask; POSIX can read it only by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

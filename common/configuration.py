@@ -1,9 +1,8 @@
-"""Settings from several places, by one set of names: typed, frozen, and strict about unknown keys.
+"""Typed settings from the command line, the environment and YAML, under one set of names.
 
-A settings class is a frozen pydantic model whose fields carry their description. The same field
-`batch_size` is `--batch-size` on the command line, `batch_size` in a YAML file and
-`PREFIX_BATCH_SIZE` in the environment; later layers win over earlier ones. An unknown key is an
-error that names the nearest known one.
+A settings class is a frozen pydantic model whose fields carry their descriptions. The field `batch_size` is
+`--batch-size` on the command line, `batch_size` in a YAML file and `PREFIX_BATCH_SIZE` in the environment. Later
+layers override earlier ones, and an unknown key is an error that names the nearest known one.
 """
 
 import argparse
@@ -22,7 +21,7 @@ from common.errors import ConfigurationError
 
 
 class Settings(BaseModel):
-    """The base of every settings class: frozen, no unknown keys, no NaN, defaults checked too."""
+    """The base of every settings class: frozen, without unknown keys or NaN, and with validated defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -31,46 +30,46 @@ S = TypeVar("S", bound=Settings)
 
 
 def _split(value: Any) -> Any:
-    """Read `512,256` (or nothing at all) as a list, and one number as a list of one."""
+    """Parse `512,256` (or an empty string) as a list, and a single number as a list of one."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return [value] if isinstance(value, int | float) else value
 
 
 def none_where_said(value: Any) -> Any:
-    """Read an empty word, `none` or `null` as None, for settings that may be absent."""
+    """Parse an empty string, `none` or `null` as None, for optional settings."""
     return None if isinstance(value, str) and value.lower() in ("", "none", "null") else value
 
 
 CommaSeparated = BeforeValidator(_split)
-"""Put in `Annotated[tuple[int, ...], CommaSeparated]`: accepts `512,256` and `512` beside a real list."""
+"""Use as `Annotated[tuple[int, ...], CommaSeparated]`: accepts `512,256` and `512` as well as a list."""
 OrNone = BeforeValidator(none_where_said)
-"""Put in `Annotated[int | None, OrNone]`: accepts `none` beside a real None."""
+"""Use as `Annotated[int | None, OrNone]`: accepts `none` as well as None."""
 _CREDENTIALS = re.compile(r"(?<=://)[^:/@]*(?::.*)?@", re.DOTALL)
-"""To the last @: database drivers take passwords with an @ or a slash in them."""
+"""Up to the last @, because database drivers accept passwords that contain an @ or a slash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Values of settings that came from one place."""
+    """Values of settings from one source."""
 
     values: Mapping[str, Any]
     origin: str
-    """Where from, in words; `{name}`, `{NAME}` and `{option}` in it stand for the setting's name."""
+    """The source, in words; `{name}`, `{NAME}` and `{option}` stand for the setting's name."""
 
     def place_of(self, name: str) -> str:
-        """Say where the value of the setting `name` came from."""
-        place = self.origin  # not str.format: a file's name may hold braces of its own
+        """Return where the value of the setting `name` comes from, in words."""
+        place = self.origin  # not str.format: a file name may contain braces
         for field, word in (("{name}", name), ("{NAME}", name.upper()), ("{option}", name.replace("_", "-"))):
             place = place.replace(field, word)
         return place
 
 
 def build(settings: type[S], layers: Sequence[Layer]) -> S:
-    """Merge the layers, the last one winning, and validate.
+    """Merge the layers, the last taking precedence, and validate the result.
 
     Raises:
-        ConfigurationError: a key is unknown or a value is not allowed; one line for each.
+        ConfigurationError: a key is unknown, or values are invalid: one line for each.
     """
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -90,7 +89,7 @@ def build(settings: type[S], layers: Sequence[Layer]) -> S:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known name nearest to `name`, else list what is known."""
+    """Return `; did you mean 'x'?` with the known name nearest to `name`, or else a list of the known names."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else f"; known are: {', '.join(choices)}"
@@ -102,14 +101,13 @@ def from_environment(
     prefix: str,
     reserved: Sequence[str] = (),
 ) -> Layer:
-    """Collect the variables that start with `prefix`.
+    """Return the settings in the environment variables that start with `prefix`.
 
     Args:
-        settings: whose fields the variables name.
+        settings: the class whose fields the variables name.
         environment: usually `os.environ`.
-        prefix: with its last underscore, as in `GLYPH_`.
-        reserved: longer prefixes (they end with an underscore), and whole names, that belong to
-            somebody else.
+        prefix: with its trailing underscore, such as `GLYPH_`.
+        reserved: longer prefixes (with a trailing underscore) and whole names that are not settings of this class.
 
     Raises:
         ConfigurationError: a variable with the prefix names no setting.
@@ -129,13 +127,12 @@ def from_environment(
 def add_options(
     parser: argparse.ArgumentParser, settings: type[Settings], layers: Sequence[Layer] = ()
 ) -> None:
-    """Give the parser one option for each setting, with its description and default as help.
+    """Add an option for each setting to the parser, with the description and the default as its help.
 
     Args:
-        parser: gets the options.
-        settings: whose fields they are.
-        layers: what a run without options takes its settings from, as for `build`, where that is more
-            than the fields' own defaults.
+        parser: the parser to add to.
+        settings: the class whose fields become options.
+        layers: the layers that set the defaults, as for `build`, where they are more than the fields' own.
     """
     for name, field in settings.model_fields.items():
         option = "--" + name.replace("_", "-")
@@ -151,7 +148,7 @@ def add_options(
 
 
 def default_of(settings: type[Settings], name: str, layers: Sequence[Layer]) -> tuple[Any, str]:
-    """Return what a setting is where no option gives it, not validated, and whence: empty for its own default."""
+    """Return the value of a setting that no option sets, not validated, and its source ("" for the field's default)."""
     for layer in reversed(layers):
         if name in layer.values:
             return layer.values[name], layer.place_of(name)
@@ -159,7 +156,7 @@ def default_of(settings: type[Settings], name: str, layers: Sequence[Layer]) -> 
 
 
 def for_help(read: Callable[[], Layer]) -> Layer:
-    """Return the layer that `read` gives, or an empty one where it raises: help is shown whatever is set wrongly."""
+    """Return the layer from `read`, or an empty one if it raises, so that invalid settings do not prevent `--help`."""
     try:
         return read()
     except ConfigurationError:
@@ -167,9 +164,9 @@ def for_help(read: Callable[[], Layer]) -> Layer:
 
 
 def early_options(arguments: Sequence[str], *options: str) -> dict[str, list[str]]:
-    """Return the values that a command line gives some options, for what must be known before its parser is made.
+    """Return the values of some options, for what must be known before the command line's parser is built.
 
-    What is wrong with it, the parser says.
+    Errors are left for that parser to report.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in options:
@@ -179,7 +176,7 @@ def early_options(arguments: Sequence[str], *options: str) -> dict[str, list[str
 
 
 def without_credentials(text: str) -> str:
-    """Return a text, and where it is a URL that holds a user's name and password, the URL without them."""
+    """Return a text with the user name and password removed if it is a URL that has them."""
     return _CREDENTIALS.sub("", text)
 
 
@@ -189,7 +186,7 @@ def parse(
     """Parse a command line whose options are mostly those of `settings`.
 
     Raises:
-        ConfigurationError: an option or word is unknown; it says which option is nearest.
+        ConfigurationError: an option or argument is unknown; the message names the nearest option.
     """
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -201,7 +198,7 @@ def parse(
 
 
 def from_arguments(settings: type[Settings], namespace: argparse.Namespace) -> Layer:
-    """Collect the options that were given on the command line."""
+    """Return the settings that the command line sets."""
     given = {name: value for name, value in vars(namespace).items() if name in settings.model_fields}
     return Layer(given, "--{option}")
 
@@ -231,7 +228,7 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def text_of(default: Any) -> str:
-    """Return a default as help states it."""
+    """Return a default as `--help` shows it."""
     if isinstance(default, tuple | list):
         return ",".join(str(part) for part in default) or "none"
     return "none" if default is None else without_credentials(str(default)) or "empty"

@@ -1,15 +1,23 @@
-"""The error of a setting, and how what a file or a library said is quoted in a message."""
+"""`ConfigurationError`, and how messages quote untrusted text and long lists."""
+
+from collections.abc import Sequence
 
 
 def one_line(value: object, most: int = 300) -> str:
-    """Return what a file or a library said as one line that a terminal, a log and JSON can hold.
+    """Return text from a file or a library as one line that is safe in a terminal, a log and JSON.
 
-    White space is one space, a character that is not printed stands as its code point, and what is longer than
-    `most` characters is cut: a prepared file decides neither the length nor the look of a sentence about it.
+    Runs of white space become one space, unprintable characters become escapes of their code points, and the text is
+    cut after `most` characters, so that a hostile file controls neither the length nor the look of a message about it.
     """
     text = " ".join(str(value)[: 10 * most].split())
     cut = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in cut)
+
+
+def listing(items: Sequence[str], most: int = 20) -> str:
+    """Return the first `most` items, separated by commas, and the number of the others."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
 
 
 class ConfigurationError(Exception):

@@ -1,6 +1,6 @@
-"""What a job says while it works: bars in a terminal, plain lines in a log; needs Rich.
+"""Progress of a job: bars in a terminal, plain lines in a log. Requires Rich.
 
-Everything goes to the standard error; the standard output is left to results.
+All of it goes to standard error; standard output is for results.
 """
 
 import time
@@ -23,21 +23,21 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class Task(Protocol):
-    """Something with a length that is being worked through."""
+    """A task of a number of units."""
 
     def advance(self, amount: int) -> None:
         """Count `amount` more units as done."""
 
 
 class Progress:
-    """Says lines, and shows how far tasks are."""
+    """Prints log lines and shows the progress of tasks."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self._console = console or Console(stderr=True, soft_wrap=True, highlight=False)
         self._quiet = quiet
 
     def say(self, line: str) -> None:
-        """Print one line; in a terminal it scrolls above the bars."""
+        """Print one line; in a terminal it appears above the bars."""
         if not self._quiet:
             self._console.print(line, markup=False, emoji=False)
 
@@ -70,7 +70,7 @@ class _Bar:
 
 
 class _Lines:
-    """One line now and then, for logs."""
+    """A log line at most every 10 seconds."""
 
     def __init__(self, progress: Progress, name: str, total: int, unit: str) -> None:
         self._progress, self._name, self._total, self._unit = progress, name, total, unit

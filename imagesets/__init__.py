@@ -1,4 +1,4 @@
-"""The containers that people hold 28x28 images in, read once for training and for scoring.
+"""Readers of image set formats, shared by training and scoring.
 
-- `array_files.py`: what stands before the numbers in IDX files and NumPy's `.npy`, and what may follow it
+- `array_files.py`: headers of IDX files and of NumPy's `.npy`
 """

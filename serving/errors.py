@@ -319,7 +319,7 @@ class NotReadyError(ProblemError):
     title = "The service is not ready"
     detail = (
         "no model is served: no version is published in /models: train one with 'python -m training fit', "
-        "or name another place"
+        "or give another directory"
     )
     remedy = (
         "Publish or restore a version, then wait until it is noticed (GLYPH_RELOAD_SECONDS), restart the "

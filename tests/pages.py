@@ -69,16 +69,16 @@ class Document(HTMLParser):
         return [card for card in self.cards if card.startswith("t = ")]
 
 
-def sheet(source: str) -> npt.NDArray[np.uint8]:
-    """Return the picture that all misclassified images are cut from, as greys."""
+def sprite_sheet(source: str) -> npt.NDArray[np.uint8]:
+    """Return the sprite sheet of the misclassified images, as greys."""
     found = re.search(r"\.cards i \{[^}]*url\(data:image/png;base64,([^)]+)\)", source)
     assert found
     image = Image.open(io.BytesIO(base64.b64decode(found[1])))
     return np.asarray(image.convert("L"))
 
 
-def cuttings(source: str) -> list[npt.NDArray[np.uint8]]:
-    """Return each card's image, cut out of the sheet as the page's style does."""
+def sprites(source: str) -> list[npt.NDArray[np.uint8]]:
+    """Return each card's image, cut out of the sprite sheet as the page's style does."""
     places = re.findall(r'<i role="img" aria-label="[^"]*" style="--x:(\d+);--y:(\d+)"', source)
-    full = sheet(source)
+    full = sprite_sheet(source)
     return [full[28 * int(y) : 28 * int(y) + 28, 28 * int(x) : 28 * int(x) + 28] for x, y in places]

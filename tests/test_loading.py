@@ -7,7 +7,7 @@ import pytest
 from optuna.storages.journal._base import BaseJournalSnapshot
 
 from tests.conftest import ROOT
-from training.search.storage import WholeLines
+from training.search.storage import CrashSafeJournal
 
 PACKAGES = ("bundle", "common", "imagesets", "serving", "training", "bench")
 PEERS = ROOT / "bench" / "comparison" / "peers"
@@ -156,7 +156,7 @@ def test_a_call_that_runs_what_it_reads_would_be_found(source: str) -> None:
 
 def test_a_searchs_journal_is_json_alone() -> None:
     """Optuna unpickles snapshots of a journal where its backend keeps any; ours keeps none."""
-    assert not issubclass(WholeLines, BaseJournalSnapshot)
+    assert not issubclass(CrashSafeJournal, BaseJournalSnapshot)
 
 
 def test_calls_that_run_nothing_are_left_alone() -> None:

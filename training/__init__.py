@@ -1,15 +1,15 @@
-"""The batch job: images on disk become a published bundle.
+"""The training job: it turns images on disk into a published bundle.
 
-Open `job.py` first: it is the whole way of `fit`, top to bottom. The folders, from top to bottom; imports go down only:
+Open `job.py` first: it is the whole of `fit`. Imports go down only, in this order:
 
-- `__main__` (the commands), `job`, `defaults` (what each setting is before options)
-- `search/` (`tune`), `study/` (`study`): many runs
-- `release/`: export, the proof, the bundle; `report/`: its page
-- `loop/`: the training step, its state, checkpoints, devices and processes
-- `model/`: layers, loss, optimizers, teachers, metrics
-- `augmentation/`: random deformations; `data/`: what is trained on
-- `interrupts` (signals), `provenance` (what the manifest says of code, packages and machine)
-- `presets`, `settings`, `search_settings`, `errors` (and exit codes)
+- `__main__` (the commands), `job`, `defaults` (where defaults of settings come from)
+- `search/` (the command `tune`), `study/` (the command `study`): many runs
+- `release/`: export, parity with the trained model, publishing; `report/`: the HTML report
+- `loop/`: the training step, its state, checkpoints, devices, distributed training
+- `model/`: layers, loss, optimizers, distillation, evaluation
+- `augmentation/`: random deformations; `data/`: data sets
+- `interrupts` (signals), `provenance` (code, packages and device in the manifest)
+- `presets`, `settings`, `search_settings`, `errors` (with exit codes)
 """
 
-import bundle  # noqa: F401  before ONNX Runtime: see there
+import bundle  # noqa: F401  must be imported before ONNX Runtime

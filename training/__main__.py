@@ -1,9 +1,9 @@
-"""`python -m training`: fetch the data, train a model, publish it; search for settings, study them.
+"""`python -m training`: train and publish a model, download MNIST, search for settings, or study them.
 
-Exit codes: 0 done; 2 a setting is unknown or out of range; 65 the data; 66 a checkpoint; 69 the device;
-70 the export could not be proven; 71 memory has run out or the device has failed; 73 nothing can be written;
-75 stopped by a signal, go on with --resume (tune and study go on by themselves); 76 the loss diverged; 1 any
-other failure. Nothing is ever half published.
+Exit codes: 0 success; 2 a setting is unknown or invalid; 65 invalid data; 66 an unusable checkpoint; 69 an
+unusable device; 70 the export could not be proven equal to the trained model; 71 out of memory, or the device
+failed; 73 a file cannot be written; 75 stopped by a signal: continue with --resume (tune and study continue by
+themselves); 76 the loss diverged; 1 any other failure. Publishing is atomic: a version is complete or absent.
 """
 
 import argparse
@@ -15,25 +15,25 @@ from common.configuration import Layer, add_options, build, from_arguments, pars
 from common.progress import Progress
 from training.defaults import DEFAULT_PRESET, environment_layer, file_layer, preset_layer, shown_layers
 from training.errors import exit_code
-from training.interrupts import ending_at_once
+from training.interrupts import exit_on_sigterm
 from training.presets import PRESETS
 from training.search_settings import STUDIES, StudySettings, TuneSettings
 from training.settings import ENVIRONMENT_PREFIX, TrainingSettings
 
 COMMANDS: Mapping[str, tuple[str, type[TrainingSettings]]] = {
-    "fit": ("train a model, prove its export, publish it as the next version", TrainingSettings),
-    "data": ("fetch MNIST and check it, and do nothing else", TrainingSettings),
+    "fit": ("train a model, prove its export, and publish it as the next version", TrainingSettings),
+    "data": ("download MNIST and verify its hashes", TrainingSettings),
     "tune": ("search for the settings with the best validation accuracy", TuneSettings),
-    "study": ("train many models that differ in one thing, and report on it", StudySettings),
+    "study": ("train many models that differ in one setting, and write a report", StudySettings),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run a command and return its exit code."""
     return exit_code(lambda: _run(arguments))
 
 
-@ending_at_once()
+@exit_on_sigterm()
 def _run(arguments: list[str] | None) -> None:
     progress = Progress()
     words = sys.argv[1:] if arguments is None else arguments
@@ -63,7 +63,7 @@ def _run(arguments: list[str] | None) -> None:
 
 
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Return the parser; its help states the defaults that hold for this command line's preset and file."""
+    """Return the parser; its help shows the defaults of this command line's preset and configuration file."""
     is_help = not {"-h", "--help"}.isdisjoint(words)
     parser = argparse.ArgumentParser(
         prog="python -m training",
@@ -77,8 +77,9 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}. Each option can also be given in the environment: "
-            f"--batch-size as {ENVIRONMENT_PREFIX}BATCH_SIZE. The command line wins over the environment, "
-            "that over the file, and that over the preset. A default is what holds where no option says otherwise.",
+            f"--batch-size as {ENVIRONMENT_PREFIX}BATCH_SIZE. The command line overrides the environment, "
+            "which overrides the file, which overrides the preset. The defaults "
+            "below take file, preset and environment into account.",
             allow_abbrev=False,
         )
         command.add_argument(
@@ -95,7 +96,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 
 def _layers(options: argparse.Namespace) -> list[Layer]:
-    """Collect the settings from everywhere; the first layer is the preset, the others are the user's."""
+    """Return the layers of settings; the first is the preset, the others are the user's."""
     kind = COMMANDS[options.command][1]
     return [
         preset_layer(options.preset),

@@ -1,4 +1,4 @@
-"""What a command takes its settings from where no option gives them, for the run and for its `--help`."""
+"""The sources of settings that no option gives, for a run and for its `--help`: presets, files, the environment."""
 
 import os
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def preset_layer(name: str) -> Layer:
     """Return the settings of a preset.
 
     Raises:
-        ConfigurationError: there is none of that name; it says which is nearest.
+        ConfigurationError: there is no such preset; the message names the nearest one.
     """
     if name not in PRESETS:
         raise ConfigurationError(f"unknown preset {name}{nearest(name, PRESETS)}")
@@ -37,10 +37,10 @@ def preset_layer(name: str) -> Layer:
 
 
 def file_layer(path: Path | None) -> Layer:
-    """Read a YAML file of settings; no file has no settings.
+    """Read a YAML file of settings; None gives an empty layer.
 
     Raises:
-        ConfigurationError: it cannot be read, or is something else.
+        ConfigurationError: the file cannot be read, or is not a mapping of names to values.
     """
     if path is None:
         return Layer({}, "")
@@ -49,7 +49,7 @@ def file_layer(path: Path | None) -> Layer:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ConfigurationError(f"{path} is not a list of 'name: value' lines")
+        raise ConfigurationError(f"{path} is not a mapping: write one 'name: value' a line")
     return Layer(values, f"{{name}} in {path}")
 
 
@@ -57,20 +57,20 @@ def environment_layer(kind: type[TrainingSettings]) -> Layer:
     """Return the settings in this process's environment.
 
     Raises:
-        ConfigurationError: a variable names no setting; it says which is nearest.
+        ConfigurationError: a variable names no setting; the message names the nearest one.
     """
     return from_environment(kind, os.environ, ENVIRONMENT_PREFIX)
 
 
 def shown_layers(kind: type[TrainingSettings], words: Sequence[str]) -> list[Layer]:
-    """Return what `--help` is to show as defaults: the values of a run that gets none of the command line's options.
+    """Return the layers whose values `--help` shows as defaults: those of a run without further options.
 
     Args:
-        kind: the command's settings.
-        words: the command line, of which `--preset`, `--config`, `--augmentation`, `--scale` and `--space` count.
+        kind: the command's settings class.
+        words: the command line, of which `--preset`, `--config`, `--augmentation`, `--scale` and `--space` matter.
 
     Raises:
-        ConfigurationError: the preset is unknown, or the file is none of settings.
+        ConfigurationError: the preset is unknown, or the file is not one of settings.
     """
     early = early_options(words, "--preset", "--config", "--augmentation", "--scale", "--space")
     preset, files = [DEFAULT_PRESET, *early["--preset"]][-1], early["--config"]

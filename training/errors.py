@@ -1,80 +1,102 @@
-"""Every error that the training job raises on purpose: what was wrong, and what to do.
+"""The exceptions of the training job and their exit codes. Each message says what is wrong and what to do.
 
-Each class has an exit code of its own, so that whoever started the job can tell them apart without
-reading the log: a Kubernetes podFailurePolicy, above all, which should not retry what would fail
-again. Where BSD's sysexits.h has a code for the case it is that one.
+Each class has its own exit code, so that callers can tell the failures apart without reading the log; above all a
+Kubernetes podFailurePolicy, which should not retry what would fail again. The codes are those of BSD's sysexits.h
+where it has one for the case.
 """
 
+import errno
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from bundle.errors import BundleError
 from common.errors import ConfigurationError
 
 EXIT_MISUSE = 2
-"""A setting is unknown or out of range: it would fail again."""
+"""A setting is unknown or invalid: a retry would fail again."""
 EXIT_KEYBOARD_INTERRUPT = 130
 NO_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
-"""How PyTorch says that there is none, where it has no class for it."""
+"""Parts of PyTorch's messages for out-of-memory errors that have no class of their own."""
 REASON_LENGTH = 200
 
 
 class TrainingError(Exception):
-    """The job cannot go on; the message is a sentence for its user."""
+    """The base of the job's errors; the message is a sentence for the user."""
 
     exit_code = 1
 
 
 class DataError(TrainingError):
-    """The images or labels are missing, unreadable, or not what was asked for."""
+    """The images or labels are missing, unreadable or invalid."""
 
     exit_code = 65
 
 
 class CheckpointError(TrainingError):
-    """A checkpoint cannot be used: corrupt, or made by a run with other settings."""
+    """A checkpoint is corrupt, or was written by a run with other settings."""
 
     exit_code = 66
 
 
 class DeviceError(TrainingError):
-    """The device that was asked for is not there, does not work, or cannot record a step as a CUDA graph."""
+    """The requested device is not available, does not work, or cannot capture a step as a CUDA graph."""
 
     exit_code = 69
 
 
 class ExportError(TrainingError):
-    """The exported model is not proven equal to the trained one: nothing was published."""
+    """The exported model differs from the trained one; nothing was published."""
 
     exit_code = 70
 
 
 class LostError(TrainingError):
-    """Memory has run out, or the device failed on the way; a smaller batch, or another machine, may have it."""
+    """The job ran out of memory, or the device failed; a smaller batch, or another machine, may help."""
 
     exit_code = 71
 
 
 class UnwritableError(TrainingError):
-    """A directory that must be written cannot be: read-only, full, or somebody else's."""
+    """A file cannot be written: the directory is read-only or full, or the file there is not Glyph's."""
 
     exit_code = 73
 
 
 class InterruptedRunError(TrainingError):
-    """A signal ended the run; what was done is in a checkpoint, and `--resume` goes on from there."""
+    """A signal ended the run after a checkpoint was written; `--resume` continues from it."""
 
     exit_code = 75
 
 
 class DivergedError(TrainingError):
-    """The loss is infinite or NaN: the same settings would do it again."""
+    """The loss is infinite or NaN; a retry with the same settings would diverge again."""
 
     exit_code = 76
 
 
+@contextmanager
+def reading(what: object) -> Iterator[None]:
+    """Turn an OSError of the block, or an error of a compressed file, into a DataError; the block reads `what`."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+@contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Turn an OSError of the block into an UnwritableError; the block writes `what`."""
+    try:
+        yield
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise UnwritableError(f"{what} cannot be written: {why}") from None
+
+
 def exit_code(work: Callable[[], None]) -> int:
-    """Do the work and return 0, or say what went wrong and return its exit code."""
+    """Call `work` and return 0, or print its error and return the error's exit code."""
     try:
         work()
     except ConfigurationError as error:
@@ -89,20 +111,20 @@ def exit_code(work: Callable[[], None]) -> int:
     except (MemoryError, RuntimeError) as error:
         if (said := lost(error)) is None:
             raise
-        print(f"error: {said}; with --resume it goes on from the last checkpoint", file=sys.stderr)
+        print(f"error: {said}; --resume continues from the last checkpoint", file=sys.stderr)
         return LostError.exit_code
     except KeyboardInterrupt:
-        print("interrupted at once: what the last checkpoint holds is kept", file=sys.stderr)
+        print("interrupted: --resume continues from the last checkpoint", file=sys.stderr)
         return EXIT_KEYBOARD_INTERRUPT
     return 0
 
 
 def lost(error: MemoryError | RuntimeError) -> str | None:
-    """Say that memory has run out or the device has failed, and what to do; None if it is neither."""
+    """Return an error message for an out-of-memory error or a failed device; None for other errors."""
     reason = (str(error) or type(error).__name__).splitlines()[0][:REASON_LENGTH]
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
-        return f"memory has run out ({reason}): train with a smaller --batch-size, or where there is more"
-    torch = sys.modules.get("torch")  # too heavy to be imported for a sentence
+        return f"out of memory ({reason}): use a smaller --batch-size, or a machine with more memory"
+    torch = sys.modules.get("torch")  # too slow to import for a message
     if torch is not None and isinstance(error, torch.AcceleratorError):
-        return f"the device has failed ({reason}): look at nvidia-smi, and train again"
+        return f"the device has failed ({reason}): check nvidia-smi, and train again"
     return None

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM and SIGINT set a flag, which every phase of the job looks at."""
+"""Signal handling: SIGTERM and SIGINT set a flag, which every phase of the job polls."""
 
 import os
 import signal
@@ -10,53 +10,55 @@ from typing import NoReturn
 from training.errors import InterruptedRunError
 
 
-class Stop:
-    """Whether the run was asked to end, and by which signal."""
+class StopFlag:
+    """Whether the run was told to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     @property
     def requested(self) -> bool:
-        """Tell whether a signal came."""
+        """Whether a signal has arrived."""
         return self.signal is not None
 
     def check(self) -> None:
-        """Raise if a signal came; for phases that have nothing of their own to save.
+        """Raise if a signal has arrived; for phases without state of their own to save.
 
         Raises:
-            InterruptedRunError: so it was.
+            InterruptedRunError: a signal has arrived.
         """
         if self.signal is not None:
-            raise InterruptedRunError(f"stopped by {self.signal.name}: run it again with --resume to go on")
+            raise InterruptedRunError(
+                f"stopped by {self.signal.name}: run it again with --resume to continue"
+            )
 
 
-class StopWhen(Stop):
-    """A flag that is also set when there is a reason of another kind to end."""
+class ConditionalStopFlag(StopFlag):
+    """A flag that is also set by a condition, such as a time limit."""
 
-    def __init__(self, outer: Stop, reason: Callable[[], Exception | None]) -> None:
-        """Watch two things.
+    def __init__(self, outer: StopFlag, reason: Callable[[], Exception | None]) -> None:
+        """Combine a flag and a condition.
 
         Args:
-            outer: the process's own flag, which still ends the run.
-            reason: called at each look; what it returns, if anything, is raised in the run once
-                that has written its checkpoint.
+            outer: the process's flag, which stops the run as well.
+            reason: called at each poll; an exception that it returns is raised in the run after its checkpoint has
+                been written.
         """
         super().__init__()
         self._outer, self._reason = outer, reason
 
     @property
     def requested(self) -> bool:
-        """Tell whether the run is to end."""
+        """Whether the run is to stop."""
         self.signal = self._outer.signal
         return self._outer.requested or self._reason() is not None
 
     def check(self) -> None:
-        """Raise what ended the run.
+        """Raise why the run is to stop.
 
         Raises:
-            InterruptedRunError: a signal came.
-            Exception: the reason.
+            InterruptedRunError: a signal has arrived.
+            Exception: the condition's exception.
         """
         self._outer.check()
         reason = self._reason()
@@ -65,16 +67,16 @@ class StopWhen(Stop):
 
 
 @contextmanager
-def ending_at_once() -> Iterator[None]:
-    """Let SIGTERM end the process where it is: while PyTorch loads, for seconds, there is nothing to save.
+def exit_on_sigterm() -> Iterator[None]:
+    """Exit on SIGTERM at once, for the seconds in which PyTorch is imported and there is nothing to save.
 
-    Without a handler the first process of a container would not be sent the signal at all
-    (pid_namespaces(7), "The namespace init process"), and would be killed at the end of the grace period. An
-    exception would not do: what is imported may take it for a library that is missing, and go on.
+    Without a handler the init process of a container does not receive the signal at all (pid_namespaces(7), "The
+    namespace init process") and is killed at the end of the grace period. Raising an exception is not reliable: a
+    module being imported may take it for a missing library and continue.
     """
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
-        sentence = f"error: stopped by {signal.Signals(number).name} before it began: run it again\n"
+        sentence = f"error: stopped by {signal.Signals(number).name} before training started: run it again\n"
         os.write(2, sentence.encode())
         os._exit(InterruptedRunError.exit_code)
 
@@ -86,12 +88,12 @@ def ending_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def listen() -> Iterator[Stop]:
-    """Give a flag that SIGTERM and SIGINT set while the block runs; the old handlers come back after it.
+def catch_signals() -> Iterator[StopFlag]:
+    """Yield a flag that SIGTERM and SIGINT set while the block runs; then restore the previous handlers.
 
-    A second SIGINT is Python's own KeyboardInterrupt, for people who cannot wait a second.
+    A second SIGINT raises KeyboardInterrupt at once.
     """
-    stop = Stop()
+    stop = StopFlag()
 
     def note(number: int, _frame: FrameType | None) -> None:
         if stop.requested and number == signal.SIGINT:

@@ -1,4 +1,4 @@
-"""The whole job, top to bottom: data, split, fit, release. What a release takes is in `release/publish.py`."""
+"""The training job from top to bottom: load the data, split it, fit, release (`release/publish.py`)."""
 
 from contextlib import closing
 from pathlib import Path
@@ -12,39 +12,38 @@ from training.augmentation.policy import apply_policy, describe_policy
 from training.data.dataset import polarity
 from training.data.loading import load_chosen
 from training.data.splits import split
-from training.interrupts import listen
+from training.interrupts import catch_signals
 from training.loop import checkpoint, distributed
 from training.loop.device import choose_device
 from training.loop.fit import Run, fit
 from training.loop.trackers import Loggers, check_packages, open_loggers
-from training.model.distillation import load_committee
+from training.model.distillation import load_teachers
 from training.model.parameters import check_publishable
 from training.release.publish import Candidate, release
 from training.settings import TrainingSettings, model_name
 
 
 def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
-    """Train, prove and publish one model; return what was published, in the process that wrote it.
+    """Train, prove and publish a model; return the bundle in the process of rank 0, and None in the others.
 
     Raises:
-        ConfigurationError: a tracker was asked for whose package is not installed, the network is larger than a
-            bundle can be, or a teacher is not a published version.
-        TrainingError: the data, the device, the training or the export failed, or a signal came;
-            see `errors.py`.
-        PublishError: the model repository could not be written.
+        ConfigurationError: the package of a tracker is not installed, the network is larger than a bundle can be, or
+            a teacher is not a published version.
+        TrainingError: the data, the device, the training or the export failed, or a signal arrived; see `errors.py`.
+        PublishError: the model repository cannot be written.
     """
     check_packages(settings)
     device = choose_device(settings)
-    with listen() as stop, distributed.join(cuda=device.type == "cuda") as world:
+    with catch_signals() as stop, distributed.join(cuda=device.type == "cuda") as world:
         progress = progress if world.is_writer else Progress(quiet=True)
-        with world.writer_first():  # it may have to fetch the data
+        with world.writer_first():  # it may have to download the data
             data = load_chosen(settings, progress)
         settings = apply_policy(settings, data.is_handwriting)
         settings = settings.model_copy(update={"name": settings.name or model_name(data.name)})
         check_publishable(settings, len(data.classes))
         train, validation = split(data.training, settings.validation, settings.seed)
         ink = polarity(train.images)
-        committee = load_committee(settings, data, ink, device)
+        ensemble = load_teachers(settings, data, ink, device)
         progress.say(
             f"training on {len(train)} images, validating on {len(validation)}, on {device} "
             f"with {torch.get_num_threads()} threads"
@@ -66,21 +65,21 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     on_begin=loggers.begun,
                     on_epoch=loggers.epoch,
                     world=world,
-                    committee=committee,
+                    ensemble=ensemble,
                 )
             )
             if not world.is_writer:
                 return None
             published = find_published(settings.models / str(settings.name), fitted.run_id)
             if published:
-                progress.say(f"this run was published already, as {published.path}")
+                progress.say(f"this run has already been published as {published.path}")
             else:
                 candidate = Candidate(
                     settings=settings,
                     data=data,
                     train=train,
                     validation=validation,
-                    teachers=committee.digests if committee else {},
+                    teachers=ensemble.digests if ensemble else {},
                     fitted=fitted,
                     device=device,
                 )
@@ -91,7 +90,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
 
 
 def find_published(model: Path, run_id: str) -> Bundle | None:
-    """Return the bundle in `models/<name>` that the run `run_id` published before it was ended, if any."""
+    """Return the bundle in `models/<name>` that the run `run_id` published before it was interrupted, if any."""
     for version in reversed(versions(model)):
         try:
             bundle = Bundle.open(model / str(version))

@@ -1,4 +1,4 @@
-"""What the manifest says of where a model comes from."""
+"""Provenance of a model for its manifest: code revision, packages, device and driver."""
 
 import ctypes
 import platform
@@ -18,14 +18,14 @@ VERSION_BYTES = 80  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
 
 
 def now() -> str:
-    """Return the time as ISO 8601, UTC, to the second."""
+    """Return the current time in ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def code_revision(given: str) -> str:
-    """Return the code's revision: what the settings give (an image is built without .git), or git's.
+    """Return the code revision from the settings (a container image has no .git), or else from git.
 
-    A trailing `+changes` says that files differed from the commit.
+    A trailing `+changes` means that files differ from the commit.
     """
     if given:
         return given
@@ -43,7 +43,7 @@ def code_revision(given: str) -> str:
 
 
 def environment(device: torch.device, revision: str) -> Environment:
-    """Return the versions and the device of this process, and of what runs it."""
+    """Return the versions, the device and the driver of this process."""
     packages = {}
     for name in PACKAGES:
         try:
@@ -64,12 +64,10 @@ def environment(device: torch.device, revision: str) -> Environment:
 
 
 def describe_driver() -> str:
-    """Return the driver's version and the newest CUDA that it runs, `580.95.05 (CUDA 13.0)`, or what is known of that.
+    """Return the driver's version and the newest CUDA that it supports, `580.95.05 (CUDA 13.0)`, as far as known.
 
-    NVIDIA's libraries are asked: images need not have `nvidia-smi`.
-
-    Sources: NVML's nvmlSystemGetDriverVersion, whose library a container may lack, and the CUDA driver
-    API's cuDriverGetVersion. It is empty where there is neither.
+    NVIDIA's libraries are queried, because images need not contain `nvidia-smi`: NVML's nvmlSystemGetDriverVersion,
+    whose library a container may lack, and the CUDA driver API's cuDriverGetVersion. The result is empty without both.
     """
     release, cuda = _release(), _newest_cuda()
     return f"{release} ({cuda})" if release and cuda else release or cuda

@@ -1,4 +1,4 @@
-"""The options of `tune` and of `study`: all those of `fit`, which set what is held fixed, and a few more."""
+"""The options of `tune` and `study`: those of `fit`, which are held fixed, and their own."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,61 +9,59 @@ from common.configuration import OrNone
 from training.settings import Above0, ModelName, NotNegative, Positive, TrainingSettings
 
 STUDIES = ("size", "shape", "activations", "dropout", "l2", "restarts", "baseline")
-"""What `study` can do, in the report's order; `study/designs.py` says what each is."""
+"""The studies, in the order of the report; `study/designs.py` defines each."""
 
 
 class TuneSettings(TrainingSettings):
-    """What one search is."""
+    """The settings of a search."""
 
     trials: Annotated[
         Positive,
-        Field(description="finished trials the search is to have in all, by all processes and all starts"),
+        Field(description="number of finished trials of the search, over all its processes and restarts"),
     ] = 20
-    study: Annotated[ModelName, Field(description="the search's name; its files go to RUNS/STUDY")] = "tune"
+    study: Annotated[ModelName, Field(description="name of the search; its files go to RUNS/STUDY")] = "tune"
     storage: Annotated[
         str,
         Field(
-            description="where processes share the search: a journal file (on a file system they all see) "
-            "or a database's URL, such as postgresql://...; empty takes RUNS/STUDY/journal.log"
+            description="storage that the processes of a search share: a journal file (on a shared file system) "
+            "or the URL of a database, such as postgresql://...; empty is RUNS/STUDY/journal.log"
         ),
     ] = ""
     space: Annotated[
         Path | None,
         OrNone,
         Field(
-            description="YAML file of what to search; the default space leaves out what a file, the "
-            "environment or an option sets"
+            description="YAML file of the search space; the default space leaves out the settings that a file, "
+            "the environment or an option gives"
         ),
     ] = None
-    show_space: Annotated[
-        bool, Field(description="print the default space, as a YAML file to start from, and end")
-    ] = False
+    show_space: Annotated[bool, Field(description="print the default search space as YAML, and exit")] = False
     best: Annotated[
         Path | None,
         OrNone,
-        Field(description="where the best settings go, for fit --config; none takes RUNS/STUDY/best.yaml"),
+        Field(description="file for the best settings, for fit --config; none is RUNS/STUDY/best.yaml"),
     ] = None
     timeout_minutes: Annotated[
-        NotNegative, Field(description="end after the step in which this time is over; 0 has no limit")
+        NotNegative, Field(description="time limit of the search, checked after each step; 0 is no limit")
     ] = 0.0
     prune: Annotated[
         bool,
-        Field(description="end a trial whose validation accuracy falls below the median of earlier ones"),
+        Field(description="stop a trial whose validation accuracy is below the median of earlier trials"),
     ] = True
     heartbeat_seconds: Annotated[
         Above0,
-        Field(description="time between two signs of life; a trial without any for 6 of them is retried"),
+        Field(description="interval of a trial's heartbeats; a trial that misses 6 of them is retried"),
     ] = 10.0
 
 
 class StudySettings(TrainingSettings):
-    """What a set of studies is."""
+    """The settings of a set of studies."""
 
-    output: Annotated[Path, Field(description="directory of the results and of the report")] = Path("studies")
+    output: Annotated[Path, Field(description="directory for the results and the report")] = Path("studies")
     scale: Annotated[
         Literal["quick", "full"],
-        Field(description="quick: minutes on two CPU cores; full: every repeat and the epochs that are set"),
+        Field(description="quick: minutes on two CPU cores; full: more points and repeats, all epochs"),
     ] = "quick"
     repeats: Annotated[
-        int, Field(ge=0, description="seeds for each point of a study; 0 takes what the scale says")
+        int, Field(ge=0, description="seeds of each point of a study; 0 takes the scale's number")
     ] = 0

@@ -1,7 +1,7 @@
-"""Every option of the training job, with its default, its limits and its help.
+"""The settings of the training job, each with its default, limits and help.
 
-The same names serve the command line (`--batch-size`), a YAML file (`batch_size`) and the
-environment (`GLYPH_TRAIN_BATCH_SIZE`). One class per subject, all of them together at the end.
+A setting has the same name on the command line (`--batch-size`), in a YAML file (`batch_size`) and in the environment
+(`GLYPH_TRAIN_BATCH_SIZE`). There is one class for each subject; `TrainingSettings` combines them.
 """
 
 import re
@@ -25,39 +25,43 @@ ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 def model_name(text: str) -> str:
-    """Return the nearest allowed model name: lower case, and a dash for what is not allowed."""
+    """Return a valid model name: lower case, with dashes in place of other characters."""
     name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:63]
     return name or "model"
 
 
 def _without_password(uri: str | None) -> str | None:
-    """Refuse a URI with a password: the manifest and the report state every setting."""
+    """Reject a URI with a password: the manifest and the report contain every setting."""
     if uri and "@" in uri.partition("://")[2].partition("/")[0]:
-        raise ValueError("it would be published: give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        raise ValueError(
+            "the password would be published: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
     return uri
 
 
-class PlaceSettings(Settings):
-    """What to read, and where to write."""
+class IOSettings(Settings):
+    """Inputs and outputs: the data, its split, and where files are written."""
 
     data: Annotated[
         str,
-        Field(description="mnist, idx:DIR, idx:DIR#SET, folder:DIR (a subfolder per class) or npz:FILE"),
+        Field(
+            description="data set: mnist, idx:DIR, idx:DIR#SET, folder:DIR (a subfolder per class) or npz:FILE"
+        ),
     ] = "mnist"
     data_dir: Annotated[Path, Field(description="directory of the MNIST files")] = Path("data/mnist")
-    models: Annotated[Path, Field(description="model repository to publish in")] = Path("models")
+    models: Annotated[Path, Field(description="model repository to publish to")] = Path("models")
     name: Annotated[
         ModelName | None,
         OrNone,
-        Field(description="the model's name, published as MODELS/NAME/VERSION; none is the data set's"),
+        Field(description="name of the model, published as MODELS/NAME/VERSION; none is the data set's name"),
     ] = None
     runs: Annotated[
-        Path, Field(description="where checkpoints and metrics go while a model trains: RUNS/NAME")
+        Path, Field(description="directory of checkpoints and metrics, in RUNS/NAME, while a model trains")
     ] = Path("runs")
     tensorboard: Annotated[
         Path | None,
         OrNone,
-        Field(description="log to TensorBoard event files in this directory; needs glyph[tracking]"),
+        Field(description="write TensorBoard event files to this directory; needs glyph[tracking]"),
     ] = None
     mlflow: Annotated[
         str | None,
@@ -66,27 +70,27 @@ class PlaceSettings(Settings):
         Field(description="log to the MLflow server at this URI; needs glyph[tracking]"),
     ] = None
     code_revision: Annotated[
-        str, Field(description="revision to record where there is no .git; empty asks git")
+        str, Field(description="code revision for the manifest where there is no .git; empty is git's")
     ] = ""
     validation: Annotated[
         Positive | None,
         OrNone,
-        Field(description="images held out of training for validation; none is one in twelve"),
+        Field(description="number of images held out for validation; none is one in twelve"),
     ] = None
     test_share: Annotated[
-        float, Field(gt=0, lt=1, description="share held out as the test set where the data has none")
+        float, Field(gt=0, lt=1, description="share held out as the test set if the data has none")
     ] = 1 / 6
     test_seed: Annotated[
-        int, Field(ge=0, lt=2**31, description="seed of that; keep it where runs are compared")
+        int, Field(ge=0, lt=2**31, description="seed of that test set; keep it for runs that are compared")
     ] = 0
     seed: Annotated[
         int,
-        Field(ge=0, lt=2**31, description="seed of the split, weights, order, dropout and augmentation"),
+        Field(ge=0, lt=2**31, description="seed of split, weights, image order, dropout and augmentation"),
     ] = 0
 
 
 class ModelSettings(Settings):
-    """The multilayer perceptron. No hidden layer at all is softmax regression."""
+    """The multilayer perceptron; without hidden layers it is softmax regression."""
 
     hidden: Annotated[
         tuple[Positive, ...],
@@ -95,37 +99,43 @@ class ModelSettings(Settings):
     ] = (512, 256)
     activation: Annotated[
         Literal["relu", "leaky_relu", "elu", "gelu", "tanh", "sigmoid"],
-        Field(description="what follows each hidden layer"),
+        Field(description="activation after each hidden layer"),
     ] = "relu"
     initialisation: Annotated[
         Literal["he", "xavier", "orthogonal", "pytorch"],
-        Field(description="how weights start; biases start at 0, or as PyTorch does with 'pytorch'"),
+        Field(description="initialisation of the weights; biases start at 0, except with 'pytorch'"),
     ] = "he"
     dropout: Annotated[
         tuple[Probability, ...],
         CommaSeparated,
-        Field(description="probability of dropping a unit: one for all hidden layers, or one for each"),
+        Field(
+            description="probability of dropping a hidden unit: one for all hidden layers, or one for each"
+        ),
     ] = (0.2,)
     input_dropout: Annotated[Probability, Field(description="probability of dropping a pixel")] = 0.0
-    noise: Annotated[NotNegative, Field(description="deviation of normal noise before each activation")] = 0.0
+    noise: Annotated[
+        NotNegative, Field(description="standard deviation of Gaussian noise before each activation")
+    ] = 0.0
     input_noise: Annotated[
-        NotNegative, Field(description="deviation of normal noise on the standardised pixels")
+        NotNegative, Field(description="standard deviation of Gaussian noise on the standardised pixels")
     ] = 0.0
     batch_norm: Annotated[bool, Field(description="batch normalisation before each activation")] = False
     max_norm: Annotated[
         Above0 | None,
         OrNone,
-        Field(description="largest Euclidean norm of a hidden unit's incoming weights"),
+        Field(description="max-norm constraint: largest Euclidean norm of a hidden unit's incoming weights"),
     ] = None
 
     @model_validator(mode="after")
     def _layers_agree(self) -> Self:
         if len(self.hidden) > MAX_HIDDEN_LAYERS:
-            raise ValueError(f"hidden: more than {MAX_HIDDEN_LAYERS} layers do not train without shortcuts")
+            raise ValueError(
+                f"hidden: more than {MAX_HIDDEN_LAYERS} layers do not train without skip connections: give fewer"
+            )
         if len(self.dropout) not in (1, len(self.hidden)):
             raise ValueError(
-                f"dropout: {len(self.dropout)} probabilities for {len(self.hidden)} hidden layers; "
-                "give one for all or one for each"
+                f"dropout: {len(self.dropout)} probabilities for {len(self.hidden)} hidden layers: "
+                "give one for all, or one for each"
             )
         return self
 
@@ -135,30 +145,34 @@ class ModelSettings(Settings):
 
 
 class OptimizationSettings(Settings):
-    """How the weights are found."""
+    """Optimizer, schedule, regularisation and early stopping."""
 
     epochs: Annotated[Positive, Field(description="passes over the training images")] = 20
-    batch_size: Annotated[Positive, Field(description="images in one step, over all devices together")] = 128
+    batch_size: Annotated[Positive, Field(description="images of a step, over all devices together")] = 128
     accumulate: Annotated[
-        Positive, Field(description="parts a batch is worked through in, to save memory; same gradient")
+        Positive, Field(description="gradient accumulation: parts of a batch that are computed one by one")
     ] = 1
     optimizer: Annotated[
         Literal["sgd", "adam", "adamw", "muon"],
-        Field(description="muon takes the hidden matrices and leaves the rest to adamw"),
+        Field(description="optimizer; muon trains the hidden matrices and adamw the other parameters"),
     ] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
     momentum: Annotated[Probability, Field(description="momentum of sgd and muon")] = 0.9
-    nesterov: Annotated[bool, Field(description="Nesterov's form of sgd's momentum")] = True
+    nesterov: Annotated[bool, Field(description="Nesterov momentum of sgd")] = True
     schedule: Annotated[
         Literal["constant", "step", "cosine", "one_cycle"],
-        Field(description="how the learning rate goes: step divides it by 10 at 1/2 and at 3/4"),
+        Field(
+            description="learning rate schedule; step divides the rate by 10 at 1/2 and at 3/4 of all steps"
+        ),
     ] = "one_cycle"
     warmup: Annotated[
-        float, Field(ge=0, lt=1, description="share of all steps in which the learning rate rises")
+        float, Field(ge=0, lt=1, description="warm-up: share of all steps in which the learning rate rises")
     ] = 0.3
     weight_decay: Annotated[
         NotNegative,
-        Field(description="L2 by the optimizer: decoupled with adamw and muon, in the gradient with sgd"),
+        Field(
+            description="weight decay of the optimizer: decoupled with adamw and muon, else in the gradient"
+        ),
     ] = 0.05
     l2: Annotated[
         NotNegative,
@@ -167,60 +181,66 @@ class OptimizationSettings(Settings):
     l1: Annotated[
         NotNegative, Field(description="L1 as a penalty in the loss: lambda / n * sum of magnitudes")
     ] = 0.0
-    decay_biases: Annotated[bool, Field(description="let L1 and L2 act on biases too")] = False
+    decay_biases: Annotated[bool, Field(description="apply L1, L2 and weight decay to biases as well")] = (
+        False
+    )
     label_smoothing: Annotated[
-        Probability, Field(description="share of each target spread evenly over all classes")
+        Probability, Field(description="share of each target that is spread evenly over all classes")
     ] = 0.0
     clip: Annotated[
-        Above0 | None, OrNone, Field(description="largest norm of a gradient; longer ones are scaled")
+        Above0 | None, OrNone, Field(description="gradient clipping: largest norm of the gradient")
     ] = None
-    ema: Annotated[Probability, Field(description="decay of the moving average of the weights; 0 is off")] = (
-        0.0
-    )
+    ema: Annotated[
+        Probability, Field(description="decay of the exponential moving average of the weights; 0 is off")
+    ] = 0.0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        Field(description="of the matrix products; auto takes bfloat16 where it was measured to be faster"),
+        Field(
+            description="precision of matrix products; auto is bfloat16 where it was measured to be faster"
+        ),
     ] = "auto"
     patience: Annotated[
-        int, Field(ge=0, description="epochs without improvement until training stops; 0 never stops early")
+        int, Field(ge=0, description="early stopping: epochs without improvement until it stops; 0 is off")
     ] = 0
     monitor: Annotated[
-        Literal["accuracy", "loss"], Field(description="what early stopping watches, on the validation set")
+        Literal["accuracy", "loss"], Field(description="validation metric that early stopping monitors")
     ] = "accuracy"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.accumulate > self.batch_size:
-            raise ValueError(f"accumulate: {self.accumulate} parts of a batch of {self.batch_size} images")
+            raise ValueError(
+                f"accumulate: {self.accumulate} parts are more than the {self.batch_size} images of a batch"
+            )
         return self
 
 
 class AugmentationSettings(Settings):
-    """What may happen to an image, and how much of it; everything is off by default."""
+    """Random deformations of the training images, and their limits; all are off by default."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     augmentation: Literal["custom", "auto", "handwriting", "basic"] = "custom"
-    """policy for the limits that are not given: basic moves and scales, handwriting also rotates and deforms
-    elastically, custom does nothing; auto is handwriting for MNIST, KMNIST and EMNIST, and basic for other images"""
+    """augmentation policy, which sets the limits that are not given: basic moves and scales, handwriting also rotates
+    and deforms elastically, custom does nothing; auto is handwriting for MNIST, KMNIST and EMNIST, else basic"""
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     """largest rotation to either side, in degrees"""
 
     shear: Annotated[float, Field(ge=0, le=60)] = 0.0
-    """largest slant to either side, in degrees"""
+    """largest shear to either side, in degrees"""
 
     rotate_or_shear: bool = False
-    """rotate or shear an image, at even odds, and never both (as Cireşan 2010)"""
+    """rotate or shear each image, with equal probability, but not both (Cireşan 2010)"""
 
     scaling: Annotated[float, Field(ge=0, le=0.9)] = 0.0
-    """largest change of width, and separately of height, as a fraction: 0.15 is 85% to 115%"""
+    """largest change of width, and independently of height, as a fraction: 0.15 is 85% to 115%"""
 
     translation: Annotated[float, Field(ge=0, le=IMAGE_SIZE)] = 0.0
-    """largest move along each axis, in pixels"""
+    """largest translation along each axis, in pixels"""
 
     elastic_alpha: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """elastic deformation: factor of the blurred noise, in pixels (Simard 2003: 34); 0 turns it off"""
+    """elastic deformation: factor of the blurred noise, in pixels (Simard 2003: 34); 0 is off"""
 
     elastic_sigma: Annotated[float, Field(ge=0, le=100)] = 0.0
     """elastic deformation: standard deviation of the blur, in pixels (Simard 2003: 4)"""
@@ -229,18 +249,18 @@ class AugmentationSettings(Settings):
     """probability of erasing a rectangle of an image"""
 
     erasing_area: Annotated[tuple[Fraction, Fraction], CommaSeparated] = (0.02, 0.33)
-    """least and largest share of the image that is erased"""
+    """smallest and largest share of the image that is erased"""
 
     erasing_aspect: Annotated[
         tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], CommaSeparated
     ] = (0.3, 3.3)
-    """least and largest ratio of height to width of what is erased"""
+    """smallest and largest aspect ratio, height by width, of the erased rectangle"""
 
     gentle_classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], CommaSeparated] = ()
-    """numbers of the classes that are rotated and sheared less (Cireşan 2010: 1 and 7)"""
+    """indices of the classes that are rotated and sheared less (Cireşan 2010: 1 and 7)"""
 
     gentle_factor: Fraction = 0.5
-    """factor of the limits of rotation and shear for those classes"""
+    """factor on the limits of rotation and shear of the gentle classes"""
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:
@@ -249,7 +269,7 @@ class AugmentationSettings(Settings):
         for name in ("erasing_area", "erasing_aspect"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f"{name}: the least ({low}) is above the largest ({high})")
+                raise ValueError(f"{name}: the smallest ({low}) is above the largest ({high})")
         return self
 
     @property
@@ -259,57 +279,63 @@ class AugmentationSettings(Settings):
 
 
 class DistillationSettings(Settings):
-    """Learning from published models as well as from the labels; without teachers it is off."""
+    """Distillation: training on the outputs of published models as well as on the labels; off without teachers."""
 
     teachers: Annotated[
         tuple[Path, ...],
         CommaSeparated,
-        Field(description="published versions to learn from, as a committee: MODELS/NAME/VERSION,..."),
+        Field(description="published versions to distil, as an ensemble: MODELS/NAME/VERSION,..."),
     ] = ()
     distill_temperature: Annotated[
-        float, Field(gt=0, le=100, description="what the teachers' and the student's logits are divided by")
+        float,
+        Field(
+            gt=0, le=100, description="distillation temperature: divides the logits of teachers and student"
+        ),
     ] = 2.0
     distill_share: Annotated[
-        Fraction, Field(description="share of the loss that is the teachers'; the labels have the rest")
+        Fraction,
+        Field(description="share of the distillation term in the loss; the rest is that of the labels"),
     ] = 0.9
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         twice = [str(path) for path in self.teachers if self.teachers.count(path) > 1]
         if twice:
-            raise ValueError(f"teachers: {twice[0]} is named twice, and would count twice")
+            raise ValueError(f"teachers: {twice[0]} is listed twice and would count twice: list it once")
         return self
 
 
-class MachineSettings(Settings):
-    """Where the job runs, and how it survives being ended."""
+class RuntimeSettings(Settings):
+    """The device, CPU threads and checkpoints."""
 
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
-        Field(description="where to train; auto takes CUDA where there is one"),
+        Field(description="device to train on; auto is cuda if it is available"),
     ] = "auto"
     threads: Annotated[
-        int, Field(ge=0, description="CPU threads; 0 takes as many cores as a batch has work for")
+        int, Field(ge=0, description="CPU threads; 0 is as many cores as a batch has work for")
     ] = 0
     cuda_graphs: Annotated[
-        bool, Field(description="on CUDA, record the training step once and replay it")
+        bool, Field(description="on CUDA, capture the training step as a CUDA graph and replay it")
     ] = True
     resume: Annotated[
-        bool, Field(description="go on from the last checkpoint in RUNS/NAME, where there is one")
+        bool, Field(description="continue from the last checkpoint in RUNS/NAME, if there is one")
     ] = False
     checkpoint_seconds: Annotated[
         NotNegative,
-        Field(description="seconds between two checkpoints; the last epoch and a signal write one as well"),
+        Field(
+            description="seconds between checkpoints; one is also written after the last epoch and on a signal"
+        ),
     ] = 60.0
-    keep_checkpoints: Annotated[Positive, Field(description="how many of the last checkpoints are kept")] = 2
+    keep_checkpoints: Annotated[Positive, Field(description="number of checkpoints to keep")] = 2
 
 
 class TrainingSettings(
-    PlaceSettings,
+    IOSettings,
     ModelSettings,
     OptimizationSettings,
     AugmentationSettings,
     DistillationSettings,
-    MachineSettings,
+    RuntimeSettings,
 ):
-    """What one training run is; two runs with equal settings on equal devices give equal weights."""
+    """The settings of a training run; equal settings on equal devices give equal weights."""

@@ -218,9 +218,9 @@ def _eager(bundle: Bundle) -> Callable[[Any], Any]:
     """Return the published network as PyTorch runs it, operator by operator."""
     import torch
 
-    from training.model.teacher import layers_of
+    from training.model.teacher import layers_from_onnx
 
-    layers = layers_of(bundle.read(ONNX_FILE), len(bundle.manifest.classes))
+    layers = layers_from_onnx(bundle.read(ONNX_FILE), len(bundle.manifest.classes))
 
     def run(batch: Any) -> Any:
         with torch.inference_mode():

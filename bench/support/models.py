@@ -19,11 +19,11 @@ from bundle.manifest import (
     SAMPLE_FILE,
     Dataset,
     Environment,
-    Facts,
     Golden,
     Histogram,
     InputContract,
     Metrics,
+    ModelMetadata,
     Parity,
     Reference,
 )
@@ -145,12 +145,12 @@ def _with_bias(*nodes: onnx.NodeProto, output: str, **tensors: npt.NDArray[Any])
     return serialized
 
 
-def facts(linear: Linear, sample: npt.NDArray[np.uint8], *, polarity: str, golden: int) -> Facts:
-    """Return facts as a training job would state them, with made-up measurements."""
+def metadata(linear: Linear, sample: npt.NDArray[np.uint8], *, polarity: str, golden: int) -> ModelMetadata:
+    """Return metadata as a training job would state them, with made-up measurements."""
     metrics = Metrics(images=10, accuracy=0.5, nll=1, ece=0.1, nll_calibrated=1, ece_calibrated=0.1)
     histogram = Histogram(edges=(0, 128, 256), counts=(5, 5))
     label = CLASSES[int(linear.probabilities(sample[None])[0].argmax())]
-    return Facts(
+    return ModelMetadata(
         name="synthetic",
         created="2026-11-22T00:00:00Z",
         classes=CLASSES,
@@ -218,4 +218,4 @@ def publish_synthetic(
     with staging(models, "synthetic") as directory:
         for name, content in contents.items():
             (directory / name).write_bytes(content)
-        return publish(directory, facts(linear, digit, polarity=polarity, golden=len(images)))
+        return publish(directory, metadata(linear, digit, polarity=polarity, golden=len(images)))

@@ -9,12 +9,12 @@ import torch
 
 from common.progress import Progress
 from training.data.dataset import Images
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import Fitted, Run
 from training.settings import TrainingSettings
 
 
-class StopAfter(Stop):
+class StopAfter(StopFlag):
     """A flag that is set when it has been looked at a number of times: once a step, once an epoch's end."""
 
     def __init__(self, looks: int) -> None:
@@ -40,7 +40,7 @@ def blobs(count: int, seed: int) -> Images:
     return Images(images=images, labels=labels.astype(np.int64))
 
 
-def small_run(directory: Path, stop: Stop | None = None, **settings: object) -> Run:
+def small_run(directory: Path, stop: StopFlag | None = None, **settings: object) -> Run:
     """Return a run of three epochs of a small network, with `settings` changed; on a GPU if `device` says so."""
     chosen = {"epochs": 3, "hidden": (32, 16), "batch_size": 32, "learning_rate": 3e-3, **settings}
     device = torch.device("cuda" if chosen.get("device") == "cuda" else "cpu")
@@ -53,11 +53,11 @@ def small_run(directory: Path, stop: Stop | None = None, **settings: object) -> 
         data_sha256={"blobs": "0" * 64},
         directory=directory,
         progress=Progress(quiet=True),
-        stop=stop or Stop(),
+        stop=stop or StopFlag(),
     )
 
 
-def rich_run(directory: Path, stop: Stop | None = None, **settings: object) -> Run:
+def rich_run(directory: Path, stop: StopFlag | None = None, **settings: object) -> Run:
     """Return a run with every kind of state there is, and a checkpoint after every step."""
     rich: dict[str, Any] = {
         "dropout": (0.3,),

@@ -44,7 +44,7 @@ from training.errors import exit_code
 from training.job import run
 from training.loop.device import choose_device
 from training.loop.shared_data import weight_settings
-from training.model.distillation import Committee, load_committee
+from training.model.distillation import Ensemble, load_teachers
 from training.settings import AugmentationSettings, TrainingSettings, model_name
 
 BATCH = 1000
@@ -105,7 +105,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
     without = [_trained(plain, data, progress)] if options.plain else []
 
     device = choose_device(student)
-    committee = load_committee(student, data, polarity(data.training.images), device)
+    committee = load_teachers(student, data, polarity(data.training.images), device)
     if committee is None:
         raise RuntimeError("a student without teachers")
     together = _error(committee, data.test(), device)
@@ -188,7 +188,7 @@ def _find(settings: TrainingSettings, data: DataSet) -> Bundle | None:
     return None
 
 
-def _error(committee: Committee, test: Images, device: torch.device) -> float:
+def _error(committee: Ensemble, test: Images, device: torch.device) -> float:
     """Return the test error of the members together, in percent."""
     answers = [
         committee(part.to(device), 1.0).cpu() for part in torch.split(torch.from_numpy(test.images), BATCH)

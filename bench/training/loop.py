@@ -23,13 +23,13 @@ from torch import nn
 
 from common.configuration import add_options, build, from_arguments
 from common.progress import Progress
-from training.data.dataset import Resident
+from training.data.dataset import DeviceImages
 from training.data.loading import load
 from training.data.mnist_download import MNIST_SHA256
 from training.data.splits import split
 from training.defaults import DEFAULT_PRESET, preset_layer
 from training.errors import exit_code
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.device import choose_device
 from training.loop.fit import Run, begin, make_step
 from training.loop.precision import uses_bfloat16
@@ -101,7 +101,7 @@ def _compare(settings: TrainingSettings, rounds: int, images: int) -> None:
 
 def _our_loop(
     settings: TrainingSettings, device: torch.device, directory: Path
-) -> tuple[Callable[[], int], Resident]:
+) -> tuple[Callable[[], int], DeviceImages]:
     """Return a function that trains for one epoch with the product's own step."""
     data = load(settings.data, mnist_directory=settings.data_dir, progress=Progress())
     train, validation = split(data.training, settings.validation, settings.seed)
@@ -113,7 +113,7 @@ def _our_loop(
         data_sha256=data.sha256,
         directory=directory,
         progress=Progress(quiet=True),
-        stop=Stop(),
+        stop=StopFlag(),
     )
     state = begin(run)
     step = make_step(run, state)

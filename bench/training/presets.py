@@ -36,7 +36,7 @@ from training.data.loading import load
 from training.data.splits import split
 from training.defaults import preset_layer
 from training.errors import exit_code
-from training.interrupts import listen
+from training.interrupts import catch_signals
 from training.loop.device import choose_device
 from training.loop.fit import Run, fit
 from training.model.evaluation import logits_of
@@ -118,7 +118,7 @@ def _one_run(settings: TrainingSettings, seed: int, progress: Progress) -> tuple
     settings = apply_policy(settings, data.is_handwriting).model_copy(update={"seed": seed})
     train, validation = split(data.training, settings.validation, settings.seed)
     ink = polarity(train.images)
-    with tempfile.TemporaryDirectory() as directory, listen() as stop:
+    with tempfile.TemporaryDirectory() as directory, catch_signals() as stop:
         run = Run(
             settings=settings,
             train=train.to(device),

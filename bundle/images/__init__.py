@@ -1,9 +1,9 @@
-"""The decoder of image files, and the input contract: the same for training, the service and the scorer.
+"""The input contract and the image decoder, shared by training, the service and the batch scorer.
 
-- `decoding.py`: any file, by Pillow's parsers, after what is below has let it pass
-- `plain_png.py`: the most common file, a gray PNG of 28x28 and 8 bits, without a parser
-- `hardening.py`, `tiff_directories.py`: decompression bombs and their like, told before a parser runs
-- `contract.py`, `errors.py`: size and polarity; what can be wrong with a file
+- `decoding.py`: decodes any supported file with Pillow's parsers, after the checks below
+- `plain_png.py`: fast path for the most common file, a grayscale PNG of 28x28 and 8 bits
+- `hardening.py`, `tiff_directories.py`: protection against decompression bombs and the like, before a parser runs
+- `contract.py`, `errors.py`: image size and polarity; the ways in which a file can be unusable
 
-Processes that decode start without pydantic: nothing here imports it.
+Nothing here imports pydantic, so that decoder processes start fast.
 """

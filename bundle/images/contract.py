@@ -1,4 +1,4 @@
-"""The images of the contract: their size and their polarity. What decodes needs no more, and imports no more."""
+"""The input contract of an image: its size and its polarity. The decoder imports nothing heavier."""
 
 from typing import Literal
 
@@ -8,4 +8,4 @@ Polarity = Literal["white-on-black", "black-on-white"]
 WHITE_ON_BLACK: Polarity = "white-on-black"
 BLACK_ON_WHITE: Polarity = "black-on-white"
 PAPER: dict[Polarity, int] = {WHITE_ON_BLACK: 0, BLACK_ON_WHITE: 255}
-"""The pixel around the ink."""
+"""Polarity to the value of the background pixels."""

@@ -1,7 +1,6 @@
-"""Decode: from the bytes of an image file to `uint8[28, 28]`.
+"""The image decoder: from the bytes of an image file to `uint8[28, 28]`.
 
-The one decoder of all three: what a model is trained on, what the service is asked about and what
-the batch scorer reads go through `decode`, so that one file cannot mean two images.
+Training, the service and the batch scorer all use `decode`, so that a file means the same image to each of them.
 """
 
 import ctypes
@@ -34,10 +33,10 @@ PARSERS: dict[str, type[ImageFile.ImageFile]] = {
     "image/webp": WebPImageFile,
     "image/tiff": TiffImageFile,
 }
-"""Media type to Pillow's parser of that one format.
+"""Media type to Pillow's parser of that format.
 
-The parsers are used directly, not through `Image.open`: nothing else can be reached by content,
-and an absurd size comes back as a number to refuse instead of as Pillow's own bomb error.
+The parsers are called directly, not through `Image.open`, so that no other parser can be reached by a file's content,
+and that an absurd size is returned as a number to reject, instead of raised as Pillow's decompression bomb error.
 """
 
 CONVERSIONS = {
@@ -49,18 +48,18 @@ CONVERSIONS = {
     "one_bit": "becomes 0 and 255",
     "exif_orientation": "is applied",
     "interlaced": "and progressive files are read as others",
-    "animated": "files of several frames are refused",
-    "floating_point": "and 32-bit pixels are refused, because their range is not known",
-    "size": "any but 28x28 is refused; nothing is scaled",
+    "animated": "files of several frames are rejected",
+    "floating_point": "and 32-bit pixels are rejected, because their range is not known",
+    "size": "any but 28x28 is rejected; nothing is scaled",
 }
-"""What becomes of each kind of image, in words for the input contract (`GET /metadata`) and docs/service.md."""
+"""How each kind of image is converted, in words for the input contract (`GET /metadata`) and docs/service.md."""
 
 FEW_BITS: dict[object, int] = {"L;2": 85, "L;4": 17}
-"""Pillow's name for a PNG's samples of 2 and 4 bits: what the largest must be multiplied by to be 255."""
+"""Pillow's raw mode of PNG samples of 2 and 4 bits to the factor that scales the largest sample to 255."""
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 
 _NO_MEMORY = "out of memory"
-"""How Pillow's word for a decoder that got no memory begins."""
+"""The start of Pillow's message when a decoder cannot allocate memory."""
 
 _IMAGES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -71,7 +70,7 @@ _IMAGES = (
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
 )
-_STRANGERS = (
+_OTHER_FORMATS = (
     (b"\x89PNG", "a PNG whose line breaks were changed on the way, as by curl -d (--data-binary keeps them)"),
     (b"%PDF-", "a PDF"),
     (b"PK\x03\x04", "a ZIP archive"),
@@ -85,15 +84,15 @@ _STRANGERS = (
 
 _T = TypeVar("_T")
 
-# What Pillow only warns of (a short read, a tag that makes no sense) is damage: refuse it, always.
-# The filter is set once, because to set it for one image is not safe beside other threads.
+# Pillow only warns of some damage (a short read, an invalid tag): turn these warnings into errors.
+# The filter is global, because setting it for one image is not thread-safe.
 warnings.filterwarnings("error", module=r"PIL\.")
 
 
 def _quiet_libtiff() -> None:
-    """Keep libtiff from writing to standard error, between the lines of a log, what Pillow raises anyway.
+    """Keep libtiff from writing to standard error what Pillow raises as exceptions.
 
-    Pillow's wheels bring the library with them; where it comes from elsewhere, it goes on writing.
+    This works with the library inside Pillow's wheels; a libtiff from elsewhere keeps writing.
     """
     for library in Path(PIL.__file__).parent.parent.glob("pillow.libs/libtiff-*"):
         libtiff = ctypes.CDLL(str(library))
@@ -105,102 +104,103 @@ _quiet_libtiff()
 
 
 def decode(data: bytes) -> npt.NDArray[np.uint8]:
-    """Decode one PNG, JPEG, GIF, BMP, WebP or TIFF of 28x28 pixels, recognised by content.
+    """Decode a PNG, JPEG, GIF, BMP, WebP or TIFF of 28x28 pixels, recognised by its content.
 
-    What becomes of what the model does not know is `CONVERSIONS`. The size is read from the header
-    before a pixel is decoded; what follows the image in the file is not looked at.
+    Colour, transparency and other depths are converted by `CONVERSIONS`. The size is checked in the header before a
+    pixel is decoded; bytes after the image are ignored.
 
     Args:
-        data: the file, whole.
+        data: the whole file.
 
     Returns:
         `uint8[28, 28]`, 0..255, in the file's own polarity; it may be read-only.
 
     Raises:
-        ImageError: it is empty, of no such format, of another size, damaged or made to be a burden,
-            has more than 1 MiB or several frames, or has pixels that are not of 8 or 16 bits;
-            `kind` says which.
-        MemoryError: this process has none left; that says nothing of the file.
+        ImageError: the file is empty, of another format or size, damaged or hostile, has more than 1 MiB or several
+            frames, or has pixels of other than 8 or 16 bits; `kind` says which.
+        MemoryError: the process has run out of memory, which says nothing about the file.
     """
     pixels = plain_png.decode(data)
     return decode_any(data) if pixels is None else pixels
 
 
 def decode_all(files: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], dict[int, ImageError]]:
-    """Decode files as `decode` does, in less time than one by one takes.
+    """Decode files as `decode` does, but plain PNGs in batches, which is faster.
 
     Returns:
-        `uint8[n, 28, 28]`, black where there is no image; and by the file's place why there is none.
+        `uint8[n, 28, 28]`, black for the files that cannot be decoded; and their errors by index.
     """
     pixels = np.zeros((len(files), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    refused: dict[int, ImageError] = {}
+    errors: dict[int, ImageError] = {}
     plain: dict[int, bytes] = {}
-    for place, data in enumerate(files):
+    for index, data in enumerate(files):
         if (lines := plain_png.scanlines(data)) is not None:
-            plain[place] = lines
+            plain[index] = lines
             continue
         try:
-            pixels[place] = decode_any(data)
+            pixels[index] = decode_any(data)
         except ImageError as error:
-            refused[place] = error
+            errors[index] = error
     if plain:
         pixels[list(plain)] = plain_png.unfiltered(list(plain.values()))
-    return pixels, refused
+    return pixels, errors
 
 
 def decode_any(data: bytes) -> npt.NDArray[np.uint8]:
-    """Decode as `decode` does, by Pillow's parser whatever the file is."""
+    """Decode as `decode` does, always with Pillow's parser."""
     return _opened(data, _pixels)
 
 
 def check_header(data: bytes) -> None:
-    """Raise what `decode` would, as far as the header tells: no pixel is decoded.
+    """Check a file's header as `decode` does, without decoding a pixel.
 
     Raises:
-        ImageError: as `decode` does, but for damage in the pixels.
+        ImageError: as `decode`, except for damage in the pixels.
     """
     _opened(data, lambda _: None)
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the media type that the first bytes say, a key of `PARSERS`, or None if they say none."""
+    """Return the media type by the file's first bytes, a key of `PARSERS`, or None if it is not supported."""
     for magic, media_type in _IMAGES:
         if data.startswith(magic):
             return media_type
     return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
-def stranger(data: bytes) -> str:
-    """Say, for a refusal, what bytes that are no supported image look like."""
+def guess_format(data: bytes) -> str:
+    """Return what a file of an unsupported format looks like, in words for an error message."""
     start = data[:64].lstrip()
-    return next((name for magic, name in _STRANGERS if start.startswith(magic)), "something else")
+    return next((name for magic, name in _OTHER_FORMATS if start.startswith(magic)), "something else")
 
 
 def _opened(data: bytes, then: Callable[[ImageFile.ImageFile], _T]) -> _T:
-    """Parse the header, check it, and go on with `then`; what either raises is the file's fault, unless memory ends."""
+    """Parse and check the header, then call `then`. Every exception but MemoryError becomes an ImageError."""
     if not data:
         raise ImageError(ImageFault.EMPTY, "the file is empty")
     media_type = sniff(data)
     if media_type is None:
-        found = f"it looks like {stranger(data)}"
+        found = f"it looks like {guess_format(data)}"
         raise ImageError(ImageFault.FORMAT, f"the content is no supported image: {found}", found=found)
     if len(data) > hardening.MAX_FILE_BYTES:
         found = f"{len(data)} bytes"
         detail = f"the file has {found}, more than the {hardening.MAX_FILE_BYTES} that a 28x28 image may have"
-        raise ImageError(ImageFault.HEAVY, detail, found=found)
+        raise ImageError(ImageFault.TOO_LARGE, detail, found=found)
     if media_type == "image/webp":
         _check_size(_webp_size(data))
     try:
-        with PARSERS[media_type](hardening.Reading(hardening.lean(data, media_type))) as image:
+        with PARSERS[media_type](hardening.ReadLimitedFile(hardening.sanitise(data, media_type))) as image:
             _check_size(image.size)
             if getattr(image, "is_animated", False):
                 raise ImageError(ImageFault.ANIMATED, "the file has several frames")
             if image.mode in ("I", "F"):
-                raise ImageError(ImageFault.RANGE, "the pixels are 32-bit numbers without a known range")
+                raise ImageError(
+                    ImageFault.PIXEL_RANGE, "the pixels are 32-bit numbers without a known range"
+                )
             return then(image)
-    except (ImageError, MemoryError):  # no memory is this process's trouble, and says nothing of the file
+    except (ImageError, MemoryError):
         raise
-    # Pillow's parsers raise whatever they stumble over: OSError, SyntaxError, struct.error, OverflowError, ...
+    # Pillow's parsers raise many types: OSError, SyntaxError, struct.error, OverflowError, ...
     except Exception as error:
         if isinstance(error, OSError) and str(error).startswith(_NO_MEMORY):
             raise MemoryError(str(error)) from error
@@ -213,7 +213,7 @@ def _damaged(media_type: str, found: str) -> ImageError:
 
 
 def _check_size(size: tuple[int, int] | None) -> None:
-    """Refuse everything but 28x28; None is a header that only the parser can judge."""
+    """Reject every size but 28x28; None is a size that only the parser can read."""
     if size is not None and size != (IMAGE_SIZE, IMAGE_SIZE):
         found = f"{size[0]}x{size[1]}"
         detail = f"the image is {found} pixels, the model takes {IMAGE_SIZE}x{IMAGE_SIZE}"
@@ -221,11 +221,11 @@ def _check_size(size: tuple[int, int] | None) -> None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) from a WebP header, None if it cannot be read there.
+    """Return (width, height) from a WebP header, or None if it does not have them.
 
-    Pillow's WebP parser allocates the whole canvas when it opens a file, 2 GiB at the largest, so
-    the size has to be known before. Source: the WebP container specification, RFC 9649, section 2.7
-    (VP8X), the VP8 frame header of RFC 6386, section 9.1, and RFC 9649, section 3.4 (VP8L).
+    Pillow's WebP parser allocates the whole canvas, up to 2 GiB, when it opens a file, so the size must be known
+    before. Sources: the WebP container specification, RFC 9649, section 2.7 (VP8X), the VP8 frame header of RFC 6386,
+    section 9.1, and RFC 9649, section 3.4 (VP8L).
     """
     try:
         match data[12:16]:
@@ -251,13 +251,13 @@ def _pixels(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
 
 
 def _scale_transparency(image: ImageFile.ImageFile) -> None:
-    """Spread a PNG's transparent gray to 0..255 as Pillow (13.0) spreads its samples, but not this."""
+    """Scale a PNG's transparent gray value to 0..255: Pillow (13.0) scales the samples, but not this value."""
     if isinstance(image, PngImageFile) and isinstance(gray := image.info.get("transparency"), int):
         image.info["transparency"] = gray * FEW_BITS.get(image.tile[0].args, 1)
 
 
 def _gray(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
-    """Return `uint8[28, 28]` of a loaded image of any mode with 8 or 16 bits."""
+    """Convert a loaded image of any mode with 8 or 16 bits to `uint8[28, 28]`."""
     if image.mode in DEEP_MODES:
         deep = _blackened(np.array(image), image).astype(np.uint32)
         return ((deep + 128) // 257).astype(np.uint8)
@@ -273,13 +273,13 @@ def _gray(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
 
 
 def _blackened(samples: npt.NDArray[Any], image: ImageFile.ImageFile) -> npt.NDArray[Any]:
-    """Return gray samples with the one that the file calls transparent, if there is one, as black."""
+    """Return gray samples with the transparent value, if the file has one, replaced by black."""
     if isinstance(transparent := image.info.get("transparency"), int):
         samples[samples == transparent] = 0
     return samples
 
 
 def _reason(error: Exception) -> str:
-    """Return what Pillow said, on one line and without the addresses of its objects."""
+    """Return Pillow's message on one line, without memory addresses of objects."""
     text = " ".join(str(error).split()) or type(error).__name__
     return type(error).__name__ if " at 0x" in text else text[:200]

@@ -1,31 +1,31 @@
-"""What keeps a file from being an image for the model, and a file that is built to cost its reader much."""
+"""Why an image file cannot be used, and the error of a file that is built to exhaust its reader."""
 
 from enum import StrEnum
 
 
 class ImageFault(StrEnum):
-    """What keeps a file from being an image for the model; the values are words to count files by."""
+    """Why a file is not usable as an image; the values are the categories in reports."""
 
     EMPTY = "empty file"
     FORMAT = "not a PNG, JPEG, GIF, BMP, WebP or TIFF image"
     SIZE = "not 28x28"
-    HEAVY = "a file of more than 1 MiB"
+    TOO_LARGE = "a file of more than 1 MiB"
     ANIMATED = "several frames"
-    RANGE = "pixels of 32 bits, without a known range"
+    PIXEL_RANGE = "pixels of 32 bits, without a known range"
     DAMAGED = "damaged"
 
 
 class ImageError(Exception):
-    """A file is no image that the model takes; the message is a sentence about this file."""
+    """A file is not an image that the model accepts; the message is a sentence about this file."""
 
     def __init__(self, kind: ImageFault, detail: str, *, found: str = "") -> None:
         super().__init__(detail)
         self.kind = kind
-        """The same for all files with this trouble, to count and to decide by."""
+        """The category, by which callers count files and choose a response."""
         self.detail = detail
         self.found = found
-        """What was found, in a few words to stand behind those of `kind`; empty if they say it all."""
+        """What was found in this file, to follow the words of `kind`; empty if they suffice."""
 
 
-class BurdenError(Exception):
-    """A small file is built to cost a parser much; the message says by what, in a few words."""
+class HostileImageError(Exception):
+    """A small file is built to exhaust a parser; the message says how, in a few words."""

@@ -1,14 +1,12 @@
-"""The most common image there is, decoded without a parser: a plain PNG of 28x28, gray, 8 bits.
+"""Fast path for plain PNG files: 28x28, grayscale, 8 bits, not interlaced, with the chunks IHDR, one IDAT and IEND.
 
-Plain is: a header, one chunk of pixels, the end; not interlaced, nothing else. Most of what Pillow's
-parser does for such a file is to find out that there is nothing to do. Whatever is not plain, or not
-whole to the last bit, is left to Pillow, which accepts or refuses it as ever: here is only ever said
-what Pillow would say too, in a fourth of the time.
+For such a file Pillow's parser mostly finds out that there is nothing to do. This decoder returns the same pixels in a
+fourth of the time. It leaves every file that is not plain, or not valid to the last bit, to Pillow, which decodes or
+rejects it.
 
-Pillow's own code undoes the filters, called as Pillow itself calls it, without the objects around it, and
-for many images at once: they are handed to it as one, one below the other. It takes only zlib streams, so what
-was unpacked here to be checked is handed on as one that is not compressed: to unpack it twice would cost more
-than all the rest.
+Pillow's own C decoder undoes the filters, called as Pillow calls it but without the objects around it, and for many
+images at once, stacked vertically into one. It accepts only zlib streams, so the scanlines, which were decompressed
+here to be checked, are passed on as stored blocks: decompressing them twice would cost more than all the rest.
 """
 
 import struct
@@ -27,9 +25,9 @@ _SCANLINE = 1 + IMAGE_SIZE
 _RAW_BYTES = IMAGE_SIZE * _SCANLINE
 _FILTERS = b"\0\1\2\3\4"
 _BLACK = bytes(_SCANLINE)
-"""A line of no filter and no light, above each image: what a filter takes for the line above an image's first."""
+"""A black scanline without a filter, put above each image: the filters take it for the line above the first."""
 _MOST = 64
-"""Images at once: a block of a zlib stream that is not compressed has at most 65,535 bytes."""
+"""Images in a batch: a stored block of a zlib stream has at most 65,535 bytes."""
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -44,15 +42,15 @@ _PIXELS = len(_START) + 8
 
 
 def decode(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """Return `uint8[28, 28]`, or None if the file is not plain or not sound; what follows IEND is not looked at."""
+    """Return `uint8[28, 28]`, or None if the file is not plain or not valid; what follows IEND is ignored."""
     lines = scanlines(data)
     return None if lines is None else _pixels(lines).reshape(_SIZE)
 
 
 def scanlines(data: bytes) -> bytes | None:
-    """Return what the file has of each line, its filter and its 28 bytes; None as of `decode`.
+    """Return the scanlines, each a filter type and 28 bytes; None as `decode`.
 
-    All that can be wrong with a file is found here; `unfiltered` accepts whatever this returns.
+    All validation is done here: `unfiltered` accepts whatever this returns.
     """
     if len(data) > MAX_FILE_BYTES or not data.startswith(_START) or data[_PIXELS - 4 : _PIXELS] != b"IDAT":
         return None
@@ -65,7 +63,7 @@ def scanlines(data: bytes) -> bytes | None:
 
 
 def unfiltered(several: Sequence[bytes]) -> npt.NDArray[np.uint8]:
-    """Return `uint8[n, 28, 28]` of n images' scanlines, n at least 1."""
+    """Return `uint8[n, 28, 28]` of the scanlines of n images, n at least 1."""
     if len(several) > _MOST:
         parts = [unfiltered(several[start : start + _MOST]) for start in range(0, len(several), _MOST)]
         return np.concatenate(parts)
@@ -74,7 +72,7 @@ def unfiltered(several: Sequence[bytes]) -> npt.NDArray[np.uint8]:
 
 
 def _pixels(lines: bytes) -> npt.NDArray[np.uint8]:
-    """Undo the filters of scanlines, as `Image.frombytes(..., "zip")` and `tobytes` do it (Pillow 13)."""
+    """Undo the filters of scanlines as `Image.frombytes(..., "zip")` and `tobytes` do (Pillow 13)."""
     count = len(lines) // _SCANLINE
     size, box = (IMAGE_SIZE, count), (0, 0, IMAGE_SIZE, count)
     image = core.new("L", size)
@@ -87,18 +85,18 @@ def _pixels(lines: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _stored(content: bytes) -> bytes:
-    """Return a zlib stream of one block that is not compressed (RFC 1950, 2.2; RFC 1951, 3.2.4).
+    """Return a zlib stream of one stored block (RFC 1950, 2.2; RFC 1951, 3.2.4).
 
-    The checksum that should follow is left out: Pillow's decoder stops at the last pixel.
+    It has no checksum, because Pillow's decoder stops at the last pixel.
     """
     return b"\x78\x01\x01" + struct.pack("<HH", len(content), len(content) ^ 0xFFFF) + content
 
 
 def _unpacked(stream: bytes) -> bytes | None:
-    """Return the scanlines of a zlib stream that ends where it should, with the filters that there are; else None.
+    """Return the scanlines of a zlib stream if it has exactly their size and only known filter types; else None.
 
-    Pillow's decoder stops at the last pixel and does not see what is wrong behind it. At most one byte
-    more than an image has is unpacked, whatever the stream would become.
+    Pillow's decoder stops at the last pixel and does not see errors behind it. At most one byte more than the image
+    is decompressed, however large the stream's content is.
     """
     inflater = zlib.decompressobj()
     try:

@@ -1,6 +1,6 @@
-"""The parts that every report is made of: one file of HTML, without scripts and without a network.
+"""Building blocks of the HTML reports, which are self-contained: no scripts, no requests to a network.
 
-- `confusion_matrix.py`: counts of true against predicted classes, as a table
-- `frame.py`: the page around what a report says: style, outline, escaping
-- `sprite_sheet.py`: many images as one picture, out of which the page cuts each
+- `confusion_matrix.py`: the confusion matrix and metrics by class, as tables
+- `frame.py`: the page template: style sheet, navigation, tables, escaping
+- `sprite_sheet.py`: many images in one PNG, of which CSS shows each
 """

@@ -1,4 +1,4 @@
-"""How often each class was taken for each other one, counted, and as a report shows it."""
+"""The confusion matrix, and precision, recall and F1 by class, as a report shows them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,21 +10,21 @@ import numpy.typing as npt
 from common.html.frame import NOTHING, Html, name, scroll, table, text
 
 MAX_MATRIX_CLASSES = 100
-"""Classes up to which the confusion matrix is drawn: 10,000 cells; beyond, only its largest are listed."""
+"""Most classes of which the whole matrix is drawn: 10,000 cells. Of more, only the largest confusions are listed."""
 MAX_LISTED_CLASSES = 500
-"""Rows of the table of classes."""
+"""Most rows of the table of classes."""
 FREQUENT_CONFUSIONS = 10
 DARKEST = 62
-"""Percent of colour behind the largest count of mistakes; more would hide the number."""
+"""Percent of colour behind the largest off-diagonal count; more would hide the number."""
 
 
 @dataclass(slots=True)
 class Confusion:
-    """Images by true class and predicted class. Only pairs that were seen take memory."""
+    """Counts of images by true and predicted class, sparse: only pairs that occur take memory."""
 
     classes: Sequence[str]
     counts: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """By (true class, predicted class)."""
+    """`(true class, predicted class)` to images."""
 
     def add(self, labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> None:
         """Count images: `int64[n]` each, indices of classes."""
@@ -34,22 +34,22 @@ class Confusion:
 
     @property
     def images(self) -> int:
-        """How many were counted."""
+        """The number of images counted."""
         return self.counts.total()
 
     @property
     def right(self) -> int:
-        """How many were predicted as what they are."""
+        """The number of images whose predicted class is their true class."""
         return sum(count for (true, guess), count in self.counts.items() if true == guess)
 
     def confusions(self) -> Iterator[tuple[str, str, int]]:
-        """Yield true class, predicted class and images of what was confused, the most frequent first."""
+        """Yield true class, predicted class and count of each off-diagonal pair, the most frequent first."""
         for (true, guess), count in sorted(self.counts.items(), key=lambda item: (-item[1], item[0])):
             if true != guess:
                 yield self.classes[true], self.classes[guess], count
 
     def totals(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return by class, `int64[classes]` each: its images, those predicted as it, and those of both."""
+        """Return, each `int64[classes]`: the images of a class, the predictions of it, and the correct ones."""
         true, guessed, right = np.zeros((3, len(self.classes)), np.int64)
         for (a, b), count in self.counts.items():
             true[a] += count
@@ -59,7 +59,7 @@ class Confusion:
 
 
 def matrix(confusion: Confusion, images: str) -> str:
-    """Return the HTML of the confusion matrix and its most frequent confusions; `images` names what was counted."""
+    """Return the HTML of the confusion matrix and its most frequent confusions; `images` names the images counted."""
     classes, found = confusion.classes, confusion.counts
     off = list(confusion.confusions())
     largest = [(Html(name(true, 40)), Html(name(guess, 40)), count) for true, guess, count in off]
@@ -99,7 +99,7 @@ def matrix(confusion: Confusion, images: str) -> str:
         rows.append(f'<tr><th scope="row"{title}>{name(label, 40)}</th>{"".join(cells)}</tr>')
     drawn = (
         f'<table class="matrix"><caption>{text(images)} by true class (rows) and predicted class (columns); '
-        f"empty is none</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"an empty cell is 0</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
     return f'<div class="beside">{scroll(drawn, "confusion matrix")}{listed}</div>'
 
@@ -109,7 +109,7 @@ def by_class(confusion: Confusion, images: str, caption: str) -> str:
     classes = confusion.classes
     count = len(classes)
     true, guessed, right = confusion.totals()
-    with np.errstate(divide="ignore", invalid="ignore"):  # a class that is never there, or never predicted
+    with np.errstate(divide="ignore", invalid="ignore"):  # a class without images, or never predicted
         precision, recall, f1 = right / guessed, right / true, 2 * right / (true + guessed)
 
     def share(value: float) -> str:
@@ -131,12 +131,10 @@ def by_class(confusion: Confusion, images: str, caption: str) -> str:
     rows.append(("mean of the classes", int(true.sum()), int(guessed.sum()), *means))
     head = ("class", images, "predicted", "precision", "recall", "F1")
     left_out = (
-        f"<p>The {MAX_LISTED_CLASSES} classes of least F1; {count - MAX_LISTED_CLASSES} better ones are left "
-        "out.</p>"
+        f"<p>The {MAX_LISTED_CLASSES} classes with the lowest F1; the other {count - MAX_LISTED_CLASSES} are not "
+        "listed.</p>"
         if count > MAX_LISTED_CLASSES
         else ""
     )
-    note = (
-        f'<p class="quiet">{NOTHING} where a class was never predicted, or is none of the {text(images)}.</p>'
-    )
+    note = f'<p class="quiet">{NOTHING}: the class was never predicted, or none of the {text(images)} has it.</p>'
     return left_out + table(rows, head, caption=caption) + note

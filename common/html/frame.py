@@ -1,4 +1,4 @@
-"""The frame of a report: its style, its outline, and how text gets into it. What one says is in whoever writes it."""
+"""The page template of every report: style sheet, navigation, tables, and the escaping of text."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -7,23 +7,23 @@ from html import escape
 from string import Template
 
 NOTHING = "\N{EN DASH}"
-"""Stands where there is no number."""
+"""Shown in a cell that has no number."""
 LONG = 24
-"""Characters from which a class name is broken into lines, so that the numbers beside it stay in sight."""
+"""Most characters of a class name on one line; longer ones wrap, so that the numbers beside them stay visible."""
 HIDDEN_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Characters that turn the direction of what follows them."""
+"""Unicode's bidirectional control characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Html:
-    """Text that is HTML already, and is put into the page as it is."""
+    """Text that is HTML already and is not escaped."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A part of the page, under a heading of its own."""
+    """A section of the page, with a heading and an anchor."""
 
     anchor: str
     title: str
@@ -103,8 +103,8 @@ svg * { stroke-linejoin: round; stroke-linecap: butt; }
   break-inside: avoid; content-visibility: auto; contain-intrinsic-size: auto 5rem; }
 .cards p { margin: 0; white-space: pre-line; min-width: 0; font-variant-numeric: tabular-nums; }
 .cards i { flex: none; width: 56px; height: 56px; image-rendering: pixelated; print-color-adjust: exact;
-  -webkit-print-color-adjust: exact; background: url($sheet) calc(var(--x) * -56px) calc(var(--y) * -56px) /
-  ${sheet_width}px auto; }
+  -webkit-print-color-adjust: exact; background: url($sprites) calc(var(--x) * -56px) calc(var(--y) * -56px) /
+  ${sprites_width}px auto; }
 summary { cursor: pointer; padding: .3rem 0; color: var(--link); }
 @media (max-width: 30rem) { body { padding: .9rem .75rem 3rem; } h1 { font-size: 1.4rem; }
   .cards { grid-template-columns: 1fr 1fr; } .matrix { font-size: .7rem; }
@@ -130,16 +130,16 @@ $sections
 
 
 def page(
-    title: str, summary: str, sections: Iterable[Section], *, sheet: str = "data:,", sheet_width: int = 0
+    title: str, summary: str, sections: Iterable[Section], *, sprites: str = "data:,", sprites_width: int = 0
 ) -> str:
     """Return the whole document.
 
     Args:
         title: as plain text.
         summary: one or two sentences of plain text.
-        sections: in their order.
-        sheet: data URI of the picture that the cards' images are cut from, see `sheet.py`.
-        sheet_width: its width on the page, in CSS pixels.
+        sections: in order.
+        sprites: data URI of the sprite sheet that the cards show parts of (`sprite_sheet.py`).
+        sprites_width: its width on the page, in CSS pixels.
     """
     parts = list(sections)
     return _PAGE.substitute(
@@ -151,13 +151,13 @@ def page(
             f'<h2 id="{part.anchor}-title">{text(part.title)}</h2>\n{part.body}\n</section>'
             for part in parts
         ),
-        sheet=sheet,
-        sheet_width=sheet_width,
+        sprites=sprites,
+        sprites_width=sprites_width,
     )
 
 
 def visible(value: object) -> str:
-    """Return plain text without characters that hide or turn other text; they are shown by their code points."""
+    """Return plain text with control characters and bidirectional overrides replaced by their code points."""
     return "".join(
         f"\\u{ord(character):04x}"
         if character in HIDDEN_DIRECTIONS or unicodedata.category(character) in ("Cc", "Cs")
@@ -167,14 +167,14 @@ def visible(value: object) -> str:
 
 
 def text(value: object) -> str:
-    """Return any value as text that HTML shows as it is."""
+    """Return any value as escaped HTML text."""
     return escape(visible(value))
 
 
 def name(value: str, limit: int = 200) -> str:
-    """Return a class name as HTML: escaped, cut to `limit` characters, with a direction of its own.
+    """Return a class name as HTML: escaped, cut to `limit` characters, and isolated by `<bdi>`.
 
-    Without `<bdi>`, a right-to-left name would reorder the numbers beside it.
+    Without `<bdi>` a right-to-left name would reorder the numbers beside it.
     """
     shown = value if len(value) <= limit else value[: limit - 1] + "…"
     said = text(shown) if shown.isascii() else f"<bdi>{text(shown)}</bdi>"
@@ -188,13 +188,13 @@ def table(
     caption: str = "",
     changed: Iterable[int] = (),
 ) -> str:
-    """Return a table that scrolls inside itself; the first cell of a row is its heading.
+    """Return a table in a scrolling region; the first cell of each row is its heading.
 
     Args:
-        rows: numbers stand to the right, text to the left.
-        head: the columns' headings.
+        rows: columns of numbers are aligned right, others left.
+        head: the column headings.
         caption: plain text.
-        changed: indices of rows to stress.
+        changed: indices of rows to highlight.
     """
     numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
 
@@ -217,7 +217,7 @@ def table(
 
 
 def scroll(content: str, label: str) -> str:
-    """Return HTML in a region that scrolls sideways by itself, with the keyboard too."""
+    """Return HTML in a region that scrolls sideways, by keyboard as well."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{text(label)}">{content}</div>'
 
 

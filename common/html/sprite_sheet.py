@@ -1,6 +1,6 @@
-"""Many images as one picture, out of which a page cuts each of them: what `.cards i` in `page.py` shows.
+"""Sprite sheets: many images in one PNG, of which CSS shows one at a time (`.cards i` in `frame.py`).
 
-A thousand small PNG files in a page cost four times the bytes of one large one.
+A thousand small PNG files in a page take four times the bytes of one sprite sheet.
 """
 
 import base64
@@ -12,26 +12,25 @@ import numpy.typing as npt
 from PIL import Image
 
 COLUMNS = 64
-"""Of the sheet: 1792 pixels wide, and 28 rows high for each 64 images; browsers take 16384 either way."""
+"""Sprites in a row: the sheet is 1,792 pixels wide, and 28 high for each 64 images; browsers take 16,384 either way."""
 ZOOM = 2
 WIDTH = COLUMNS * 28 * ZOOM
-"""Of the sheet on the page, in CSS pixels."""
+"""Width of the sprite sheet on the page, in CSS pixels."""
 
 
-def sheet(images: npt.NDArray[np.uint8], greys: int = 256) -> str:
-    """Return `uint8[n, 28, 28]` as one PNG's data URI, 64 in a row; no image is an empty URI.
+def render(images: npt.NDArray[np.uint8], greys: int = 256) -> str:
+    """Return the sprite sheet of `uint8[n, 28, 28]` as the data URI of a PNG; of no images, an empty URI.
 
     Args:
         images: in the order of their positions.
-        greys: how many shades are kept; fewer make a smaller picture.
+        greys: how many grey levels are kept; fewer make a smaller file.
     """
     if not len(images):
         return "data:,"
-    columns = COLUMNS  # a short row is filled up, so that the positions stay the same
-    rows = -(-len(images) // columns)
-    full = np.zeros((rows * columns, 28, 28), dtype=np.uint8)
+    rows = -(-len(images) // COLUMNS)
+    full = np.zeros((rows * COLUMNS, 28, 28), dtype=np.uint8)  # the last row is padded
     full[: len(images)] = images
-    pixels = full.reshape(rows, columns, 28, 28).swapaxes(1, 2).reshape(rows * 28, columns * 28)
+    pixels = full.reshape(rows, COLUMNS, 28, 28).swapaxes(1, 2).reshape(rows * 28, COLUMNS * 28)
     if greys == 256:
         return png(Image.fromarray(pixels))
     step = 255 / (greys - 1)
@@ -40,8 +39,8 @@ def sheet(images: npt.NDArray[np.uint8], greys: int = 256) -> str:
     return png(image)
 
 
-def cutting(position: int, label: str) -> str:
-    """Return the HTML of one image of the sheet; `label` is HTML for who does not see it."""
+def sprite(position: int, label: str) -> str:
+    """Return the HTML of the sprite at `position`; `label` is its text alternative, as HTML."""
     place = f"--x:{position % COLUMNS};--y:{position // COLUMNS}"
     return f'<i role="img" aria-label="{label}" style="{place}"></i>'
 

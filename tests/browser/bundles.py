@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.support.models import CLASSES, Linear, facts
+from bench.support.models import CLASSES, Linear, metadata
 from bench.support.pictures import png
 from bundle.golden import GoldenExamples
-from bundle.manifest import FILES, GOLDEN_FILE, ONNX_FILE, SAMPLE_FILE, Facts
+from bundle.manifest import FILES, GOLDEN_FILE, ONNX_FILE, SAMPLE_FILE, ModelMetadata
 from bundle.repository import Bundle, publish, staging
 
 Images = npt.NDArray[np.uint8]
@@ -53,10 +53,10 @@ def publish_linear(
         SAMPLE_FILE: png(images[0]),
     }
     ten = Linear(linear.weights[:, :10], linear.bias[:10])
-    fields = facts(ten, images[0], polarity=polarity, golden=len(images)).model_dump()
+    fields = metadata(ten, images[0], polarity=polarity, golden=len(images)).model_dump()
     fields |= {"classes": classes, "sample_label": classes[0]}
     fields["reference"]["predicted"] = (1,) * len(classes)
     with staging(models, "synthetic") as directory:
         for name, content in contents.items():
             (directory / name).write_bytes(content)
-        return publish(directory, Facts.model_validate(fields))
+        return publish(directory, ModelMetadata.model_validate(fields))

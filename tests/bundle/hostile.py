@@ -1,4 +1,4 @@
-"""Versions that somebody prepared: sealed anew, so that every hash is right, and made to harm their reader."""
+"""Hostile versions: manifests are sealed anew, so that every hash is right, over content that harms its reader."""
 
 import io
 import json
@@ -24,9 +24,9 @@ SECRET = b"a file of somebody else's: neither its content nor its hash is anybod
 
 def sealed(document: Mapping[str, Any]) -> bytes:
     """Return a manifest with the right digest, whatever it says."""
-    facts = {name: value for name, value in document.items() if name != "digest"}
-    digest = sha256_bytes(_canonical(facts))
-    return _canonical(facts | {"digest": digest})
+    metadata = {name: value for name, value in document.items() if name != "digest"}
+    digest = sha256_bytes(_canonical(metadata))
+    return _canonical(metadata | {"digest": digest})
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:
@@ -241,20 +241,22 @@ ATTACKS: dict[str, Attack] = {
         prepare=_link(TORCHSCRIPT_FILE, "/dev/zero"), said=r"model\.pt .* a symbolic link", web=False
     ),
     "a FIFO": Attack(
-        prepare=_fifo(TORCHSCRIPT_FILE), said=r"model\.pt cannot be read: it is no regular file", web=False
+        prepare=_fifo(TORCHSCRIPT_FILE), said=r"model\.pt cannot be read: it is not a regular file", web=False
     ),
     "a FIFO for a graph": Attack(
-        prepare=_fifo(ONNX_FILE), said=r"model\.onnx cannot be read: it is no regular file", web=False
+        prepare=_fifo(ONNX_FILE), said=r"model\.onnx cannot be read: it is not a regular file", web=False
     ),
     "a directory": Attack(
-        prepare=_directory, said=r"model\.onnx cannot be read: it is no regular file", web=False
+        prepare=_directory, said=r"model\.onnx cannot be read: it is not a regular file", web=False
     ),
     "a large graph": Attack(prepare=_large(ONNX_FILE), said=r"model\.onnx .* at most 536,870,912", web=False),
     "a large file that nobody parses": Attack(
         prepare=_large(TORCHSCRIPT_FILE), said=r"model\.pt .* at most 536,870,912", web=False
     ),
     "no manifest but a FIFO": Attack(
-        prepare=_fifo(MANIFEST_FILE), said=r"manifest\.json cannot be read: it is no regular file", web=False
+        prepare=_fifo(MANIFEST_FILE),
+        said=r"manifest\.json cannot be read: it is not a regular file",
+        web=False,
     ),
     "no manifest but a device": Attack(
         prepare=_link(MANIFEST_FILE, "/dev/zero"), said=r"manifest\.json .* a symbolic link", web=False
@@ -330,7 +332,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "golden examples of many members": Attack(
         prepare=_golden(*((f"{number}.npy", b"") for number in range(50_000))),
-        said=r"golden\.npz cannot be read: it is no archive of two arrays",
+        said=r"golden\.npz cannot be read: it is not an archive of two arrays",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Bundles for tests: whole and consistent, with files that are not models."""
+"""Complete, consistent bundles for tests, with files that are not models."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bundle.golden import GoldenExamples
-from bundle.manifest import FILES, GOLDEN_FILE, Facts
+from bundle.manifest import FILES, GOLDEN_FILE, ModelMetadata
 from bundle.repository import Bundle, publish, staging
 
 CLASSES = ("zero", "one", "two")
@@ -18,8 +18,8 @@ HASHES = dict.fromkeys(FILES, "ab" * 32)
 """What a manifest could say of its files."""
 
 
-def some_facts(**changes: Any) -> Facts:
-    """Return facts that a bundle of three classes could have, with `changes` to them."""
+def some_metadata(**changes: Any) -> ModelMetadata:
+    """Return metadata that a bundle of three classes could have, with `changes` to them."""
     metrics = {
         "images": 10,
         "accuracy": 0.9,
@@ -29,7 +29,7 @@ def some_facts(**changes: Any) -> Facts:
         "ece_calibrated": 0.01,
     }
     histogram = {"edges": (0.0, 128.0, 256.0), "counts": (7, 3)}
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "name": "shapes",
         "created": "2026-11-22T12:00:00+00:00",
         "classes": CLASSES,
@@ -70,7 +70,7 @@ def some_facts(**changes: Any) -> Facts:
             "predicted": (3, 3, 4),
         },
     }
-    return Facts.model_validate(facts | changes)
+    return ModelMetadata.model_validate(metadata | changes)
 
 
 def some_golden(images: int = GOLDEN_IMAGES, classes: int = len(CLASSES)) -> GoldenExamples:
@@ -92,8 +92,8 @@ def fill(directory: Path, classes: int = len(CLASSES), more: Collection[str] = (
 
 
 def publish_one(models: Path, more: Collection[str] = (), **changes: Any) -> Bundle:
-    """Publish a bundle in `models`, with `more` files than it must have and `changes` to its facts."""
-    facts = some_facts(**changes)
-    with staging(models, facts.name) as directory:
-        fill(directory, len(facts.classes), more)
-        return publish(directory, facts)
+    """Publish a bundle in `models`, with `more` files than it must have and `changes` to its metadata."""
+    metadata = some_metadata(**changes)
+    with staging(models, metadata.name) as directory:
+        fill(directory, len(metadata.classes), more)
+        return publish(directory, metadata)

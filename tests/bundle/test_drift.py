@@ -1,4 +1,4 @@
-"""Drift against closed forms and against NumPy's own histogram."""
+"""Drift, against closed forms and NumPy's own histogram."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Fetching a version by URL: from a real server on loopback, that tells the truth or does not."""
+"""Downloading a version by URL, from honest and dishonest servers on loopback."""
 
 import shutil
 import subprocess
@@ -66,7 +66,7 @@ def test_what_is_there_is_not_fetched_again(site: Site, tmp_path: Path) -> None:
     assert site.asked == ["/shapes/3/manifest.json"]
 
 
-def test_another_digest_is_refused_before_any_file_is_asked_for(site: Site, tmp_path: Path) -> None:
+def test_another_digest_is_rejected_before_any_file_is_asked_for(site: Site, tmp_path: Path) -> None:
     """Whoever exchanged the bundle on the server, manifest and all, gets nothing served."""
     with pytest.raises(FetchError, match="it is another version"):
         fetch(site.url, "ab" * 32, tmp_path)
@@ -74,16 +74,16 @@ def test_another_digest_is_refused_before_any_file_is_asked_for(site: Site, tmp_
     assert nothing_counts(tmp_path)
 
 
-def test_a_changed_file_is_refused(site: Site, tmp_path: Path) -> None:
+def test_a_changed_file_is_rejected(site: Site, tmp_path: Path) -> None:
     """One byte in the model: its SHA-256 is not the manifest's, and nothing is left of it."""
     path = site.directory / ONNX_FILE
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(FetchError, match=r"cannot be taken: model\.onnx was changed"):
+    with pytest.raises(FetchError, match=r"failed verification: model\.onnx was changed"):
         fetch(site.url, site.bundle.manifest.digest, tmp_path)
     assert nothing_counts(tmp_path)
 
 
-def test_a_changed_manifest_is_refused(site: Site, tmp_path: Path) -> None:
+def test_a_changed_manifest_is_rejected(site: Site, tmp_path: Path) -> None:
     """A manifest that says another class does not fit its own digest."""
     path = site.directory / MANIFEST_FILE
     path.write_bytes(path.read_bytes().replace(b'"one"', b'"One"'))
@@ -94,7 +94,7 @@ def test_a_changed_manifest_is_refused(site: Site, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(site: Site, tmp_path: Path) -> None:
     """The sentence has the address and the server's answer."""
     (site.directory / ONNX_FILE).unlink()
-    with pytest.raises(FetchError, match=r"/shapes/3/model\.onnx is answered with 404"):
+    with pytest.raises(FetchError, match=r"/shapes/3/model\.onnx returned 404"):
         fetch(site.url, site.bundle.manifest.digest, tmp_path)
     assert nothing_counts(tmp_path)
 
@@ -115,7 +115,7 @@ def test_another_version_of_that_number_stays(site: Site, tmp_path: Path) -> Non
     """What is published never changes, by nobody."""
     publish_one(tmp_path, created="2026-11-23T12:00:00+00:00").path.rename(tmp_path / "shapes" / "3")
     before = (tmp_path / "shapes" / "3" / MANIFEST_FILE).read_bytes()
-    with pytest.raises(PublishError, match="is there already"):
+    with pytest.raises(PublishError, match="exists already"):
         fetch(site.url, site.bundle.manifest.digest, tmp_path)
     assert (tmp_path / "shapes" / "3" / MANIFEST_FILE).read_bytes() == before
 
@@ -134,8 +134,8 @@ def test_another_version_of_that_number_stays(site: Site, tmp_path: Path) -> Non
     ],
 )
 def test_only_versions_at_web_addresses_are_fetched(url: str, tmp_path: Path) -> None:
-    """A path, another scheme, or a name that is no version is refused by a sentence."""
-    with pytest.raises(FetchError, match="is no address of a version"):
+    """A path, another scheme, or a name that is no version is rejected by a sentence."""
+    with pytest.raises(FetchError, match="is not the URL of a version"):
         fetch(url, "ab" * 32, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Prepared versions: refused by `bundle verify`, `list` and `fetch`, at once, and without a word of what is outside."""
+"""Hostile versions: rejected by `bundle verify`, `list` and `fetch`, at once, without a word of what is outside."""
 
 import os
 import re
@@ -13,14 +13,14 @@ from bench.support.models import a_linear, publish_synthetic
 from bundle.__main__ import main
 from bundle.errors import BundleError, PublishError
 from bundle.fetch import fetch
-from bundle.graph import objection
+from bundle.graph import unsafe_reason
 from bundle.manifest import GOLDEN_FILE, MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle, publish, staging, versions
 from bundle.verify import problems
 from common.atomic_files import read_regular, sha256_bytes, sha256_regular
 from common.errors import one_line
 from tests.bundle.hostile import ATTACKS, Attack, elsewhere, no_secret, reseal, write_secret
-from tests.bundle.making import A_GRAPH, fill, publish_one, some_facts
+from tests.bundle.making import A_GRAPH, fill, publish_one, some_metadata
 from tests.bundle.serving_files import serving
 
 pytestmark = pytest.mark.timeout(60)
@@ -59,7 +59,7 @@ WEB = {name: attack for name, attack in ATTACKS.items() if attack.web}
 def test_a_prepared_version_is_not_fetched(
     tmp_path: Path, secret: Path, attack: Attack, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Even by its right digest, it is refused with a sentence, and nothing of it counts."""
+    """Even by its right digest, it is rejected with a sentence, and nothing of it counts."""
     bundle = publish_synthetic(tmp_path / "www")
     attack.prepare(bundle.path, secret)
     try:
@@ -96,22 +96,22 @@ def test_what_no_reader_would_take_is_not_published(tmp_path: Path) -> None:
         with staging(tmp_path, "shapes") as directory:
             fill(directory)
             (directory / name).write_bytes(content)
-            publish(directory, some_facts())
+            publish(directory, some_metadata())
 
     for name, content in ((ONNX_FILE, b"no graph"), (GOLDEN_FILE, b"no examples")):
-        with pytest.raises(PublishError, match=f"no reader would take this version of 'shapes': {name}"):
+        with pytest.raises(PublishError, match=f"this version of 'shapes' failed verification: {name}"):
             published(name, content)
     with staging(tmp_path, "shapes") as directory:
         fill(directory)
         (directory / ONNX_FILE).unlink()
         (directory / ONNX_FILE).symlink_to("/dev/zero")
         with pytest.raises(PublishError, match="symbolic link"):
-            publish(directory, some_facts())
+            publish(directory, some_metadata())
     assert list((tmp_path / "shapes").iterdir()) == []
 
 
 def test_a_configuration_that_never_ends_stops_nobody(tmp_path: Path) -> None:
-    """Triton's file is read with the same care; what stands in its place is refused, and not waited for."""
+    """Triton's file is read with the same care; what stands in its place is rejected, and not waited for."""
     config = publish_one(tmp_path).path.parent / "config.pbtxt"
     config.unlink()
     os.mkfifo(config)
@@ -127,7 +127,7 @@ def test_a_number_that_no_reader_of_json_holds_is_no_version(tmp_path: Path) -> 
         shutil.copytree(bundle.path, bundle.path.with_name(name))
     assert versions(bundle.path.parent) == [1]
     shutil.copytree(bundle.path, bundle.path.with_name("9" * 18))
-    with pytest.raises(PublishError, match="after which there is no number"):
+    with pytest.raises(PublishError, match="the largest possible number"):
         publish_one(tmp_path)
 
 
@@ -146,9 +146,9 @@ def test_only_regular_files_are_read_and_at_once(tmp_path: Path) -> None:
     assert read_regular(tmp_path / "linked" / "file", 5) == b"12345"
     assert sha256_regular(tmp_path / "file", 5) == sha256_bytes(b"12345")
     for read in (read_regular, sha256_regular):
-        with pytest.raises(OSError, match="5 bytes, and at most 4 are read"):
+        with pytest.raises(OSError, match="5 bytes; at most 4 are read"):
             read(tmp_path / "file", 4)
-        with pytest.raises(OSError, match="changed while it was read"):
+        with pytest.raises(OSError, match="changed while it was being read"):
             read(Path("/proc/self/status"), 1 << 20)  # a regular file of no bytes, with content
 
 
@@ -172,12 +172,12 @@ def test_a_graph_is_walked_into_every_corner() -> None:
     direct = GraphProto()
     direct.sparse_initializer.add().values.CopyFrom(tensor)
     for built in (*graphs, direct, inner, GraphProto(initializer=[tensor])):
-        assert objection(ModelProto(graph=built).SerializeToString())
+        assert unsafe_reason(ModelProto(graph=built).SerializeToString())
     trained = ModelProto()
     trained.training_info.add()
-    assert objection(trained.SerializeToString())
-    assert objection(a_linear().graph()) is None
-    assert objection(A_GRAPH) is None
+    assert unsafe_reason(trained.SerializeToString())
+    assert unsafe_reason(a_linear().graph()) is None
+    assert unsafe_reason(A_GRAPH) is None
 
 
 def varint(number: int) -> bytes:
@@ -196,14 +196,15 @@ def in_a_tensor(field: bytes) -> bytes:
     return message(7, message(5, field))
 
 
-def test_a_graph_whose_bytes_parsers_read_differently_is_refused() -> None:
+def test_a_graph_whose_bytes_parsers_read_differently_is_rejected() -> None:
     """Numbers that one parser cuts and another does not, fields of another type, groups, and what is cut off."""
     location = varint(14 << 3)
-    assert objection(in_a_tensor(location + varint(0))) is None
+    assert unsafe_reason(in_a_tensor(location + varint(0))) is None
+    said = "it has external data, that is weights in another file"
     for number in (1, 2, 1 << 32 | 1, 1 << 63):  # protobuf keeps 32 bits of an enum's number
-        assert objection(in_a_tensor(location + varint(number))) == "it keeps weights in another file"
+        assert unsafe_reason(in_a_tensor(location + varint(number))) == said
     for other in (message(14, b""), message(13, b""), varint(13 << 3) + b"\0"):
-        assert objection(in_a_tensor(other)) == "it keeps weights in another file"
+        assert unsafe_reason(in_a_tensor(other)) == said
     hidden = varint(1 << 32 | 14 << 3) + varint(1)  # a tag of which protobuf keeps 32 bits
     for data in (
         in_a_tensor(hidden),
@@ -215,16 +216,16 @@ def test_a_graph_whose_bytes_parsers_read_differently_is_refused() -> None:
         b"\xff" * 11,
         message(7, b"\x2a\xff\xff\xff\xff\x0f"),
     ):
-        assert objection(data) == "it is no ONNX file"
+        assert unsafe_reason(data) == "it is not an ONNX file"
 
 
 def test_walking_a_graph_ends() -> None:
-    """A graph of a million fields, and one nested a thousand deep, are refused before they are walked whole."""
-    assert objection(b"\x08\x01" * 1_000_000) == "it has more than 100000 fields"
+    """A graph of a million fields, and one nested a thousand deep, are rejected before they are walked whole."""
+    assert unsafe_reason(b"\x08\x01" * 1_000_000) == "it has more than 100000 fields"
     nested = b""
     for _ in range(1000):
         nested = message(1, message(5, message(6, nested)))  # a node's attribute is a graph
-    assert objection(message(7, nested)) == "it is nested more than 20 deep"
+    assert unsafe_reason(message(7, nested)) == "its messages are nested more than 20 deep"
 
 
 def test_a_sentence_about_a_file_is_one_line() -> None:

@@ -1,4 +1,4 @@
-"""Publishing and resolving: whole versions only, each number once, whatever happens to the publisher."""
+"""Publishing and resolving versions: complete versions only, unique numbers, whenever the publisher is killed."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from bundle.repository import (
     versions,
 )
 from bundle.verify import problems
-from tests.bundle.making import CLASSES, fill, publish_one, some_facts
+from tests.bundle.making import CLASSES, fill, publish_one, some_metadata
 from tests.conftest import ROOT
 
 PUBLISHERS = 8
@@ -122,21 +122,21 @@ def test_a_publisher_killed_anywhere_leaves_only_whole_versions(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("broken", ["missing", "unknown", "name"])
-def test_a_refused_publication_leaves_nothing(tmp_path: Path, broken: str) -> None:
-    """A bundle with a missing or an unknown file, or of another model, is refused and cleared away."""
-    facts = some_facts(name="others" if broken == "name" else "shapes")
+def test_a_rejected_publication_leaves_nothing(tmp_path: Path, broken: str) -> None:
+    """A bundle with a missing or an unknown file, or of another model, is rejected and cleared away."""
+    metadata = some_metadata(name="others" if broken == "name" else "shapes")
 
-    def refused() -> None:
+    def rejected() -> None:
         with staging(tmp_path, "shapes") as directory:
             fill(directory)
             if broken == "missing":
                 (directory / ONNX_FILE).unlink()
             if broken == "unknown":
                 (directory / "notes.txt").touch()
-            publish(directory, facts)
+            publish(directory, metadata)
 
     with pytest.raises(PublishError) as refusal:
-        refused()
+        rejected()
     named = {"missing": ONNX_FILE, "unknown": "notes.txt", "name": "others"}[broken]
     assert named in str(refusal.value)
     assert list((tmp_path / "shapes").iterdir()) == []
@@ -226,7 +226,7 @@ def test_a_leftover_that_vanishes_meanwhile_is_no_error(
     assert publish_one(tmp_path).version == 1
 
 
-def test_another_class_count_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_another_class_count_is_rejected_with_the_remedy(tmp_path: Path) -> None:
     """Versions share Triton's configuration, so a model of other outputs must take another name."""
     publish_one(tmp_path)
     before = (tmp_path / "shapes" / CONFIG_FILE).read_bytes()
@@ -242,7 +242,7 @@ def test_another_class_count_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 def two_class_reference() -> dict[str, object]:
     """Return the reference histograms of a model of two classes."""
-    return some_facts().reference.model_dump() | {"predicted": (5, 5)}
+    return some_metadata().reference.model_dump() | {"predicted": (5, 5)}
 
 
 def test_a_lost_triton_configuration_is_written_again(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_configuration_of_somebody_elses_is_not_overwritten(tmp_path: Path) ->
 
 @pytest.mark.parametrize("in_the_way", ["", "shapes"])
 def test_a_place_that_cannot_be_written_is_a_publish_error(tmp_path: Path, in_the_way: str) -> None:
-    """Where a file stands in place of a directory, publishing is refused in one sentence."""
+    """Where a file stands in place of a directory, publishing is rejected in one sentence."""
     models = tmp_path / "models"
     if in_the_way:
         models.mkdir()
@@ -336,7 +336,7 @@ def test_a_relative_path_is_as_good_as_an_absolute_one(
     assert Bundle.open(Path()).manifest == published.manifest
 
 
-def test_open_refuses_what_is_no_version(tmp_path: Path) -> None:
+def test_open_rejects_what_is_no_version(tmp_path: Path) -> None:
     """No directory, a name that is no number, a model's directory: each is a NoBundleError."""
     published = publish_one(tmp_path)
     for path in (tmp_path / "missing", published.path.parent, tmp_path / ("x" * 300), published.path / "a/b"):
@@ -344,16 +344,16 @@ def test_open_refuses_what_is_no_version(tmp_path: Path) -> None:
             Bundle.open(path)
 
 
-def test_open_refuses_another_models_version(tmp_path: Path) -> None:
-    """A version directory that was copied under another model's name is refused."""
+def test_open_rejects_another_models_version(tmp_path: Path) -> None:
+    """A version directory that was copied under another model's name is rejected."""
     published = publish_one(tmp_path)
     (tmp_path / "other").mkdir()
     published.path.rename(tmp_path / "other" / "1")
-    with pytest.raises(InvalidBundleError, match="of model 'shapes', the directory of 'other'"):
+    with pytest.raises(InvalidBundleError, match="of model 'shapes', but the directory is of model 'other'"):
         Bundle.open(tmp_path / "other" / "1")
 
 
-def test_open_refuses_a_version_without_manifest(tmp_path: Path) -> None:
+def test_open_rejects_a_version_without_manifest(tmp_path: Path) -> None:
     """A version without its manifest is invalid, not absent: `resolve` does not fall back to an older one."""
     publish_one(tmp_path)
     (publish_one(tmp_path).path / MANIFEST_FILE).unlink()
@@ -367,7 +367,7 @@ def test_read_returns_what_was_published(tmp_path: Path) -> None:
     assert bundle.read(ONNX_FILE) == (bundle.path / ONNX_FILE).read_bytes()
 
 
-def test_read_refuses_a_changed_or_missing_or_unlisted_file(tmp_path: Path) -> None:
+def test_read_rejects_a_changed_or_missing_or_unlisted_file(tmp_path: Path) -> None:
     """A file with one bit flipped, without a file, or not in the manifest is never returned."""
     bundle = publish_one(tmp_path)
     path = bundle.path / ONNX_FILE

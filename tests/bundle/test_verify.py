@@ -146,7 +146,7 @@ def npy() -> bytes:
     [b"", b"nothing", some_golden().to_bytes()[:500], npy(), b"PK\x03\x04" + bytes(100), b"\x80\x04N."],
     ids=["empty", "text", "cut", "npy", "zip", "pickle"],
 )
-def test_golden_bytes_that_are_no_npz_are_refused(bundle: Bundle, data: bytes) -> None:
+def test_golden_bytes_that_are_no_npz_are_rejected(bundle: Bundle, data: bytes) -> None:
     """Whatever numpy would say, the sentence is an InvalidBundleError's and names the file."""
     with pytest.raises(InvalidBundleError, match=r"golden\.npz"):
         GoldenExamples.from_bytes(data, bundle.manifest)

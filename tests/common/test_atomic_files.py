@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Atomic file writes, whatever happens while they are written."""
 
 import errno
 import hashlib
@@ -145,11 +145,11 @@ def test_without_overwriting_only_a_free_name_is_taken(
 ) -> None:
     """What has the name when the block ends stays, on a file system without hard links too."""
 
-    def refuse(*_: object) -> None:
+    def reject(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     if not links:
-        monkeypatch.setattr(Path, "hardlink_to", refuse)
+        monkeypatch.setattr(Path, "hardlink_to", reject)
     path = tmp_path / "file"
 
     def write() -> None:

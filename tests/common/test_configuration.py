@@ -1,4 +1,4 @@
-"""Settings from several places: the last layer wins, and whatever is wrong is named with its place."""
+"""Settings from several layers: the last takes precedence, and errors name the setting and its source."""
 
 import argparse
 from typing import Annotated, Any, Literal, Self
@@ -50,8 +50,8 @@ def parse(*arguments: str) -> Layer:
     return from_arguments(Oven, parser.parse_args(arguments))
 
 
-def refused(*layers: Layer) -> str:
-    """Return the sentence with which the layers are refused."""
+def rejected(*layers: Layer) -> str:
+    """Return the sentence with which the layers are rejected."""
     with pytest.raises(ConfigurationError) as refusal:
         build(Oven, layers)
     return str(refusal.value)
@@ -77,28 +77,28 @@ def test_a_default_is_not_a_value() -> None:
 
 def test_an_unknown_key_names_its_place_and_the_nearest() -> None:
     """A typing error in a file is answered with the file and the setting that was meant."""
-    assert refused(Layer({"batchsize": 4}, "{name} in the file")) == (
+    assert rejected(Layer({"batchsize": 4}, "{name} in the file")) == (
         "unknown setting batchsize in the file; did you mean 'batch_size'?"
     )
 
 
 def test_a_key_like_no_other_lists_what_is_known() -> None:
     """Where nothing is near, all settings are listed."""
-    sentence = refused(Layer({"zzz": 4}, "{name} in the file"))
+    sentence = rejected(Layer({"zzz": 4}, "{name} in the file"))
     assert all(name in sentence for name in Oven.model_fields)
 
 
 @pytest.mark.parametrize("key", [5, None, True, ("a", "b"), 1.5])
 def test_a_key_that_is_no_word_is_unknown(key: Any) -> None:
     """YAML keys can be numbers and more; they are unknown settings like any other."""
-    sentence = refused(Layer({key: 1}, "{name} in the file"))
+    sentence = rejected(Layer({key: 1}, "{name} in the file"))
     assert sentence.startswith(f"unknown setting {key} in the file")
 
 
 def test_a_place_may_hold_braces() -> None:
     """A file whose own name has braces is named as it is."""
     place = "{name} in /data/{x}.yaml"
-    assert refused(Layer({"heat": -1}, place)).startswith("heat in /data/{x}.yaml: ")
+    assert rejected(Layer({"heat": -1}, place)).startswith("heat in /data/{x}.yaml: ")
 
 
 def test_an_unknown_variable_names_the_nearest() -> None:
@@ -140,8 +140,8 @@ def test_a_list_can_be_a_list() -> None:
 
 @pytest.mark.parametrize("word", ["5,x", "x,y"])
 def test_wrong_items_of_a_list_are_one_sentence(word: str) -> None:
-    """`5,x`, and `x,y` too, is refused once, with the option's name and the whole value."""
-    sentence = refused(parse("--shelves", word))
+    """`5,x`, and `x,y` too, is rejected once, with the option's name and the whole value."""
+    sentence = rejected(parse("--shelves", word))
     assert sentence.startswith("--shelves: ")
     assert sentence.endswith(f"it was {word!r}")
     assert len(sentence.splitlines()) == 1
@@ -155,8 +155,8 @@ def test_none_can_be_written(word: str) -> None:
 
 @given(st.sampled_from(["batch_size", "heat", "mode", "light"]))
 def test_none_is_no_value_for_other_settings(name: str) -> None:
-    """A setting that may not be absent refuses `none`."""
-    assert name in refused(Layer({name: "none"}, "{name} in the file"))
+    """A setting that may not be absent rejects `none`."""
+    assert name in rejected(Layer({name: "none"}, "{name} in the file"))
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ def test_booleans_are_words_in_the_environment(word: str, light: bool) -> None:
 def test_a_wrong_value_names_the_place_and_itself(name: str, value: str) -> None:
     """The sentence says which variable or option it was, and what stood there."""
     variable = f"OVEN_{name.upper()}"
-    sentence = refused(from_environment(Oven, {variable: value}, "OVEN_"))
+    sentence = rejected(from_environment(Oven, {variable: value}, "OVEN_"))
     assert sentence.startswith(f"the environment variable {variable}: ")
     assert sentence.endswith(f"; it was {value!r}")
     assert len(sentence.splitlines()) == 1
     option = "--" + name.replace("_", "-")
     if name != "light":
-        assert refused(parse(option, value)) == sentence.replace(
+        assert rejected(parse(option, value)) == sentence.replace(
             f"the environment variable {variable}", option
         )
 
@@ -206,23 +206,23 @@ def test_a_wrong_value_names_the_place_and_itself(name: str, value: str) -> None
 def test_the_place_is_that_of_the_layer_that_won() -> None:
     """Where two layers give a value, the error names the one that counts."""
     file = Layer({"heat": 1000}, "{name} in the file")
-    assert refused(file, parse("--heat", "400")).startswith("--heat: ")
+    assert rejected(file, parse("--heat", "400")).startswith("--heat: ")
     assert build(Oven, [file, parse("--heat", "40")]).heat == 40
 
 
 def test_every_wrong_value_has_its_line() -> None:
     """Two wrong values are two lines."""
-    lines = refused(parse("--heat", "x", "--batch-size", "y")).splitlines()
+    lines = rejected(parse("--heat", "x", "--batch-size", "y")).splitlines()
     assert sorted(line.split(":")[0] for line in lines) == ["--batch-size", "--heat"]
 
 
-def test_settings_that_disagree_are_refused_in_their_own_words() -> None:
+def test_settings_that_disagree_are_rejected_in_their_own_words() -> None:
     """A check over several settings speaks its sentence, without a library's prefix."""
-    assert refused(parse("--mode", "grill", "--heat", "50")) == "the grill needs 200 degrees"
+    assert rejected(parse("--mode", "grill", "--heat", "50")) == "the grill needs 200 degrees"
 
 
 def test_settings_cannot_be_changed() -> None:
-    """Settings are frozen once they are built, and refuse unknown names by themselves."""
+    """Settings are frozen once they are built, and reject unknown names by themselves."""
     with pytest.raises(ValidationError, match="frozen"):
         setattr(build(Oven, []), "heat", 1.0)  # noqa: B010 - mypy knows it, too
     with pytest.raises(ValidationError, match="surplus"):
@@ -335,9 +335,9 @@ def test_credentials_are_taken_out_of_urls(text: str, said: str) -> None:
     assert without_credentials(text) == said
 
 
-def test_a_refused_url_is_said_without_its_password() -> None:
+def test_a_rejected_url_is_said_without_its_password() -> None:
     """The sentence about a wrong value does not bring a password into a log."""
-    assert refused(parse("--mode", "https://me:secret@host")).endswith("it was 'https://host'")
+    assert rejected(parse("--mode", "https://me:secret@host")).endswith("it was 'https://host'")
 
 
 @given(st.text())

@@ -1,4 +1,4 @@
-"""What the job says: plain lines in a log, bars in a terminal, nothing when quiet, results apart."""
+"""Progress: plain lines in a log, bars in a terminal, nothing when quiet, and all of it on standard error."""
 
 import io
 import time
@@ -92,5 +92,5 @@ def test_an_exception_in_a_task_comes_through(terminal: bool) -> None:
 
     with pytest.raises(ValueError, match="broken"):
         fail()
-    with progress.task("again", 3) as task:  # a display that was left open would refuse a second one
+    with progress.task("again", 3) as task:  # a display that was left open would reject a second one
         task.advance(1)

@@ -163,8 +163,8 @@ def test_a_signal_reaches_a_job_that_has_not_begun(engine: Engine, train: Image)
     """The first process of a container is sent only signals that it handles; SIGTERM is one from the start."""
     program = """
 import os, signal
-from training.interrupts import ending_at_once
-with ending_at_once():
+from training.interrupts import exit_on_sigterm
+with exit_on_sigterm():
     os.kill(1, signal.SIGTERM)
 print("went on")
 """

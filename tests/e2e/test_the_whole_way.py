@@ -20,7 +20,7 @@ from tests.e2e.conftest import Trained
 from training.data.formats.idx import read_idx
 from training.data.loading import load_mnist
 from training.data.splits import split
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import Fitted, Run, fit
 from training.settings import TrainingSettings
 
@@ -52,7 +52,7 @@ def eager(trained: Trained, mnist_directory: Path, tmp_path_factory: pytest.Temp
                 data_sha256=data.sha256,
                 directory=tmp_path_factory.mktemp("again"),
                 progress=Progress(quiet=True),
-                stop=Stop(),
+                stop=StopFlag(),
             )
         )
     finally:

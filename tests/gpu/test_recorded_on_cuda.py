@@ -74,6 +74,6 @@ def test_a_step_that_waits_for_the_device_names_the_way_out(tmp_path: Path) -> N
     done = subprocess.run(
         [sys.executable, "-c", WAITING, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert "cannot be recorded as a CUDA graph" in done.stdout, done.stderr
+    assert "cannot be captured as a CUDA graph" in done.stdout, done.stderr
     assert "capturing" in done.stdout
     assert "--no-cuda-graphs" in done.stdout

@@ -1,4 +1,4 @@
-"""What recorded steps are to keep to, on a GPU and on its stand-in alike: the bytes of eager ones."""
+"""What captured steps must satisfy, on a GPU and on its fake alike: the bytes of eager steps."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Subjects for the tests of reports, cards and loggers: made-up models, whose every number is known."""
+"""Synthetic models whose every number is known, for the tests of reports, cards and loggers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,18 +9,18 @@ from bundle.manifest import (
     WHITE_ON_BLACK,
     Dataset,
     Environment,
-    Facts,
     Golden,
     Histogram,
     InputContract,
     Metrics,
+    ModelMetadata,
     Parity,
     Reference,
 )
 from training.data.dataset import Images
 from training.loop.state import Epoch
 from training.model.evaluation import Logits, metrics
-from training.report.page import Subject
+from training.report.page import ReportData
 from training.settings import TrainingSettings
 
 DIGITS = tuple("0123456789")
@@ -65,17 +65,17 @@ def answers(
     return Images(images=images, labels=labels.astype(np.int64)), logits
 
 
-def some_facts(
+def some_metadata(
     test: Images,
     logits: Logits,
     classes: Sequence[str] = DIGITS,
     temperature: float = 1.1,
     **settings: Any,
-) -> Facts:
+) -> ModelMetadata:
     """Return what a manifest would say of these answers."""
     measured = metrics(logits, test.labels, temperature)
     histogram = Histogram(edges=(0.0, 1.0), counts=(1,))
-    return Facts(
+    return ModelMetadata(
         name="mnist",
         created="2026-11-22T12:00:00+00:00",
         run_id="0123456789abcdef",
@@ -122,7 +122,7 @@ def some_facts(
     )
 
 
-def a_subject(
+def report_data(
     *,
     count: int = 600,
     wrong: int = 40,
@@ -130,10 +130,10 @@ def a_subject(
     noise: bool = False,
     seed: int = 0,
     **settings: Any,
-) -> Subject:
+) -> ReportData:
     """Return what a report is about."""
     test, logits = answers(count, len(classes), wrong, seed, noise=noise)
     history = [an_epoch(n, train_loss=0.2 / n, validation_loss=0.21 / n) for n in range(1, 6)]
-    return Subject(
-        facts=some_facts(test, logits, classes, **settings), history=history, test=test, logits=logits
+    return ReportData(
+        metadata=some_metadata(test, logits, classes, **settings), history=history, test=test, logits=logits
     )

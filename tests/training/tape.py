@@ -62,7 +62,7 @@ class TapedGraphs:
         work()
         self.warm_ups += 1
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Do the work, which counts as the first replay, and return what does it again."""
         self.recordings += 1
         self.collects = gc.isenabled()
@@ -88,7 +88,7 @@ def imitate_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let training on the CPU record its steps as it would on a GPU; torch's optimizers take it for one."""
     stream = SimpleNamespace(is_capturing=lambda: TapedGraphs.capturing)
     monkeypatch.setattr(cuda_graph, "CudaGraphs", TapedGraphs)
-    monkeypatch.setattr(cuda_graph, "can_record", lambda _: True)
+    monkeypatch.setattr(cuda_graph, "supports_cuda_graphs", lambda _: True)
     monkeypatch.setattr(noise_layers.Dropout, "forward", torch.nn.Dropout.forward)  # as on a GPU
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))

@@ -1,4 +1,4 @@
-"""The table of what is covered of the course: whatever it names exists; and two topics' mathematics."""
+"""The table of the course's topics: every test and section that it names exists; and the mathematics of two topics."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import torch
 from bench.support.runs import small_run
 from tests.conftest import ROOT
 from tests.pages import Document
-from tests.training.subjects import a_subject
+from tests.training.subjects import report_data
 from training.loop.fit import fit
 from training.model.mlp import MLP
 from training.report.page import render
@@ -93,7 +93,7 @@ def test_every_section_that_is_named_is_in_the_report() -> None:
     """Where a row says where a report shows it, the report has a section whose title begins like that."""
     from tests.training.report.test_page import WEIGHTS
 
-    titles = [text for tag, text in Document(render(a_subject(), WEIGHTS)).texts if tag == "h2"]
+    titles = [text for tag, text in Document(render(report_data(), WEIGHTS)).texts if tag == "h2"]
     sections = [name for row in rows() for name in re.findall(r"report: ([A-Z][a-z]+(?: [a-z]+)*)", row[3])]
     assert len(sections) > 20
     missing = [name for name in sections if not any(title.startswith(name.split(",")[0]) for title in titles)]

@@ -1,4 +1,4 @@
-"""How a command ends where memory runs out or the device fails: one sentence, and an exit code that is tried again."""
+"""Out-of-memory errors and device failures: one sentence, and an exit code that permits a retry."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from training.data.formats import folder
 from training.errors import LostError, exit_code
 
 ERRORS = {
-    "memory": (MemoryError(), "memory has run out (MemoryError)"),
+    "memory": (MemoryError(), "out of memory (MemoryError)"),
     "NumPy's": (MemoryError("Unable to allocate 1.00 TiB for an array"), "Unable to allocate 1.00 TiB"),
     "CUDA's": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"), "2.00 GiB.)"),
     "PyTorch's": (
@@ -21,7 +21,7 @@ ERRORS = {
     ),
     "cuBLAS'": (
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"),
-        "memory has run out",
+        "out of memory",
     ),
     "the device": (torch.AcceleratorError("CUDA error: an illegal memory access\nCUDA kernel"), "nvidia-smi"),
 }
@@ -41,7 +41,7 @@ def test_want_of_memory_and_a_lost_device_are_one_sentence(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert said in line
-    assert line.endswith("with --resume it goes on from the last checkpoint")
+    assert line.endswith("--resume continues from the last checkpoint")
 
 
 def test_any_other_error_is_a_fault_and_shows_where_it_is() -> None:
@@ -69,4 +69,4 @@ def test_a_folder_that_does_not_fit_into_memory_is_one_sentence(
     monkeypatch.setattr(folder, "decode", decode)
     places = ["--models", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     assert main(["fit", "--data", f"folder:{tmp_path}", "--device", "cpu", *places]) == LostError.exit_code
-    assert "error: memory has run out (no room for an image)" in capsys.readouterr().err
+    assert "error: out of memory (no room for an image)" in capsys.readouterr().err

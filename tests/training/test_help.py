@@ -1,4 +1,4 @@
-"""`--help` states what a run takes where no option says otherwise: the preset, a file, the environment."""
+"""`--help` shows the defaults of a run: of the preset, a file and the environment."""
 
 import re
 import sys
@@ -110,7 +110,7 @@ def test_limits_that_the_augmentation_policy_sets_are_stated(
 ) -> None:
     """The policy's limits stand where none are given; `auto` has two kinds of data sets."""
     found = stated(capsys, "fit", "--help")
-    assert found["rotation"] == "10 for handwriting and 0 else, from the augmentation policy 'auto'"
+    assert found["rotation"] == "10 for handwriting, else 0, from the augmentation policy 'auto'"
     assert found["translation"] == "2, from the augmentation policy 'auto'"
     assert found["shear"] == "0.0"
     monkeypatch.setenv("GLYPH_TRAIN_AUGMENTATION", "handwriting")
@@ -137,7 +137,7 @@ def test_a_study_states_what_its_scale_sets(
     found = stated(capsys, "study", *words, "--help")
     assert set(found) == set(StudySettings.model_fields)
     assert all(found[name].endswith(f", from {place}") for name in designs.QUICK)
-    base = designs.frame(*used(monkeypatch, "study", *words), 60_000, 10).base
+    base = designs.study_base(*used(monkeypatch, "study", *words), 60_000, 10).base
     own = {name: text for name, text in values(found).items() if name in TrainingSettings.model_fields}
     assert build(TrainingSettings, [Layer(own, "{name}")]) == base
 
@@ -204,7 +204,7 @@ def test_a_wrong_variable_does_not_keep_the_help_away(
         (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
     ],
 )
-def test_defaults_of_nothing_are_refused(
+def test_defaults_of_nothing_are_rejected(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Help for a preset or a file that is not there would state something else's defaults."""

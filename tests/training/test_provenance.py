@@ -1,4 +1,4 @@
-"""What is told of the driver, by stand-ins for its libraries."""
+"""What provenance records about the driver, with fakes of its libraries."""
 
 import os
 import shutil

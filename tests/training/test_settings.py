@@ -23,11 +23,11 @@ COMMANDS = ("fit", "data")
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be trained or fetched in this process, should a wrong setting be let through."""
 
-    def refuse(*_: object) -> None:
+    def reject(*_: object) -> None:
         pytest.fail("the job was started")
 
-    monkeypatch.setitem(sys.modules, "training.job", SimpleNamespace(run=refuse))
-    monkeypatch.setitem(sys.modules, "training.data.mnist_download", SimpleNamespace(fetch_mnist=refuse))
+    monkeypatch.setitem(sys.modules, "training.job", SimpleNamespace(run=reject))
+    monkeypatch.setitem(sys.modules, "training.data.mnist_download", SimpleNamespace(fetch_mnist=reject))
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -67,7 +67,7 @@ def test_every_default_is_allowed() -> None:
 
 
 def test_an_unknown_option_ends_with_2() -> None:
-    """A real process refuses a misspelt option by name, without a traceback."""
+    """A real process rejects a misspelt option by name, without a traceback."""
     done = command("fit", "--epoch", "3")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -76,7 +76,7 @@ def test_an_unknown_option_ends_with_2() -> None:
 
 
 def test_an_unknown_variable_ends_with_2_and_a_sentence() -> None:
-    """A real process refuses a misspelt variable and names the nearest."""
+    """A real process rejects a misspelt variable and names the nearest."""
     done = command("fit", GLYPH_TRAIN_EPOCH="3")
     assert (done.returncode, done.stdout) == (2, "")
     assert is_one_sentence(done.stderr)
@@ -84,7 +84,7 @@ def test_an_unknown_variable_ends_with_2_and_a_sentence() -> None:
 
 
 def test_a_wrong_value_ends_with_2_and_a_sentence() -> None:
-    """A real process refuses a value out of range and says whose it was."""
+    """A real process rejects a value out of range and says whose it was."""
     done = command("fit", "--epochs", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert is_one_sentence(done.stderr)
@@ -130,7 +130,7 @@ WRONG = (
 def test_each_limit_is_kept(
     field: str, value: str, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A value out of range is refused, as an option and as a variable, with its place and itself."""
+    """A value out of range is rejected, as an option and as a variable, with its place and itself."""
     option = f"--{field.replace('_', '-')}"
     assert main([name, f"{option}={value}"]) == 2
     out, err = capsys.readouterr()
@@ -143,13 +143,13 @@ def test_each_limit_is_kept(
     assert f"error: the environment variable {variable}: " in capsys.readouterr().err
 
 
-def test_more_layers_than_train_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """Sixty-five hidden layers are refused by name."""
+def test_more_layers_than_train_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+    """Sixty-five hidden layers are rejected by name."""
     assert main(["fit", "--hidden", ",".join(["8"] * 65)]) == 2
     assert "more than 64 layers" in capsys.readouterr().err
 
 
-def test_an_unknown_preset_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_preset_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt preset is answered with the one that was meant."""
     assert main(["fit", "--preset", "defualt"]) == 2
     assert "unknown preset defualt; did you mean 'default'?" in capsys.readouterr().err
@@ -158,7 +158,7 @@ def test_an_unknown_preset_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_command_line_wins_over_the_environment(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two wrong values, the command line's is the one that is refused."""
+    """Of two wrong values, the command line's is the one that is rejected."""
     monkeypatch.setenv(f"{ENVIRONMENT_PREFIX}EPOCHS", "-7")
     assert main(["fit", "--epochs", "-8"]) == 2
     assert "--epochs: " in (err := capsys.readouterr().err)

@@ -1,6 +1,5 @@
-"""Random deformations of training images, drawn anew for each epoch, on the device.
+"""Data augmentation on the device: random deformations of the training images, drawn anew in each epoch.
 
-Open `augmenter.py` first: the deformations in order. It is over `geometry` (which pixel comes from where) and
-`counter_rng` (random numbers by counter: the same for an image and an epoch, whatever the batch). `policy` says how
-much of them a data set gets.
+Open `augmenter.py` first. It uses `geometry` (affine and elastic maps, resampling) and `counter_rng` (counter-based
+random numbers: equal for an image and an epoch, whatever the batch). `policy` sets the limits for a data set.
 """

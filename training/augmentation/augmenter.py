@@ -1,11 +1,11 @@
-"""Augmentation: every image deformed anew in every epoch, in batches, on the device.
+"""Data augmentation: batches of images are deformed anew in every epoch, on the device.
 
-The deformations, and the limits that reached 0.35% on MNIST, are those of Cireşan et al., "Deep,
-big, simple neural nets for handwritten digit recognition", Neural Computation 22 (2010), section 2
-(arXiv 1003.0358); the elastic one is that of Simard, Steinkraus and Platt, "Best practices for
-convolutional neural networks applied to visual document analysis", ICDAR 2003, section 2.
+The deformations, and the limits that reached 0.35% on MNIST, are those of Cireşan et al., "Deep, big, simple neural
+nets for handwritten digit recognition", Neural Computation 22 (2010), section 2 (arXiv 1003.0358); the elastic
+deformation is that of Simard, Steinkraus and Platt, "Best practices for convolutional neural networks applied to
+visual document analysis", ICDAR 2003, section 2.
 
-`training.augmentation.counter_rng` draws the numbers, `training.augmentation.geometry` moves the pixels.
+`counter_rng` draws the random numbers, and `geometry` moves the pixels.
 """
 
 from enum import IntEnum
@@ -14,7 +14,7 @@ import torch
 
 from bundle.manifest import IMAGE_SIZE
 from common.errors import ConfigurationError
-from training.augmentation.counter_rng import Noise, coarse, uniform
+from training.augmentation.counter_rng import CounterRng, uniform, uniform_8bit
 from training.augmentation.geometry import (
     base_grid,
     blur,
@@ -27,14 +27,14 @@ from training.augmentation.geometry import (
 from training.settings import AugmentationSettings
 
 ERASING_TRIES = 10
-"""As torchvision's RandomErasing."""
+"""As in torchvision's RandomErasing."""
 
 CPU_CHUNK = 1024
-"""Images at a time on a CPU, so that intermediate results stay in the L2 cache."""
+"""Images deformed at once on a CPU, so that intermediate results stay in the L2 cache."""
 
 
 class Lane(IntEnum):
-    """Which random word of an image decides what. A new one goes where it moves no other."""
+    """The lanes of an image's random words, by their use. Adding one must not move the others."""
 
     ROTATION = 0
     SHEAR = 1
@@ -56,10 +56,10 @@ LANES = Lane.ELASTIC + 2 * IMAGE_SIZE**2 // 4
 
 
 class Augmenter:
-    """Deforms batches of images: a function of (seed, epoch, position in the data set) and the image.
+    """Deforms batches of images, each by a function of (seed, epoch, index in the data set) and the image.
 
-    The same on every device up to float error (about 1e-3 of the 255 steps), whatever else is in the
-    batch. Nothing waits for the device, no shape depends on values, and what is off costs nothing.
+    The result is the same on every device up to float error (about 1e-3 grey levels of 255), whatever else is in the
+    batch. Nothing synchronises with the device, no shape depends on values, and disabled deformations cost nothing.
     """
 
     def __init__(
@@ -74,32 +74,32 @@ class Augmenter:
         """Prepare the tables on the device.
 
         Args:
-            limits: what to do.
-            classes: how many there are.
-            seed: of all that is random.
-            device: where the images are.
-            paper: the pixel around the ink, 0 for white on black and 255 for black on white; it
-                comes in from outside and fills what is erased.
+            limits: of the deformations.
+            classes: number of classes.
+            seed: of the random numbers.
+            device: of the images.
+            paper: value of the background, 0 for white on black and 255 for black on white; it fills what comes in
+                from outside the image, and erased rectangles.
 
         Raises:
             ConfigurationError: a gentle class does not exist.
             ValueError: the policy is still `auto`.
         """
         if limits.augmentation == "auto":
-            raise ValueError("apply_policy has not chosen the limits by the data set")
+            raise ValueError("the augmentation policy is still 'auto': call apply_policy first")
         unknown = [label for label in limits.gentle_classes if label >= classes]
         if unknown:
             raise ConfigurationError(
-                f"gentle_classes names class {unknown[0]}; there are {classes}, from 0 to {classes - 1}"
+                f"gentle_classes has class {unknown[0]}; there are {classes} classes, 0 to {classes - 1}"
             )
         self.limits = limits
         self.paper = paper
-        self._noise = Noise(seed, LANES, device)
+        self._rng = CounterRng(seed, LANES, device)
         self._grid = base_grid(IMAGE_SIZE, device)
         factors = torch.ones(classes)
         factors[list(limits.gentle_classes)] = limits.gentle_factor
         self._factors = factors.to(device)
-        """`float32[classes]`: of the limits of rotation and shear."""
+        """`float32[classes]`: factors on the limits of rotation and shear."""
         self._blur = blur_matrix(limits.elastic_sigma or 1, IMAGE_SIZE, device)
 
     def __call__(
@@ -114,8 +114,8 @@ class Augmenter:
         Args:
             images: `uint8[n, 28, 28]`.
             labels: `int64[n]`.
-            indices: `int64[n]`, each image's position in the data set.
-            epoch: any number, or `int32[]` or `int64[]` on the device for use in a captured graph.
+            indices: `int64[n]`, each image's index in the data set.
+            epoch: an int, or for a CUDA graph `int32[]` or `int64[]` on the device.
         """
         if images.device.type == "cpu" and len(images) > CPU_CHUNK:
             chunks = [slice(start, start + CPU_CHUNK) for start in range(0, len(images), CPU_CHUNK)]
@@ -133,8 +133,8 @@ class Augmenter:
         elastic = limits.elastic_alpha > 0
         if not (limits.has_affine or elastic or limits.erasing):
             return pixels
-        keys = self._noise.keys(indices, epoch)
-        words = self._noise.words(keys, 0, Lane.ELASTIC)
+        keys = self._rng.keys(indices, epoch)
+        words = self._rng.words(keys, 0, Lane.ELASTIC)
         if limits.has_affine or elastic:
             affine = self._affine(uniform(words), labels) if limits.has_affine else None
             displacement = self._elastic(keys) if elastic else None
@@ -144,7 +144,7 @@ class Augmenter:
         return pixels
 
     def _affine(self, draws: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the maps, `float32[n, 2, 3]`, that the uniform `float32[n, 32]` choose."""
+        """Return the affine maps, `float32[n, 2, 3]`, by the uniform numbers `float32[n, 32]`."""
         limits, signed = self.limits, 2 * draws - 1
         factor = self._factors[labels]
         rotation = signed[:, Lane.ROTATION] * (factor * limits.rotation)
@@ -158,12 +158,12 @@ class Augmenter:
 
     def _elastic(self, keys: torch.Tensor) -> torch.Tensor:
         """Return the displacements, `float32[n, 2, 28, 28]` in pixels: alpha times blurred noise."""
-        words = self._noise.words(keys, Lane.ELASTIC, LANES - Lane.ELASTIC)
-        fields = coarse(words).view(-1, 2, IMAGE_SIZE, IMAGE_SIZE)
+        words = self._rng.words(keys, Lane.ELASTIC, LANES - Lane.ELASTIC)
+        fields = uniform_8bit(words).view(-1, 2, IMAGE_SIZE, IMAGE_SIZE)
         return blur(fields, self._blur).mul_(self.limits.elastic_alpha)
 
     def _rectangles(self, draws: torch.Tensor) -> torch.Tensor:
-        """Return what to erase, `int64[n, 4]`, that the uniform `float32[n, 32]` choose."""
+        """Return the rectangles to erase, `int64[n, 4]`, by the uniform numbers `float32[n, 32]`."""
         limits = self.limits
         return rectangles(
             draws[:, Lane.ERASING] < limits.erasing,

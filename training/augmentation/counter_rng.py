@@ -1,13 +1,13 @@
-"""Random numbers as a function of (seed, epoch, image, lane), the same on every device.
+"""Counter-based random numbers: a function of (seed, epoch, image, lane), equal on every device.
 
-A generator that is stepped gives numbers that depend on the batch and on the device. A hash of a
-counter does not: whoever asks for number `lane` of image `index` in `epoch` gets the same bits, in
-any batch, any order, on any device. Everything is 32-bit integer arithmetic with wrap-around, in a
-few operations on whole tensors, so that nothing waits for the device and a CUDA graph can hold it.
+The numbers of a sequential generator depend on the batch and on the device. A hash of a counter does not: lane `lane`
+of image `index` in epoch `epoch` has the same bits in any batch and order, on any device. The arithmetic is on 32-bit
+integers with wrap-around, in a few operations on whole tensors, so it never synchronises with the device and can be
+captured in a CUDA graph.
 
-The idea is that of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The
-mixer is lighter than theirs: `lowbias32` of C. Wellons, "Prospecting for hash functions" (2018),
-found by a search for the least avalanche bias of its form. It is no cryptography.
+The idea is that of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The mixer is lighter than
+theirs: `lowbias32` of C. Wellons, "Prospecting for hash functions" (2018), which a search found to have the least
+avalanche bias of its form. It is not cryptographic.
 """
 
 import torch
@@ -17,9 +17,9 @@ _MASK = 0xFFFFFFFF
 
 
 def mix(words: torch.Tensor) -> torch.Tensor:
-    """Scramble `int32[...]`: a bijection of the 32-bit words, read as unsigned.
+    """Hash `int32[...]` elementwise: a bijection of 32-bit words, taken as unsigned.
 
-    torch shifts int32 arithmetically; the masks make the shifts logical.
+    PyTorch shifts int32 arithmetically; the masks make the shifts logical.
     """
     mixed = words ^ ((words >> 16) & 0xFFFF)
     mixed = mixed.mul_(_FIRST)
@@ -29,22 +29,21 @@ def mix(words: torch.Tensor) -> torch.Tensor:
     return mixed
 
 
-class Noise:
-    """Noise for the images of a data set: equal arguments give equal bits, on every device.
+class CounterRng:
+    """Counter-based random words for the images of a data set: equal arguments give equal bits, on every device.
 
-    Each image of an epoch has a key, `mix(mix(index ^ a) + b)` with `a` and `b` made from seed and
-    epoch; within an epoch no two images share one, as every step is a bijection of the index. Word
-    `lane` of an image is `mix(key + salt[lane])`. The salts are themselves hashed, so that two keys
-    that lie close together do not give the same words, shifted by a few lanes.
+    Each image of an epoch has a key, `mix(mix(index ^ a) + b)`, with `a` and `b` derived from seed and epoch. Within an
+    epoch all keys differ, because each step is a bijection of the index. The word of `lane` is `mix(key + salt[lane])`.
+    The salts are hashed as well, so that adjacent keys do not give the same words shifted by a few lanes.
     """
 
     def __init__(self, seed: int, lanes: int, device: torch.device) -> None:
-        """Prepare the noise.
+        """Prepare seeds and salts.
 
         Args:
-            seed: any integer; its low 64 bits count.
-            lanes: how many words an image may ask for.
-            device: where the words are wanted.
+            seed: any integer, of which the low 64 bits are used.
+            lanes: number of words of an image.
+            device: of the words.
         """
         low, high = mix_int(seed & _MASK), mix_int((seed >> 32 & _MASK) ^ 0x9E3779B9)
         seeds = [_signed(mix_int(low ^ high)), _signed(mix_int((low + high) & _MASK))]
@@ -55,9 +54,8 @@ class Noise:
         """Return each image's key, `int32[n]`.
 
         Args:
-            indices: `int64[n]`, positions in the data set, below 2^32.
-            epoch: a number, or a tensor of shape `()` on the device (for a captured graph, in which
-                a number would be frozen).
+            indices: `int64[n]`, indices in the data set, below 2^32.
+            epoch: an int, or a tensor of shape `()` on the device for a CUDA graph, in which an int would be constant.
         """
         if isinstance(epoch, int):
             epoch = torch.full((), epoch, dtype=torch.int32, device=indices.device)
@@ -70,27 +68,27 @@ class Noise:
 
 
 def uniform(words: torch.Tensor) -> torch.Tensor:
-    """Turn `int32[...]` into `float32[...]` in [0, 1): their upper 24 bits, which a float32 holds exactly."""
+    """Convert `int32[...]` to uniform `float32[...]` in [0, 1) by their upper 24 bits, which float32 holds exactly."""
     return ((words >> 8) & 0xFFFFFF).float().mul_(2**-24)
 
 
-def coarse(words: torch.Tensor) -> torch.Tensor:
-    """Turn `int32[n, m]` into `float32[n, 4m]` in (-1, 1): each byte one of 256 evenly spaced values.
+def uniform_8bit(words: torch.Tensor) -> torch.Tensor:
+    """Convert `int32[n, m]` to uniform `float32[n, 4m]` in (-1, 1): each byte gives one of 256 evenly spaced values.
 
-    A byte is enough for noise that will be blurred. Its mean is exactly 0, its variance
-    1/3 (1 - 2^-16), and its discrete steps vanish in a weighted sum of hundreds of them; it costs a
-    quarter of the hashing, which is the largest part of drawing an elastic deformation.
+    A byte suffices for noise that will be blurred: its mean is exactly 0, its variance 1/3 (1 - 2^-16), and the
+    discrete steps vanish in a weighted sum of hundreds of them. It takes a quarter of the hashing, which dominates the
+    cost of an elastic deformation.
     """
     return words.view(torch.int8).float().add_(0.5).mul_(1 / 128)
 
 
 def mix_int(word: int) -> int:
-    """Do as `mix` does to one unsigned 32-bit word, in Python's integers."""
+    """Return `mix` of one unsigned 32-bit word, in Python integers."""
     word = (word ^ word >> 16) * _FIRST & _MASK
     word = (word ^ word >> 15) * _SECOND & _MASK
     return word ^ word >> 16
 
 
 def _signed(word: int) -> int:
-    """Return the int32 with the bits of an unsigned 32-bit word."""
+    """Return an unsigned 32-bit word reinterpreted as int32."""
     return word - 2**32 if word >= 2**31 else word

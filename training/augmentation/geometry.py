@@ -1,7 +1,7 @@
-"""Geometry on batches of images, with every parameter explicit: affine maps, elastic fields, rectangles.
+"""Deterministic geometry on batches of images: affine maps, elastic displacement fields, rectangles.
 
-Nothing here is random. Coordinates are torchvision's: x to the right, y down, in pixels, from the
-image's centre (13.5 pixels from the centre of the first one); a positive angle turns clockwise.
+Coordinates are torchvision's: x to the right and y down, in pixels from the image's centre (13.5 pixels from the centre
+of the first pixel); positive angles are clockwise.
 """
 
 import math
@@ -16,7 +16,7 @@ def inverse_affine(
     scale: torch.Tensor,
     translation: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the maps from a place in the output to its place in the input, `float32[n, 2, 3]`.
+    """Return the affine maps from output to input coordinates, `float32[n, 2, 3]`.
 
     The image is scaled along its own axes, sheared, rotated about its centre, then moved. With
     equal scales this is `torchvision.transforms.v2.functional.affine` with `shear=[shear, 0]`.
@@ -24,7 +24,7 @@ def inverse_affine(
     Args:
         rotation: `float32[n]`, degrees clockwise.
         shear: `float32[n]`, degrees by which vertical strokes lean to the right.
-        scale: `float32[n, 2]`, factors along x and y, not 0.
+        scale: `float32[n, 2]`, factors along x and y, nonzero.
         translation: `float32[n, 2]`, pixels to the right and down.
     """
     angle, lean = torch.deg2rad(rotation), torch.tan(torch.deg2rad(shear))
@@ -38,7 +38,7 @@ def inverse_affine(
 def base_grid(size: int, device: torch.device) -> torch.Tensor:
     """Return the homogeneous coordinates of an image's pixels, `float32[3, size * size]`: x, y and 1.
 
-    x and y are in half image widths (a pixel is 2 / size), which is what `grid_sample` wants.
+    x and y are in half image widths (a pixel is 2 / size), as `grid_sample` requires.
     """
     axis = (torch.arange(size, device=device) * 2 + 1) / size - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -52,22 +52,22 @@ def warp(
     displacement: torch.Tensor | None,
     paper: float = 0,
 ) -> torch.Tensor:
-    """Move the pixels of `float32[n, size, size]`, bilinearly and once, whatever the maps.
+    """Resample `float32[n, size, size]` once, bilinearly, by both maps together.
 
-    Output pixel p is the input at `affine(p) + displacement(p)`, and paper where that lies outside.
+    Output pixel p is the input at `affine(p) + displacement(p)`, or `paper` outside the image.
 
     Args:
-        images: what to deform.
+        images: the images to deform.
         grid: `base_grid(size, device)`.
-        affine: `float32[n, 2, 3]` in pixels, from `inverse_affine`; None leaves p where it is.
-        displacement: `float32[n, 2, size, size]`, pixels along x and y; None adds nothing.
-        paper: the value outside of the images.
+        affine: `float32[n, 2, 3]` in pixels, from `inverse_affine`; None is the identity.
+        displacement: `float32[n, 2, size, size]` in pixels along x and y; None is zero.
+        paper: the value outside the images.
     """
     count, size = len(images), images.shape[-1]
     if affine is None:
         places = grid[:2].repeat(count, 1, 1)
     else:
-        # The shift is in pixels, the grid in half widths; the linear part has no unit.
+        # The translation is in pixels, the grid in half widths; the linear part is dimensionless.
         places = torch.cat((affine[:, :, :2], affine[:, :, 2:] * (2 / size)), dim=2) @ grid
     if displacement is not None:
         places.add_(displacement.flatten(2), alpha=2 / size)
@@ -85,13 +85,13 @@ def warp(
 def blur_matrix(sigma: float, size: int, device: torch.device) -> torch.Tensor:
     """Return K, `float32[size, size]`, such that K @ D @ K.T is D blurred by a Gaussian of `sigma` pixels.
 
-    Beyond its edges D is continued by reflection, and the Gaussian is cut at 4 sigma and sums to 1:
-    as torchvision's ElasticTransform does, but for any sigma (there, 4 sigma must fit into the image).
+    D is padded by reflection, and the Gaussian is truncated at 4 sigma and normalised: as in torchvision's
+    ElasticTransform, but for any sigma (there, 4 sigma must fit into the image).
     """
     radius = int(8 * sigma + 1) // 2
     offsets = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
-    # Reflection without repeating the edge has period 2 (size - 1).
+    # Reflection that does not repeat the edge has period 2 (size - 1).
     period = max(2 * (size - 1), 1)
     places = (torch.arange(size)[:, None] + offsets) % period
     places = torch.minimum(places, period - places)
@@ -113,18 +113,18 @@ def rectangles(
     aspect: tuple[float, float],
     size: int,
 ) -> torch.Tensor:
-    """Choose one rectangle in each image, by the rule of torchvision's RandomErasing.
+    """Choose a rectangle in each image, as torchvision's RandomErasing does.
 
-    Area and aspect ratio (height by width, uniform in its logarithm) are drawn several times; the
-    first that fits counts, and none is erased where none fits. Source: Zhong et al., "Random erasing
-    data augmentation", AAAI 2020, algorithm 1.
+    Area and aspect ratio (height by width, log-uniform) are drawn several times, and the first rectangle that fits is
+    taken; if none fits, nothing is erased. Source: Zhong et al., "Random erasing data augmentation", AAAI 2020,
+    algorithm 1.
 
     Args:
-        chance: `bool[n]`, whether to erase at all.
-        tries: uniform `float32[n, 2, t]`, for area and aspect of each try.
+        chance: `bool[n]`, whether to erase.
+        tries: uniform `float32[n, 2, t]`, for area and aspect ratio of each try.
         place: uniform `float32[n, 2]`, for the top and left edges.
-        area: least and largest share of the image.
-        aspect: least and largest ratio.
+        area: smallest and largest share of the image.
+        aspect: smallest and largest aspect ratio.
         size: of the images.
 
     Returns:
@@ -142,7 +142,7 @@ def rectangles(
 
 
 def erase(images: torch.Tensor, boxes: torch.Tensor, paper: float = 0) -> torch.Tensor:
-    """Fill one rectangle of each `float32[n, size, size]` with paper; `boxes` are `rectangles`'s."""
+    """Fill a rectangle of each of `float32[n, size, size]` with `paper`; `boxes` are from `rectangles`."""
     axis = torch.arange(images.shape[-1], device=images.device)
     start, end = boxes[:, :2, None], (boxes[:, :2] + boxes[:, 2:])[:, :, None]
     inside = (axis >= start) & (axis < end)

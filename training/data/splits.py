@@ -1,4 +1,4 @@
-"""Parts of a data set, stratified and by seed: for testing where it has no test set, validation, learning curves."""
+"""Stratified, seeded splits: a held-out test set, a validation set, and nested subsets for learning curves."""
 
 import hashlib
 import math
@@ -13,9 +13,9 @@ from training.data.dataset import Images
 from training.errors import DataError
 
 VALIDATION_SHARE = 12
-"""One image in so many is held out for validation where no number is given."""
+"""One image in 12 is held out for validation by default."""
 TEST_SHARE = 1 / 6
-"""Of each class; MNIST's own test set is a seventh of it."""
+"""Default share of each class for the test set; MNIST's test set is a seventh."""
 
 
 def hold_out(
@@ -29,28 +29,26 @@ def hold_out(
 ) -> npt.NDArray[np.bool_]:
     """Choose the images of the test set.
 
-    Within each class the images are ranked by SHA-256 of `"SEED:KEY"` and the first
-    `round(share * n)`, at least one, are held out. So the choice depends on the seed, on the keys and on
-    nothing else: not on the order of the images, not on other classes; and with images added,
-    nearly all of those held out stay so.
+    In each class the images are ranked by the SHA-256 of `"SEED:KEY"`, and the first `round(share * n)`, at least one,
+    are held out. The choice therefore depends on seed and keys alone, not on the order of the images or on other
+    classes, and when images are added, nearly all held-out images stay held out.
 
     Args:
-        keys: what identifies each image: its relative path, or its index.
-        labels: `int64[n]`, each an index into `classes`.
-        classes: the names.
+        keys: identify the images: relative paths, or indices.
+        labels: `int64[n]`, indices into `classes`.
+        classes: the class names.
         share: of each class, above 0 and below 1.
-        seed: another one holds out other images.
-        where: what they came from, for the error's sentence.
+        seed: of the choice.
+        where: the source of the images, for error messages.
 
     Returns:
         `bool[n]`, true for the test set.
 
     Raises:
-        DataError: the share is out of range, or a class is too small for one image to test with,
-            one to train on and one to validate with.
+        DataError: the share is out of range, or a class has too few images for training, validation and testing.
     """
     if not 0 < share < 1:
-        raise DataError(f"{share} is no share to hold out as test set: it must be above 0 and below 1")
+        raise DataError(f"test_share is {share}: it must be above 0 and below 1")
     check_counts(labels, classes, LEAST_TO_TRAIN + 1, where)
     ranks = [hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogateescape")).digest() for key in keys]
     held_out = np.zeros(len(labels), dtype=bool)
@@ -64,7 +62,7 @@ def hold_out(
 def hold_out_images(
     images: Images, classes: Sequence[str], *, share: float, seed: int, where: str, progress: Progress
 ) -> tuple[Images, Images]:
-    """Return what is left to train on and the test set; an image's key is its place in the file.
+    """Return the remaining training set and the test set; the key of an image is its index.
 
     Raises:
         DataError: as `hold_out`.
@@ -76,28 +74,28 @@ def hold_out_images(
 
 
 def say_held_out(where: str, chosen: npt.NDArray[np.bool_], seed: int, progress: Progress) -> None:
-    """Say that and how a test set was made."""
+    """Log how the test set was chosen."""
     progress.say(
-        f"{where} has no test set: {chosen.sum()} of {len(chosen)} images are held out as one, of each "
-        f"class the same share (seed {seed})"
+        f"{where} has no test set: {chosen.sum()} of {len(chosen)} images are held out, the same share of each "
+        f"class (seed {seed})"
     )
 
 
 def split(images: Images, validation: int | None, seed: int) -> tuple[Images, Images]:
-    """Split into a training and a validation part that keep the classes' proportions.
+    """Return stratified training and validation sets.
 
-    None holds out one image in twelve, which of MNIST is 5,000.
-
-    Each class gives its share of `validation`, rounded by largest remainder so that the shares sum
-    to exactly that. Which images are held out depends on the seed alone.
+    The default for `validation` is one image in twelve, which is 5,000 of MNIST. Each class contributes its share,
+    rounded by largest remainders so that the shares sum to `validation`. The choice depends on the seed alone.
 
     Raises:
-        DataError: `validation` leaves nothing to train on, in all or of one class.
+        DataError: `validation` leaves no training images, in total or of a class.
     """
     if validation is None:
         validation = len(images) // VALIDATION_SHARE
     if not 0 < validation < len(images):
-        raise DataError(f"{validation} of {len(images)} images cannot be held out for validation")
+        raise DataError(
+            f"{validation} of {len(images)} images cannot be held out for validation: lower --validation"
+        )
     counts = np.bincount(images.labels)
     exact = counts * validation / len(images)
     shares = np.floor(exact).astype(np.int64)
@@ -106,7 +104,7 @@ def split(images: Images, validation: int | None, seed: int) -> tuple[Images, Im
     emptied = np.flatnonzero((shares == counts) & (counts > 0))
     if len(emptied):
         raise DataError(
-            f"with {validation} of {len(images)} images held out for validation nothing is left to train on "
+            f"with {validation} of {len(images)} images held out for validation no image is left to train on "
             f"of class {emptied[0]}, which has {counts[emptied[0]]}: lower --validation"
         )
     generator = np.random.default_rng(seed)
@@ -118,11 +116,10 @@ def split(images: Images, validation: int | None, seed: int) -> tuple[Images, Im
 
 
 def nested_order(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-    """Return an order of all images of which every beginning is stratified, `int64[n]`.
+    """Return an order of all images of which every prefix is stratified, `int64[n]`.
 
-    The k-th image of a class of m, in random order, is placed at (k + 1/2) / m on a common scale
-    from 0 to 1, and all are sorted by that. So the first N are shared among the classes as seats
-    are by Webster's rule, also Sainte-Lague's, and the first N are part of the first N + 1.
+    The k-th image of a class of m, in random order, gets the key (k + 1/2) / m, and all images are sorted by it. The
+    first N are thus divided among the classes by Webster's (Sainte-Lague's) method, and are part of the first N + 1.
     """
     generator = np.random.default_rng(seed)
     place = np.empty(len(labels), dtype=np.float64)
@@ -133,15 +130,15 @@ def nested_order(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int
 
 
 def nested_subset(labels: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return the indices of `count` images, ascending, with at least one image of each class.
+    """Return the indices of the first `count` images in the nested order, ascending.
 
     Raises:
-        DataError: so small a part would leave a class out, or there are not as many images.
+        DataError: there are fewer images, or the subset has no image of some class.
     """
     if not 0 < count <= len(labels):
         raise DataError(f"{count} of {len(labels)} training images cannot be taken")
     chosen = np.sort(nested_order(labels, seed)[:count])
     missing = np.setdiff1d(labels, labels[chosen])
     if len(missing):
-        raise DataError(f"{count} images leave out class {missing[0]}: it is too rare for so small a part")
+        raise DataError(f"a subset of {count} images has none of class {missing[0]}, which is too rare")
     return chosen

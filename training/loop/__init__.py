@@ -1,10 +1,10 @@
-"""A run from its first step to its last: the training step, its state and checkpoints, devices and processes.
+"""The training loop: the training step, its state, checkpoints, devices and distributed training.
 
-From top to bottom; imports go down only. Open `fit.py` first: it is the training step.
+Open `fit.py` first: it has the training step. Imports go down only, in this order:
 
-- `shared_data`: data on a device, shared by the runs of a search or a study
+- `shared_data`: a data set on a device, shared by the runs of a search or a study
 - `fit`
-- `trackers` (TensorBoard and MLflow), `metrics` (a line for each epoch)
-- `state` (all that a checkpoint holds), over `checkpoint` (its file) and `distributed` (several processes)
-- `precision` (bfloat16), over `device`; `cuda_graph` (a recorded step)
+- `trackers` (TensorBoard and MLflow), `metrics` (a JSON line for each epoch)
+- `state` (the content of a checkpoint), over `checkpoint` (its file) and `distributed` (several processes)
+- `precision` (bfloat16), over `device`; `cuda_graph` (the captured training step)
 """

@@ -1,10 +1,9 @@
-"""Checkpoints on disk: whole or not there, proven by a hash, read without pickle's powers.
+"""Checkpoint files: written atomically, verified by a hash, and loaded without executing pickles.
 
-A file is a magic word, the SHA-256 of what follows, and a `torch.save` of tensors, numbers, text,
-lists and dictionaries. The last few are kept; a corrupt one is passed over for the one before it.
+A file has a magic number, the SHA-256 of the rest, and a `torch.save` of tensors, numbers, strings, lists and
+dictionaries. The last few are kept; a corrupt one is skipped in favour of the one before it.
 """
 
-import errno
 import hashlib
 import io
 import pickle
@@ -15,63 +14,58 @@ import torch
 
 from common.atomic_files import write_whole
 from common.progress import Progress
-from training.errors import CheckpointError, UnwritableError
+from training.errors import CheckpointError, writing
 
 MAGIC = b"GLYPHCK1"
 HASH_BYTES = 32
 PATTERN = f"checkpoint-{'[0-9]' * 12}.pt"
 LEFTOVER_PATTERN = f".{PATTERN}.{'?' * 8}"
-"""Exactly as `save` and `write_whole` name files: `checkpoint-best.pt` is somebody's, and stays."""
+"""The exact names that `save` and `write_whole` use, so that a user's `checkpoint-best.pt` is left alone."""
 
 Snapshot = dict[str, Any]
 
 
 def save(directory: Path, step: int, snapshot: Snapshot, keep: int) -> Path:
-    """Write a checkpoint, durably, then remove all but the last `keep`.
+    """Write a checkpoint durably, then remove all but the last `keep`.
 
     Raises:
-        UnwritableError: the directory is read-only, the disk is full, or the like. The checkpoints
-            that were there still are.
+        UnwritableError: the directory is read-only, the disk is full, or the like. Earlier checkpoints are kept.
     """
     buffer = io.BytesIO()
     torch.save(snapshot, buffer)
     payload = buffer.getbuffer()
     path = directory / f"checkpoint-{step:012d}.pt"
-    try:
+    with writing(path):
         write_whole(path, MAGIC + hashlib.sha256(payload).digest() + payload)
         for old in sorted(directory.glob(PATTERN))[:-keep]:
             old.unlink()
-    except OSError as error:
-        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise UnwritableError(f"no checkpoint could be written in {directory}: {why}") from None
     return path
 
 
 def load_latest(directory: Path, progress: Progress) -> Snapshot | None:
-    """Return the newest checkpoint that is whole, or None if there is none at all.
+    """Return the newest valid checkpoint, or None if there are no checkpoints.
 
     Raises:
-        CheckpointError: there are checkpoints and not one of them is whole.
+        CheckpointError: there are checkpoints, but all are corrupt.
     """
     paths = sorted(directory.glob(PATTERN), reverse=True)
     for path in paths:
         try:
             return load(path)
         except CheckpointError as error:
-            progress.say(f"passed over: {error}")
+            progress.say(f"skipped a checkpoint: {error}")
     if paths:
         raise CheckpointError(
-            f"none of the {len(paths)} checkpoints in {directory} is whole: "
-            "remove them, or start afresh with --no-resume"
+            f"all {len(paths)} checkpoints in {directory} are corrupt: remove them, or start over with --no-resume"
         )
     return None
 
 
 def load(path: Path) -> Snapshot:
-    """Read one checkpoint.
+    """Load a checkpoint.
 
     Raises:
-        CheckpointError: it cannot be read, or was changed.
+        CheckpointError: it cannot be read, or is corrupt.
     """
     try:
         data = path.read_bytes()
@@ -80,7 +74,7 @@ def load(path: Path) -> Snapshot:
     start = len(MAGIC) + HASH_BYTES
     payload = memoryview(data)[start:]
     if data[: len(MAGIC)] != MAGIC or hashlib.sha256(payload).digest() != data[len(MAGIC) : start]:
-        raise CheckpointError(f"{path} is not a whole checkpoint: its SHA-256 does not fit its content")
+        raise CheckpointError(f"{path} is corrupt: its SHA-256 does not match its content")
     try:
         snapshot: Snapshot = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
@@ -89,13 +83,11 @@ def load(path: Path) -> Snapshot:
 
 
 def clear(directory: Path) -> None:
-    """Remove every checkpoint, and what a killed writer left behind.
+    """Remove all checkpoints, and the temporary files of killed writers.
 
     Raises:
         UnwritableError: the directory is read-only.
     """
-    try:
+    with writing(directory):
         for path in (*directory.glob(PATTERN), *directory.glob(LEFTOVER_PATTERN)):
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise UnwritableError(f"cannot remove checkpoints in {directory}: {error.strerror}") from None

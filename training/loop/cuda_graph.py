@@ -1,8 +1,8 @@
-"""CUDA graphs: the training step recorded once and replayed, so that Python launches one thing a step.
+"""CUDA graphs: the training step is captured once and replayed, so that a step is a single launch from Python.
 
-A step of this network is a few dozen kernels of microseconds each; launched one by one they wait for
-Python. What changes from step to step (the batch's indices, the learning rate, the epoch) lies in
-tensors that the graph reads, at addresses that stay. Source: "CUDA semantics", PyTorch's notes.
+A step of this network has a few dozen kernels of microseconds each, and launched one by one they wait for Python.
+What changes from step to step (the batch's indices, the learning rate, the epoch) is in tensors that the graph reads
+at fixed addresses. Source: "CUDA semantics", PyTorch's notes.
 """
 
 import gc
@@ -14,37 +14,37 @@ import torch
 from training.errors import DeviceError
 
 WARM_UP_STEPS = 3
-"""Real steps taken before recording: libraries allocate and choose their kernels in the first ones."""
+"""Eager steps before the capture, in which libraries allocate memory and choose their kernels."""
 REASON_LENGTH = 300
 
 Step = Callable[[torch.Tensor], None]
-"""Takes the indices of a batch, `int64[b]`, and moves the weights."""
+"""Takes the indices of a batch, `int64[b]`, and updates the weights."""
 
 
-def can_record(device: torch.device) -> bool:
-    """Tell whether steps on this device can be recorded."""
+def supports_cuda_graphs(device: torch.device) -> bool:
+    """Return whether steps on this device can be captured as CUDA graphs."""
     return device.type == "cuda"
 
 
 class CudaGraphs:
-    """Records work as CUDA graphs, on a stream of its own."""
+    """Captures work as CUDA graphs, on a stream of its own."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()
 
     def warm_up(self, work: Callable[[], None]) -> None:
-        """Do the work, on the stream that will record it, as recording asks for."""
+        """Do the work eagerly on the stream of the capture, which a capture requires."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             work()
         current.wait_stream(self._stream)
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record the work without doing it, and return what does it.
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture the work without doing it, and return the function that replays it.
 
         Raises:
-            RuntimeError: it waits for the device, allocates what it may not, or the like.
+            RuntimeError: the work synchronises with the device, or does another thing that a capture does not permit.
         """
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
@@ -52,21 +52,21 @@ class CudaGraphs:
         return graph.replay
 
 
-class CapturedStep:
-    """A step that runs eagerly a few times, is then recorded, and from there on replayed.
+class CudaGraphStep:
+    """A training step that runs eagerly a few times, is then captured, and is replayed from then on.
 
-    Batches of another size, the last of an epoch as a rule, run eagerly. The results are those of
-    eager steps, since the same kernels run on the same numbers.
+    Batches of another size, usually the last of an epoch, run eagerly. The results are those of eager steps, because
+    the same kernels run on the same numbers.
     """
 
     def __init__(self, step: Step, size: int, device: torch.device) -> None:
-        """Prepare to record.
+        """Prepare to capture.
 
         Args:
-            step: what is recorded.
-            size: images in a full batch. It is not that of the first batch seen: a run that is resumed
-                in the middle of an epoch may begin with the epoch's last, smaller one.
-            device: where batches are.
+            step: the eager step.
+            size: images in a full batch. The size of the first batch would not do: a run that is resumed in the middle
+                of an epoch may start with the epoch's last, smaller batch.
+            device: of the batches.
         """
         self._step, self._size = step, size
         self._graphs = CudaGraphs()
@@ -78,8 +78,8 @@ class CapturedStep:
         """Take one step on a batch of indices on the device, `int64[b]`.
 
         Raises:
-            DeviceError: the step cannot be recorded.
-            torch.OutOfMemoryError: there is no memory for a recorded step beside the eager ones.
+            DeviceError: the step cannot be captured.
+            torch.OutOfMemoryError: there is not enough memory for a captured step beside the eager ones.
         """
         if len(batch) != self._size:
             self._step(batch)
@@ -89,19 +89,19 @@ class CapturedStep:
         else:
             self._batch.copy_(batch)
             if self._replay is None:
-                self._replay = self._record()
+                self._replay = self._capture()
             self._replay()
 
-    def _record(self) -> Callable[[], None]:
-        # What the garbage collector frees while a stream records, such as another graph, would spoil the recording.
+    def _capture(self) -> Callable[[], None]:
+        # Objects that the garbage collector frees during a capture, such as another graph, would invalidate it.
         gc.collect()
         collects = gc.isenabled()
         gc.disable()
         try:
-            return self._graphs.record(partial(self._step, self._batch))
+            return self._graphs.capture(partial(self._step, self._batch))
         except RuntimeError as error:
-            said = f"the training step cannot be recorded as a CUDA graph ({_cause(error)})"
-            remedy = "train with --no-cuda-graphs; with --resume it goes on from the last checkpoint"
+            said = f"the training step cannot be captured as a CUDA graph ({_first_cause(error)})"
+            remedy = "train with --no-cuda-graphs; --resume continues from the last checkpoint"
             if isinstance(error, torch.OutOfMemoryError):
                 raise torch.OutOfMemoryError(f"{said}: {remedy}") from error
             raise DeviceError(f"{said}: {remedy}") from error
@@ -110,8 +110,8 @@ class CapturedStep:
                 gc.enable()
 
 
-def _cause(error: BaseException) -> str:
-    """Return the first line of what failed first: to end a recording that failed fails once more."""
+def _first_cause(error: BaseException) -> str:
+    """Return the first line of the first error: ending a capture that has failed raises another one."""
     while error.__context__ is not None:
         error = error.__context__
     return (str(error) or type(error).__name__).splitlines()[0][:REASON_LENGTH]

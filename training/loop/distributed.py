@@ -1,8 +1,7 @@
-"""More than one process: `torchrun --nproc-per-node N -m training fit ...`.
+"""Distributed data parallel training: `torchrun --nproc-per-node N -m training fit ...`.
 
-Every process walks through the same order of batches and takes its slice of each, so a batch holds
-the same images whatever the number of processes, and the averaged gradient is the batch's. Rank 0
-alone writes files and speaks.
+All processes iterate over the same batches and take a slice of each, so a batch has the same images whatever the
+number of processes, and the averaged gradient is the batch's. Only rank 0 writes files and prints.
 """
 
 import os
@@ -16,13 +15,13 @@ from torch import nn
 
 from training.errors import DeviceError
 
-AGREE_EVERY_STEPS = 16
-"""Steps between two agreements on whether to stop: each one is a message among all processes."""
+SYNC_EVERY_STEPS = 16
+"""Steps between two synchronisations on whether to stop; each is an all-reduce."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """The processes that train together; the default is one alone."""
+    """The process group; the default is a single process."""
 
     rank: int = 0
     size: int = 1
@@ -30,28 +29,28 @@ class World:
 
     @property
     def is_writer(self) -> bool:
-        """Tell whether this process writes checkpoints, metrics and bundles."""
+        """Whether this process writes checkpoints, metrics and bundles: rank 0 does."""
         return self.rank == 0
 
     def slice(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return this process's part of a batch of indices, `int64[b]`; parts differ by one at most."""
+        """Return this process's slice of a batch of indices, `int64[b]`; the sizes of slices differ by at most one."""
         return batch if self.size == 1 else batch.tensor_split(self.size)[self.rank]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the module to call for a training step: it averages gradients over the processes."""
+        """Return the module to call in a training step, which averages gradients over the processes."""
         if self.size == 1:
             return model
         return nn.parallel.DistributedDataParallel(model)
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the sum of a tensor over all processes; one alone gets it back as it is."""
+        """Return the sum of a tensor over all processes."""
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def max(self, value: int, device: torch.device) -> int:
-        """Return the largest value that any process has; all of them must ask."""
+        """Return the largest value over all processes; a collective operation."""
         if self.size == 1:
             return value
         largest = torch.tensor(value, device=device)
@@ -59,7 +58,7 @@ class World:
         return int(largest.item())
 
     def gather(self, value: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
-        """Return everyone's tensor (of one shape and dtype, on the CPU), by rank."""
+        """Return the tensors of all processes (of equal shape and dtype, on the CPU), by rank."""
         if self.size == 1:
             return [value]
         mine = value.to(device)
@@ -68,13 +67,13 @@ class World:
         return [part.cpu() for part in parts]
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait at a barrier for all processes."""
         if self.size > 1:
             dist.barrier()
 
     @contextmanager
     def writer_first(self) -> Iterator[None]:
-        """Let the writer through the block, and then the others."""
+        """Run the block in the writer first, then in the other processes."""
         if not self.is_writer:
             self.wait()
         yield
@@ -84,10 +83,10 @@ class World:
 
 @contextmanager
 def join(*, cuda: bool) -> Iterator[World]:
-    """Join the processes that torchrun started (it says so in the environment), and leave them at the end.
+    """Join the process group of torchrun, as its environment variables describe it, and leave it at the end.
 
     Raises:
-        DeviceError: there are more processes on this machine than CUDA devices.
+        DeviceError: this machine has more processes than CUDA devices.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -101,7 +100,7 @@ def join(*, cuda: bool) -> Iterator[World]:
                 "lower --nproc-per-node, or train with --device cpu"
             )
         torch.cuda.set_device(local_rank)
-    # Bound to its device, a process connects at once, and a barrier need not guess which device is meant.
+    # With its device, a process connects eagerly, and a barrier does not have to guess the device.
     device = torch.device("cuda", local_rank) if cuda else None
     dist.init_process_group("nccl" if cuda else "gloo", device_id=device)
     try:

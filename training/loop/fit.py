@@ -1,4 +1,4 @@
-"""Fit a model: the training step, the epoch around it, and the run around that."""
+"""Fit a model: the training step, the epoch loop, evaluation, early stopping and checkpoints."""
 
 import time
 import uuid
@@ -17,32 +17,32 @@ from bundle.images.contract import PAPER
 from bundle.manifest import WHITE_ON_BLACK, Polarity
 from common.progress import Progress, Task
 from training.augmentation.augmenter import Augmenter
-from training.data.dataset import Resident
+from training.data.dataset import DeviceImages
 from training.errors import DivergedError, InterruptedRunError
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop import checkpoint, cuda_graph, metrics
-from training.loop.distributed import AGREE_EVERY_STEPS, World
+from training.loop.distributed import SYNC_EVERY_STEPS, World
 from training.loop.precision import autocast
 from training.loop.state import Epoch, TrainingState
-from training.model.distillation import Committee
-from training.model.evaluation import Logits, logits_of, negative_log_likelihood
-from training.model.loss import objective
+from training.model.distillation import Ensemble
+from training.model.evaluation import Logits, accuracy, logits_of, negative_log_likelihood
+from training.model.loss import training_loss
 from training.model.mlp import MLP, Standardisation, constrain_norms
-from training.model.optimizers import AveragedWeights, Rates, build_optimizers, penalty
+from training.model.optimizers import AveragedWeights, LearningRates, build_optimizers, penalty
 from training.settings import TrainingSettings
 
-GO_ON, SAVE, STOP = range(3)
+CONTINUE, SAVE, STOP = range(3)
 STATISTICS_IMAGES = 10_000
-"""Enough for a mean to a hundredth of a deviation."""
+"""Enough for a mean with a standard error of a hundredth of the standard deviation."""
 
 
-def nothing(_told: object) -> None:
-    """Be told of something, and leave it at that."""
+def ignore(_value: object) -> None:
+    """Do nothing: the default callback."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
-    """A trained model, in evaluation mode, and how it got there."""
+    """A trained model, in evaluation mode, and its history."""
 
     model: MLP
     standardise: Standardisation
@@ -52,50 +52,50 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What one run works on; all of it stays the same while it trains."""
+    """The inputs of a run, which do not change while it trains."""
 
     settings: TrainingSettings
-    train: Resident
-    """On the device, which is where the training happens."""
-    validation: Resident
-    """On the same device; looked at after each epoch, never trained on."""
+    train: DeviceImages
+    """The training images; training happens on their device."""
+    validation: DeviceImages
+    """The validation images, on the same device; evaluated after each epoch."""
     classes: int
     polarity: Polarity = WHITE_ON_BLACK
     data_sha256: dict[str, str]
     directory: Path
-    """Gets the checkpoints, and the metrics of each epoch."""
+    """The directory of checkpoints and metrics."""
     progress: Progress
-    stop: Stop
-    on_begin: Callable[[str], None] = nothing
-    """Told the run's identity before anything else; a resumed run has the one that it had."""
-    on_epoch: Callable[[Epoch], None] = nothing
-    """Told each epoch once it is over; what it raises ends the run. A resumed run tells all of them again: those of
-    its checkpoint at once, and those that were lost with the process when they are trained again."""
+    stop: StopFlag
+    on_begin: Callable[[str], None] = ignore
+    """Called with the run's identity before training starts; a resumed run keeps its identity."""
+    on_epoch: Callable[[Epoch], None] = ignore
+    """Called after each epoch; an exception that it raises ends the run. A resumed run calls it for the epochs of its
+    checkpoint first, so that epochs lost with the process are reported twice."""
     world: World = field(default_factory=World)
-    committee: Committee | None = None
-    """The teachers, on the device, if there are any."""
+    ensemble: Ensemble | None = None
+    """The ensemble of teachers, on the device, for distillation."""
 
     @property
     def sha256(self) -> dict[str, str]:
-        """What the data is and who the teachers are: a resumed run has the same."""
-        return self.data_sha256 | (self.committee.digests if self.committee else {})
+        """The hashes of the data and the teachers, which must be the same in a resumed run."""
+        return self.data_sha256 | (self.ensemble.digests if self.ensemble else {})
 
     @property
     def batches(self) -> int:
-        """Steps in an epoch; the last batch may be smaller."""
+        """The number of steps in an epoch; the last batch may be smaller."""
         return -(-len(self.train) // self.settings.batch_size)
 
 
 def fit(run: Run) -> Fitted:
     """Train the model that the settings describe.
 
-    The same settings, device, thread and process count give byte-identical weights, however often
-    the run was interrupted and resumed in between.
+    Equal settings, device and numbers of threads and processes give byte-identical weights, however often the run is
+    interrupted and resumed.
 
     Raises:
         DivergedError: the loss became infinite or NaN.
-        InterruptedRunError: a signal came; a checkpoint was written.
-        CheckpointError: `resume` was asked for and the checkpoint is of another run, or corrupt.
+        InterruptedRunError: a signal arrived; a checkpoint was written.
+        CheckpointError: with `resume`, the checkpoint is of another run, or all checkpoints are corrupt.
         UnwritableError: a checkpoint or the metrics cannot be written.
     """
     settings = run.settings
@@ -104,8 +104,8 @@ def fit(run: Run) -> Fitted:
     for epoch in state.history:
         run.on_epoch(epoch)
     step = make_step(run, state)
-    rates = Rates(state.optimizers, settings, run.batches * settings.epochs)
-    while not _is_over(state):
+    rates = LearningRates(state.optimizers, settings, run.batches * settings.epochs)
+    while not _is_finished(state):
         started = time.perf_counter() - state.seconds
         rates.set(state.step - state.position)
         rate = float(state.optimizers[0].param_groups[0]["lr"])
@@ -116,9 +116,9 @@ def fit(run: Run) -> Fitted:
         seconds = time.perf_counter() - started
         _end_epoch(run, state, rate, seconds)
     if state.best is not None:
-        state.judged.load_state_dict(state.best)
+        state.evaluated_model.load_state_dict(state.best)
     return Fitted(
-        model=state.judged.eval(),
+        model=state.evaluated_model.eval(),
         standardise=state.standardise,
         history=tuple(state.history),
         run_id=state.run_id,
@@ -126,18 +126,18 @@ def fit(run: Run) -> Fitted:
 
 
 def begin(run: Run) -> TrainingState:
-    """Return the state to go on from: a new one, or that of the last checkpoint."""
+    """Return the initial state, or the state of the last checkpoint."""
     settings, device = run.settings, run.train.images.device
-    torch.manual_seed(settings.seed)  # the weights are the same in every process
+    torch.manual_seed(settings.seed)  # equal weights in every process
     model = MLP(settings, run.classes).to(device)
-    torch.manual_seed(settings.seed + run.world.rank)  # and the dropout masks are not
+    torch.manual_seed(settings.seed + run.world.rank)  # but different dropout masks
     state = TrainingState(
         settings=settings,
         world=run.world,
         run_id=uuid.uuid4().hex,
         model=model,
         standardise=Standardisation.of(run.train.images),
-        optimizers=build_optimizers(model, settings, recordable=cuda_graph.can_record(device)),
+        optimizers=build_optimizers(model, settings, capturable=cuda_graph.supports_cuda_graphs(device)),
         augment=Augmenter(
             settings,
             classes=run.classes,
@@ -148,14 +148,14 @@ def begin(run: Run) -> TrainingState:
         epoch_index=torch.zeros((), dtype=torch.int64, device=device),
         average=AveragedWeights(model, settings.ema) if settings.ema else None,
         total_loss=torch.zeros((), device=device),
-        right=torch.zeros((), device=device),
+        correct=torch.zeros((), device=device),
         saved=time.monotonic(),
     )
     snapshot = checkpoint.load_latest(run.directory, run.progress) if settings.resume else None
     if snapshot:
         state.restore(snapshot, run.sha256)
         run.progress.say(f"resumed after {state.epoch} epochs and {state.position} batches")
-    run.world.wait()  # nobody may clear or write before everybody has read
+    run.world.wait()  # all processes have read the checkpoint before rank 0 removes or writes one
     if run.world.is_writer:
         metrics.begin(run.directory, state.metrics_bytes)
         if not snapshot:
@@ -164,11 +164,11 @@ def begin(run: Run) -> TrainingState:
 
 
 def _train_one_epoch(
-    run: Run, state: TrainingState, step: cuda_graph.Step, rates: Rates, task: Task, started: float
+    run: Run, state: TrainingState, step: cuda_graph.Step, rates: LearningRates, task: Task, started: float
 ) -> None:
-    """Take the epoch's steps, from wherever it was left.
+    """Take the remaining steps of the epoch.
 
-    Nothing in the loop waits for the device: the sums stay there until the epoch is over.
+    The loop never synchronises with the device: sums stay on it until the epoch ends.
     """
     settings, train = run.settings, run.train
     order = epoch_order(len(train), settings.seed, state.epoch).to(train.labels.device)
@@ -182,20 +182,20 @@ def _train_one_epoch(
         state.position += 1
         state.step += 1
         task.advance(len(batch))
-        wish = _agree(run, _wish(run, state), asked=state.step % AGREE_EVERY_STEPS == 0)
-        if wish != GO_ON:
+        action = _agreed_action(run, _wanted_action(run, state), is_due=state.step % SYNC_EVERY_STEPS == 0)
+        if action != CONTINUE:
             state.seconds = time.perf_counter() - started
             _save(run, state)
-        if wish == STOP:
-            _end(run)
+        if action == STOP:
+            _raise_interrupted(run)
 
 
 def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.Tensor) -> None:
-    """Move the weights by the gradient of one batch.
+    """Update the weights by the gradient of one batch.
 
     Args:
-        run: what is trained on.
-        state: what moves.
+        run: the inputs.
+        state: the model and its optimizers.
         called: the model, or the wrapper that averages its gradients over processes.
         batch: `int64[b]`, indices of the whole batch; each process takes its slice.
     """
@@ -206,14 +206,14 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         pixels = state.augment(images, labels, part, state.epoch_index)
         with autocast(settings, train.images.device):
             logits = called(state.standardise(pixels)).float()
-            targets = run.committee(pixels, settings.distill_temperature) if run.committee else None
-        loss = objective(settings, logits, labels, targets)
+            targets = run.ensemble(pixels, settings.distill_temperature) if run.ensemble else None
+        loss = training_loss(settings, logits, labels, targets)
         mean = loss * (run.world.size / len(batch))  # processes are averaged
         if regularisation is not None:
             mean, regularisation = mean + regularisation, None
         mean.backward()
         state.total_loss += loss.detach()
-        state.right += (logits.detach().argmax(1) == labels).sum()
+        state.correct += (logits.detach().argmax(1) == labels).sum()
     if settings.clip is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
     for optimizer in state.optimizers:
@@ -223,13 +223,13 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         constrain_norms(state.model, settings.max_norm)
 
 
-def renew_statistics(run: Run, state: TrainingState) -> None:
-    """Measure the statistics of batch normalisation for the averaged weights, where there are both.
+def update_batch_norm_statistics(run: Run, state: TrainingState) -> None:
+    """Recompute the batch normalisation statistics for the averaged weights, if both are used.
 
-    Those that training gathered belong to the weights of each step, and the average has other
-    activations. Seeded by the settings alone, so that it is the same in every process and after a
-    resumption, and leaves the generators as they were. Source: Izmailov et al., "Averaging weights
-    leads to wider optima and better generalization" (2018), section 3.2.
+    The running statistics belong to the weights of each step; the averaged weights have other activations. The random
+    numbers depend on the settings alone, so the result is equal in all processes and after a resumption, and the
+    generators' states are restored. Source: Izmailov et al., "Averaging weights leads to wider optima and better
+    generalization" (2018), section 3.2.
     """
     settings, train = run.settings, run.train
     if state.average is None or not settings.batch_norm:
@@ -239,7 +239,7 @@ def renew_statistics(run: Run, state: TrainingState) -> None:
 
     def batches() -> Iterator[torch.Tensor]:
         for part in torch.split(order, settings.batch_size):
-            if len(part) > 1:  # one image has no deviation
+            if len(part) > 1:  # the variance needs two images
                 images, labels = train.take(part)
                 yield state.standardise(state.augment(images, labels, part, state.epoch_index))
 
@@ -249,38 +249,38 @@ def renew_statistics(run: Run, state: TrainingState) -> None:
 
 
 def make_step(run: Run, state: TrainingState) -> cuda_graph.Step:
-    """Return the function that takes a training step on a batch of indices, `int64[b]`, on the device."""
+    """Return the function that takes a training step on a batch of indices on the device, `int64[b]`."""
     step = partial(train_step, run, state, run.world.wrap(state.model))
-    if not is_captured(run):
+    if not uses_cuda_graph(run):
         return step
     full = min(run.settings.batch_size, len(run.train))
-    return cuda_graph.CapturedStep(step, full, run.train.labels.device)
+    return cuda_graph.CudaGraphStep(step, full, run.train.labels.device)
 
 
-def is_captured(run: Run) -> bool:
-    """Tell whether the step is recorded as a CUDA graph; Muon and several processes cannot be."""
+def uses_cuda_graph(run: Run) -> bool:
+    """Return whether the step is captured as a CUDA graph, which Muon and several processes do not permit."""
     return (
         run.settings.cuda_graphs
-        and cuda_graph.can_record(run.train.images.device)
+        and cuda_graph.supports_cuda_graphs(run.train.images.device)
         and run.settings.optimizer != "muon"
         and run.world.size == 1
     )
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> torch.Tensor:
-    """Return the order of an epoch's images, `int64[images]`: a permutation made by seed and epoch alone.
+    """Return the order of an epoch's images, `int64[images]`: a permutation that depends on seed and epoch alone.
 
-    That it needs no generator state is what lets a run resume in the middle of an epoch.
+    As it needs no generator state, a run can resume in the middle of an epoch.
     """
     mixed = np.random.SeedSequence((seed, epoch)).generate_state(1, dtype=np.uint64)[0]
     return torch.randperm(images, generator=torch.Generator().manual_seed(int(mixed) >> 1))
 
 
 def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> None:
-    """Evaluate, write down, remember the best, and save if it is time, or the last epoch."""
+    """Evaluate the epoch, log it, keep the best weights, and write a checkpoint if one is due."""
     settings = run.settings
-    renew_statistics(run, state)
-    loss, right = (float(run.world.sum(v).item()) / len(run.train) for v in (state.total_loss, state.right))
+    update_batch_norm_statistics(run, state)
+    loss, right = (float(run.world.sum(v).item()) / len(run.train) for v in (state.total_loss, state.correct))
     if not np.isfinite(loss):
         raise _diverged()
     logits = _validate(run, state, seconds)
@@ -290,7 +290,7 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
         train_loss=loss,
         train_accuracy=right,
         validation_loss=negative_log_likelihood(logits, labels),
-        validation_accuracy=float(np.mean(logits.argmax(axis=1) == labels)),
+        validation_accuracy=accuracy(logits, labels),
         learning_rate=rate,
         seconds=seconds,
         images_per_second=len(run.train) / seconds,
@@ -304,22 +304,22 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
             state.remember_best()
     state.epoch, state.position, state.seconds = state.epoch + 1, 0, 0.0
     state.total_loss.zero_()
-    state.right.zero_()
-    _write_down(run, state, epoch)
-    wish = _agree(run, _wish(run, state))
-    if wish != GO_ON or _is_over(state):
+    state.correct.zero_()
+    _log_epoch(run, state, epoch)
+    action = _agreed_action(run, _wanted_action(run, state))
+    if action != CONTINUE or _is_finished(state):
         _save(run, state)
     run.on_epoch(epoch)
-    if wish == STOP and not _is_over(state):
-        _end(run)
+    if action == STOP and not _is_finished(state):
+        _raise_interrupted(run)
 
 
 def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
-    """Return the logits of the validation images; where a stop ends that, after writing a checkpoint."""
-    if run.world.size > 1:  # who stops here would be missed by the others: they agree on it after the epoch
-        return logits_of(state.judged, state.standardise, run.validation.images)
+    """Return the logits of the validation images; if stopped, write a checkpoint before raising."""
+    if run.world.size > 1:  # processes stop together, after the epoch
+        return logits_of(state.evaluated_model, state.standardise, run.validation.images)
     try:
-        return logits_of(state.judged, state.standardise, run.validation.images, run.stop.check)
+        return logits_of(state.evaluated_model, state.standardise, run.validation.images, run.stop.check)
     except Exception:
         if run.stop.requested:
             state.seconds = seconds
@@ -327,34 +327,34 @@ def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
         raise
 
 
-def _is_over(state: TrainingState) -> bool:
-    """Tell whether every epoch is done, or patience is at its end."""
+def _is_finished(state: TrainingState) -> bool:
+    """Return whether all epochs are done, or early stopping applies."""
     settings = state.settings
     return state.epoch >= settings.epochs or 0 < settings.patience <= state.epochs_since_best
 
 
-def _wish(run: Run, state: TrainingState) -> int:
-    """Return what this process wants: GO_ON, SAVE or STOP."""
+def _wanted_action(run: Run, state: TrainingState) -> int:
+    """Return the action that this process wants: CONTINUE, SAVE or STOP."""
     if run.stop.requested:
         return STOP
-    return SAVE if time.monotonic() - state.saved >= run.settings.checkpoint_seconds else GO_ON
+    return SAVE if time.monotonic() - state.saved >= run.settings.checkpoint_seconds else CONTINUE
 
 
-def _agree(run: Run, wish: int, *, asked: bool = True) -> int:
-    """Return the same in every process: the most that any of them wants, or GO_ON where they are not asked."""
+def _agreed_action(run: Run, action: int, *, is_due: bool = True) -> int:
+    """Return the same action in all processes: the strongest that any wants, or CONTINUE between synchronisations."""
     if run.world.size == 1:
-        return wish
-    return run.world.max(wish, run.train.images.device) if asked else GO_ON
+        return action
+    return run.world.max(action, run.train.images.device) if is_due else CONTINUE
 
 
-def _end(run: Run) -> NoReturn:
-    """End the run, whose checkpoint is written."""
+def _raise_interrupted(run: Run) -> NoReturn:
+    """Raise why the run stops, after its checkpoint has been written."""
     run.stop.check()
-    raise InterruptedRunError("another process was stopped: run it again with --resume to go on")
+    raise InterruptedRunError("another process was stopped: run it again with --resume to continue")
 
 
 def _save(run: Run, state: TrainingState) -> None:
-    """Write a checkpoint; never of a loss that is not finite, which no run could go on from."""
+    """Write a checkpoint, but never one with a non-finite loss, from which no run could continue."""
     snapshot = state.snapshot(run.sha256)
     if not torch.isfinite(state.total_loss):
         raise _diverged()
@@ -363,7 +363,7 @@ def _save(run: Run, state: TrainingState) -> None:
     state.saved = time.monotonic()
 
 
-def _write_down(run: Run, state: TrainingState, epoch: Epoch) -> None:
+def _log_epoch(run: Run, state: TrainingState, epoch: Epoch) -> None:
     if run.world.is_writer:
         state.metrics_bytes = metrics.append(run.directory, epoch)
     run.progress.say(
@@ -375,5 +375,5 @@ def _write_down(run: Run, state: TrainingState, epoch: Epoch) -> None:
 
 def _diverged() -> DivergedError:
     return DivergedError(
-        "the training loss is not finite any more: lower --learning-rate, give --clip 1, or look at the data"
+        "the training loss is not finite: lower --learning-rate, clip gradients with --clip 1, or check the data"
     )

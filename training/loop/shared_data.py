@@ -1,4 +1,4 @@
-"""What every run of a search or a study works on: the data, split and resident, loaded once."""
+"""The data that all runs of a search or a study share: loaded once, split, and on the device."""
 
 import os
 from collections.abc import Callable
@@ -9,46 +9,46 @@ import torch
 
 from common.errors import ConfigurationError
 from common.progress import Progress
-from training.data.dataset import DataSet, Images, Resident, polarity
+from training.data.dataset import DataSet, DeviceImages, Images, polarity
 from training.data.loading import load_chosen
 from training.data.splits import split
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.device import choose_device
-from training.loop.fit import Run, nothing
-from training.loop.state import FREE_TO_CHANGE, Epoch
-from training.model.distillation import Committee, load_committee
+from training.loop.fit import Run, ignore
+from training.loop.state import CHANGEABLE_ON_RESUME, Epoch
+from training.model.distillation import Ensemble, load_teachers
 from training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Material:
-    """A data set on a device, split once; the test set is still unread."""
+class SharedData:
+    """A data set, split and on a device; its test set is unread."""
 
     data: DataSet
     train: Images
     validation: Images
-    resident: Resident
+    train_on_device: DeviceImages
     """`train`, on the device."""
-    held_out: Resident
+    validation_on_device: DeviceImages
     """`validation`, on the device."""
     device: torch.device
-    committee: Committee | None
-    """The teachers of every run, if there are any."""
+    ensemble: Ensemble | None
+    """The ensemble of teachers of every run, if there is one."""
 
     def run(
         self,
         settings: TrainingSettings,
         directory: Path,
-        stop: Stop,
+        stop: StopFlag,
         *,
-        on_epoch: Callable[[Epoch], None] = nothing,
-        train: Resident | None = None,
+        on_epoch: Callable[[Epoch], None] = ignore,
+        train: DeviceImages | None = None,
     ) -> Run:
-        """Return a run that says nothing and goes on from its last checkpoint; on part of the images, if given."""
+        """Return a silent run that resumes from its last checkpoint, on `train` instead of all images if given."""
         return Run(
             settings=settings.model_copy(update={"resume": True}),
-            train=train or self.resident,
-            validation=self.held_out,
+            train=train or self.train_on_device,
+            validation=self.validation_on_device,
             classes=len(self.data.classes),
             polarity=polarity(self.train.images),
             data_sha256=self.data.sha256,
@@ -56,45 +56,44 @@ class Material:
             progress=Progress(quiet=True),
             stop=stop,
             on_epoch=on_epoch,
-            committee=self.committee,
+            ensemble=self.ensemble,
         )
 
 
-def prepare(settings: TrainingSettings, progress: Progress) -> Material:
-    """Load and split the data, as `fit` does.
+def load_shared_data(settings: TrainingSettings, progress: Progress) -> SharedData:
+    """Load and split the data as `fit` does.
 
     Raises:
         ConfigurationError: torchrun started several processes, or a teacher is not a published version.
-        DeviceError: CUDA was asked for and is not there.
-        DataError: the data is not what it should be.
+        DeviceError: CUDA was requested and is not available.
+        DataError: the data is invalid.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError(
-            "torchrun is for fit: start tune and study as plain processes (several of tune share one search)"
+            "torchrun is for fit: start tune and study without it (several processes of tune share one search)"
         )
     device = choose_device(settings)
     data = load_chosen(settings, progress)
     train, validation = split(data.training, settings.validation, settings.seed)
-    return Material(
+    return SharedData(
         data=data,
         train=train,
         validation=validation,
-        resident=train.to(device),
-        held_out=validation.to(device),
+        train_on_device=train.to(device),
+        validation_on_device=validation.to(device),
         device=device,
-        committee=load_committee(settings, data, polarity(train.images), device),
+        ensemble=load_teachers(settings, data, polarity(train.images), device),
     )
 
 
 def weight_settings(settings: TrainingSettings) -> dict[str, object]:
-    """Return the settings that the weights depend on, as JSON has them."""
+    """Return the settings that the weights depend on, as JSON values."""
     dumped = settings.model_dump(mode="json")
-    return {name: dumped[name] for name in TrainingSettings.model_fields if name not in FREE_TO_CHANGE}
+    return {name: dumped[name] for name in TrainingSettings.model_fields if name not in CHANGEABLE_ON_RESUME}
 
 
-def plain(settings: TrainingSettings) -> TrainingSettings:
+def fit_settings(settings: TrainingSettings) -> TrainingSettings:
     """Return the settings of `fit` among those of a search or a study."""
-    given = (
-        settings.model_fields_set & TrainingSettings.model_fields.keys()
-    )  # an augmentation policy fills in the rest
+    # Only those that were given: the augmentation policy sets the others.
+    given = settings.model_fields_set & TrainingSettings.model_fields.keys()
     return TrainingSettings.model_validate({name: getattr(settings, name) for name in given})

@@ -1,4 +1,4 @@
-"""All that a training run is at one instant, so that a checkpoint of it loses nothing."""
+"""The complete state of a training run, and its snapshot for a checkpoint."""
 
 import copy
 from dataclasses import asdict, dataclass, field
@@ -12,23 +12,23 @@ from training.loop.checkpoint import Snapshot
 from training.loop.distributed import World
 from training.model.mlp import MLP, Standardisation
 from training.model.optimizers import AveragedWeights
-from training.settings import MachineSettings, PlaceSettings, TrainingSettings
+from training.settings import IOSettings, RuntimeSettings, TrainingSettings
 
 FORMAT = 1
-FREE_TO_CHANGE = frozenset(
-    {*PlaceSettings.model_fields, *MachineSettings.model_fields}
+CHANGEABLE_ON_RESUME = frozenset(
+    {*IOSettings.model_fields, *RuntimeSettings.model_fields}
     - {"data", "validation", "seed", "test_share", "test_seed"}
 )
-"""Settings that a resumed run may change: they do not touch the weights it will end with."""
+"""Settings that a resumed run may change, because the weights do not depend on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
-    """What one pass over the training images gave; losses in nats, before calibration."""
+    """The metrics of an epoch; losses are in nats, before calibration."""
 
     epoch: int
     train_loss: float
-    """Mean over the epoch's steps, in training mode: with dropout, while the weights move."""
+    """Mean over the epoch's steps, in training mode: with dropout, and while the weights change."""
     train_accuracy: float
     validation_loss: float
     validation_accuracy: float
@@ -40,48 +40,48 @@ class Epoch:
 
 @dataclass(kw_only=True, slots=True)
 class TrainingState:
-    """What changes while a model trains."""
+    """The mutable state of a training run."""
 
     settings: TrainingSettings
     world: World
     run_id: str
-    """Names this run, so that a restart after publishing does not publish again."""
+    """Identifies the run, so that a restart after publishing does not publish again."""
     model: MLP
     standardise: Standardisation
     optimizers: list[torch.optim.Optimizer]
     augment: Augmenter
     epoch_index: torch.Tensor
-    """`int64[]` on the device: the current epoch, for augmentation, at an address that stays."""
+    """`int64[]` on the device: the current epoch, for augmentation, at a fixed address."""
     average: AveragedWeights | None
     total_loss: torch.Tensor
-    """Sum over this epoch's images so far, on the device."""
-    right: torch.Tensor
-    """How many of them were classified correctly, on the device."""
+    """Sum of the loss over this epoch's images so far, on the device."""
+    correct: torch.Tensor
+    """Number of correctly classified images among them, on the device."""
     saved: float
-    """When the last checkpoint was written, or this process began, by its monotonic clock; in no checkpoint."""
+    """Monotonic time of the last checkpoint, or of the start of this process; not in checkpoints."""
     epoch: int = 0
-    """Epochs completed."""
+    """Completed epochs."""
     position: int = 0
-    """Batches taken in the current epoch."""
+    """Steps taken in the current epoch."""
     step: int = 0
-    """Batches taken in all."""
+    """Steps taken in total."""
     seconds: float = 0.0
     """Time spent in the current epoch."""
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, torch.Tensor] | None = None
-    """The weights after the best epoch, where early stopping will want them."""
+    """The weights of the best epoch, for early stopping."""
     best_score: float = -float("inf")
     epochs_since_best: int = 0
     metrics_bytes: int = 0
-    """Length of the metrics file when all of `history` was in it."""
+    """Length of the metrics file with all of `history`."""
 
     @property
-    def judged(self) -> MLP:
-        """The model that is evaluated and published: the averaged one, where there is one."""
+    def evaluated_model(self) -> MLP:
+        """The model that is evaluated and published: with the averaged weights, if averaging is on."""
         return self.average.model if self.average else self.model  # type: ignore[return-value]
 
     def snapshot(self, data_sha256: dict[str, str]) -> Snapshot:
-        """Return everything, as tensors and plain values on the CPU; all processes must call it."""
+        """Return the state as tensors and plain values on the CPU; a collective operation."""
         device = self.total_loss.device
         generators = {"cpu": self.world.gather(torch.get_rng_state(), device)}
         if device.type == "cuda":
@@ -99,7 +99,7 @@ class TrainingState:
             "average": self.average.model.state_dict() if self.average else None,
             "generators": generators,
             "total_loss": self.total_loss,
-            "right": self.right,
+            "right": self.correct,
             "epoch": self.epoch,
             "position": self.position,
             "step": self.step,
@@ -112,16 +112,16 @@ class TrainingState:
         }
 
     def restore(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
-        """Become what a snapshot was of.
+        """Restore the state from a snapshot.
 
         Raises:
-            CheckpointError: it is of a run with other settings, data, device or number of processes.
+            CheckpointError: the snapshot is of a run with other settings, data, device or number of processes.
         """
-        self._refuse_other_runs(snapshot, data_sha256)
+        self._check_same_run(snapshot, data_sha256)
         self.model.load_state_dict(snapshot["model"])
         for optimizer, saved in zip(self.optimizers, snapshot["optimizers"], strict=True):
-            # The groups stay those of the settings and the device. `load_state_dict` would replace the tensor that a
-            # graph reads the learning rate from by what was saved, which may be a Python float or lie elsewhere.
+            # Keep the parameter groups: `load_state_dict` would replace the tensor from which a CUDA graph reads the
+            # learning rate by the saved one, which may be a Python float or have another address.
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
         if self.average:
@@ -131,7 +131,7 @@ class TrainingState:
             torch.cuda.set_rng_state(snapshot["generators"]["cuda"][self.world.rank], self.total_loss.device)
         self.standardise = Standardisation(**snapshot["standardise"])
         self.total_loss.copy_(snapshot["total_loss"])
-        self.right.copy_(snapshot["right"])
+        self.correct.copy_(snapshot["right"])
         self.history = [Epoch(**epoch) for epoch in snapshot["history"]]
         for name in ("run_id", "epoch", "position", "step", "seconds", "best", "best_score"):
             setattr(self, name, snapshot[name])
@@ -139,31 +139,31 @@ class TrainingState:
         self.metrics_bytes = snapshot["metrics_bytes"]
 
     def remember_best(self) -> None:
-        """Keep a copy of the judged model's weights."""
-        self.best = copy.deepcopy(self.judged.state_dict())
+        """Keep a copy of the evaluated model's weights."""
+        self.best = copy.deepcopy(self.evaluated_model.state_dict())
 
-    def _refuse_other_runs(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
+    def _check_same_run(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
         if snapshot.get("format") != FORMAT:
-            raise CheckpointError("the checkpoint was made by another version of Glyph: use --no-resume")
+            raise CheckpointError(
+                "the checkpoint is of another version of Glyph: start over with --no-resume"
+            )
         mine: dict[str, Any] = self.settings.model_dump(mode="json")
         theirs = snapshot["settings"]
         differing = [
             f"{name} was {theirs.get(name)!r} and is {value!r}"
             for name, value in mine.items()
-            if name not in FREE_TO_CHANGE and theirs.get(name) != value
+            if name not in CHANGEABLE_ON_RESUME and theirs.get(name) != value
         ]
         if snapshot["data_sha256"] != data_sha256:
             both = snapshot["data_sha256"].items() ^ data_sha256.items()
             names = ", ".join(sorted({name for name, _ in both}))
-            differing.append(f"other SHA-256 of the data set's files or of teachers: {names}")
+            differing.append(f"the SHA-256 of data files or teachers differs: {names}")
         if snapshot["world_size"] != self.world.size:
-            differing.append(
-                f"{snapshot['world_size']} processes trained it and now there are {self.world.size}"
-            )
+            differing.append(f"the number of processes was {snapshot['world_size']} and is {self.world.size}")
         if snapshot["device"] != self.total_loss.device.type:
-            differing.append(f"it was on {snapshot['device']} and is on {self.total_loss.device.type}")
+            differing.append(f"the device was {snapshot['device']} and is {self.total_loss.device.type}")
         if differing:
             raise CheckpointError(
                 f"the checkpoint is of another run ({'; '.join(differing)}): "
-                "set that back, or start afresh with --no-resume"
+                "restore these settings, or start over with --no-resume"
             )

@@ -1,8 +1,7 @@
-"""Optional logging to TensorBoard (`--tensorboard DIR`) and MLflow (`--mlflow URI`), off by default.
+"""Experiment tracking with TensorBoard (`--tensorboard DIR`) and MLflow (`--mlflow URI`), off by default.
 
-A tracker is a guest of the training: it works in a thread of its own, so that a slow server delays
-no step, and if it fails one line says so and training goes on without it. That its package is
-missing is said before training starts.
+Each tracker runs in a thread of its own, so that a slow server does not delay a step. If it fails, one line is logged
+and training continues without it. A missing package is reported before training starts.
 """
 
 import importlib
@@ -16,40 +15,40 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from bundle.manifest import MANIFEST_FILE, REPORT_FILE, Facts
+from bundle.manifest import MANIFEST_FILE, REPORT_FILE, ModelMetadata
 from bundle.repository import Bundle
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, one_line
 from common.progress import Progress
 from training.loop.state import Epoch
 from training.settings import TrainingSettings
 
 EXTRA = "tracking"
 CLOSE_SECONDS = 10.0
-"""How long the end of a run waits for a tracker that still has something to send."""
+"""Timeout at the end of a run for a tracker that still has data to send."""
 HTTP_SECONDS = 5
 HTTP_RETRIES = 1
-"""MLflow's own defaults, 120 seconds and 7 retries, would keep a thread busy for minutes."""
+"""MLflow's defaults, 120 seconds and 7 retries, would block the thread for minutes."""
 MAX_PARAMETER = 500
-"""Characters of a parameter that every MLflow server takes."""
+"""Most characters of a parameter that every MLflow server accepts."""
 REASON_LENGTH = 300
 MLFLOW_EXPERIMENT = "glyph"
 RUN_TAG = "glyph.run_id"
 
 
 class Logger(Protocol):
-    """Something that follows a run from outside."""
+    """A tracker of a run."""
 
     def begun(self, run_id: str) -> None:
-        """Note which run it is, before anything else; a resumed run has the identity that it had."""
+        """Start the run; a resumed run keeps its identity."""
 
     def epoch(self, epoch: Epoch) -> None:
-        """Note what an epoch gave."""
+        """Log the metrics of an epoch."""
 
     def published(self, bundle: Bundle) -> None:
-        """Note what was published at the end."""
+        """Log the published bundle."""
 
     def close(self) -> None:
-        """Write out what is left."""
+        """Flush and close."""
 
 
 class Loggers:
@@ -59,32 +58,32 @@ class Loggers:
         self._loggers = loggers
 
     def __bool__(self) -> bool:
-        """Tell whether there is any."""
+        """Return whether there are any loggers."""
         return bool(self._loggers)
 
     def begun(self, run_id: str) -> None:
-        """Tell each."""
+        """Call each logger."""
         for logger in self._loggers:
             logger.begun(run_id)
 
     def epoch(self, epoch: Epoch) -> None:
-        """Tell each."""
+        """Call each logger."""
         for logger in self._loggers:
             logger.epoch(epoch)
 
     def published(self, bundle: Bundle) -> None:
-        """Tell each."""
+        """Call each logger."""
         for logger in self._loggers:
             logger.published(bundle)
 
     def close(self) -> None:
-        """Close each."""
+        """Close each logger."""
         for logger in self._loggers:
             logger.close()
 
 
 def check_packages(settings: TrainingSettings) -> None:
-    """Look for the packages that the settings need, before anything is fetched or trained.
+    """Check that the packages of the requested trackers are installed.
 
     Raises:
         ConfigurationError: one is not installed.
@@ -93,16 +92,16 @@ def check_packages(settings: TrainingSettings) -> None:
         if wanted is not None and importlib.util.find_spec(package) is None:
             raise ConfigurationError(
                 f"--{package} needs the package {package}, which is not installed: "
-                f"pip install 'glyph[{EXTRA}]', or train without it"
+                f"pip install 'glyph[{EXTRA}]', or train without --{package}"
             )
 
 
 def open_loggers(settings: TrainingSettings, progress: Progress) -> Loggers:
-    """Return the loggers that are asked for, without having written or sent anything.
+    """Return the requested loggers; nothing is written or sent yet.
 
     Args:
-        settings: of the run. TensorBoard's event files go into the subdirectory of the model's name.
-        progress: where a failure is said.
+        settings: of the run. TensorBoard's event files go to the subdirectory with the model's name.
+        progress: for messages about failures.
 
     Raises:
         ConfigurationError: a package is not installed.
@@ -113,44 +112,46 @@ def open_loggers(settings: TrainingSettings, progress: Progress) -> Loggers:
     found: list[Logger] = []
     if tensorboard is not None:
         found.append(
-            Guarded("TensorBoard", lambda: TensorBoard(tensorboard / name, hyperparameters), progress)
+            BackgroundLogger(
+                "TensorBoard", lambda: TensorBoard(tensorboard / name, hyperparameters), progress
+            )
         )
     if mlflow is not None:
-        found.append(Guarded("MLflow", lambda: MLflow(mlflow, name, hyperparameters), progress))
+        found.append(BackgroundLogger("MLflow", lambda: MLflow(mlflow, name, hyperparameters), progress))
     return Loggers(*found)
 
 
-class Guarded:
-    """A logger in a thread of its own, whose failure is one line and its end, and nobody else's."""
+class BackgroundLogger:
+    """A logger in a background thread; if it fails, one line is logged and it is not used any more."""
 
     def __init__(self, name: str, begin: Callable[[], Logger], progress: Progress) -> None:
-        """Begin the logger, in its thread, when there is first something to log."""
+        """Prepare the thread; `begin` creates the logger in it at the first call."""
         self._name, self._begin, self._progress = name, begin, progress
         self._waiting: queue.SimpleQueue[Callable[[Logger], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"log to {name}", daemon=True)
         self._has_begun = False
 
     def begun(self, run_id: str) -> None:
-        """Pass it on, and do not wait."""
+        """Enqueue the call."""
         self._put(lambda logger: logger.begun(run_id))
 
     def epoch(self, epoch: Epoch) -> None:
-        """Pass it on, and do not wait."""
+        """Enqueue the call."""
         self._put(lambda logger: logger.epoch(epoch))
 
     def published(self, bundle: Bundle) -> None:
-        """Pass it on, and do not wait."""
+        """Enqueue the call."""
         self._put(lambda logger: logger.published(bundle))
 
     def close(self) -> None:
-        """Wait for what is left, at most 10 seconds; a second call does nothing."""
+        """Wait up to 10 seconds for enqueued calls; a second call does nothing."""
         if not self._has_begun:
             return
         self._has_begun = False
         self._waiting.put(None)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._progress.say(f"{self._name} does not answer: the end of this run is not logged there")
+            self._progress.say(f"{self._name} does not respond: the end of this run is not logged there")
 
     def _put(self, call: Callable[[Logger], None]) -> None:
         if not self._has_begun:
@@ -164,23 +165,23 @@ class Guarded:
             while call := self._waiting.get():
                 call(logger)
             logger.close()
-        except Exception as error:  # noqa: BLE001  # whatever a tracker raises, training goes on
-            reason = " ".join(str(error).split())[:REASON_LENGTH] or type(error).__name__
-            self._progress.say(f"{self._name} failed, and training goes on without it: {reason}")
+        except Exception as error:  # noqa: BLE001  # whatever a tracker raises, training continues
+            reason = one_line(error, REASON_LENGTH) or type(error).__name__
+            self._progress.say(f"{self._name} failed, training continues without it: {reason}")
 
 
 class TensorBoard:
-    """Event files; an epoch that is logged again, by a resumed run, replaces what followed it."""
+    """TensorBoard event files. A resumed run that logs an epoch again purges that step and the later ones."""
 
     def __init__(self, directory: Path, hyperparameters: Mapping[str, Any]) -> None:
         self._directory, self._hyperparameters = directory, hyperparameters
         self._writer: Any = None
 
     def begun(self, run_id: str) -> None:
-        """Nothing: event files have no runs."""
+        """Do nothing: event files have no run identities."""
 
     def epoch(self, epoch: Epoch) -> None:
-        """Write the epoch's scalars, at its number."""
+        """Write the epoch's scalars, with its number as the step."""
         if self._writer is None:
             writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
             self._writer = writer(str(self._directory), purge_step=epoch.epoch)
@@ -191,7 +192,7 @@ class TensorBoard:
         self._writer.flush()
 
     def published(self, bundle: Bundle) -> None:
-        """Write the bundle's figures of merit, at the number 0 of their own."""
+        """Write the bundle's metrics, at step 0."""
         if self._writer is not None:
             for tag, value in _final_metrics(bundle.manifest).items():
                 self._writer.add_scalar(f"published/{tag}", value, 0)
@@ -204,13 +205,13 @@ class TensorBoard:
 
 
 class MLflow:
-    """One MLflow run: parameters at its start, metrics by epoch, the report and the manifest at its end."""
+    """An MLflow run: parameters at the start, metrics for each epoch, report and manifest as artifacts at the end."""
 
     def __init__(self, uri: str, name: str, hyperparameters: Mapping[str, Any]) -> None:
         """Find or create the experiment.
 
         Raises:
-            Exception: the server does not answer, or refuses.
+            Exception: any error of the MLflow client.
         """
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(HTTP_SECONDS))
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(HTTP_RETRIES))
@@ -226,7 +227,7 @@ class MLflow:
         self._run, self._epochs, self._is_published = "", 0, False
 
     def begun(self, run_id: str) -> None:
-        """Open the run that was begun under this identity, or create one."""
+        """Reopen the MLflow run of this identity, or create one."""
         found = self._client.search_runs([self._experiment], f"tags.`{RUN_TAG}` = '{run_id}'")
         if found:
             self._run = found[0].info.run_id
@@ -239,25 +240,25 @@ class MLflow:
         self._client.log_batch(self._run, params=self._parameters)
 
     def epoch(self, epoch: Epoch) -> None:
-        """Log the epoch's metrics, at its number, unless they are there already."""
+        """Log the epoch's metrics, with its number as the step, unless they have been logged already."""
         if epoch.epoch > self._epochs:
             self._log(_epoch_metrics(epoch), epoch.epoch)
 
     def published(self, bundle: Bundle) -> None:
-        """Log the bundle's figures of merit, its name, its report and its manifest."""
+        """Log the bundle's metrics, digest, path, report and manifest."""
         self._log({f"published_{key}": value for key, value in _final_metrics(bundle.manifest).items()}, 0)
         self._client.set_tag(self._run, "glyph.digest", bundle.manifest.digest)
         self._client.set_tag(self._run, "glyph.bundle", str(bundle.path))
         contents = {REPORT_FILE: bundle.read(REPORT_FILE), MANIFEST_FILE: bundle.manifest.to_bytes()}
         with tempfile.TemporaryDirectory(prefix="glyph-mlflow-") as directory:
-            for name, content in contents.items():  # copies: what is sent is what was proven
+            for name, content in contents.items():  # copies, so that the verified bytes are sent
                 path = Path(directory) / name
                 path.write_bytes(content)
                 self._client.log_artifact(self._run, str(path))
         self._is_published = True
 
     def close(self) -> None:
-        """End the run: finished if something was published, else killed."""
+        """End the run: FINISHED if a bundle was published, else KILLED."""
         self._client.set_terminated(self._run, "FINISHED" if self._is_published else "KILLED")
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -273,12 +274,12 @@ def _epoch_metrics(epoch: Epoch) -> dict[str, float]:
     return {key: float(value) for key, value in values.items()}
 
 
-def _final_metrics(facts: Facts) -> dict[str, float]:
+def _final_metrics(metadata: ModelMetadata) -> dict[str, float]:
     return {
-        "temperature": facts.temperature,
+        "temperature": metadata.temperature,
         **{
             f"{part}_{key}": float(value)
-            for part, metrics in (("validation", facts.validation), ("test", facts.test))
+            for part, metrics in (("validation", metadata.validation), ("test", metadata.test))
             for key, value in metrics.model_dump().items()
             if key != "images"
         },

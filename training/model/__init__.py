@@ -1,10 +1,10 @@
-"""The network and what a training step does to it: layers, loss, optimizers; teachers; how good it is.
+"""Network, loss and optimizers: layers, schedules, distillation, evaluation and calibration.
 
-From top to bottom; imports go down only. Open `mlp.py` first.
+Open `mlp.py` first. Imports go down only, in this order:
 
-- `robustness`: accuracy on images that were moved or turned
-- `evaluation`: metrics, calibration
-- `distillation` (the loss against teachers), over `teacher` (layers built from a published graph)
-- `loss`, `optimizers` (with learning rates and averaged weights)
-- `mlp`, over `noise_layers` (Dropout and noise); `parameters` (their number)
+- `robustness`: accuracy on moved and rotated images
+- `evaluation`: metrics and calibration
+- `distillation` (the ensemble of teachers), over `teacher` (layers from a published ONNX graph)
+- `loss`, `optimizers` (with learning rate schedules and averaged weights)
+- `mlp`, over `noise_layers` (dropout and Gaussian noise); `parameters` (their number)
 """

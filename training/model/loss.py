@@ -1,4 +1,4 @@
-"""What training makes smaller: cross entropy with the labels, and with teachers their divergence too."""
+"""The training loss: cross entropy with the labels, and for distillation the KL divergence from the teachers."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 from training.settings import TrainingSettings
 
 
-def objective(
+def training_loss(
     settings: TrainingSettings, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the loss summed over the images, `float32[]`, in nats.
@@ -15,10 +15,10 @@ def objective(
 
         (1 - share) CE(labels, softmax(z)) + share T^2 KL(targets || softmax(z / T)),
 
-    where T^2 makes up for the gradient of the second term, which falls as 1 / T^2. Source: Hinton,
-    Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2.
-    KL differs from the cross entropy there by the targets' own entropy, which no weight changes: the
-    gradient is the same, and the loss of a perfect student is 0.
+    where T^2 compensates for the gradient of the second term, which scales as 1 / T^2. Source: Hinton, Vinyals and
+    Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2. KL differs from the cross
+    entropy used there by the targets' entropy, which is constant: the gradient is the same, and the loss of a perfect
+    student is 0.
 
     Args:
         settings: `label_smoothing` of the first term; `distill_share` and `distill_temperature`.

@@ -1,4 +1,4 @@
-"""The multilayer perceptron, as the course lays it out, and the standardisation before it."""
+"""The multilayer perceptron and the standardisation of its input."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ LEAKY_SLOPE = 0.01
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standardisation:
-    """Pixels to zero mean and unit variance, by the training images' own statistics."""
+    """Standardisation of pixels to zero mean and unit variance, by the statistics of the training images."""
 
     mean: float
     """Mean pixel, 0..255."""
@@ -23,7 +23,7 @@ class Standardisation:
 
     @classmethod
     def of(cls, images: torch.Tensor) -> "Standardisation":
-        """Measure `uint8[n, 28, 28]`, exactly: by counts, which no order of addition changes."""
+        """Compute the statistics of `uint8[n, 28, 28]` from pixel counts, which are exact in any order of summation."""
         counts = torch.bincount(images.flatten().cpu(), minlength=256).double()
         values = torch.arange(256, dtype=torch.float64)
         mean = float((counts * values).sum() / counts.sum())
@@ -31,20 +31,19 @@ class Standardisation:
         return cls(mean=mean, deviation=max(variance**0.5, 1.0))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn `[n, 28, 28]`, uint8 or float of 0..255, into `float32[n, 784]`."""
+        """Standardise `[n, 28, 28]`, uint8 or float in 0..255, to `float32[n, 784]`."""
         return images.flatten(1).float().sub(self.mean).mul_(1 / self.deviation)
 
 
 class MLP(nn.Sequential):
-    """For each hidden layer: linear, normalisation, noise, activation, dropout; then linear to the logits.
+    """A multilayer perceptron: in each hidden layer linear, batch norm, noise, activation and dropout; a linear output.
 
-    Takes `float32[n, 784]`, standardised, and gives logits `float32[n, classes]`. The softmax is
-    not part of it: cross entropy takes logits, which is exact where probabilities would underflow.
-    Without hidden layers it is softmax regression; with two classes that is logistic regression,
-    whose one weight vector is the difference of the two here.
+    It maps standardised `float32[n, 784]` to logits `float32[n, classes]`. The softmax is not part of it: cross entropy
+    takes logits and is exact where probabilities would underflow. Without hidden layers it is softmax regression; with
+    two classes that is logistic regression, whose weight vector is the difference of the two rows here.
 
-    Dropout is inverted (kept units are divided by 1 - p while training), so that `eval()` needs no
-    rescaling. Source: Srivastava et al., "Dropout", JMLR 15 (2014), section 10.
+    Dropout is inverted (kept units are divided by 1 - p in training), so that `eval()` needs no rescaling. Source:
+    Srivastava et al., "Dropout", JMLR 15 (2014), section 10.
     """
 
     def __init__(self, settings: ModelSettings, classes: int) -> None:
@@ -74,10 +73,10 @@ class MLP(nn.Sequential):
 
 
 def _normalisation(units: int, *, noisy: bool) -> nn.BatchNorm1d:
-    """Return batch normalisation; its scale stays 1 where noise follows, or training would outgrow the noise.
+    """Return batch normalisation; if noise follows, its scale is fixed at 1, as training would outgrow the noise.
 
-    Source: Rasmus et al. (2015), equations 5 to 7, where noise is added before scale and shift, and
-    rectifiers have no scale because the next layer has one.
+    Source: Rasmus et al. (2015), equations 5 to 7, where noise is added before scale and shift, and rectifiers have no
+    scale because the next layer has one.
     """
     layer = nn.BatchNorm1d(units)
     layer.weight.requires_grad_(not noisy)
@@ -97,7 +96,7 @@ def _activation(name: str) -> nn.Module:
 
 
 def _initialise(model: MLP, settings: ModelSettings) -> None:
-    """Set weights by the chosen rule and biases to 0; the last layer, which feeds no activation, has gain 1.
+    """Initialise the weights by the chosen rule and the biases to 0; the output layer has gain 1.
 
     He: normal, variance gain^2 / fan-in (He et al., "Delving Deep into Rectifiers", 2015).
     Xavier: uniform, variance 2 / (fan-in + fan-out) times gain^2 (Glorot and Bengio, 2010).
@@ -116,7 +115,7 @@ def _initialise(model: MLP, settings: ModelSettings) -> None:
 
 
 def _gain(activation: str) -> float:
-    """Return the factor that keeps the variance through an activation; ReLU's for its smooth kin."""
+    """Return the gain that preserves the variance through an activation; ELU and GELU take that of ReLU."""
     if activation == "leaky_relu":
         return nn.init.calculate_gain("leaky_relu", LEAKY_SLOPE)
     if activation == "tanh":
@@ -126,7 +125,7 @@ def _gain(activation: str) -> float:
 
 @torch.no_grad()
 def constrain_norms(model: MLP, limit: float) -> None:
-    """Scale each hidden unit's incoming weights down to the Euclidean norm `limit`, where they exceed it.
+    """Apply the max-norm constraint: scale each hidden unit's incoming weights to a Euclidean norm of at most `limit`.
 
     Source: Srivastava et al. (2014), section 5.1.
     """

@@ -1,4 +1,4 @@
-"""From a gradient to a step: optimizers, learning rate schedules, penalties, averaged weights."""
+"""Optimizers, learning rate schedules, L1 and L2 penalties, and averaged weights."""
 
 import copy
 import math
@@ -14,30 +14,30 @@ from training.settings import OptimizationSettings
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1 / 25e4
 MUON_REST_RATE = 1e-3
-"""Learning rate of AdamW for what Muon does not take (biases, the last layer), at Muon's peak."""
+"""Peak learning rate of AdamW for the parameters that Muon does not train: biases and the output layer."""
 
 
 def build_optimizers(
-    model: MLP, settings: OptimizationSettings, *, recordable: bool = False
+    model: MLP, settings: OptimizationSettings, *, capturable: bool = False
 ) -> list[torch.optim.Optimizer]:
-    """Return the optimizers that together own every parameter once.
+    """Return the optimizers, which together own every parameter once.
 
-    Weight decay acts on matrices, and on biases too with `decay_biases`. Sources: AdamW,
-    Loshchilov and Hutter (2019); Muon, Jordan et al. (2024), for hidden matrices only.
+    Weight decay applies to matrices, and with `decay_biases` to biases as well. Sources: AdamW, Loshchilov and Hutter
+    (2019); Muon, Jordan et al. (2024), for hidden matrices only.
 
     Args:
-        model: whose parameters are to move.
-        settings: how.
-        recordable: whether the device can record steps as CUDA graphs, which read the learning rate from a
-            `float32[]` on it. Eager steps then read it there too: a Python float has more digits, and would
-            give other weights. Muon is never recorded.
+        model: the model to train.
+        settings: of the optimizer.
+        capturable: whether steps can be captured as CUDA graphs, which read the learning rate from a `float32[]` on the
+            device. Eager steps then read it there as well: a Python float has more digits and would give other weights.
+            Muon is never captured.
     """
     weights = [p for p in model.parameters() if p.ndim >= 2]
     biases = [p for p in model.parameters() if p.ndim < 2]
     decay = settings.weight_decay
     bias_decay = decay if settings.decay_biases else 0.0
     device = model.linear_layers()[0].weight.device
-    rate = torch.tensor(settings.learning_rate, device=device) if recordable else settings.learning_rate
+    rate = torch.tensor(settings.learning_rate, device=device) if capturable else settings.learning_rate
     groups = [
         {"params": weights, "weight_decay": decay},
         {"params": biases, "weight_decay": bias_decay},
@@ -46,9 +46,9 @@ def build_optimizers(
         nesterov = settings.nesterov and settings.momentum > 0
         return [torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=nesterov, fused=True)]
     if settings.optimizer == "adam":
-        return [torch.optim.Adam(groups, lr=rate, fused=True, capturable=recordable)]
+        return [torch.optim.Adam(groups, lr=rate, fused=True, capturable=capturable)]
     if settings.optimizer == "adamw":
-        return [torch.optim.AdamW(groups, lr=rate, fused=True, capturable=recordable)]
+        return [torch.optim.AdamW(groups, lr=rate, fused=True, capturable=capturable)]
     matrices, rest = weights[:-1], weights[-1:]
     groups[0]["params"] = rest
     adamw = torch.optim.AdamW(groups, lr=MUON_REST_RATE, fused=True)
@@ -61,9 +61,9 @@ def build_optimizers(
 
 
 def rate_factor(step: int, total: int, settings: OptimizationSettings) -> float:
-    """Return the learning rate of step `step` of `total` (from 0), as a share of its peak.
+    """Return the learning rate of step `step` (from 0) of `total`, relative to its peak.
 
-    A pure function of the step, so that a resumed run needs no schedule state.
+    It is a pure function of the step, so a resumed run needs no scheduler state.
 
     - one_cycle: cosine from 1/25 up to 1 in the warm-up, cosine down to 1/250,000 (Smith and
       Topin, 2018; as torch's `OneCycleLR` without momentum cycling).
@@ -89,8 +89,8 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-class Rates:
-    """Sets the learning rate of every parameter group for a step."""
+class LearningRates:
+    """The learning rate schedule, for every parameter group of the optimizers."""
 
     def __init__(
         self, optimizers: Iterable[torch.optim.Optimizer], settings: OptimizationSettings, total: int
@@ -101,17 +101,17 @@ class Rates:
             group.setdefault("peak_lr", float(group["lr"]))
 
     def set(self, step: int) -> None:
-        """Set the rates of step `step`, counted from 0 over all epochs."""
+        """Set the learning rates of step `step`, counted from 0 over all epochs."""
         factor = rate_factor(step, self._total, self._settings)
         for group in self._groups():
             rate = group["peak_lr"] * factor
             if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(rate)  # a captured graph reads it from the device
+                group["lr"].fill_(rate)  # a CUDA graph reads it from the device
             else:
                 group["lr"] = rate
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Return the groups as they are now: loading a state replaces them."""
+        """Return the current groups, which loading a state replaces."""
         return [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
 
@@ -119,7 +119,7 @@ def penalty(model: nn.Module, settings: OptimizationSettings, images: int) -> to
     """Return lambda/n times the sum of squares (L2) and of magnitudes (L1), or None if both are off.
 
     Args:
-        model: whose matrices count, and with `decay_biases` its biases too.
+        model: whose matrices are penalised, and with `decay_biases` its biases as well.
         settings: `l2` and `l1` are the lambdas.
         images: n, the number of training images.
     """
@@ -136,13 +136,13 @@ def penalty(model: nn.Module, settings: OptimizationSettings, images: int) -> to
 
 
 class AveragedWeights:
-    """An exponential moving average of a model's parameters.
+    """An exponential moving average (EMA) of a model's parameters.
 
-    The statistics of batch normalisation are none of them: they are measured anew for the averaged
-    weights before these are judged (`training.loop.fit.renew_statistics`).
+    Batch normalisation statistics are not averaged: they are recomputed for the averaged weights before each evaluation
+    (`training.loop.fit.update_batch_norm_statistics`).
 
-    The decay rises as (1 + t) / (10 + t) to its value, so that the first, random weights are
-    forgotten soon. Source: the moving average of TensorFlow's `ExponentialMovingAverage`.
+    The decay rises as (1 + t) / (10 + t) to its final value, so that the random initial weights are forgotten soon.
+    Source: TensorFlow's `ExponentialMovingAverage`.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -151,6 +151,6 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the model's values after step `step`, counted from 0."""
+        """Update the average by the model's parameters after step `step`, counted from 0."""
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), share)

@@ -1,4 +1,4 @@
-"""How many parameters a network has, and how wide one of a given depth must be to have as many."""
+"""The number of parameters of a network, and the width that a network of another depth needs for as many."""
 
 from itertools import pairwise
 
@@ -8,32 +8,32 @@ from common.errors import ConfigurationError
 from training.settings import ModelSettings
 
 TOLERANCE = 0.01
-"""Networks of one comparison differ by this share of their parameters at most."""
+"""Largest relative difference in the number of parameters between networks that are compared."""
 MOST = (MAX_MODEL_BYTES - MIB) // 4
-"""Of one network: an exported file has four bytes for each, and what else is in it."""
+"""Most parameters of a network: an exported file has four bytes for each, and up to 1 MiB of other content."""
 
 
 def parameter_count(settings: ModelSettings, classes: int) -> int:
-    """Return the number of trained numbers: weights, biases, and batch normalisation's two a unit."""
+    """Return the number of parameters: weights, biases, and two for each unit with batch normalisation."""
     widths = (PIXELS, *settings.hidden, classes)
     linear = sum((before + 1) * after for before, after in pairwise(widths))
     return linear + (2 * sum(settings.hidden) if settings.batch_norm else 0)
 
 
 def check_publishable(settings: ModelSettings, classes: int) -> None:
-    """Make sure, before it is trained, that the network's files are not larger than a bundle's may be.
+    """Check, before training, that the network's files will not exceed the size limits of a bundle.
 
     Raises:
-        ConfigurationError: they would be.
+        ConfigurationError: they would.
     """
     if (count := parameter_count(settings, classes)) > MOST:
         raise ConfigurationError(
-            f"hidden: a network of {count:,} parameters cannot be published, {MOST:,} can: give fewer units"
+            f"hidden: a network of {count:,} parameters cannot be published; at most {MOST:,} can: give fewer units"
         )
 
 
 def equal_widths(settings: ModelSettings, depth: int, target: int, classes: int) -> tuple[int, ...]:
-    """Return `depth` equal widths that give nearest to `target` parameters, else as `settings`.
+    """Return `depth` equal widths with which a network of these `settings` has about `target` parameters.
 
     Raises:
         ConfigurationError: no width comes within 1%.
@@ -52,7 +52,7 @@ def equal_widths(settings: ModelSettings, depth: int, target: int, classes: int)
     best = min(low, high, key=lambda width: abs(count(width) - target))
     if abs(count(best) - target) > TOLERANCE * target:
         raise ConfigurationError(
-            f"{depth} hidden layers of equal width cannot have {target} parameters within 1%: "
-            f"{best} units each give {count(best)}"
+            f"hidden: {depth} layers of equal width cannot have {target:,} parameters within 1%: "
+            f"{best} units each give {count(best):,}"
         )
     return (best,) * depth

@@ -1,4 +1,4 @@
-"""How good a model is on test images that are moved and turned, as a camera or another program gives them."""
+"""Robustness: the accuracy on test images that are moved and rotated, as cameras and other programs produce them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from torch import nn
 from bundle.manifest import IMAGE_SIZE
 from training.augmentation.geometry import base_grid, inverse_affine, warp
 from training.data.dataset import Images
-from training.model.evaluation import BATCH, Poll, logits_of
+from training.model.evaluation import BATCH, Poll, accuracy, logits_of
 from training.model.mlp import Standardisation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One affine map, the same for every image."""
+    """An affine map, the same for every image."""
 
     rotation: float = 0.0
     """Degrees clockwise."""
@@ -29,11 +29,11 @@ CHANGES: Mapping[str, Change] = {
     "moved by 2 and 2 pixels": Change(translation=(2.0, 2.0)),
     "turned by 15 degrees": Change(rotation=15.0),
 }
-"""What is done to the test images, by the name that manifest, report and model card have."""
+"""Name, in manifest, report and model card, to the change of the test images."""
 
 
 def apply_change(images: npt.NDArray[np.uint8], change: Change, paper: int) -> npt.NDArray[np.uint8]:
-    """Return `uint8[n, 28, 28]` changed, interpolated bilinearly and rounded; `paper` comes in from outside."""
+    """Apply a change to `uint8[n, 28, 28]` with bilinear interpolation; `paper` fills what comes in from outside."""
     grid = base_grid(IMAGE_SIZE, torch.device("cpu"))
     affine = inverse_affine(
         torch.tensor([change.rotation]),
@@ -52,18 +52,18 @@ def apply_change(images: npt.NDArray[np.uint8], change: Change, paper: int) -> n
 def accuracies(
     model: nn.Module, standardise: Standardisation, test: Images, paper: int, poll: Poll = lambda: None
 ) -> dict[str, float]:
-    """Return the accuracy on the test images after each of the changes.
+    """Return the accuracy on the test images after each change, by its name.
 
     Args:
         model: on the CPU.
-        standardise: what comes before it.
-        test: the images and their classes.
-        paper: the pixel around the ink, 0 for white on black and 255 for black on white.
-        poll: called before each batch, and may raise.
+        standardise: the standardisation of its input.
+        test: the test set.
+        paper: value of the background, 0 for white on black and 255 for black on white.
+        poll: called before each batch; it may raise.
     """
     found = {}
     for name, change in CHANGES.items():
         images = torch.from_numpy(apply_change(test.images, change, paper))
         logits = logits_of(model, standardise, images, poll)
-        found[name] = float((logits.argmax(axis=1) == test.labels).mean())
+        found[name] = accuracy(logits, test.labels)
     return found

@@ -1,8 +1,8 @@
-"""A published model as layers again: from `model.onnx`, which is data, and not from `model.pt2`.
+"""The layers of a teacher, built from the `model.onnx` of a bundle, which is data, and not from `model.pt2`.
 
-`torch.export.load` unpickles, and evaluates expressions out of the file: it runs what the file says. Who can write a
-bundle can seal its manifest anew. So a teacher's layers are built here, from a graph of the operators that `export.py`
-writes, and its tensors; any other graph is refused.
+`torch.export.load` unpickles the file and evaluates expressions in it, so it executes code, and whoever can write a
+bundle can seal its manifest anew. The layers are therefore built here from the graph's operators and tensors. Graphs
+with other operators than those that `export.py` writes are rejected.
 """
 
 import math
@@ -33,32 +33,32 @@ ACTIVATIONS: dict[str, tuple[Options, Callable[..., nn.Module]]] = {
     "Tanh": ({}, nn.Tanh),
     "Sigmoid": ({}, nn.Sigmoid),
 }
-"""By ONNX's operator: its attributes and their defaults, and what makes the module of them."""
+"""ONNX operator to its attributes with their defaults, and the function that builds the module from them."""
 
 
-def layers_of(graph: bytes, classes: int) -> nn.Sequential:
-    """Return the layers of a published graph: pixels `float32[n, 784]` in 0..255 to logits `float32[n, classes]`.
+def layers_from_onnx(graph: bytes, classes: int) -> nn.Sequential:
+    """Return the layers of a published graph, from pixels `float32[n, 784]` in 0..255 to logits `float32[n, classes]`.
 
-    The published function takes uint8 alone. Augmented pixels have fractions, which rounding would keep from
-    the teacher; so the layers behind the conversion to float, which have the standardisation folded in
-    (`Served.layers`), are called without it. What the graph makes of the logits is left out.
+    The published function takes uint8, but augmented pixels have fractions, which rounding would withhold from the
+    teacher. The layers therefore start after the graph's conversion to float; the standardisation is folded into them
+    (`ExportedModel.layers`). The nodes after the logits are left out.
 
     Args:
-        graph: the content of `model.onnx`, as `Bundle.read` gives it, which refuses external data.
-        classes: how many the manifest names.
+        graph: the content of `model.onnx` from `Bundle.read`, which rejects external data.
+        classes: the number of classes in the manifest.
 
     Raises:
-        DataError: it is none of the graphs that `export.py` writes.
+        DataError: it is not a graph that `export.py` writes.
     """
     try:
         model = onnx.load_from_string(graph)
-    except Exception as error:  # protobuf's own class, which is in none of this project's dependencies
-        raise _refused("it is no ONNX file") from error
+    except Exception as error:  # protobuf's own class; protobuf is not a declared dependency
+        raise _unsupported("it is not an ONNX file") from error
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    reshape, cast, *nodes = _way(list(model.graph.node))
+    reshape, cast, *nodes = _path_to_logits(list(model.graph.node))
     floats = cast.op_type == "Cast" and _options(cast, {"to": 0}) == {"to": TensorProto.FLOAT}
     if not _flattens(reshape, tensors) or not floats:
-        raise _refused("it does not begin with the pixels as float32")
+        raise _unsupported("it does not start with the pixels as float32")
     layers: list[nn.Module] = []
     width = PIXELS
     for node in nodes:
@@ -68,53 +68,53 @@ def layers_of(graph: bytes, classes: int) -> nn.Sequential:
         elif node.op_type in ACTIVATIONS and len(node.input) == 1:
             layers.append(_activation(node))
         else:
-            raise _refused(f"it has the operator {node.op_type[:40]!r} before its logits")
+            raise _unsupported(f"it has the operator {node.op_type[:40]!r} before its logits")
     if not layers or not isinstance(layers[-1], nn.Linear) or width != classes:
-        raise _refused(f"it does not end with a layer of {classes} logits")
+        raise _unsupported(f"it does not end with a layer of {classes} logits")
     return nn.Sequential(*layers).eval().requires_grad_(requires_grad=False)
 
 
-def _way(nodes: list[NodeProto]) -> list[NodeProto]:
-    """Return the nodes on the way from the images to the logits, by each one's first input."""
+def _path_to_logits(nodes: list[NodeProto]) -> list[NodeProto]:
+    """Return the nodes on the path from the images to the logits, by each one's first input."""
     sources = {name: node for node in nodes for name in node.output}
-    way: list[NodeProto] = []
+    path: list[NodeProto] = []
     at = "logits"
     while at != "images":
-        node = sources.pop(at, None)  # popped, so that a circle ends
+        node = sources.pop(at, None)  # popped, so that a cycle ends
         if node is None or not node.input or node.domain:
-            raise _refused(
-                f"its logits are no function of the images alone: {at[:40]!r} comes from elsewhere"
+            raise _unsupported(
+                f"its logits do not depend on the images alone: {at[:40]!r} comes from elsewhere"
             )
-        way.append(node)
+        path.append(node)
         at = node.input[0]
-    if len(way) < 2:
-        raise _refused("it has no layers")
-    return way[::-1]
+    if len(path) < 2:
+        raise _unsupported("it has no layers")
+    return path[::-1]
 
 
 def _flattens(node: NodeProto, tensors: Tensors) -> bool:
-    """Tell whether a node reshapes to `[n, 784]`."""
+    """Return whether a node reshapes to `[n, 784]`."""
     if node.op_type != "Reshape" or len(node.input) != 2 or node.input[1] not in tensors:
         return False
     return bool(_array(tensors[node.input[1]], TensorProto.INT64).tolist() == [-1, PIXELS])
 
 
 def _linear(node: NodeProto, tensors: Tensors, width: int) -> nn.Linear:
-    """Return the layer that a Gemm of `width` inputs is (ONNX, Operators, Gemm): alpha A B + beta C."""
+    """Return the linear layer of a Gemm with `width` inputs (ONNX, Operators, Gemm): alpha A B + beta C."""
     options = _options(node, GEMM)
     constant = 2 <= len(node.input) <= 3 and all(name in tensors for name in node.input[1:])
     if not constant or (options["alpha"], options["beta"], options["transA"]) != (1, 1, 0):
-        raise _refused("it has a matrix product that is none of constant weights")
+        raise _unsupported("it has a matrix product without constant weights")
     weight, *biases = (_array(tensors[name], TensorProto.FLOAT) for name in node.input[1:])
     weight = weight if options["transB"] else weight.T
     bias = biases[0] if biases else np.zeros(weight.shape[:1], np.float32)
     if weight.shape[1:] != (width,) or bias.shape != weight.shape[:1]:
-        raise _refused(
+        raise _unsupported(
             f"after {width} values it has a layer of {list(weight.shape)} weights and {list(bias.shape)} biases"
         )
     if not np.isfinite(weight).all() or not np.isfinite(bias).all():
-        raise _refused("it has weights that are not finite")
-    layer = nn.Linear(width, len(weight), device="meta")  # nothing is drawn for weights that are there
+        raise _unsupported("it has weights that are not finite")
+    layer = nn.Linear(width, len(weight), device="meta")  # without random initialisation
     layer.weight = nn.Parameter(torch.tensor(weight))
     layer.bias = nn.Parameter(torch.tensor(bias))
     return layer
@@ -124,22 +124,22 @@ def _activation(node: NodeProto) -> nn.Module:
     defaults, module = ACTIVATIONS[node.op_type]
     options = _options(node, defaults)
     if not math.isfinite(options.get("alpha", 0)) or options.get("approximate", b"none") != b"none":
-        raise _refused(f"it has a {node.op_type} of its own kind")
+        raise _unsupported(f"it has a {node.op_type} with other attributes than PyTorch's")
     return module(**options)
 
 
 def _array(tensor: TensorProto, kind: int) -> npt.NDArray[Any]:
-    """Return a tensor of one type, whose numbers are as many as its axes say."""
+    """Return a tensor as an array, after checking its type and that its size matches its shape."""
     size = np.dtype(helper.tensor_dtype_to_np_dtype(kind)).itemsize
     axes = list(tensor.dims)
     whole = tensor.data_type == kind and len(axes) <= 2 and all(axis > 0 for axis in axes)
     if not whole or len(tensor.raw_data) != math.prod(axes) * size:
-        raise _refused(f"it has the tensor {tensor.name[:40]!r} of another type or size than a layer's")
+        raise _unsupported(f"it has the tensor {tensor.name[:40]!r} of another type or size than a layer's")
     return numpy_helper.to_array(tensor)
 
 
 def _options(node: NodeProto, defaults: Options) -> dict[str, Any]:
-    """Return a node's attributes, each of its default's type; those that are not stated have the default."""
+    """Return a node's attributes, each of the type of its default; missing ones have the default."""
     options: dict[str, Any] = dict(defaults)
     for option in node.attribute:
         try:
@@ -147,10 +147,10 @@ def _options(node: NodeProto, defaults: Options) -> dict[str, Any]:
         except ValueError:
             value = None
         if type(value) is not type(defaults.get(option.name, ())):
-            raise _refused(f"it has the attribute {option.name[:40]!r} of {node.op_type[:40]!r}")
+            raise _unsupported(f"it has the attribute {option.name[:40]!r} of {node.op_type[:40]!r}")
         options[option.name] = value
     return options
 
 
-def _refused(why: str) -> DataError:
-    return DataError(f"{ONNX_FILE} is none of the graphs that a teacher is built from: {why}")
+def _unsupported(why: str) -> DataError:
+    return DataError(f"{ONNX_FILE} is not a graph that a teacher can be built from: {why}")

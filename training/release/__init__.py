@@ -1,8 +1,8 @@
-"""What a trained model is published as: exported, proven equal to the trained one, measured, described.
+"""Publishing a trained model: export, proof of parity, evaluation, model card.
 
-From top to bottom; imports go down only. Open `publish.py` first.
+Open `publish.py` first. Imports go down only, in this order:
 
 - `publish`
-- `parity`: the proof that each file says what the trained model says
+- `parity`: the proof that each exported file computes what the trained model computes
 - `export` (ONNX, TorchScript and torch.export files), `integer_graph` (the first layer in integers), `model_card`
 """

@@ -1,7 +1,7 @@
-"""Turn a trained module into files that others run; `parity.py` proves that they say what it says.
+"""Export of a trained module to ONNX, TorchScript and torch.export files; `parity.py` proves them equal to it.
 
-Three forms of one function, `uint8[batch, 28, 28] -> logits, probabilities`: ONNX (served),
-TorchScript (libtorch) and torch.export (TorchScript's successor).
+The three formats have the same function, `uint8[batch, 28, 28] -> logits, probabilities`: ONNX (served), TorchScript
+(for libtorch) and torch.export (TorchScript's successor).
 """
 
 import copy
@@ -29,19 +29,18 @@ from training.model.noise_layers import GaussianNoise
 OPSET = 20
 
 
-class Served(nn.Module):
-    """The trained module as callers use it: raw pixels in, logits and calibrated probabilities out.
+class ExportedModel(nn.Module):
+    """The module that is exported, from raw pixels to logits and calibrated probabilities.
 
-    What is linear is folded into the linear layer it meets, in float64, so the graph is only matrix
-    products and activations. Standardisation goes into the first layer,
-    W((x - m) / s) + b = (W / s) x + (b - (m / s) W 1), and each batch normalisation, which is affine
-    with its running statistics, into the layer before it. Dropout and noise are the identity and left out.
-    Pixels 0..255 are exact in float32.
+    Affine operations are folded into the adjacent linear layer, in float64, so the graph has only matrix products and
+    activations. Standardisation is folded into the first layer, W((x - m) / s) + b = (W / s) x + (b - (m / s) W 1), and
+    each batch normalisation, which is affine with its running statistics, into the layer before it. Dropout and noise
+    are the identity and left out. Pixels 0..255 are exact in float32.
 
     Args:
-        model: the trained module, on the CPU; it stays as it is.
-        standardise: what came before the model in training.
-        temperature: the calibration's.
+        model: the trained module, on the CPU; it is not changed.
+        standardise: the standardisation of its input.
+        temperature: of the calibration.
     """
 
     def __init__(self, model: nn.Sequential, standardise: Standardisation, temperature: float) -> None:
@@ -74,13 +73,13 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
 
 
 def _scale_input(layer: nn.Linear, scale: torch.Tensor, shift: torch.Tensor) -> nn.Linear:
-    """Return the layer that gives for x what this one gives for scale * x + shift."""
+    """Return the linear layer that computes `layer(scale * x + shift)`."""
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
     return _linear(weight * scale, bias + weight.sum(1) * shift)
 
 
 def _fold_batch_norm(layer: nn.Module, norm: nn.BatchNorm1d) -> nn.Linear:
-    """Return the linear layer that is `layer` and then `norm` with its running statistics."""
+    """Return the linear layer that computes `norm(layer(x))`, with the running statistics."""
     mean, variance = norm.running_mean, norm.running_var
     if not isinstance(layer, nn.Linear) or mean is None or variance is None:
         raise ExportError("batch normalisation that does not follow a linear layer cannot be folded")
@@ -89,23 +88,25 @@ def _fold_batch_norm(layer: nn.Module, norm: nn.BatchNorm1d) -> nn.Linear:
     return _linear(layer.weight.detach().double() * factor[:, None], bias)
 
 
-def export(served: Served, directory: Path) -> None:
-    """Write `model.onnx`, `model.pt` and `model.pt2` into the directory."""
-    example = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)  # 1 would be taken for constant
+def export(model: ExportedModel, directory: Path) -> None:
+    """Write `model.onnx`, `model.pt` and `model.pt2` to the directory."""
+    example = torch.zeros(
+        2, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8
+    )  # a batch of 1 would be exported as constant
     with quiet():
-        _export_onnx(served, example, directory / ONNX_FILE)
-        scripted = torch.jit.freeze(torch.jit.trace(served, (example,)))
+        _export_onnx(model, example, directory / ONNX_FILE)
+        scripted = torch.jit.freeze(torch.jit.trace(model, (example,)))
         _save_without_sources(scripted, directory / TORCHSCRIPT_FILE)
         batch = torch.export.Dim("batch")
-        program = torch.export.export(served, (example,), dynamic_shapes={"images": {0: batch}})
+        program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: batch}})
         for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # holds the paths of this machine's files
+            node.meta.pop("stack_trace", None)  # contains paths of source files
         torch.export.save(program, directory / TORCH_EXPORT_FILE)
 
 
-def _export_onnx(served: Served, example: torch.Tensor, path: Path) -> None:
+def _export_onnx(model: ExportedModel, example: torch.Tensor, path: Path) -> None:
     program = torch.onnx.export(
-        served,
+        model,
         (example,),
         dynamo=True,
         opset_version=OPSET,
@@ -115,10 +116,10 @@ def _export_onnx(served: Served, example: torch.Tensor, path: Path) -> None:
         verbose=False,
     )
     if program is None:
-        raise ExportError("torch.onnx.export gave nothing")
+        raise ExportError("torch.onnx.export returned no program")
     model = program.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # holds the paths of this machine's files
+        del node.metadata_props[:]  # contains paths of source files
         node.doc_string = ""
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         del value.metadata_props[:]
@@ -127,7 +128,7 @@ def _export_onnx(served: Served, example: torch.Tensor, path: Path) -> None:
 
 
 def _save_without_sources(scripted: torch.jit.ScriptModule, path: Path) -> None:
-    """Save TorchScript without its debug records, which name this machine's source files."""
+    """Save TorchScript without its debug records, which contain paths of source files."""
     buffer = io.BytesIO()
     torch.jit.save(scripted, buffer)
     with zipfile.ZipFile(buffer) as full, zipfile.ZipFile(path, "w") as kept:
@@ -138,7 +139,7 @@ def _save_without_sources(scripted: torch.jit.ScriptModule, path: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what the exporters say of themselves: that torch.jit is deprecated, and how they go."""
+    """Silence the exporters: deprecation warnings of torch.jit, and progress messages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

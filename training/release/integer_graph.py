@@ -1,18 +1,18 @@
-"""A second graph for the CPU: the same function, its first layer computed in integers, exactly.
+"""The integer graph for the CPU: the same function, with the first layer computed exactly in integers.
 
-Pixels are integers of 0..255, so the first layer's weights can be, too. Each column of weights (one unit's)
-becomes fixed-point numbers, and these are written as three digits of base 128:
+Pixels are integers in 0..255, so the weights of the first layer can be integers as well. Each column of weights (those
+of a unit) becomes fixed-point numbers, written as three digits of base 128:
 
     w = scale * (d0 + d1 / 128 + d2 / 128^2),   scale = max|w| / 64,   -64 <= d <= 64
 
-A digit is a signed byte, so each digit's product with the pixels is a MatMulInteger, of which a processor with
-AMX computes three in less time than one in float32 (`python -m bench arithmetic`). Nothing in it can round:
+A digit is a signed byte, so the product of each digit plane with the pixels is a MatMulInteger. A processor with AMX
+computes three of them in less time than one product in float32 (`python -m bench arithmetic`). They are exact:
 
-- 255 * 64 * 2 = 32,640 fits the 16 bits in which AVX2's vpmaddubsw adds two products, which saturates beyond;
-- 784 * 255 * 64 = 12,794,880 < 2^24, so the sum is exact in 32 bits and stays exact as a float32.
+- 255 * 64 * 2 = 32,640 fits the 16 bits in which AVX2's vpmaddubsw adds two products, and beyond which it saturates;
+- 784 * 255 * 64 = 12,794,880 < 2^24, so the sum is exact in 32 bits and in float32.
 
-What is left is the fixed point's own error, at most 2^-21 of the column's largest weight, and float32's
-rounding of the three sums, where a float32 layer rounds 784 times. The operators are ONNX's own, so any
+The remaining errors are those of the fixed-point weights, at most 2^-21 of the column's largest weight, and float32's
+rounding of the sum of three products, where a float32 layer rounds 784 times. The operators are ONNX's own, so any
 runtime can run the graph.
 """
 
@@ -25,7 +25,7 @@ from bundle.manifest import IMAGE_SIZE
 from training.errors import ExportError
 
 PLANES = 3
-"""Digits of a weight. Two are faster, and a logit is off by more than the export allows."""
+"""Digits of a weight. Two would be faster, but logits would differ by more than the parity tolerance."""
 BASE = 128
 MOST = 64
 """Largest |digit|."""
@@ -41,7 +41,7 @@ def digits(weights: Weights) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.in
     """
     largest = np.abs(weights).max(axis=0)
     scales = (largest / np.float32(MOST)).astype(np.float32)
-    # Of a column without weights, or of weights that are no normal float32 numbers, 0 is right.
+    # A column of zeros, or of subnormal weights, becomes 0.
     scales[scales < np.finfo(np.float32).tiny * BASE ** (PLANES - 1)] = 1
     left = np.rint(weights.astype(np.float64) / scales * BASE ** (PLANES - 1)).astype(np.int64)
     planes = []
@@ -54,27 +54,27 @@ def digits(weights: Weights) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.in
 
 
 def integer_graph(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with its first layer in integers; `model` stays as it is.
+    """Return the graph with its first layer in integers; `model` is not changed.
 
     Raises:
-        ExportError: the graph does not begin with a matrix product of the raw pixels.
+        ExportError: the graph does not start with a matrix product of the raw pixels.
     """
     nodes = list(model.graph.node)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     if [node.op_type for node in nodes[:3]] != ["Reshape", "Cast", "Gemm"]:
-        raise ExportError("its first operator is no matrix product of the raw pixels")
+        raise ExportError("its first operator is not a matrix product of the raw pixels")
     reshape, cast, product = nodes[:3]
     weights, bias = _layer(product, tensors)
     one_way = reshape.input[0] == "images" and cast.input[0] == reshape.output[0]
     if not one_way or product.input[0] != cast.output[0] or _used(nodes[2:], cast.output[0]) != 1:
         raise ExportError(
-            "its first matrix product has another input than the raw pixels, or these have another use"
+            "the input of its first matrix product is not the raw pixels, or they have another use"
         )
 
     built = onnx.ModelProto()
     built.CopyFrom(model)
     del built.graph.node[:]
-    del built.graph.value_info[:]  # of what is no longer there
+    del built.graph.value_info[:]  # of removed nodes
     kept = [tensor for tensor in model.graph.initializer if tensor.name != product.input[1]]
     new, made = _sum_of_planes(reshape.output[0], bias, product.output[0], weights)
     built.graph.node.extend([reshape, *new, *nodes[3:]])
@@ -88,11 +88,11 @@ def _layer(product: NodeProto, tensors: dict[str, TensorProto]) -> tuple[Weights
     options = {option.name: helper.get_attribute_value(option) for option in product.attribute}
     plain = options.get("alpha", 1) == options.get("beta", 1) == 1 and not options.get("transA", 0)
     if not plain or len(product.input) != 3 or not {*product.input[1:]} <= set(tensors):
-        raise ExportError("its first matrix product is none of constant weights and a bias")
+        raise ExportError("its first matrix product does not have constant weights and a bias")
     weights = numpy_helper.to_array(tensors[product.input[1]])
     weights = weights.T if options.get("transB", 0) else weights
     if weights.dtype != np.float32 or weights.shape[0] != IMAGE_SIZE**2:
-        raise ExportError(f"its first matrix has the form {weights.dtype}{list(weights.shape)}")
+        raise ExportError(f"its first matrix is {weights.dtype}{list(weights.shape)}")
     return weights, product.input[2]
 
 
@@ -103,7 +103,7 @@ def _used(nodes: list[NodeProto], name: str) -> int:
 def _sum_of_planes(
     pixels: str, bias: str, output: str, weights: Weights
 ) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Return the nodes and the tensors that give `pixels @ weights + bias`, the largest parts added first."""
+    """Return the nodes and tensors that compute `pixels @ weights + bias`, adding the most significant plane first."""
     nodes, tensors = [], []
     scales, planes = digits(weights)
     total = ""

@@ -1,27 +1,27 @@
-"""The model card: what a model is for, how good it is, and where it comes from, in Markdown.
+"""The model card in Markdown: intended use, metrics, robustness, calibration and provenance of a model.
 
-Source of the form: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
+Source: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 """
 
 import re
 
-from bundle.manifest import Facts
+from bundle.manifest import ModelMetadata
 from common.html.frame import visible
 from training.augmentation.policy import describe_policy
 
 MAX_LISTED_CLASSES = 100
-"""Class names that are listed; the manifest has all of them."""
+"""Most class names that the card lists; the manifest has all."""
 
 _CARD = """\
 # {name}
 
-A multilayer perceptron ({layers}{activation}) that sorts 28x28 grayscale images into {count} classes:
+A multilayer perceptron ({layers}{activation}) that classifies 28x28 grayscale images into {count} classes:
 {classes}.
 
 **Intended use.** Images like those of the data set "{dataset}": 28x28 pixels, 8 bits, {polarity}.
-**Not intended** for images of other things: a softmax always names one of its classes. Use the
-calibrated probability to abstain. The figures below are of images like the training images; expect
-less of images from elsewhere, and measure on some of your own.
+**Not intended** for other images: a softmax always predicts one of its classes. Use the calibrated
+probability to abstain. The metrics below are for images like the training images; expect lower
+accuracy on images from other sources, and measure it on your own.
 
 | | validation | test |
 |---|---|---|
@@ -34,57 +34,56 @@ less of images from elsewhere, and measure on some of your own.
 
 **Robustness.** {robustness} {augmentation}
 
-**Calibration.** Probabilities are softmax(logits / {temperature:.4f}); the temperature was fitted on
-the validation set, and is 1 where none had a lower log loss on images that it was not fitted on.
+**Calibration.** Probabilities are softmax(logits / {temperature:.4f}). The temperature was fitted on
+the validation set; it is 1 if no other had a lower log loss in cross-validation.
 
-**Training.** {train} images, split with seed {seed}; created {created} on {device}, code
-{revision}. Every hyperparameter, data hash and package version is in `manifest.json`, the curves
-and the misclassified test images in `report.html`.
+**Training.** {train} images, split with seed {seed}; created {created} on {device}, code revision
+{revision}. All hyperparameters, data hashes and package versions are in `manifest.json`; the learning
+curves and the misclassified test images are in `report.html`.
 """
 
 
-def model_card(facts: Facts) -> str:
-    """Return the card of the model that the facts describe, in CommonMark with tables."""
-    hidden = facts.hyperparameters.get("hidden")
+def model_card(metadata: ModelMetadata) -> str:
+    """Return the model card for the metadata, in CommonMark with tables."""
+    hidden = metadata.hyperparameters.get("hidden")
     hidden = hidden if isinstance(hidden, list) else []
-    widths = [28 * 28, *hidden, len(facts.classes)]
-    activation = f", {facts.hyperparameters.get('activation')}" if hidden else ""
-    names = [plain(name) for name in facts.classes[:MAX_LISTED_CLASSES]]
-    if len(facts.classes) > len(names):
-        names.append(f"and {len(facts.classes) - len(names)} more")
+    widths = [28 * 28, *hidden, len(metadata.classes)]
+    activation = f", {metadata.hyperparameters.get('activation')}" if hidden else ""
+    names = [plain(name) for name in metadata.classes[:MAX_LISTED_CLASSES]]
+    if len(metadata.classes) > len(names):
+        names.append(f"and {len(metadata.classes) - len(names)} more")
     return _CARD.format(
-        name=plain(facts.name),
+        name=plain(metadata.name),
         layers="-".join(str(width) for width in widths),
         activation=plain(activation),
-        count=len(facts.classes),
+        count=len(metadata.classes),
         classes=", ".join(names),
-        dataset=plain(facts.dataset.name),
-        polarity=facts.input.polarity.replace("-", " "),
-        validation=facts.validation,
-        test=facts.test,
-        robustness=_robustness(facts),
-        augmentation=plain(describe_policy(facts.hyperparameters)),
-        temperature=facts.temperature,
-        train=facts.dataset.train,
-        seed=facts.dataset.split_seed,
-        created=plain(facts.created),
-        device=plain(facts.environment.device),
-        revision=plain(facts.environment.code_revision),
+        dataset=plain(metadata.dataset.name),
+        polarity=metadata.input.polarity.replace("-", " "),
+        validation=metadata.validation,
+        test=metadata.test,
+        robustness=_robustness(metadata),
+        augmentation=plain(describe_policy(metadata.hyperparameters)),
+        temperature=metadata.temperature,
+        train=metadata.dataset.train,
+        seed=metadata.dataset.split_seed,
+        created=plain(metadata.created),
+        device=plain(metadata.environment.device),
+        revision=plain(metadata.environment.code_revision),
     )
 
 
-def _robustness(facts: Facts) -> str:
-    """Return the test error as the images are and after each change, as a sentence."""
-    changed = "".join(f", {1 - accuracy:.2%} {change}" for change, accuracy in facts.robustness.items())
-    return f"The test error is {1 - facts.test.accuracy:.2%} as the images are{changed}."
+def _robustness(metadata: ModelMetadata) -> str:
+    """Return a sentence with the test error on the original images and after each change."""
+    changed = "".join(f", {1 - accuracy:.2%} {change}" for change, accuracy in metadata.robustness.items())
+    return f"The test error is {1 - metadata.test.accuracy:.2%} on the original images{changed}."
 
 
 def plain(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line.
+    """Return text escaped for Markdown, on one line.
 
-    Every ASCII punctuation character that Markdown or HTML gives a meaning has a backslash before it
-    (CommonMark 0.31, section 2.4), and so has the dot of a number that could begin a list. White space
-    that would end a line or indent one becomes one space.
+    ASCII punctuation characters with a meaning in Markdown or HTML are escaped by a backslash (CommonMark 0.31,
+    section 2.4), and so is the dot of a number that could start a list. Runs of white space become one space.
     """
     escaped = re.sub(r"([\\`*_{}\[\]<>()#+!|~&$\"'-])", r"\\\1", visible(text))
     escaped = re.sub(r"^(\d+)\.", r"\1\\.", escaped)

@@ -1,4 +1,4 @@
-"""From a trained model to a published bundle: calibrate, export, prove, test, publish."""
+"""From a trained model to a published bundle: calibrate, export, prove parity, test, publish."""
 
 import io
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ from bundle.manifest import (
     REPORT_FILE,
     SAMPLE_FILE,
     Dataset,
-    Facts,
     Golden,
     InputContract,
     Metrics,
+    ModelMetadata,
     Parity,
     Reference,
 )
@@ -31,7 +31,7 @@ from common.progress import Progress
 from training import provenance
 from training.data.dataset import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import Fitted
 from training.model import evaluation
 from training.model.robustness import accuracies
@@ -42,50 +42,50 @@ from training.settings import TrainingSettings
 
 GOLDEN_PER_CLASS = 3
 GOLDEN_MOST = 1000
-"""Of all classes together: a server replays each before it is ready."""
+"""Most golden examples in total; a server replays each before it is ready."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A trained model and what it was trained on."""
+    """A trained model and its data."""
 
     settings: TrainingSettings
-    """With the model's name filled in."""
+    """With the model's name."""
     data: DataSet
     train: Images
     validation: Images
     teachers: Mapping[str, str]
-    """Path of each teacher, to its manifest's digest."""
+    """Path of each teacher to its manifest's digest."""
     fitted: Fitted
     device: torch.device
-    """Where it was trained."""
+    """The device that it was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What was found out about a candidate, on the CPU."""
+    """The measurements of a candidate, on the CPU."""
 
     temperature: float
     validation_logits: evaluation.Logits
     test: Images
     test_logits: evaluation.Logits
     training: Metrics
-    """Of some training images: the other end of the generalisation gap."""
+    """On a sample of the training images, for the generalisation gap."""
     duplicates: Duplicates
     robustness: dict[str, float]
     """Accuracy on the test images after each change."""
     parity: dict[str, Parity]
     omitted: dict[str, str]
-    """Optional files that are not written and forms that are not proven, and why."""
+    """Optional file that is not written, or format that is not proven, to the reason."""
 
 
-def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
-    """Publish the candidate as the next version of its model, if its export can be proven.
+def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
+    """Publish the candidate as the next version of its model, after proving its export.
 
     Raises:
-        ExportError: it cannot; nothing was published.
-        InterruptedRunError: a signal came first; nothing was published.
-        PublishError: the model repository could not be written.
+        ExportError: the export could not be proven; nothing was published.
+        InterruptedRunError: a signal arrived; nothing was published.
+        PublishError: the model repository cannot be written.
     """
     settings, data = candidate.settings, candidate.data
     model, standardise = candidate.fitted.model.cpu(), candidate.fitted.standardise
@@ -93,10 +93,10 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
         held_out = torch.from_numpy(candidate.validation.images)
         validation_logits = evaluation.logits_of(model, standardise, held_out, stop.check)
         temperature = evaluation.fit_temperature(validation_logits, candidate.validation.labels)
-        export.export(export.Served(model, standardise, temperature), directory)
+        export.export(export.ExportedModel(model, standardise, temperature), directory)
         stop.check()
 
-        test = data.test()  # every choice is made: this is the one look at the test set
+        test = data.test()  # all choices have been made: the test set is read only here
         proven = parity.prove(directory, model, standardise, test.images)
         stop.check()
         omitted = {}
@@ -107,8 +107,8 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
             else:
                 omitted[parity.CUDA_FORM] = cuda
                 progress.say(
-                    f"{parity.CUDA_FORM} is left out: {cuda}; a server on CUDA proves its own session by the golden "
-                    "examples, before it is ready"
+                    f"{parity.CUDA_FORM} is omitted: {cuda}; a server on CUDA verifies its own session with the golden "
+                    "examples before it is ready"
                 )
             stop.check()
         integer = parity.add_integer_graph(directory, model, standardise, temperature, test.images)
@@ -117,11 +117,11 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
         else:
             omitted[INTEGER_ONNX_FILE] = integer
             progress.say(
-                f"{INTEGER_ONNX_FILE} is left out: {integer}; the CPU computes in float32 throughout"
+                f"{INTEGER_ONNX_FILE} is omitted: {integer}; CPUs will compute in float32 throughout"
             )
         stop.check()
-        twins = duplicates(data.training, test)
-        progress.say(f"{len(test)} test images: {twins.sentence()}")
+        repeated = duplicates(data.training, test)
+        progress.say(f"{len(test)} test images: {repeated.sentence()}")
         seen = page.training_sample(candidate.train)
         seen_logits = evaluation.logits_of(model, standardise, torch.from_numpy(seen.images), stop.check)
         measured = Measured(
@@ -130,7 +130,7 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
             test=test,
             test_logits=evaluation.logits_of(model, standardise, torch.from_numpy(test.images), stop.check),
             training=evaluation.metrics(seen_logits, seen.labels, temperature),
-            duplicates=twins,
+            duplicates=repeated,
             robustness=accuracies(
                 model, standardise, test, PAPER[polarity(candidate.train.images)], stop.check
             ),
@@ -149,14 +149,14 @@ def release(candidate: Candidate, progress: Progress, stop: Stop) -> Bundle:
     return published
 
 
-def _write_documents(directory: Path, candidate: Candidate, measured: Measured) -> Facts:
-    """Write all but the exported models and the manifest; return what the manifest is to say."""
+def _write_documents(directory: Path, candidate: Candidate, measured: Measured) -> ModelMetadata:
+    """Write all files but the exported models and the manifest; return the manifest's metadata."""
     golden, sample_label = _golden(measured)
-    stated = _facts(candidate, measured, golden, sample_label)
+    stated = _metadata(candidate, measured, golden, sample_label)
     (directory / GOLDEN_FILE).write_bytes(golden.to_bytes())
     (directory / SAMPLE_FILE).write_bytes(_png(golden.images[0]))
-    subject = page.Subject(
-        facts=stated,
+    subject = page.ReportData(
+        metadata=stated,
         history=candidate.fitted.history,
         test=measured.test,
         logits=measured.test_logits,
@@ -169,10 +169,12 @@ def _write_documents(directory: Path, candidate: Candidate, measured: Measured) 
     return stated
 
 
-def _facts(candidate: Candidate, measured: Measured, golden: GoldenExamples, sample_label: int) -> Facts:
+def _metadata(
+    candidate: Candidate, measured: Measured, golden: GoldenExamples, sample_label: int
+) -> ModelMetadata:
     settings, data, temperature = candidate.settings, candidate.data, measured.temperature
     train, validation, test = candidate.train, candidate.validation, measured.test
-    return Facts(
+    return ModelMetadata(
         name=str(settings.name),
         created=provenance.now(),
         run_id=candidate.fitted.run_id,
@@ -208,10 +210,9 @@ def _reference(validation: Images, logits: evaluation.Logits, temperature: float
 
 
 def _golden(measured: Measured) -> tuple[GoldenExamples, int]:
-    """Choose golden examples, the first few test images of each class; return them and the first's class.
+    """Choose the golden examples, the first few test images of each class; return them and the first one's class.
 
-    The first one becomes `sample.png`: an image that the model gets right, so that who tries it out
-    is not met by a mistake.
+    The first one becomes `sample.png` and is a correctly classified image if there is one.
     """
     test, logits = measured.test, measured.test_logits
     right = np.flatnonzero(logits.argmax(axis=1) == test.labels)

@@ -1,7 +1,7 @@
-"""The page that is published beside a model.
+"""The training report: an HTML page that is published with the model.
 
-From top to bottom; imports go down only. Open `page.py` first.
+Open `page.py` first. Imports go down only, in this order:
 
-- `page`: what stands where
-- `misclassified` (the misclassified images), `advice` (what the figures say to do), `figures` (curves and weights)
+- `page`: the sections of the page
+- `misclassified` (misclassified test images), `advice` (diagnosis of the learning curves), `figures` (the plots)
 """

@@ -1,7 +1,7 @@
-"""The report's pictures: SVG text whose colours are the page's, and PNG data URIs; no fonts, no links outside.
+"""The report's figures: inline SVG and PNG data URIs, without embedded fonts or external links.
 
-Matplotlib draws with stand-in colours, which are replaced by the page's CSS variables: one picture
-serves the light and the dark page. Each is drawn at a phone's width, so that its text stays readable.
+Matplotlib draws with placeholder colours, which are replaced by the page's CSS variables, so that a figure follows the
+light or dark theme. Figures are drawn at the width of a phone, so that their text stays readable.
 """
 
 import io
@@ -22,16 +22,16 @@ from PIL import Image
 
 from common.html.sprite_sheet import png
 from training.loop.state import Epoch
-from training.model.evaluation import ECE_BINS, Labels, Logits, log_softmax
+from training.model.evaluation import ECE_BINS, Labels, Logits, binned_confidence
 
 SHOWN_UNITS = 128
-"""Units of the first layer whose weights are drawn: about 90 KB."""
+"""Most units of the first layer whose weights are drawn, in about 90 KB."""
 WIDTH, HEIGHT = 4.4, 3.0
-"""Inches; at 72 units an inch and a text of 11 units, 12 pixels on a phone."""
+"""Inches; at 72 units an inch, a font of 11 units has 12 pixels on a phone."""
 OPAQUE_FROM = 0.98
-"""Quantile of a unit's magnitudes from which a pixel has full colour; one outlier would pale all others."""
+"""Quantile of a unit's magnitudes from which a pixel is opaque; with the maximum, an outlier would fade the rest."""
 LOG_FROM = 8.0
-"""Largest over least value from which a curve gets a logarithmic axis: its end would be flat otherwise."""
+"""Ratio of the largest to the smallest value from which the axis of a curve is logarithmic; else its end looks flat."""
 
 INK, LINE, TRAINING, VALIDATION, GOOD, BAD = (f"#0a0b{n:02x}" for n in range(6))
 _VARIABLES = {
@@ -69,7 +69,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bins:
-    """A reliability diagram's numbers, one for each of 15 equal bins of confidence."""
+    """The data of a reliability diagram, for 15 equal bins of confidence."""
 
     count: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float64]
@@ -78,17 +78,14 @@ class Bins:
 
     @classmethod
     def of(cls, logits: Logits, labels: Labels, temperature: float) -> "Bins":
-        """Sort answers into bins by the probability of the predicted class, as the ECE does."""
-        probabilities = np.exp(log_softmax(logits, temperature))
-        confidence = probabilities.max(axis=1)
-        right = probabilities.argmax(axis=1) == labels
-        index = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+        """Bin predictions by the probability of the predicted class, as the ECE does."""
+        confidence, correct, index = binned_confidence(logits, labels, temperature)
         count = np.bincount(index, minlength=ECE_BINS)
         some = np.maximum(count, 1)
         return cls(
             count=count,
             confidence=np.bincount(index, weights=confidence, minlength=ECE_BINS) / some,
-            accuracy=np.bincount(index, weights=right, minlength=ECE_BINS) / some,
+            accuracy=np.bincount(index, weights=correct, minlength=ECE_BINS) / some,
         )
 
     @property
@@ -106,20 +103,20 @@ def curve(
     published: int,
     at_rest: float | None,
 ) -> str:
-    """Draw training and validation over the epochs, the gap between them shaded.
+    """Draw the learning curve of a metric, with the area between training and validation shaded.
 
     Args:
-        name: of the quantity, with its unit.
+        name: of the metric, with its unit.
         history: the epochs.
-        training: one value an epoch.
-        validation: likewise.
+        training: a value for each epoch.
+        validation: a value for each epoch.
         published: number of the epoch whose weights were published.
         at_rest: the value of the published weights on training images, in evaluation mode.
     """
     epochs = [epoch.epoch for epoch in history]
     with mpl.rc_context(STYLE):
         figure, axes = _axes()
-        axes.plot(epochs, training, marker="o", color=TRAINING, label="training, while it learns")
+        axes.plot(epochs, training, marker="o", color=TRAINING, label="training, in training mode")
         axes.plot(epochs, validation, marker="o", color=VALIDATION, label="validation")
         axes.fill_between(epochs, training, validation, color=VALIDATION, alpha=0.15, linewidth=0)
         if at_rest is not None:
@@ -139,18 +136,18 @@ def curve(
 
 
 def learning_rate(history: Sequence[Epoch]) -> str:
-    """Draw the learning rate that each epoch began with."""
+    """Draw the learning rate at the start of each epoch."""
     rates = [epoch.learning_rate for epoch in history]
     with mpl.rc_context(STYLE):
         figure, axes = _axes()
         axes.plot([epoch.epoch for epoch in history], rates, marker="o", color=TRAINING)
-        axes.set(xlabel="epoch", ylabel="learning rate at its start")
+        axes.set(xlabel="epoch", ylabel="learning rate at the start")
         axes.set_ylim(bottom=0)
         return svg(figure, f"learning rate by epoch: peak {max(rates):.3g}, last {rates[-1]:.3g}")
 
 
 def reliability(bins: Bins, name: str) -> str:
-    """Draw accuracy by confidence, the gap to the diagonal in colour, and how many images are in each bin."""
+    """Draw the reliability diagram: accuracy by confidence, the gap to the diagonal, and a histogram of confidence."""
     edges = np.linspace(0, 1, ECE_BINS + 1)[:-1]
     filled = bins.count > 0
     width = 0.9 / ECE_BINS
@@ -181,10 +178,10 @@ def reliability(bins: Bins, name: str) -> str:
 
 
 def first_layer(weights: npt.NDArray[np.float32]) -> str:
-    """Return an `<img>` of units' incoming weights, `float32[units, 784]`, red positive and blue negative.
+    """Return an `<img>` of the units' incoming weights, `float32[units, 784]`, red positive and blue negative.
 
-    More units than are shown are chosen by their norm, largest first; fewer stand in their own order.
-    A unit's strongest 2% of weights are opaque, and a weight of 0 is transparent.
+    Of more than 128 units, those with the largest norms are shown, largest first. The strongest 2% of a unit's weights
+    are opaque, and a weight of 0 is transparent.
     """
     norms = np.linalg.norm(weights, axis=1)
     chosen = np.argsort(-norms, kind="stable")[:SHOWN_UNITS] if len(weights) > SHOWN_UNITS else slice(None)
@@ -196,7 +193,7 @@ def first_layer(weights: npt.NDArray[np.float32]) -> str:
         top, left = 1 + 30 * (position // columns), 1 + 30 * (position % columns)
         strong = max(float(np.quantile(np.abs(unit), OPAQUE_FROM)), 1e-30)
         canvas[top : top + 28, left : left + 28] = (unit.reshape(28, 28) / strong).clip(-1, 1)
-    # A palette: 0..31 blue, less and less opaque; 32 nothing; 33..64 red, more and more.
+    # Palette: 0..31 blue with decreasing opacity, 32 transparent, 33..64 red with increasing opacity.
     levels = np.rint(canvas * 32).astype(np.int16) + 32
     image = Image.fromarray(levels.astype(np.uint8))
     image.putpalette([*(32 * [43, 108, 215]), *(33 * [214, 54, 62])])
@@ -215,7 +212,7 @@ def _axes() -> tuple[Figure, Axes]:
 
 
 def _vertical(axes: Axes, values: Sequence[float]) -> None:
-    """Make the vertical axis logarithmic where the values span much."""
+    """Make the vertical axis logarithmic if the values have a wide range."""
     least, largest = min(values), max(values)
     if least > 0 and largest / least > LOG_FROM:
         axes.set_yscale("log")
@@ -225,15 +222,15 @@ def _vertical(axes: Axes, values: Sequence[float]) -> None:
 
 
 def svg(figure: Figure, description: str) -> str:
-    """Return a figure that was drawn in this `STYLE`, which still holds, as an `<svg>` element; text stays text."""
+    """Return a figure drawn with `STYLE`, within its context, as an `<svg>` element with text as text."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)  # figure_1, axes_1: the same in every picture
-    picture = f"{zlib.crc32(text.encode()):08x}-"  # and what is referred to is this picture's own
+    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)  # figure_1, axes_1: equal in every figure
+    picture = f"{zlib.crc32(text.encode()):08x}-"  # makes referenced ids unique on the page
     text = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{picture}", text)
     text = re.sub(r"font-family: [^;]*;", "", text)
     for colour, variable in _VARIABLES.items():

@@ -1,4 +1,4 @@
-"""Every misclassified test image on one sheet, with its target and its prediction, in a given number of bytes."""
+"""The section of misclassified test images, with target and prediction, within a size budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from training.model.evaluation import Logits, log_softmax
 
 BEST = 3
 NAME_LIMIT = 16
-"""Characters of a class name under an image; the table of classes has the whole name."""
+"""Most characters of a class name beside an image; the table of classes has the full name."""
 OPEN = 300
-"""Mistakes shown at once; the rest unfolds."""
+"""Images that are shown at first; the others are in a collapsed section."""
 LEVELS = 16
-"""Shades of grey, where 256 would make the page too large."""
+"""Grey levels if 256 would make the page too large."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mistakes:
-    """The section's HTML and the sheet that its pictures are cut from."""
+    """The section's HTML and its sprite sheet."""
 
     body: str
-    sheet: str
-    sheet_width: int
+    sprites: str
+    sprites_width: int
     shown: int
     in_all: int
 
@@ -33,15 +33,15 @@ class Mistakes:
 def mistakes(
     test: Images, logits: Logits, temperature: float, classes: Sequence[str], budget: int
 ) -> Mistakes:
-    """Show every misclassified image, the most confident mistake first.
+    """Show the misclassified images, the most confident first.
 
     Args:
         test: the test set.
-        logits: `float32[n, classes]`, the answers to it.
-        temperature: the calibration's.
-        classes: their names.
-        budget: bytes that all of it may take. Where 256 greys are too much it is 16, and where that
-            is too much the least confident mistakes are left out; the text says so.
+        logits: `float32[n, classes]` of the test set.
+        temperature: of the calibration.
+        classes: the class names.
+        budget: most bytes of the section. If 256 grey levels exceed it, 16 are used, and if those exceed it, the least
+            confident images are omitted; the text says so.
     """
     probabilities = np.exp(log_softmax(logits, temperature))
     predicted = logits.argmax(axis=1)
@@ -54,7 +54,7 @@ def mistakes(
     sizes = np.cumsum([0, *(len(card.encode()) for card in cards)])
     count, greys = len(order), 256
     while True:
-        picture = sprite_sheet.sheet(test.images[order[:count]], greys)
+        picture = sprite_sheet.render(test.images[order[:count]], greys)
         used = len(picture) + int(sizes[count])
         if used <= budget or not count:
             break
@@ -64,8 +64,8 @@ def mistakes(
             count = min(count - 1, int(count * budget / used))
     return Mistakes(
         body=_body(cards[:count], len(order), len(test), greys),
-        sheet=picture,
-        sheet_width=sprite_sheet.WIDTH,
+        sprites=picture,
+        sprites_width=sprite_sheet.WIDTH,
         shown=count,
         in_all=len(order),
     )
@@ -77,7 +77,7 @@ def _card(
     best = np.argsort(-probabilities, kind="stable")[:BEST]
     said = [f"{frame.name(classes[k], NAME_LIMIT)}: {_share(probabilities[k])}" for k in best]
     answer = "\n".join([f"t = <b>{frame.name(classes[target], NAME_LIMIT)}</b>", f"p = {said[0]}", *said[1:]])
-    return f"<li>{sprite_sheet.cutting(position, f'test image {index}')}<p>{answer}\n<small>#{index}</small></p></li>"
+    return f"<li>{sprite_sheet.sprite(position, f'test image {index}')}<p>{answer}\n<small>#{index}</small></p></li>"
 
 
 def _share(probability: float) -> str:
@@ -90,24 +90,22 @@ def _body(cards: Sequence[str], in_all: int, images: int, greys: int) -> str:
     if not in_all:
         return f"<p>None: all {images} test images are classified correctly.</p>"
     said = (
-        f"<p>{in_all} of {images} test images, the most confident mistake first. <b>t</b> is the target: the "
-        "one-hot vector that is 1 at the class named and 0 elsewhere. <b>p</b> is the prediction: the vector "
-        "of calibrated probabilities, of which the three largest are given, the predicted class first. "
-        "# is the image's place in the test set, from 0.</p>"
+        f"<p>{in_all} of {images} test images, the most confident first. <b>t</b> is the target: the one-hot vector "
+        "that is 1 at the named class and 0 elsewhere. <b>p</b> is the prediction: the vector of calibrated "
+        "probabilities, of which the three largest are shown, the predicted class first. # is the index of the image "
+        "in the test set, from 0.</p>"
     )
     if greys < 256:
-        said += (
-            f'<p class="quiet">So that the page stays under 2 MB, the images are shown in {greys} greys.</p>'
-        )
+        said += f'<p class="quiet">The images have {greys} grey levels, to keep the page below 2 MB.</p>'
     if len(cards) < in_all:
         said += (
-            f"<p><strong>{in_all - len(cards)} mistakes are left out</strong>, those of least confidence: "
-            f"{in_all} do not fit into a page of 2 MB.</p>"
+            f"<p><strong>{in_all - len(cards)} images are omitted</strong>, those with the lowest confidence, to keep "
+            "the page below 2 MB.</p>"
         )
     first, rest = cards[:OPEN], cards[OPEN:]
     said += _list(first)
     if rest:
-        said += f"<details><summary>{len(rest)} more mistakes, of less confidence</summary>{_list(rest)}</details>"
+        said += f"<details><summary>{len(rest)} more, with lower confidence</summary>{_list(rest)}</details>"
     return said
 
 

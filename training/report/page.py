@@ -1,7 +1,4 @@
-"""`report.html`: one self-contained page about one training run, without scripts or network.
-
-Pictures are drawn by `figures.py`, the frame is `page.py`; this file says what stands where.
-"""
+"""`report.html`: a self-contained page about a training run, without scripts or network requests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bundle.manifest import Facts, Metrics
+from bundle.manifest import Metrics, ModelMetadata
 from common.html import confusion_matrix
 from common.html.frame import NOTHING, Html, Section, page, scroll, table, text
 from training.augmentation.policy import describe_policy
@@ -18,56 +15,56 @@ from training.data.duplicates import Duplicates
 from training.loop.state import Epoch
 from training.model.evaluation import ECE_BINS, Logits
 from training.report import figures
-from training.report.advice import Verdict, advise, judge, published_epoch
+from training.report.advice import Diagnosis, advise, diagnose, published_epoch
 from training.report.figures import Bins
 from training.report.misclassified import mistakes
 from training.settings import TrainingSettings
 
 MAX_BYTES = 2_000_000
-"""Of the page, UTF-8; mail servers and viewers of artifacts refuse much larger ones."""
+"""Most bytes of the page; mail servers and artifact viewers reject much larger ones."""
 TRAINING_SAMPLE = 10_000
-"""Training images on which the published weights are measured: certain to 0.2 percentage points."""
+"""Training images on which the published weights are evaluated: accurate to 0.2 percentage points."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
-    """What a report is about."""
+class ReportData:
+    """The data of a report."""
 
-    facts: Facts
+    metadata: ModelMetadata
     history: Sequence[Epoch]
     test: Images
     logits: Logits
-    """`float32[n, classes]`, the trained model's answers to the test images."""
+    """`float32[n, classes]`, of the test images."""
     training: Metrics | None = None
-    """Of `training_sample`, by the published weights in evaluation mode: the honest end of the gap."""
+    """Of the published weights on `training_sample`, in evaluation mode, for the generalisation gap."""
     duplicates: Duplicates | None = None
 
 
 def training_sample(train: Images) -> Images:
-    """Return at most 10,000 training images, evenly spread, to measure the generalisation gap with."""
+    """Return at most 10,000 training images, evenly spaced, to measure the generalisation gap."""
     count = min(len(train), TRAINING_SAMPLE)
     return train.take(np.linspace(0, len(train) - 1, count).astype(np.int64))
 
 
-def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
+def render(subject: ReportData, first_layer: npt.NDArray[np.float32]) -> str:
     """Return the page, at most 2 MB of UTF-8.
 
     Args:
-        subject: what it is about.
+        subject: the data of the report.
         first_layer: the first layer's weights, `float32[units, 784]`.
     """
-    facts = subject.facts
+    metadata = subject.metadata
     predicted = subject.logits.argmax(axis=1)
-    counts = confusion_matrix.Confusion(facts.classes)
+    counts = confusion_matrix.Confusion(metadata.classes)
     counts.add(subject.test.labels, predicted)
-    title = f"{facts.name}: training report"
+    title = f"{metadata.name}: training report"
     summary = (
-        f"Trained {facts.created} on {facts.environment.device}. {counts.images - counts.right} of "
-        f"{facts.test.images} test images are misclassified."
+        f"Trained {metadata.created} on {metadata.environment.device}. {counts.images - counts.right} of "
+        f"{metadata.test.images} test images are misclassified."
     )
     before = [
-        Section(anchor="merit", title="Figures of merit", body=_merit(facts)),
-        Section(anchor="curves", title="Learning curves and what they advise", body=_curves(subject)),
+        Section(anchor="merit", title="Metrics", body=_merit(metadata)),
+        Section(anchor="curves", title="Learning curves and advice", body=_curves(subject)),
         Section(
             anchor="confusion",
             title="Confusion matrix",
@@ -78,14 +75,14 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
             title="Classes",
             body=confusion_matrix.by_class(counts, "test images", "Per class, on the test set"),
         ),
-        Section(anchor="robustness", title="Moved and turned images", body=_robustness(facts)),
+        Section(anchor="robustness", title="Robustness", body=_robustness(metadata)),
         Section(anchor="calibration", title="Calibration", body=_calibration(subject)),
     ]
     after = [
-        Section(anchor="weights", title="Weights of the first layer", body=_weights(first_layer, facts)),
-        Section(anchor="parity", title="Proof of the export", body=_parity(facts)),
-        Section(anchor="configuration", title="Configuration", body=_configuration(facts)),
-        Section(anchor="lineage", title="Lineage and environment", body=_lineage(subject)),
+        Section(anchor="weights", title="Weights of the first layer", body=_weights(first_layer, metadata)),
+        Section(anchor="parity", title="Parity of the exports", body=_parity(metadata)),
+        Section(anchor="configuration", title="Configuration", body=_configuration(metadata)),
+        Section(anchor="lineage", title="Provenance and environment", body=_lineage(subject)),
     ]
 
     def outline(body: str) -> list[Section]:
@@ -93,24 +90,24 @@ def render(subject: Subject, first_layer: npt.NDArray[np.float32]) -> str:
 
     without = len(page(title, summary, outline("")).encode())
     shown = mistakes(
-        subject.test, subject.logits, facts.temperature, facts.classes, MAX_BYTES - without - 2000
+        subject.test, subject.logits, metadata.temperature, metadata.classes, MAX_BYTES - without - 2000
     )
     sections = outline(shown.body)
-    return page(title, summary, sections, sheet=shown.sheet, sheet_width=shown.sheet_width)
+    return page(title, summary, sections, sprites=shown.sprites, sprites_width=shown.sprites_width)
 
 
-def _merit(facts: Facts) -> str:
+def _merit(metadata: ModelMetadata) -> str:
     tiles = {
-        "test accuracy": f"{facts.test.accuracy:.2%}",
-        "test error": f"{1 - facts.test.accuracy:.2%}",
-        "test loss, calibrated": f"{facts.test.nll_calibrated:.4f} nats",
-        "ECE, calibrated": f"{facts.test.ece_calibrated:.2%}",
-        "temperature": f"{facts.temperature:.3f}",
+        "test accuracy": f"{metadata.test.accuracy:.2%}",
+        "test error": f"{1 - metadata.test.accuracy:.2%}",
+        "test loss, calibrated": f"{metadata.test.nll_calibrated:.4f} nats",
+        "ECE, calibrated": f"{metadata.test.ece_calibrated:.2%}",
+        "temperature": f"{metadata.temperature:.3f}",
     }
     shown = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in tiles.items())
 
     def row(title: str, shown: Callable[[Metrics], object]) -> Sequence[object]:
-        return (title, shown(facts.validation), shown(facts.test))
+        return (title, shown(metadata.validation), shown(metadata.test))
 
     rows = [
         row("images", lambda m: m.images),
@@ -121,28 +118,28 @@ def _merit(facts: Facts) -> str:
         row("ECE after calibration", lambda m: f"{m.ece_calibrated:.2%}"),
     ]
     note = (
-        '<p class="quiet">The loss is the cross entropy, the mean of -ln p(true class). The ECE, expected '
-        "calibration error, is how far confidence is from accuracy.</p>"
+        '<p class="quiet">The loss is the cross entropy, the mean of -ln p(true class). The expected calibration error '
+        "(ECE) is the mean difference between confidence and accuracy.</p>"
     )
     return f"<dl>{shown}</dl>{table(rows, ('', 'validation', 'test'))}{note}"
 
 
-def _curves(subject: Subject) -> str:
-    history, facts, rest = subject.history, subject.facts, subject.training
-    published = published_epoch(history, facts.hyperparameters)
-    verdict = judge(
-        published, classes=len(facts.classes), validation_images=facts.validation.images, training=rest
+def _curves(subject: ReportData) -> str:
+    history, metadata, rest = subject.history, subject.metadata, subject.training
+    published = published_epoch(history, metadata.hyperparameters)
+    diagnosis = diagnose(
+        published, classes=len(metadata.classes), validation_images=metadata.validation.images, training=rest
     )
     first, *more = advise(
         history,
-        facts.hyperparameters,
-        classes=len(facts.classes),
-        validation_images=facts.validation.images,
+        metadata.hyperparameters,
+        classes=len(metadata.classes),
+        validation_images=metadata.validation.images,
         training=rest,
-        test=facts.test,
-        temperature=facts.temperature,
+        test=metadata.test,
+        temperature=metadata.temperature,
     )
-    kind = "advice" if verdict == Verdict.FITS else "advice warn"
+    kind = "advice" if diagnosis == Diagnosis.FITS else "advice warn"
     listed = "".join(f"<li>{text(sentence)}</li>" for sentence in more)
     advice = f'<div class="{kind}"><p><strong>{text(first)}</strong></p><ul>{listed}</ul></div>'
     drawn = [
@@ -166,14 +163,14 @@ def _curves(subject: Subject) -> str:
     ]
     pictures = "".join(f"<figure>{picture}</figure>" for picture in drawn)
     at_rest = (
-        f" The diamond is the published weights on {rest.images} training images without dropout or augmentation; "
-        "its distance to the validation curve is the generalisation gap."
+        f" The diamond shows the published weights on {rest.images} training images, without dropout and augmentation; "
+        "its distance from the validation curve is the generalisation gap."
         if rest
         else ""
     )
     note = (
-        '<p class="quiet">The training curve is the mean over an epoch, with dropout and augmentation and while the '
-        f"weights move, so it can lie above the validation curve; the shaded area is between them.{at_rest}</p>"
+        '<p class="quiet">The training curve is the mean over an epoch in training mode, with dropout, augmentation '
+        f"and changing weights, so it can be above the validation curve; the area between them is shaded.{at_rest}</p>"
     )
     rows = [
         (
@@ -201,21 +198,23 @@ def _curves(subject: Subject) -> str:
     numbers = table(rows, head, changed=[index for index, epoch in enumerate(history) if epoch is published])
     return (
         f'{advice}<div class="pictures">{pictures}</div>{note}'
-        f"<details><summary>The numbers, epoch by epoch; the published one stressed</summary>{numbers}</details>"
+        f"<details><summary>Metrics by epoch; the published epoch is highlighted</summary>{numbers}</details>"
     )
 
 
-def _robustness(facts: Facts) -> str:
-    accuracy = {"as they are": facts.test.accuracy, **facts.robustness}
+def _robustness(metadata: ModelMetadata) -> str:
+    accuracy = {"as they are": metadata.test.accuracy, **metadata.robustness}
     rows = [(change, f"{value:.2%}", f"{1 - value:.2%}") for change, value in accuracy.items()]
-    said = f"<p>{text(describe_policy(facts.hyperparameters))}</p>"
-    return said + table(rows, ("test images", "accuracy", "error"), caption="The same test images, changed")
+    said = f"<p>{text(describe_policy(metadata.hyperparameters))}</p>"
+    return said + table(
+        rows, ("test images", "accuracy", "error"), caption="The test images, moved and rotated"
+    )
 
 
-def _calibration(subject: Subject) -> str:
-    facts = subject.facts
+def _calibration(subject: ReportData) -> str:
+    metadata = subject.metadata
     before = Bins.of(subject.logits, subject.test.labels, 1.0)
-    after = Bins.of(subject.logits, subject.test.labels, facts.temperature)
+    after = Bins.of(subject.logits, subject.test.labels, metadata.temperature)
     pictures = "".join(
         f"<figure>{figures.reliability(bins, when)}</figure>"
         for bins, when in ((before, "before calibration"), (after, "after calibration"))
@@ -233,33 +232,32 @@ def _calibration(subject: Subject) -> str:
     head = ("confidence", *("images before", "mean confidence", "accuracy"))
     numbers = table(rows, (*head, "images after", "mean confidence", "accuracy"))
     found = (
-        f"fitted on the validation set; it changes no label. ECE {before.error:.2%} before, {after.error:.2%} after."
-        if facts.temperature != 1
-        else "because no other had a lower log loss on validation images that it was not fitted on: nothing changes."
+        f"which was fitted on the validation set. Predicted classes do not change. "
+        f"ECE {before.error:.2%} before, {after.error:.2%} after."
+        if metadata.temperature != 1
+        else "because no other had a lower log loss in cross-validation, so the probabilities do not change."
     )
     return (
         f"<p>Test images by the probability of the predicted class. Calibration divides the logits by the "
-        f"temperature {facts.temperature:.4f}, {found}</p>"
+        f"temperature {metadata.temperature:.4f}, {found}</p>"
         f'<div class="pictures">{pictures}</div>'
-        f"<details><summary>The numbers, bin by bin</summary>{numbers}</details>"
+        f"<details><summary>Values by bin</summary>{numbers}</details>"
     )
 
 
-def _weights(first_layer: npt.NDArray[np.float32], facts: Facts) -> str:
-    if facts.hyperparameters.get("hidden"):
-        said = "What each unit of the first hidden layer looks for"
-        if len(first_layer) > figures.SHOWN_UNITS:
-            said += f", the {figures.SHOWN_UNITS} with the largest weights of {len(first_layer)}"
+def _weights(first_layer: npt.NDArray[np.float32], metadata: ModelMetadata) -> str:
+    if metadata.hyperparameters.get("hidden"):
+        said = "Incoming weights of the units of the first hidden layer"
     else:
-        said = "What speaks for each class, in the classes' order"
-    said += ": red pixels for it, blue ones against it, each unit scaled to its own strongest weights."
-    if not facts.hyperparameters.get("hidden") and len(first_layer) > figures.SHOWN_UNITS:
-        said = said.replace("in the classes' order", f"the {figures.SHOWN_UNITS} with the largest weights")
+        said = "Weights of each class"
+    if len(first_layer) > figures.SHOWN_UNITS:
+        said += f", the {figures.SHOWN_UNITS} with the largest norms of {len(first_layer)}"
+    said += ": red is positive and blue is negative, scaled to the strongest weights of each."
     return f"<p>{said}</p>{scroll(figures.first_layer(first_layer), 'weights of the first layer')}"
 
 
-def _parity(facts: Facts) -> str:
-    head = ("form", "images", "largest logit difference", "relative", "labels that differ")
+def _parity(metadata: ModelMetadata) -> str:
+    head = ("format", "images", "largest logit difference", "relative", "labels that differ")
     rows = [
         (
             form,
@@ -268,30 +266,30 @@ def _parity(facts: Facts) -> str:
             f"{parity.max_relative_difference:.1e}",
             parity.labels_differing,
         )
-        for form, parity in facts.parity.items()
+        for form, parity in metadata.parity.items()
     ]
     proven = table(
-        rows, head, caption="Each exported form against the trained module, over the whole test set"
+        rows, head, caption="Each exported format against the trained module, over the whole test set"
     )
     return proven + "".join(
-        f"<p>{text(f'{name} is left out: {reason}.')}</p>" for name, reason in facts.omitted.items()
+        f"<p>{text(f'{name} is omitted: {reason}.')}</p>" for name, reason in metadata.omitted.items()
     )
 
 
-def _configuration(facts: Facts) -> str:
+def _configuration(metadata: ModelMetadata) -> str:
     defaults = TrainingSettings().model_dump(mode="json")
     fields = TrainingSettings.model_fields
-    values = sorted(facts.hyperparameters.items())
+    values = sorted(metadata.hyperparameters.items())
     changed = [key for key, value in values if key in defaults and value != defaults[key]]
     same = [(key, value) for key, value in values if key not in changed]
 
     def row(key: str) -> Sequence[object]:
         default = _shown(defaults[key]) if key in defaults else NOTHING
         meaning = (fields[key].description or "") if key in fields else ""
-        return (key, _shown(facts.hyperparameters[key]), default, meaning)
+        return (key, _shown(metadata.hyperparameters[key]), default, meaning)
 
     head = ("setting", "value", "default", "meaning")
-    told = (
+    changes = (
         table(
             [row(key) for key in changed],
             head,
@@ -299,10 +297,10 @@ def _configuration(facts: Facts) -> str:
             changed=range(len(changed)),
         )
         if changed
-        else "<p>Every setting has its default.</p>"
+        else "<p>All settings have their defaults.</p>"
     )
     rest = table([(key, _shown(value), row(key)[3]) for key, value in same], ("setting", "value", "meaning"))
-    return f"{told}<details><summary>{len(same)} settings at their default</summary>{rest}</details>"
+    return f"{changes}<details><summary>{len(same)} settings with their defaults</summary>{rest}</details>"
 
 
 def _shown(value: object) -> str:
@@ -311,11 +309,11 @@ def _shown(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _lineage(subject: Subject) -> str:
-    facts, dataset, environment = subject.facts, subject.facts.dataset, subject.facts.environment
+def _lineage(subject: ReportData) -> str:
+    metadata, dataset, environment = subject.metadata, subject.metadata.dataset, subject.metadata.environment
     rows: list[Sequence[object]] = [
-        ("run", facts.run_id or NOTHING),
-        ("created", facts.created),
+        ("run", metadata.run_id or NOTHING),
+        ("created", metadata.created),
         ("code revision", environment.code_revision),
         ("data set", dataset.name),
         ("images", f"{dataset.train} training, {dataset.validation} validation, {dataset.test} test"),
@@ -326,9 +324,9 @@ def _lineage(subject: Subject) -> str:
         ),
         *(
             (f"teacher {teacher}", Html(f"<code>{text(digest)}</code>"))
-            for teacher, digest in facts.teachers.items()
+            for teacher, digest in metadata.teachers.items()
         ),
-        ("ink", facts.input.polarity.replace("-", " ")),
+        ("polarity", metadata.input.polarity.replace("-", " ")),
         ("device", environment.device),
         *(
             (name, value)

@@ -1,8 +1,8 @@
-"""A search for settings, by Optuna: `python -m training tune`.
+"""Hyperparameter search with Optuna: `python -m training tune`.
 
-From top to bottom; imports go down only. Open `tune.py` first.
+Open `tune.py` first. Imports go down only, in this order:
 
 - `tune`
-- `trials` (numbers and states shared by processes), `best` (the file of the best settings)
-- `storage` (the journal or database), `space` (what is drawn from)
+- `trials` (trials and heartbeats, shared by processes), `best` (the file of the best settings)
+- `storage` (the journal or database, and the sampler), `space` (the search space)
 """

@@ -8,22 +8,22 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from common.atomic_files import write_whole
-from training.errors import UnwritableError
+from training.errors import UnwritableError, writing
 
 SETTINGS, IMAGES = "settings", "validation_images"
-"""What a finished trial remembers: all settings that its weights depend on, and what it was judged on."""
+"""User attributes of a finished trial: the settings that its weights depend on, and its number of validation images."""
 
 _START = "# Best: "
 
 
 def find(study: optuna.Study) -> FrozenTrial | None:
-    """Return the finished trial with the best score, the first of equals, or None."""
+    """Return the finished trial with the best score, the first among equals, or None."""
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return max(finished, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def sentence(study: optuna.Study, trial: FrozenTrial) -> str:
-    """Say which trial of how many it is, and its score."""
+def describe(study: optuna.Study, trial: FrozenTrial) -> str:
+    """Return a description of a trial: its number, search and score."""
     states = [t.state for t in study.get_trials(deepcopy=False)]
     done, pruned = states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED)
     return (
@@ -32,11 +32,11 @@ def sentence(study: optuna.Study, trial: FrozenTrial) -> str:
     )
 
 
-def refuse_strangers(path: Path) -> None:
-    """See that no file but an earlier search's would be overwritten.
+def check_overwrite(path: Path) -> None:
+    """Check that `path` does not exist or was written by an earlier search.
 
     Raises:
-        UnwritableError: one would be, or cannot be read.
+        UnwritableError: it is another file, or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -46,11 +46,13 @@ def refuse_strangers(path: Path) -> None:
     except OSError as error:
         raise UnwritableError(f"{path} cannot be read: {error.strerror}") from None
     if not is_own:
-        raise UnwritableError(f"{path} is there, and no search wrote it: give --best or another --study")
+        raise UnwritableError(
+            f"{path} exists and was not written by a search: give --best or another --study"
+        )
 
 
 def write(study: optuna.Study, path: Path) -> FrozenTrial | None:
-    """Write the best trial's settings, whole or not at all; return the trial, or None if there is none.
+    """Write the best trial's settings atomically; return the trial, or None if there is none.
 
     Raises:
         UnwritableError: the file cannot be written.
@@ -60,13 +62,11 @@ def write(study: optuna.Study, path: Path) -> FrozenTrial | None:
         return None
     settings: dict[str, Any] = trial.user_attrs[SETTINGS]
     text = (
-        f"{_START}{sentence(study, trial)}.\n"
+        f"{_START}{describe(study, trial)}.\n"
         "# The test set was not read. Train, test and publish it with\n"
         f"#   python -m training fit --config {path}\n"
     ) + yaml.safe_dump(settings, sort_keys=True, default_flow_style=None, width=1000)
-    try:
+    with writing(path):
         if not path.exists() or path.read_bytes() != text.encode():
             write_whole(path, text.encode())
-    except OSError as error:
-        raise UnwritableError(f"the best settings cannot be written to {path}: {error.strerror}") from None
     return trial

@@ -1,4 +1,4 @@
-"""The search space: which settings a search varies and between what, as YAML with the settings' own names."""
+"""The search space: the settings that a search varies and their ranges, in YAML with the settings' names."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import yaml
 from optuna.trial import Trial
 
 from common.configuration import Layer, build, nearest
-from common.errors import ConfigurationError
-from training.settings import MachineSettings, PlaceSettings, TrainingSettings
+from common.errors import ConfigurationError, one_line
+from training.settings import IOSettings, RuntimeSettings, TrainingSettings
 
 DEFAULT_SPACE = """\
-# What `python -m training tune` searches unless --space FILE says otherwise.
-# name: {low, high}             between two numbers; log: true spreads the trials over magnitudes
-# name: [a, b]                  one of these
-# name: {by: other, a: ..., b: ...}   a space of its own for each value of another setting
-# hidden: {layers, width}       how many hidden layers, and the width of each
-# A setting that is not named keeps what --config, the environment or an option gives it.
+# The default search space of `python -m training tune`; --space FILE replaces it.
+# name: {low, high}             a range; log: true samples it on a logarithmic scale
+# name: [a, b]                  a choice
+# name: {by: other, a: ..., b: ...}   a range or choice for each value of another setting
+# hidden: {layers, width}       the number of hidden layers, and the width of each
+# Other settings keep their value from --config, the environment or an option.
 hidden:
   layers: {low: 1, high: 3}
   width: {low: 64, high: 1024, log: true}
@@ -43,15 +43,15 @@ weight_decay:
   muon: {low: 0.003, high: 0.5, log: true}
 """
 NOT_SEARCHED = frozenset(
-    {*PlaceSettings.model_fields, *MachineSettings.model_fields, "teachers", "augmentation"}
+    {*IOSettings.model_fields, *RuntimeSettings.model_fields, "teachers", "augmentation"}
 )
-"""Settings that choose the data, the places and the machine: trials that differed in them would not compare.
-Of augmentation the limits are searched, by their names, and not the policy that fills them in."""
+"""Settings of data, files and device, with which trials would not be comparable. Of augmentation the limits can be
+searched, but not the policy that sets them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
-    """Between two numbers, both included."""
+    """A range between two numbers, both included."""
 
     low: float
     high: float
@@ -60,45 +60,45 @@ class Range:
     """Integers only."""
 
     def suggest(self, trial: Trial, name: str) -> float | int:
-        """Let the sampler choose."""
+        """Sample a value."""
         if self.whole:
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def samples(self) -> tuple[Any, ...]:
-        """Return values that must all be allowed for any to be."""
+        """Return the values to validate: the two ends."""
         return (self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """One of several values."""
+    """A choice among values."""
 
     values: tuple[Any, ...]
 
     def suggest(self, trial: Trial, name: str) -> Any:
-        """Let the sampler choose."""
+        """Sample a value."""
         return trial.suggest_categorical(name, self.values)
 
     def samples(self) -> tuple[Any, ...]:
-        """Return all of them."""
+        """Return the values to validate: all of them."""
         return self.values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HiddenLayers:
-    """How many hidden layers, and the width of each."""
+    """The number of hidden layers and their widths."""
 
     layers: Range
     width: Range
 
     def suggest(self, trial: Trial, name: str) -> tuple[int, ...]:
-        """Let the sampler choose the number, then each width."""
+        """Sample the number of layers, then each width."""
         count = int(self.layers.suggest(trial, f"{name}.layers"))
         return tuple(int(self.width.suggest(trial, f"{name}.width{i}")) for i in range(1, count + 1))
 
     def samples(self) -> tuple[Any, ...]:
-        """Return the smallest and the largest network."""
+        """Return the values to validate: the smallest and the largest network."""
         ends = zip(self.layers.samples(), self.width.samples(), strict=True)
         return tuple((int(width),) * int(layers) for layers, width in ends)
 
@@ -108,7 +108,7 @@ Plain = Range | Choice | HiddenLayers
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Branches:
-    """A space for each value of another setting."""
+    """A range or choice for each value of another setting."""
 
     by: str
     of: Mapping[str, Plain]
@@ -118,10 +118,10 @@ Space = Mapping[str, Plain | Branches]
 
 
 def suggest(space: Space, trial: Trial, base: TrainingSettings) -> dict[str, Any]:
-    """Let the sampler choose a value for every setting in the space, as layers of settings take them.
+    """Sample a value for every setting in the space.
 
     Raises:
-        ConfigurationError: a setting that others depend on has a value that they say nothing about.
+        ConfigurationError: a setting depends on another one with a value for which it has no range or choice.
     """
     chosen = {
         name: part.suggest(trial, name) for name, part in space.items() if not isinstance(part, Branches)
@@ -131,14 +131,14 @@ def suggest(space: Space, trial: Trial, base: TrainingSettings) -> dict[str, Any
             value = str(chosen.get(part.by, getattr(base, part.by)))
             if value not in part.of:
                 raise ConfigurationError(
-                    f"{name} in the search space depends on {part.by}, and says nothing about {value!r}"
+                    f"{name} in the search space depends on {part.by}, but has no entry for {value!r}"
                 )
             chosen[name] = part.of[value].suggest(trial, f"{name}.{value}")
     return chosen
 
 
 def default_space(base: TrainingSettings, given: Collection[str]) -> Space:
-    """Return the default space without the settings that the user gave a value."""
+    """Return the default space without the settings that the user has given."""
     space = _parse(yaml.safe_load(DEFAULT_SPACE), "the default space", base)
     return {name: part for name, part in space.items() if name not in given}
 
@@ -147,15 +147,15 @@ def read_space(path: Path, base: TrainingSettings) -> Space:
     """Read a space from a YAML file.
 
     Raises:
-        ConfigurationError: it cannot be read, names a setting that does not exist or is not
-            searched, or allows a value that the setting does not.
+        ConfigurationError: it cannot be read, has a setting that does not exist or cannot be searched, or a value that
+            is invalid for its setting.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        raise ConfigurationError(f"{path} cannot be read: {one_line(error)}") from None
     if not isinstance(content, dict) or not content:
-        raise ConfigurationError(f"{path} is no search space: `--show-space` prints one to start from")
+        raise ConfigurationError(f"{path} is not a search space: `--show-space` prints one to start from")
     return _parse(content, str(path), base)
 
 
@@ -165,7 +165,9 @@ def _parse(content: Mapping[Any, Any], origin: str, base: TrainingSettings) -> S
     for key, spec in content.items():
         name = str(key)
         if name in NOT_SEARCHED:
-            raise ConfigurationError(f"{name} in {origin} is not searched: trials with it would not compare")
+            raise ConfigurationError(
+                f"{name} in {origin} cannot be searched: its trials would not be comparable"
+            )
         if name not in known:
             raise ConfigurationError(f"unknown setting {name} in {origin}{nearest(name, known)}")
         if isinstance(spec, dict) and "by" in spec:
@@ -202,14 +204,14 @@ def _check_branches(name: str, part: Branches, space: Space, origin: str, base: 
     missing = [str(value) for value in values if str(value) not in part.of]
     if missing:
         raise ConfigurationError(
-            f"{name} in {origin} depends on {part.by} and says nothing about {', '.join(missing)}"
+            f"{name} in {origin} depends on {part.by}, but has no entry for {', '.join(missing)}"
         )
 
 
 def _plain(
     name: str, spec: Any, origin: str, base: TrainingSettings, together_with: Mapping[str, Any]
 ) -> Plain:
-    """Read what stands beside one name, and try its values out on the settings."""
+    """Parse the entry of a setting, and validate its values."""
 
     def check(value: Any) -> None:
         fixed = base.model_dump() | dict(together_with)
@@ -222,7 +224,7 @@ def _plain(
     if isinstance(spec, list) and spec:
         part = Choice(values=tuple(",".join(map(str, v)) if isinstance(v, list) else v for v in spec))
         if any(isinstance(value, dict) for value in part.values):
-            raise ConfigurationError(f"{name} in {origin}: a choice is a plain value")
+            raise ConfigurationError(f"{name} in {origin}: a choice must be a plain value")
     elif isinstance(spec, dict) and name == "hidden" and set(spec) == {"layers", "width"}:
         part = HiddenLayers(
             layers=_range(f"{name}: layers", spec["layers"], origin, whole=True),
@@ -234,8 +236,7 @@ def _plain(
             part = _range(name, spec, origin, whole=True)
     else:
         raise ConfigurationError(
-            f"{name} in {origin} is {spec!r}: give [a, b, ...] or {{low: X, high: Y}}; a single value belongs "
-            "into --config"
+            f"{name} in {origin} is {spec!r}: give [a, b, ...] or {{low: X, high: Y}}; give a single value in --config"
         )
     for value in part.samples():
         check(value)
@@ -243,7 +244,7 @@ def _plain(
 
 
 def _allows(check: Any, part: Range) -> bool:
-    """Tell whether the setting takes a fraction between the two ends."""
+    """Return whether the setting accepts fractions between the two ends."""
     try:
         check(part.low + (part.high - part.low) / 2**0.5)
     except ConfigurationError:
@@ -262,13 +263,17 @@ def _range(name: str, spec: Any, origin: str, *, whole: bool) -> Range:
     try:  # YAML 1.1 reads 1e-4 as text
         low, high = float(spec["low"]), float(spec["high"])
     except (TypeError, ValueError):
-        raise ConfigurationError(f"{name} in {origin}: low and high are numbers; they were {spec}") from None
+        raise ConfigurationError(
+            f"{name} in {origin}: low and high must be numbers; they were {spec}"
+        ) from None
     log = spec.get("log", False)
     if not isinstance(log, bool) or not low < high or (log and low <= 0):
         raise ConfigurationError(
-            f"{name} in {origin}: low is below high, log is true or false, and with log low is above 0; "
+            f"{name} in {origin}: low must be below high, log true or false, and with log low must be above 0; "
             f"they were {spec}"
         )
     if whole and not (low.is_integer() and high.is_integer() and low >= 1):
-        raise ConfigurationError(f"{name} in {origin}: low and high are whole numbers from 1; were {spec}")
+        raise ConfigurationError(
+            f"{name} in {origin}: low and high must be whole numbers from 1; they were {spec}"
+        )
     return Range(low=int(low) if whole else low, high=int(high) if whole else high, log=log, whole=whole)

@@ -1,4 +1,4 @@
-"""Where the processes of one search meet: Optuna's journal file, or a database; and the seeded sampler."""
+"""The storage that the processes of a search share, Optuna's journal file or a database, and the seeded sampler."""
 
 import json
 import os
@@ -16,30 +16,29 @@ from optuna.trial import FrozenTrial, TrialState
 
 from common.configuration import without_credentials
 from common.errors import ConfigurationError
-from training.errors import UnwritableError
+from training.errors import writing
 
 JOURNAL_START = b'{"op_code":'
-"""How a journal begins: with the record of the search's creation, as `JournalStorage` writes all of them."""
+"""The start of a journal: `JournalStorage` writes a record of the search's creation first."""
 LOCK_GRACE_SECONDS = 30
-"""After this long a journal's lock whose owner was killed is taken from it."""
+"""Time after which the lock of a killed process is broken."""
 
 
-class WholeLines(JournalFileBackend):
-    """Optuna's journal file, which a killed writer cannot spoil for the others.
+class CrashSafeJournal(JournalFileBackend):
+    """Optuna's journal file, made robust against writers that are killed.
 
-    A process that is killed within a write can leave half a line. Optuna would append the next
-    record to it, and nobody could read the journal from then on. Here the next writer, which
-    holds the lock, cuts the half line off first: nobody has read it.
+    A process that is killed during a write can leave half a line. Optuna would append the next record to it and make
+    the journal unreadable. Here the next writer, which holds the lock, truncates the half line first.
     """
 
     def __init__(self, path: Path) -> None:
-        # The symbolic link that Optuna locks with by default never grows old if the path is relative.
+        # The lock that Optuna uses by default, a symbolic link, never expires if the path is relative.
         self._own_lock = JournalFileOpenLock(str(path.absolute()), grace_period=LOCK_GRACE_SECONDS)
         self._path = path
         super().__init__(str(path.absolute()), self._own_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, durably."""
+        """Append records durably."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._own_lock.acquire()
         try:
@@ -65,32 +64,31 @@ def _cut_half_line(path: Path) -> None:
 
 
 def open_storage(spec: str, default: Path) -> BaseStorage:
-    """Open a journal file (its path, or nothing for `default`) or a database (its URL).
+    """Open a journal file (its path; an empty string is `default`) or a database (its URL).
 
     Raises:
-        ConfigurationError: the database's URL, driver or server is not usable.
+        ConfigurationError: the URL, driver or server of the database does not work, or the file is not a journal.
         UnwritableError: the journal's directory is not writable.
     """
     if "://" in spec:
         return _database(spec)
     path = Path(spec) if spec else default
-    foreign = ConfigurationError(f"{path} is not a journal of Optuna's: give --storage another file")
+    foreign = ConfigurationError(f"{path} is not an Optuna journal: give another file with --storage")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        if not _begins_as_a_journal(
-            path
-        ):  # Optuna takes a file of one line without its end for an empty journal
-            raise foreign
-        return JournalStorage(WholeLines(path))
-    except OSError as error:
-        raise UnwritableError(f"the search's journal {path} cannot be written: {error.strerror}") from None
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            if not _begins_as_a_journal(
+                path
+            ):  # Optuna reads a file of one unterminated line as an empty journal
+                raise foreign
+            return JournalStorage(CrashSafeJournal(path))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise foreign from None
 
 
 def _begins_as_a_journal(path: Path) -> bool:
-    """Tell whether a file is a journal, as far as its beginning says, or the beginning of one."""
+    """Return whether a file starts like a journal, or is a prefix of that start."""
     with path.open("rb") as file:
         return JOURNAL_START.startswith(file.read(len(JOURNAL_START)))
 
@@ -99,9 +97,9 @@ def _database(url: str) -> BaseStorage:
     try:
         from sqlalchemy.pool import NullPool
 
-        # A connection ends with what it was for: Optuna would leave those of a pool open.
+        # Connections are closed after use: Optuna would leave those of a pool open.
         return RDBStorage(url, engine_kwargs={"poolclass": NullPool})
-    # SQLAlchemy raises its own tree and its drivers theirs; a missing driver is an ImportError.
+    # SQLAlchemy and each driver have their own exceptions; a missing driver raises ImportError.
     except Exception as error:  # noqa: BLE001
         reason = str(error).replace(url, without_credentials(url)).splitlines()[0][:300]
         raise ConfigurationError(
@@ -110,21 +108,20 @@ def _database(url: str) -> BaseStorage:
 
 
 def quiet_optuna() -> None:
-    """Let Optuna say only what went wrong: what is done, the search says itself."""
+    """Let Optuna log errors only: the search logs its own progress."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 FIRST = "first_number"
-"""Attribute of a trial that was put back: the number it had at first."""
+"""User attribute of a requeued trial: its original number."""
 
 
 class SeededSampler(BaseSampler):
-    """The tree-structured Parzen estimator, seeded for each trial by (seed, draws before it).
+    """The tree-structured Parzen estimator (TPE), seeded for each trial by (seed, number of samples before it).
 
-    A trial that was put back, with the parameters it had, is no draw. So a search that was ended and
-    gone on with draws what it would have drawn, and processes that share one seed do not draw the same.
-    Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011, as Optuna's
-    `TPESampler`, whose first 10 trials are random.
+    A requeued trial keeps its parameters and is not a sample. A search that is interrupted and continued therefore
+    samples the same parameters, and processes that share a seed sample different ones. Source: Bergstra et al.,
+    "Algorithms for Hyper-Parameter Optimization", NIPS 2011; Optuna's `TPESampler`, whose first 10 trials are random.
     """
 
     def __init__(self, seed: int) -> None:
@@ -175,22 +172,22 @@ def open_study(
     prune: bool,
     identity: Mapping[str, str],
 ) -> optuna.Study:
-    """Open the search `name`, or begin it.
+    """Open or create the search `name`.
 
-    Pruning is by the median of the trials so far at the same epoch, not by Hyperband: searches here
-    are of tens of trials, and Hyperband splits them over brackets that each want 10 random ones
-    first. The first 5 trials and the first epochs of each (learning rates rise then) are left alone.
+    Trials are pruned by the median of the earlier trials at the same epoch. Hyperband would split the tens of trials of
+    a search over brackets that each start with 10 random ones. The first 5 trials, and the first epochs of each, in
+    which the learning rate rises, are not pruned.
 
     Args:
-        storage: where.
-        name: which.
+        storage: of the search.
+        name: of the search.
         seed: of the sampler.
         warm_up_epochs: epochs of each trial in which it is not pruned.
-        prune: whether to prune at all.
-        identity: what every trial has in common, in words, by name. A search remembers it.
+        prune: whether to prune.
+        identity: the settings and data that all trials have in common, by name; stored with the search.
 
     Raises:
-        ConfigurationError: the search was begun with another identity.
+        ConfigurationError: the search was created with another identity.
     """
     pruner = (
         optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warm_up_epochs)
@@ -211,8 +208,8 @@ def open_study(
     elif remembered != identity:
         differing = sorted(k for k in {*remembered, *identity} if remembered.get(k) != identity.get(k))
         raise ConfigurationError(
-            f"the search '{name}' was begun otherwise: "
+            f"the search '{name}' was started with other settings: "
             + "; ".join(f"{k} was {remembered.get(k)} and is {identity.get(k)}" for k in differing)
-            + ": set that back, or give --study another name"
+            + ": restore them, or give another name with --study"
         )
     return study

@@ -1,14 +1,14 @@
-"""Trials that processes share: who works on which, which owner died, and when there are enough.
+"""Trials that processes share: their owners, heartbeats, and the requeueing of abandoned ones.
 
-Optuna's journal has no heartbeat (its databases have, but only inside `Study.optimize`), so the search
-has its own, the same for both: the owner of a running trial counts up one of its attributes every few
-seconds. Whoever is looking for work watches these counters by its own clock, so clocks need not agree;
-a counter that stands still for `GRACE_BEATS` beats means that the owner is gone. Its trial is failed
-and put back with the same parameters, up to `MAX_DEATHS` times; only one process can fail a trial, so
-only one puts it back. An owner that was only asleep finds its trial finished, and drops it.
+Optuna's journal has no heartbeat (its databases have one, but only within `Study.optimize`), so the search has its own
+for both: the owner of a running trial increments a user attribute every few seconds. A process that looks for work
+watches these counters by its own clock, so clocks need not agree. If a counter does not change for `GRACE_BEATS` beats,
+the owner is taken for dead: its trial is failed and requeued with the same parameters, up to `MAX_DEATHS` times. Only
+one process can fail a trial, so only one requeues it. An owner that was merely suspended finds its trial finished, and
+drops it.
 
-There are never more than the wanted number of trials: who creates one counts those before it that have
-not failed, in the storage's order, and gives up its own if they are enough.
+The number of trials never exceeds the wanted one: a process that creates a trial counts the trials before it that have
+not failed, in the storage's order, and fails its own if they are enough.
 """
 
 import threading
@@ -21,23 +21,23 @@ from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from common.progress import Progress
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.search.storage import FIRST
 
 GRACE_BEATS = 6
 MAX_DEATHS = 3
-"""A trial whose owner died this often is not tried again: it may be what kills them."""
+"""A trial whose owner died this often is not retried, because it may be the cause."""
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 BEAT, DEATHS = "heartbeat", "deaths"
 
 
 def first_number(trial: Trial | FrozenTrial) -> int:
-    """Return the number under which a trial was first tried: its directory is named by that."""
+    """Return the original number of a trial, which names its directory."""
     return int(trial.user_attrs.get(FIRST, trial.number))
 
 
 class Trials:
-    """The trials of one search, as one of its processes sees them."""
+    """The trials of a search, from the view of one of its processes."""
 
     def __init__(
         self,
@@ -46,32 +46,32 @@ class Trials:
         wanted: int,
         beat_seconds: float,
         progress: Progress,
-        stop: Stop,
+        stop: StopFlag,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._study, self._wanted, self._beat_seconds = study, wanted, beat_seconds
         self._progress, self._stop, self._clock = progress, stop, clock
         self._seen: dict[int, tuple[int, float]] = {}
-        """Of each running trial: its last counter, and when that was new."""
+        """Running trial to its last counter, and the time at which that was new."""
 
     def done(self) -> int:
-        """Return how many trials are finished, by anyone."""
+        """Return the number of finished trials, of all processes."""
         return sum(trial.state in DONE for trial in self._all())
 
-    def next(self, is_over: Callable[[], bool] = lambda: False) -> Trial | None:
-        """Return a trial to work on, or None if there are enough or `is_over`.
+    def next(self, is_time_up: Callable[[], bool] = lambda: False) -> Trial | None:
+        """Return a trial to run, or None if there are enough or `is_time_up`.
 
-        While other processes work on the last ones it waits, to take over should one of them die.
+        While other processes run the last trials, it waits to take over if one of them dies.
 
         Raises:
-            InterruptedRunError: a signal came.
+            InterruptedRunError: a signal arrived.
         """
         waiting_said = False
         while True:
             self._stop.check()
-            if is_over() or self.done() >= self._wanted:
+            if is_time_up() or self.done() >= self._wanted:
                 return None
-            self.rescue()
+            self.requeue_abandoned()
             trials = self._all()
             states = [trial.state for trial in trials]
             busy = sum(state in (*DONE, TrialState.RUNNING) for state in states)
@@ -88,8 +88,8 @@ class Trials:
                     waiting_said = True
                 time.sleep(min(self._beat_seconds / 4, 1.0))
 
-    def rescue(self) -> None:
-        """Put back the trials whose owners show no life any more."""
+    def requeue_abandoned(self) -> None:
+        """Requeue the trials whose heartbeats have stopped."""
         now = self._clock()
         for trial in self._all():
             if trial.state != TrialState.RUNNING:
@@ -103,24 +103,28 @@ class Trials:
                 deaths = int(trial.user_attrs.get(DEATHS, 0)) + 1
                 again = deaths < MAX_DEATHS
                 self._progress.say(
-                    f"the process of trial {trial.number} is gone"
-                    + ("; it is tried again" if again else f": {deaths} died with it, it is not tried again")
+                    f"the process of trial {trial.number} has died; "
+                    + (
+                        "the trial is requeued"
+                        if again
+                        else f"{deaths} have died with it, so it is not retried"
+                    )
                 )
                 if again:
-                    self._put_back(trial, deaths)
+                    self._enqueue(trial, deaths)
 
-    def give_back(self, trial: Trial) -> None:
-        """Put back a trial that this process will not finish, because it is told to end."""
+    def requeue(self, trial: Trial) -> None:
+        """Requeue a trial that this process will not finish, because it is stopped."""
         frozen = next(t for t in self._all() if t.number == trial.number)
         if self._fail(trial.number):
-            self._put_back(frozen, int(frozen.user_attrs.get(DEATHS, 0)))
+            self._enqueue(frozen, int(frozen.user_attrs.get(DEATHS, 0)))
 
-    def drop(self, trial: Trial) -> None:
-        """Fail a trial that would fail again."""
+    def fail(self, trial: Trial) -> None:
+        """Fail a trial that would fail again if retried."""
         self._fail(trial.number)
 
     def finish(self, trial: Trial, score: float | None) -> bool:
-        """Finish a trial with its score, or as pruned with None; tell whether it was still this process's."""
+        """Finish a trial with its score, or as pruned if None; return whether this process still owned it."""
         state = TrialState.PRUNED if score is None else TrialState.COMPLETE
         try:
             told = self._study.tell(trial, score, state, skip_if_finished=True)
@@ -129,8 +133,8 @@ class Trials:
         return told.state == state
 
     @contextmanager
-    def alive(self, trial: Trial) -> Iterator[None]:
-        """Show life while the block runs."""
+    def heartbeat(self, trial: Trial) -> Iterator[None]:
+        """Send heartbeats while the block runs."""
         end = threading.Event()
         thread = threading.Thread(target=self._beat, args=(trial, end), daemon=True)
         thread.start()
@@ -147,9 +151,9 @@ class Trials:
             try:
                 trial.set_user_attr(BEAT, beat)
             except UpdateFinishedTrialError:
-                return  # the trial was taken away; its owner will find out
+                return  # another process has taken the trial; the owner will find out
             except (OptunaError, OSError):
-                pass  # a storage that is away may come back within the grace
+                pass  # the storage may recover within the grace period
             if end.wait(self._beat_seconds):
                 return
 
@@ -158,14 +162,14 @@ class Trials:
         return len(before) < self._wanted
 
     def _fail(self, number: int) -> bool:
-        """Fail a running trial; tell whether it was this call that did."""
+        """Fail a running trial; return whether this call did so."""
         try:
             self._study.tell(number, state=TrialState.FAIL)
         except (ValueError, UpdateFinishedTrialError):
             return False
         return True
 
-    def _put_back(self, trial: FrozenTrial, deaths: int) -> None:
+    def _enqueue(self, trial: FrozenTrial, deaths: int) -> None:
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.WAITING,

@@ -1,8 +1,8 @@
-"""Many models that differ in one thing, and a page about them: `python -m training study`.
+"""Studies of one setting with many models, and the report about them: `python -m training study`.
 
-From top to bottom; imports go down only. Open `run.py` first.
+Open `run.py` first. Imports go down only, in this order:
 
 - `run`
-- `page`, over `figures` and `statistics` (means and intervals)
+- `page`, over `figures` and `statistics` (means and confidence intervals)
 - `runs` (a record for each run), over `designs` (what each study varies)
 """

@@ -1,4 +1,4 @@
-"""The studies' pictures, in the style of the report's."""
+"""The figures of the studies, in the style of the training report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """What is drawn of one point: accuracies from 0 to 1."""
+    """The accuracies of a point, from 0 to 1."""
 
     series: str
     x: float
@@ -26,17 +26,17 @@ class Row:
     validation: Summary
     test: Summary
     tests: Sequence[float]
-    """Of each run."""
+    """The test accuracy of each run."""
 
 
 def figure(study: Study, rows: Sequence[Row]) -> str:
-    """Draw a study: lines over numbers, or each run's test accuracy over names."""
+    """Return a study's figure as SVG: lines over a numeric axis, or the test accuracy of each run over names."""
     with mpl.rc_context(STYLE):
         return svg(draw(study, rows), study.title)
 
 
 def draw(study: Study, rows: Sequence[Row]) -> Figure:
-    """Return the study's figure."""
+    """Return a study's figure."""
     names = study.scale == "names"
     drawing = Figure(figsize=(7, 1.3 + 0.4 * len(rows) if names else 4), layout="constrained")
     axes = drawing.subplots()

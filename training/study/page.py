@@ -1,4 +1,4 @@
-"""`study.html`: one self-contained page with a figure and a table for each study."""
+"""`study.html`: a self-contained page with a figure and a table for each study."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Judged:
+class _PointResult:
     point: Point
     records: Sequence[Record]
-    """Those with a finite loss."""
+    """The runs with a finite loss."""
     diverged: int
 
 
@@ -30,20 +30,19 @@ def render(
     """Return the page.
 
     Args:
-        studies: what was done.
-        results: for each study its runs, with the point they belong to (`series`, `label`) and
-            the metrics.
-        base: the settings that the studies start from.
-        environment: what they ran on.
+        studies: the studies.
+        results: study name to the records of its runs, with their point (`series`, `label`) and metrics.
+        base: the base settings.
+        environment: of the runs.
     """
     runs = {record["fingerprint"]: record for records in results.values() for record in records}
     first = next(iter(runs.values()))
     seconds = sum(record["seconds"] for record in runs.values())
     said = (
         f"{len(runs)} models, validated on {first['validation_images']} images and tested on "
-        f"{first.get('test_images', 0)}; {seconds:,.0f} s of training in all. Values are means over runs that "
-        "differ in their seed; ± is the half-width of the 95% interval by Student's t. Each start trains all its "
-        "models before it reads the test set, and nothing is chosen by it."
+        f"{first.get('test_images', 0)}; {seconds:,.0f} s of training in total. Values are means over runs with "
+        "different seeds; ± is the half-width of the 95% confidence interval by Student's t. Each start "
+        "trains all its models before it reads the test set, and nothing is selected by it."
     )
     ran_on = [
         ("device", environment.device),
@@ -57,7 +56,7 @@ def render(
         Section(
             anchor="base",
             title="Base settings",
-            body=f"<p>What a study does not vary.</p>{table(sorted(base.items()))}",
+            body=f"<p>The settings that a study does not vary.</p>{table(sorted(base.items()))}",
         )
     )
     sections.append(Section(anchor="environment", title="Environment", body=table(ran_on)))
@@ -65,7 +64,7 @@ def render(
 
 
 def _section(study: Study, records: Sequence[Record]) -> Section:
-    judged = [_of(point, records) for point in study.points]
+    points = [_of(point, records) for point in study.points]
     rows = [
         Row(
             series=each.point.series,
@@ -76,26 +75,26 @@ def _section(study: Study, records: Sequence[Record]) -> Section:
             test=_summary(each, "test_accuracy"),
             tests=[record["test_accuracy"] for record in each.records],
         )
-        for each in judged
+        for each in points
         if each.records
     ]
-    drawn = f"<figure>{figure(study, rows)}</figure>" if rows else "<p>Every run diverged.</p>"
-    body = f"<p>{text(study.text)}</p>{drawn}{_results(study, judged)}"
+    drawn = f"<figure>{figure(study, rows)}</figure>" if rows else "<p>All runs diverged.</p>"
+    body = f"<p>{text(study.text)}</p>{drawn}{_results(study, points)}"
     return Section(anchor=study.name, title=study.title, body=body)
 
 
-def _of(point: Point, records: Sequence[Record]) -> _Judged:
+def _of(point: Point, records: Sequence[Record]) -> _PointResult:
     mine = [r for r in records if (r["series"], r["label"]) == (point.series, point.label)]
     finite = [record for record in mine if not record["diverged"]]
-    return _Judged(point=point, records=finite, diverged=len(mine) - len(finite))
+    return _PointResult(point=point, records=finite, diverged=len(mine) - len(finite))
 
 
-def _summary(judged: _Judged, name: str) -> Summary:
-    return summarise([record[name] for record in judged.records])
+def _summary(point: _PointResult, name: str) -> Summary:
+    return summarise([record[name] for record in point.records])
 
 
-def _results(study: Study, judged: Sequence[_Judged]) -> str:
-    several = len({each.point.series for each in judged}) > 1
+def _results(study: Study, points: Sequence[_PointResult]) -> str:
+    several = len({each.point.series for each in points}) > 1
     head: tuple[str, ...] = (
         "model",
         study.axis or "settings",
@@ -106,7 +105,7 @@ def _results(study: Study, judged: Sequence[_Judged]) -> str:
         "test %",
     )
     rows = []
-    for each in judged:
+    for each in points:
         cells = [each.point.series, each.point.label]
         if each.records:
             cells += [f"{each.records[0]['parameters']:,}", str(len(each.records))]
@@ -117,7 +116,7 @@ def _results(study: Study, judged: Sequence[_Judged]) -> str:
             cells += ["", "0", "", "", ""]
         rows.append((*cells, f"{each.diverged} diverged" if each.diverged else ""))
     start = 0 if several else 1
-    if not any(each.diverged for each in judged):
+    if not any(each.diverged for each in points):
         rows = [row[:-1] for row in rows]
     else:
         head = (*head, "")

@@ -1,9 +1,8 @@
-"""`study`: train many models that differ in one thing, then test them all, and report.
+"""`study`: train many models that differ in one setting, then test all of them, and write a report.
 
-The order is the point: every model of every study that was asked for is trained before the test set
-is read, and nothing is chosen by what it says. A finished run is one file, OUTPUT/runs/FINGERPRINT.json,
-written whole, so a study that was killed does only what is missing, and a run that was killed goes on
-from its checkpoint in OUTPUT/unfinished. Runs that two studies share are trained once.
+All models of the requested studies are trained before the test set is read, so that it cannot influence any choice. A
+finished run is a file, OUTPUT/runs/FINGERPRINT.json, written atomically: a study that is restarted runs only what is
+missing, and an interrupted run resumes from its checkpoint in OUTPUT/unfinished. Shared runs are trained once.
 """
 
 import fcntl
@@ -17,56 +16,55 @@ from common.configuration import nearest
 from common.errors import ConfigurationError
 from common.progress import Progress
 from training.augmentation.policy import apply_policy
-from training.errors import InterruptedRunError, UnwritableError
-from training.interrupts import listen
-from training.loop.shared_data import prepare, weight_settings
+from training.errors import InterruptedRunError, UnwritableError, writing
+from training.interrupts import catch_signals
+from training.loop.shared_data import load_shared_data, weight_settings
 from training.search_settings import STUDIES, StudySettings
-from training.study.designs import PLANS, Study, frame
+from training.study.designs import DESIGNS, Study, study_base
 from training.study.page import render
-from training.study.runs import Planned, Record, Work
+from training.study.runs import PlannedRun, Record, StudyRuns
 
 LOCK_FILE = ".lock"
 PAGE_FILE = "study.html"
 
 
 def study(names: Sequence[str], settings: StudySettings, given: Collection[str], progress: Progress) -> Path:
-    """Do the studies, or what is missing of them, and return the report's path.
+    """Run the studies, or what is missing of them, and return the path of the report.
 
     Args:
         names: of studies, or `all`.
-        settings: what is held fixed, and the scale.
-        given: the settings that the user gave a value; the quick scale leaves them alone.
-        progress: gets a line for each run.
+        settings: the base settings and the scale.
+        given: the settings that the user has given, which the quick scale does not change.
+        progress: for a log line for each run.
 
     Raises:
         ConfigurationError: a study is unknown, or the settings do not suit it.
-        UnwritableError: the directory is not writable, is worked in, or holds files of others by the results' names.
-        InterruptedRunError: a signal came; the same command goes on.
+        UnwritableError: the directory is not writable, is in use, or has foreign files with the names of results.
+        InterruptedRunError: a signal arrived; the same command continues.
         TrainingError: as `fit`.
     """
     chosen = _chosen(names)
-    with listen() as stop, _alone(settings.output):
-        material = prepare(settings, progress)
-        settings = apply_policy(settings, material.data.is_handwriting)
-        start = frame(settings, given, len(material.train), len(material.data.classes))
-        studies = [PLANS[name](start) for name in chosen]
-        work = Work(settings.output, settings.seed, settings.code_revision, material, stop, progress)
-        planned = [run for each in studies for run in work.plan(each)]
+    with catch_signals() as stop, _alone(settings.output):
+        shared = load_shared_data(settings, progress)
+        settings = apply_policy(settings, shared.data.is_handwriting)
+        start = study_base(settings, given, len(shared.train), len(shared.data.classes))
+        studies = [DESIGNS[name](start) for name in chosen]
+        runs = StudyRuns(settings.output, settings.seed, settings.code_revision, shared, stop, progress)
+        planned = [run for each in studies for run in runs.plan(each)]
         try:
-            work.train(planned)
-            work.test(planned)
+            runs.train(planned)
+            runs.test(planned)
         except InterruptedRunError:
             name = stop.signal.name if stop.signal else "a signal"
-            finished = len({run.fingerprint for run in planned if work.record(run)})
+            finished = len({run.fingerprint for run in planned if runs.record(run)})
             raise InterruptedRunError(
-                f"stopped by {name}: {finished} finished runs are kept in {settings.output}; "
-                "the same command goes on"
+                f"stopped by {name}: {finished} finished runs are kept in {settings.output}; the same command continues"
             ) from None
-        return _report(settings.output, studies, planned, weight_settings(start.base), work)
+        return _report(settings.output, studies, planned, weight_settings(start.base), runs)
 
 
 def _chosen(names: Sequence[str]) -> list[str]:
-    """Return the studies' names, each once, in the report's order."""
+    """Return the names of the studies, each once, in the order of the report."""
     for name in names:
         if name not in (*STUDIES, "all"):
             raise ConfigurationError(f"unknown study {name}{nearest(name, (*STUDIES, 'all'))}")
@@ -75,26 +73,24 @@ def _chosen(names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Keep other processes out of the directory; the lock goes with the process, however that ends.
+    """Lock the directory for this process; the lock ends with the process.
 
-    The lock's file stays, and says that what has the results' names is a study's.
+    The lock file remains, as a mark that the results in the directory are those of a study.
     """
     lock = output / LOCK_FILE
     results = (PAGE_FILE, *map(_lines_file, STUDIES))
     taken = [output / name for name in results if (output / name).exists()]
     if taken and not lock.exists():
-        raise UnwritableError(f"{taken[0]} is there, and no study wrote it: give another --output")
-    try:
+        raise UnwritableError(f"{taken[0]} exists and was not written by a study: give another --output")
+    with writing(output):
         output.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
-    except OSError as error:
-        raise UnwritableError(f"{output} cannot be written: {error.strerror}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UnwritableError(
-                f"another process works in {output}: wait for it, or give --output"
+                f"another process uses {output}: wait for it, or give another --output"
             ) from None
         yield
 
@@ -102,22 +98,20 @@ def _alone(output: Path) -> Iterator[None]:
 def _report(
     output: Path,
     studies: Sequence[Study],
-    planned: Sequence[Planned],
+    planned: Sequence[PlannedRun],
     base: Mapping[str, object],
-    work: Work,
+    runs: StudyRuns,
 ) -> Path:
-    """Write the results as JSON lines, one file a study, and the page; return the page's path."""
+    """Write the results of each study as JSON lines, and the page; return the page's path."""
     results: dict[str, list[Record]] = {each.name: [] for each in studies}
     for run in planned:
         place = {"study": run.study, "series": run.point.series, "x": run.point.x, "label": run.point.label}
-        results[run.study].append(place | {"seed": run.settings.seed} | (work.record(run) or {}))
+        results[run.study].append(place | {"seed": run.settings.seed} | (runs.record(run) or {}))
     page = output / PAGE_FILE
-    try:
+    with writing(output):
         for name, lines in results.items():
             write_whole(output / _lines_file(name), "".join(json.dumps(r) + "\n" for r in lines).encode())
-        write_whole(page, render(studies, results, base, work.environment).encode())
-    except OSError as error:
-        raise UnwritableError(f"{page} cannot be written: {error.strerror}") from None
+        write_whole(page, render(studies, results, base, runs.environment).encode())
     return page
 
 

@@ -1,4 +1,4 @@
-"""The runs of the studies: planned, trained, tested; each kept as one file, written whole."""
+"""The runs of the studies: planned, trained and tested, each with a record in a file that is written atomically."""
 
 import io
 import json
@@ -15,14 +15,14 @@ import torch
 from common.atomic_files import sha256_bytes, write_whole
 from common.progress import Progress, Task
 from training import provenance
-from training.data.dataset import Resident
+from training.data.dataset import DeviceImages
 from training.data.splits import nested_subset
-from training.errors import CheckpointError, DivergedError, UnwritableError
-from training.interrupts import Stop
+from training.errors import CheckpointError, DivergedError, writing
+from training.interrupts import StopFlag
 from training.loop.fit import Fitted, fit
-from training.loop.shared_data import Material, weight_settings
+from training.loop.shared_data import SharedData, weight_settings
 from training.loop.state import Epoch
-from training.model.evaluation import logits_of, negative_log_likelihood
+from training.model.evaluation import accuracy, logits_of, negative_log_likelihood
 from training.model.mlp import MLP, Standardisation
 from training.model.parameters import parameter_count
 from training.settings import TrainingSettings
@@ -30,12 +30,12 @@ from training.study.designs import Point, Study
 
 FORMAT = 1
 Record = dict[str, Any]
-"""What is known of a finished run; one JSON object."""
+"""The record of a finished run; a JSON object."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
-    """One run of one point of a study."""
+class PlannedRun:
+    """A run of a point of a study."""
 
     study: str
     point: Point
@@ -43,17 +43,17 @@ class Planned:
     fingerprint: str
 
 
-class Work:
-    """The runs: planned, trained, tested, each kept as a file."""
+class StudyRuns:
+    """Plans, trains and tests runs, and keeps their records."""
 
     def __init__(
-        self, output: Path, seed: int, revision: str, material: Material, stop: Stop, progress: Progress
+        self, output: Path, seed: int, revision: str, shared: SharedData, stop: StopFlag, progress: Progress
     ) -> None:
         self._output, self._seed = output, seed
-        self._material, self._stop, self._progress = material, stop, progress
-        self.environment = provenance.environment(material.device, revision)
+        self._shared, self._stop, self._progress = shared, stop, progress
+        self.environment = provenance.environment(shared.device, revision)
 
-    def plan(self, study: Study) -> Iterator[Planned]:
+    def plan(self, study: Study) -> Iterator[PlannedRun]:
         """Yield the runs of a study: each point with each seed."""
         for point in study.points:
             for repeat in range(study.repeats):
@@ -63,29 +63,29 @@ class Work:
                     "settings": weight_settings(settings),
                     "images": point.images,
                     "split_seed": self._seed,
-                    "validation": len(self._material.validation),
-                    "sha256": self._material.data.sha256,
+                    "validation": len(self._shared.validation),
+                    "sha256": self._shared.data.sha256,
                 }
                 text = json.dumps(identity, sort_keys=True)
-                yield Planned(
+                yield PlannedRun(
                     study=study.name,
                     point=point,
                     settings=settings,
                     fingerprint=sha256_bytes(text.encode())[:32],
                 )
 
-    def record(self, run: Planned) -> Record | None:
-        """Return what is known of a run, or None if it is not finished."""
+    def record(self, run: PlannedRun) -> Record | None:
+        """Return the record of a run, or None if it is not finished."""
         try:
             record: Record = json.loads(self._record_path(run).read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise CheckpointError(f"{self._record_path(run)} was changed ({error}): remove it") from None
+            raise CheckpointError(f"{self._record_path(run)} is corrupt ({error}): remove it") from None
         return record
 
-    def train(self, planned: Sequence[Planned]) -> None:
-        """Train what is not trained yet."""
+    def train(self, planned: Sequence[PlannedRun]) -> None:
+        """Train the runs that have no record."""
         missing = {run.fingerprint: run for run in planned if self.record(run) is None}
         count = len({run.fingerprint for run in planned})
         self._progress.say(f"{len(missing)} of {count} runs to train, on {self.environment.device}")
@@ -100,52 +100,50 @@ class Work:
                     f"{run.point.label}, seed {run.settings.seed}: {_outcome(record)}"
                 )
 
-        for run in planned:  # a run may have been killed at its very end
+        for run in planned:  # a process may have been killed after writing a record
             shutil.rmtree(self._directory(run), ignore_errors=True)
-        with suppress(OSError):  # other studies have unfinished runs, or it is not there
+        with suppress(OSError):  # it is missing, or other studies have unfinished runs
             (self._output / "unfinished").rmdir()
 
-    def test(self, planned: Sequence[Planned]) -> None:
-        """Read the test set, once, and judge every model that it has not judged."""
+    def test(self, planned: Sequence[PlannedRun]) -> None:
+        """Read the test set, once, and evaluate every model that has not been tested."""
         untested = {run.fingerprint: run for run in planned if _is_untested(self.record(run))}
         if not untested:
             return
-        test = self._material.data.test().to(self._material.device)
-        self._progress.say(f"all are trained: testing {len(untested)} models on {len(test)} images")
+        test = self._shared.data.test().to(self._shared.device)
+        self._progress.say(f"all runs are trained: testing {len(untested)} models on {len(test)} images")
         for run in untested.values():
             self._stop.check()
             record = self.record(run) or {}
             model, standardise = self._load(run)
-            accuracy, loss = _judge(model, standardise, test)
-            self._write(
-                run, record | {"test_accuracy": accuracy, "test_loss": loss, "test_images": len(test)}
-            )
+            right, loss = _evaluate(model, standardise, test)
+            self._write(run, record | {"test_accuracy": right, "test_loss": loss, "test_images": len(test)})
         for run in planned:
             self._weights_path(run).unlink(missing_ok=True)
 
-    def _train(self, run: Planned, task: Task) -> Record:
-        """Train one model, keep its weights, and return what is known of it."""
+    def _train(self, run: PlannedRun, task: Task) -> Record:
+        """Train a model, keep its weights, and return its record."""
         directory = self._directory(run)
         train = self._part(run.point.images)
         try:
-            told = self._material.run(
+            inputs = self._shared.run(
                 run.settings, directory, self._stop, on_epoch=lambda _: task.advance(1), train=train
             )
-            fitted = fit(told)
+            fitted = fit(inputs)
         except DivergedError:
             return self._describe(run, (), train) | {"diverged": True}
         self._keep(run, fitted)
-        accuracy, loss = _judge(fitted.model, fitted.standardise, train)
-        return self._describe(run, fitted.history, train) | {"train_accuracy": accuracy, "train_loss": loss}
+        right, loss = _evaluate(fitted.model, fitted.standardise, train)
+        return self._describe(run, fitted.history, train) | {"train_accuracy": right, "train_loss": loss}
 
-    def _describe(self, run: Planned, history: Sequence[Epoch], train: Resident) -> Record:
+    def _describe(self, run: PlannedRun, history: Sequence[Epoch], train: DeviceImages) -> Record:
         last = history[-1] if history else None
         return {
             "fingerprint": run.fingerprint,
             "settings": weight_settings(run.settings),
             "train_images": len(train),
-            "validation_images": len(self._material.validation),
-            "parameters": parameter_count(run.settings, len(self._material.data.classes)),
+            "validation_images": len(self._shared.validation),
+            "parameters": parameter_count(run.settings, len(self._shared.data.classes)),
             "diverged": False,
             "epochs": len(history),
             "validation_accuracy": last.validation_accuracy if last else None,
@@ -155,55 +153,51 @@ class Work:
             "code_revision": self.environment.code_revision,
         }
 
-    def _part(self, images: int) -> Resident:
-        """Return the first so many images of the nested order, on the device."""
-        if images == len(self._material.train):
-            return self._material.resident
-        chosen = nested_subset(self._material.train.labels, images, self._seed)
-        return self._material.train.take(chosen).to(self._material.device)
+    def _part(self, images: int) -> DeviceImages:
+        """Return a subset of the training images in the nested order, on the device."""
+        if images == len(self._shared.train):
+            return self._shared.train_on_device
+        chosen = nested_subset(self._shared.train.labels, images, self._seed)
+        return self._shared.train.take(chosen).to(self._shared.device)
 
-    def _keep(self, run: Planned, fitted: Fitted) -> None:
+    def _keep(self, run: PlannedRun, fitted: Fitted) -> None:
         buffer = io.BytesIO()
         torch.save({"model": fitted.model.state_dict(), "standardise": asdict(fitted.standardise)}, buffer)
-        self._save(self._weights_path(run), buffer.getvalue())
+        with writing(path := self._weights_path(run)):
+            write_whole(path, buffer.getvalue())
 
-    def _load(self, run: Planned) -> tuple[MLP, Standardisation]:
+    def _load(self, run: PlannedRun) -> tuple[MLP, Standardisation]:
         path = self._weights_path(run)
-        model = MLP(run.settings, len(self._material.data.classes))
+        model = MLP(run.settings, len(self._shared.data.classes))
         try:
             kept = torch.load(path, map_location="cpu", weights_only=True)
             model.load_state_dict(kept["model"])
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{path} is gone or damaged ({error}): remove {self._record_path(run)} too, and the same command "
-                "trains that model again"
+                f"{path} is missing or corrupt ({error}): remove {self._record_path(run)} as well, and the same "
+                "command trains that model again"
             ) from None
-        return model.to(self._material.device).eval(), Standardisation(**kept["standardise"])
+        return model.to(self._shared.device).eval(), Standardisation(**kept["standardise"])
 
-    def _write(self, run: Planned, record: Record) -> None:
-        self._save(self._record_path(run), json.dumps(record).encode() + b"\n")
+    def _write(self, run: PlannedRun, record: Record) -> None:
+        with writing(path := self._record_path(run)):
+            write_whole(path, json.dumps(record).encode() + b"\n")
 
-    def _save(self, path: Path, data: bytes) -> None:
-        try:
-            write_whole(path, data)
-        except OSError as error:
-            raise UnwritableError(f"{path} cannot be written: {error.strerror}") from None
-
-    def _directory(self, run: Planned) -> Path:
+    def _directory(self, run: PlannedRun) -> Path:
         return self._output / "unfinished" / run.fingerprint
 
-    def _record_path(self, run: Planned) -> Path:
+    def _record_path(self, run: PlannedRun) -> Path:
         return self._output / "runs" / f"{run.fingerprint}.json"
 
-    def _weights_path(self, run: Planned) -> Path:
+    def _weights_path(self, run: PlannedRun) -> Path:
         return self._output / "untested" / f"{run.fingerprint}.pt"
 
 
-def _judge(model: MLP, standardise: Standardisation, images: Resident) -> tuple[float, float]:
+def _evaluate(model: MLP, standardise: Standardisation, images: DeviceImages) -> tuple[float, float]:
     """Return accuracy and loss in nats, in evaluation mode."""
     logits = logits_of(model, standardise, images.images)
     labels = images.labels.cpu().numpy()
-    return float((logits.argmax(axis=1) == labels).mean()), negative_log_likelihood(logits, labels)
+    return accuracy(logits, labels), negative_log_likelihood(logits, labels)
 
 
 def _is_untested(record: Record | None) -> bool:

@@ -1,4 +1,4 @@
-"""Means of a few runs, and how far they may be from the truth: Student's t, without SciPy."""
+"""Means and confidence intervals of small samples by Student's t distribution, without SciPy."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ class Summary:
 
     mean: float
     half_width: float | None
-    """Of the 95% interval by Student's t; None for a sample of one."""
+    """Half-width of the 95% interval by Student's t; None for a sample of one."""
     deviation: float | None
-    """The sample's standard deviation (n - 1); None for a sample of one."""
+    """Sample standard deviation (n - 1); None for a sample of one."""
     count: int
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Return mean and 95% interval of at least one value.
+    """Return mean and 95% confidence interval of at least one value.
 
-    The interval is mean ± t(0.975, n - 1) * s / sqrt(n), for values that are independent and about
-    normal, as the accuracies of runs that differ in their seed alone are.
+    The interval is mean ± t(0.975, n - 1) * s / sqrt(n). It assumes independent, approximately normal values, such as
+    the accuracies of runs that differ only in their seed.
     """
     count = len(values)
     mean = math.fsum(values) / count
@@ -39,7 +39,7 @@ def t_quantile(probability: float, degrees: int) -> float:
     """Return the quantile of Student's t distribution, by bisection of its distribution function.
 
     Args:
-        probability: from 0.5 up to, and below, 1.
+        probability: at least 0.5 and below 1.
         degrees: degrees of freedom, at least 1.
     """
     low, high = 0.0, 1.0
@@ -52,7 +52,7 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def t_cumulative(t: float, degrees: int) -> float:
-    """Return P(T <= t) for t >= 0 and whole degrees of freedom: the finite series, which is exact.
+    """Return P(T <= t) for t >= 0 and integer degrees of freedom, by the finite series, which is exact.
 
     Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4.
     """

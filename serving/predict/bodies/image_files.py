@@ -33,9 +33,9 @@ PROBLEMS: dict[ImageFault, tuple[type[ProblemError], str | None]] = {
     ImageFault.EMPTY: (BrokenImageError, "Send a file with an image."),
     ImageFault.FORMAT: (UnsupportedMediaTypeError, _CONVERT),
     ImageFault.SIZE: (WrongSizeError, None),
-    ImageFault.HEAVY: (ImageTooLargeError, None),
+    ImageFault.TOO_LARGE: (ImageTooLargeError, None),
     ImageFault.ANIMATED: (UnsupportedImageError, None),
-    ImageFault.RANGE: (UnsupportedImageError, "Save the image with 8 or 16 bits per channel."),
+    ImageFault.PIXEL_RANGE: (UnsupportedImageError, "Save the image with 8 or 16 bits per channel."),
     ImageFault.DAMAGED: (BrokenImageError, None),
 }
 """The problem for each error of the decoder, and its remedy unless it is the default one."""
@@ -87,7 +87,7 @@ def _check_declared(data: bytes, media_type: str) -> None:
     if found is None:
         raise UnsupportedMediaTypeError(
             f"the content is not a supported image: it is declared as {media_type}, but looks like "
-            f"{decoding.stranger(data)}",
+            f"{decoding.guess_format(data)}",
             remedy=_CONVERT,
         )
     if found != media_type:

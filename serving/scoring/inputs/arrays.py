@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from bundle.images.contract import IMAGE_SIZE, PIXELS
-from imagesets.array_files import read_idx_head, read_npy_head
+from imagesets.array_files import read_idx_header, read_npy_header
 from serving.scoring.errors import InputError
 from serving.scoring.inputs.listing import file_fingerprint
 from serving.scoring.names import Names
@@ -103,7 +103,7 @@ def open_idx(name: str, path: Path) -> ArrayRows:
     try:
         opener = _opener(path)
         with opener() as file:
-            start, dtype, shape = read_idx_head(file)
+            start, dtype, shape = read_idx_header(file)
             if dtype != np.uint8:
                 raise InputError(f"{path} is no IDX file of unsigned bytes: it begins with {start.hex(' ')}")
             if len(shape) != 3:
@@ -199,7 +199,7 @@ class _NotAnArrayError(ValueError):
 def _images_in(file: IO[Any], where: str) -> int | None:
     """Read a `.npy` header; return how many images follow it, None if what follows is something else."""
     try:
-        dtype, shape, fortran = read_npy_head(file)
+        dtype, shape, fortran = read_npy_header(file)
     except ValueError as error:
         raise _NotAnArrayError(f"{where} is no .npy file: {error}") from None
     if dtype != np.uint8 or shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE), (PIXELS,)):

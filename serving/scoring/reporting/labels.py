@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.configuration import nearest
-from imagesets.array_files import read_idx_head
+from imagesets.array_files import read_idx_header
 from serving.scoring.errors import InputError
 from serving.scoring.records import Chunk
 
@@ -224,7 +224,7 @@ def _idx(path: Path) -> npt.NDArray[Any]:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as file:
-        start, kind, shape = read_idx_head(file)
+        start, kind, shape = read_idx_header(file)
         if kind is None or kind.kind not in "iu":
             raise ValueError(
                 f"it is no IDX file of labels, it begins with {start.hex(' ') or 'nothing'}; known are IDX, "

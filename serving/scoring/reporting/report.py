@@ -54,9 +54,9 @@ def render(
         )
     )
     least = summary.least
-    picture = sprite_sheet.sheet(np.stack([doubt.image() for doubt in least])) if least else "data:,"
+    picture = sprite_sheet.render(np.stack([doubt.image() for doubt in least])) if least else "data:,"
     said = f"Scored {when}: {summary.rows:,} rows, {summary.errors:,} of them with an error."
-    return page(title, said, sections, sheet=picture, sheet_width=sprite_sheet.WIDTH)
+    return page(title, said, sections, sprites=picture, sprites_width=sprite_sheet.WIDTH)
 
 
 def write(path: Path, content: str) -> None:
@@ -178,7 +178,7 @@ def _card(place: int, doubt: Doubt, summary: Summary) -> str:
     whole = text(f"{doubt.source} {doubt.row}")
     lines.append(f'<small title="{whole}"><bdi>{text(row)}</bdi></small>')
     shown = "\n".join(lines)
-    return f"<li>{sprite_sheet.cutting(place, whole)}<p>{shown}</p></li>"
+    return f"<li>{sprite_sheet.sprite(place, whole)}<p>{shown}</p></li>"
 
 
 def _errors(summary: Summary) -> str:

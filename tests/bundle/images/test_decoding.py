@@ -1,4 +1,4 @@
-"""The decoder: exact on what it accepts, and never anything but an array or a refusal."""
+"""The image decoder: exact on what it accepts, and an ImageError for everything else."""
 
 import io
 import struct
@@ -75,16 +75,16 @@ def test_every_gray_image_survives_a_lossless_format_bit_for_bit(media_type: str
 def test_many_files_are_what_each_is_alone(digit: Pixels) -> None:
     """Plain ones between others, and refusals by their places."""
     files = [png(digit), SAMPLES["image/bmp"], b"", *EVERY_MODE, png(digit.T), png(digit)[:-20], png(digit)]
-    pixels, refused = decode_all(files)
+    pixels, rejected = decode_all(files)
     for place, data in enumerate(files):
-        if place in refused:
+        if place in rejected:
             with pytest.raises(ImageError) as alone:
                 decode(data)
-            assert (refused[place].kind, refused[place].detail) == (alone.value.kind, alone.value.detail)
+            assert (rejected[place].kind, rejected[place].detail) == (alone.value.kind, alone.value.detail)
             assert not pixels[place].any()
         else:
             assert np.array_equal(pixels[place], decode(data))
-    assert sorted(refused) == [2, len(files) - 2]
+    assert sorted(rejected) == [2, len(files) - 2]
 
 
 def test_a_jpeg_comes_out_close_to_what_went_in(digit: Pixels) -> None:
@@ -150,11 +150,11 @@ def test_sixteen_bits_become_eight_over_the_whole_range(file_format: str) -> Non
     assert np.array_equal(decoded, np.arange(784).reshape(28, 28) % 256)
 
 
-def test_floating_point_pixels_are_refused_because_their_range_is_unknown() -> None:
+def test_floating_point_pixels_are_rejected_because_their_range_is_unknown() -> None:
     """A float TIFF has no one meaning in 0..255."""
     with pytest.raises(ImageError, match="32-bit") as caught:
         decode(encoded(Image.fromarray(np.zeros((28, 28), np.float32)), "TIFF"))
-    assert caught.value.kind is ImageFault.RANGE
+    assert caught.value.kind is ImageFault.PIXEL_RANGE
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP"])
@@ -175,21 +175,21 @@ def test_the_exif_orientation_is_applied(
 
 @pytest.mark.parametrize("size", [(64, 64), (27, 28), (28, 29), (1, 1)])
 @pytest.mark.parametrize("media_type", EVERY_FORMAT)
-def test_another_size_is_refused_by_its_numbers(media_type: str, size: tuple[int, int]) -> None:
+def test_another_size_is_rejected_by_its_numbers(media_type: str, size: tuple[int, int]) -> None:
     """The refusal names the size that was found and the one that is wanted."""
     with pytest.raises(ImageError, match=f"{size[0]}x{size[1]}.*28x28") as caught:
         decode(EVERY_FORMAT[media_type](Image.new("L", size)))
     assert caught.value.kind is ImageFault.SIZE
 
 
-def test_a_bomb_is_refused_from_its_header() -> None:
+def test_a_bomb_is_rejected_from_its_header() -> None:
     """A tiny file that claims 2.5 gigapixels is answered with its claim, not decoded."""
     with pytest.raises(ImageError, match="50000x50000") as caught:
         decode(png_claiming(50000, 50000))
     assert caught.value.kind is ImageFault.SIZE
 
 
-def test_a_webp_bomb_is_refused_before_its_canvas_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webp_bomb_is_rejected_before_its_canvas_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     """The size of a WebP is read before Pillow, which allocates the canvas as it opens the file."""
 
     def never(*_: Any) -> None:
@@ -225,7 +225,7 @@ def test_a_webp_that_ends_in_its_header_is_damaged(length: int) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_an_animation_is_refused(file_format: str, digit: Pixels) -> None:
+def test_an_animation_is_rejected(file_format: str, digit: Pixels) -> None:
     """Several frames have no one label."""
     frames = [Image.fromarray(digit), Image.fromarray(255 - digit)]
     data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:])
@@ -241,7 +241,7 @@ def test_what_is_no_image_is_named() -> None:
     assert caught.value.kind is ImageFault.FORMAT
 
 
-def test_an_empty_file_is_refused() -> None:
+def test_an_empty_file_is_rejected() -> None:
     """A file of no bytes is no image."""
     with pytest.raises(ImageError, match="empty") as caught:
         decode(b"")
@@ -250,19 +250,19 @@ def test_an_empty_file_is_refused() -> None:
 
 @pytest.mark.parametrize("media_type", EVERY_FORMAT)
 def test_no_prefix_of_an_image_is_taken_for_another_image(media_type: str) -> None:
-    """Cut anywhere, a file is refused, or (only its trailer lost) gives the very same pixels."""
+    """Cut anywhere, a file is rejected, or (only its trailer lost) gives the very same pixels."""
     whole = SAMPLES[media_type]
     expected = decode(whole)
-    refused = 0
+    rejected = 0
     for length in range(len(whole)):
         try:
             assert np.array_equal(decode(whole[:length]), expected), length
         except ImageError:
-            refused += 1
-    assert refused > len(whole) * 0.9
+            rejected += 1
+    assert rejected > len(whole) * 0.9
 
 
-def test_a_png_without_its_last_chunk_is_refused() -> None:
+def test_a_png_without_its_last_chunk_is_rejected() -> None:
     """Pillow would read it; a transfer that was cut there is still a cut transfer."""
     with pytest.raises(ImageError, match="ends too early") as caught:
         decode(SAMPLES["image/png"][:-12])
@@ -313,7 +313,7 @@ def test_the_header_of_a_good_file_is_found_good(data: bytes) -> None:
 def test_a_file_overwritten_or_cut_anywhere_gives_an_array_or_a_refusal(
     data: bytes, at: int, garbage: bytes, cut: bool
 ) -> None:
-    """Damage in any pixel mode is refused cleanly, and by the header alone only what both refuse."""
+    """Damage in any pixel mode is rejected cleanly, and by the header alone only what both reject."""
     at %= len(data)
     assert_array_or_refusal(data[:at] + garbage + (b"" if cut else data[at + len(garbage) :]))
 
@@ -364,7 +364,7 @@ def test_a_mutated_image_gives_an_array_or_a_refusal(media_type: str, changes: l
 
 
 def test_a_size_that_lies_inside_the_file_is_noticed(digit: Pixels) -> None:
-    """A GIF whose frame is larger than its 28x28 screen is refused for its real size."""
+    """A GIF whose frame is larger than its 28x28 screen is rejected for its real size."""
     data = bytearray(encoded(Image.new("L", (64, 64)), "GIF"))
     data[6:10] = struct.pack("<HH", 28, 28)
     with pytest.raises(ImageError):

@@ -1,4 +1,4 @@
-"""Small files that are made to be a burden are refused before a parser sees them, and honest ones are not."""
+"""Hardening: small hostile files are rejected before a parser sees them, and harmless ones are not."""
 
 import struct
 import subprocess
@@ -71,7 +71,9 @@ BURDENS = {
 
 
 @pytest.mark.parametrize("burden", BURDENS)
-def test_a_burden_is_refused_and_no_parser_is_started(burden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_image_is_rejected_and_no_parser_is_started(
+    burden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The refusal is of the file's structure alone."""
 
     def never(*_: object) -> None:
@@ -85,17 +87,17 @@ def test_a_burden_is_refused_and_no_parser_is_started(burden: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("media_type", SAMPLES)
-def test_a_file_of_more_than_a_mebibyte_is_refused_and_one_of_just_that_is_read(media_type: str) -> None:
+def test_a_file_of_more_than_a_mebibyte_is_rejected_and_one_of_just_that_is_read(media_type: str) -> None:
     """The limit is exact, and the refusal says it."""
     padding = bytes(MEBIBYTE - len(SAMPLES[media_type]))
     assert np.array_equal(decode(SAMPLES[media_type] + padding), decode(SAMPLES[media_type]))
     with pytest.raises(ImageError, match="1048577 bytes, more than the 1048576") as caught:
         decode(SAMPLES[media_type] + padding + b"\0")
-    assert caught.value.kind is ImageFault.HEAVY
+    assert caught.value.kind is ImageFault.TOO_LARGE
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_the_worst_files_are_refused_and_no_parser_is_started(
+def test_the_worst_files_are_rejected_and_no_parser_is_started(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each took up to a second, and 136 ms from 32 KiB."""
@@ -110,13 +112,13 @@ def test_a_file_of_tiny_pieces_stops_its_parser(name: str, monkeypatch: pytest.M
     """Each of them is read in hundreds of thousands of pieces, if nobody counts."""
     reads = 0
 
-    class Counted(hardening.Reading):
+    class Counted(hardening.ReadLimitedFile):
         def read(self, size: int | None = -1, /) -> bytes:
             nonlocal reads
             reads += 1
             return super().read(size)
 
-    monkeypatch.setattr(hardening, "Reading", Counted)
+    monkeypatch.setattr(hardening, "ReadLimitedFile", Counted)
     with pytest.raises(ImageError, match=r"read in more than 4000 pieces|not enough image data") as caught:
         decode(STOPPED[name]())
     assert caught.value.kind is ImageFault.DAMAGED

@@ -1,4 +1,4 @@
-"""The short way through a plain PNG says what Pillow says, or nothing."""
+"""The fast path for plain PNG files returns what Pillow returns, or leaves the file to Pillow."""
 
 import io
 import zlib
@@ -19,7 +19,7 @@ from bundle.images.hardening import MAX_FILE_BYTES
 
 
 def by_pillow(data: bytes) -> Pixels | None:
-    """Return what Pillow makes of a file, by `Image.open`; None if it refuses it."""
+    """Return what Pillow makes of a file, by `Image.open`; None if it rejects it."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image.convert("L"))
@@ -55,7 +55,7 @@ def test_what_pillow_writes_goes_the_short_way() -> None:
 
 
 def test_no_flipped_bit_is_accepted() -> None:
-    """Whatever bit is flipped, the short way does not answer; both together refuse, or see the same image."""
+    """Whatever bit is flipped, the short way does not answer; both together reject, or see the same image."""
     data = png(a_digit())
     for place in range(len(data)):
         for bit in range(8):
@@ -92,7 +92,7 @@ def test_other_headers_and_chunks_are_left_to_pillow() -> None:
 
 
 def test_what_follows_the_end_is_not_looked_at_within_the_limit() -> None:
-    """As on the long way: bytes behind the image are ignored, and a file that is too long is refused."""
+    """As on the long way: bytes behind the image are ignored, and a file that is too long is rejected."""
     data = png(a_digit())
     assert plain_png.decode(data + b"more") is not None
     too_long = data + b"\0" * (MAX_FILE_BYTES + 1 - len(data))

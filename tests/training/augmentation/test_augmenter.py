@@ -1,4 +1,4 @@
-"""Augmentation as a whole: what it depends on, what it keeps, and what its limits mean."""
+"""Data augmentation as a whole: what it depends on, what it preserves, and what its limits mean."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from common.errors import ConfigurationError
 from training.augmentation.augmenter import CPU_CHUNK, LANES, Augmenter, Lane
-from training.augmentation.counter_rng import Noise, coarse, uniform
+from training.augmentation.counter_rng import CounterRng, uniform, uniform_8bit
 from training.augmentation.geometry import inverse_affine
 from training.data.formats.idx import read_idx
 from training.settings import AugmentationSettings
@@ -59,7 +59,7 @@ def digits(mnist_directory: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 def test_off_is_the_identity_and_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without limits the pixels are the images', bit for bit, as float32, and no noise is made."""
-    monkeypatch.delattr(Noise, "keys")
+    monkeypatch.delattr(CounterRng, "keys")
     images, labels, indices = batch(20)
     out = augmenter(AugmentationSettings(elastic_sigma=5, gentle_classes=(1,)))(images, labels, indices, 3)
     assert out.dtype == torch.float32
@@ -185,10 +185,10 @@ def test_affine_and_elastic_are_one_sampling() -> None:
     images, labels, indices = batch(5)
     limits = AugmentationSettings(rotation=30, elastic_alpha=30, elastic_sigma=4)
     out = augmenter(limits, seed=9)(images, labels, indices, 1)
-    noise = Noise(9, LANES, CPU)
-    keys = noise.keys(indices, 1)
-    angles = 30 * (2 * uniform(noise.words(keys, Lane.ROTATION, 1)) - 1)
-    raw = coarse(noise.words(keys, Lane.ELASTIC, 392)).view(5, 2, 28, 28)
+    rng = CounterRng(9, LANES, CPU)
+    keys = rng.keys(indices, 1)
+    angles = 30 * (2 * uniform(rng.words(keys, Lane.ROTATION, 1)) - 1)
+    raw = uniform_8bit(rng.words(keys, Lane.ELASTIC, 392)).view(5, 2, 28, 28)
     fields = 30 * reference.gaussian_blur(raw, [33, 33], [4.0, 4.0])
     axis = torch.arange(28) - 13.5
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -299,14 +299,14 @@ def test_any_limits_give_pixels(limits: AugmentationSettings, count: int, seed: 
         ({"scaling": 1}, "less than or equal to 0.9"),
         ({"elastic_alpha": 34}, "elastic_alpha needs an elastic_sigma above 0"),
         ({"erasing": 1.5}, "less than or equal to 1"),
-        ({"erasing_area": (0.5, 0.1)}, "erasing_area: the least"),
+        ({"erasing_area": (0.5, 0.1)}, "erasing_area: the smallest"),
         ({"erasing_aspect": (0, 1)}, "greater than 0"),
         ({"gentle_classes": (-1,)}, "greater than or equal to 0"),
         ({"rotaton": 3}, "rotaton"),
     ],
     ids=str,
 )
-def test_wrong_limits_are_refused(values: dict[str, object], message: str) -> None:
+def test_wrong_limits_are_rejected(values: dict[str, object], message: str) -> None:
     """A limit out of range, or unknown, is an error that says which."""
     with pytest.raises(ValidationError, match=message):
         AugmentationSettings.model_validate(values)

@@ -1,4 +1,4 @@
-"""The counter-based noise: the same bits as in NumPy, and none of the faults a weak hash would have."""
+"""Counter-based random numbers: the same bits as in NumPy, and none of the faults of a weak hash."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.augmentation.counter_rng import Noise, coarse, mix, mix_int, uniform
+from training.augmentation.counter_rng import CounterRng, mix, mix_int, uniform, uniform_8bit
 
 CPU = torch.device("cpu")
 LANES = 424
@@ -30,8 +30,8 @@ def unsigned(words: torch.Tensor) -> WORDS:
 
 def draw(images: int, *, seed: int = 1, epoch: int = 0, start: int = 0, lanes: int = LANES) -> torch.Tensor:
     """Return the words of consecutive images, `int32[images, lanes]`."""
-    noise = Noise(seed, LANES, CPU)
-    return noise.words(noise.keys(torch.arange(start, start + images), epoch), 0, lanes)
+    rng = CounterRng(seed, LANES, CPU)
+    return rng.words(rng.keys(torch.arange(start, start + images), epoch), 0, lanes)
 
 
 def chi_square(values: torch.Tensor, bins: int) -> float:
@@ -76,17 +76,17 @@ def test_words_equal_a_rewrite_in_numpy(seed: int, epoch: int) -> None:
     with np.errstate(over="ignore"):
         keys = numpy_mix(numpy_mix(indices ^ a) + b)
     salts = numpy_mix(np.arange(1, LANES + 1, dtype=np.uint32))
-    noise = Noise(seed, LANES, CPU)
-    ours = noise.words(noise.keys(torch.from_numpy(indices.astype(np.int64)), epoch), 3, 20)
+    rng = CounterRng(seed, LANES, CPU)
+    ours = rng.words(rng.keys(torch.from_numpy(indices.astype(np.int64)), epoch), 3, 20)
     np.testing.assert_array_equal(unsigned(ours), numpy_mix(keys[:, None] + salts[3:23]))
 
 
 def test_the_epoch_may_be_a_tensor() -> None:
     """A number and a tensor on the device give the same keys, so that a captured graph can advance."""
-    noise = Noise(5, LANES, CPU)
+    rng = CounterRng(5, LANES, CPU)
     indices = torch.arange(100)
     for dtype in (torch.int32, torch.int64):
-        assert torch.equal(noise.keys(indices, 9), noise.keys(indices, torch.tensor(9, dtype=dtype)))
+        assert torch.equal(rng.keys(indices, 9), rng.keys(indices, torch.tensor(9, dtype=dtype)))
 
 
 def test_one_flipped_bit_flips_half() -> None:
@@ -101,7 +101,7 @@ def test_one_flipped_bit_flips_half() -> None:
 
 def test_no_two_images_of_an_epoch_share_a_key() -> None:
     """Keys are a bijection of the index; a random function would repeat about 500 of these."""
-    keys = Noise(3, LANES, CPU).keys(torch.arange(1 << 21), 4)
+    keys = CounterRng(3, LANES, CPU).keys(torch.arange(1 << 21), 4)
     assert len(np.unique(keys.numpy())) == 1 << 21
 
 
@@ -136,7 +136,7 @@ def test_uniform_numbers_are_uniform(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_coarse_numbers_are_uniform(seed: int) -> None:
     """Each byte of a word takes 256 evenly spaced values equally often, symmetrically about 0."""
-    numbers = coarse(draw(5000, seed=seed, lanes=64))
+    numbers = uniform_8bit(draw(5000, seed=seed, lanes=64))
     assert numbers.shape == (5000, 256)
     assert numbers.max() == 255 / 256
     assert numbers.min() == -255 / 256
@@ -153,7 +153,7 @@ def test_lanes_are_independent() -> None:
     apart = numbers - numbers.mean(0)
     correlations = torch.corrcoef(apart.T).fill_diagonal_(0)
     assert correlations.abs().max() * 20_000**0.5 < 5.5
-    bytes_ = torch.corrcoef(coarse(draw(20_000, lanes=50)).T).fill_diagonal_(0)
+    bytes_ = torch.corrcoef(uniform_8bit(draw(20_000, lanes=50)).T).fill_diagonal_(0)
     assert bytes_.abs().max() * 20_000**0.5 < 5.5
 
 

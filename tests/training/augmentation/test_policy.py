@@ -1,4 +1,4 @@
-"""`--augmentation`: limits by data set, under whatever the user gave."""
+"""`--augmentation`: the limits of each policy, below those that the user gives."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.augmentation.augmenter import Augmenter
 from training.augmentation.policy import LIMITS, apply_policy, describe_policy
-from training.loop.shared_data import plain
+from training.loop.shared_data import fit_settings
 from training.presets import PRESETS
 from training.search_settings import TuneSettings
 from training.settings import AugmentationSettings, TrainingSettings
@@ -52,7 +52,7 @@ def test_what_is_given_is_kept() -> None:
 def test_a_search_keeps_what_was_not_given_open() -> None:
     """The settings of `fit` inside those of `tune` get the policy's limits as well."""
     settings = TuneSettings.model_validate({**PRESETS["default"](), "scaling": 0.3})
-    assert limits(apply_policy(plain(settings), is_handwriting=True)) == {
+    assert limits(apply_policy(fit_settings(settings), is_handwriting=True)) == {
         **HANDWRITING,
         "scaling": 0.3,
     }
@@ -82,7 +82,7 @@ def test_what_was_done_is_said() -> None:
     assert "not known to be handwriting" in said
     assert "--augmentation handwriting" in said
     assert "degrees" not in said
-    assert describe_policy(TrainingSettings().model_dump()) == "No training image was deformed."
+    assert describe_policy(TrainingSettings().model_dump()) == "The training images were not augmented."
 
 
 def test_fit_says_and_records_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

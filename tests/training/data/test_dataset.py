@@ -78,15 +78,15 @@ def test_another_seed_holds_out_other_images() -> None:
 
 
 @pytest.mark.parametrize("validation", [0, -1, 10, 11])
-def test_a_split_that_leaves_nothing_is_refused(validation: int) -> None:
+def test_a_split_that_leaves_nothing_is_rejected(validation: int) -> None:
     """Holding out nothing, everything or more is a DataError that says both numbers."""
     with pytest.raises(DataError, match=f"{validation} of 10 images"):
         split(numbered([0, 1] * 5), validation, 0)
 
 
-def test_a_split_that_empties_a_class_is_refused() -> None:
+def test_a_split_that_empties_a_class_is_rejected() -> None:
     """No class is left without an image to train on; the error names it."""
-    with pytest.raises(DataError, match="nothing is left to train on of class 1, which has 2"):
+    with pytest.raises(DataError, match="no image is left to train on of class 1, which has 2"):
         split(numbered([0] * 10 + [1] * 2), 11, 0)
 
 
@@ -141,18 +141,18 @@ def test_a_pair_of_files_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "labels", "said"),
     [
-        ((4, 28, 28), [0, 1, 2], "4 images and .* 3 labels"),
-        ((3, 28, 28), [0, 1, 2, 3], "3 images and .* 4 labels"),
+        ((4, 28, 28), [0, 1, 2], "4 images but .* 3 labels"),
+        ((3, 28, 28), [0, 1, 2, 3], "3 images but .* 4 labels"),
         ((3, 32, 28), [0, 1, 2], "32x28; 28x28 is needed"),
         ((3, 28, 29), [0, 1, 2], "28x29; 28x28 is needed"),
         ((3, 28, 28), [0, 1, 3], "label 3; there are 3 classes"),
         ((3, 28, 28), [0, 255, 2], "label 255; there are 3 classes"),
     ],
 )
-def test_a_pair_that_does_not_fit_is_refused(
+def test_a_pair_that_does_not_fit_is_rejected(
     tmp_path: Path, shape: tuple[int, ...], labels: list[int], said: str
 ) -> None:
-    """Other counts, other sizes and labels without a class are refused by number, naming the file."""
+    """Other counts, other sizes and labels without a class are rejected by number, naming the file."""
     images_path = write_idx(tmp_path / "images", np.zeros(shape, dtype=np.uint8))
     labels_path = write_idx(tmp_path / "labels", np.array(labels, dtype=np.uint8))
     with pytest.raises(DataError, match=said) as refusal:

@@ -82,7 +82,7 @@ def assert_equal(images: Images, reference: Any, first: int = 0, *, transposed: 
 
 
 @pytest.mark.parametrize("spec", ["", "mnst", "idx", "idx:", "csv:x", "MNIST", "/data", "folder:", "npz:\0"])
-def test_a_bad_spec_is_refused_with_the_forms(tmp_path: Path, spec: str) -> None:
+def test_a_bad_spec_is_rejected_with_the_forms(tmp_path: Path, spec: str) -> None:
     """Whatever is no data set ends with a sentence that lists the forms there are."""
     with pytest.raises(DataError, match=r"give mnist, idx:DIR, idx:DIR#SET, folder:DIR or npz:FILE"):
         load(spec, mnist_directory=tmp_path, progress=Progress(quiet=True))
@@ -216,7 +216,7 @@ def test_emnists_mapping_file_names_the_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["3 90 122", "2", "2 x", "2 999", "2 89 89\n2 90 90", "\u0661 88"])
-def test_a_broken_mapping_file_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
+def test_a_broken_mapping_file_is_rejected_with_its_line(tmp_path: Path, line: str) -> None:
     """A line that is not the next label and an ASCII code is quoted."""
     write(tmp_path, classes=2, first=1, prefix="emnist-letters-", parts=("train",))
     (tmp_path / "emnist-letters-mapping.txt").write_text(f"1 88 120\n{line}\n", encoding="utf-8")
@@ -228,7 +228,7 @@ def test_a_broken_mapping_file_is_refused_with_its_line(tmp_path: Path, line: st
     ("content", "sentence"),
     [
         (b"a\n\nb\nc\n", "line 2 is empty"),
-        (b"a\nb\na\n", "names class 'a' twice"),
+        (b"a\nb\na\n", "has the class name 'a' twice"),
         (b"a\nb\n" + b"c" * 201, "class name"),
         (b"a\nb\n\xff\n", "not UTF-8"),
         (b"a\n", "has one class"),
@@ -238,7 +238,7 @@ def test_a_broken_mapping_file_is_refused_with_its_line(tmp_path: Path, line: st
         (b"a" * (2 << 20), "larger than"),
     ],
 )
-def test_broken_class_names_are_refused(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_broken_class_names_are_rejected(tmp_path: Path, content: bytes, sentence: str) -> None:
     """Names that a bundle cannot carry, or that do not fit the labels, end with a sentence."""
     write(tmp_path, classes=3)
     (tmp_path / "classes.txt").write_bytes(content)
@@ -271,12 +271,12 @@ def test_the_test_images_stay_unread_until_they_are_asked_for(
 
 
 @pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
-def test_a_test_set_that_changed_meanwhile_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_test_set_that_changed_meanwhile_is_rejected(tmp_path: Path, name: str) -> None:
     """The test set is the one whose SHA-256s were recorded, or none."""
     raw = write(tmp_path)
     data = read(tmp_path)
     (tmp_path / name).write_bytes(raw[name][:-1] + bytes([raw[name][-1] ^ 1]))
-    with pytest.raises(DataError, match=f"{tmp_path}.* changed while the model was trained"):
+    with pytest.raises(DataError, match=f"{tmp_path}.* changed during training"):
         data.test()
 
 
@@ -288,23 +288,23 @@ def resized(size: int) -> bytes:
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
-        ("t10k-images-idx3-ubyte", lambda _: resized(32), "t10k-images-idx3-ubyte begins with"),
+        ("t10k-images-idx3-ubyte", lambda _: resized(32), "t10k-images-idx3-ubyte starts with"),
         (
             "t10k-images-idx3-ubyte",
             lambda data: data[:8] + struct.pack(">2I", 14, 56) + data[16:],
-            "begins with 00 00 08 03 00 00 00 28 00 00 00 0e",
+            "starts with 00 00 08 03 00 00 00 28 00 00 00 0e",
         ),
         ("t10k-images-idx3-ubyte", lambda data: data[:-1], "t10k-images.* 31375 bytes; by its labels"),
         ("t10k-images-idx3-ubyte", lambda data: data + b"x", "t10k-images.* more than 31376 bytes"),
-        ("t10k-images-idx3-ubyte", lambda _: b"", "t10k-images.* begins with nothing"),
+        ("t10k-images-idx3-ubyte", lambda _: b"", "t10k-images.* starts with nothing"),
         ("t10k-labels-idx1-ubyte", lambda _: labels_file(range(39)), "label 38; there are 10 classes"),
-        ("t10k-labels-idx1-ubyte", lambda _: labels_file([0] * 39), "t10k-images-idx3-ubyte begins with"),
+        ("t10k-labels-idx1-ubyte", lambda _: labels_file([0] * 39), "t10k-images-idx3-ubyte starts with"),
         ("t10k-labels-idx1-ubyte", lambda _: labels_file([]), "t10k-labels-idx1-ubyte is empty"),
         ("train-images-idx3-ubyte", lambda _: resized(32), "train-images-idx3-ubyte has images of 32x32"),
         ("train-labels-idx1-ubyte", lambda _: labels_file([0] * 40), "has one class, '0'"),
         ("train-labels-idx1-ubyte", lambda _: labels_file([0, 2] * 20), "'1' has 0"),
         ("train-labels-idx1-ubyte", lambda _: labels_file([0] + [1] * 39), "'0' has 1"),
-        ("train-labels-idx1-ubyte", lambda data: data[:-1], "holds fewer bytes"),
+        ("train-labels-idx1-ubyte", lambda data: data[:-1], "has fewer bytes"),
     ],
 )
 def test_a_broken_file_is_found_when_loading(
@@ -317,7 +317,7 @@ def test_a_broken_file_is_found_when_loading(
         read(tmp_path)
 
 
-def test_letters_that_count_from_zero_are_refused(tmp_path: Path) -> None:
+def test_letters_that_count_from_zero_are_rejected(tmp_path: Path) -> None:
     """A label 0 is none of EMNIST Letters'."""
     write(tmp_path, classes=27, prefix="emnist-letters-", parts=("train",))
     with pytest.raises(DataError, match="label -1; there are 26 classes"):
@@ -334,7 +334,7 @@ def test_letters_that_count_from_zero_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_file_is_named(tmp_path: Path, name: str, sentence: str) -> None:
-    """Half a pair is refused with the name of the other half."""
+    """Half a pair is rejected with the name of the other half."""
     write(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match=sentence):
@@ -359,7 +359,7 @@ def test_a_test_class_without_images_is_said(tmp_path: Path) -> None:
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(labels_file(np.minimum(labels, 8)))
     said: list[str] = []
     read(tmp_path, said)
-    assert any("has no 9: nothing is known" in line for line in said)
+    assert any("has no images of 9: the model is not tested" in line for line in said)
 
 
 def test_without_test_files_a_share_is_held_out(tmp_path: Path) -> None:
@@ -380,10 +380,10 @@ def test_without_test_files_a_share_is_held_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
-def test_a_share_out_of_range_is_refused(tmp_path: Path, share: float) -> None:
+def test_a_share_out_of_range_is_rejected(tmp_path: Path, share: float) -> None:
     """Nothing and everything are no shares to test with."""
     write(tmp_path, parts=("train",))
-    with pytest.raises(DataError, match="is no share to hold out"):
+    with pytest.raises(DataError, match="test_share is"):
         read(tmp_path, test_share=share)
 
 

@@ -326,7 +326,7 @@ def test_a_download_without_end_is_broken_off(
     """Past the limit the connection is closed; the rest is not taken."""
     monkeypatch.setattr(mnist_download, "MAX_FILE_BYTES", 1 << 20)
     mirror.answer = endless
-    assert f"more than {1 << 20} bytes came" in failure(tmp_path / "data")
+    assert f"more than {1 << 20} bytes were received" in failure(tmp_path / "data")
     mirror.server.server_close()  # waits for the answer to end
     assert not hasattr(mirror.server, "taken_to_the_end")
 
@@ -335,7 +335,7 @@ def test_a_transfer_that_breaks_off_says_how_far_it_came(tmp_path: Path, mirror:
     """Half a file is told from a wrong one by the bytes that came."""
     mirror.answer = truncated
     whole = len(gzip.compress(CONTENT[NAMES[0]]))
-    assert f"{whole // 2} of {whole} bytes came" in failure(tmp_path / "data")
+    assert f"{whole // 2} of {whole} bytes were received" in failure(tmp_path / "data")
 
 
 def test_what_one_source_gave_is_kept_when_it_stops(tmp_path: Path, mirror: Mirror, npm: Path) -> None:
@@ -396,7 +396,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("damage", ["another", "truncated", "empty"])
-def test_a_file_that_is_not_mnists_is_refused_and_kept(
+def test_a_file_that_is_not_mnists_is_rejected_and_kept(
     tmp_path: Path, mirror: Mirror, npm: Path, damage: str, compress: bool
 ) -> None:
     """Another data set's file, half of a download and an empty file stay; the sentence says what to do."""
@@ -413,13 +413,13 @@ def test_a_file_that_is_not_mnists_is_refused_and_kept(
     if not compress or damage == "another":
         assert f"MNIST's is {mnist_download.MNIST_SHA256[NAMES[0]]}" in sentence
     else:
-        assert "not a whole gzip file" in sentence or damage == "empty"
+        assert "not a valid gzip file" in sentence or damage == "empty"
     assert contents(tmp_path / "data") == before
     assert (mirror.asked, calls(npm)) == ([], [])
 
 
 def test_of_another_data_set_nothing_is_touched(tmp_path: Path, mirror: Mirror) -> None:
-    """Four files of another set, raw and compressed, are refused by their first, and all eight stay."""
+    """Four files of another set, raw and compressed, are rejected by their first, and all eight stay."""
     (tmp_path / "data").mkdir()
     for name in NAMES:
         (tmp_path / "data" / name).write_bytes(b"raw of mine")
@@ -464,8 +464,8 @@ def test_beside_a_right_file_a_compressed_one_is_nobodys_business(tmp_path: Path
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_what_is_no_file_is_refused(tmp_path: Path, mirror: Mirror, compress: bool) -> None:
-    """A directory, a broken link and a named pipe under one of the names are refused, and not waited for."""
+def test_what_is_no_file_is_rejected(tmp_path: Path, mirror: Mirror, compress: bool) -> None:
+    """A directory, a broken link and a named pipe under one of the names are rejected, and not waited for."""
     name = f"{NAMES[0]}.gz" if compress else NAMES[0]
     makers: list[Callable[[Path], object]] = [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")]
     for number, make in enumerate(makers):
@@ -506,12 +506,12 @@ def test_a_file_that_appears_while_a_compressed_one_is_unpacked_is_not_overwritt
         (tmp_path / "data" / NAMES[0]).write_bytes(b"mine")
         return gunzip(file)
 
-    def refuse(*_: object) -> None:
+    def reject(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(mnist_download, "_gunzip", slow)
     if not links:
-        monkeypatch.setattr(Path, "hardlink_to", refuse)
+        monkeypatch.setattr(Path, "hardlink_to", reject)
     before = contents(tmp_path / "data")
     assert NAMES[0] in failure(tmp_path / "data")
     assert contents(tmp_path / "data") == before | {NAMES[0]: b"mine"}
@@ -537,7 +537,7 @@ def test_what_a_killed_fetch_left_is_not_in_the_way(tmp_path: Path, mirror: Mirr
     assert contents(tmp_path / "data") == CONTENT | {f".{NAMES[0]}.k1l2m3n4": b"half"}
 
 
-def test_a_compressed_bomb_in_place_is_refused(
+def test_a_compressed_bomb_in_place_is_rejected(
     tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A local `.gz` that inflates beyond the limit is not unpacked further, and stays."""
@@ -561,12 +561,12 @@ def test_with_no_source_at_all_a_sentence_says_what_to_put_where(tmp_path: Path)
     put(tmp_path / "data", NAMES[:1])
     sentence = failure(tmp_path / "data")
     assert "npm is not installed" in sentence
-    assert f"put {', '.join(NAMES[1:])}, raw or compressed as .gz, into {tmp_path / 'data'}" in sentence
+    assert f"put {', '.join(NAMES[1:])}, raw or as .gz, into {tmp_path / 'data'}" in sentence
     assert NAMES[0] not in sentence
 
 
 @pytest.mark.parametrize("depth", ["data", "data/mnist"])
-def test_a_directory_that_cannot_be_is_refused(tmp_path: Path, mirror: Mirror, depth: str) -> None:
+def test_a_directory_that_cannot_be_is_rejected(tmp_path: Path, mirror: Mirror, depth: str) -> None:
     """A file in the directory's place is an error of writing, with a sentence."""
     (tmp_path / "data").write_text("a file")
     with pytest.raises((UnwritableError, DataError), match=str(tmp_path / depth)):

@@ -1,4 +1,4 @@
-"""Recorded steps, on a stand-in for CUDA graphs: the bytes of eager ones, whatever ends a run in between."""
+"""Captured steps, on a fake of CUDA graphs: byte-identical to eager steps, also after interruptions."""
 
 import gc
 import shutil
@@ -14,7 +14,7 @@ from tests.training.tape import FAILED_CAPTURE, TapedGraphs, imitate_cuda_graphs
 from training.errors import DeviceError, InterruptedRunError
 from training.loop import cuda_graph
 from training.loop import fit as fitting
-from training.loop.cuda_graph import WARM_UP_STEPS, CapturedStep
+from training.loop.cuda_graph import WARM_UP_STEPS, CudaGraphStep
 from training.loop.fit import Run, fit
 from training.loop.state import TrainingState
 
@@ -34,7 +34,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
-def test_recorded_steps_give_the_bytes_of_eager_ones(tmp_path: Path, kind: dict[str, str]) -> None:
+def test_captured_steps_give_the_bytes_of_eager_ones(tmp_path: Path, kind: dict[str, str]) -> None:
     """Whatever the optimizer and the precision: the rate is the same number, read at the same place."""
     eager = trained(tmp_path / "eager", cuda_graphs=False, **kind)
     assert trained(tmp_path / "recorded", **kind) == eager
@@ -60,7 +60,7 @@ def test_a_rate_that_was_saved_as_a_float_is_not_frozen(
 ) -> None:
     """As by an eager run of an older version: a recorded run that goes on from it has the schedule's rates."""
     with monkeypatch.context() as older:
-        older.setattr(cuda_graph, "can_record", lambda _: False)
+        older.setattr(cuda_graph, "supports_cuda_graphs", lambda _: False)
         with pytest.raises(InterruptedRunError):
             fit(small_run(tmp_path / "recorded", StopAfter(4), **RICH, **kind))
     shutil.copytree(tmp_path / "recorded", tmp_path / "eager")
@@ -69,16 +69,16 @@ def test_a_rate_that_was_saved_as_a_float_is_not_frozen(
     assert TapedGraphs.last.replays > 0
 
 
-def test_a_set_smaller_than_a_batch_is_recorded(tmp_path: Path) -> None:
+def test_a_set_smaller_than_a_batch_is_captured(tmp_path: Path) -> None:
     """Its one batch is full: 500 images are recorded in batches of 512 that the settings ask for."""
     fit(small_run(tmp_path, batch_size=512, epochs=6))
     assert TapedGraphs.last.replays == 6 - WARM_UP_STEPS
 
 
-def test_the_full_batch_is_recorded_whichever_comes_first() -> None:
+def test_the_full_batch_is_captured_whichever_comes_first() -> None:
     """The first batch of a resumed run may be an epoch's last: those of its size run eagerly, as ever."""
     taken: list[int] = []
-    step = CapturedStep(lambda batch: taken.append(len(batch)), 8, torch.device("cpu"))
+    step = CudaGraphStep(lambda batch: taken.append(len(batch)), 8, torch.device("cpu"))
     for size in (3, 8, 8, 8, 3, 8, 8):
         step(torch.arange(size))
     assert taken == [3, 8, 8, 8, 3, 8]  # the last replay calls nothing: nothing was computed
@@ -93,7 +93,7 @@ def test_no_garbage_is_collected_while_recording() -> None:
     def step(_: torch.Tensor) -> None:
         alive.append(len(circles))
 
-    recorded = CapturedStep(step, 1, torch.device("cpu"))
+    recorded = CudaGraphStep(step, 1, torch.device("cpu"))
     gc.disable()
     try:
         for _ in range(WARM_UP_STEPS):
@@ -104,14 +104,14 @@ def test_no_garbage_is_collected_while_recording() -> None:
     finally:
         gc.enable()
     assert alive == [1, 2, 3, 0]
-    again = CapturedStep(step, 1, torch.device("cpu"))
+    again = CudaGraphStep(step, 1, torch.device("cpu"))
     for _ in range(WARM_UP_STEPS + 1):
         again(torch.arange(1))
     assert not TapedGraphs.last.collects
     assert gc.isenabled()
 
 
-def test_a_step_that_cannot_be_recorded_names_the_way_out(
+def test_a_step_that_cannot_be_captured_names_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step that waits for the device ends in one sentence: what failed first, and --no-cuda-graphs."""
@@ -130,14 +130,14 @@ def test_a_step_that_cannot_be_recorded_names_the_way_out(
     fit(small_run(tmp_path, cuda_graphs=False))
 
 
-def test_too_little_memory_to_record_stays_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_to_capture_stays_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search takes it for a trial that needs too much memory; it names the way out, too."""
 
-    def record(self: TapedGraphs, work: object) -> None:
+    def capture(self: TapedGraphs, work: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(TapedGraphs, "record", record)
-    step = CapturedStep(lambda _: None, 1, torch.device("cpu"))
+    monkeypatch.setattr(TapedGraphs, "capture", capture)
+    step = CudaGraphStep(lambda _: None, 1, torch.device("cpu"))
     for _ in range(WARM_UP_STEPS):
         step(torch.arange(1))
     with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 2.00 GiB.*--no-cuda-graphs"):

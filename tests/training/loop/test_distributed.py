@@ -143,12 +143,12 @@ def test_a_process_is_bound_to_its_gpu(monkeypatch: pytest.MonkeyPatch, cuda: bo
 
 
 def test_another_number_of_processes_may_not_resume(archive: Path, tmp_path: Path) -> None:
-    """A checkpoint of two processes is refused by one, which says why."""
+    """A checkpoint of two processes is rejected by one, which says why."""
     first = train(archive, tmp_path, "--models", "/dev/null/nowhere", processes=2)
     assert first.returncode != 0  # it trained, left its checkpoint, and could not publish
     second = train(archive, tmp_path, "--resume", processes=1)
     assert second.returncode == 66, second.stderr
-    assert "2 processes trained it and now there are 1" in second.stderr
+    assert "the number of processes was 2 and is 1" in second.stderr
     third = train(archive, tmp_path, "--resume", processes=2)
     assert third.returncode == 0, third.stderr
     assert "resumed after 2 epochs" in third.stderr

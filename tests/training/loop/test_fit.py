@@ -1,4 +1,4 @@
-"""The training run: it learns, repeats itself exactly, and writes down what it did."""
+"""The training run: it learns, is reproducible, and logs its metrics."""
 
 import json
 import math
@@ -115,7 +115,7 @@ def test_early_stopping_stops_and_restores_the_best(tmp_path: Path) -> None:
     assert validation_loss(run, fitted) == pytest.approx(min(losses), rel=1e-4, abs=1e-7)
 
 
-def test_the_averaged_weights_are_what_is_judged(tmp_path: Path) -> None:
+def test_the_averaged_weights_are_evaluated(tmp_path: Path) -> None:
     """With a moving average, validation and the result are the average's, not the last weights'."""
     run = small_run(tmp_path, ema=0.99)
     fitted = fit(run)

@@ -1,4 +1,4 @@
-"""A run that is ended at any moment goes on and ends as if nothing had happened."""
+"""A run that is interrupted at any moment resumes and ends with the same bytes."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from bench.training.kills import kill_until_done
 from common.atomic_files import write_whole
 from common.progress import Progress
 from training.errors import CheckpointError, InterruptedRunError, UnwritableError
-from training.interrupts import Stop, StopWhen
+from training.interrupts import ConditionalStopFlag, StopFlag
 from training.loop import checkpoint, metrics
 from training.loop import fit as fitting
 from training.loop.distributed import World
@@ -155,7 +155,7 @@ def test_a_stop_while_validating_is_saved(
         return logits_of(*arguments)
 
     monkeypatch.setattr(fitting, "logits_of", over)
-    stop = StopWhen(Stop(), lambda: OverError() if is_over else None)
+    stop = ConditionalStopFlag(StopFlag(), lambda: OverError() if is_over else None)
     with pytest.raises(OverError):
         fit(rich_run(tmp_path, stop, checkpoint_seconds=1e6))
     snapshot = checkpoint.load(next(tmp_path.glob("checkpoint-*.pt")))
@@ -191,7 +191,7 @@ class Pair(World):
 
 def test_processes_agree_on_a_stop_after_validating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is told while it validates ends with the others, at the epoch's end, and leaves none waiting."""
-    stop = Stop()
+    stop = StopFlag()
 
     def told(*arguments: Any) -> Any:
         stop.signal = signal.SIGTERM
@@ -251,7 +251,7 @@ def test_no_whole_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) ->
         fit(rich_run(tmp_path, resume=True))
 
 
-def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_with_code_in_it_is_rejected(tmp_path: Path) -> None:
     """A pickle that would run something, with a right hash, is not loaded."""
 
     class Evil:
@@ -268,7 +268,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
     ("change", "named"),
     [({"learning_rate": 1e-4}, "learning_rate"), ({"hidden": (16, 16)}, "hidden"), ({"seed": 9}, "seed")],
 )
-def test_another_runs_checkpoint_is_refused(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+def test_another_runs_checkpoint_is_rejected(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     """A checkpoint of other settings is not gone on from, and the error names the setting."""
     with pytest.raises(InterruptedRunError):
         fit(small_run(tmp_path, StopAfter(5)))
@@ -333,7 +333,7 @@ def test_with_the_checkpoints_of_others_alone_there_is_nothing_to_resume(tmp_pat
     ],
 )
 def test_the_metrics_of_others_are_not_overwritten(tmp_path: Path, content: bytes) -> None:
-    """A metrics.jsonl that no run of this program wrote is refused by name, and stays as it is."""
+    """A metrics.jsonl that no run of this program wrote is rejected by name, and stays as it is."""
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(content)
     with pytest.raises(UnwritableError, match=str(path)):
@@ -432,11 +432,11 @@ def test_a_signal_before_anything_was_done_ends_at_once() -> None:
     """While libraries load there is nothing to save: the exit code says that it may be run again."""
     program = """
 import os, signal
-from training.interrupts import ending_at_once
-with ending_at_once():
+from training.interrupts import exit_on_sigterm
+with exit_on_sigterm():
     os.kill(os.getpid(), signal.SIGTERM)
 print("went on")
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (75, "")
-    assert done.stderr == "error: stopped by SIGTERM before it began: run it again\n"
+    assert done.stderr == "error: stopped by SIGTERM before training started: run it again\n"

@@ -19,11 +19,11 @@ from common.errors import ConfigurationError
 from common.progress import Progress
 from tests.bundle.making import fill, some_golden
 from tests.conftest import ROOT
-from tests.training.subjects import a_subject, an_epoch
+from tests.training.subjects import an_epoch, report_data
 from training.loop import trackers
 from training.loop.fit import fit
 from training.loop.state import Epoch
-from training.loop.trackers import Guarded, Logger, Loggers, check_packages, open_loggers
+from training.loop.trackers import BackgroundLogger, Logger, Loggers, check_packages, open_loggers
 from training.settings import TrainingSettings
 
 HISTORY = [an_epoch(n, validation_loss=0.5 / n, learning_rate=1e-3 * n) for n in (1, 2, 3)]
@@ -72,12 +72,12 @@ def mlflow() -> Any:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     """Return a published bundle whose files are stand-ins."""
-    facts = a_subject().facts
-    classes = len(facts.classes)
-    with staging(tmp_path / "models", facts.name) as directory:
+    metadata = report_data().metadata
+    classes = len(metadata.classes)
+    with staging(tmp_path / "models", metadata.name) as directory:
         fill(directory, classes)
-        (directory / GOLDEN_FILE).write_bytes(some_golden(facts.golden.images, classes).to_bytes())
-        return publish(directory, facts)
+        (directory / GOLDEN_FILE).write_bytes(some_golden(metadata.golden.images, classes).to_bytes())
+        return publish(directory, metadata)
 
 
 def settings(**values: Any) -> TrainingSettings:
@@ -209,7 +209,7 @@ def test_an_mlflow_server_that_is_down_is_one_line(
     tracked.published(bundle)
     tracked.close()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("MLflow failed, and training goes on without it: ")
+    assert line.startswith("MLflow failed, training continues without it: ")
 
 
 @pytest.mark.parametrize("option", ["tensorboard", "mlflow"])
@@ -224,7 +224,7 @@ def test_a_missing_package_is_said_before_training(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_password_is_kept_out_of_the_manifest() -> None:
-    """A tracking URI with a password is refused, as every setting is published; one without is taken."""
+    """A tracking URI with a password is rejected, as every setting is published; one without is taken."""
     with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
         settings(mlflow="https://me:secret@tracking.example/api")
     assert settings(mlflow="https://tracking.example/@me").mlflow == "https://tracking.example/@me"
@@ -248,7 +248,9 @@ def test_a_failing_logger_is_one_line_and_the_others_go_on(
 ) -> None:
     """One logger's exception, of any kind, ends that logger only; its reason is one line, cut."""
     good, bad = Recorder(), Recorder(fails_at=2)
-    tracked = Loggers(Guarded("Bad", lambda: bad, Progress()), Guarded("Good", lambda: good, Progress()))
+    tracked = Loggers(
+        BackgroundLogger("Bad", lambda: bad, Progress()), BackgroundLogger("Good", lambda: good, Progress())
+    )
     for epoch in HISTORY:
         tracked.epoch(epoch)
     tracked.published(bundle)
@@ -256,7 +258,7 @@ def test_a_failing_logger_is_one_line_and_the_others_go_on(
     assert (good.epochs, good.bundles, good.is_closed) == ([1, 2, 3], [bundle], True)
     assert (bad.epochs, bad.bundles) == ([1], [])
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("Bad failed, and training goes on without it: connection refused xxx")
+    assert line.startswith("Bad failed, training continues without it: connection refused xxx")
     assert len(line) < 400
 
 
@@ -271,10 +273,10 @@ def test_a_logger_that_hangs_is_left_behind(
         answer.wait()
         return Recorder()
 
-    guarded = Guarded("Slow", begin, Progress())
+    guarded = BackgroundLogger("Slow", begin, Progress())
     guarded.epoch(HISTORY[0])
     guarded.close()
-    assert capsys.readouterr().err == "Slow does not answer: the end of this run is not logged there\n"
+    assert capsys.readouterr().err == "Slow does not respond: the end of this run is not logged there\n"
     answer.set()
     guarded._thread.join()
     guarded.close()  # a second time is nothing

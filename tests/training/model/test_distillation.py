@@ -1,4 +1,4 @@
-"""Distillation: the loss is the paper's, the student approaches its teachers, and strangers do not teach."""
+"""Distillation: the loss is the paper's, the student approaches its teachers, and other teachers are rejected."""
 
 import dataclasses
 import json
@@ -24,11 +24,11 @@ from training.__main__ import main
 from training.data.dataset import DataSet, polarity
 from training.data.loading import load
 from training.errors import CheckpointError, DataError, InterruptedRunError
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import Run, fit
-from training.loop.shared_data import prepare
-from training.model.distillation import Committee, load_committee
-from training.model.loss import objective
+from training.loop.shared_data import load_shared_data
+from training.model.distillation import Ensemble, load_teachers
+from training.model.loss import training_loss
 from training.model.mlp import MLP
 from training.search.space import read_space
 from training.settings import TrainingSettings
@@ -79,8 +79,8 @@ class Scale(nn.Module):
 
 
 def with_teachers(run: Run, *members: nn.Module, digest: str = "1" * 64) -> Run:
-    """Return the run with a committee."""
-    return dataclasses.replace(run, committee=Committee(members, {"models/t/1": digest}))
+    """Return the run with an ensemble."""
+    return dataclasses.replace(run, ensemble=Ensemble(members, {"models/t/1": digest}))
 
 
 @pytest.mark.parametrize(("share", "temperature"), [(0.3, 2.0), (1.0, 1.0), (0.9, 5.0), (0.0, 3.0)])
@@ -91,7 +91,7 @@ def test_the_loss_is_the_papers(share: float, temperature: float) -> None:
     entropy = -np.log(softmax(logits, 1)[np.arange(6), LABELS.numpy()]).sum()
     divergence = (targets * np.log(targets / softmax(logits, temperature))).sum()
     expected = (1 - share) * entropy + share * temperature**2 * divergence
-    loss = objective(chosen, logits, LABELS, torch.from_numpy(targets).float())
+    loss = training_loss(chosen, logits, LABELS, torch.from_numpy(targets).float())
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
@@ -101,7 +101,7 @@ def test_the_gradient_is_that_of_cross_entropy_with_soft_targets() -> None:
     targets = torch.from_numpy(softmax(scores(2), temperature)).float()
     chosen = settings(distill_share=1, distill_temperature=temperature)
     logits, same = scores(1).requires_grad_(), scores(1).requires_grad_()
-    (gradient,) = torch.autograd.grad(objective(chosen, logits, LABELS, targets), logits)
+    (gradient,) = torch.autograd.grad(training_loss(chosen, logits, LABELS, targets), logits)
     soft = nn.functional.cross_entropy(same / temperature, targets, reduction="sum")
     (expected,) = torch.autograd.grad(temperature**2 * soft, same)
     torch.testing.assert_close(gradient, expected)
@@ -111,16 +111,16 @@ def test_the_gradient_is_that_of_cross_entropy_with_soft_targets() -> None:
 
 def test_without_targets_it_is_cross_entropy() -> None:
     """Label smoothing is the labels' part, and the share means nothing."""
-    loss = objective(settings(label_smoothing=0.1, distill_share=1), scores(1), LABELS, None)
+    loss = training_loss(settings(label_smoothing=0.1, distill_share=1), scores(1), LABELS, None)
     expected = nn.functional.cross_entropy(scores(1), LABELS, label_smoothing=0.1, reduction="sum")
     assert torch.equal(loss, expected)
 
 
-def test_a_committee_answers_with_the_mean_probabilities() -> None:
+def test_an_ensemble_returns_the_mean_probabilities() -> None:
     """Two members' probabilities at the temperature are averaged, not their logits."""
     first, second = nn.Linear(784, 5), nn.Linear(784, 5)
     pixels = torch.rand(6, 28, 28) * 255
-    answer = Committee([first, second], {})(pixels, 3.0)
+    answer = Ensemble([first, second], {})(pixels, 3.0)
     with torch.no_grad():
         each = [softmax(member(pixels.flatten(1)), 3.0) for member in (first, second)]
     np.testing.assert_allclose(answer.numpy(), np.mean(each, axis=0), rtol=1e-4, atol=1e-12)
@@ -140,8 +140,8 @@ def test_with_share_1_the_student_approaches_its_teacher(tmp_path: Path) -> None
     run = small_run(
         tmp_path, dropout=0.0, distill_share=1, distill_temperature=1, epochs=40, weight_decay=0, hidden=16
     )
-    master = Committee([teacher(run, 5)], {})
-    fitted = fit(dataclasses.replace(run, committee=master))
+    master = Ensemble([teacher(run, 5)], {})
+    fitted = fit(dataclasses.replace(run, ensemble=master))
     with torch.inference_mode():
         taught = torch.softmax(fitted.model(fitted.standardise(run.train.images)), dim=1)
     wanted = master(run.train.images, 1.0)
@@ -183,20 +183,20 @@ def test_accumulation_gives_the_same_student(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_has_the_same_teachers(tmp_path: Path) -> None:
-    """Another digest at a teacher's place, or no teacher, is refused; the same one goes on to the same bytes."""
+    """Another digest at a teacher's place, or no teacher, is rejected; the same one goes on to the same bytes."""
 
-    class Once(Stop):
+    class Once(StopFlag):
         requested = True
 
-    def run(stop: Stop | None = None) -> Run:
+    def run(stop: StopFlag | None = None) -> Run:
         return small_run(tmp_path / "a", stop, resume=True, checkpoint_seconds=0)
 
     master = teacher(run(), 1)
     with pytest.raises(InterruptedRunError):
         fit(with_teachers(run(Once()), master))
-    with pytest.raises(CheckpointError, match="teachers: models/t/1"):
+    with pytest.raises(CheckpointError, match="teachers differs: models/t/1"):
         fit(with_teachers(run(), master, digest="2" * 64))
-    with pytest.raises(CheckpointError, match="teachers: models/t/1"):
+    with pytest.raises(CheckpointError, match="teachers differs: models/t/1"):
         fit(run())
     whole = fit(with_teachers(small_run(tmp_path / "b"), master))
     assert weights(fit(with_teachers(run(), master))) == weights(whole)
@@ -205,7 +205,7 @@ def test_a_resumed_run_has_the_same_teachers(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with a data set and, once the bench has run, what it published."""
-    directory = tmp_path_factory.mktemp("committee")
+    directory = tmp_path_factory.mktemp("teachers")
     archive(directory / "noisy.npz")
     return directory
 
@@ -275,12 +275,12 @@ def test_two_members_teach_a_student(
     assert [line.get("member") for line in lines] == paths
     assert all(set(line) == {"member", "test_error_percent"} for line in lines)
     assert "784-16-8-3" in last
-    committee = load_committee(
+    ensemble = load_teachers(
         settings(teachers=paths), read(place), polarity(read(place).training.images), CPU
     )
-    assert committee is not None
+    assert ensemble is not None
     test = read(place).test()
-    wrong = committee(torch.from_numpy(test.images), 1.0).argmax(1).numpy() != test.labels
+    wrong = ensemble(torch.from_numpy(test.images), 1.0).argmax(1).numpy() != test.labels
     assert f"committee {100 * wrong.mean():.3f}%" in last
 
 
@@ -313,57 +313,59 @@ def weights_of(bundle: Bundle) -> bytes:
 def test_a_loaded_teacher_is_the_published_function(
     place: Path, published: tuple[Bundle, Bundle, Bundle]
 ) -> None:
-    """On whole pixels the committee of one gives the published logits' probabilities; fractions count."""
+    """On whole pixels an ensemble of one gives the published logits' probabilities; fractions count."""
     teacher = published[0]
     data = read(place)
-    committee = load_committee(settings(teachers=[teacher.path]), data, polarity(data.training.images), CPU)
-    assert committee is not None
+    ensemble = load_teachers(settings(teachers=[teacher.path]), data, polarity(data.training.images), CPU)
+    assert ensemble is not None
     module = torch.export.load(teacher.path / TORCH_EXPORT_FILE).module()
     images = torch.from_numpy(data.training.images[:50])
     with torch.no_grad():
         expected = torch.softmax(module(images)[0] / 2, dim=1)
-    torch.testing.assert_close(committee(images, 2.0), expected)
+    torch.testing.assert_close(ensemble(images, 2.0), expected)
     pixels = images.float().clamp(max=250)
-    assert not torch.equal(committee(pixels + 0.4, 2.0), committee(pixels, 2.0))
+    assert not torch.equal(ensemble(pixels + 0.4, 2.0), ensemble(pixels, 2.0))
 
 
-def test_no_teachers_are_no_committee(place: Path) -> None:
+def test_no_teachers_are_no_ensemble(place: Path) -> None:
     """Without teachers there is nothing to load and nothing to ask."""
-    assert load_committee(settings(), read(place), "white-on-black", CPU) is None
-    assert prepare(settings(data=f"npz:{place / 'noisy.npz'}"), Progress(quiet=True)).committee is None
+    assert load_teachers(settings(), read(place), "white-on-black", CPU) is None
+    assert (
+        load_shared_data(settings(data=f"npz:{place / 'noisy.npz'}"), Progress(quiet=True)).ensemble is None
+    )
 
 
 def test_searches_and_studies_have_the_teachers(
     place: Path, published: tuple[Bundle, Bundle, Bundle], tmp_path: Path
 ) -> None:
-    """What the runs of tune and study work on holds the committee, at whatever temperature a run has."""
+    """What the runs of tune and study work on holds the ensemble, at whatever temperature a run has."""
     base = settings(data=f"npz:{place / 'noisy.npz'}", teachers=[published[0].path], device="cpu", threads=1)
-    material = prepare(base, Progress(quiet=True))
-    run = material.run(base, tmp_path, Stop())
+    shared = load_shared_data(base, Progress(quiet=True))
+    run = shared.run(base, tmp_path, StopFlag())
     (tmp_path / "space.yaml").write_text("teachers: [a, b]\n")
-    with pytest.raises(ConfigurationError, match=r"teachers in .* is not searched"):
+    with pytest.raises(ConfigurationError, match=r"teachers in .* cannot be searched"):
         read_space(tmp_path / "space.yaml", base)
-    assert run.committee is not None
-    assert run.committee.digests == {str(published[0].path): published[0].manifest.digest}
+    assert run.ensemble is not None
+    assert run.ensemble.digests == {str(published[0].path): published[0].manifest.digest}
 
 
-def test_teachers_of_other_data_are_refused(place: Path, published: tuple[Bundle, Bundle, Bundle]) -> None:
+def test_teachers_of_other_data_are_rejected(place: Path, published: tuple[Bundle, Bundle, Bundle]) -> None:
     """Other classes, polarity, files or another held-out test set: each is a sentence of its own."""
     data, chosen = read(place), settings(teachers=[published[0].path])
     ink = polarity(data.training.images)
     other: Polarity = "black-on-white" if ink == "white-on-black" else "white-on-black"
-    assert load_committee(chosen, data, ink, CPU)
+    assert load_teachers(chosen, data, ink, CPU)
     with pytest.raises(DataError, match="its classes are 0, 1, 2, not a, b, c"):
-        load_committee(chosen, altered(data, classes=("a", "b", "c")), ink, CPU)
-    with pytest.raises(DataError, match=f"its images are {ink}, these {other}"):
-        load_committee(chosen, data, other, CPU)
-    with pytest.raises(DataError, match="data set 'noisy' has other SHA-256 than 'noisy'"):
-        load_committee(chosen, altered(data, sha256={"noisy.npz": "0" * 64}), ink, CPU)
-    with pytest.raises(DataError, match="its test_seed was 0 and is 1"):
-        load_committee(chosen.model_copy(update={"test_seed": 1}), data, ink, CPU)
+        load_teachers(chosen, altered(data, classes=("a", "b", "c")), ink, CPU)
+    with pytest.raises(DataError, match=f"its images are {ink}, these are {other}"):
+        load_teachers(chosen, data, other, CPU)
+    with pytest.raises(DataError, match="data set 'noisy' has other SHA-256s than 'noisy'"):
+        load_teachers(chosen, altered(data, sha256={"noisy.npz": "0" * 64}), ink, CPU)
+    with pytest.raises(DataError, match="its test_seed is 0, not 1"):
+        load_teachers(chosen.model_copy(update={"test_seed": 1}), data, ink, CPU)
 
 
-def test_a_teacher_that_is_not_published_or_was_changed_is_refused(
+def test_a_teacher_that_is_not_published_or_was_changed_is_rejected(
     place: Path, published: tuple[Bundle, Bundle, Bundle], tmp_path: Path
 ) -> None:
     """A wrong place is a wrong setting; a file with another SHA-256 is not loaded at all."""
@@ -371,16 +373,16 @@ def test_a_teacher_that_is_not_published_or_was_changed_is_refused(
     ink = polarity(data.training.images)
     for path in (tmp_path / "models" / "none" / "1", published[0].path.parent):
         with pytest.raises(ConfigurationError, match="teachers: "):
-            load_committee(settings(teachers=[path]), data, ink, CPU)
+            load_teachers(settings(teachers=[path]), data, ink, CPU)
     for name in (ONNX_FILE, TORCH_EXPORT_FILE):
         copy = shutil.copytree(published[0].path, tmp_path / name / "noisy-member-0" / "1")
         (copy / name).chmod(0o644)
         (copy / name).write_bytes((published[1].path / name).read_bytes())
         with pytest.raises(DataError, match=f"{name} was changed after it was published"):
-            load_committee(settings(teachers=[copy]), data, ink, CPU)
+            load_teachers(settings(teachers=[copy]), data, ink, CPU)
 
 
-def test_the_command_refuses_with_its_exit_codes(
+def test_the_command_rejects_with_its_exit_codes(
     place: Path, published: tuple[Bundle, Bundle, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A teacher that is not there ends with 2, one of other data with 65, one named twice with 2."""
@@ -389,8 +391,8 @@ def test_the_command_refuses_with_its_exit_codes(
     known, member = f"npz:{place / 'noisy.npz'}", str(published[0].path)
     wrong = [
         (known, f"{tmp_path}/m/none/1", 2, "there is no directory"),
-        (f"npz:{tmp_path / 'noisy.npz'}", member, 65, "cannot teach here"),
-        (known, f"{member},{member}", 2, "is named twice"),
+        (f"npz:{tmp_path / 'noisy.npz'}", member, 65, "was trained on other data"),
+        (known, f"{member},{member}", 2, "is listed twice"),
     ]
     for data, teachers, code, words in wrong:
         assert main([*common, "--device", "cpu", "--data", data, "--teachers", teachers]) == code
@@ -408,7 +410,7 @@ def test_a_manifest_without_teachers_says_nothing_of_them(
         assert Manifest.from_bytes(data) == bundle.manifest
 
 
-def test_the_bench_refuses_what_it_cannot_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bench_rejects_what_it_cannot_do(capsys: pytest.CaptureFixture[str]) -> None:
     """No members, an unknown preset, an unknown setting of the student: each is a sentence and a 2."""
     for arguments, words in (
         (["--members", "0"], "at least one"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from training.model.mlp import MLP
-from training.model.optimizers import AveragedWeights, Rates, build_optimizers, penalty, rate_factor
+from training.model.optimizers import AveragedWeights, LearningRates, build_optimizers, penalty, rate_factor
 from training.settings import ModelSettings, OptimizationSettings
 
 
@@ -167,17 +167,17 @@ def test_every_optimizer_owns_every_parameter_once_and_learns(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_where_steps_can_be_recorded_the_rate_is_a_tensor(name: str) -> None:
+def test_where_steps_can_be_captured_the_rate_is_a_tensor(name: str) -> None:
     """Recorded or not, its address stays while the schedule sets it; Muon, never recorded, has Python's floats."""
     chosen = settings(optimizer=name, schedule="cosine", warmup=0.0, learning_rate=0.5)
-    (optimizer,) = build_optimizers(small_model(), chosen, recordable=True)
+    (optimizer,) = build_optimizers(small_model(), chosen, capturable=True)
     before = [group["lr"] for group in optimizer.param_groups]
-    Rates([optimizer], chosen, 100).set(50)
+    LearningRates([optimizer], chosen, 100).set(50)
     for rate, group in zip(before, optimizer.param_groups, strict=True):
         assert group["lr"] is rate
         assert float(rate) == pytest.approx(0.25)
         assert group.get("capturable", True)
-    for other in build_optimizers(small_model(), settings(optimizer="muon"), recordable=True):
+    for other in build_optimizers(small_model(), settings(optimizer="muon"), capturable=True):
         assert all(isinstance(group["lr"], float) for group in other.param_groups)
 
 
@@ -236,7 +236,7 @@ def test_rates_reach_groups_that_a_loaded_state_replaced() -> None:
     model = small_model()
     chosen = settings(schedule="cosine", warmup=0.0, learning_rate=0.5)
     optimizers = build_optimizers(model, chosen)
-    rates = Rates(optimizers, chosen, 100)
+    rates = LearningRates(optimizers, chosen, 100)
     rates.set(10)
     optimizers[0].load_state_dict(optimizers[0].state_dict())
     rates.set(50)

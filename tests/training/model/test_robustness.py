@@ -1,4 +1,4 @@
-"""Test images that are moved and turned: against slices and torchvision, and what the report says of them."""
+"""Robustness: moved and rotated test images, against slices and torchvision, and what the report says of them."""
 
 import numpy as np
 import torch

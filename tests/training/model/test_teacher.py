@@ -1,4 +1,4 @@
-"""Teachers from `model.onnx`: the exported layers bit for bit, nothing but them, and no code of a bundle's."""
+"""Teachers from `model.onnx`: the exported layers bit for bit, no other graph, and no code from a bundle."""
 
 import contextlib
 import io
@@ -21,15 +21,15 @@ from bundle.manifest import ONNX_FILE, TORCH_EXPORT_FILE
 from bundle.repository import Bundle, publish, staging
 from common.progress import Progress
 from tests.bundle.hostile import ATTACKS, SECRET, Attack, reseal
-from tests.bundle.making import fill, some_facts
+from tests.bundle.making import fill, some_metadata
 from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet, polarity
 from training.data.loading import load
 from training.errors import DataError
-from training.model.distillation import load_committee
+from training.model.distillation import load_teachers
 from training.model.mlp import MLP, Standardisation
-from training.model.teacher import layers_of
+from training.model.teacher import layers_from_onnx
 from training.release import export
 from training.settings import ModelSettings, TrainingSettings
 
@@ -37,7 +37,7 @@ CLASSES = 3
 STANDARDISE = Standardisation(mean=33.3, deviation=78.6)
 
 
-def served(seed: int = 3, **changes: Any) -> export.Served:
+def served(seed: int = 3, **changes: Any) -> export.ExportedModel:
     """Return a network with random weights and running statistics, as it is exported."""
     torch.manual_seed(seed)
     model = MLP(ModelSettings.model_validate({"hidden": (9, 7), **changes}), CLASSES)
@@ -46,7 +46,7 @@ def served(seed: int = 3, **changes: Any) -> export.Served:
         model(torch.randn(20, 784))
     for layer in model.linear_layers():
         torch.nn.init.normal_(layer.bias)
-    return export.Served(model.eval(), STANDARDISE, 1.7)
+    return export.ExportedModel(model.eval(), STANDARDISE, 1.7)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 def publish_teacher(models: Path, exported: Path, data: DataSet) -> Bundle:
     """Publish the exported files as a model that learned from the data."""
     settings = TrainingSettings()
-    facts = some_facts(
+    metadata = some_metadata(
         name="teacher",
         classes=data.classes,
         sample_label=data.classes[0],
@@ -86,7 +86,7 @@ def publish_teacher(models: Path, exported: Path, data: DataSet) -> Bundle:
         fill(directory)
         for path in exported.iterdir():
             (directory / path.name).write_bytes(path.read_bytes())
-        return publish(directory, facts)
+        return publish(directory, metadata)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_teacher_is_the_exported_network_bit_for_bit(tmp_path: Path, changes: 
     """Each activation, batch normalisation folded in, no hidden layer: the same numbers of any pixels."""
     network = served(**changes)
     export.export(network, tmp_path)
-    layers = layers_of((tmp_path / ONNX_FILE).read_bytes(), CLASSES)
+    layers = layers_from_onnx((tmp_path / ONNX_FILE).read_bytes(), CLASSES)
     pixels = torch.rand(50, 784) * 255
     assert torch.equal(layers(pixels), network.layers(pixels))
     images = pixels.round().to(torch.uint8).reshape(-1, 28, 28)
@@ -123,7 +123,7 @@ def test_a_layer_without_a_bias_is_one_of_zeros(tmp_path: Path) -> None:
         node.op_type == "Gemm" and len(node.input) == 2 for node in onnx.load_from_string(graph).graph.node
     )
     pixels = torch.rand(50, 784) * 255
-    assert torch.equal(layers_of(graph, CLASSES)(pixels), network.layers(pixels))
+    assert torch.equal(layers_from_onnx(graph, CLASSES)(pixels), network.layers(pixels))
 
 
 def node(model: ModelProto, operator: str, place: int = 0) -> Any:
@@ -197,22 +197,25 @@ CHANGES: dict[str, tuple[Callable[[ModelProto], object], str]] = {
         "the operator 'MatMul' before",
     ),
     "a loop": (lambda model: rename(model, "LeakyRelu", "Loop"), "the operator 'Loop' before"),
-    "another function": (lambda model: rename(model, "Reshape", "Flatten"), "does not begin with the pixels"),
+    "another function": (lambda model: rename(model, "Reshape", "Flatten"), "does not start with the pixels"),
     "another type": (
         lambda model: set_option(model, "Cast", "to", TensorProto.DOUBLE),
-        "does not begin with the pixels",
+        "does not start with the pixels",
     ),
     "an attribute": (lambda model: set_option(model, "LeakyRelu", "beta", 1.0), "the attribute 'beta' of"),
     "an attribute's type": (
         lambda model: set_option(model, "LeakyRelu", "alpha", "0.1"),
         "the attribute 'alpha' of 'LeakyRelu'",
     ),
-    "no number": (lambda model: set_option(model, "LeakyRelu", "alpha", float("inf")), "of its own kind"),
-    "scaled": (lambda model: set_option(model, "Gemm", "alpha", 2.0), "none of constant weights"),
-    "transposed": (lambda model: set_option(model, "Gemm", "transA", 1), "none of constant weights"),
+    "no number": (
+        lambda model: set_option(model, "LeakyRelu", "alpha", float("inf")),
+        "other attributes than",
+    ),
+    "scaled": (lambda model: set_option(model, "Gemm", "alpha", 2.0), "without constant weights"),
+    "transposed": (lambda model: set_option(model, "Gemm", "transA", 1), "without constant weights"),
     "weights of the input": (
         lambda model: node(model, "Gemm").input.__setitem__(1, "images"),
-        "none of constant weights",
+        "without constant weights",
     ),
     "weights the other way": (lambda model: set_option(model, "Gemm", "transB", 0), "after 784 values"),
     "float64": (retype, "another type or size"),
@@ -233,22 +236,22 @@ CHANGES: dict[str, tuple[Callable[[ModelProto], object], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_other_graph_is_refused(exported: Path, change: str) -> None:
-    """One that computes something else, or claims what is not so, is refused with a DataError that says what."""
+def test_any_other_graph_is_rejected(exported: Path, change: str) -> None:
+    """One that computes something else, or claims what is not so, is rejected with a DataError that says what."""
     model = onnx.load_from_string((exported / ONNX_FILE).read_bytes())
     apply, said = CHANGES[change]
     apply(model)
     with pytest.raises(DataError, match=said) as refusal:
-        layers_of(model.SerializeToString(), CLASSES)
-    assert str(refusal.value).startswith(f"{ONNX_FILE} is none of the graphs")
+        layers_from_onnx(model.SerializeToString(), CLASSES)
+    assert str(refusal.value).startswith(f"{ONNX_FILE} is not a graph that a teacher")
 
 
-def test_no_graph_and_other_classes_are_refused(exported: Path) -> None:
+def test_no_graph_and_other_classes_are_rejected(exported: Path) -> None:
     """Bytes that are no protobuf, and a network of as many logits as nobody asked for."""
-    with pytest.raises(DataError, match="no ONNX file"):
-        layers_of(b"this is none", CLASSES)
+    with pytest.raises(DataError, match="not an ONNX file"):
+        layers_from_onnx(b"this is none", CLASSES)
     with pytest.raises(DataError, match="a layer of 4 logits"):
-        layers_of((exported / ONNX_FILE).read_bytes(), 4)
+        layers_from_onnx((exported / ONNX_FILE).read_bytes(), 4)
 
 
 class Command:
@@ -300,16 +303,16 @@ def test_a_prepared_program_runs_no_command(
     reseal(teacher.path, TORCH_EXPORT_FILE, buffer.getvalue())
     settings = TrainingSettings.model_validate({"teachers": [teacher.path]})
     with contextlib.suppress(Exception):
-        load_committee(settings, data, polarity(data.training.images), torch.device("cpu"))
+        load_teachers(settings, data, polarity(data.training.images), torch.device("cpu"))
     assert not sign.exists()
-    committee = load_committee(settings, data, polarity(data.training.images), torch.device("cpu"))
-    assert committee is not None
-    assert committee.digests == {str(teacher.path): Bundle.open(teacher.path).manifest.digest}
+    ensemble = load_teachers(settings, data, polarity(data.training.images), torch.device("cpu"))
+    assert ensemble is not None
+    assert ensemble.digests == {str(teacher.path): Bundle.open(teacher.path).manifest.digest}
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_a_prepared_teacher_is_refused(
+def test_a_prepared_teacher_is_rejected(
     tmp_path: Path, exported: Path, data: DataSet, attack: Attack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`fit --teachers` ends with 65 and the sentence that every reader says; nothing is trained."""

@@ -1,4 +1,4 @@
-"""The proof on CUDA, and what a manifest says of a GPU, where there is none: by stand-ins for its session."""
+"""Parity on CUDA, and the manifest's statements about a GPU, with fake sessions on machines without one."""
 
 import json
 from collections.abc import Callable
@@ -45,11 +45,11 @@ def model() -> MLP:
 def directory(model: MLP, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where the network is exported."""
     place = tmp_path_factory.mktemp("export")
-    export.export(export.Served(model, STANDARDISE, 1.7), place)
+    export.export(export.ExportedModel(model, STANDARDISE, 1.7), place)
     return place
 
 
-Change = Callable[[parity.Answers], parity.Answers]
+Change = Callable[[parity.Logits], parity.Logits]
 
 
 class Session:
@@ -58,7 +58,7 @@ class Session:
     def __init__(self, session: Any, change: Change) -> None:
         self._session, self._change = session, change
 
-    def run(self, *arguments: Any) -> list[parity.Answers]:
+    def run(self, *arguments: Any) -> list[parity.Logits]:
         """Return the changed logits."""
         return [self._change(logits) for logits in self._session.run(*arguments)]
 
@@ -75,7 +75,7 @@ def imitate(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
 
 
-def refuse_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def reject_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ONNX Runtime fail to make a session on CUDA, below its layer that tries the CPU in its place."""
     create = onnxruntime.InferenceSession._create_inference_session
 
@@ -113,12 +113,14 @@ def test_a_session_that_runs_is_measured(
     ],
     ids=["other labels", "off", "NaN", "one image alone"],
 )
-def test_a_session_that_answers_otherwise_is_refused(
+def test_a_session_that_answers_otherwise_is_rejected(
     directory: Path, model: MLP, monkeypatch: pytest.MonkeyPatch, change: Change
 ) -> None:
     """It runs, so what it answers counts."""
     imitate(monkeypatch, change)
-    with pytest.raises(ExportError, match=r"onnx_cuda.* is not the trained model.*nothing was published"):
+    with pytest.raises(
+        ExportError, match=r"onnx_cuda.* differs from the trained model.*nothing was published"
+    ):
         prove(directory, model)
 
 
@@ -126,7 +128,7 @@ def test_a_session_that_cannot_be_made_is_a_reason(
     directory: Path, model: MLP, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is CUDA's own, not that of a second try on the CPU, and names neither this machine nor source files."""
-    refuse_cuda(monkeypatch)
+    reject_cuda(monkeypatch)
     assert prove(directory, model) == f"ONNX Runtime's session failed on CUDA ({SAID})"
     assert capsys.readouterr().out == ""
 
@@ -136,7 +138,7 @@ def test_a_session_that_fails_as_it_runs_is_a_reason(
 ) -> None:
     """Kernels are looked for at the first run only; a message in another form is cut."""
 
-    def fail(_: parity.Answers) -> parity.Answers:
+    def fail(_: parity.Logits) -> parity.Logits:
         raise OSError("no\nkernel " + 400 * "x")
 
     imitate(monkeypatch, fail)
@@ -187,14 +189,14 @@ def test_a_session_that_fails_loses_no_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The model is published, and log, manifest and report say what is not proven, and which GPU trained it."""
-    refuse_cuda(monkeypatch)
+    reject_cuda(monkeypatch)
     assert train(tmp_path) == 0
     version = tmp_path / "models" / "noisy" / "1"
     assert problems(version) == []
     manifest = Manifest.from_bytes((version / MANIFEST_FILE).read_bytes())
     assert "onnx_cuda" not in manifest.parity
     assert manifest.omitted == {"onnx_cuda": f"ONNX Runtime's session failed on CUDA ({SAID})"}
-    assert f"onnx_cuda is left out: ONNX Runtime's session failed on CUDA ({SAID}); a server" in "".join(
+    assert f"onnx_cuda is omitted: ONNX Runtime's session failed on CUDA ({SAID}); a server" in "".join(
         capsys.readouterr()
     )
     report = (version / "report.html").read_text()
@@ -213,7 +215,7 @@ def test_wrong_answers_are_not_published(
     """A session that runs and differs ends the job with 70, and the checkpoint stays."""
     imitate(monkeypatch, lambda logits: logits[:, ::-1].copy())
     assert train(tmp_path) == ExportError.exit_code
-    assert "onnx_cuda is not the trained model" in capsys.readouterr().err
+    assert "onnx_cuda differs from the trained model" in capsys.readouterr().err
     assert versions(tmp_path / "models" / "noisy") == []
     assert list((tmp_path / "runs" / "noisy").glob("checkpoint-*.pt"))
 

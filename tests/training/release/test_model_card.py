@@ -1,4 +1,4 @@
-"""The model card: true to the facts, and Markdown whatever the classes are called."""
+"""The model card: true to the metadata, and Markdown whatever the classes are called."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.training.subjects import DIGITS, a_subject
+from tests.training.subjects import DIGITS, report_data
 from training.release.model_card import MAX_LISTED_CLASSES, model_card, plain
 
 ASCII_PUNCTUATION = r"!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~"
@@ -17,24 +17,24 @@ def unescaped(markdown: str) -> str:
     return re.sub(rf"\\([{ASCII_PUNCTUATION}])", r"\1", markdown)
 
 
-def test_it_states_the_facts() -> None:
+def test_it_states_the_metadata() -> None:
     """Architecture, classes, figures, temperature and lineage are on the card."""
-    facts = a_subject(hidden=(300, 100), activation="tanh").facts
-    card = model_card(facts)
+    metadata = report_data(hidden=(300, 100), activation="tanh").metadata
+    card = model_card(metadata)
     assert "(784-300-100-10, tanh)" in card
     assert f"{', '.join(DIGITS)}." in card
-    assert f"| accuracy | 98.20% | {facts.test.accuracy:.2%} |" in card
-    assert f"softmax(logits / {facts.temperature:.4f})" in card
-    assert facts.environment.code_revision in card
+    assert f"| accuracy | 98.20% | {metadata.test.accuracy:.2%} |" in card
+    assert f"softmax(logits / {metadata.temperature:.4f})" in card
+    assert metadata.environment.code_revision in card
     assert "white on black" in card
 
 
 def test_it_states_the_error_on_changed_images() -> None:
     """How the model fares on moved and turned images stands beside how the training images were deformed."""
-    facts = a_subject(rotation=10.0).facts
-    card = model_card(facts)
+    metadata = report_data(rotation=10.0).metadata
+    card = model_card(metadata)
     assert (
-        f"The test error is {1 - facts.test.accuracy:.2%} as the images are, "
+        f"The test error is {1 - metadata.test.accuracy:.2%} on the original images, "
         "8.77% moved by 2 and 2 pixels, 12.35% turned by 15 degrees."
     ) in card
     assert "rotated by up to 10 degrees" in unescaped(card)
@@ -42,7 +42,7 @@ def test_it_states_the_error_on_changed_images() -> None:
 
 def test_softmax_regression_has_no_activation() -> None:
     """Without hidden layers only the two widths are stated."""
-    assert "(784-10)" in model_card(a_subject(hidden=()).facts)
+    assert "(784-10)" in model_card(report_data(hidden=()).metadata)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_softmax_regression_has_no_activation() -> None:
 )
 def test_a_name_with_markdown_in_it_is_text(name: str) -> None:
     """No character of a class name keeps its meaning in Markdown, and unescaping gives the name back."""
-    card = model_card(a_subject(classes=[name, *DIGITS[1:]]).facts)
+    card = model_card(report_data(classes=[name, *DIGITS[1:]]).metadata)
     line = next(line for line in card.splitlines() if line.endswith("8, 9."))
     shown = line.removesuffix(", 1, 2, 3, 4, 5, 6, 7, 8, 9.")
     assert unescaped(shown) == name
@@ -82,6 +82,6 @@ def test_any_text_is_one_line(text: str) -> None:
 
 def test_very_many_classes_are_counted() -> None:
     """A card lists a hundred classes and says how many more there are."""
-    card = model_card(a_subject(classes=[f"n{k}" for k in range(130)]).facts)
+    card = model_card(report_data(classes=[f"n{k}" for k in range(130)]).metadata)
     assert f"n{MAX_LISTED_CLASSES - 1}, and 30 more." in card
     assert "into 130 classes" in card

@@ -1,4 +1,4 @@
-"""What a release takes: a network whose files a bundle can hold, and golden examples that can be replayed."""
+"""Publishing: a network whose files fit into a bundle, and golden examples that can be replayed."""
 
 from pathlib import Path
 from types import SimpleNamespace

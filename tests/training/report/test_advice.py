@@ -1,4 +1,4 @@
-"""What the report advises: each verdict on made-up curves, and that its options exist and fit the run."""
+"""The report's advice: each diagnosis on synthetic curves, with options that exist and suit the run."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bundle.manifest import Metrics
 from tests.training.subjects import an_epoch
 from training.loop.state import Epoch
-from training.report.advice import Verdict, advise, judge, published_epoch, standard_error
+from training.report.advice import Diagnosis, advise, diagnose, published_epoch, standard_error
 from training.settings import TrainingSettings
 
 
@@ -49,18 +49,18 @@ LOST = curves([90, 90], [90, 89.8])
 
 
 @pytest.mark.parametrize(
-    ("history", "verdict"),
+    ("history", "diagnosis"),
     [
-        (FITTING, "It fits: 1.00% of the training images"),
-        (OVERFITTING, "It overfits (high variance): 0.10% of the training images"),
-        (UNDERFITTING, "It underfits (high bias): 11.50% of the training images"),
-        (LOST, "It learned nothing: 10.20% is about what guessing gives."),
+        (FITTING, "The model fits: it misclassifies 1.00% of the training images"),
+        (OVERFITTING, "The model overfits (high variance): it misclassifies 0.10% of the training images"),
+        (UNDERFITTING, "The model underfits (high bias): it misclassifies 11.50% of the training images"),
+        (LOST, "The model learned nothing: an accuracy of 10.20% is close to guessing."),
     ],
     ids=["fits", "overfits", "underfits", "learned nothing"],
 )
-def test_the_verdict_comes_first(history: list[Epoch], verdict: str) -> None:
-    """Synthetic curves of each kind get the verdict that the course would give."""
-    assert said(history).startswith(verdict)
+def test_the_diagnosis_comes_first(history: list[Epoch], diagnosis: str) -> None:
+    """Synthetic curves of each kind get the diagnosis that the course would give."""
+    assert said(history).startswith(diagnosis)
 
 
 def test_the_gap_is_stated() -> None:
@@ -73,10 +73,10 @@ def test_overfitting_asks_for_regularisation_that_is_not_there_yet() -> None:
     bare = said(OVERFITTING, dropout=(0.0,), weight_decay=0, patience=0)
     for option in (
         "Add dropout (--dropout",
-        "Add L2 (--weight-decay",
+        "Add weight decay (--weight-decay",
         "--patience 5",
         "--translation",
-        "More data",
+        "Collect more data",
     ):
         assert option in bare
     full = said(OVERFITTING, dropout=(0.3,), l2=0.5, weight_decay=0, patience=3, rotation=10)
@@ -94,8 +94,8 @@ def test_underfitting_asks_for_capacity_and_less_regularisation() -> None:
     )
     for part in ("--hidden, now 16", "less dropout", "--weight-decay, now 0.2", "--label-smoothing, now 0.1"):
         assert part in text
-    assert "Augmentation makes the training images harder" in text
-    assert "more than these 4 epochs" in text
+    assert "Reduce augmentation" in text
+    assert "longer than 4 epochs" in text
     bare = said(UNDERFITTING, hidden=(16,), dropout=(0.0,), weight_decay=0)
     assert "dropout" not in bare.split("\n", 1)[1]
     assert "penalty" not in bare
@@ -112,24 +112,24 @@ def test_softmax_regression_is_told_to_have_a_hidden_layer() -> None:
 def test_dropout_does_not_pass_for_underfitting() -> None:
     """Where the published weights were measured at rest, a poor training accuracy under dropout is no bias."""
     history = curves([20, 6, 4.5], [6, 3, 1.6])
-    assert said(history).startswith("It underfits")
+    assert said(history).startswith("The model underfits")
     assert "measured with dropout on" in said(history)
     rested = said(history, training=measured(0.99))
-    assert rested.startswith("It fits: 1.00% of the training images are wrong")
-    assert said(history, training=measured(0.9995)).startswith("It overfits")
+    assert rested.startswith("The model fits: it misclassifies 1.00% of the training images")
+    assert said(history, training=measured(0.9995)).startswith("The model overfits")
 
 
 def test_a_gap_within_chance_is_no_overfitting() -> None:
     """The same gap is overfitting on 5,000 validation images and chance on 100."""
     history = curves([1.0], [3.0])
-    assert said(history, validation_images=5_000).startswith("It overfits")
-    assert said(history, validation_images=100).startswith("It fits")
+    assert said(history, validation_images=5_000).startswith("The model overfits")
+    assert said(history, validation_images=100).startswith("The model fits")
 
 
 def test_both_faults_are_told_apart_by_size() -> None:
     """With much bias and much variance the larger part of the error decides."""
-    assert said(curves([3], [10])).startswith("It overfits")
-    assert said(curves([10], [13])).startswith("It underfits")
+    assert said(curves([3], [10])).startswith("The model overfits")
+    assert said(curves([10], [13])).startswith("The model underfits")
 
 
 def test_a_rising_validation_loss_asks_to_stop_early() -> None:
@@ -138,18 +138,18 @@ def test_a_rising_validation_loss_asks_to_stop_early() -> None:
         an_epoch(n, train_loss=0.3 / n, validation_loss=loss, validation_accuracy=0.98, train_accuracy=0.99)
         for n, loss in enumerate([0.2, 0.1, 0.08, 0.1, 0.13], start=1)
     ]
-    assert "least after epoch 3 (0.0800 nats) and rose to 0.1300" in said(history)
+    assert "lowest after epoch 3 (0.0800 nats) and rose to 0.1300" in said(history)
     assert "--patience 5 --monitor loss" in said(history)
     assert "Early stopping published epoch 3." in said(history, patience=2, monitor="loss")
     still = [an_epoch(n, train_loss=0.3 / n, validation_loss=0.08) for n in range(1, 6)]
-    assert "by heart" not in said(still)
+    assert "memorised" not in said(still)
 
 
 def test_a_falling_validation_loss_asks_for_more_epochs() -> None:
     """What is said depends on whether the schedule was at its end."""
     history = curves([8, 4, 1.5], [6, 3, 1.9])
     assert "still falling when training ended" in said(history, schedule="constant")
-    assert "a longer schedule (--epochs) may still gain" in said(history, schedule="cosine")
+    assert "a longer schedule (--epochs) may help" in said(history, schedule="cosine")
     flat = curves([8, 1.5, 1.5], [6, 1.9, 1.9])
     for schedule in ("constant", "cosine"):
         assert "--epochs" not in said(flat, schedule=schedule)
@@ -177,7 +177,8 @@ def test_a_test_set_of_another_kind_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("temperature", "part"), [(1.6, "It was overconfident"), (0.6, "It was less confident"), (1.05, "")]
+    ("temperature", "part"),
+    [(1.6, "The model was overconfident"), (0.6, "The model was underconfident"), (1.05, "")],
 )
 def test_confidence_is_spoken_of_where_calibration_changed_much(temperature: float, part: str) -> None:
     """Temperatures far from 1 are explained, near it they are not."""
@@ -202,8 +203,8 @@ def test_the_published_epoch_is_the_first_best_one() -> None:
 def test_two_classes_at_the_level_of_guessing_have_learned_nothing() -> None:
     """What guessing gives depends on the number of classes."""
     epoch = an_epoch(validation_accuracy=0.52, train_accuracy=0.52)
-    assert judge(epoch, classes=2, validation_images=5_000) == Verdict.LEARNED_NOTHING
-    assert judge(epoch, classes=10, validation_images=5_000) == Verdict.UNDERFITS
+    assert diagnose(epoch, classes=2, validation_images=5_000) == Diagnosis.LEARNED_NOTHING
+    assert diagnose(epoch, classes=10, validation_images=5_000) == Diagnosis.UNDERFITS
 
 
 def test_the_standard_error_is_the_binomials() -> None:

@@ -16,8 +16,8 @@ from bundle.manifest import Metrics
 from common.html.confusion_matrix import MAX_LISTED_CLASSES, MAX_MATRIX_CLASSES
 from common.html.frame import page, visible
 from common.html.sprite_sheet import COLUMNS
-from tests.pages import Document, cuttings, sheet
-from tests.training.subjects import DIGITS, a_subject, an_epoch
+from tests.pages import Document, sprite_sheet, sprites
+from tests.training.subjects import DIGITS, an_epoch, report_data
 from training.data.dataset import Images
 from training.data.duplicates import Duplicates
 from training.data.formats.idx import read_idx
@@ -26,7 +26,7 @@ from training.model.evaluation import expected_calibration_error, log_softmax
 from training.report.figures import Bins
 from training.report.page import (
     MAX_BYTES,
-    Subject,
+    ReportData,
     render,
     training_sample,
 )
@@ -44,18 +44,18 @@ NASTY = (
     "naïve 日本語 👩\u200d🚀",
     "x" * 200,
     "a|b`c*d_e",
-    "$title ${sheet}",
+    "$title ${sprites}",
 )
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
+def subject() -> ReportData:
     """Return a model of ten classes with 40 mistakes in 600 answers."""
-    return a_subject()
+    return report_data()
 
 
 @pytest.fixture(scope="module")
-def source(subject: Subject) -> str:
+def source(subject: ReportData) -> str:
     """Return its report."""
     return render(subject, WEIGHTS)
 
@@ -122,20 +122,20 @@ def test_its_colours_can_be_told_apart() -> None:
             assert contrast(colours[line], colours["paper"]) >= 3
 
 
-def test_the_same_subject_gives_the_same_bytes(subject: Subject, source: str) -> None:
+def test_the_same_subject_gives_the_same_bytes(subject: ReportData, source: str) -> None:
     """A report holds no time of its own and no random names."""
     assert render(subject, WEIGHTS) == source
 
 
-def test_every_mistake_is_shown_with_target_and_prediction(subject: Subject, source: str) -> None:
+def test_every_mistake_is_shown_with_target_and_prediction(subject: ReportData, source: str) -> None:
     """Each card has the image itself, t, the three best classes of p, and the place in the test set."""
-    probabilities = np.exp(log_softmax(subject.logits, subject.facts.temperature))
+    probabilities = np.exp(log_softmax(subject.logits, subject.metadata.temperature))
     predicted = subject.logits.argmax(axis=1)
     wrong = np.flatnonzero(predicted != subject.test.labels)
     order = sorted(wrong, key=lambda index: -probabilities[index].max())
     cards = Document(source).mistakes()
     assert len(cards) == len(wrong) == 40
-    for card, pixels, index in zip(cards, cuttings(source), order, strict=True):
+    for card, pixels, index in zip(cards, sprites(source), order, strict=True):
         best = np.argsort(-probabilities[index])[:3]
         said = re.fullmatch(r"t = (\d)\np = (\d): (\S+)\n(\d): (\S+)\n(\d): (\S+)\n#(\d+)", card)
         assert said
@@ -149,7 +149,7 @@ def test_every_mistake_is_shown_with_target_and_prediction(subject: Subject, sou
 
 def test_a_model_without_mistakes_has_a_report() -> None:
     """Where every answer is right the page says so."""
-    source = render(a_subject(wrong=0), WEIGHTS)
+    source = render(report_data(wrong=0), WEIGHTS)
     assert "None: all 600 test images are classified correctly." in source
     assert Document(source).mistakes() == []
 
@@ -157,34 +157,34 @@ def test_a_model_without_mistakes_has_a_report() -> None:
 def test_four_thousand_mistakes_fit(mnist_directory: Path) -> None:
     """A bad model of MNIST shows 4,000 mistakes, all of them, on less than 2 MB."""
     images = read_idx(mnist_directory / "t10k-images-idx3-ubyte", 3)
-    subject = a_subject(count=10_000, wrong=4_000)
+    subject = report_data(count=10_000, wrong=4_000)
     subject = dataclasses.replace(subject, test=Images(images=images, labels=subject.test.labels))
     source = render(subject, WEIGHTS)
     document = Document(source)
     assert len(document.mistakes()) == 4_000
-    assert "left out" not in source
+    assert "omitted" not in source
     assert len(source.encode()) < MAX_BYTES
     first = int(document.mistakes()[0].rsplit("#", 1)[1])
-    shades = np.unique(np.abs(cuttings(source)[0].astype(int) - images[first]))
+    shades = np.unique(np.abs(sprites(source)[0].astype(int) - images[first]))
     assert shades.max() <= 9  # at worst half a step of 16 greys
 
 
 def test_what_does_not_fit_is_left_out_and_counted() -> None:
     """With 12,000 mistakes that cannot be compressed, 62 classes and long names the page stays under 2 MB."""
     names = [f"class {number:02d} " + "ß<&" * 40 for number in range(62)]
-    source = render(a_subject(count=12_000, wrong=12_000, classes=names, noise=True), WEIGHTS)
+    source = render(report_data(count=12_000, wrong=12_000, classes=names, noise=True), WEIGHTS)
     shown = len(Document(source).mistakes())
     assert MAX_BYTES * 0.9 < len(source.encode()) <= MAX_BYTES
     assert 1_000 < shown < 12_000
-    assert f"<strong>{12_000 - shown} mistakes are left out</strong>, those of least confidence" in source
-    assert "shown in 16 greys" in source
-    assert sheet(source).shape == (28 * -(-shown // COLUMNS), 28 * COLUMNS)
+    assert f"<strong>{12_000 - shown} images are omitted</strong>, those with the lowest confidence" in source
+    assert "have 16 grey levels" in source
+    assert sprite_sheet(source).shape == (28 * -(-shown // COLUMNS), 28 * COLUMNS)
 
 
 def test_62_classes_stay_small() -> None:
     """The size of an EMNIST report is what its mistakes take: the matrix of 62 classes is a small part."""
     names = (*DIGITS, *(chr(65 + k) for k in range(26)), *(chr(97 + k) for k in range(26)))
-    source = render(a_subject(count=5_000, wrong=500, classes=names), WEIGHTS)
+    source = render(report_data(count=5_000, wrong=500, classes=names), WEIGHTS)
     assert len(source.encode()) < MAX_BYTES / 2
     assert len(Document(source).table("")) > 0
 
@@ -193,16 +193,16 @@ def test_62_classes_stay_small() -> None:
 def test_very_many_classes_are_listed_and_not_drawn(count: int) -> None:
     """Beyond 100 classes the matrix gives way to its largest entries, and beyond 500 the table is cut."""
     names = [f"n{number}" for number in range(count)]
-    source = render(a_subject(count=2_000, wrong=300, classes=names), WEIGHTS)
+    source = render(report_data(count=2_000, wrong=300, classes=names), WEIGHTS)
     assert f"The matrix of {count} classes is not drawn" in source
     rows = Document(source).table("class")
     assert len(rows) == 2 + min(count, MAX_LISTED_CLASSES)
-    assert ("better ones are left out" in source) == (count > MAX_LISTED_CLASSES)
+    assert ("are not listed" in source) == (count > MAX_LISTED_CLASSES)
 
 
 def test_class_names_are_text() -> None:
     """Names with HTML, quotes, other scripts and turned directions appear as they are, wherever they stand."""
-    source = render(a_subject(classes=NASTY), WEIGHTS)
+    source = render(report_data(classes=NASTY), WEIGHTS)
     document = Document(source)
     assert "script" not in {tag for tag, _ in document.elements}
     shown = [row[0] for row in document.table("class")[1:-1]]
@@ -214,7 +214,7 @@ def test_class_names_are_text() -> None:
 @cache
 def usual_elements(classes: int) -> set[str]:
     """Return the kinds of elements of a report with so many plain names."""
-    subject = a_subject(count=60, wrong=9, classes=[f"{k:04d}" for k in range(classes)])
+    subject = report_data(count=60, wrong=9, classes=[f"{k:04d}" for k in range(classes)])
     return {tag for tag, _ in Document(render(subject, WEIGHTS[:4])).elements}
 
 
@@ -222,12 +222,12 @@ def usual_elements(classes: int) -> set[str]:
 @given(names=st.lists(NAMES, min_size=2, max_size=3, unique=True))
 def test_any_class_name_leaves_the_page_whole(names: list[str]) -> None:
     """Whatever characters names have, the page is well-formed UTF-8 with no kinds of elements but the usual."""
-    source = render(a_subject(count=60, wrong=9, classes=names), WEIGHTS[:4])
+    source = render(report_data(count=60, wrong=9, classes=names), WEIGHTS[:4])
     assert {tag for tag, _ in Document(source).elements} <= usual_elements(len(names)) | {"bdi", "span"}
     assert len(source.encode()) < MAX_BYTES
 
 
-def test_precision_recall_and_f1_are_those_of_a_plain_loop(subject: Subject, source: str) -> None:
+def test_precision_recall_and_f1_are_those_of_a_plain_loop(subject: ReportData, source: str) -> None:
     """The table of classes has what counting image by image gives."""
     rows = Document(source).table("class")[1:-1]
     predicted = subject.logits.argmax(axis=1)
@@ -240,7 +240,7 @@ def test_precision_recall_and_f1_are_those_of_a_plain_loop(subject: Subject, sou
         assert row[3:] == [f"{value:.2%}" for value in expected]
 
 
-def test_the_confusion_matrix_counts(subject: Subject, source: str) -> None:
+def test_the_confusion_matrix_counts(subject: ReportData, source: str) -> None:
     """Rows are true classes, columns predicted ones, and empty cells are zeros."""
     matrix = next(rows for rows in Document(source).tables if len(rows) == 11 and len(rows[0]) == 11)
     counts = [[int(cell or 0) for cell in row[1:]] for row in matrix[1:]]
@@ -253,7 +253,7 @@ def test_the_confusion_matrix_counts(subject: Subject, source: str) -> None:
 
 def test_a_class_that_is_never_there_has_no_shares() -> None:
     """A class without test images and predictions has a dash where a share would divide by nothing."""
-    subject = a_subject(wrong=0)
+    subject = report_data(wrong=0)
     keep = subject.test.labels != 9
     subject = dataclasses.replace(
         subject, test=subject.test.take(np.flatnonzero(keep)), logits=subject.logits[keep]
@@ -262,7 +262,7 @@ def test_a_class_that_is_never_there_has_no_shares() -> None:
     assert row == ["9", "0", "0", *3 * ["\N{EN DASH}"]]
 
 
-def test_bins_are_those_of_the_calibration_error(subject: Subject) -> None:
+def test_bins_are_those_of_the_calibration_error(subject: ReportData) -> None:
     """The reliability diagram's bins give the ECE that the manifest states, before and after calibration."""
     for temperature in (1.0, 0.5, 3.0):
         bins = Bins.of(subject.logits, subject.test.labels, temperature)
@@ -271,54 +271,54 @@ def test_bins_are_those_of_the_calibration_error(subject: Subject) -> None:
         assert bins.count.sum() == len(subject.test)
 
 
-def test_moved_and_turned_images_have_their_errors(subject: Subject) -> None:
+def test_moved_and_turned_images_have_their_errors(subject: ReportData) -> None:
     """The test error as the images are and after each change, beside what was done to the training images."""
     document = Document(render(subject, WEIGHTS))
     (rows,) = (rows for rows in document.tables if rows[0][0] == "test images")
-    accuracy = subject.facts.test.accuracy
+    accuracy = subject.metadata.test.accuracy
     assert rows[1:] == [
         ["as they are", f"{accuracy:.2%}", f"{1 - accuracy:.2%}"],
         ["moved by 2 and 2 pixels", "91.23%", "8.77%"],
         ["turned by 15 degrees", "87.65%", "12.35%"],
     ]
-    assert "No training image was deformed." in render(subject, WEIGHTS)
+    assert "The training images were not augmented." in render(subject, WEIGHTS)
 
 
-def test_a_temperature_of_one_says_why(subject: Subject) -> None:
+def test_a_temperature_of_one_says_why(subject: ReportData) -> None:
     """Where no temperature held up on held-out images, the report says that nothing was calibrated."""
-    facts = subject.facts.model_copy(update={"temperature": 1.0})
-    assert "no other had a lower log loss" in render(dataclasses.replace(subject, facts=facts), WEIGHTS)
+    metadata = subject.metadata.model_copy(update={"temperature": 1.0})
+    assert "no other had a lower log loss" in render(dataclasses.replace(subject, metadata=metadata), WEIGHTS)
     assert "no other had a lower log loss" not in render(subject, WEIGHTS)
 
 
 def test_changed_settings_stand_out() -> None:
     """What differs from the default is listed first with that default, and everything else is there too."""
-    subject = a_subject(epochs=7, hidden=(300, 100))
+    subject = report_data(epochs=7, hidden=(300, 100))
     document = Document(render(subject, WEIGHTS))
     rows = [rows for rows in document.tables if rows[0][0] == "setting"]
     assert [row[:3] for row in rows[0][1:]] == [["epochs", "7", "20"], ["hidden", "300,100", "512,256"]]
-    assert {row[0] for table in rows for row in table[1:]} == set(subject.facts.hyperparameters)
+    assert {row[0] for table in rows for row in table[1:]} == set(subject.metadata.hyperparameters)
 
 
-def test_lineage_is_complete(subject: Subject) -> None:
+def test_lineage_is_complete(subject: ReportData) -> None:
     """Run, code, data and packages are named, and duplicates where they were counted."""
     twins = Duplicates(within_training=3, within_training_conflicting=1, between=2, between_conflicting=0)
     source = render(dataclasses.replace(subject, duplicates=twins), WEIGHTS)
-    facts = subject.facts
-    for stated in (facts.run_id, facts.environment.code_revision, "a" * 64, "2.14.1", facts.created):
+    metadata = subject.metadata
+    for stated in (metadata.run_id, metadata.environment.code_revision, "a" * 64, "2.14.1", metadata.created):
         assert stated in source
     assert "2 test images are also training images" in source
     assert "also training images" not in render(subject, WEIGHTS)
 
 
-def test_the_teachers_of_a_distilled_model_are_its_lineage(subject: Subject) -> None:
+def test_the_teachers_of_a_distilled_model_are_its_lineage(subject: ReportData) -> None:
     """Each is named with its digest."""
-    facts = subject.facts.model_copy(update={"teachers": {"mnist/3": "c" * 64}})
-    document = Document(render(dataclasses.replace(subject, facts=facts), WEIGHTS))
+    metadata = subject.metadata.model_copy(update={"teachers": {"mnist/3": "c" * 64}})
+    document = Document(render(dataclasses.replace(subject, metadata=metadata), WEIGHTS))
     assert ["teacher mnist/3", "c" * 64] in [row for rows in document.tables for row in rows]
 
 
-def test_the_gap_is_measured_at_rest(subject: Subject) -> None:
+def test_the_gap_is_measured_at_rest(subject: ReportData) -> None:
     """With the published weights measured on training images the gap is theirs, and the curves show them."""
     at_rest = Metrics(images=10_000, accuracy=0.999, nll=0.01, ece=0, nll_calibrated=0.01, ece_calibrated=0)
     source = render(dataclasses.replace(subject, training=at_rest), WEIGHTS)
@@ -338,7 +338,7 @@ def test_the_gap_is_measured_at_rest(subject: Subject) -> None:
     ids=["one epoch", "nothing wrong in training", "400 epochs, softmax regression", "dead weights"],
 )
 def test_unusual_runs_have_reports(
-    subject: Subject, history: list[Epoch], weights: npt.NDArray[np.float32]
+    subject: ReportData, history: list[Epoch], weights: npt.NDArray[np.float32]
 ) -> None:
     """One epoch, a perfect training loss, hundreds of epochs and weights of 0 are drawn like any other."""
     source = render(dataclasses.replace(subject, history=history), weights)

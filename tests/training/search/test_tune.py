@@ -1,4 +1,4 @@
-"""The search: processes share its trials, deaths cost nothing, and the best is what `fit` takes."""
+"""The search: processes share its trials, killed processes lose nothing, and `fit` accepts the best settings."""
 
 import os
 import signal
@@ -24,9 +24,9 @@ from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet
 from training.errors import DivergedError, InterruptedRunError, UnwritableError
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import fit
-from training.loop.shared_data import prepare
+from training.loop.shared_data import load_shared_data
 from training.presets import PRESETS
 from training.search import space as spaces
 from training.search import storage, trials
@@ -136,7 +136,7 @@ def test_racing_for_the_last_trials_never_gives_too_many(tmp_path: Path) -> None
 
     def worker() -> None:
         study = optuna.load_study(study_name="race", storage=storage.open_storage("", path))
-        mine = Trials(study, wanted=10, beat_seconds=5, progress=QUIET, stop=Stop())
+        mine = Trials(study, wanted=10, beat_seconds=5, progress=QUIET, stop=StopFlag())
         gate.wait()
         while trial := mine.next():
             assert mine.finish(trial, 0.5)
@@ -200,7 +200,7 @@ def shared(tmp_path: Path, clock: Callable[[], float] = time.monotonic, wanted: 
         direction="maximize",
         load_if_exists=True,
     )
-    return Trials(study, wanted=wanted, beat_seconds=1.0, progress=QUIET, stop=Stop(), clock=clock)
+    return Trials(study, wanted=wanted, beat_seconds=1.0, progress=QUIET, stop=StopFlag(), clock=clock)
 
 
 def test_only_silence_longer_than_the_grace_is_death(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_only_silence_longer_than_the_grace_is_death(tmp_path: Path) -> None:
         now[0] = moment
         if trial.user_attrs.get(trials.BEAT) != beat:
             trial.set_user_attr(trials.BEAT, beat)
-        watcher.rescue()
+        watcher.requeue_abandoned()
         states.append([t.state.name for t in watcher._all()])
     assert states == [["RUNNING"]] * 4 + [["FAIL", "WAITING"]]
 
@@ -225,9 +225,9 @@ def test_an_owner_that_was_only_asleep_drops_its_trial(tmp_path: Path) -> None:
     owner, watcher = shared(tmp_path), shared(tmp_path, lambda: now[0])
     mine = owner.next()
     assert mine is not None
-    watcher.rescue()
+    watcher.requeue_abandoned()
     now[0] = 100.0
-    watcher.rescue()
+    watcher.requeue_abandoned()
     theirs = watcher.next()
     assert theirs is not None
     assert not owner.finish(mine, 0.9)
@@ -241,9 +241,9 @@ def test_a_trial_that_kills_its_process_is_not_tried_for_ever(tmp_path: Path) ->
     watcher = shared(tmp_path, lambda: now[0], wanted=1)
     for _ in range(MAX_DEATHS):
         assert watcher.next() is not None
-        watcher.rescue()
+        watcher.requeue_abandoned()
         now[0] += 100
-        watcher.rescue()
+        watcher.requeue_abandoned()
     assert [t.state for t in watcher._all()] == [TrialState.FAIL] * MAX_DEATHS
     fresh = watcher.next()
     assert fresh is not None
@@ -312,7 +312,7 @@ def test_a_trial_that_is_put_back_moves_no_other_draw(
 ) -> None:
     """Interrupted in the middle of any trial, a search draws what the undisturbed one draws."""
 
-    class InTheMiddle(Stop):
+    class InTheMiddle(StopFlag):
         looks = 0
 
         @property
@@ -331,7 +331,7 @@ def test_a_trial_that_is_put_back_moves_no_other_draw(
         tune(changed(broken, trials=interrupted), (), QUIET)
     study = opened(broken) if interrupted else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.search.tune.StopWhen", lambda *_: InTheMiddle())
+        patch.setattr("training.search.tune.ConditionalStopFlag", lambda *_: InTheMiddle())
         with pytest.raises(InterruptedRunError):
             tune(broken, (), QUIET)
     assert [t.state for t in opened(broken).trials].count(TrialState.WAITING) == 1
@@ -342,7 +342,7 @@ def test_a_trial_that_is_put_back_moves_no_other_draw(
 
 def test_the_time_limit_puts_the_trial_back(settings: TuneSettings) -> None:
     """When the time is over, the running trial waits for the next start, which finishes the search."""
-    with pytest.raises(DivergedError, match="no trial has ended"):
+    with pytest.raises(DivergedError, match="no trial has a finite loss"):
         tune(changed(settings, timeout_minutes=1e-9), (), QUIET)
     assert done(settings) == []
     limited = changed(settings, epochs=5000, timeout_minutes=0.02, study="limited")
@@ -407,16 +407,16 @@ def test_the_best_file_is_what_fit_takes_and_gives_its_score(
     monkeypatch.undo()
     assert got[0].learning_rate == best.params["learning_rate"]
     assert got[0].dropout == (best.params["dropout"],)
-    fitted = fit(prepare(got[0], QUIET).run(got[0], path.parent / "again", Stop()))
+    fitted = fit(load_shared_data(got[0], QUIET).run(got[0], path.parent / "again", StopFlag()))
     assert max(epoch.validation_accuracy for epoch in fitted.history) == best.value
 
 
 def test_a_best_file_of_others_is_not_overwritten(settings: TuneSettings) -> None:
-    """A best.yaml that no search wrote is refused before the first trial; a file that --best names is replaced."""
+    """A best.yaml that no search wrote is rejected before the first trial; a file that --best names is replaced."""
     path = settings.runs / "tune" / "best.yaml"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xffmine")
-    with pytest.raises(UnwritableError, match=f"{path} is there, and no search wrote it"):
+    with pytest.raises(UnwritableError, match=f"{path} exists and was not written by a search"):
         tune(settings, (), QUIET)
     assert path.read_bytes() == b"\xffmine"
     assert tune(changed(settings, best=path, trials=1), (), QUIET).read_text().startswith("# Best: trial 0")
@@ -471,23 +471,23 @@ def test_a_stop_while_waiting_for_others(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("learning_rat: {low: 1, high: 2}", "unknown setting learning_rat in .*did you mean 'learning_rate'"),
-        ("seed: [1, 2]", "seed in .* is not searched"),
-        ("threads: [1, 2]", "threads in .* is not searched"),
-        ("learning_rate: {low: 2, high: 1}", "low is below high"),
-        ("learning_rate: {low: 0, high: 1, log: true}", "low is above 0"),
+        ("seed: [1, 2]", "seed in .* cannot be searched"),
+        ("threads: [1, 2]", "threads in .* cannot be searched"),
+        ("learning_rate: {low: 2, high: 1}", "low must be below high"),
+        ("learning_rate: {low: 0, high: 1, log: true}", "low must be above 0"),
         ("learning_rate: {low: 0.1, high: 1, logg: true}", "unknown key logg.*did you mean 'log'"),
-        ("learning_rate: {low: x, high: 1}", "low and high are numbers"),
+        ("learning_rate: {low: x, high: 1}", "low and high must be numbers"),
         ("dropout: {low: 0.5, high: 1.5}", "dropout in .*1.5"),
         ("batch_size: [32, 0]", "batch_size in .*greater than 0"),
         ("activation: [relu, swish]", "activation in .*swish"),
-        ("epochs: 5", "a single value belongs"),
+        ("epochs: 5", "give a single value in --config"),
         ("hidden: {layers: {low: 0.5, high: 2}, width: {low: 8, high: 16}}", "whole numbers"),
         ("learning_rate: {by: optimiser, sgd: [0.1]}", "unknown setting optimiser.*did you mean 'optimizer'"),
-        ("learning_rate: {by: optimizer, sgd: [0.1]}", "says nothing about adamw"),
-        ("optimizer: [sgd, adam]\nlearning_rate: {by: optimizer, sgd: [0.1]}", "says nothing about adam"),
-        ("- learning_rate", "is no search space"),
+        ("learning_rate: {by: optimizer, sgd: [0.1]}", "no entry for adamw"),
+        ("optimizer: [sgd, adam]\nlearning_rate: {by: optimizer, sgd: [0.1]}", "no entry for adam"),
+        ("- learning_rate", "is not a search space"),
         ("{", "cannot be read"),
-        ("", "is no search space"),
+        ("", "is not a search space"),
     ],
 )
 def test_a_wrong_space_is_a_sentence(tmp_path: Path, text: str, said: str) -> None:
@@ -570,7 +570,7 @@ def test_misuse_ends_with_2(words: list[str], said: str, capsys: pytest.CaptureF
 def test_the_environment_has_the_same_names(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A search's own settings can be variables, and misspelt ones are refused by name."""
+    """A search's own settings can be variables, and misspelt ones are rejected by name."""
     monkeypatch.setenv("GLYPH_TRAIN_HEARTBEAT_SECONDS", "-1")
     assert main(["tune"]) == 2
     assert "GLYPH_TRAIN_HEARTBEAT_SECONDS" in capsys.readouterr().err
@@ -580,7 +580,7 @@ def test_the_environment_has_the_same_names(
     assert "did you mean 'GLYPH_TRAIN_TRIALS'?" in capsys.readouterr().err
 
 
-def test_torchrun_is_refused(settings: TuneSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_is_rejected(settings: TuneSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under torchrun the search says how it is shared instead."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigurationError, match="torchrun is for fit"):
@@ -597,7 +597,7 @@ def test_a_database_that_is_not_there_is_a_sentence_without_the_password() -> No
 def test_a_file_that_is_no_journal_is_a_sentence(tmp_path: Path) -> None:
     """A storage that names some other file does not end in a traceback."""
     (tmp_path / "notes.txt").write_text("hello\nworld\n")
-    with pytest.raises(ConfigurationError, match="not a journal"):
+    with pytest.raises(ConfigurationError, match="not an Optuna journal"):
         storage.open_storage(str(tmp_path / "notes.txt"), Path("unused"))
 
 
@@ -606,7 +606,7 @@ def test_a_file_that_is_no_journal_stays_as_it_is(tmp_path: Path, text: str) -> 
     """A storage that names some other file, of one line without an end too, leaves every byte of it."""
     path = tmp_path / "notes.txt"
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match="not a journal"):
+    with pytest.raises(ConfigurationError, match="not an Optuna journal"):
         storage.open_study(
             storage.open_storage(str(path), Path("unused")),
             "tune",

@@ -1,4 +1,4 @@
-"""Studies: the mathematics, the order of training and testing, and that nothing is lost or done twice."""
+"""Studies: the statistics, the order of training and testing, and that nothing is lost or done twice."""
 
 import fcntl
 import json
@@ -28,9 +28,9 @@ from training.__main__ import main
 from training.data.dataset import DataSet, Images
 from training.data.splits import nested_order, nested_subset
 from training.errors import CheckpointError, DataError, UnwritableError
-from training.interrupts import Stop
+from training.interrupts import StopFlag
 from training.loop.fit import Fitted, Run, fit
-from training.loop.shared_data import plain, prepare
+from training.loop.shared_data import fit_settings, load_shared_data
 from training.model.evaluation import logits_of
 from training.model.mlp import MLP
 from training.model.parameters import equal_widths, parameter_count
@@ -38,7 +38,7 @@ from training.search_settings import STUDIES, StudySettings
 from training.settings import ModelSettings, TrainingSettings
 from training.study import designs as plans
 from training.study.run import study
-from training.study.runs import Planned, Work
+from training.study.runs import PlannedRun, StudyRuns
 from training.study.statistics import summarise, t_quantile
 
 QUIET = Progress(quiet=True)
@@ -156,7 +156,7 @@ def test_wide_and_deep_have_equally_many_parameters(hidden: tuple[int, ...], bat
         assert abs(sum(p.numel() for p in network.parameters()) / target - 1) <= 0.01
 
 
-def test_what_cannot_be_equal_is_refused() -> None:
+def test_what_cannot_be_equal_is_rejected() -> None:
     """Where one unit more is more than 1% of the parameters, the study says so."""
     with pytest.raises(ConfigurationError, match="within 1%"):
         equal_widths(ModelSettings(hidden=(3,)), 1, 2800, 10)
@@ -205,7 +205,7 @@ def test_a_part_has_the_asked_size_and_the_seed_chooses_it() -> None:
     assert first.tolist() != nested_subset(labels, 50, 2).tolist()
 
 
-def test_a_part_that_loses_a_class_is_refused() -> None:
+def test_a_part_that_loses_a_class_is_rejected() -> None:
     """A part in which a class is not there is an error that names it."""
     labels = np.array([0] * 100 + [1])
     with pytest.raises(DataError, match="class 1"):
@@ -217,7 +217,7 @@ def test_a_part_that_loses_a_class_is_refused() -> None:
 
 def test_every_study_is_planned_and_named_in_the_help() -> None:
     """The names that the command knows are those that there are plans for."""
-    assert tuple(plans.PLANS) == STUDIES
+    assert tuple(plans.DESIGNS) == STUDIES
 
 
 @pytest.mark.parametrize("scale", ["quick", "full"])
@@ -233,9 +233,9 @@ def test_only_what_a_study_varies_differs(scale: str) -> None:
         "baseline": {"hidden", "dropout", "input_dropout", "batch_norm"},
     }
     base = TrainingSettings(hidden=(256, 128), batch_norm=True, input_dropout=0.1, dropout=(0.1, 0.2))
-    frame = plans.Frame(base=base, scale=scale, repeats=0, images=55_000, classes=10)
-    for name, plan in plans.PLANS.items():
-        for point in plan(frame).points:
+    start = plans.StudyBase(base=base, scale=scale, repeats=0, images=55_000, classes=10)
+    for name, plan in plans.DESIGNS.items():
+        for point in plan(start).points:
             mine, theirs = point.settings.model_dump(), base.model_dump()
             assert {key for key in mine if mine[key] != theirs[key]} <= varied[name], name
             assert 0 < point.images <= 55_000
@@ -244,11 +244,11 @@ def test_only_what_a_study_varies_differs(scale: str) -> None:
 def test_the_quick_scale_gives_way_to_the_user() -> None:
     """The quick scale shortens what the user left open, and nothing that was given."""
     settings = StudySettings(epochs=30, hidden=(99,))
-    assert plans.frame(settings, {"epochs"}, 100, 10).base.epochs == 30
-    assert plans.frame(settings, {"hidden"}, 100, 10).base.hidden == (99,)
-    assert plans.frame(settings, (), 100, 10).base.epochs < 30
+    assert plans.study_base(settings, {"epochs"}, 100, 10).base.epochs == 30
+    assert plans.study_base(settings, {"hidden"}, 100, 10).base.hidden == (99,)
+    assert plans.study_base(settings, (), 100, 10).base.epochs < 30
     full = StudySettings(epochs=30, scale="full")
-    assert plans.frame(full, (), 100, 10).base.epochs == 30
+    assert plans.study_base(full, (), 100, 10).base.epochs == 30
 
 
 # The runs
@@ -306,14 +306,14 @@ def test_runs_that_studies_share_are_trained_once(
 def test_the_test_accuracy_is_that_of_the_trained_model(settings: StudySettings) -> None:
     """Trained anew by hand, a run of the study has the recorded accuracies."""
     study(["restarts"], settings, GIVEN, QUIET)
-    material = prepare(settings, QUIET)
-    test = material.data.test()
+    shared = load_shared_data(settings, QUIET)
+    test = shared.data.test()
     recorded = lines(settings.output, "restarts")
     assert [line["seed"] for line in recorded] == [0, 1]
     assert recorded[0]["test_accuracy"] != recorded[1]["test_accuracy"]
     for line in recorded:
-        chosen = plain(settings).model_copy(update={"seed": line["seed"]})
-        fitted = fit(material.run(chosen, settings.output / f"by-hand-{line['seed']}", Stop()))
+        chosen = fit_settings(settings).model_copy(update={"seed": line["seed"]})
+        fitted = fit(shared.run(chosen, settings.output / f"by-hand-{line['seed']}", StopFlag()))
         logits = logits_of(fitted.model, fitted.standardise, torch.from_numpy(test.images))
         assert line["test_accuracy"] == float((logits.argmax(axis=1) == test.labels).mean())
         assert line["validation_accuracy"] == fitted.history[-1].validation_accuracy
@@ -360,15 +360,15 @@ def test_weights_that_are_none_are_a_sentence(
     settings: StudySettings, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     """A damaged file, and a pickle of a function, which is not loaded, are named with what helps."""
-    test = Work.test
+    test = StudyRuns.test
 
-    def damaging(self: Work, planned: Sequence[Planned]) -> None:
+    def damaging(self: StudyRuns, planned: Sequence[PlannedRun]) -> None:
         for path in (settings.output / "untested").iterdir():
             path.write_bytes(data)
         test(self, planned)
 
-    monkeypatch.setattr(Work, "test", damaging)
-    with pytest.raises(CheckpointError, match="gone or damaged"):
+    monkeypatch.setattr(StudyRuns, "test", damaging)
+    with pytest.raises(CheckpointError, match="missing or corrupt"):
         study(["restarts"], settings, GIVEN, QUIET)
 
 
@@ -411,21 +411,21 @@ def test_a_signal_ends_a_study_with_75(settings: StudySettings, number: signal.S
 
 
 def test_two_processes_do_not_share_a_directory(settings: StudySettings) -> None:
-    """A directory that another process works in is refused."""
+    """A directory that another process works in is rejected."""
     settings.output.mkdir()
     with (settings.output / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UnwritableError, match="another process works in"):
+        with pytest.raises(UnwritableError, match="another process uses"):
             study(["dropout"], settings, GIVEN, QUIET)
 
 
 @pytest.mark.parametrize("name", ["study.html", "size.jsonl", "dropout.jsonl"])
 def test_the_files_of_others_are_not_overwritten(settings: StudySettings, name: str) -> None:
-    """A directory with a file that a study would write, and no study did, is refused before anything is trained."""
+    """A directory with a file that a study would write, and no study did, is rejected before anything is trained."""
     settings.output.mkdir()
     (settings.output / name).write_text("mine")
     for chosen in ("restarts", "dropout"):
-        with pytest.raises(UnwritableError, match=f"{name} is there"):
+        with pytest.raises(UnwritableError, match=f"{name} exists"):
             study([chosen], settings, GIVEN, QUIET)
     assert [path.name for path in settings.output.iterdir()] == [name]
     assert (settings.output / name).read_text() == "mine"
@@ -535,6 +535,6 @@ def test_misuse_ends_with_2(words: list[str], said: str, capsys: pytest.CaptureF
 
 
 def test_without_hidden_layers_there_is_nothing_to_vary(settings: StudySettings) -> None:
-    """Softmax regression as the base is refused."""
+    """Softmax regression as the base is rejected."""
     with pytest.raises(ConfigurationError, match="hidden: studies vary"):
         study(["dropout"], changed(settings, hidden=()), GIVEN, QUIET)

@@ -1,4 +1,4 @@
-"""A reader for each container that people hold 28x28 images in: `--data idx:DIR`, `npz:FILE` and `folder:DIR`.
+"""Readers of data set formats: `--data idx:DIR`, `npz:FILE` and `folder:DIR`.
 
 - `idx_sets` (MNIST and its siblings), over `idx_files` (their names and hashes), `known_sets`, `idx`
 - `npz`: NumPy archives

@@ -1,16 +1,14 @@
-"""`folder:DIR`: one subfolder of 28x28 images for each class, or `train/` and `test/` with those.
+"""`folder:DIR`: a folder with a subfolder of 28x28 images for each class, or with `train/` and `test/` that have them.
 
-The subfolders' names, sorted, are the class names. Without `test/` a share of each class is held
-out, by the files' relative paths and a seed (`splits.py`). Hidden files (a leading dot, Thumbs.db,
-desktop.ini) and files beside the class folders are left out, and it is said; anything else that is
-not a 28x28 image is an error.
+The subfolders' names, sorted, are the class names. Without `test/` a share of each class is held out, by the files'
+relative paths and a seed (`splits.py`). Hidden files (with a leading dot, Thumbs.db, desktop.ini) and files beside the
+class folders are skipped with a log line; anything else that is not a 28x28 image is an error.
 
-Every file is read once to be hashed, those to train on are decoded at the same time, and of those
-to test with only the header is looked at, until `DataSet.test()`. A few threads read ahead while one
-decodes: decoding takes 50 us an image, most of it under Python's lock, so that several threads that
-decode were up to twice as slow as one (20,000 PNG files of MNIST, two cores); on a disk that answers
-after 0.5 ms eight readers are five times as fast as one. A cache would save 4 s for all of MNIST:
-there is none.
+Every file is read and hashed once. Training images are decoded at the same time; of test images only the header is
+checked until `DataSet.test()`. Several threads read ahead while one decodes: decoding takes 50 us an image, mostly
+holding the GIL, so several decoding threads were up to twice as slow as one (20,000 PNG files of MNIST, two cores). On
+a disk with a latency of 0.5 ms, eight readers are five times as fast as one. There is no cache, which would save 4 s
+for all of MNIST.
 """
 
 import hashlib
@@ -30,7 +28,7 @@ from bundle.images.errors import ImageError
 from bundle.images.hardening import MAX_FILE_BYTES
 from bundle.manifest import IMAGE_SIZE
 from common.progress import Progress
-from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, checked_names
+from training.data.class_names import LEAST_TO_TRAIN, check_counts, checked_names, say_untested
 from training.data.dataset import DataSet, Images
 from training.data.formats.problems import Problems
 from training.data.splits import hold_out, say_held_out
@@ -39,9 +37,9 @@ from training.errors import DataError
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 READERS = 8
 CHUNK = 100
-"""Files that a reader takes at a time."""
+"""Files in a chunk, the unit of a reader's work."""
 AHEAD = 16
-"""Chunks that may be read and not decoded yet."""
+"""Most chunks that have been read but not decoded."""
 REMEDY = "correct or remove them"
 
 _T = TypeVar("_T")
@@ -50,14 +48,14 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """The files of one part, sorted by path, and each one's class."""
+    """The files of a part (training or test), sorted by path, with their labels."""
 
     paths: tuple[str, ...]
     """Relative to the data set's folder."""
     labels: npt.NDArray[np.int64]
 
     def take(self, mask: npt.NDArray[np.bool_]) -> "Listing":
-        """Return those where `mask` is true."""
+        """Return the files where `mask` is true."""
         paths = tuple(path for path, chosen in zip(self.paths, mask, strict=True) if chosen)
         return Listing(paths=paths, labels=self.labels[mask])
 
@@ -65,14 +63,14 @@ class Listing:
 def load_folder(root: Path, *, seed: int, test_share: float, progress: Progress) -> DataSet:
     r"""Read a folder of images.
 
-    The data set's SHA-256, `{"folder": ...}`, is what this prints where no file is left out:
+    The data set's SHA-256, `{"folder": ...}`, is the output of this command if no file is skipped:
 
         cd DIR && find -L . -mindepth 2 -type f -printf '%P\0' |
             LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
 
     Raises:
-        DataError: there are fewer than two classes, a class is empty or too small, a class is in
-            the test set only, or files are no 28x28 images: up to 20 are named, all are counted.
+        DataError: there are fewer than two classes, a class is empty or too small, a class is in the test set only, or
+            files are not 28x28 images: the message names up to 20 and counts all.
     """
     problems = Problems(str(root))
     train_root, test_root = _parts(root, problems)
@@ -89,8 +87,7 @@ def load_folder(root: Path, *, seed: int, test_share: float, progress: Progress)
         test = _list_test(root, test_root, classes, problems, progress)
         problems.raise_if_any(REMEDY)
         check_counts(training.labels, classes, LEAST_TO_TRAIN, str(train_root))
-        if missing := absent(test.labels, classes):
-            progress.say(f"{test_root} has no images of {', '.join(missing)}: nothing is known of those")
+        say_untested(str(test_root), test.labels, classes, progress)
 
     images, digests = _read(root, training, decode, problems, progress, "reading images")
     _, test_digests = _read(root, test, check_header, problems, progress, "checking test images")
@@ -102,7 +99,7 @@ def load_folder(root: Path, *, seed: int, test_share: float, progress: Progress)
         found.raise_if_any(REMEDY)
         for path, before, after in zip(test.paths, test_digests, now, strict=True):
             if before != after:
-                raise DataError(f"{root / path} was changed while the model was trained: train again")
+                raise DataError(f"{root / path} was changed during training: train again")
         return Images(images=read, labels=test.labels)
 
     return DataSet(
@@ -115,7 +112,7 @@ def load_folder(root: Path, *, seed: int, test_share: float, progress: Progress)
 
 
 def listing_sha256(paths: Sequence[str], digests: Sequence[bytes]) -> str:
-    """Return the SHA-256 of what `sha256sum` prints for the files, sorted by the bytes of their paths."""
+    """Return the SHA-256 of the output of `sha256sum` for the files, sorted by the bytes of their paths."""
     lines = []
     for path, digest in sorted(
         (os.fsencode(path), digest) for path, digest in zip(paths, digests, strict=True)
@@ -127,18 +124,18 @@ def listing_sha256(paths: Sequence[str], digests: Sequence[bytes]) -> str:
 
 
 def _parts(root: Path, problems: Problems) -> tuple[Path, Path | None]:
-    """Return the folder of the training classes and that of the test classes, if it has its own.
+    """Return the folder of the training classes, and that of the test classes if there is one.
 
-    `train` is a part, and not a class, if it has folders in it.
+    `train` and `test` are parts, not classes, if they contain folders.
     """
     folders = [entry.name for entry in _entries(root) if _is_folder(entry)]
     if not folders:
-        raise DataError(f"{root} has no folders in it: one for each class is needed, with its images")
+        raise DataError(f"{root} has no subfolders: create one for each class, with its images")
     parts = [name for name in ("train", "test") if name in folders and _has_folders(root / name)]
     if not parts:
         return root, None
     if "train" not in parts:
-        raise DataError(f"{root} has test/ and no train/ with a folder for each class")
+        raise DataError(f"{root} has test/ but no train/ with a subfolder for each class")
     for name in folders:
         if name not in ("train", "test"):
             problems.add(name, "folder beside train/ and test/")
@@ -146,7 +143,7 @@ def _parts(root: Path, problems: Problems) -> tuple[Path, Path | None]:
 
 
 def _list_part(root: Path, part: Path, problems: Problems, progress: Progress) -> tuple[list[str], Listing]:
-    """Return the class names of a part and its files."""
+    """Return the class names and the files of a part."""
     entries = [entry for entry in _entries(part) if not _hidden(entry.name)]
     names = [entry.name for entry in entries if _is_folder(entry)]
     beside = [entry for entry in entries if not _is_folder(entry)]
@@ -154,7 +151,7 @@ def _list_part(root: Path, part: Path, problems: Problems, progress: Progress) -
         if entry.is_symlink() and (trouble := _trouble(entry)):  # it may have been a class
             problems.add(str((part / entry.name).relative_to(root)), trouble)
     if beside:
-        progress.say(f"left out {len(beside)} file(s) beside the class folders of {part}")
+        progress.say(f"skipped {len(beside)} file(s) beside the class folders of {part}")
     paths: list[str] = []
     labels: list[int] = []
     hidden = 0
@@ -172,7 +169,7 @@ def _list_part(root: Path, part: Path, problems: Problems, progress: Progress) -
         if len(paths) == count:
             problems.add(str((part / name).relative_to(root)), "empty class")
     if hidden:
-        progress.say(f"left out {hidden} hidden file(s) in {part}")
+        progress.say(f"skipped {hidden} hidden file(s) in {part}")
     return names, Listing(paths=tuple(paths), labels=np.array(labels, dtype=np.int64))
 
 
@@ -182,17 +179,19 @@ def _list_test(
     """Return the files of `test/`, with the labels of the training classes."""
     names, listing = _list_part(root, part, problems, progress)
     if not names:
-        raise DataError(f"{part} has no class folders: add them, or remove it to have a share held out")
+        raise DataError(
+            f"{part} has no class folders: add them, or remove {part.name}/ to have a test set held out"
+        )
     index = {name: label for label, name in enumerate(classes)}
     for name in names:
         if name not in index:
-            problems.add(str((part / name).relative_to(root)), "class that train/ lacks")
+            problems.add(str((part / name).relative_to(root)), "class that is not in train/")
     known = np.array([index.get(name, -1) for name in names])
     return Listing(paths=listing.paths, labels=known[listing.labels])
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what is in a folder, sorted by name."""
+    """Return the entries of a folder, sorted by name."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -216,7 +215,7 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _trouble(entry: os.DirEntry[str]) -> str | None:
-    """Say what keeps a directory entry from being read as a file; a pipe would be waited for for ever."""
+    """Return why a directory entry cannot be read as a file, or None; reading a FIFO would block for ever."""
     try:
         if entry.is_dir():
             return "folder inside a class"
@@ -235,7 +234,7 @@ def _read(
     progress: Progress,
     task: str,
 ) -> tuple[npt.NDArray[np.uint8], list[bytes]]:
-    """Read every file; return `uint8[n, 28, 28]` (zeros where `look` gives no pixels) and the SHA-256s."""
+    """Read every file; return `uint8[n, 28, 28]` (zeros where `look` returns no pixels) and the SHA-256s."""
 
     def read(paths: Sequence[str]) -> list[bytes | OSError]:
         return [_content(root / path) for path in paths]
@@ -273,7 +272,7 @@ def _content(path: Path) -> bytes | OSError:
 
 
 def _ahead(pool: Executor, function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """Map in order, with no more than `AHEAD` results waiting in memory."""
+    """Map in order, with at most `AHEAD` results in memory."""
     waiting: deque[Future[_R]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))

@@ -1,15 +1,14 @@
-"""Find the IDX files of a data set by their names, and hash them as they are raw."""
+"""Find the IDX files of a data set by name, and hash their uncompressed content."""
 
-import gzip
 import hashlib
 import re
 import struct
-import zlib
 from collections import defaultdict
 from pathlib import Path
 
 from bundle.manifest import IMAGE_SIZE
 from common.atomic_files import CHUNK_BYTES
+from training.data.formats.idx import open_idx
 from training.data.formats.known_sets import KNOWN, KnownSet
 from training.errors import DataError
 
@@ -20,14 +19,14 @@ FILE = re.compile(
 UNNAMED = "one without a prefix (#mnist, #fashion-mnist or #kmnist)"
 
 Files = dict[tuple[str, str], Path]
-"""The files of one set, by part and kind: `("train", "images")` and so on."""
+"""The files of a set by part and kind: `("train", "images")` and so on."""
 
 
 def find_sets(directory: Path) -> dict[str, Files]:
     """Return the sets in a directory, by prefix.
 
     Raises:
-        DataError: it cannot be listed, or has two files for one part of a set.
+        DataError: the directory cannot be listed, or has two files for a part of a set.
     """
     try:
         names = sorted(path.name for path in directory.iterdir())
@@ -41,21 +40,20 @@ def find_sets(directory: Path) -> dict[str, Files]:
         files = sets[match["prefix"] or ""]
         there = files.setdefault((part, match["kind"]), directory / name)
         if there.name not in (name, name.removesuffix(".gz")):
-            raise DataError(f"{directory} has both {there.name} and {name}: leave only one of them there")
+            raise DataError(f"{directory} has both {there.name} and {name}: remove one of them")
     return dict(sets)
 
 
 def hashes(files: Files, part: str, count: int) -> dict[Path, str]:
-    """Return the SHA-256 of the images and the labels of a part, as they are raw.
+    """Return the SHA-256s of the uncompressed images and labels of a part.
 
     Args:
         files: of the set.
         part: `train` or `test`.
-        count: how many images it has.
+        count: the number of images.
 
     Raises:
-        DataError: a file cannot be read, or has another header or size than those of `count` images
-            of 28x28 pixels, or labels.
+        DataError: a file cannot be read, or its header or size is not that of `count` images of 28x28 or labels.
     """
     images, labels = files[(part, "images")], files[(part, "labels")]
     pixels = IMAGE_SIZE * IMAGE_SIZE
@@ -66,51 +64,48 @@ def hashes(files: Files, part: str, count: int) -> dict[Path, str]:
 
 
 def _sha256_raw(path: Path, header: bytes, size: int) -> str:
-    """Return the SHA-256 of an IDX file as it is raw, without keeping what it holds.
+    """Return the SHA-256 of the uncompressed content of an IDX file, without holding it in memory.
 
     Args:
         path: the file, raw or `.gz`.
-        header: how it has to begin.
-        size: how many bytes have to follow; no more than one beyond is read.
+        header: the expected header.
+        size: the expected number of bytes after it; at most one more is read.
 
     Raises:
-        DataError: it cannot be read, or has another header or size.
+        DataError: the file cannot be read, or has another header or size.
     """
     digest, count, head = hashlib.sha256(), 0, b""
     size += len(header)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            while count <= size and (chunk := file.read(min(CHUNK_BYTES, size + 1 - count))):
-                head = head or chunk[: len(header)]
-                digest.update(chunk)
-                count += len(chunk)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+    with open_idx(path) as file:
+        while count <= size and (chunk := file.read(min(CHUNK_BYTES, size + 1 - count))):
+            head = head or chunk[: len(header)]
+            digest.update(chunk)
+            count += len(chunk)
     if head != header or count != size:
         raise DataError(
-            f"{path} begins with {head.hex(' ') or 'nothing'} and has {'more than' if count > size else ''} "
-            f"{min(count, size)} bytes; by its labels it should begin with {header.hex(' ')} and have {size}"
+            f"{path} starts with {head.hex(' ') or 'nothing'} and has {'more than ' if count > size else ''}"
+            f"{min(count, size)} bytes; by its labels it should start with {header.hex(' ')} and have {size}"
         )
     return digest.hexdigest()
 
 
 def parse(path: str) -> tuple[Path, str]:
-    """Split `DIR#SET`, unless a directory has that very name."""
+    """Split `DIR#SET`, unless a directory has that name."""
     directory, mark, chosen = path.rpartition("#")
     return (Path(directory), chosen) if mark and not Path(path).is_dir() else (Path(path), "")
 
 
 def choose(directory: Path, chosen: str) -> tuple[str, Files, KnownSet | None]:
-    """Return the prefix and the files of the one set that is meant, and what is known of it.
+    """Return the prefix and the files of the chosen or only set, and its `KnownSet` if it is one.
 
     Raises:
-        DataError: none is there, or several are, or a file of it is missing.
+        DataError: there is no set, or several and none is chosen, or a file of the set is missing.
     """
     sets = find_sets(directory)
     if not sets:
         raise DataError(
-            f"{directory} has no IDX files: put train-images-idx3-ubyte and train-labels-idx1-ubyte there, "
-            "raw or as .gz, with or without t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+            f"{directory} has no IDX files: put train-images-idx3-ubyte and train-labels-idx1-ubyte there, raw or "
+            "as .gz, and optionally t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
         )
     labels = ", ".join(repr(prefix) if prefix else UNNAMED for prefix in sorted(sets))
     known = KNOWN.get(chosen)

@@ -1,19 +1,17 @@
 """`idx:DIR`: MNIST and its siblings, found by the names of their files.
 
-A set is two pairs of files, raw or `.gz` (raw is taken where both are), with an optional prefix:
-`train-images-idx3-ubyte` and `train-labels-idx1-ubyte` to train on, `t10k-...` or `test-...` to test
-with. MNIST, Fashion-MNIST and KMNIST have no prefix, EMNIST's six have `emnist-balanced-` and so on.
-Of several sets in one directory `idx:DIR#emnist-letters` chooses one; `idx:DIR#kmnist` also says which
-set files without a prefix are, where their labels do not tell.
+A set is two pairs of files, raw or `.gz` (raw is preferred), with an optional prefix: `train-images-idx3-ubyte` and
+`train-labels-idx1-ubyte` for training, `t10k-...` or `test-...` for testing. MNIST, Fashion-MNIST and KMNIST have no
+prefix; the six sets of EMNIST have `emnist-balanced-` and so on. `idx:DIR#emnist-letters` chooses among several sets in
+a directory, and `idx:DIR#kmnist` also identifies files without a prefix whose labels do not.
 
-Class names are the lines of `classes.txt` beside the files, or those of EMNIST's own mapping file
+Class names are the lines of `classes.txt` in the directory, or those of EMNIST's mapping file
 (`emnist-letters-mapping.txt`), or those known for the set, or else the labels.
 
-**EMNIST's images lie in their files column by column**, that is transposed, and torchvision returns
-them so. Here they are transposed to be upright, as the service's callers will send theirs. EMNIST
-Letters counts its labels from 1; they are moved to count from 0. Source of the data: G. Cohen,
-S. Afshar, J. Tapson, A. van Schaik, "EMNIST: an extension of MNIST to handwritten letters",
-arXiv:1702.05373.
+**EMNIST stores its images column by column**, that is transposed, and torchvision returns them so. Here they are
+transposed to be upright, like the images that clients send to the service. EMNIST Letters counts labels from 1; here
+they count from 0. Source of the data: G. Cohen, S. Afshar, J. Tapson, A. van Schaik, "EMNIST: an extension of MNIST to
+handwritten letters", arXiv:1702.05373.
 """
 
 from pathlib import Path
@@ -25,11 +23,11 @@ from common.progress import Progress
 from training.data.class_names import (
     LEAST_TO_TRAIN,
     NAMES_FILE,
-    absent,
     check_counts,
     check_range,
     checked_names,
     read_names,
+    say_untested,
 )
 from training.data.dataset import DataSet, Images
 from training.data.formats.idx import read_idx, read_pair
@@ -39,20 +37,20 @@ from training.data.splits import hold_out_images
 from training.errors import DataError
 
 LABELS = 256
-"""As many as a byte tells apart."""
+"""Largest number of classes: labels are bytes."""
 
 
 def load_idx(path: str, *, seed: int, test_share: float, progress: Progress) -> DataSet:
     """Read a set of IDX files; `path` is `DIR` or `DIR#SET`.
 
-    The test images stay unread until `DataSet.test()`: before it they are hashed, byte by byte, and
-    the header is compared with the number of labels. The test labels are read, checked and forgotten.
+    The test images are not parsed before `DataSet.test()`: until then the files are only hashed, and the header is
+    compared with the number of labels. The test labels are read and checked.
 
-    The data set's SHA-256s are those of the raw files, also where they are compressed.
+    The SHA-256s of the data set are those of the uncompressed files.
 
     Raises:
-        DataError: no set or several are there, a file of it is missing or broken, images are not
-            28x28, or a class has too few images.
+        DataError: there is no set, or several; a file of it is missing or invalid; images are not 28x28; or a class has
+            too few images.
     """
     directory, chosen = parse(path)
     prefix, files, known = choose(directory, chosen)
@@ -66,8 +64,7 @@ def load_idx(path: str, *, seed: int, test_share: float, progress: Progress) -> 
         check_counts(training.labels, classes, LEAST_TO_TRAIN, str(labels_file))
         images_file, labels_file = files[("test", "images")], files[("test", "labels")]
         labels = _from_zero(read_idx(labels_file, 1), known, len(classes), labels_file)
-        if missing := absent(labels, classes):
-            progress.say(f"{labels_file} has no {', '.join(missing)}: nothing is known of those")
+        say_untested(str(labels_file), labels, classes, progress)
         test_sha256 = hashes(files, "test", len(labels))
     else:
         training, held_out = hold_out_images(
@@ -79,7 +76,7 @@ def load_idx(path: str, *, seed: int, test_share: float, progress: Progress) -> 
         if not test_sha256:
             return held_out
         if hashes(files, "test", len(labels)) != test_sha256:
-            raise DataError(f"{images_file} or its labels changed while the model was trained: train again")
+            raise DataError(f"{images_file} or its labels were changed during training: train again")
         return _upright(read_pair(images_file, labels_file, LABELS), known, len(classes), labels_file)
 
     return DataSet(

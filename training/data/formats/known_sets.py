@@ -1,4 +1,4 @@
-"""What is known of MNIST's siblings: class names, orientation, and where the labels begin."""
+"""Known data sets, MNIST and its siblings: class names, orientation, and label offset."""
 
 import hashlib
 import re
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.mnist_download import MNIST_SHA256
-from training.errors import DataError
+from training.errors import DataError, reading
 
 MAX_MAPPING_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownSet:
-    """One published data set."""
+    """A known data set."""
 
     name: str
     classes: tuple[str, ...]
     prefixed: bool = False
-    """Whether its files' names begin with its name."""
+    """Whether the names of its files start with its name."""
     first_label: int = 0
     """The label of the first class."""
     transposed: bool = False
-    """Whether its images lie in the file column by column."""
+    """Whether its images are stored column by column."""
     handwriting: bool = True
-    """Whether its images are written by hand, and keep their class when they are rotated or deformed a little."""
+    """Whether its images are handwriting, which keeps its class when it is rotated or deformed a little."""
 
 
 def _emnist(split: str, classes: str, first_label: int = 0) -> KnownSet:
@@ -39,7 +39,7 @@ def _emnist(split: str, classes: str, first_label: int = 0) -> KnownSet:
 
 
 _MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
-"""Letters whose cases look alike are one class: EMNIST's paper, section II."""
+"""Letters whose upper and lower case look alike are one class: EMNIST's paper, section II."""
 
 _FASHION = (
     "T-shirt/top",
@@ -70,45 +70,40 @@ KNOWN = {
         _emnist("mnist", string.digits),
     )
 }
-"""Name to set."""
+"""Name to data set."""
 
 TRAINING_LABELS_SHA256 = {
     MNIST_SHA256["train-labels-idx1-ubyte"]: "mnist",
     "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9": "fashion-mnist",
 }
-"""SHA-256 of the raw training labels, which tell the sets apart where the file names do not."""
+"""SHA-256 of the raw training labels to the set's name, for sets with the same file names."""
 KMNIST_LABELS_GZ_MD5 = "e144d726b3acfaa3e44228e80efcd344"
-"""MD5 of KMNIST's training labels as they are published, compressed. Source: torchvision."""
+"""MD5 of KMNIST's published, compressed training labels. Source: torchvision."""
 
 
 def recognised(labels: Path, raw_sha256: str) -> KnownSet | None:
-    """Return the published set that a file of training labels belongs to, None if it is another.
+    """Return the known set of a file of training labels, or None.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     if name := TRAINING_LABELS_SHA256.get(raw_sha256):
         return KNOWN[name]
-    try:
+    with reading(labels):
         md5 = hashlib.md5(labels.read_bytes(), usedforsecurity=False).hexdigest()
-    except OSError as error:
-        raise DataError(f"{labels} cannot be read: {error.strerror}") from None
     return KNOWN["kmnist"] if md5 == KMNIST_LABELS_GZ_MD5 else None
 
 
 def read_mapping(path: Path, first_label: int) -> list[str]:
     """Read EMNIST's mapping file: a label and one or more ASCII codes a line.
 
-    Where a class has two codes, as in EMNIST Letters, the first names it: the upper case.
+    If a class has two codes, as in EMNIST Letters, the first, of the upper case, becomes its name.
 
     Raises:
-        DataError: it cannot be read, or a line is not as above or out of order.
+        DataError: the file cannot be read, or a line is invalid or out of order.
     """
-    try:
-        with path.open("rb") as file:
-            lines = file.read(MAX_MAPPING_BYTES).decode("ascii", "replace").split("\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    with reading(path), path.open("rb") as file:
+        lines = file.read(MAX_MAPPING_BYTES).decode("ascii", "replace").split("\n")
     names: list[str] = []
     for number, line in enumerate(lines, start=1):
         fields = line.split()

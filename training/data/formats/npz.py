@@ -1,12 +1,11 @@
 """`npz:FILE`: a NumPy archive of images and labels, with or without a test set.
 
-Three ways to name the arrays are known: Keras's `x_train, y_train, x_test, y_test`, plain
-`images, labels, test_images, test_labels`, and MedMNIST's `train_images, train_labels,
-test_images, test_labels`. Images are `uint8[n, 28, 28]` or `uint8[n, 784]`, labels integers of
-shape `[n]` or `[n, 1]`; `classes`, if there, is an array of strings.
+Three naming schemes are supported: `x_train, y_train, x_test, y_test` (Keras), `images, labels, test_images,
+test_labels`, and `train_images, train_labels, test_images, test_labels` (MedMNIST). Images are `uint8[n, 28, 28]` or
+`uint8[n, 784]`, labels integers of shape `[n]` or `[n, 1]`; the optional `classes` is an array of strings.
 
-No pickle is loaded: an array of objects is refused. Each array's size is read from its header,
-compared with what the archive claims and with a limit, before its data is unpacked.
+Pickles are never loaded: arrays of objects are rejected. The size in an array's header is compared with the archive's
+directory and with a limit before its data is decompressed.
 
 Source of the format: `numpy.lib.format`.
 """
@@ -23,9 +22,10 @@ import numpy.typing as npt
 
 from bundle.images.contract import IMAGE_SIZE, PIXELS
 from common.atomic_files import sha256_file
+from common.errors import listing, one_line
 from common.progress import Progress
-from imagesets.array_files import NpyHead, read_npy_head
-from training.data.class_names import LEAST_TO_TRAIN, absent, check_counts, check_range, checked_names
+from imagesets.array_files import NpyHeader, read_npy_header
+from training.data.class_names import LEAST_TO_TRAIN, check_counts, check_range, checked_names, say_untested
 from training.data.dataset import DataSet, Images
 from training.data.formats.idx import MAX_ELEMENTS
 from training.data.splits import hold_out_images
@@ -43,11 +43,10 @@ CLASSES = "classes"
 def load_npz(path: Path, *, seed: int, test_share: float, progress: Progress) -> DataSet:
     """Read an archive.
 
-    The test images stay unread until `DataSet.test()`: before it only their header is looked at.
-    Their labels are read, to be checked.
+    The test images are not read before `DataSet.test()`, except for their header. The test labels are read and checked.
 
     Raises:
-        DataError: it is no archive of the arrays above; the sentence names the array.
+        DataError: the file is not an archive of such arrays; the message names the array.
     """
     names = _names(path)
     images_name, labels_name, test_images_name, test_labels_name = _naming(path, names)
@@ -62,10 +61,9 @@ def load_npz(path: Path, *, seed: int, test_share: float, progress: Progress) ->
             _labels(path, test_labels_name), len(classes), f"{path}: {test_labels_name}"
         )
         _check_images(path, test_images_name, len(test_labels), test_labels_name)
-        if missing := absent(test_labels, classes):
-            progress.say(f"{path}: {test_labels_name} has no {', '.join(missing)}: nothing is known of those")
+        say_untested(f"{path}: {test_labels_name}", test_labels, classes, progress)
     if unused := sorted(names - {images_name, labels_name, test_images_name, test_labels_name, CLASSES}):
-        progress.say(f"{path}: not used: {', '.join(unused)}")
+        progress.say(f"{path}: unused arrays: {', '.join(unused)}")
 
     sha256 = _sha256(path)
     training = Images(images=_images(path, images_name), labels=labels)
@@ -78,7 +76,7 @@ def load_npz(path: Path, *, seed: int, test_share: float, progress: Progress) ->
         if not has_test:
             return held_out
         if _sha256(path) != sha256:
-            raise DataError(f"{path} was changed while the model was trained: train again")
+            raise DataError(f"{path} was changed during training: train again")
         return Images(images=_images(path, test_images_name), labels=test_labels)
 
     return DataSet(
@@ -91,36 +89,33 @@ def _names(path: Path) -> set[str]:
     with _guard(path), zipfile.ZipFile(path) as archive:
         members = archive.namelist()
     if len(set(members)) != len(members):
-        raise DataError(f"{path} has two arrays of the same name: write it again")
+        raise DataError(f"{path} has two arrays of the same name: save it again")
     return {name.removesuffix(".npy") for name in members}
 
 
 def _naming(path: Path, names: set[str]) -> tuple[str, str, str, str]:
-    """Return the one way of naming that the archive follows."""
+    """Return the naming scheme of the archive."""
     followed = [naming for naming in NAMINGS if naming[0] in names and naming[1] in names]
     known = "; ".join(", ".join(naming) for naming in NAMINGS)
     if len(followed) != 1:
-        what = "mixes ways to name its arrays" if followed else "lacks training images and labels"
-        raise DataError(f"{path} {what}: it has {_list(names)}; known are {known}")
+        what = "mixes naming schemes" if followed else "lacks training images and labels"
+        raise DataError(
+            f"{path} {what}: it has {listing([name[:50] for name in sorted(names)]) or 'no array'}; known are {known}"
+        )
     naming = followed[0]
     if (naming[2] in names) != (naming[3] in names):
         there, lacking = sorted(naming[2:], key=lambda name: name not in names)
-        raise DataError(f"{path} has {there} and lacks {lacking}: add it, or leave both out")
+        raise DataError(f"{path} has {there} but lacks {lacking}: add it, or remove both")
     return naming
-
-
-def _list(names: set[str]) -> str:
-    shown = [name[:50] for name in sorted(names)[:20]]
-    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "no array"
 
 
 def _labels(path: Path, name: str) -> npt.NDArray[np.integer]:
     header = _header(path, name)
     if header.dtype.kind not in "iu":
-        raise DataError(f"{path}: {name} is {header.dtype}; labels are integers, 0 for the first class")
+        raise DataError(f"{path}: {name} is {header.dtype}; labels must be integers, 0 for the first class")
     if len(header.shape) != 1 and header.shape[1:] != (1,):
         raise DataError(
-            f"{path}: {name} has shape {list(header.shape)}; one label for each image, [n], is needed"
+            f"{path}: {name} has shape {list(header.shape)}; labels must have shape [n] or [n, 1]"
         )
     return _data(path, name).reshape(-1)
 
@@ -128,13 +123,13 @@ def _labels(path: Path, name: str) -> npt.NDArray[np.integer]:
 def _classes(
     path: Path, names: set[str], labels: npt.NDArray[np.integer], labels_name: str
 ) -> tuple[str, ...]:
-    """Return the class names: those of the archive, or else the labels themselves."""
+    """Return the class names in the archive, or else the labels as names."""
     if CLASSES in names:
         header = _header(path, CLASSES)
         if header.dtype.kind not in "US" or not header.dtype.itemsize or len(header.shape) != 1:
             raise DataError(
-                f"{path}: {CLASSES} is {header.dtype} of shape {list(header.shape)}; names, as strings "
-                "of shape [classes], are needed"
+                f"{path}: {CLASSES} is {header.dtype} of shape {list(header.shape)}; it must be an array of strings "
+                "of shape [classes]"
             )
         if header.shape[0] > len(labels):
             raise DataError(f"{path}: {CLASSES} has {header.shape[0]} names for {len(labels)} images")
@@ -145,7 +140,7 @@ def _classes(
     highest = int(labels.max(initial=0))
     if highest >= len(labels):
         raise DataError(
-            f"{path}: {labels_name} has label {highest} and {len(labels)} images: labels count from 0, "
+            f"{path}: {labels_name} has label {highest} with {len(labels)} images: labels must count from 0, "
             "without gaps"
         )
     return checked_names([str(label) for label in range(highest + 1)], f"{path}: {labels_name}")
@@ -155,11 +150,11 @@ def _check_images(path: Path, name: str, labels: int, labels_name: str) -> None:
     """Check the header of an array of images."""
     header = _header(path, name)
     if header.dtype != np.uint8:
-        raise DataError(f"{path}: {name} is {header.dtype}; pixels are uint8, 0 to 255")
+        raise DataError(f"{path}: {name} is {header.dtype}; pixels must be uint8, 0 to 255")
     if header.shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE), (PIXELS,)):
-        raise DataError(f"{path}: {name} has shape {list(header.shape)}; [n, 28, 28] or [n, 784] is needed")
+        raise DataError(f"{path}: {name} has shape {list(header.shape)}; it must be [n, 28, 28] or [n, 784]")
     if header.shape[0] != labels:
-        raise DataError(f"{path}: {name} has {header.shape[0]} images and {labels_name} {labels} labels")
+        raise DataError(f"{path}: {name} has {header.shape[0]} images but {labels_name} has {labels} labels")
 
 
 def _images(path: Path, name: str) -> npt.NDArray[np.uint8]:
@@ -167,33 +162,33 @@ def _images(path: Path, name: str) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(data, dtype=np.uint8)
 
 
-def _header(path: Path, name: str) -> NpyHead:
+def _header(path: Path, name: str) -> NpyHeader:
     """Read an array's header, and check its size."""
     with _guard(path, name), zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
         with archive.open(info) as file:
-            header = read_npy_head(file)
+            header = read_npy_header(file)
             size = math.prod(header.shape) * header.dtype.itemsize
             if header.dtype.hasobject:
                 raise DataError(
-                    f"{path}: {name} holds Python objects: no pickle is loaded; save plain numbers"
+                    f"{path}: {name} has Python objects, and pickles are not loaded: save numbers"
                 )
             if size > MAX_ELEMENTS:
                 raise DataError(f"{path}: {name} claims {size} bytes, more than the limit of {MAX_ELEMENTS}")
             if file.tell() + size != info.file_size:
-                raise DataError(f"{path}: {name} claims shape {list(header.shape)} and has another size")
+                raise DataError(f"{path}: {name} claims shape {list(header.shape)} but has another size")
     return header
 
 
 def _data(path: Path, name: str) -> npt.NDArray[Any]:
-    """Read an array whose header was checked."""
+    """Read an array after its header has been checked."""
     with _guard(path, name), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
 @contextmanager
 def _guard(path: Path, name: str = "") -> Iterator[None]:
-    """Turn whatever the libraries raise over a broken archive into a sentence that names the array."""
+    """Turn the libraries' exceptions about a broken archive into a DataError that names the array."""
     try:
         yield
     except DataError:
@@ -202,7 +197,7 @@ def _guard(path: Path, name: str = "") -> Iterator[None]:
     except Exception as error:  # noqa: BLE001
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         where = f"{path}: {name}" if name else str(path)
-        raise DataError(f"{where} cannot be read: {' '.join(reason.split())[:200]}") from None
+        raise DataError(f"{where} cannot be read: {one_line(reason, 200)}") from None
 
 
 def _sha256(path: Path) -> str:

@@ -31,7 +31,7 @@ REFUSED: dict[ImageFault, tuple[bytes, type[ProblemError], str]] = {
         "no supported image: it looks like a PDF",
     ),
     ImageFault.SIZE: (encoded(Image.new("L", (64, 32)), "PNG"), WrongSizeError, "64x32.*28x28"),
-    ImageFault.HEAVY: (
+    ImageFault.TOO_LARGE: (
         SAMPLES["image/png"] + bytes(MAX_FILE_BYTES),
         ImageTooLargeError,
         "more than the 1048576",
@@ -46,7 +46,7 @@ REFUSED: dict[ImageFault, tuple[bytes, type[ProblemError], str]] = {
         UnsupportedImageError,
         "several frames",
     ),
-    ImageFault.RANGE: (
+    ImageFault.PIXEL_RANGE: (
         encoded(Image.fromarray(np.zeros((28, 28), np.float32)), "TIFF"),
         UnsupportedImageError,
         "32-bit",

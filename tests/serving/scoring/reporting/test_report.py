@@ -8,7 +8,7 @@ import pytest
 from serving.scoring.errors import WriteError
 from serving.scoring.reporting import report
 from serving.scoring.reporting.summary import LEAST_KEPT
-from tests.pages import Document, cuttings
+from tests.pages import Document, sprites
 from tests.serving.scoring.parts import some_images
 from tests.serving.scoring.reporting.reports import COUNT, NASTY, a_page
 
@@ -45,8 +45,8 @@ def test_the_least_confident_images_are_shown(tmp_path: Path) -> None:
     """Each picture is the image that the summary names, the least confident first, with its two classes."""
     summary, page = a_page(tmp_path, tuple("0123456789"), [str(row) for row in range(COUNT)])
     shown = [card for card in Document(page).cards if "label" in card]
-    assert len(shown) == LEAST_KEPT == len(cuttings(page))
-    for doubt, card, picture in zip(summary.least, shown, cuttings(page), strict=True):
+    assert len(shown) == LEAST_KEPT == len(sprites(page))
+    for doubt, card, picture in zip(summary.least, shown, sprites(page), strict=True):
         assert (picture == some_images(COUNT)[int(doubt.row)]).all()
         assert card.startswith(f"{doubt.index}: {doubt.confidence:.1%}\n{doubt.second}: ")
         assert card.endswith(f"label {doubt.true}\nimages {doubt.row}")

@@ -170,12 +170,12 @@ def test_a_test_file_of_wrong_size_is_found_when_loading(tmp_path: Path) -> None
         read(tmp_path)
 
 
-def test_a_test_file_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_a_test_file_that_changed_meanwhile_is_rejected(tmp_path: Path) -> None:
     """The test set is the one whose SHA-256 was recorded, or none."""
     fill(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 1})
     data = read(tmp_path)
     save(tmp_path / "test" / "b" / "000.png")
-    with pytest.raises(DataError, match=r"test/b/000.png was changed while"):
+    with pytest.raises(DataError, match=r"test/b/000.png was changed during"):
         data.test()
 
 
@@ -231,7 +231,7 @@ def test_every_kind_of_bad_file_is_reported_with_its_path(tmp_path: Path) -> Non
     assert "a/cut.png: damaged" in text
     assert "a/frames.gif: several frames" in text
     assert "a/deep.tiff: pixels of 32 bits" in text
-    assert "in all: " in text
+    assert "in total: " in text
     assert "1 damaged" in text
 
 
@@ -262,8 +262,8 @@ def test_hidden_files_are_left_out_and_said(tmp_path: Path) -> None:
     data = read(tmp_path, said)
     assert data.sha256 == before
     assert data.classes == ("a", "b")
-    assert any("left out 3 hidden file(s)" in line for line in said)
-    assert any("left out 1 file(s) beside" in line for line in said)
+    assert any("skipped 3 hidden file(s)" in line for line in said)
+    assert any("skipped 1 file(s) beside" in line for line in said)
 
 
 def test_a_linked_class_is_followed(tmp_path: Path) -> None:
@@ -280,21 +280,21 @@ def test_a_linked_class_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
-        ({}, "has no folders in it"),
+        ({}, "has no subfolders"),
         ({"a": 5}, "has one class, 'a'"),
-        ({"a": 5, "b": 2}, "at least 3 images to be split, and class 'b' has 2"),
+        ({"a": 5, "b": 2}, "at least 3 images to be split, but class 'b' has 2"),
         ({"train/a": 3, "train/b": 1, "test/a": 1, "test/b": 1}, "at least 2 images .* 'b' has 1"),
         ({"train/a": 3, "test/a": 1}, "has one class, 'a'"),
-        ({"train/a": 3, "train/b": 3, "test/a": 1, "test/c": 1}, "test/c: class that train/ lacks"),
+        ({"train/a": 3, "train/b": 3, "test/a": 1, "test/c": 1}, "test/c: class that is not in train/"),
         ({"train/a": 3, "train/b": 3, "test": 1}, "test has no class folders"),
         ({"train/a": 3, "train/b": 3, "val/a": 1}, "val: folder beside train/ and test/"),
-        ({"test/a": 3, "test/b": 3}, "has test/ and no train/"),
+        ({"test/a": 3, "test/b": 3}, "has test/ but no train/"),
         ({"a": 5, "b\x07": 5}, "control characters"),
         ({"a": 5, "x" * 201: 5}, "class name 'x+'.*200"),
         ({"a": 5, "\udcff": 5}, "not UTF-8"),
     ],
 )
-def test_folders_that_make_no_data_set_are_refused(
+def test_folders_that_make_no_data_set_are_rejected(
     tmp_path: Path, counts: dict[str, int], sentence: str
 ) -> None:
     """Too few classes or images, or classes where none belong, end with a sentence."""

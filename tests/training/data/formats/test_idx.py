@@ -75,7 +75,7 @@ def test_arbitrary_bytes_give_an_error_or_their_array(
 
 @same_directory
 @given(st.binary(max_size=60))
-def test_arbitrary_compressed_bytes_are_refused(tmp_path: Path, data: bytes) -> None:
+def test_arbitrary_compressed_bytes_are_rejected(tmp_path: Path, data: bytes) -> None:
     """Bytes that are no gzip file, under a name that says so, are a DataError."""
     (tmp_path / "file.gz").write_bytes(data)
     with pytest.raises(DataError):
@@ -84,14 +84,14 @@ def test_arbitrary_compressed_bytes_are_refused(tmp_path: Path, data: bytes) -> 
 
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("change", [-1, 1, 1000])
-def test_bytes_too_few_or_too_many_are_refused(tmp_path: Path, compress: bool, change: int) -> None:
-    """A file that is shorter or longer than it claims is refused, and which of both is said."""
+def test_bytes_too_few_or_too_many_are_rejected(tmp_path: Path, compress: bool, change: int) -> None:
+    """A file that is shorter or longer than it claims is rejected, and which of both is said."""
     path = write(tmp_path, packed((4, 28, 28), bytes(4 * 784 + change)), compress=compress)
     with pytest.raises(DataError, match="fewer" if change < 0 else "more"):
         read_idx(path, 3)
 
 
-def test_every_cut_of_a_compressed_file_is_refused(tmp_path: Path) -> None:
+def test_every_cut_of_a_compressed_file_is_rejected(tmp_path: Path) -> None:
     """A `.gz` that ends early, wherever, is a DataError."""
     whole = write(tmp_path, packed((40,), bytes(range(40))), compress=True).read_bytes()
     for length in range(len(whole)):
@@ -100,11 +100,11 @@ def test_every_cut_of_a_compressed_file_is_refused(tmp_path: Path) -> None:
             read_idx(tmp_path / "file.gz", 1)
 
 
-def test_every_changed_byte_of_a_compressed_file_is_refused_or_harmless(tmp_path: Path) -> None:
+def test_every_changed_byte_of_a_compressed_file_is_rejected_or_harmless(tmp_path: Path) -> None:
     """One wrong byte in a `.gz` is a DataError, unless gzip keeps a date or the like there."""
     content = bytes(range(200)) * 3
     whole = write(tmp_path, packed((len(content),), content), compress=True).read_bytes()
-    refused = 0
+    rejected = 0
     for position in range(len(whole)):
         data = bytearray(whole)
         data[position] ^= 0x55
@@ -112,12 +112,12 @@ def test_every_changed_byte_of_a_compressed_file_is_refused_or_harmless(tmp_path
         try:
             assert read_idx(tmp_path / "file.gz", 1).tobytes() == content
         except DataError:
-            refused += 1
-    assert refused >= len(whole) - 7  # of the ten bytes of a gzip header
+            rejected += 1
+    assert rejected >= len(whole) - 7  # of the ten bytes of a gzip header
 
 
-def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
-    """A compressed file whose content does not match its CRC is refused."""
+def test_a_wrong_checksum_is_rejected(tmp_path: Path) -> None:
+    """A compressed file whose content does not match its CRC is rejected."""
     path = write(tmp_path, packed((40,), bytes(40)), compress=True)
     data = bytearray(path.read_bytes())
     data[-6] ^= 1
@@ -129,7 +129,7 @@ def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("shape", [(2**32 - 1,), (2**31, 1, 2), (2**32 - 1, 2**32 - 1, 2**32 - 1)])
 def test_a_claimed_size_is_not_believed(tmp_path: Path, compress: bool, shape: tuple[int, ...]) -> None:
-    """A file of a few bytes that claims gigabytes is refused without taking memory for them."""
+    """A file of a few bytes that claims gigabytes is rejected without taking memory for them."""
     path = write(tmp_path, packed(shape, b"short"), compress=compress)
     tracemalloc.start()
     try:
@@ -141,8 +141,8 @@ def test_a_claimed_size_is_not_believed(tmp_path: Path, compress: bool, shape: t
     assert peak < 8 << 20
 
 
-def test_another_type_or_another_number_of_axes_is_refused(tmp_path: Path) -> None:
-    """Floats, and labels where images are expected, are refused by what they are."""
+def test_another_type_or_another_number_of_axes_is_rejected(tmp_path: Path) -> None:
+    """Floats, and labels where images are expected, are rejected by what they are."""
     floats = write(tmp_path, b"\0\0\x0d\1" + struct.pack(">If", 1, 0.5), compress=False)
     with pytest.raises(DataError, match="type 0x0d with 1 axes"):
         read_idx(floats, 1)

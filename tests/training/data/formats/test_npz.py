@@ -1,4 +1,4 @@
-"""NumPy archives as data sets: what is read, and what is refused with which array's name."""
+"""NumPy archives as data sets: what is read, and what is rejected with which array's name."""
 
 import contextlib
 import io
@@ -113,54 +113,54 @@ def test_the_test_images_stay_unread_until_they_are_asked_for(
     assert "x_test" in read_arrays
 
 
-def test_an_archive_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_an_archive_that_changed_meanwhile_is_rejected(tmp_path: Path) -> None:
     """The test set is the one whose SHA-256 was recorded, or none."""
     data = read(save(tmp_path / "set.npz", WHOLE))
     save(tmp_path / "set.npz", WHOLE | {"x_test": TEST_IMAGES[::-1]})
-    with pytest.raises(DataError, match="changed while"):
+    with pytest.raises(DataError, match="changed during"):
         data.test()
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"x_train": IMAGES / 255}, r"x_train is float64; pixels are uint8"),
+        ({"x_train": IMAGES / 255}, r"x_train is float64; pixels must be uint8"),
         ({"x_test": TEST_IMAGES.astype(np.int16)}, r"x_test is int16"),
         ({"x_train": IMAGES[:, :27]}, r"x_train has shape \[12, 27, 28\]"),
         ({"x_test": TEST_IMAGES[..., None]}, r"x_test has shape"),
-        ({"x_train": IMAGES[:-1]}, r"x_train has 11 images and y_train 12 labels"),
-        ({"x_test": TEST_IMAGES[:-1]}, r"x_test has 5 images and y_test 6 labels"),
-        ({"y_train": LABELS.astype(float)}, r"y_train is float64; labels are integers"),
-        ({"y_train": np.eye(3, dtype=int)[LABELS]}, r"y_train has shape \[12, 3\]; one label for each"),
+        ({"x_train": IMAGES[:-1]}, r"x_train has 11 images but y_train has 12 labels"),
+        ({"x_test": TEST_IMAGES[:-1]}, r"x_test has 5 images but y_test has 6 labels"),
+        ({"y_train": LABELS.astype(float)}, r"y_train is float64; labels must be integers"),
+        ({"y_train": np.eye(3, dtype=int)[LABELS]}, r"y_train has shape \[12, 3\]; labels must have shape"),
         ({"y_train": LABELS - 1}, r"y_train has label -1"),
         ({"y_test": TEST_LABELS + 1}, r"y_test has label 3; there are 3 classes"),
-        ({"y_train": LABELS * 10**15}, r"y_train has label 2000000000000000 and 12 images"),
+        ({"y_train": LABELS * 10**15}, r"y_train has label 2000000000000000 with 12 images"),
         ({"y_train": LABELS * 2}, r"y_train: .*'1' has 0, '3' has 0"),
         ({"y_train": np.zeros(12, dtype=int)}, r"y_train has one class"),
         ({"y_train": np.array([0] * 11 + [1])}, r"y_train: .*'1' has 1"),
         ({"y_test": TEST_LABELS[:0], "x_test": TEST_IMAGES[:0]}, r"y_test is empty"),
         ({"x_train": IMAGES.astype(object)}, r"x_train.*(object|Python)"),
-        ({"classes": ["a", "b", "a"]}, r"classes names class 'a' twice"),
-        ({"classes": ["a", "e\u0301", "\u00e9"]}, r"classes names class .* twice"),
+        ({"classes": ["a", "b", "a"]}, r"classes has the class name 'a' twice"),
+        ({"classes": ["a", "e\u0301", "\u00e9"]}, r"classes has the class name .* twice"),
         ({"classes": ["a", "b", "x" * 201]}, r"classes: class name 'x+': .*200"),
         ({"classes": ["a", "b", "c\nd"]}, r"control characters"),
         ({"classes": ["a", "b"]}, r"y_train has label 2; there are 2 classes"),
         ({"classes": [1, 2, 3]}, r"classes is int64"),
         ({"classes": [f"c{i}" for i in range(13)]}, r"classes has 13 names for 12 images"),
-        ({"classes": np.array(["a", "b", None], dtype=object)}, r"classes holds Python objects"),
-        ({"images": IMAGES, "labels": LABELS}, r"mixes ways to name its arrays"),
+        ({"classes": np.array(["a", "b", None], dtype=object)}, r"classes has Python objects"),
+        ({"images": IMAGES, "labels": LABELS}, r"mixes naming schemes"),
     ],
 )
 def test_a_wrong_array_is_named(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
-    """Each wrong type, shape, count or name is refused when loading, with the array's name."""
+    """Each wrong type, shape, count or name is rejected when loading, with the array's name."""
     with pytest.raises(DataError, match=sentence):
         read(save(tmp_path / "set.npz", WHOLE | change))
 
 
 def test_a_missing_array_is_named(tmp_path: Path) -> None:
-    """Half a test set, or no known arrays at all, is refused with what is there and what is known."""
+    """Half a test set, or no known arrays at all, is rejected with what is there and what is known."""
     half = {name: array for name, array in WHOLE.items() if name != "y_test"}
-    with pytest.raises(DataError, match="has x_test and lacks y_test"):
+    with pytest.raises(DataError, match="has x_test but lacks y_test"):
         read(save(tmp_path / "half.npz", half))
     with pytest.raises(DataError, match="it has arr_0; known are x_train, y_train"):
         read(save(tmp_path / "other.npz", {"arr_0": IMAGES}))
@@ -176,8 +176,10 @@ def header(shape: str, descr: str = "|u1") -> bytes:
 
 
 @pytest.mark.parametrize("shape", ["(100000000000, 28, 28)", "(5500000, 28, 28)", "(13, 28, 28)"])
-def test_a_bomb_is_refused_by_its_header(tmp_path: Path, shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An array that claims more than the limit, or than the archive holds, is refused before it is read."""
+def test_a_bomb_is_rejected_by_its_header(
+    tmp_path: Path, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An array that claims more than the limit, or than the archive holds, is rejected before it is read."""
     path = save(tmp_path / "set.npz", {name: a for name, a in WHOLE.items() if name != "x_train"})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("x_train.npy", header(shape) + IMAGES.tobytes())
@@ -192,14 +194,14 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path, shape: str, monkeypatch
         read(path)
 
 
-def test_an_array_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An array that holds what it claims, and too much, is refused."""
+def test_an_array_above_the_limit_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An array that holds what it claims, and too much, is rejected."""
     monkeypatch.setattr(npz, "MAX_ELEMENTS", IMAGES.nbytes - 1)
     with pytest.raises(DataError, match=r"x_train claims 9408 bytes, more than the limit of 9407"):
         read(save(tmp_path / "set.npz", WHOLE))
 
 
-def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_arrays_of_one_name_are_rejected(tmp_path: Path) -> None:
     """An archive with a name twice does not say which one is meant."""
     path = save(tmp_path / "set.npz", WHOLE)
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
@@ -231,7 +233,7 @@ def only_data_errors(path: Path, content: bytes) -> None:
 @same_directory
 @given(at=st.integers(0, len(ARCHIVE) - 1), garbage=st.binary(max_size=40), cut=st.booleans())
 def test_damage_is_a_data_error(tmp_path: Path, at: int, garbage: bytes, cut: bool) -> None:
-    """An archive that is overwritten or cut anywhere is read or refused, and nothing else."""
+    """An archive that is overwritten or cut anywhere is read or rejected, and nothing else."""
     rest = b"" if cut else ARCHIVE[at + len(garbage) :]
     only_data_errors(tmp_path / "set.npz", ARCHIVE[:at] + garbage + rest)
 
@@ -241,7 +243,7 @@ def test_damage_is_a_data_error(tmp_path: Path, at: int, garbage: bytes, cut: bo
     start=st.binary(max_size=120), magic=st.sampled_from([b"", header("(12,)", "<i8"), b"\x93NUMPY\x02\x00"])
 )
 def test_a_garbage_array_is_a_data_error(tmp_path: Path, start: bytes, magic: bytes) -> None:
-    """Any bytes in the place of an array are refused."""
+    """Any bytes in the place of an array are rejected."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("images.npy", magic + start)
