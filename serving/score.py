@@ -14,7 +14,14 @@ from types import FrameType
 
 from common.configuration import Layer, add_options, build, for_help, from_arguments, parse
 from common.errors import ConfigurationError
-from serving.scoring.errors import EXIT_BAD_IMAGES, EXIT_DONE, EXIT_SETTING, LostError, ScoringError, Stopped
+from serving.scoring.errors import (
+    EXIT_BAD_IMAGES,
+    EXIT_DONE,
+    EXIT_SETTING,
+    BackendLostError,
+    ScoringError,
+    Stopped,
+)
 from serving.scoring.settings import ScoreSettings, environment_layer
 
 GRACE_SECONDS = 10
@@ -65,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "fewer --workers",
             file=sys.stderr,
         )
-        return LostError.exit_code
+        return BackendLostError.exit_code
 
 
 def _score(words: Sequence[str]) -> int:

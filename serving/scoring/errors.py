@@ -32,7 +32,7 @@ class OutputError(ScoringError):
     exit_code = 66
 
 
-class EngineError(ScoringError):
+class BackendError(ScoringError):
     """What computes the probabilities is not there, or failed: the device, the service, the cluster."""
 
     exit_code = 69
@@ -50,7 +50,7 @@ class DecoderError(ScoringError):
     exit_code = 71
 
 
-class LostError(ScoringError):
+class BackendLostError(ScoringError):
     """What computes was lost on the way: the GPU failed, or memory has run out."""
 
     exit_code = 71

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serving.scoring.records import Answers, Chunk, Engine, Receipt
+from serving.scoring.records import Answers, Backend, Chunk, Receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,7 @@ class Totals:
 class Observer(Protocol):
     """Is told of a run, from the thread that runs it."""
 
-    def meet(self, engine: Engine) -> None:
+    def meet(self, backend: Backend) -> None:
         """Note who answers; then comes `begin`."""
         ...
 
@@ -50,7 +50,7 @@ class Observer(Protocol):
 class Silent:
     """Watches nothing."""
 
-    def meet(self, engine: Engine) -> None:
+    def meet(self, backend: Backend) -> None:
         """Do nothing."""
 
     def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:

@@ -11,16 +11,16 @@ from serving.scoring.output.formats import Layout
 from serving.scoring.output.manifest import JobFacts
 from serving.scoring.pipeline import Part
 from serving.scoring.plan import Plan
-from serving.scoring.records import Engine, Receipt
+from serving.scoring.records import Backend, Receipt
 
 
-def facts_of(plan: Plan, engine: Engine, layout: Layout) -> JobFacts:
+def facts_of(plan: Plan, backend: Backend, layout: Layout) -> JobFacts:
     """Return what the job is; the fingerprint has everything that decides a byte of the parts."""
     fingerprint = {
-        "model": engine.digest,
-        **engine.identity,
+        "model": backend.digest,
+        **backend.identity,
         **versions(),
-        "batch": str(engine.batch),
+        "batch": str(backend.batch),
         "part rows": str(plan.part_rows),
         "format": layout.format,
         "probabilities": "all" if layout.top is None else f"top {layout.top}",
@@ -31,8 +31,8 @@ def facts_of(plan: Plan, engine: Engine, layout: Layout) -> JobFacts:
         parts=plan.parts,
         part_rows=plan.part_rows,
         format=layout.format,
-        model=engine.digest,
-        classes=list(engine.classes),
+        model=backend.digest,
+        classes=list(backend.classes),
         fingerprint=fingerprint,
     )
 

@@ -2,7 +2,7 @@
 
     this thread      takes slices from the plan, reads what must be read in order, waits for the oldest
     reading threads  one for each decoding process: have a slice's files read and decoded
-    scoring threads  as many as keep the engine busy: ask it for one batch after the other
+    scoring threads  as many as keep the backend busy: ask it for one batch after the other
 
 Slices are begun in order and finished in order, and no more than a few are begun at a time. That bounds
 the memory, and is all the scheduling there is.
@@ -20,7 +20,7 @@ from bundle.manifest import Polarity
 from serving.scoring.inputs.decoding import Decoders, decode_files, take_numbers
 from serving.scoring.names import Names
 from serving.scoring.plan import Plan, Slice
-from serving.scoring.records import Answers, Chunk, Engine, Raw, answers_of, joined
+from serving.scoring.records import Answers, Backend, Chunk, Raw, answers_of, joined
 
 AHEAD = 3
 """Slices that are on their way for each thread: one that is worked on, and two so that none waits."""
@@ -38,35 +38,37 @@ class Part:
 
 
 def score_parts(
-    plan: Plan, parts: Sequence[int], engine: Engine, decoders: Decoders | None
+    plan: Plan, parts: Sequence[int], backend: Backend, decoders: Decoders | None
 ) -> Iterator[Part]:
     """Yield the parts, in their order, each as soon as it is scored.
 
     Args:
         plan: the input.
         parts: the numbers of those that are wanted, ascending.
-        engine: what scores.
+        backend: what scores.
         decoders: needed where the input has image files.
 
     Raises:
         InputError: a source is damaged.
-        EngineError: the engine failed.
+        BackendError: the backend failed.
     """
-    readers, scorers = decoders.count if decoders else 1, engine.concurrency
+    readers, scorers = decoders.count if decoders else 1, backend.concurrency
     reading = ThreadPoolExecutor(readers, thread_name_prefix="read")
     scoring = ThreadPoolExecutor(scorers, thread_name_prefix="score")
     most = AHEAD * (readers + scorers)
 
     def begin(slices: Sequence[Slice]) -> Callable[[], Scored]:
         if all(isinstance(one.work, Raw) and one.work.pixels is not None for one in slices):
-            return scoring.submit(lambda: _scored(decoded(slices, engine.polarity, decoders), engine)).result
+            return scoring.submit(
+                lambda: _scored(decoded(slices, backend.polarity, decoders), backend)
+            ).result
         later = reading.submit(
-            lambda: scoring.submit(_scored, decoded(slices, engine.polarity, decoders), engine)
+            lambda: scoring.submit(_scored, decoded(slices, backend.polarity, decoders), backend)
         )
         return lambda: later.result().result()
 
     try:
-        wanted = (slices for part in parts for slices in plan.slices(part, engine.batch))
+        wanted = (slices for part in parts for slices in plan.slices(part, backend.batch))
         begun: deque[Callable[[], Scored]] = deque()
         for part in parts:
             finished: list[Scored] = []
@@ -77,10 +79,10 @@ def score_parts(
             yield Part(
                 number=part,
                 chunk=joined([chunk for chunk, _ in finished]),
-                answers=answers_of(np.concatenate([found for _, found in finished]), engine.classes),
+                answers=answers_of(np.concatenate([found for _, found in finished]), backend.classes),
             )
     except BaseException:
-        engine.close()  # so that no thread waits for it any more
+        backend.close()  # so that no thread waits for it any more
         raise
     finally:
         reading.shutdown(cancel_futures=True)
@@ -112,10 +114,10 @@ def _chunk(one: Slice, polarity: Polarity, decoders: Decoders | None) -> Chunk:
     )
 
 
-def _scored(chunk: Chunk, engine: Engine) -> Scored:
+def _scored(chunk: Chunk, backend: Backend) -> Scored:
     """Ask for the probabilities, in batches that are cut from the part's first row on."""
     found = [
-        engine.score(chunk.images[start : start + engine.batch])
-        for start in range(0, len(chunk), engine.batch)
+        backend.score(chunk.images[start : start + backend.batch])
+        for start in range(0, len(chunk), backend.batch)
     ]
     return chunk, found[0] if len(found) == 1 else np.concatenate(found)

@@ -19,8 +19,8 @@ from typing import Any
 
 import serving
 from serving.scoring import errors
-from serving.scoring.backends.local import LocalEngine, open_local
-from serving.scoring.errors import EngineError, InputError, ScoringError
+from serving.scoring.backends.local import LocalBackend, open_local
+from serving.scoring.errors import BackendError, InputError, ScoringError
 from serving.scoring.inputs.sources import Source, open_inputs
 from serving.scoring.observer import Observer, Silent
 from serving.scoring.output.folder import OutputFolder
@@ -29,7 +29,7 @@ from serving.scoring.output.manifest import JobFacts, differences
 from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
 from serving.scoring.pipeline import score_parts
 from serving.scoring.plan import Plan
-from serving.scoring.records import Answers, Chunk, Engine, Receipt
+from serving.scoring.records import Answers, Backend, Chunk, Receipt
 from serving.scoring.reporting.tallies import tallier_for
 from serving.scoring.settings import ScoreSettings
 
@@ -37,7 +37,7 @@ ROOT = Path(serving.__file__).resolve().parent.parent
 
 
 def score_on_ray(
-    settings: ScoreSettings, parts: Sequence[int], facts: JobFacts, engine: Engine, observer: Observer
+    settings: ScoreSettings, parts: Sequence[int], facts: JobFacts, backend: Backend, observer: Observer
 ) -> list[Receipt]:
     """Score and write parts, on the cluster that RAY_ADDRESS names, or on this machine where it names none.
 
@@ -45,11 +45,11 @@ def score_on_ray(
         settings: the job.
         parts: the numbers of those that are wanted.
         facts: what the output folder says of the job.
-        engine: opened here, to know the model and the provider; the actors open their own.
+        backend: opened here, to know the model and the provider; the actors open their own.
         observer: is told of each part.
 
     Raises:
-        EngineError: Ray is not installed or cannot be reached, or lost what it could not compute anew.
+        BackendError: Ray is not installed or cannot be reached, or lost what it could not compute anew.
         ScoringError: what kept an actor from its work.
     """
     if "-" in settings.input:
@@ -58,7 +58,7 @@ def score_on_ray(
         return []
     receipts: list[Receipt] = []
     last = time.perf_counter()
-    for told in _told(_pinned(settings, engine), parts, facts):
+    for told in _told(_pinned(settings, backend), parts, facts):
         document = json.loads(told)
         if "error" in document:
             raise getattr(errors, document["error"])(document["message"])
@@ -69,17 +69,17 @@ def score_on_ray(
     return receipts
 
 
-def _pinned(settings: ScoreSettings, engine: Engine) -> ScoreSettings:
+def _pinned(settings: ScoreSettings, backend: Backend) -> ScoreSettings:
     """Return settings that mean on every node what they mean here."""
-    assert isinstance(engine, LocalEngine)  # noqa: S101  the settings allow no other beside Ray
+    assert isinstance(backend, LocalBackend)  # noqa: S101  the settings allow no other beside Ray
     pinned = {
-        "version": engine.session.bundle.version,
-        "provider": engine.session.provider,
-        "arithmetic": engine.session.arithmetic,
-        "batch": engine.batch,
+        "version": backend.session.bundle.version,
+        "provider": backend.session.provider,
+        "arithmetic": backend.session.arithmetic,
+        "batch": backend.batch,
         "shard": "0/1",
     }
-    if engine.session.provider == "cuda":
+    if backend.session.provider == "cuda":
         pinned["device_id"] = 0  # Ray shows each actor the one device that is its own
     return settings.model_copy(update=pinned)
 
@@ -90,7 +90,7 @@ def _told(settings: ScoreSettings, parts: Sequence[int], facts: JobFacts) -> Ite
         import ray
         import ray.data
     except ImportError as error:
-        raise EngineError(f"--engine ray needs Ray Data ({error}): pip install 'glyph[ray]'") from error
+        raise BackendError(f"--engine ray needs Ray Data ({error}): pip install 'glyph[ray]'") from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     started = not ray.is_initialized()
@@ -122,7 +122,7 @@ def _told(settings: ScoreSettings, parts: Sequence[int], facts: JobFacts) -> Ite
             yield row["told"]
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = " ".join(str(error).split())[-300:]
-        raise EngineError(
+        raise BackendError(
             f"Ray cannot compute it: {reason}. What is written stays: the same command goes on"
         ) from error
     finally:
@@ -159,28 +159,28 @@ class PartScorer:
         self._settings = settings
         self._plan = Plan(self._sources, settings.part_rows)
         columns = self._plan.columns()
-        self._engine = open_local(settings)
+        self._backend = open_local(settings)
         self._layout = Layout(
             format=settings.written_format,
-            classes=tuple(self._engine.classes),
-            digest=self._engine.digest,
+            classes=tuple(self._backend.classes),
+            digest=self._backend.digest,
             top=settings.top,
             columns=columns,
         )
-        facts = facts_of(self._plan, self._engine, self._layout)
+        facts = facts_of(self._plan, self._backend, self._layout)
         if different := differences(fingerprint, facts.fingerprint):
             raise InputError(
                 f"a node of the cluster sees another job: {'; '.join(different[:5])}. Every node needs the same "
                 "input, model and versions"
             )
         self._folder = OutputFolder(settings.output, facts)
-        self._observer = _Tallying(settings, self._engine)
+        self._observer = _Tallying(settings, self._backend)
 
     def _told(self, number: int) -> str:
         try:
             if self._failure is not None:
                 raise self._failure
-            for part in score_parts(self._plan, [number], self._engine, None):
+            for part in score_parts(self._plan, [number], self._backend, None):
                 if self._settings.strict:
                     refuse_errors(part)
                 with written():
@@ -193,8 +193,8 @@ class PartScorer:
 class _Tallying(Silent):
     """Remembers of each part what the run's own observer would."""
 
-    def __init__(self, settings: ScoreSettings, engine: Engine) -> None:
-        self._tallier = tallier_for(settings, engine)
+    def __init__(self, settings: ScoreSettings, backend: Backend) -> None:
+        self._tallier = tallier_for(settings, backend)
 
     def tally(self, chunk: Chunk, answers: Answers) -> dict[str, Any]:
         """Return what the summary needs to know of a part."""

@@ -88,7 +88,7 @@ class Receipt:
     """What the observer's `tally` made of the part."""
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """A model that can be asked. `score` is called by `concurrency` threads at once."""
 
     @property
@@ -125,13 +125,13 @@ class Engine(Protocol):
         """Return `float32[n, classes]` for `uint8[n, 28, 28]`, n from 1 to `batch`.
 
         Raises:
-            EngineError: it cannot be had, now or at all.
-            LostError: it was lost on the way; another try may have it.
+            BackendError: it cannot be had, now or at all.
+            BackendLostError: it was lost on the way; another try may have it.
         """
         ...
 
     def close(self) -> None:
-        """Give back what it holds; a call of `score` that still waits ends with an EngineError."""
+        """Give back what it holds; a call of `score` that still waits ends with a BackendError."""
         ...
 
 

@@ -17,7 +17,7 @@ from serving.scoring.output.manifest import Outcome
 from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
 from serving.scoring.pipeline import Part, score_parts
 from serving.scoring.plan import Plan
-from serving.scoring.records import Engine, Receipt
+from serving.scoring.records import Backend, Receipt
 from serving.scoring.settings import ScoreSettings, shard_of
 from serving.system.cpus import usable_cpus
 
@@ -60,18 +60,18 @@ def run(
         plan = Plan(sources, settings.part_rows)
         columns = plan.columns()
         own = range(index, plan.parts, count)
-        engine = open_engine(settings)
-        stack.callback(engine.close)
-        observer.meet(engine)
+        backend = open_backend(settings)
+        stack.callback(backend.close)
+        observer.meet(backend)
         layout = Layout(
             format=settings.written_format,
-            classes=tuple(engine.classes),
-            digest=engine.digest,
+            classes=tuple(backend.classes),
+            digest=backend.digest,
             top=settings.top,
             columns=columns,
         )
         with written():
-            folder = OutputFolder.claim(settings.output, facts_of(plan, engine, layout), observer.say)
+            folder = OutputFolder.claim(settings.output, facts_of(plan, backend, layout), observer.say)
             if (complete := folder.complete()) is None:
                 stack.enter_context(folder.held(own))
                 complete = folder.complete()  # who held it before may have completed it
@@ -90,9 +90,9 @@ def run(
             if settings.engine == "ray":
                 from serving.scoring.ray_backend import score_on_ray
 
-                new = score_on_ray(settings, missing, folder.facts, engine, observer)
+                new = score_on_ray(settings, missing, folder.facts, backend, observer)
             else:
-                scored = score_parts(plan, missing, engine, decoders if decoders.started else None)
+                scored = score_parts(plan, missing, backend, decoders if decoders.started else None)
                 new = _write_all(scored, folder, layout, observer, strict=settings.strict)
             if count > 1:
                 receipts = sorted([*done.values(), *new], key=lambda receipt: receipt.part)
@@ -121,12 +121,12 @@ def merge(output: OutputFolder, say: Callable[[str], None] = lambda _: None) -> 
         return Outcome(receipts=receipts, complete=True, facts=output.facts)
 
 
-def open_engine(settings: ScoreSettings) -> Engine:
+def open_backend(settings: ScoreSettings) -> Backend:
     """Open what the settings ask for.
 
     Raises:
         ModelError: the model cannot be loaded or proven.
-        EngineError: the device, the service or the cluster is not there.
+        BackendError: the device, the service or the cluster is not there.
     """
     if settings.url is not None:
         from serving.scoring.backends.remote import open_remote

@@ -1,4 +1,4 @@
-"""What computes the probabilities; each is a `records.Engine`.
+"""What computes the probabilities; each is a `records.Backend`.
 
 - `local.py`: the service's own session, in this process
 - `remote.py`: a running service, by the Open Inference Protocol

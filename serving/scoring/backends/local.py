@@ -15,7 +15,7 @@ from serving.errors import DeviceLostError, ProviderError
 from serving.model import engine as sessions
 from serving.model.proofs import load_seconds
 from serving.model.prove import prove
-from serving.scoring.errors import EngineError, LostError, ModelError, Stopped
+from serving.scoring.errors import BackendError, BackendLostError, ModelError, Stopped
 from serving.scoring.records import Images
 from serving.scoring.settings import ScoreSettings
 from serving.settings import ServiceSettings
@@ -28,7 +28,7 @@ tens of megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class LocalEngine:
+class LocalBackend:
     """The service's proven session in this process."""
 
     session: sessions.Engine
@@ -71,18 +71,18 @@ class LocalEngine:
         """Return the probabilities as `Engine.infer` of the service gives them.
 
         Raises:
-            LostError: the GPU has failed, or the session's memory does not suffice.
+            BackendLostError: the GPU has failed, or the session's memory does not suffice.
         """
         try:
             return self.session.infer(images).probabilities
         except MemoryError:
             raise
         except DeviceLostError as error:
-            raise LostError(
+            raise BackendLostError(
                 f"{error}; look at nvidia-smi: once the GPU works, the same command goes on where it stopped"
             ) from error
         except Exception as error:  # ONNX Runtime's errors share no base
-            raise LostError(
+            raise BackendLostError(
                 f"the model cannot be run ({runtime_reason(error)}); the same command goes on where it stopped: if "
                 "memory has run out, end what else has it"
             ) from error
@@ -91,12 +91,12 @@ class LocalEngine:
         """Do nothing: the session ends with the process."""
 
 
-def open_local(settings: ScoreSettings) -> LocalEngine:
+def open_local(settings: ScoreSettings) -> LocalBackend:
     """Load and prove the model as the service does: first by a child, which can be timed and killed.
 
     Raises:
         ModelError: there is none, or it cannot be proven.
-        EngineError: CUDA was asked for and does not work here, or no process can be started.
+        BackendError: CUDA was asked for and does not work here, or no process can be started.
         Stopped: the child was told to end.
     """
     try:
@@ -109,11 +109,11 @@ def open_local(settings: ScoreSettings) -> LocalEngine:
         session = sessions.open_engine(bundle, provider, settings.device_id, arithmetic)
         most = settings.batch or BATCH[provider]
         sizes = tuple(1 << power for power in range(most.bit_length()))
-        return LocalEngine(replace(session, sizes=sizes))
+        return LocalBackend(replace(session, sizes=sizes))
     except BundleError as error:
         raise ModelError(str(error)) from error
     except ProviderError as error:
-        raise EngineError(str(error)) from error
+        raise BackendError(str(error)) from error
 
 
 def _prove(bundle: Bundle, provider: sessions.Provider, settings: ScoreSettings) -> None:
@@ -122,7 +122,7 @@ def _prove(bundle: Bundle, provider: sessions.Provider, settings: ScoreSettings)
     try:
         kind, reason = prove(bundle.path, provider, asked, load_seconds(0), threading.Event())
     except OSError as error:
-        raise EngineError(f"no process can be started to prove the model: {error.strerror}") from error
+        raise BackendError(f"no process can be started to prove the model: {error.strerror}") from error
     if kind == "unknown":
         raise Stopped("the process that proves the model was told to end: run again")
     if kind == "provider":

@@ -1,7 +1,7 @@
 """`--url`: a running service computes, asked by the Open Inference Protocol with binary tensors.
 
 The threads that score share urllib3's pool of kept connections. A request is always of a full batch,
-padded with black images: so the service runs the very batches that `LocalEngine` runs, however it
+padded with black images: so the service runs the very batches that `LocalBackend` runs, however it
 groups the requests that arrive together, and the answers have the same bits on the same device.
 
 What is refused for a time (429, 502, 503, 504, a connection that breaks) is asked again: when
@@ -32,7 +32,7 @@ from urllib3.util import parse_url
 from bundle.manifest import Polarity
 from serving.model.engine import padded
 from serving.predict.oip import HEADER_LENGTH, INPUT, OCTETS
-from serving.scoring.errors import EngineError
+from serving.scoring.errors import BackendError
 from serving.scoring.records import Images
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 
@@ -93,7 +93,7 @@ class Client:
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """End the connections, and wake who waits to ask again; they raise EngineError."""
+        """End the connections, and wake who waits to ask again; they raise BackendError."""
         self._closed.set()
         self._pool.close()
 
@@ -103,7 +103,7 @@ class Client:
         """Return the answer with status 200, after as many tries as patience allows.
 
         Raises:
-            EngineError: there is none.
+            BackendError: there is none.
         """
         trouble, pauses = "", _pauses()
         deadline: float | None = None
@@ -115,7 +115,7 @@ class Client:
             except HTTPError as error:
                 said = error.__cause__ or error.args[-1]  # what the system said, which urllib3 wraps
                 if isinstance(said, ssl.SSLCertVerificationError):
-                    raise EngineError(
+                    raise BackendError(
                         f"{self.url} shows a certificate that cannot be trusted ({said.verify_message}): name who "
                         "signed it with --ca-file, and the host as the certificate does"
                     ) from error
@@ -129,7 +129,7 @@ class Client:
                 trouble = f"it answered {response.message()}"
                 if response.status not in AGAIN:
                     remedy = REMEDIES.get(response.status)
-                    raise EngineError(f"{self.url}: {trouble}" + (f"; {remedy}" if remedy else ""))
+                    raise BackendError(f"{self.url}: {trouble}" + (f"; {remedy}" if remedy else ""))
                 asked = retry_after(response.headers.get("Retry-After"))
                 if asked is not None:
                     wait = asked
@@ -137,7 +137,7 @@ class Client:
             now = time.monotonic()
             deadline = now + self.patience if deadline is None else deadline
             if now + wait > deadline:
-                raise EngineError(
+                raise BackendError(
                     f"{self.url}: {trouble}; tried for {self.patience:g} s. What is written stays: the same "
                     "command goes on when the service is back (--patience-seconds waits longer)"
                 )
@@ -145,7 +145,7 @@ class Client:
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(max(0.0, seconds)):
-            raise EngineError("the run ends, and nothing more is asked")
+            raise BackendError("the run ends, and nothing more is asked")
 
     def _exchange(self, method: str, path: str, body: bytes, fields: Mapping[str, str]) -> Response:
         """Send the request and read the answer; the connection stays open if the service keeps it open."""
@@ -167,7 +167,7 @@ class Client:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RemoteEngine:
+class RemoteBackend:
     """A service's model; the version is the one that was served at the start, and no other one answers."""
 
     client: Client
@@ -184,14 +184,14 @@ class RemoteEngine:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Return what the service computes with, as a local engine would."""
+        """Return what the service computes with, as a local backend would."""
         return {"provider": self.provider, "arithmetic": self.arithmetic}
 
     def score(self, images: Images) -> npt.NDArray[np.float32]:
         """Return the probabilities as the service gives them.
 
         Raises:
-            EngineError: it cannot be reached, refuses, or answers what the protocol does not have.
+            BackendError: it cannot be reached, refuses, or answers what the protocol does not have.
         """
         full = images if len(images) == self.batch else padded(images, self.batch)
         response = self.client.ask("POST", self._path, *question(full))
@@ -206,26 +206,26 @@ class RemoteEngine:
         return f"/v2/models/{self.name}/versions/{self.version}/infer"
 
 
-def open_remote(settings: ScoreSettings) -> RemoteEngine:
+def open_remote(settings: ScoreSettings) -> RemoteBackend:
     """Ask a service what it serves.
 
     Raises:
-        EngineError: it cannot be reached, lets us not in, or is no Glyph service.
+        BackendError: it cannot be reached, lets us not in, or is no Glyph service.
     """
     client = Client(settings)
     try:
         return _served(client, settings)
-    except EngineError:
+    except BackendError:
         client.close()
         raise
 
 
-def _served(client: Client, settings: ScoreSettings) -> RemoteEngine:
+def _served(client: Client, settings: ScoreSettings) -> RemoteBackend:
     response = client.ask("GET", "/metadata")
     try:
         document: Any = orjson.loads(response.body)
         model = document["model"]
-        return RemoteEngine(
+        return RemoteBackend(
             client=client,
             name=str(model["name"]),
             version=int(model["version"]),
@@ -239,7 +239,7 @@ def _served(client: Client, settings: ScoreSettings) -> RemoteEngine:
             batch=settings.batch or LARGEST_ASKED,
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(
+        raise BackendError(
             f"{client.url}/metadata does not answer as a Glyph service does: give the service's own address"
         ) from error
 
@@ -269,7 +269,7 @@ def answer(response: Response, version: int, shape: tuple[int, int]) -> npt.NDAr
     """Return the probabilities in a response, `float32[n, classes]`.
 
     Raises:
-        EngineError: it is not what was asked for.
+        BackendError: it is not what was asked for.
     """
     try:
         length = int(response.headers[HEADER_LENGTH])
@@ -278,11 +278,11 @@ def answer(response: Response, version: int, shape: tuple[int, int]) -> npt.NDAr
         told = (output["name"], output["datatype"], tuple(output["shape"]), document["model_version"])
         probabilities = np.frombuffer(response.body[length:], "<f4").reshape(shape)
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(
+        raise BackendError(
             f"the service's answer is not one of the Open Inference Protocol with binary data ({error})"
         ) from error
     if told != ("probabilities", "FP32", shape, str(version)):
-        raise EngineError(f"the service answered {told}, which was not asked for")
+        raise BackendError(f"the service answered {told}, which was not asked for")
     return probabilities
 
 
@@ -290,14 +290,14 @@ def open_pool(url: str, settings: ScoreSettings) -> urllib3.HTTPConnectionPool:
     """Return what asks the service at an address, on a kept connection for each thread; it connects when asked.
 
     Raises:
-        EngineError: it is no address, or the file of certificates cannot be read.
+        BackendError: it is no address, or the file of certificates cannot be read.
     """
     try:
         parts = parse_url(url)
     except ValueError as error:
-        raise EngineError(f"--url {url!r} is no address: {error}") from error
+        raise BackendError(f"--url {url!r} is no address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.host or parts.query is not None or parts.auth:
-        raise EngineError(
+        raise BackendError(
             f"--url {url!r} is no address of a service: give one as http://host:8080, or https://host; "
             "a token goes into --token-file"
         )
@@ -306,11 +306,11 @@ def open_pool(url: str, settings: ScoreSettings) -> urllib3.HTTPConnectionPool:
         try:
             tls["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
         except OSError as error:  # ssl.SSLError is one
-            raise EngineError(
+            raise BackendError(
                 f"--ca-file {settings.ca_file} cannot be read: {error.strerror or error}"
             ) from error
     elif settings.ca_file is not None:
-        raise EngineError("--ca-file is for an https --url: this one is http")
+        raise BackendError("--ca-file is for an https --url: this one is http")
     return urllib3.connection_from_url(
         url, maxsize=settings.connections, timeout=settings.timeout_seconds + GRACE_SECONDS, **tls
     )
@@ -320,15 +320,15 @@ def read_token(path: Path) -> str:
     """Return the token in a file, whose only line it is; it is repeated in no message.
 
     Raises:
-        EngineError: there is none.
+        BackendError: there is none.
     """
     try:
         with path.open("rb") as file:
             token = file.read(MAX_TOKEN_BYTES).strip()
     except OSError as error:
-        raise EngineError(f"--token-file {path} cannot be read: {error.strerror}") from error
+        raise BackendError(f"--token-file {path} cannot be read: {error.strerror}") from error
     if not token or not all(33 <= byte < 127 for byte in token):
-        raise EngineError(
+        raise BackendError(
             f"--token-file {path} holds no token: it should have one line, as serving.token prints it"
         )
     return token.decode("ascii")

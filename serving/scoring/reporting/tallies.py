@@ -3,25 +3,25 @@
 from bundle.errors import BundleError
 from bundle.manifest import Reference
 from bundle.repository import resolve
-from serving.scoring.backends.local import LocalEngine
-from serving.scoring.records import Engine
+from serving.scoring.backends.local import LocalBackend
+from serving.scoring.records import Backend
 from serving.scoring.reporting.labels import open_labels
 from serving.scoring.reporting.summary import Tallier
 from serving.scoring.settings import ScoreSettings
 
 
-def tallier_for(settings: ScoreSettings, engine: Engine) -> Tallier:
+def tallier_for(settings: ScoreSettings, backend: Backend) -> Tallier:
     """Return what tallies the parts of a run.
 
     Raises:
         InputError: the labels cannot be read.
     """
     return Tallier(
-        classes=engine.classes,
-        reference=engine.session.bundle.manifest.reference
-        if isinstance(engine, LocalEngine)
-        else reference_of(settings, engine.digest),
-        labels=None if settings.labels is None else open_labels(settings.labels, engine.classes),
+        classes=backend.classes,
+        reference=backend.session.bundle.manifest.reference
+        if isinstance(backend, LocalBackend)
+        else reference_of(settings, backend.digest),
+        labels=None if settings.labels is None else open_labels(settings.labels, backend.classes),
     )
 
 

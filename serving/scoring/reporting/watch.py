@@ -7,7 +7,7 @@ from typing import Any
 
 from serving.scoring.observer import Totals
 from serving.scoring.output.manifest import Outcome
-from serving.scoring.records import Answers, Chunk, Engine, Receipt
+from serving.scoring.records import Answers, Backend, Chunk, Receipt
 from serving.scoring.reporting import report
 from serving.scoring.reporting.labels import Labels
 from serving.scoring.reporting.progress import Meter
@@ -35,13 +35,13 @@ class Watch:
         self._started = clock()
         self._rows_now = 0
 
-    def meet(self, engine: Engine) -> None:
+    def meet(self, backend: Backend) -> None:
         """Read the labels, if there are any, now that the classes are known.
 
         Raises:
             InputError: they cannot be read.
         """
-        self._tallier = tallier_for(self._settings, engine)
+        self._tallier = tallier_for(self._settings, backend)
 
     def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
         """Start the clock, and show what earlier lives of the run have done.
@@ -109,7 +109,7 @@ class Watch:
         return None if self._tallier is None else self._tallier.labels
 
     def _summary(self, outcome: Outcome) -> Summary:
-        """Return the sum of all parts; without an engine, as of `merge`, from what is known of the job."""
+        """Return the sum of all parts; without a backend, as of `merge`, from what is known of the job."""
         if self._tallier is None:
             reference = reference_of(self._settings, outcome.facts.model)
             given = labels_of(outcome.receipts)

@@ -1,4 +1,4 @@
-"""Whole runs by other engines: a service through both doors, and Ray; the same bytes as in this process."""
+"""Whole runs by other backends: a service through both worker classes, and Ray; the same bytes as in this process."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from serving.score import main
 from serving.scoring import ray_backend
 from serving.scoring import run as job
 from serving.scoring.backends import local
-from serving.scoring.errors import BadImageError, EngineError, InputError, LostError, ModelError
+from serving.scoring.errors import BackendError, BackendLostError, BadImageError, InputError, ModelError
 from serving.scoring.output.integrity import read_record
 from serving.scoring.output.manifest import Outcome
 from serving.scoring.reporting.progress import Meter
@@ -133,7 +133,7 @@ def test_a_service_that_goes_away_ends_the_run(
     bundle: Bundle, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends with a sentence, not by waiting for ever."""
-    with pytest.raises(EngineError, match="cannot be reached"):
+    with pytest.raises(BackendError, match="cannot be reached"):
         run(settings_of(bundle, material, tmp_path / "scores", url="http://127.0.0.1:1", patience_seconds=0))
 
 
@@ -236,7 +236,7 @@ def test_without_ray_the_sentence_says_what_to_install(
 ) -> None:
     """An extra that is missing is named."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(EngineError, match=r"pip install 'glyph\[ray\]'"):
+    with pytest.raises(BackendError, match=r"pip install 'glyph\[ray\]'"):
         run(settings_of(bundle, material, tmp_path / "scores", engine="ray"))
 
 
@@ -338,7 +338,7 @@ def test_what_is_lost_on_the_way_is_one_sentence(
 
     with monkeypatch.context() as broken:
         broken.setattr(sessions.Engine, "infer", infer)
-        assert main(words) == LostError.exit_code == 71
+        assert main(words) == BackendLostError.exit_code == 71
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert said in line
