@@ -30,7 +30,7 @@ from serving.scoring.records import Decoded
 
 
 class StandardDecoders:
-    """What `Decoders` does, by the standard library's pool."""
+    """What `DecoderPool` does, by the standard library's pool."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -114,5 +114,5 @@ if __name__ == "__main__":  # and not in the processes of the pool, which load t
     from serving.scoring import run
 
     if sys.argv[1] == "standard":
-        vars(run)["Decoders"] = StandardDecoders
+        vars(run)["DecoderPool"] = StandardDecoders
     sys.exit(score.main(sys.argv[2:]))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serving.scoring.records import Answers, Backend, Chunk, Receipt
+from serving.scoring.records import Backend, Chunk, Predictions, Receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,7 @@ class Observer(Protocol):
     """Is told of a run, from the thread that runs it."""
 
     def meet(self, backend: Backend) -> None:
-        """Note who answers; then comes `begin`."""
+        """Note who predictions; then comes `begin`."""
         ...
 
     def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
@@ -34,7 +34,7 @@ class Observer(Protocol):
         """Take a line for the user."""
         ...
 
-    def tally(self, chunk: Chunk, answers: Answers) -> dict[str, Any]:
+    def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:
         """Return what should be remembered of a part, as JSON: it is kept in the part's receipt.
 
         It must follow from the part alone (no times, no order), so that a run that was killed and
@@ -59,7 +59,7 @@ class Silent:
     def say(self, line: str) -> None:
         """Do nothing."""
 
-    def tally(self, chunk: Chunk, answers: Answers) -> dict[str, Any]:  # noqa: ARG002
+    def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:  # noqa: ARG002
         """Remember nothing."""
         return {}
 

@@ -39,8 +39,8 @@ def facts_of(plan: Plan, backend: Backend, layout: Layout) -> JobFacts:
 
 def encode_and_write(part: Part, folder: OutputFolder, layout: Layout, observer: Observer) -> Receipt:
     """Write one part, and what the observer wants to remember of it."""
-    tally: dict[str, Any] = observer.tally(part.chunk, part.answers)
-    content = layout.encode(part.chunk, part.answers)
+    tally: dict[str, Any] = observer.tally(part.chunk, part.predictions)
+    content = layout.encode(part.chunk, part.predictions)
     return folder.write(
         part.number, content, rows=len(part.chunk), errors=len(part.chunk.errors), tally=tally
     )

@@ -4,7 +4,7 @@
     reading threads  one for each decoding process: have a slice's files read and decoded
     scoring threads  as many as keep the backend busy: ask it for one batch after the other
 
-Slices are begun in order and finished in order, and no more than a few are begun at a time. That bounds
+Slices are pending in order and finished in order, and no more than a few are pending at a time. That bounds
 the memory, and is all the scheduling there is.
 """
 
@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.manifest import Polarity
-from serving.scoring.inputs.decoding import Decoders, decode_files, take_numbers
-from serving.scoring.names import Names
+from serving.scoring.inputs.decoding import DecoderPool, decode_files, from_pixels
+from serving.scoring.lazy_strings import LazyStrings
 from serving.scoring.plan import Plan, Slice
-from serving.scoring.records import Answers, Backend, Chunk, Raw, answers_of, joined
+from serving.scoring.records import Backend, Chunk, Predictions, RawRows, concatenate, predictions_of
 
-AHEAD = 3
+PREFETCH = 3
 """Slices that are on their way for each thread: one that is worked on, and two so that none waits."""
 
 Scored = tuple[Chunk, npt.NDArray[np.float32]]
@@ -34,11 +34,11 @@ class Part:
 
     number: int
     chunk: Chunk
-    answers: Answers
+    predictions: Predictions
 
 
 def score_parts(
-    plan: Plan, parts: Sequence[int], backend: Backend, decoders: Decoders | None
+    plan: Plan, parts: Sequence[int], backend: Backend, decoders: DecoderPool | None
 ) -> Iterator[Part]:
     """Yield the parts, in their order, each as soon as it is scored.
 
@@ -55,31 +55,31 @@ def score_parts(
     readers, scorers = decoders.count if decoders else 1, backend.concurrency
     reading = ThreadPoolExecutor(readers, thread_name_prefix="read")
     scoring = ThreadPoolExecutor(scorers, thread_name_prefix="score")
-    most = AHEAD * (readers + scorers)
+    most = PREFETCH * (readers + scorers)
 
-    def begin(slices: Sequence[Slice]) -> Callable[[], Scored]:
-        if all(isinstance(one.work, Raw) and one.work.pixels is not None for one in slices):
+    def submit(slices: Sequence[Slice]) -> Callable[[], Scored]:
+        if all(isinstance(one.work, RawRows) and one.work.pixels is not None for one in slices):
             return scoring.submit(
-                lambda: _scored(decoded(slices, backend.polarity, decoders), backend)
+                lambda: _score(decode_slices(slices, backend.polarity, decoders), backend)
             ).result
         later = reading.submit(
-            lambda: scoring.submit(_scored, decoded(slices, backend.polarity, decoders), backend)
+            lambda: scoring.submit(_score, decode_slices(slices, backend.polarity, decoders), backend)
         )
         return lambda: later.result().result()
 
     try:
         wanted = (slices for part in parts for slices in plan.slices(part, backend.batch))
-        begun: deque[Callable[[], Scored]] = deque()
+        pending: deque[Callable[[], Scored]] = deque()
         for part in parts:
             finished: list[Scored] = []
             while sum(len(chunk) for chunk, _ in finished) < plan.rows_of(part):
-                while len(begun) < most and (slices := next(wanted, None)):
-                    begun.append(begin(slices))
-                finished.append(begun.popleft()())
+                while len(pending) < most and (slices := next(wanted, None)):
+                    pending.append(submit(slices))
+                finished.append(pending.popleft()())
             yield Part(
                 number=part,
-                chunk=joined([chunk for chunk, _ in finished]),
-                answers=answers_of(np.concatenate([found for _, found in finished]), backend.classes),
+                chunk=concatenate([chunk for chunk, _ in finished]),
+                predictions=predictions_of(np.concatenate([found for _, found in finished]), backend.classes),
             )
     except BaseException:
         backend.close()  # so that no thread waits for it any more
@@ -89,23 +89,23 @@ def score_parts(
         scoring.shutdown(cancel_futures=True)
 
 
-def decoded(slices: Sequence[Slice], polarity: Polarity, decoders: Decoders | None) -> Chunk:
+def decode_slices(slices: Sequence[Slice], polarity: Polarity, decoders: DecoderPool | None) -> Chunk:
     """Return consecutive slices as one decoded chunk; without decoders, decoded here."""
-    return joined([_chunk(one, polarity, decoders) for one in slices])
+    return concatenate([_chunk(one, polarity, decoders) for one in slices])
 
 
-def _chunk(one: Slice, polarity: Polarity, decoders: Decoders | None) -> Chunk:
+def _chunk(one: Slice, polarity: Polarity, decoders: DecoderPool | None) -> Chunk:
     work, rows = one.work, one.work.rows
-    columns = work.columns if isinstance(work, Raw) else None
-    if isinstance(work, Raw) and work.pixels is not None:
-        found = take_numbers(work.pixels, work.faults, polarity)
+    columns = work.columns if isinstance(work, RawRows) else None
+    if isinstance(work, RawRows) and work.pixels is not None:
+        found = from_pixels(work.pixels, work.errors, polarity)
     elif decoders is not None:
-        found = decoders.decode(list(work.files or ()) if isinstance(work, Raw) else work, polarity)
+        found = decoders.decode(list(work.files or ()) if isinstance(work, RawRows) else work, polarity)
     else:
-        found = decode_files(work.files or () if isinstance(work, Raw) else work.read(), polarity)
+        found = decode_files(work.files or () if isinstance(work, RawRows) else work.read(), polarity)
     return Chunk(
         first=one.first,
-        sources=Names((work.source, len(rows))),
+        sources=LazyStrings((work.source, len(rows))),
         rows=rows,
         images=found.images,
         errors=found.errors,
@@ -114,7 +114,7 @@ def _chunk(one: Slice, polarity: Polarity, decoders: Decoders | None) -> Chunk:
     )
 
 
-def _scored(chunk: Chunk, backend: Backend) -> Scored:
+def _score(chunk: Chunk, backend: Backend) -> Scored:
     """Ask for the probabilities, in batches that are cut from the part's first row on."""
     found = [
         backend.score(chunk.images[start : start + backend.batch])

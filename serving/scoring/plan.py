@@ -11,7 +11,7 @@ import pyarrow as pa
 from serving.scoring.errors import InputError
 from serving.scoring.inputs.listing import Reader
 from serving.scoring.inputs.sources import Source
-from serving.scoring.records import Raw
+from serving.scoring.records import RawRows
 
 SLICE_ROWS = 1024
 """Rows that are read, decoded and scored at a time, rounded to whole batches: small enough that the last
@@ -24,7 +24,7 @@ class Slice:
 
     first: int
     """Number of the first row in the whole input."""
-    work: Raw | Reader
+    work: RawRows | Reader
 
 
 @dataclass(frozen=True, slots=True)

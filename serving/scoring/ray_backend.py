@@ -29,7 +29,7 @@ from serving.scoring.output.manifest import JobFacts, differences
 from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
 from serving.scoring.pipeline import score_parts
 from serving.scoring.plan import Plan
-from serving.scoring.records import Answers, Backend, Chunk, Receipt
+from serving.scoring.records import Backend, Chunk, Predictions, Receipt
 from serving.scoring.reporting.tallies import tallier_for
 from serving.scoring.settings import ScoreSettings
 
@@ -196,6 +196,6 @@ class _Tallying(Silent):
     def __init__(self, settings: ScoreSettings, backend: Backend) -> None:
         self._tallier = tallier_for(settings, backend)
 
-    def tally(self, chunk: Chunk, answers: Answers) -> dict[str, Any]:
+    def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:
         """Return what the summary needs to know of a part."""
-        return self._tallier.of(chunk, answers)
+        return self._tallier.of(chunk, predictions)

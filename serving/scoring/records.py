@@ -8,23 +8,23 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.images.contract import Polarity
-from serving.scoring.names import Names
+from serving.scoring.lazy_strings import LazyStrings
 
 Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Raw:
+class RawRows:
     """Some rows of one source, read and not decoded."""
 
     source: str
-    rows: Names
+    rows: LazyStrings
     """The rows' ids, unique in the source: a file's path, a member's name, or a number from 0."""
     files: Sequence[bytes | str] | None = None
     """Image files, whole; a string is why one cannot be had. None where the rows came as `pixels`."""
     pixels: Images | None = None
     """`uint8[n, 28, 28]`."""
-    faults: Mapping[int, str] = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
     """Rows of `pixels`, counted from 0 here, that are no image, and why."""
     columns: Any = None
     """A `pyarrow.Table` of n rows, passed through; None if there are no other columns."""
@@ -46,14 +46,14 @@ class Chunk:
 
     first: int
     """The number of the first row in the whole input, from 0."""
-    sources: Names | Sequence[str]
-    rows: Names | Sequence[str]
+    sources: LazyStrings | Sequence[str]
+    rows: LazyStrings | Sequence[str]
     images: Images
     """`uint8[n, 28, 28]`; zeros where there is an error."""
     errors: Mapping[int, str]
     """Place in this chunk to the sentence that says why there is no answer."""
     warnings: Mapping[int, str]
-    """Place in this chunk to what `/predict` would warn of, joined by `; `."""
+    """Place in this chunk to what `/predict` would warn of, concatenate by `; `."""
     columns: Sequence[Any] = ()
     """`(count, pyarrow.Table or None)`: the columns passed through, for stretches of rows, in their order."""
 
@@ -62,7 +62,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answers:
+class Predictions:
     """What the model says of a chunk's n images. Rows with an error hold what nobody should read."""
 
     probabilities: npt.NDArray[np.float32]
@@ -135,10 +135,10 @@ class Backend(Protocol):
         ...
 
 
-def answers_of(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> Answers:
+def predictions_of(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> Predictions:
     """Return the answers that `float32[n, classes]` mean; the first of equals wins, as in `/predict`."""
     indices = probabilities.argmax(axis=1)
-    return Answers(
+    return Predictions(
         probabilities=probabilities,
         indices=indices,
         labels=[classes[index] for index in indices.tolist()],
@@ -146,15 +146,15 @@ def answers_of(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -
     )
 
 
-def joined(chunks: Sequence[Chunk]) -> Chunk:
+def concatenate(chunks: Sequence[Chunk]) -> Chunk:
     """Return consecutive chunks as one."""
     if len(chunks) == 1:
         return chunks[0]
     starts = [chunk.first - chunks[0].first for chunk in chunks]
     return Chunk(
         first=chunks[0].first,
-        sources=Names.joined([chunk.sources for chunk in chunks]),
-        rows=Names.joined([chunk.rows for chunk in chunks]),
+        sources=LazyStrings.concatenate([chunk.sources for chunk in chunks]),
+        rows=LazyStrings.concatenate([chunk.rows for chunk in chunks]),
         images=np.concatenate([chunk.images for chunk in chunks]),
         errors={
             start + at: text

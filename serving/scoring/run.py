@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 from serving.scoring.backends.local import open_local
-from serving.scoring.inputs.decoding import Decoders
+from serving.scoring.inputs.decoding import DecoderPool
 from serving.scoring.inputs.sources import open_inputs
 from serving.scoring.observer import Observer, Totals
 from serving.scoring.output.folder import OutputFolder
@@ -46,7 +46,7 @@ def run(
     """
     index, count = shard_of(settings, os.environ if environment is None else environment)
     with ExitStack() as stack:
-        decoders = Decoders(settings.workers or usable_cpus())
+        decoders = DecoderPool(settings.workers or usable_cpus())
         stack.callback(decoders.close)
         sources = open_inputs(
             settings.input,

@@ -15,7 +15,7 @@ from serving.scoring.errors import InputError
 from serving.scoring.inputs import zip_directory
 from serving.scoring.inputs.arrays import DAMAGE, unreadable
 from serving.scoring.inputs.listing import Listing, Scratch, file_fingerprint, shown, too_large
-from serving.scoring.names import Names
+from serving.scoring.lazy_strings import LazyStrings
 
 SIDECARS = frozenset(
     {".cls", ".cls2", ".csv", ".id", ".idx", ".index", ".json", ".md", ".tsv", ".txt", ".xml"}
@@ -49,9 +49,9 @@ class MemberReader:
     zipped: bool
 
     @property
-    def rows(self) -> Names:
+    def rows(self) -> LazyStrings:
         """Return the members' names."""
-        return Names([shown(member[0]) for member in self.members])
+        return LazyStrings([shown(member[0]) for member in self.members])
 
     def read(self) -> list[bytes | str]:
         """Read the members."""

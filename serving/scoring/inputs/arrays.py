@@ -16,8 +16,8 @@ from bundle.images.contract import IMAGE_SIZE, PIXELS
 from imagesets.array_files import read_idx_head, read_npy_head
 from serving.scoring.errors import InputError
 from serving.scoring.inputs.listing import file_fingerprint
-from serving.scoring.names import Names
-from serving.scoring.records import Raw
+from serving.scoring.lazy_strings import LazyStrings
+from serving.scoring.records import RawRows
 
 DAMAGE = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, SyntaxError)
 """What the libraries raise over broken files."""
@@ -44,7 +44,7 @@ class ArrayRows:
         """Return the file's size and time."""
         return file_fingerprint(self.path)
 
-    def take(self, first: int, count: int) -> Raw:
+    def take(self, first: int, count: int) -> RawRows:
         """Read `count` images from `first` on.
 
         Raises:
@@ -62,7 +62,7 @@ class ArrayRows:
         if len(data) != count * PIXELS or beyond:
             raise InputError(_wrong_length(self.path, self.count, "more" if beyond else "fewer"))
         pixels = np.frombuffer(data, np.uint8).reshape(count, IMAGE_SIZE, IMAGE_SIZE)
-        return Raw(source=self.name, rows=Names(range(first, first + count)), pixels=pixels)
+        return RawRows(source=self.name, rows=LazyStrings(range(first, first + count)), pixels=pixels)
 
     def close(self) -> None:
         """Close the stream; `take` opens it again."""

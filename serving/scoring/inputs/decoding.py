@@ -53,9 +53,9 @@ def decode_files(files: Files, polarity: Polarity) -> Decoded:
     return Decoded(pixels, errors, _warnings(pixels, errors, polarity, numbers=False))
 
 
-def take_numbers(pixels: Images, faults: Mapping[int, str], polarity: Polarity) -> Decoded:
-    """Take images that came as numbers; `faults` are those that did not."""
-    return Decoded(pixels, faults, _warnings(pixels, faults, polarity, numbers=True))
+def from_pixels(pixels: Images, errors: Mapping[int, str], polarity: Polarity) -> Decoded:
+    """Take images that came as numbers; `errors` are those that did not."""
+    return Decoded(pixels, errors, _warnings(pixels, errors, polarity, numbers=True))
 
 
 def _warnings(
@@ -86,28 +86,28 @@ def _warnings(
     return found
 
 
-class Decoders:
+class DecoderPool:
     """Processes that read and decode; `decode` may be called by as many threads as there are."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._idle: queue.SimpleQueue[_Line] = queue.SimpleQueue()
-        self._lines: list[_Line] = []
-        self._first: subprocess.Popen[bytes] | None = None
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._workers: list[_Worker] = []
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def started(self) -> bool:
         """Tell whether there are processes."""
-        return self._first is not None
+        return self._process is not None
 
     def start(self) -> None:
         """Start the processes, unless they are: they load their modules while this one goes on."""
-        if self._first is not None:
+        if self._process is not None:
             return
         pairs = [socket.socketpair() for _ in range(self.count)]
-        self._lines = [_Line(ours) for ours, _ in pairs]
+        self._workers = [_Worker(ours) for ours, _ in pairs]
         # One program that loads its modules once and forks; not a fork of this process, which has threads.
-        self._first = subprocess.Popen(
+        self._process = subprocess.Popen(
             [
                 sys.executable,
                 "-m",
@@ -118,9 +118,9 @@ class Decoders:
             pass_fds=[theirs.fileno() for _, theirs in pairs],
             env=_environment(),
         )
-        for (_, theirs), line in zip(pairs, self._lines, strict=True):
+        for (_, theirs), worker in zip(pairs, self._workers, strict=True):
             theirs.close()
-            self._idle.put(line)
+            self._idle.put(worker)
 
     def decode(self, work: Reader | Files, polarity: Polarity) -> Decoded:
         """Have files read, if they are not, and decoded; the processes are started.
@@ -129,37 +129,37 @@ class Decoders:
             DecoderError: the process is gone.
             InputError: the archive is gone that the files are in.
         """
-        line = self._idle.get()
+        worker = self._idle.get()
         try:
-            answer = line.ask((work, polarity))
+            answer = worker.call((work, polarity))
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise DecoderError(
                 "a decoding process is gone (did the system run out of memory?); the same command goes on "
                 "where this one stopped, --workers takes fewer"
             ) from error
         finally:
-            self._idle.put(line)
+            self._idle.put(worker)
         if isinstance(answer, Decoded):
             return answer
         raise InputError(f"the input cannot be read: {answer}; restore it and run again")
 
     def close(self) -> None:
         """End the processes."""
-        for line in self._lines:
-            line.close()
-        if self._first is not None:
-            self._first.wait()
+        for worker in self._workers:
+            worker.close()
+        if self._process is not None:
+            self._process.wait()
 
 
-class _Line:
+class _Worker:
     """A socket to one process."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._source = cast("IO[bytes]", connection.makefile("rb", buffering=BUFFER))
 
-    def ask(self, question: Any) -> Any:
-        self._connection.sendall(pickle.dumps(question, pickle.HIGHEST_PROTOCOL))
+    def call(self, request: Any) -> Any:
+        self._connection.sendall(pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
         return pickle.load(self._source)  # noqa: S301  our own process wrote it
 
     def close(self) -> None:
@@ -184,15 +184,15 @@ def main(arguments: Sequence[str]) -> int:
     children = []
     for connection in connections[1:]:
         if (child := os.fork()) == 0:
-            return _serve(_only(connection, connections))
+            return _serve(_close_others(connection, connections))
         children.append(child)
-    code = _serve(_only(connections[0], connections))
+    code = _serve(_close_others(connections[0], connections))
     for child in children:
         os.waitpid(child, 0)
     return code
 
 
-def _only(own: socket.socket, connections: Sequence[socket.socket]) -> socket.socket:
+def _close_others(own: socket.socket, connections: Sequence[socket.socket]) -> socket.socket:
     """Close the others' sockets: held here, they would stay open when those processes are killed."""
     for connection in connections:
         if connection is not own:

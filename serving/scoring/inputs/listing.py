@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from bundle.images.hardening import MAX_FILE_BYTES
-from serving.scoring.names import Names
+from serving.scoring.lazy_strings import LazyStrings
 
 STRIDE = 256
 """Rows that are written together; of each such block an offset is kept in memory."""
@@ -34,7 +34,7 @@ class Reader(Protocol):
         ...
 
     @property
-    def rows(self) -> Names:
+    def rows(self) -> LazyStrings:
         """Return the rows' ids."""
         ...
 
@@ -122,9 +122,9 @@ class FileReader:
     paths: list[bytes]
 
     @property
-    def rows(self) -> Names:
+    def rows(self) -> LazyStrings:
         """Return the paths as text."""
-        return Names([shown(path) for path in self.paths])
+        return LazyStrings([shown(path) for path in self.paths])
 
     def read(self) -> list[bytes | str]:
         """Read the files."""

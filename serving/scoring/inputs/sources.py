@@ -29,7 +29,7 @@ from serving.scoring.inputs.archives import is_sidecar, open_tar, open_zip
 from serving.scoring.inputs.arrays import open_idx, open_npy, open_npz
 from serving.scoring.inputs.listing import FileRows, Reader, Scratch, shown
 from serving.scoring.inputs.tables import TableRows
-from serving.scoring.records import Raw
+from serving.scoring.records import RawRows
 
 Kind = Literal["image", "idx", "labels", "npy", "npz", "parquet", "tar", "zip", "list"]
 
@@ -82,7 +82,7 @@ class Source(Protocol):
         """Return what changes when the rows do."""
         ...
 
-    def take(self, first: int, count: int) -> Raw | Reader:
+    def take(self, first: int, count: int) -> RawRows | Reader:
         """Return rows, read, or to be read by whoever decodes them."""
         ...
 

@@ -13,8 +13,8 @@ from bundle.images.contract import IMAGE_SIZE, PIXELS
 from common.configuration import nearest
 from serving.scoring.errors import InputError
 from serving.scoring.inputs.listing import file_fingerprint
-from serving.scoring.names import Names
-from serving.scoring.records import Raw
+from serving.scoring.lazy_strings import LazyStrings
+from serving.scoring.records import RawRows
 
 USUAL_NAMES = ("image", "images", "img", "pixels", "bytes", "png")
 READ_ROWS = 1024
@@ -46,7 +46,7 @@ class TableRows:
         """Return the file's size and time, and the column."""
         return f"{file_fingerprint(self.path)}, column {self._column}"
 
-    def take(self, first: int, count: int) -> Raw:
+    def take(self, first: int, count: int) -> RawRows:
         """Read `count` rows from `first` on.
 
         Raises:
@@ -60,14 +60,14 @@ class TableRows:
         if isinstance(images, pa.ChunkedArray):
             images = pa.concat_arrays(images.chunks) if images.num_chunks else images.type.empty_array()
         rest = table.drop_columns([self._column]) if len(self.columns) else None
-        rows = Names(range(first, first + count))
+        rows = LazyStrings(range(first, first + count))
         if _is_files(images.type):
             if pa.types.is_struct(images.type):
                 images = images.field("bytes")
             files = [data if data is not None else "the image is null" for data in images.to_pylist()]
-            return Raw(source=self.name, rows=rows, files=files, columns=rest)
-        pixels, faults = _numbers(images)
-        return Raw(source=self.name, rows=rows, pixels=pixels, faults=faults, columns=rest)
+            return RawRows(source=self.name, rows=rows, files=files, columns=rest)
+        pixels, errors = _numbers(images)
+        return RawRows(source=self.name, rows=rows, pixels=pixels, errors=errors, columns=rest)
 
     def close(self) -> None:
         """Close the file; `take` opens it again."""
@@ -150,7 +150,7 @@ def _image_column(path: Path, schema: Any, asked: str | None) -> str:
 def _numbers(images: Any) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
     """Return `uint8[n, 28, 28]` of lists of 784 numbers or of 28 lists of 28, and the rows that are neither."""
     count = len(images)
-    faults: dict[int, str] = {}
+    errors: dict[int, str] = {}
     pixels = np.zeros((count, PIXELS), np.uint8)
     flat, lengths = images, np.ones(count, np.int64)
     nulls = np.asarray(images.is_null())
@@ -163,27 +163,27 @@ def _numbers(images: Any) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
     values = flat.to_numpy(zero_copy_only=False)
     ends = np.cumsum(lengths)
     for row in np.flatnonzero((lengths != PIXELS) | nulls).tolist():
-        faults[row] = (
+        errors[row] = (
             "the image is null"
             if nulls[row]
             else f"the image is a list of {lengths[row]} numbers; {PIXELS} are needed"
         )
     whole = np.flatnonzero((lengths == PIXELS) & ~nulls)
     if len(whole) == 0:
-        return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), faults
-    wanted = values[(ends[whole] - PIXELS)[:, None] + np.arange(PIXELS)] if faults else values
+        return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), errors
+    wanted = values[(ends[whole] - PIXELS)[:, None] + np.arange(PIXELS)] if errors else values
     wanted = wanted.reshape(len(whole), PIXELS)
     if wanted.dtype != np.uint8:
         numbers = wanted.astype(np.float64)
         right = (numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))  # NaN, a null, is not
         for at in np.flatnonzero(~right.all(axis=1)).tolist():
             pixel = int(np.flatnonzero(~right[at])[0])
-            faults[int(whole[at])] = (
+            errors[int(whole[at])] = (
                 f"pixel {pixel} is {numbers[at, pixel]:g}; whole numbers from 0 to 255 are needed"
             )
         wanted = np.where(right.all(axis=1)[:, None], numbers, 0).astype(np.uint8)
     pixels[whole] = wanted
-    return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), faults
+    return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), errors
 
 
 def _short(error: Exception) -> str:

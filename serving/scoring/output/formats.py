@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from serving.scoring.names import Names, length, repeated
-from serving.scoring.records import Answers, Chunk
+from serving.scoring.lazy_strings import LazyStrings, is_repeat, length
+from serving.scoring.records import Chunk, Predictions
 from serving.scoring.settings import Format
 
 PREFIX = "input_"
@@ -35,23 +35,23 @@ class Layout:
     columns: Any
     """The `pyarrow.Schema` of what is passed through."""
 
-    def encode(self, chunk: Chunk, answers: Answers) -> bytes:
+    def encode(self, chunk: Chunk, predictions: Predictions) -> bytes:
         """Return a part's file."""
-        table = self._table(chunk, answers)
+        table = self._table(chunk, predictions)
         return _ENCODERS[self.format](self, table)
 
-    def _table(self, chunk: Chunk, answers: Answers) -> Any:
+    def _table(self, chunk: Chunk, predictions: Predictions) -> Any:
         count = len(chunk)
         good = np.ones(count, bool)
         good[list(chunk.errors)] = False
         columns: dict[str, Any] = {
             "source": _strings(chunk.sources),
             "row": _strings(chunk.rows),
-            "label": _masked(pa.array(self.classes, pa.string()).take(pa.array(answers.indices)), good),
-            "index": pa.array(answers.indices.astype(np.int32), mask=~good),
-            "probability": pa.array(answers.confidences, mask=~good),
+            "label": _masked(pa.array(self.classes, pa.string()).take(pa.array(predictions.indices)), good),
+            "index": pa.array(predictions.indices.astype(np.int32), mask=~good),
+            "probability": pa.array(predictions.confidences, mask=~good),
         }
-        columns |= self._probabilities(answers.probabilities, good)
+        columns |= self._probabilities(predictions.probabilities, good)
         columns["warning"] = _texts(chunk.warnings, count)
         columns["error"] = _texts(chunk.errors, count)
         columns["model"] = pa.repeat(self.digest, count)
@@ -87,15 +87,15 @@ def passed_through(stretches: Sequence[Any], schema: Any) -> Any:
     return pa.concat_tables(tables, promote_options="default").select(schema.names).cast(schema)
 
 
-def _strings(names: Names | Sequence[str]) -> Any:
+def _strings(names: LazyStrings | Sequence[str]) -> Any:
     """Return names as an array, without a Python string for each where they are numbers."""
-    if not isinstance(names, Names):
+    if not isinstance(names, LazyStrings):
         return pa.array(names, pa.string())
     arrays = []
     for piece in names.pieces:
         if isinstance(piece, range):
             arrays.append(pa.array(np.arange(piece.start, piece.stop)).cast(pa.string()))
-        elif repeated(piece):
+        elif is_repeat(piece):
             arrays.append(pa.repeat(str(piece[0]), length(piece)))
         else:
             arrays.append(pa.array(piece, pa.string()))

@@ -1,6 +1,6 @@
 """What a run found: a tally of each part, their sum, and the sum in words.
 
-    Tallier.of(chunk, answers) -> a part's tally, JSON, kept in its receipt
+    Tallier.of(chunk, predictions) -> a part's tally, JSON, kept in its receipt
     Summary.add(receipt)       -> the sum, in any order of the parts
     lines(summary, seconds)    -> what is printed
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from bundle import drift
 from bundle.manifest import IMAGE_SIZE, Reference
 from common.html.confusion_matrix import Confusion
-from serving.scoring.records import Answers, Chunk, Images, Receipt
+from serving.scoring.records import Chunk, Images, Predictions, Receipt
 from serving.scoring.reporting.labels import UNKNOWN, Labels
 from serving.scoring.reporting.progress import clock_time
 
@@ -43,7 +43,7 @@ Tally = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Doubt:
-    """One of the least confident answers, and its image."""
+    """One of the least confident predictions, and its image."""
 
     source: str
     row: str
@@ -65,21 +65,21 @@ class Doubt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tallier:
-    """Counts what a part's images and answers are like."""
+    """Counts what a part's images and predictions are like."""
 
     classes: Sequence[str]
     reference: Reference | None
     """The manifest's; None where only a service has it."""
     labels: Labels | None
 
-    def of(self, chunk: Chunk, answers: Answers) -> Tally:
+    def of(self, chunk: Chunk, predictions: Predictions) -> Tally:
         """Return the tally of a part."""
         good = np.ones(len(chunk), dtype=bool)
         good[list(chunk.errors)] = False
         places = np.flatnonzero(good)
-        confidences = answers.confidences[places]
+        confidences = predictions.confidences[places]
         tally: Tally = {
-            "classes": np.bincount(answers.indices[places], minlength=len(self.classes)).tolist(),
+            "classes": np.bincount(predictions.indices[places], minlength=len(self.classes)).tolist(),
             "confidence": float(confidences.sum(dtype=np.float64)),
             "doubtful": int((confidences < LOW_CONFIDENCE).sum()),
             "warned": len(chunk.warnings),
@@ -101,27 +101,27 @@ class Tallier:
             true = self.labels.of(chunk)
             known = places[true[places] != UNKNOWN]
             compared = Confusion(self.classes)
-            compared.add(true[known], answers.indices[known])
+            compared.add(true[known], predictions.indices[known])
             pairs = sorted([*pair, count] for pair, count in compared.counts.items())
             known_by = {"where": self.labels.where, "sha256": self.labels.sha256}
             tally["compared"] = {**known_by, "confusion": pairs}
-        tally["least"] = _least(chunk, answers, places, true)
+        tally["least"] = _least(chunk, predictions, places, true)
         return tally
 
 
 def _least(
-    chunk: Chunk, answers: Answers, places: npt.NDArray[np.intp], true: npt.NDArray[np.int64]
+    chunk: Chunk, predictions: Predictions, places: npt.NDArray[np.intp], true: npt.NDArray[np.int64]
 ) -> list[list[Any]]:
     """Return the least confident rows, the least first; of equals the first."""
-    confidences = answers.confidences[places]
+    confidences = predictions.confidences[places]
     if len(places) > LEAST_KEPT:
         limit = np.partition(confidences, LEAST_KEPT - 1)[LEAST_KEPT - 1]
         places = places[confidences <= limit]
-        confidences = answers.confidences[places]
+        confidences = predictions.confidences[places]
     kept = []
     for at in places[np.argsort(confidences, kind="stable")[:LEAST_KEPT]].tolist():
-        best = answers.indices[at]
-        others = answers.probabilities[at].copy()
+        best = predictions.indices[at]
+        others = predictions.probabilities[at].copy()
         others[best] = -1
         second = int(others.argmax())
         packed = base64.b64encode(zlib.compress(chunk.images[at].tobytes(), 1)).decode()
@@ -130,7 +130,7 @@ def _least(
                 chunk.sources[at],
                 chunk.rows[at],
                 int(best),
-                float(answers.confidences[at]),
+                float(predictions.confidences[at]),
                 second,
                 float(others[second]),
                 int(true[at]),
@@ -240,7 +240,7 @@ class Summary:
 
     @property
     def least(self) -> list[Doubt]:
-        """The least confident answers, the least first."""
+        """The least confident predictions, the least first."""
         return [entry[3] for entry in self._least]
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 from serving.scoring.observer import Totals
 from serving.scoring.output.manifest import Outcome
-from serving.scoring.records import Answers, Backend, Chunk, Receipt
+from serving.scoring.records import Backend, Chunk, Predictions, Receipt
 from serving.scoring.reporting import report
 from serving.scoring.reporting.labels import Labels
 from serving.scoring.reporting.progress import Meter
@@ -64,10 +64,10 @@ class Watch:
         if not self._settings.quiet:
             self._meter.say(line)
 
-    def tally(self, chunk: Chunk, answers: Answers) -> dict[str, Any]:
+    def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:
         """Return what the summary needs to know of a part."""
         assert self._tallier is not None  # noqa: S101  `meet` comes first
-        return self._tallier.of(chunk, answers)
+        return self._tallier.of(chunk, predictions)
 
     def on_part(self, receipt: Receipt, seconds: float) -> None:  # noqa: ARG002  the meter has its own clock
         """Count a part."""

@@ -14,7 +14,7 @@ import pytest
 from bench.support.jobs import digits, folder, parts, score
 from bundle.repository import Bundle
 from serving.scoring.errors import DecoderError, IncompleteError, OccupiedError
-from serving.scoring.inputs.decoding import Decoders
+from serving.scoring.inputs.decoding import DecoderPool
 from serving.scoring.output import folder as folders
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.run import merge
@@ -156,10 +156,10 @@ def test_a_decoding_process_that_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run ends with a sentence and a code of its own, and does not wait; run again, it goes on."""
-    decode = Decoders.decode
+    decode = DecoderPool.decode
     killed: list[int] = []
 
-    def killing(self: Decoders, *arguments: Any) -> Any:
+    def killing(self: DecoderPool, *arguments: Any) -> Any:
         if not killed and len(parts(tmp_path / "out")):
             assert self._first is not None
             victim = self._first.pid if which == "the first" else _forked_by(self._first.pid)
@@ -167,7 +167,7 @@ def test_a_decoding_process_that_is_killed(
             os.kill(victim, signal.SIGKILL)
         return decode(self, *arguments)
 
-    monkeypatch.setattr(Decoders, "decode", killing)
+    monkeypatch.setattr(DecoderPool, "decode", killing)
     # One part is there before the first slice of the second run is decoded.
     score(bundle, given, tmp_path / "out", shard="0/5", workers=2)
     with pytest.raises(DecoderError, match="the same command goes on"):

@@ -8,7 +8,7 @@ from bundle.manifest import Histogram, Reference
 from serving.scoring.reporting import report
 from serving.scoring.reporting.labels import open_labels
 from serving.scoring.reporting.summary import LabelsGiven, Summary, Tallier
-from tests.serving.scoring.parts import a_chunk, a_receipt, some_answers, some_images
+from tests.serving.scoring.parts import a_chunk, a_receipt, some_images, some_predictions
 
 NASTY = (
     "<script>alert(1)</script>",
@@ -32,7 +32,7 @@ def a_page(tmp_path: Path, classes: tuple[str, ...], rows: list[str]) -> tuple[S
     labels = open_labels(str(true), classes)
     chunk = a_chunk(some_images(COUNT), rows=rows, errors={7: "no image: <b>"}, warnings={})
     tally = Tallier(classes=classes, reference=reference, labels=labels).of(
-        chunk, some_answers(COUNT, classes)
+        chunk, some_predictions(COUNT, classes)
     )
     given = LabelsGiven(labels.where, labels.sha256)
     summary = Summary(classes=classes, reference=reference, labels=given)

@@ -10,7 +10,7 @@ import pytest
 
 from bundle import drift
 from bundle.manifest import Histogram, Reference
-from serving.scoring.records import Answers, Chunk, Receipt
+from serving.scoring.records import Chunk, Predictions, Receipt
 from serving.scoring.reporting.labels import Labels, open_labels
 from serving.scoring.reporting.summary import (
     LEAST_KEPT,
@@ -22,7 +22,7 @@ from serving.scoring.reporting.summary import (
     lines,
     reading,
 )
-from tests.serving.scoring.parts import a_chunk, a_receipt, some_answers, some_images
+from tests.serving.scoring.parts import a_chunk, a_receipt, some_images, some_predictions
 
 CLASSES = ("cat", "dog", "bird", "eel")
 COUNT = 900
@@ -34,13 +34,13 @@ REFERENCE = Reference(
     predicted=(40, 30, 20, 10),
 )
 IMAGES = some_images(COUNT)
-ANSWERS = some_answers(COUNT, CLASSES)
+PREDICTIONS = some_predictions(COUNT, CLASSES)
 ERRORS = {3: "a hole", 300: "another", 899: "the last"}
 GOOD = np.array([at not in ERRORS for at in range(COUNT)])
 TRUE = np.random.default_rng(4).integers(0, len(CLASSES), COUNT)
 
 
-def part(first: int) -> tuple[Chunk, Answers]:
+def part(first: int) -> tuple[Chunk, Predictions]:
     """Return the part that begins at a row."""
     rows = slice(first, min(first + PART, COUNT))
     chunk = a_chunk(
@@ -49,13 +49,13 @@ def part(first: int) -> tuple[Chunk, Answers]:
         errors={at - first: text for at, text in ERRORS.items() if rows.start <= at < rows.stop},
         warnings={0: "odd"},
     )
-    answers = Answers(
-        probabilities=ANSWERS.probabilities[rows],
-        indices=ANSWERS.indices[rows],
-        labels=ANSWERS.labels[rows],
-        confidences=ANSWERS.confidences[rows],
+    predictions = Predictions(
+        probabilities=PREDICTIONS.probabilities[rows],
+        indices=PREDICTIONS.indices[rows],
+        labels=PREDICTIONS.labels[rows],
+        confidences=PREDICTIONS.confidences[rows],
     )
-    return chunk, answers
+    return chunk, predictions
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def receipts(labels: Labels) -> list[Receipt]:
     tallier = Tallier(classes=CLASSES, reference=REFERENCE, labels=labels)
     made = []
     for number, first in enumerate(range(0, COUNT, PART)):
-        chunk, answers = part(first)
-        tally = tallier.of(chunk, answers)
-        assert tally == tallier.of(chunk, answers)
+        chunk, predictions = part(first)
+        tally = tallier.of(chunk, predictions)
+        assert tally == tallier.of(chunk, predictions)
         made.append(a_receipt(number, chunk, json.loads(json.dumps(tally))))
     return made
 
@@ -90,9 +90,9 @@ def summed(receipts: list[Receipt], labels: Labels | None) -> Summary:
 def test_counts_and_confidence(receipts: list[Receipt], labels: Labels) -> None:
     """Rows with an error count as such and as nothing else."""
     summary = summed(receipts, labels)
-    confidences = ANSWERS.confidences[GOOD]
+    confidences = PREDICTIONS.confidences[GOOD]
     assert (summary.rows, summary.errors, summary.scored, summary.warned) == (900, 3, 897, 4)
-    assert summary.counts.tolist() == [int((ANSWERS.indices[GOOD] == k).sum()) for k in range(4)]
+    assert summary.counts.tolist() == [int((PREDICTIONS.indices[GOOD] == k).sum()) for k in range(4)]
     assert summary.confidence / 897 == pytest.approx(confidences.mean(dtype=np.float64), rel=1e-9)
     assert summary.doubtful == int((confidences < LOW_CONFIDENCE).sum())
     assert summary.faults == [("images", str(at), text) for at, text in ERRORS.items()]
@@ -101,15 +101,15 @@ def test_counts_and_confidence(receipts: list[Receipt], labels: Labels) -> None:
 def test_the_least_confident_are_those_of_the_whole_run(receipts: list[Receipt], labels: Labels) -> None:
     """However the parts are cut, the least confident rows are found, with their images and the next class."""
     rows = np.flatnonzero(GOOD)
-    expected = rows[np.argsort(ANSWERS.confidences[rows], kind="stable")][:LEAST_KEPT]
+    expected = rows[np.argsort(PREDICTIONS.confidences[rows], kind="stable")][:LEAST_KEPT]
     found = summed(receipts, labels).least
     assert [int(doubt.row) for doubt in found] == expected.tolist()
     for doubt in found:
         at = int(doubt.row)
         assert (doubt.image() == IMAGES[at]).all()
-        best, second = np.argsort(-ANSWERS.probabilities[at])[:2]
+        best, second = np.argsort(-PREDICTIONS.probabilities[at])[:2]
         assert (doubt.index, doubt.second, doubt.true) == (best, second, TRUE[at])
-        assert doubt.second_confidence == ANSWERS.probabilities[at, second]
+        assert doubt.second_confidence == PREDICTIONS.probabilities[at, second]
 
 
 def test_drift_is_that_of_all_images(receipts: list[Receipt], labels: Labels) -> None:
@@ -121,7 +121,7 @@ def test_drift_is_that_of_all_images(receipts: list[Receipt], labels: Labels) ->
     observed = {
         "mean_ink": np.histogram(pixels.mean(axis=(1, 2)), REFERENCE.mean_ink.edges)[0],
         "border_brightness": np.histogram(border.mean(axis=1), REFERENCE.border_brightness.edges)[0],
-        "class": np.bincount(ANSWERS.indices[GOOD], minlength=4),
+        "class": np.bincount(PREDICTIONS.indices[GOOD], minlength=4),
     }
     found = summed(receipts, labels).drift()
     for feature, reference in drift.references(REFERENCE).items():
@@ -134,7 +134,7 @@ def test_labels_are_compared(receipts: list[Receipt], labels: Labels) -> None:
     """The confusion matrix is that of all rows with an answer."""
     confusion = summed(receipts, labels).confusion
     expected = np.zeros((4, 4), int)
-    np.add.at(expected, (TRUE[GOOD], ANSWERS.indices[GOOD]), 1)
+    np.add.at(expected, (TRUE[GOOD], PREDICTIONS.indices[GOOD]), 1)
     assert [[confusion.counts[t, p] for p in range(4)] for t in range(4)] == expected.tolist()
     assert confusion.images == 897
     assert confusion.right == np.trace(expected)
@@ -145,12 +145,12 @@ def test_rows_without_a_label_are_not_compared(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("row,label\n" + "".join(f"{at},{TRUE[at]}\n" for at in range(0, PART, 2)))
     some = open_labels(str(path), CLASSES)
-    chunk, answers = part(0)
-    tally = Tallier(classes=CLASSES, reference=REFERENCE, labels=some).of(chunk, answers)
+    chunk, predictions = part(0)
+    tally = Tallier(classes=CLASSES, reference=REFERENCE, labels=some).of(chunk, predictions)
     summary = summed([a_receipt(0, chunk, tally)], some)
     compared = np.arange(0, PART, 2)
     assert summary.confusion.images == len(compared)
-    assert summary.confusion.right == int((TRUE[compared] == ANSWERS.indices[compared]).sum())
+    assert summary.confusion.right == int((TRUE[compared] == PREDICTIONS.indices[compared]).sum())
     said = "\n".join(lines(summary, seconds=1, rows_now=1))
     assert f"{PART - 1 - len(compared)} rows have no label" in said
 
@@ -183,8 +183,8 @@ def test_parts_of_a_run_with_other_labels_are_not_compared(receipts: list[Receip
         lines(summed(receipts, other), seconds=1, rows_now=0)
     )
     without = Tallier(classes=CLASSES, reference=REFERENCE, labels=None)
-    chunk, answers = part(0)
-    mixed = [a_receipt(0, chunk, without.of(chunk, answers)), *receipts[1:]]
+    chunk, predictions = part(0)
+    mixed = [a_receipt(0, chunk, without.of(chunk, predictions)), *receipts[1:]]
     summary = summed(mixed, labels)
     assert (summary.uncompared, summary.confusion.images) == (1, 900 - 256 - 2)
     assert labels_of(mixed) == LabelsGiven(labels.where, labels.sha256)
@@ -193,9 +193,9 @@ def test_parts_of_a_run_with_other_labels_are_not_compared(receipts: list[Receip
 
 def test_few_images_tell_no_drift() -> None:
     """Below a hundred images the index is not printed."""
-    chunk, answers = part(768 + 64)
+    chunk, predictions = part(768 + 64)
     tallier = Tallier(classes=CLASSES, reference=REFERENCE, labels=None)
-    summary = summed([a_receipt(0, chunk, tallier.of(chunk, answers))], None)
+    summary = summed([a_receipt(0, chunk, tallier.of(chunk, predictions))], None)
     said = "\n".join(lines(summary, seconds=1, rows_now=1))
     assert "PSI" not in said
     assert "fewer than 100 images" in said
@@ -204,7 +204,7 @@ def test_few_images_tell_no_drift() -> None:
 def test_a_run_without_any_answer() -> None:
     """Where every row has an error there is nothing to divide by."""
     chunk = a_chunk(some_images(2), errors={0: "a", 1: "b"})
-    tally = Tallier(classes=CLASSES, reference=REFERENCE, labels=None).of(chunk, some_answers(2, CLASSES))
+    tally = Tallier(classes=CLASSES, reference=REFERENCE, labels=None).of(chunk, some_predictions(2, CLASSES))
     summary = summed([a_receipt(0, chunk, tally)], None)
     assert "2 rows, 0 scored, 2 with an error" in "\n".join(lines(summary, seconds=0, rows_now=2))
     assert summary.least == []
