@@ -52,7 +52,7 @@ def run(
             settings.input,
             column=settings.column,
             say=observer.say,
-            packed=decoders.start if settings.engine == "local" else lambda: None,
+            on_image_files=decoders.start if settings.engine == "local" else lambda: None,
             stdin=stdin,
         )
         for source in sources:

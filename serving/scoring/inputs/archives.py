@@ -13,8 +13,14 @@ from pathlib import Path
 from bundle.images.hardening import MAX_FILE_BYTES
 from serving.scoring.errors import InputError
 from serving.scoring.inputs import zip_directory
-from serving.scoring.inputs.arrays import DAMAGE, unreadable
-from serving.scoring.inputs.listing import Listing, Scratch, file_fingerprint, shown, too_large
+from serving.scoring.inputs.arrays import READ_ERRORS, unreadable_error
+from serving.scoring.inputs.listing import (
+    Listing,
+    ScratchFile,
+    display_name,
+    file_fingerprint,
+    too_large_reason,
+)
 from serving.scoring.lazy_strings import LazyStrings
 
 SIDECARS = frozenset(
@@ -51,7 +57,7 @@ class MemberReader:
     @property
     def rows(self) -> LazyStrings:
         """Return the members' names."""
-        return LazyStrings([shown(member[0]) for member in self.members])
+        return LazyStrings([display_name(member[0]) for member in self.members])
 
     def read(self) -> list[bytes | str]:
         """Read the members."""
@@ -63,13 +69,13 @@ class MemberReader:
             os.close(descriptor)
 
 
-class ArchiveRows:
+class ArchiveSource:
     """A source whose rows are the members of one archive."""
 
     columns = None
-    packed = True
+    needs_decoding = True
 
-    def __init__(self, name: str, path: Path, *, zipped: bool, unpacked: Scratch | None = None) -> None:
+    def __init__(self, name: str, path: Path, *, zipped: bool, unpacked: ScratchFile | None = None) -> None:
         self.name = name
         self.path = path
         self.left_out = 0
@@ -108,22 +114,22 @@ class ArchiveRows:
         """Keep it: its members are read by other processes."""
 
 
-def open_tar(name: str, path: Path) -> ArchiveRows:
+def open_tar(name: str, path: Path) -> ArchiveSource:
     """List a tar file of images; one in gzip is unpacked into a temporary file first.
 
     Raises:
         InputError: it is no tar file, or damaged.
     """
-    unpacked: Scratch | None = None
+    unpacked: ScratchFile | None = None
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         if packed:
-            unpacked = Scratch()
+            unpacked = ScratchFile()
             with gzip.open(path) as file:
                 shutil.copyfileobj(file, unpacked.file, 1 << 20)
             unpacked.file.flush()
-        source = ArchiveRows(name, path, zipped=False, unpacked=unpacked)
+        source = ArchiveSource(name, path, zipped=False, unpacked=unpacked)
         with tarfile.open(source.place, "r:") as archive:
             while (member := archive.next()) is not None:
                 vars(archive)["members"] = []  # it would keep every one
@@ -132,32 +138,32 @@ def open_tar(name: str, path: Path) -> ArchiveRows:
             end = archive.offset
         if os.stat(source.place).st_size < end:  # noqa: PTH116  it may be in /proc
             raise InputError(f"{path} is cut off: restore it and run again")
-    except (tarfile.TarError, *DAMAGE) as error:
-        raise unreadable(path, error) from error
+    except (tarfile.TarError, *READ_ERRORS) as error:
+        raise unreadable_error(path, error) from error
     return source
 
 
-def open_zip(name: str, path: Path) -> ArchiveRows:
+def open_zip(name: str, path: Path) -> ArchiveSource:
     """List a zip file of images, by its central directory.
 
     Raises:
         InputError: it is no zip file, or its directory is damaged.
     """
-    source = ArchiveRows(name, path, zipped=True)
+    source = ArchiveSource(name, path, zipped=True)
     try:
         with path.open("rb", buffering=1 << 20) as file:
             for entry in zip_directory.entries(file):
                 if not entry.name.endswith("/"):
                     method = -1 if entry.encrypted else entry.method
                     source.add(entry.name, entry.offset, entry.packed, entry.size, entry.checksum, method)
-    except DAMAGE as error:
-        raise unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable_error(path, error) from error
     return source
 
 
 def _read_tarred(descriptor: int, offset: int, size: int) -> bytes | str:
     if size > MAX_FILE_BYTES:
-        return too_large(size)
+        return too_large_reason(size)
     data = os.pread(descriptor, size, offset)
     return data if len(data) == size else "the archive ends in the middle of this file"
 
@@ -167,7 +173,7 @@ def _read_zipped(
 ) -> bytes | str:
     """Read a member behind its local header (APPNOTE.TXT of PKWARE, section 4.3.7)."""
     if size > MAX_FILE_BYTES or packed > 2 * MAX_FILE_BYTES:
-        return too_large(max(size, packed))
+        return too_large_reason(max(size, packed))
     if method not in (zipfile.ZIP_STORED, _DEFLATED):
         how = "encrypted" if method < 0 else f"compressed by method {method}"
         return f"the file is {how}; stored and deflated ones are read"

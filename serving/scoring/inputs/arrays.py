@@ -19,14 +19,14 @@ from serving.scoring.inputs.listing import file_fingerprint
 from serving.scoring.lazy_strings import LazyStrings
 from serving.scoring.records import RawRows
 
-DAMAGE = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, SyntaxError)
+READ_ERRORS = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, SyntaxError)
 """What the libraries raise over broken files."""
 
 _SHAPES = f"uint8 of shape [n, {IMAGE_SIZE}, {IMAGE_SIZE}] or [n, {PIXELS}]"
 
 
 @dataclass(kw_only=True, slots=True)
-class ArrayRows:
+class ArraySource:
     """A source of `count` images that lie one behind the other in a stream."""
 
     name: str
@@ -37,7 +37,7 @@ class ArrayRows:
     start: int
     """Where in it the first image begins."""
     columns: None = None
-    packed: bool = False
+    needs_decoding: bool = False
     _file: IO[bytes] | None = None
 
     def fingerprint(self) -> str:
@@ -57,8 +57,8 @@ class ArrayRows:
             data = self._file.read(count * PIXELS)
             # The checksum of gzip and zip is compared where the end is read.
             beyond = self._file.read(1) if first + count == self.count else b""
-        except DAMAGE as error:
-            raise unreadable(self.path, error) from error
+        except READ_ERRORS as error:
+            raise unreadable_error(self.path, error) from error
         if len(data) != count * PIXELS or beyond:
             raise InputError(_wrong_length(self.path, self.count, "more" if beyond else "fewer"))
         pixels = np.frombuffer(data, np.uint8).reshape(count, IMAGE_SIZE, IMAGE_SIZE)
@@ -71,7 +71,7 @@ class ArrayRows:
             self._file = None
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+def unreadable_error(path: Path, error: Exception) -> InputError:
     """Return the error of a file that is damaged as a whole."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return InputError(
@@ -94,7 +94,7 @@ def _opener(path: Path) -> Callable[[], IO[bytes]]:
     return opened
 
 
-def open_idx(name: str, path: Path) -> ArrayRows:
+def open_idx(name: str, path: Path) -> ArraySource:
     """Open an IDX file of images.
 
     Raises:
@@ -109,14 +109,14 @@ def open_idx(name: str, path: Path) -> ArrayRows:
             if len(shape) != 3:
                 raise InputError(f"{path} has {len(shape)} axes; images have 3: name the file of the images")
             count, height, width = shape
-    except DAMAGE as error:
-        raise unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable_error(path, error) from error
     if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
         raise InputError(
             f"{path} holds images of {width}x{height}; the model takes {IMAGE_SIZE}x{IMAGE_SIZE}"
         )
     _check_size(path, 16, count)
-    return ArrayRows(name=name, count=count, path=path, open=opener, start=16)
+    return ArraySource(name=name, count=count, path=path, open=opener, start=16)
 
 
 def _check_size(path: Path, start: int, count: int) -> None:
@@ -129,7 +129,7 @@ def _check_size(path: Path, start: int, count: int) -> None:
         raise InputError(_wrong_length(path, count, "more" if size > expected else "fewer"))
 
 
-def open_npy(name: str, path: Path) -> ArrayRows:
+def open_npy(name: str, path: Path) -> ArraySource:
     """Open a `.npy` file (NEP 1) of images.
 
     Raises:
@@ -140,15 +140,15 @@ def open_npy(name: str, path: Path) -> ArrayRows:
         with opener() as file:
             count = _images_in(file, str(path))
             start = file.tell()
-    except DAMAGE as error:
-        raise unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable_error(path, error) from error
     if count is None:
         raise InputError(f"{path} holds no images: {_SHAPES} is needed, in C order")
     _check_size(path, start, count)
-    return ArrayRows(name=name, count=count, path=path, open=opener, start=start)
+    return ArraySource(name=name, count=count, path=path, open=opener, start=start)
 
 
-def open_npz(name: str, path: Path) -> list[ArrayRows]:
+def open_npz(name: str, path: Path) -> list[ArraySource]:
     """Open every array of images in a `.npz` archive, in the order of their names; others are left out.
 
     Raises:
@@ -161,8 +161,8 @@ def open_npz(name: str, path: Path) -> list[ArrayRows]:
                 with archive.open(member) as file, suppress(_NotAnArrayError):
                     if (count := _images_in(file, f"{path}: {member}")) is not None:
                         found.append((member, count, file.tell(), archive.getinfo(member).file_size))
-    except DAMAGE as error:
-        raise unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable_error(path, error) from error
     if not found:
         raise InputError(f"{path} holds no array of images: {_SHAPES} is needed")
     sources = []
@@ -170,7 +170,7 @@ def open_npz(name: str, path: Path) -> list[ArrayRows]:
         if size != start + count * PIXELS:
             raise InputError(_wrong_length(path, count, "more or fewer"))
         sources.append(
-            ArrayRows(
+            ArraySource(
                 name=f"{name}:{member.removesuffix('.npy')}",
                 count=count,
                 path=path,

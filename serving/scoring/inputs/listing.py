@@ -43,7 +43,7 @@ class Reader(Protocol):
         ...
 
 
-class Scratch:
+class ScratchFile:
     """A file without a name, which is gone when nobody holds it, or its process is killed."""
 
     def __init__(self) -> None:
@@ -60,38 +60,38 @@ class Listing:
 
     def __init__(self, fields: int) -> None:
         self._fields = fields
-        self._scratch = Scratch()
+        self._scratch = ScratchFile()
         self._offsets = array("q")
         self._digest = hashlib.sha256()
         self._at = 0
         self.count = 0
         self._records: list[bytes] = []
-        self._facts: list[bytes] = []
+        self._stat_fields: list[bytes] = []
 
-    def append(self, fields: tuple[bytes, ...], facts: bytes = b"") -> None:
-        """Add a record; the `facts` (a size, a time) go into the fingerprint only."""
+    def append(self, fields: tuple[bytes, ...], stat_fields: bytes = b"") -> None:
+        """Add a record; the `stat_fields` (a size, a time) go into the fingerprint only."""
         self._records.extend(fields)
-        self._facts.append(facts)
+        self._stat_fields.append(stat_fields)
         self.count += 1
-        if len(self._facts) == STRIDE:
+        if len(self._stat_fields) == STRIDE:
             self._write()
 
     def _write(self) -> None:
         """Write the records that are held back: one at a time would cost as much as looking at the files."""
-        if not self._facts:
+        if not self._stat_fields:
             return
         block = b"\0".join(self._records) + b"\0"
         self._offsets.append(self._at)
         self._scratch.file.write(block)
         self._scratch.file.flush()
         self._digest.update(block)
-        self._digest.update(b"\n".join(self._facts) + b"\n")
+        self._digest.update(b"\n".join(self._stat_fields) + b"\n")
         self._at += len(block)
         self._records.clear()
-        self._facts.clear()
+        self._stat_fields.clear()
 
     def sha256(self) -> str:
-        """Return the fingerprint of all records and their facts, the last of which is added."""
+        """Return the fingerprint of all records and their stat_fields, the last of which is added."""
         self._write()
         return self._digest.hexdigest()
 
@@ -107,7 +107,7 @@ class Listing:
         return list(zip(*[iter(wanted)] * self._fields, strict=True))
 
 
-def shown(name: bytes) -> str:
+def display_name(name: bytes) -> str:
     """Return a file's name as text that every format can hold, a byte that is no UTF-8 as its number."""
     return name.decode("utf-8", errors="backslashreplace")
 
@@ -124,7 +124,7 @@ class FileReader:
     @property
     def rows(self) -> LazyStrings:
         """Return the paths as text."""
-        return LazyStrings([shown(path) for path in self.paths])
+        return LazyStrings([display_name(path) for path in self.paths])
 
     def read(self) -> list[bytes | str]:
         """Read the files."""
@@ -141,23 +141,23 @@ def read_file(path: bytes) -> bytes | str:
         data = os.read(descriptor, USUAL_BYTES)  # a buffer of what a file may have costs more than its image
         if len(data) == USUAL_BYTES:
             data += os.read(descriptor, MAX_FILE_BYTES + 1 - USUAL_BYTES)
-        return data if len(data) <= MAX_FILE_BYTES else too_large(os.fstat(descriptor).st_size)
+        return data if len(data) <= MAX_FILE_BYTES else too_large_reason(os.fstat(descriptor).st_size)
     except OSError as error:
         return f"the file cannot be read: {error.strerror}"
     finally:
         os.close(descriptor)
 
 
-def too_large(size: int) -> str:
+def too_large_reason(size: int) -> str:
     """Say of an image's file that it has more bytes than the service takes."""
     return f"the file has {size} bytes, more than the {MAX_FILE_BYTES} that a 28x28 image may have"
 
 
-class FileRows:
+class FileSource:
     """A source whose rows are image files: a folder, a list of paths, a pattern."""
 
     columns = None
-    packed = True
+    needs_decoding = True
 
     def __init__(self, name: str, root: bytes) -> None:
         self.name = name

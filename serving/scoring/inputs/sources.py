@@ -27,8 +27,8 @@ from bundle.images.decoding import sniff
 from serving.scoring.errors import InputError
 from serving.scoring.inputs.archives import is_sidecar, open_tar, open_zip
 from serving.scoring.inputs.arrays import open_idx, open_npy, open_npz
-from serving.scoring.inputs.listing import FileRows, Reader, Scratch, shown
-from serving.scoring.inputs.tables import TableRows
+from serving.scoring.inputs.listing import FileSource, Reader, ScratchFile, display_name
+from serving.scoring.inputs.tables import ParquetSource
 from serving.scoring.records import RawRows
 
 Kind = Literal["image", "idx", "labels", "npy", "npz", "parquet", "tar", "zip", "list"]
@@ -74,7 +74,7 @@ class Source(Protocol):
         ...
 
     @property
-    def packed(self) -> bool:
+    def needs_decoding(self) -> bool:
         """Tell whether the rows are image files, which must be decoded."""
         ...
 
@@ -96,7 +96,7 @@ def open_inputs(
     *,
     column: str | None,
     say: Callable[[str], None],
-    packed: Callable[[], None] = lambda: None,
+    on_image_files: Callable[[], None] = lambda: None,
     stdin: BinaryIO | None = None,
 ) -> list[Source]:
     """Open all inputs, in the order in which they are named; an empty source is left out.
@@ -105,19 +105,19 @@ def open_inputs(
         inputs: as `ScoreSettings.input`.
         column: of the images in Parquet files, where it is not plain.
         say: takes a line about what was left out.
-        packed: is called as soon as it is known that there are files to decode, perhaps more than once: who
+        on_image_files: is called as soon as it is known that there are files to decode, perhaps more than once: who
             decodes can make ready while the rest is listed.
         stdin: by default the process's.
 
     Raises:
         InputError: one is not there, of no known kind, or damaged; or there is no image in all of them.
     """
-    asked = _Asked(column, say, packed)
+    options = _Options(column, say, on_image_files)
     sources: list[Source] = []
     for place in inputs:
-        sources += _open(place, asked, stdin)
-        if any(source.packed and source.count for source in sources):
-            packed()
+        sources += _open(place, options, stdin)
+        if any(source.needs_decoding and source.count for source in sources):
+            on_image_files()
     sources = [source for source in sources if source.count]
     if not sources:
         raise InputError(f"there is no image in {', '.join(inputs)}: name a folder or file that has some")
@@ -125,26 +125,26 @@ def open_inputs(
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What `open_inputs` was asked for besides the inputs."""
+class _Options:
+    """What `open_inputs` was options for besides the inputs."""
 
     column: str | None
     say: Callable[[str], None]
-    packed: Callable[[], None]
+    on_image_files: Callable[[], None]
 
 
-def _open(place: str, asked: _Asked, stdin: BinaryIO | None) -> list[Source]:
+def _open(place: str, options: _Options, stdin: BinaryIO | None) -> list[Source]:
     if place == STDIN:
-        return _open_stdin(sys.stdin.buffer if stdin is None else stdin, asked)
+        return _open_stdin(sys.stdin.buffer if stdin is None else stdin, options)
     if os.path.isdir(place):
         root = os.path.join(place, "")
-        return _gather(place, root, _walk(os.fsencode(root)), asked)
+        return _collect(place, root, _walk(os.fsencode(root)), options)
     if not os.path.exists(place):
         if glob.has_magic(place):
             found = ((name, os.stat(name)) for name in _matches(place))
-            return _gather(place, "", found, asked)
+            return _collect(place, "", found, options)
         raise InputError(f"there is no {place}: name a folder, a file, or a pattern in quotes")
-    return _open_file(place, Path(place), asked)
+    return _open_file(place, Path(place), options)
 
 
 def _matches(pattern: str) -> list[bytes]:
@@ -163,7 +163,7 @@ def _walk(
         names = sorted(os.listdir(root))
         here = os.stat(root)
     except OSError as error:
-        raise InputError(f"the folder {shown(root)} cannot be read: {error.strerror}") from error
+        raise InputError(f"the folder {display_name(root)} cannot be read: {error.strerror}") from error
     above |= {(here.st_dev, here.st_ino)}
     for name in names:
         path = root + name
@@ -178,31 +178,31 @@ def _walk(
             yield from _walk(path + b"/", prefix + name + b"/", above)
 
 
-def _gather(
-    name: str, root: str, found: Iterator[tuple[bytes, os.stat_result]], asked: _Asked
+def _collect(
+    name: str, root: str, found: Iterator[tuple[bytes, os.stat_result]], options: _Options
 ) -> list[Source]:
     """Return the image files as one source, then each file of many images as one of its own."""
-    files = FileRows(name, os.fsencode(root))
+    files = FileSource(name, os.fsencode(root))
     containers: list[str] = []
     left_out = 0
-    for path, facts in found:
+    for path, status in found:
         if path.endswith(USUAL_ENDINGS) and path[path.rfind(b"/") + 1] != DOT:  # most of ten million names
-            files.add_known(path, facts)
+            files.add_known(path, status)
             if files.count == 1:
-                asked.packed()
+                options.on_image_files()
             continue
         text = os.fsdecode(path)
         kind = _kind_by_ending(text)
         if kind == "labels" or is_sidecar(text):
             left_out += 1
         elif kind in (None, "list"):
-            files.add_known(path, facts)
+            files.add_known(path, status)
         else:
             containers.append(root + text)
-    _say_left_out(name, left_out, asked.say)
+    _say_left_out(name, left_out, options.say)
     sources: list[Source] = [files]
     for container in containers:
-        sources += _open_file(container, Path(container), asked)
+        sources += _open_file(container, Path(container), options)
     return sources
 
 
@@ -211,7 +211,7 @@ def _kind_by_ending(name: str) -> Kind | None:
     return next((kind for ending, kind in ENDINGS if name.endswith(ending)), None)
 
 
-def _open_file(name: str, path: Path, asked: _Asked) -> list[Source]:
+def _open_file(name: str, path: Path, options: _Options) -> list[Source]:
     try:
         with path.open("rb") as file:
             start = file.read(SNIFFED)
@@ -226,15 +226,15 @@ def _open_file(name: str, path: Path, asked: _Asked) -> list[Source]:
         case "npz":
             sources = [*open_npz(name, path)]
         case "parquet":
-            sources = [TableRows(name, path, asked.column)]
+            sources = [ParquetSource(name, path, options.column)]
         case "tar":
-            asked.packed()
-            sources = [_said(open_tar(name, path), asked.say)]
+            options.on_image_files()
+            sources = [_report_left_out(open_tar(name, path), options.say)]
         case "zip":
-            asked.packed()
-            sources = [_said(open_zip(name, path), asked.say)]
+            options.on_image_files()
+            sources = [_report_left_out(open_zip(name, path), options.say)]
         case "image":
-            one = FileRows(name, b"")
+            one = FileSource(name, b"")
             one.add(os.fsencode(path))
             sources = [one]
         case "list":
@@ -247,7 +247,7 @@ def _open_file(name: str, path: Path, asked: _Asked) -> list[Source]:
     return sources
 
 
-def _said(source: Any, say: Callable[[str], None]) -> Source:
+def _report_left_out(source: Any, say: Callable[[str], None]) -> Source:
     _say_left_out(source.name, source.left_out, say)
     opened: Source = source
     return opened
@@ -291,41 +291,43 @@ def _kind_in_gzip(start: bytes) -> Kind | None:
     return kind if kind in ("idx", "npy", "tar") else "tar"
 
 
-def _open_list(name: str, path: Path) -> FileRows:
+def _open_list(name: str, path: Path) -> FileSource:
     """Open a text with a path on each line, relative to the working directory as `find` prints them."""
-    rows = FileRows(name, b"")
+    rows = FileSource(name, b"")
     with path.open("rb") as file:
         for line in file:
             if entry := line.rstrip(b"\r\n"):
                 if b"\0" in entry:
-                    raise InputError(f"{name} is no list of paths: it has NUL bytes ('{shown(entry[:40])}')")
+                    raise InputError(
+                        f"{name} is no list of paths: it has NUL bytes ('{display_name(entry[:40])}')"
+                    )
                 rows.add(entry)
     return rows
 
 
-def _open_stdin(stdin: BinaryIO, asked: _Asked) -> list[Source]:
+def _open_stdin(stdin: BinaryIO, options: _Options) -> list[Source]:
     """Copy the standard input into a temporary file, so that it can be counted, and open that.
 
     A file's time would differ from run to run, so its content takes its place in the fingerprint.
     """
-    copy = Scratch()
+    copy = ScratchFile()
     shutil.copyfileobj(stdin, copy.file, 1 << 20)
     copy.file.flush()
     if copy.file.tell() == 0:
         raise InputError("the standard input is empty: pipe a list of paths, or a file, into it")
-    return [_FromStdin(source, copy) for source in _open_file(STDIN, Path(copy.place), asked)]
+    return [_StdinSource(source, copy) for source in _open_file(STDIN, Path(copy.place), options)]
 
 
-class _FromStdin:
+class _StdinSource:
     """A source in a temporary file."""
 
-    def __init__(self, source: Source, copy: Scratch) -> None:
+    def __init__(self, source: Source, copy: ScratchFile) -> None:
         self._source = source
         self._copy = copy
         self.name = source.name
         self.count = source.count
         self.columns = source.columns
-        self.packed = source.packed
+        self.needs_decoding = source.needs_decoding
         self.take = source.take
         self.close = source.close
 
@@ -338,6 +340,6 @@ class _FromStdin:
         # What a list names lies elsewhere, and is looked at as in any list.
         return (
             f"{content}, files {self._source.fingerprint()}"
-            if isinstance(self._source, FileRows)
+            if isinstance(self._source, FileSource)
             else content
         )

@@ -22,7 +22,7 @@ STREAM_BUFFER = 1 << 20
 """Column chunks are read through so large a window, not whole: a row group may hold millions of images."""
 
 
-class TableRows:
+class ParquetSource:
     """A source whose rows are those of one Parquet file, read in order."""
 
     def __init__(self, name: str, path: Path, column: str | None) -> None:
@@ -30,7 +30,7 @@ class TableRows:
         self.path = path
         self._file: Any = self._open()
         self._column = _image_column(path, self._file.schema_arrow, column)
-        self.packed = _is_files(self._file.schema_arrow.field(self._column).type)
+        self.needs_decoding = _is_files(self._file.schema_arrow.field(self._column).type)
         self.columns: Any = self._file.schema_arrow.remove(
             self._file.schema_arrow.get_field_index(self._column)
         ).remove_metadata()
