@@ -140,7 +140,7 @@ def _merge(words: Sequence[str]) -> int:
     from serving.scoring.run import merge
 
     watch = Watch(settings)
-    outcome = merge(OutputFolder.open(options.output), watch.say)
+    outcome = merge(OutputFolder.open_existing(options.output), watch.say)
     watch.end(outcome)
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 

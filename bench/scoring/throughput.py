@@ -188,7 +188,7 @@ def _ours(material: Material, name: str) -> int:
         watch = Watch(settings, meter=Meter(), show=lambda _: None)
         outcome = job.run(settings, watch, environment={})
         watch.end(outcome)
-        return outcome.facts.rows
+        return outcome.manifest.rows
 
 
 def _decode_files(files: Sequence[bytes]) -> int:

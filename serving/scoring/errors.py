@@ -68,7 +68,7 @@ class IncompleteError(ScoringError):
     exit_code = 75
 
 
-class OccupiedError(ScoringError):
+class LockedError(ScoringError):
     """Another run is at work on the same parts: one of the two is too many."""
 
     exit_code = 75

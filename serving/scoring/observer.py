@@ -47,7 +47,7 @@ class Observer(Protocol):
         ...
 
 
-class Silent:
+class NullObserver:
     """Watches nothing."""
 
     def meet(self, backend: Backend) -> None:

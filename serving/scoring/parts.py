@@ -8,13 +8,13 @@ from serving.scoring.errors import BadImageError, WriteError
 from serving.scoring.observer import Observer
 from serving.scoring.output.folder import OutputFolder, versions
 from serving.scoring.output.formats import Layout
-from serving.scoring.output.manifest import JobFacts
+from serving.scoring.output.manifest import JobManifest
 from serving.scoring.pipeline import Part
 from serving.scoring.plan import Plan
 from serving.scoring.records import Backend, Receipt
 
 
-def facts_of(plan: Plan, backend: Backend, layout: Layout) -> JobFacts:
+def job_manifest(plan: Plan, backend: Backend, layout: Layout) -> JobManifest:
     """Return what the job is; the fingerprint has everything that decides a byte of the parts."""
     fingerprint = {
         "model": backend.digest,
@@ -26,7 +26,7 @@ def facts_of(plan: Plan, backend: Backend, layout: Layout) -> JobFacts:
         "probabilities": "all" if layout.top is None else f"top {layout.top}",
         **plan.listing(),
     }
-    return JobFacts(
+    return JobManifest(
         rows=plan.rows,
         parts=plan.parts,
         part_rows=plan.part_rows,
@@ -46,7 +46,7 @@ def encode_and_write(part: Part, folder: OutputFolder, layout: Layout, observer:
     )
 
 
-def refuse_errors(part: Part) -> None:
+def fail_on_errors(part: Part) -> None:
     """Do what `--strict` asks for.
 
     Raises:
@@ -61,7 +61,7 @@ def refuse_errors(part: Part) -> None:
 
 
 @contextmanager
-def written() -> Iterator[None]:
+def output_errors() -> Iterator[None]:
     """Turn what the system says of a disk or a folder into a sentence."""
     try:
         yield

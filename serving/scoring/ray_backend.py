@@ -22,11 +22,11 @@ from serving.scoring import errors
 from serving.scoring.backends.local import LocalBackend, open_local
 from serving.scoring.errors import BackendError, InputError, ScoringError
 from serving.scoring.inputs.sources import Source, open_inputs
-from serving.scoring.observer import Observer, Silent
+from serving.scoring.observer import NullObserver, Observer
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.output.formats import Layout
-from serving.scoring.output.manifest import JobFacts, differences
-from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
+from serving.scoring.output.manifest import JobManifest, differences
+from serving.scoring.parts import encode_and_write, fail_on_errors, job_manifest, output_errors
 from serving.scoring.pipeline import score_parts
 from serving.scoring.plan import Plan
 from serving.scoring.records import Backend, Chunk, Predictions, Receipt
@@ -37,14 +37,14 @@ ROOT = Path(serving.__file__).resolve().parent.parent
 
 
 def score_on_ray(
-    settings: ScoreSettings, parts: Sequence[int], facts: JobFacts, backend: Backend, observer: Observer
+    settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest, backend: Backend, observer: Observer
 ) -> list[Receipt]:
     """Score and write parts, on the cluster that RAY_ADDRESS names, or on this machine where it names none.
 
     Args:
         settings: the job.
         parts: the numbers of those that are wanted.
-        facts: what the output folder says of the job.
+        manifest: what the output folder says of the job.
         backend: opened here, to know the model and the provider; the actors open their own.
         observer: is told of each part.
 
@@ -58,7 +58,7 @@ def score_on_ray(
         return []
     receipts: list[Receipt] = []
     last = time.perf_counter()
-    for told in _told(_pinned(settings, backend), parts, facts):
+    for told in _told(_pinned(settings, backend), parts, manifest):
         document = json.loads(told)
         if "error" in document:
             raise getattr(errors, document["error"])(document["message"])
@@ -84,7 +84,7 @@ def _pinned(settings: ScoreSettings, backend: Backend) -> ScoreSettings:
     return settings.model_copy(update=pinned)
 
 
-def _told(settings: ScoreSettings, parts: Sequence[int], facts: JobFacts) -> Iterator[str]:
+def _told(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest) -> Iterator[str]:
     """Yield what the actors say of each part, as JSON."""
     try:
         import ray
@@ -112,7 +112,7 @@ def _told(settings: ScoreSettings, parts: Sequence[int], facts: JobFacts) -> Ite
         items = [{"part": part} for part in parts]
         told = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             PartScorer,
-            fn_constructor_args=[settings.model_dump_json(), dict(facts.fingerprint), str(Path.cwd())],
+            fn_constructor_args=[settings.model_dump_json(), dict(manifest.fingerprint), str(Path.cwd())],
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=None if device == "GPU" else 1,
@@ -155,7 +155,7 @@ class PartScorer:
             os.chdir(directory)  # relative paths stand in the rows as they were given
         except OSError as error:
             raise InputError(f"a node of the cluster has no folder {directory}: share it") from error
-        self._sources = open_inputs(settings.input, column=settings.column, say=Silent().say)
+        self._sources = open_inputs(settings.input, column=settings.column, say=NullObserver().say)
         self._settings = settings
         self._plan = Plan(self._sources, settings.part_rows)
         columns = self._plan.columns()
@@ -167,13 +167,13 @@ class PartScorer:
             top=settings.top,
             columns=columns,
         )
-        facts = facts_of(self._plan, self._backend, self._layout)
-        if different := differences(fingerprint, facts.fingerprint):
+        manifest = job_manifest(self._plan, self._backend, self._layout)
+        if different := differences(fingerprint, manifest.fingerprint):
             raise InputError(
                 f"a node of the cluster sees another job: {'; '.join(different[:5])}. Every node needs the same "
                 "input, model and versions"
             )
-        self._folder = OutputFolder(settings.output, facts)
+        self._folder = OutputFolder(settings.output, manifest)
         self._observer = _Tallying(settings, self._backend)
 
     def _told(self, number: int) -> str:
@@ -182,15 +182,15 @@ class PartScorer:
                 raise self._failure
             for part in score_parts(self._plan, [number], self._backend, None):
                 if self._settings.strict:
-                    refuse_errors(part)
-                with written():
+                    fail_on_errors(part)
+                with output_errors():
                     receipt = encode_and_write(part, self._folder, self._layout, self._observer)
         except ScoringError as error:
             return json.dumps({"error": type(error).__name__, "message": str(error)})
         return json.dumps(asdict(receipt))
 
 
-class _Tallying(Silent):
+class _Tallying(NullObserver):
     """Remembers of each part what the run's own observer would."""
 
     def __init__(self, settings: ScoreSettings, backend: Backend) -> None:

@@ -14,7 +14,7 @@ from serving.scoring.observer import Observer, Totals
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.output.formats import Layout
 from serving.scoring.output.manifest import Outcome
-from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
+from serving.scoring.parts import encode_and_write, fail_on_errors, job_manifest, output_errors
 from serving.scoring.pipeline import Part, score_parts
 from serving.scoring.plan import Plan
 from serving.scoring.records import Backend, Receipt
@@ -70,14 +70,14 @@ def run(
             top=settings.top,
             columns=columns,
         )
-        with written():
-            folder = OutputFolder.claim(settings.output, facts_of(plan, backend, layout), observer.say)
+        with output_errors():
+            folder = OutputFolder.open_for(settings.output, job_manifest(plan, backend, layout), observer.say)
             if (complete := folder.complete()) is None:
-                stack.enter_context(folder.held(own))
+                stack.enter_context(folder.lock(own))
                 complete = folder.complete()  # who held it before may have completed it
             if complete is not None:
                 observer.say(f"{settings.output} is complete already: nothing is left to do")
-                return Outcome(receipts=complete, complete=True, facts=folder.facts)
+                return Outcome(receipts=complete, complete=True, manifest=folder.manifest)
             done = folder.resume(own, observer.say)
             totals = Totals(
                 rows=plan.rows,
@@ -90,14 +90,14 @@ def run(
             if settings.engine == "ray":
                 from serving.scoring.ray_backend import score_on_ray
 
-                new = score_on_ray(settings, missing, folder.facts, backend, observer)
+                new = score_on_ray(settings, missing, folder.manifest, backend, observer)
             else:
                 scored = score_parts(plan, missing, backend, decoders if decoders.started else None)
                 new = _write_all(scored, folder, layout, observer, strict=settings.strict)
             if count > 1:
                 receipts = sorted([*done.values(), *new], key=lambda receipt: receipt.part)
-                return Outcome(receipts=receipts, complete=False, facts=folder.facts)
-            return Outcome(receipts=folder.finish(observer.say), complete=True, facts=folder.facts)
+                return Outcome(receipts=receipts, complete=False, manifest=folder.manifest)
+            return Outcome(receipts=folder.finish(observer.say), complete=True, manifest=folder.manifest)
 
 
 def merge(output: OutputFolder, say: Callable[[str], None] = lambda _: None) -> Outcome:
@@ -109,16 +109,16 @@ def merge(output: OutputFolder, say: Callable[[str], None] = lambda _: None) -> 
 
     Raises:
         IncompleteError: parts are missing.
-        OccupiedError: a shard is still at work.
+        LockedError: a shard is still at work.
         OutputError: a part, or the one file, was changed.
         WriteError: the result cannot be written.
     """
-    with written():
+    with output_errors():
         receipts = output.complete()
         if receipts is None:
-            with output.held(range(output.facts.parts)):
+            with output.lock(range(output.manifest.parts)):
                 receipts = output.complete() or output.finish(say)
-        return Outcome(receipts=receipts, complete=True, facts=output.facts)
+        return Outcome(receipts=receipts, complete=True, manifest=output.manifest)
 
 
 def open_backend(settings: ScoreSettings) -> Backend:
@@ -154,7 +154,7 @@ def _write_all(
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
         for part in scored:
             if strict:
-                refuse_errors(part)
+                fail_on_errors(part)
             pending.append(writer.submit(encode_and_write, part, folder, layout, observer))
             while len(pending) > WRITING or (pending and pending[0].done()):
                 settle()

@@ -168,7 +168,7 @@ class ScoreSettings(Settings):
     def _is_output(self, path: Path) -> bool:
         """Tell whether the output has, or may have, a file of its own at a path."""
         place, output = path.resolve(), self.output.resolve()
-        if self.is_file or place == output:
+        if self.is_single_file or place == output:
             return place == output
         return place.parent == output and place.name.startswith(("part-", "_"))
 
@@ -178,7 +178,7 @@ class ScoreSettings(Settings):
         return self.format or ENDINGS.get(self.output.suffix.lower(), "parquet")
 
     @property
-    def is_file(self) -> bool:
+    def is_single_file(self) -> bool:
         """Tell whether the output is one file, not a folder of parts."""
         return self.output.suffix.lower() in ENDINGS
 

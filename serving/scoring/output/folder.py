@@ -32,10 +32,10 @@ from serving.scoring.output.integrity import (
 from serving.scoring.output.job_files import RECEIPTS, SUCCESS, Intact, JobFiles, folder_of
 from serving.scoring.output.manifest import (
     MANIFEST,
-    JobFacts,
+    JobManifest,
+    create_exclusively,
     differences,
     read_manifest,
-    write_once,
 )
 from serving.scoring.records import Receipt
 
@@ -51,21 +51,21 @@ class OutputFolder(JobFiles):
     """One job's output."""
 
     @classmethod
-    def claim(cls, output: Path, facts: JobFacts, say: Say) -> "OutputFolder":
+    def open_for(cls, output: Path, manifest: JobManifest, say: Say) -> "OutputFolder":
         """Make the folder this job's, or see that it is.
 
         Raises:
             OutputError: it belongs to another job (the message says what differs), or to none and is
                 not empty.
-            OccupiedError: its manifest is damaged, and another run is at work.
+            LockedError: its manifest is damaged, and another run is at work.
             OSError: it cannot be written.
         """
-        job = cls(output, facts)
-        found = _manifest_in(job.folder)
-        if found is None or (found.sha256 != facts.sha256 and job._has_records()):
+        job = cls(output, manifest)
+        found = _read_manifest_in(job.folder)
+        if found is None or (found.sha256 != manifest.sha256 and job._has_records()):
             job._write_manifest(say)
-            found = read_manifest(job.folder) or facts
-        if different := differences(found.fingerprint, facts.fingerprint):
+            found = read_manifest(job.folder) or manifest
+        if different := differences(found.fingerprint, manifest.fingerprint):
             more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
             raise OutputError(
                 f"{job.folder} belongs to another job: {'; '.join(different[:5])}{more}. Give the same input, model "
@@ -74,14 +74,14 @@ class OutputFolder(JobFiles):
         return cls(output, found)
 
     @classmethod
-    def open(cls, output: Path) -> "OutputFolder":
+    def open_existing(cls, output: Path) -> "OutputFolder":
         """Open a job's output as it is.
 
         Raises:
             OutputError: there is none, or its manifest is damaged.
         """
         folder = folder_of(output)
-        if (found := _manifest_in(folder)) is not None:
+        if (found := _read_manifest_in(folder)) is not None:
             return cls(output, found)
         if size_of(folder / MANIFEST) is None and not (folder / RECEIPTS).exists():
             raise OutputError(f"there is no job's output in {folder}: name what --output named")
@@ -95,45 +95,45 @@ class OutputFolder(JobFiles):
 
         Raises:
             OutputError: the folder is not empty, and what is in it is not known to be this job's.
-            OccupiedError: another run is at work here.
+            LockedError: another run is at work here.
         """
-        manifest = self.folder / MANIFEST
-        damaged = size_of(manifest) is not None
+        path = self.folder / MANIFEST
+        damaged = size_of(path) is not None
         if self._has_records():
-            say(f"{manifest} was changed or removed after it was written: written anew")
+            say(f"{path} was changed or removed after it was written: written anew")
         elif damaged:
             raise OutputError(
-                f"{manifest} was changed after it was written, and nothing beside it is known to be this job's: name "
+                f"{path} was changed after it was written, and nothing beside it is known to be this job's: name "
                 "another output"
             )
         else:
             try:
-                _refuse_strangers(self.output, self.folder)
+                _check_unoccupied(self.output, self.folder)
             except OutputError:
-                if not manifest.exists():  # else another run of the job, or shard, came first just now
+                if not path.exists():  # else another run of the job, or shard, came first just now
                     raise
         (self.folder / RECEIPTS).mkdir(parents=True, exist_ok=True)
         if not damaged:
-            if manifest.is_symlink():  # to nowhere
-                manifest.unlink()
-            write_once(manifest, self.facts.content())
+            if path.is_symlink():  # to nowhere
+                path.unlink()
+            create_exclusively(path, self.manifest.content())
             return
-        with self.held(range(self.facts.parts)):
-            if read_manifest(self.folder) != self.facts:
-                write_whole(manifest, self.facts.content())
+        with self.lock(range(self.manifest.parts)):
+            if read_manifest(self.folder) != self.manifest:
+                write_whole(path, self.manifest.content())
 
     def _has_records(self) -> bool:
         """Tell whether the folder has this job's records, and no other's."""
         paths = (self.folder / SUCCESS, *(self.folder / RECEIPTS).glob("*.json"))
-        return {found.get("job") for path in paths if (found := read_record(path))} == {self.facts.sha256}
+        return {found.get("job") for path in paths if (found := read_record(path))} == {self.manifest.sha256}
 
-    def held(self, parts: range) -> contextlib.AbstractContextManager[None]:
+    def lock(self, parts: range) -> contextlib.AbstractContextManager[None]:
         """Keep every other run from these parts, until the block ends or the process does, however it ends.
 
         Raises:
-            OccupiedError: another run has one of them.
+            LockedError: another run has one of them.
         """
-        return locks.held(self.folder / MANIFEST, parts)
+        return locks.lock_parts(self.folder / MANIFEST, parts)
 
     def resume(self, parts: range, say: Say) -> dict[int, Receipt]:
         """Return the receipts of those of the parts that are intact, and make way for the others.
@@ -147,21 +147,21 @@ class OutputFolder(JobFiles):
         Raises:
             OutputError: something is in the way that this job has not written.
         """
-        self.refuse_strays()
+        self.check_unknown_files()
         found = self.intact(parts)
         (self.folder / RECEIPTS).mkdir(exist_ok=True)
         was_complete = size_of(self.folder / SUCCESS) is not None
         damaged = self._damaged(parts, found, was_complete=was_complete)
         if damaged:
-            say(f"{self._changed(damaged)}: computed anew")
+            say(f"{self._damage_message(damaged)}: computed anew")
         if was_complete and not found.file and not os.path.lexists(self.output):
             say(f"{self.output} was removed after it was written: computed anew")
         if was_complete and not damaged and found.file:
             say(f"{self.folder} is not as {SUCCESS} says, which is written anew when every part is there")
         if not found.file:
-            self._make_way(say)
-        self._withdraw()
-        self.clear_leftovers(parts)
+            self._set_aside(say)
+        self._remove_success()
+        self.remove_temporary_files(parts)
         return found.receipts
 
     def finish(self, say: Say) -> list[Receipt]:
@@ -173,31 +173,31 @@ class OutputFolder(JobFiles):
             IncompleteError: parts are missing; the message says which.
             OutputError: a part was changed after it was written.
         """
-        self.refuse_strays()
-        self._withdraw()
+        self.check_unknown_files()
+        self._remove_success()
         if self.file_is_intact():
-            found = self.intact(self.all)
-            if len(found.receipts) < self.facts.parts:
-                raise self._incomplete(found)
+            found = self.intact(self.part_numbers)
+            if len(found.receipts) < self.manifest.parts:
+                raise self._incomplete_error(found)
             receipts = [*found.receipts.values()]
         else:
-            receipts = self._join(say)
-        self.clear_leftovers(None)
+            receipts = self._concatenate_parts(say)
+        self.remove_temporary_files(None)
         write_whole(self.folder / SUCCESS, record(self.success(receipts)))
         self.remove_parts()
         return receipts
 
-    def _incomplete(self, found: Intact) -> OutputError | IncompleteError:
+    def _incomplete_error(self, found: Intact) -> OutputError | IncompleteError:
         """Return the error of a job whose parts are not all intact."""
-        damaged = self._damaged(self.all, found)
-        missing = [part for part in self.all if part not in found.receipts and part not in damaged]
-        told = [self._changed(damaged)] if damaged else []
+        damaged = self._damaged(self.part_numbers, found)
+        missing = [part for part in self.part_numbers if part not in found.receipts and part not in damaged]
+        told = [self._damage_message(damaged)] if damaged else []
         if not found.file and self.file_receipt() is not None:
             told.append(f"{self.output} was changed or removed after it was written")
         error = OutputError if told else IncompleteError
         if missing:
             told.append(
-                f"{len(missing)} of {self.facts.parts} parts are missing in {self.folder}: {_ranges(missing)}"
+                f"{len(missing)} of {self.manifest.parts} parts are missing in {self.folder}: {_ranges(missing)}"
             )
         return error(f"{'; '.join(told)}. {_REMEDY}")
 
@@ -207,10 +207,13 @@ class OutputFolder(JobFiles):
             part
             for part in parts
             if part not in found.receipts
-            and ((found.file if self.is_file else was_complete) or size_of(self.part_path(part)) is not None)
+            and (
+                (found.file if self.is_single_file else was_complete)
+                or size_of(self.part_path(part)) is not None
+            )
         ]
 
-    def _changed(self, parts: Sequence[int]) -> str:
+    def _damage_message(self, parts: Sequence[int]) -> str:
         """Say of parts that they are not intact."""
         if len(parts) == 1:
             return f"{self.part_path(parts[0])} or its receipt was changed or removed after it was written"
@@ -219,41 +222,41 @@ class OutputFolder(JobFiles):
             f"({_ranges(parts)})"
         )
 
-    def _join(self, say: Say) -> list[Receipt]:
+    def _concatenate_parts(self, say: Say) -> list[Receipt]:
         """Write the one file, the parts behind each other, and its receipt before it is there.
 
         Raises:
             IncompleteError: parts are missing.
             OutputError: a part was changed; or what is in the file's place is somebody else's.
         """
-        receipts = [receipt for part in self.all if (receipt := self.receipt(part)) is not None]
+        receipts = [receipt for part in self.part_numbers if (receipt := self.receipt(part)) is not None]
         there = [receipt for receipt in receipts if size_of(self.part_path(receipt.part)) == receipt.bytes]
-        if len(there) < self.facts.parts:  # known before the first is read
-            raise self._incomplete(self.intact(self.all))
-        self._make_way(say)  # before there is a receipt, which makes the file ours
-        joined = self.folder / f"joined.{self.facts.format}"
+        if len(there) < self.manifest.parts:  # known before the first is read
+            raise self._incomplete_error(self.intact(self.part_numbers))
+        self._set_aside(say)  # before there is a receipt, which makes the file ours
+        joined = self.folder / f"joined.{self.manifest.format}"
         with whole_file(joined) as file, contextlib.ExitStack() as stack:
             sink = HashingWriter(file)
             writer: Any = None
             for receipt in receipts:
                 content = read_intact(self.part_path(receipt.part), receipt.bytes, receipt.sha256)
                 if content is None:
-                    raise self._incomplete(self.intact(self.all))
-                if self.facts.format == "parquet":
+                    raise self._incomplete_error(self.intact(self.part_numbers))
+                if self.manifest.format == "parquet":
                     table = pq.read_table(pa.BufferReader(content))
                     writer = writer or stack.enter_context(parquet_writer(sink, table.schema))
                     writer.write_table(table)
                     continue
-                if self.facts.format == "csv" and receipt is not receipts[0]:
+                if self.manifest.format == "csv" and receipt is not receipts[0]:
                     content = content[content.index(b"\n") + 1 :]  # the line of names stands once
                 sink.write(content)
         self.write_file_receipt({"name": self.output.name, "bytes": sink.size, "sha256": sink.sha256})
-        self._make_way(say)
+        self._set_aside(say)
         joined.replace(self.output)
         fsync_path(self.output.parent)
         return receipts
 
-    def _make_way(self, say: Say) -> None:
+    def _set_aside(self, say: Say) -> None:
         """See that nothing is lost when the one file is written: what is in its place is kept beside it.
 
         Raises:
@@ -275,7 +278,7 @@ class OutputFolder(JobFiles):
             self.output.rename(kept)
             say(f"{self.output} is not as it was written: computed anew; what was there is kept as {kept}")
 
-    def _withdraw(self) -> None:
+    def _remove_success(self) -> None:
         """Remove `_SUCCESS`, which is not true; what it says of the one file stays known."""
         if size_of(self.folder / SUCCESS) is None:
             return
@@ -284,7 +287,7 @@ class OutputFolder(JobFiles):
         (self.folder / SUCCESS).unlink(missing_ok=True)
 
 
-def _manifest_in(folder: Path) -> JobFacts | None:
+def _read_manifest_in(folder: Path) -> JobManifest | None:
     """Return what the manifest says; None where there is none, or not as it was written."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(
@@ -293,7 +296,7 @@ def _manifest_in(folder: Path) -> JobFacts | None:
     return read_manifest(folder)
 
 
-def _refuse_strangers(output: Path, folder: Path) -> None:
+def _check_unoccupied(output: Path, folder: Path) -> None:
     """Refuse to write where something else is."""
     if folder != output and os.path.lexists(output):
         raise OutputError(

@@ -21,7 +21,7 @@ from typing import Any
 from common.atomic_files import sha256_bytes, write_whole
 from serving.scoring.errors import OutputError
 from serving.scoring.output.integrity import is_intact, read_record, record, size_of
-from serving.scoring.output.manifest import JobFacts
+from serving.scoring.output.manifest import JobManifest
 from serving.scoring.records import Receipt
 from serving.scoring.settings import ENDINGS
 
@@ -51,7 +51,7 @@ class JobFiles:
 
     output: Path
     """As it was asked for: a folder, or a file."""
-    facts: JobFacts
+    manifest: JobManifest
 
     @cached_property
     def folder(self) -> Path:
@@ -59,23 +59,23 @@ class JobFiles:
         return folder_of(self.output)
 
     @property
-    def is_file(self) -> bool:
+    def is_single_file(self) -> bool:
         """Tell whether the output is one file."""
         return self.folder != self.output
 
     @cached_property
-    def job(self) -> str:
+    def job_id(self) -> str:
         """What every record of this job names."""
-        return self.facts.sha256
+        return self.manifest.sha256
 
     @property
-    def all(self) -> range:
+    def part_numbers(self) -> range:
         """The numbers of all parts."""
-        return range(self.facts.parts)
+        return range(self.manifest.parts)
 
     def part_path(self, part: int) -> Path:
         """Return a part's place."""
-        return self.folder / f"part-{part:06d}.{self.facts.format}"
+        return self.folder / f"part-{part:06d}.{self.manifest.format}"
 
     def write(self, part: int, content: bytes, *, rows: int, errors: int, tally: dict[str, Any]) -> Receipt:
         """Write a part, its receipt first."""
@@ -87,7 +87,7 @@ class JobFiles:
             bytes=len(content),
             tally=tally,
         )
-        write_whole(self._receipt_path(part), record({"job": self.job, **asdict(receipt)}))
+        write_whole(self._receipt_path(part), record({"job": self.job_id, **asdict(receipt)}))
         write_whole(self.part_path(part), content)
         return receipt
 
@@ -102,14 +102,15 @@ class JobFiles:
         for part in parts:
             receipt = self.receipt(part)
             if receipt is not None and (
-                (self.is_file and file) or is_intact(self.part_path(part), receipt.bytes, receipt.sha256)
+                (self.is_single_file and file)
+                or is_intact(self.part_path(part), receipt.bytes, receipt.sha256)
             ):
                 receipts[part] = receipt
         return Intact(receipts, file)
 
     def file_is_intact(self) -> bool:
         """Hash the one file; true where the output is none."""
-        if not self.is_file:
+        if not self.is_single_file:
             return True
         known = self.file_receipt()
         return known is not None and is_intact(self.output, known["bytes"], known["sha256"])
@@ -122,14 +123,14 @@ class JobFiles:
         """
         if size_of(self.folder / SUCCESS) is None:
             return None
-        self.refuse_strays()
-        found = self.intact(self.all)
+        self.check_unknown_files()
+        found = self.intact(self.part_numbers)
         receipts = [*found.receipts.values()]
-        if not found.file or len(receipts) < self.facts.parts:
+        if not found.file or len(receipts) < self.manifest.parts:
             return None
         if read_record(self.folder / SUCCESS) != self.success(receipts):
             return None
-        if self.is_file and self._file_of(self._file_receipt_path) is None:
+        if self.is_single_file and self._file_entry(self._file_receipt_path) is None:
             return None
         self.remove_parts()
         return receipts
@@ -137,10 +138,10 @@ class JobFiles:
     def success(self, receipts: Sequence[Receipt]) -> dict[str, Any]:
         """Return what `_SUCCESS` says."""
         success: dict[str, Any] = {
-            "job": self.job,
+            "job": self.job_id,
             "rows": sum(receipt.rows for receipt in receipts),
             "errors": sum(receipt.errors for receipt in receipts),
-            "model": self.facts.model,
+            "model": self.manifest.model,
             "parts": [
                 {
                     "name": self.part_path(receipt.part).name,
@@ -152,28 +153,28 @@ class JobFiles:
                 for receipt in receipts
             ],
         }
-        if self.is_file:
+        if self.is_single_file:
             success["file"] = self.file_receipt()
         return success
 
-    def refuse_strays(self) -> None:
+    def check_unknown_files(self) -> None:
         """Refuse a file that who reads the folder would take for one of its parts.
 
         Raises:
             OutputError: there is one.
         """
-        if self.is_file:
+        if self.is_single_file:
             return
-        known = {self.part_path(part).name for part in self.all}
+        known = {self.part_path(part).name for part in self.part_numbers}
         for name in sorted(os.listdir(self.folder)):  # noqa: PTH208  only names are needed
             if (
                 name not in known
                 and name[0] not in "._"
-                and (name.startswith("part-") or name.endswith(f".{self.facts.format}"))
+                and (name.startswith("part-") or name.endswith(f".{self.manifest.format}"))
             ):
                 raise OutputError(f"{self.folder / name} is no part of this job: move it away, and run again")
 
-    def clear_leftovers(self, parts: Iterable[int] | None) -> None:
+    def remove_temporary_files(self, parts: Iterable[int] | None) -> None:
         """Remove the temporary files that a killed run left of these parts; None is everything."""
         own = None if parts is None else {*parts}
         for folder in (self.folder, self.folder / RECEIPTS):
@@ -184,9 +185,9 @@ class JobFiles:
 
     def remove_parts(self) -> None:
         """Remove the parts of what is one file now."""
-        if not self.is_file:
+        if not self.is_single_file:
             return
-        own = {f"joined.{self.facts.format}", *(self.part_path(part).name for part in self.all)}
+        own = {f"joined.{self.manifest.format}", *(self.part_path(part).name for part in self.part_numbers)}
         for path in self.folder.iterdir():
             if path.name in own:
                 path.unlink(missing_ok=True)
@@ -197,23 +198,25 @@ class JobFiles:
     def receipt(self, part: int) -> Receipt | None:
         """Return a part's receipt; None where there is none of this job, or not as it was written."""
         found = read_record(self._receipt_path(part))
-        if found is None or (found.pop("job", None), found.get("part")) != (self.job, part):
+        if found is None or (found.pop("job", None), found.get("part")) != (self.job_id, part):
             return None
         return Receipt(**found)
 
     def file_receipt(self) -> dict[str, Any] | None:
         """Return name, size and SHA-256 of the one file; None where the job has never written it."""
-        return self._file_of(self._file_receipt_path) or self._file_of(self.folder / SUCCESS)
+        return self._file_entry(self._file_receipt_path) or self._file_entry(self.folder / SUCCESS)
 
-    def _file_of(self, path: Path) -> dict[str, Any] | None:
+    def _file_entry(self, path: Path) -> dict[str, Any] | None:
         """Return what a record says of the one file."""
         found = read_record(path)
-        known: dict[str, Any] | None = found.get("file") if found and found.get("job") == self.job else None
+        known: dict[str, Any] | None = (
+            found.get("file") if found and found.get("job") == self.job_id else None
+        )
         return known
 
     def write_file_receipt(self, known: dict[str, Any]) -> None:
         """Write what is known of the one file, before it is there."""
-        write_whole(self._file_receipt_path, record({"job": self.job, "file": known}))
+        write_whole(self._file_receipt_path, record({"job": self.job_id, "file": known}))
 
     @property
     def _file_receipt_path(self) -> Path:

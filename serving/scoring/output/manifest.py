@@ -19,7 +19,7 @@ SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobFacts:
+class JobManifest:
     """What the manifest says."""
 
     rows: int
@@ -51,7 +51,7 @@ class Outcome:
     """Of every part of this shard; of the whole job, if it is complete."""
     complete: bool
     """Whether `_SUCCESS` is written."""
-    facts: JobFacts
+    manifest: JobManifest
 
     @property
     def errors(self) -> int:
@@ -59,7 +59,7 @@ class Outcome:
         return sum(receipt.errors for receipt in self.receipts)
 
 
-def read_manifest(folder: Path) -> JobFacts | None:
+def read_manifest(folder: Path) -> JobManifest | None:
     """Return what the manifest in a folder says; None where there is none, or not as it was written.
 
     Raises:
@@ -73,7 +73,7 @@ def read_manifest(folder: Path) -> JobFacts | None:
             raise OutputError(
                 f"{path} was written by another version of Glyph: go on with that one, or name another output"
             )
-        return None if document is None else JobFacts(**document)
+        return None if document is None else JobManifest(**document)
     except (KeyError, TypeError):  # it is another record, put here
         return None
 
@@ -87,7 +87,7 @@ def _version_without_checksum(path: Path) -> int | None:
         return None
 
 
-def write_once(path: Path, content: bytes) -> None:
+def create_exclusively(path: Path, content: bytes) -> None:
     """Write a file whole unless somebody else does at the same time."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -88,7 +88,7 @@ class Watch:
             for line in lines(summary, seconds=seconds, rows_now=self._rows_now):
                 self._show(line)
         if self._settings.report is not None:
-            facts = {"output": self._settings.output, **outcome.facts.fingerprint}
+            facts = {"output": self._settings.output, **outcome.manifest.fingerprint}
             content = report.render(
                 summary,
                 title=f"Scored: {self._settings.output.name}"[:120],
@@ -111,12 +111,12 @@ class Watch:
     def _summary(self, outcome: Outcome) -> Summary:
         """Return the sum of all parts; without a backend, as of `merge`, from what is known of the job."""
         if self._tallier is None:
-            reference = reference_of(self._settings, outcome.facts.model)
+            reference = reference_of(self._settings, outcome.manifest.model)
             given = labels_of(outcome.receipts)
         else:
             labels, reference = self._tallier.labels, self._tallier.reference
             given = None if labels is None else LabelsGiven(labels.where, labels.sha256)
-        summary = Summary(classes=outcome.facts.classes, reference=reference, labels=given)
+        summary = Summary(classes=outcome.manifest.classes, reference=reference, labels=given)
         for receipt in outcome.receipts:
             summary.add(receipt)
         return summary

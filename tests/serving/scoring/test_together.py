@@ -13,7 +13,7 @@ import pytest
 
 from bench.support.jobs import digits, folder, parts, score
 from bundle.repository import Bundle
-from serving.scoring.errors import DecoderError, IncompleteError, OccupiedError
+from serving.scoring.errors import DecoderError, IncompleteError, LockedError
 from serving.scoring.inputs.decoding import DecoderPool
 from serving.scoring.output import folder as folders
 from serving.scoring.output.folder import OutputFolder
@@ -56,9 +56,9 @@ def test_more_shards_than_images(name: str, bundle: Bundle, tmp_path: Path) -> N
         outcome = score(bundle, tmp_path / "in.npy", output, shard=f"{index}/5")
         assert (outcome.receipts, outcome.complete) == ([], False)
     with pytest.raises(IncompleteError, match=r"1 of 1 parts are missing.*: 0\. "):
-        merge(OutputFolder.open(output))
+        merge(OutputFolder.open_existing(output))
     assert len(score(bundle, tmp_path / "in.npy", output, shard="0/5").receipts) == 1
-    outcome = merge(OutputFolder.open(output))
+    outcome = merge(OutputFolder.open_existing(output))
     assert sum(receipt.rows for receipt in outcome.receipts) == 3
     if output.suffix:
         assert output.read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
@@ -87,7 +87,7 @@ def test_two_runs_that_find_no_job_make_one(
     bundle: Bundle, given: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between a shard's look and its claim another one has begun, and finished its parts: they share the job."""
-    refuse = folders._refuse_strangers
+    refuse = folders._check_unoccupied
     others = iter(["0/2"])
 
     def late(*arguments: Any) -> None:
@@ -95,9 +95,9 @@ def test_two_runs_that_find_no_job_make_one(
             score(bundle, given, tmp_path / "out", shard=shard)
         refuse(*arguments)
 
-    monkeypatch.setattr(folders, "_refuse_strangers", late)
+    monkeypatch.setattr(folders, "_check_unoccupied", late)
     score(bundle, given, tmp_path / "out", shard="1/2")
-    assert merge(OutputFolder.open(tmp_path / "out")).complete
+    assert merge(OutputFolder.open_existing(tmp_path / "out")).complete
     assert parts(tmp_path / "out") == whole
 
 
@@ -127,20 +127,20 @@ def test_a_run_is_refused_while_another_has_a_part_of_it(
     """Of the same shard, of another cut of the same parts, and the merge; other parts go on."""
     output = tmp_path / "out"
     score(bundle, given, output, shard="0/5")
-    first = OutputFolder.open(output)
+    first = OutputFolder.open_existing(output)
     with first.held(range(1, 5, 5)):
         for shard in ("1/5", "0/1", "0/3", "1/2"):  # 5 parts: part 1 is theirs, but for 0/3 and 0/5
             if shard == "0/3":
                 score(bundle, given, output, shard=shard)
                 continue
-            with pytest.raises(OccupiedError, match="another run is at work"):
+            with pytest.raises(LockedError, match="another run is at work"):
                 score(bundle, given, output, shard=shard)
-        with pytest.raises(OccupiedError):
+        with pytest.raises(LockedError):
             merge(first)
         told = subprocess.run(
             command(bundle, given, output), cwd=ROOT, capture_output=True, text=True, check=False
         )
-        assert told.returncode == OccupiedError.exit_code == 75
+        assert told.returncode == LockedError.exit_code == 75
         assert told.stderr.count("\n") == 1
     assert score(bundle, given, output).complete
     assert parts(output) == whole

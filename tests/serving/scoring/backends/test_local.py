@@ -190,11 +190,11 @@ class Driver:
     def __init__(self, bundle: Bundle, material: Path, output: Path, **more: Any) -> None:
         self.settings = settings_of(bundle, material, output, **more)
         plain = settings_of(bundle, material, output)
-        self.facts = run(plain)[0].facts
+        self.manifest = run(plain)[0].manifest
 
     def told(self, part: int, **changed: str) -> dict[str, Any]:
         """Return what an actor says of a part."""
-        fingerprint = dict(self.facts.fingerprint) | changed
+        fingerprint = dict(self.manifest.fingerprint) | changed
         actor = ray_backend.PartScorer(self.settings.model_dump_json(), fingerprint, str(ROOT))
         with closing(actor):
             (line,) = actor({"part": np.array([part])})["told"]
@@ -281,7 +281,7 @@ def test_batches_are_as_large_as_the_provider_likes(
     outcome, _ = run(settings)
     sizes = [min(largest, COUNT - start) for start in range(0, COUNT, largest)]
     assert sorted(watched[0].sizes) == sorted(1 << (size - 1).bit_length() for size in sizes)
-    assert outcome.facts.fingerprint["batch"] == str(largest)
+    assert outcome.manifest.fingerprint["batch"] == str(largest)
     expected = []
     for start in range(0, COUNT, largest):
         batch = np.zeros((1 << (min(largest, COUNT - start) - 1).bit_length(), 28, 28), np.uint8)
