@@ -109,16 +109,16 @@ def _score(words: Sequence[str]) -> int:
                 f"--{needed} is needed: {ScoreSettings.model_fields[needed].description}"
             )
     settings = build(ScoreSettings, [environment, layer])
-    from serving.scoring.reporting.watch import Watch
+    from serving.scoring.reporting.console import ConsoleObserver
     from serving.scoring.run import run
 
     gc.freeze()  # what was imported stays: no collection need look at it
-    watch = Watch(settings)
+    console = ConsoleObserver(settings)
     try:
-        outcome = run(settings, watch)
-        watch.end(outcome)
+        outcome = run(settings, console)
+        console.on_end(outcome)
     finally:
-        watch.close()
+        console.close()
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 
@@ -136,12 +136,12 @@ def _merge(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     settings = build(ScoreSettings, [Layer({"input": "none", **vars(options)}, "--{option}")])
     from serving.scoring.output.folder import OutputFolder
-    from serving.scoring.reporting.watch import Watch
+    from serving.scoring.reporting.console import ConsoleObserver
     from serving.scoring.run import merge
 
-    watch = Watch(settings)
-    outcome = merge(OutputFolder.open_existing(options.output), watch.say)
-    watch.end(outcome)
+    console = ConsoleObserver(settings)
+    outcome = merge(OutputFolder.open_existing(options.output), console.say)
+    console.on_end(outcome)
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 

@@ -38,8 +38,8 @@ from bundle.repository import Bundle, resolve
 from serving.model.engine import BUCKETS, Arithmetic, choose_arithmetic, open_engine
 from serving.scoring import run as job
 from serving.scoring.inputs.listing import read_file
-from serving.scoring.reporting.progress import Meter
-from serving.scoring.reporting.watch import Watch
+from serving.scoring.reporting.console import ConsoleObserver
+from serving.scoring.reporting.progress import ProgressMeter
 from serving.scoring.settings import ScoreSettings
 from serving.system.cpus import usable_cpus
 
@@ -185,9 +185,9 @@ def _ours(material: Material, name: str) -> int:
             provider="cpu",
             quiet=True,
         )
-        watch = Watch(settings, meter=Meter(), show=lambda _: None)
+        watch = ConsoleObserver(settings, meter=ProgressMeter(), show=lambda _: None)
         outcome = job.run(settings, watch, environment={})
-        watch.end(outcome)
+        watch.on_end(outcome)
         return outcome.manifest.rows
 
 

@@ -22,11 +22,11 @@ class Totals:
 class Observer(Protocol):
     """Is told of a run, from the thread that runs it."""
 
-    def meet(self, backend: Backend) -> None:
-        """Note who predictions; then comes `begin`."""
+    def on_backend(self, backend: Backend) -> None:
+        """Note who answers; then comes `on_start`."""
         ...
 
-    def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
+    def on_start(self, totals: Totals, done: Sequence[Receipt]) -> None:
         """Note how much is to be done, and this shard's parts that earlier lives of the run have done."""
         ...
 
@@ -50,10 +50,10 @@ class Observer(Protocol):
 class NullObserver:
     """Watches nothing."""
 
-    def meet(self, backend: Backend) -> None:
+    def on_backend(self, backend: Backend) -> None:
         """Do nothing."""
 
-    def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
+    def on_start(self, totals: Totals, done: Sequence[Receipt]) -> None:
         """Do nothing."""
 
     def say(self, line: str) -> None:

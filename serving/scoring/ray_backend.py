@@ -30,7 +30,7 @@ from serving.scoring.parts import encode_and_write, fail_on_errors, job_manifest
 from serving.scoring.pipeline import score_parts
 from serving.scoring.plan import Plan
 from serving.scoring.records import Backend, Chunk, Predictions, Receipt
-from serving.scoring.reporting.tallies import tallier_for
+from serving.scoring.reporting.part_statistics import open_statistics
 from serving.scoring.settings import ScoreSettings
 
 ROOT = Path(serving.__file__).resolve().parent.parent
@@ -194,8 +194,8 @@ class _Tallying(NullObserver):
     """Remembers of each part what the run's own observer would."""
 
     def __init__(self, settings: ScoreSettings, backend: Backend) -> None:
-        self._tallier = tallier_for(settings, backend)
+        self._statistics = open_statistics(settings, backend)
 
     def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:
         """Return what the summary needs to know of a part."""
-        return self._tallier.of(chunk, predictions)
+        return self._statistics.compute(chunk, predictions)

@@ -62,7 +62,7 @@ def run(
         own = range(index, plan.parts, count)
         backend = open_backend(settings)
         stack.callback(backend.close)
-        observer.meet(backend)
+        observer.on_backend(backend)
         layout = Layout(
             format=settings.written_format,
             classes=tuple(backend.classes),
@@ -85,7 +85,7 @@ def run(
                 own_rows=sum(plan.rows_of(part) for part in own),
                 own_parts=len(own),
             )
-            observer.begin(totals, [*done.values()])
+            observer.on_start(totals, [*done.values()])
             missing = [part for part in own if part not in done]
             if settings.engine == "ray":
                 from serving.scoring.ray_backend import score_on_ray

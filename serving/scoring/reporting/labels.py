@@ -43,7 +43,7 @@ class Labels:
     """As the user gave it."""
     sha256: str
     """Of all labels, so that parts that were compared with others are told apart."""
-    of: Callable[[Chunk], Indices]
+    indices: Callable[[Chunk], Indices]
     """Returns `int64[n]`: the class of each row of a chunk, `UNKNOWN` where none is given."""
     count: int | None
     """Rows that there must be; None where labels are found by the row's id or lie in the input."""
@@ -90,27 +90,27 @@ def open_labels(given: str, classes: Sequence[str]) -> Labels:
 def _in_order(given: str, indices: Indices, classes: Sequence[str]) -> Labels:
     kept = indices.astype(np.min_scalar_type(-len(classes)))  # ten million labels take ten megabytes
 
-    def of(chunk: Chunk) -> Indices:
+    def indices_of(chunk: Chunk) -> Indices:
         return kept[chunk.first : chunk.first + len(chunk)].astype(np.int64)
 
     digest = hashlib.sha256(b"in order" + indices.tobytes()).hexdigest()
-    return Labels(where=given, sha256=digest, of=of, count=len(kept))
+    return Labels(where=given, sha256=digest, indices=indices_of, count=len(kept))
 
 
 def _by_row(given: str, known: Mapping[str, int]) -> Labels:
-    def of(chunk: Chunk) -> Indices:
+    def indices_of(chunk: Chunk) -> Indices:
         return np.array([known.get(row, UNKNOWN) for row in chunk.rows], np.int64)
 
     digest = hashlib.sha256(b"by row")
     for row, index in sorted(known.items()):
         digest.update(f"{row}\0{index}\n".encode(errors="surrogatepass"))
-    return Labels(where=given, sha256=digest.hexdigest(), of=of, count=None)
+    return Labels(where=given, sha256=digest.hexdigest(), indices=indices_of, count=None)
 
 
 def _column(given: str, classes: Sequence[str]) -> Labels:
     name = given.removeprefix(COLUMN)
 
-    def of(chunk: Chunk) -> Indices:
+    def indices_of(chunk: Chunk) -> Indices:
         parts = []
         for count, table in chunk.columns:
             if table is None or name not in table.column_names:
@@ -122,7 +122,9 @@ def _column(given: str, classes: Sequence[str]) -> Labels:
                 raise AssertionError("a stretch of columns has as many rows as it says")
         return np.concatenate(parts)
 
-    return Labels(where=given, sha256=hashlib.sha256(given.encode()).hexdigest(), of=of, count=None)
+    return Labels(
+        where=given, sha256=hashlib.sha256(given.encode()).hexdigest(), indices=indices_of, count=None
+    )
 
 
 def _text(given: str, path: Path, classes: Sequence[str]) -> Labels:
@@ -137,11 +139,11 @@ def _text(given: str, path: Path, classes: Sequence[str]) -> Labels:
         if len(first) == 1 and (first[0] in classes or heading[0] not in LABEL_HEADINGS):
             rest: list[str] = [first[0], *(_only(line, given) for line in lines)]
             return _in_order(given, _indices(np.array(rest, dtype=object), classes, given), classes)
-        labels = _place(heading, LABEL_HEADINGS, given)
+        labels = _column_index(heading, LABEL_HEADINGS, given)
         if len(first) == 1 or not set(heading) & set(ROW_HEADINGS):
             rest = [_cell(line, labels, given) for line in lines]
             return _in_order(given, _indices(np.array(rest, dtype=object), classes, given), classes)
-        rows = _place(heading, ROW_HEADINGS, given)
+        rows = _column_index(heading, ROW_HEADINGS, given)
         pairs = [(_cell(line, rows, given), _cell(line, labels, given)) for line in lines]
     indices = _indices(np.array([label for _, label in pairs], dtype=object), classes, given)
     known = {row: index for (row, _), index in zip(pairs, indices.tolist(), strict=True)}
@@ -164,7 +166,7 @@ def _cell(line: Sequence[str], place: int, given: str) -> str:
     return line[place]
 
 
-def _place(heading: Sequence[str], names: Sequence[str], given: str) -> int:
+def _column_index(heading: Sequence[str], names: Sequence[str], given: str) -> int:
     for name in names:
         if name in heading:
             return heading.index(name)
@@ -181,7 +183,7 @@ def _indices(values: npt.NDArray[Any], classes: Sequence[str], given: str) -> In
         indices: Indices = values.astype(np.int64)
         wrong = np.flatnonzero((indices < 0) | (indices >= len(classes)))
         if len(wrong):
-            raise _stranger(indices[wrong[0]], int(wrong[0]), classes, given)
+            raise _unknown_label(indices[wrong[0]], int(wrong[0]), classes, given)
         return indices
     if values.dtype.kind not in "OUS":
         raise InputError(
@@ -193,7 +195,7 @@ def _indices(values: npt.NDArray[Any], classes: Sequence[str], given: str) -> In
         label = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         index = UNKNOWN if label is None else _index(label, places)
         if index is None:
-            raise _stranger(label, at, classes, given)
+            raise _unknown_label(label, at, classes, given)
         found[at] = index
     return found
 
@@ -211,7 +213,7 @@ def _index(label: Any, places: Mapping[str, int]) -> int | None:
     return label if is_place else None
 
 
-def _stranger(label: object, at: int, classes: Sequence[str], given: str) -> InputError:
+def _unknown_label(label: object, at: int, classes: Sequence[str], given: str) -> InputError:
     shown = ", ".join(classes[:MAX_SHOWN_NAMES]) + (", ..." if len(classes) > MAX_SHOWN_NAMES else "")
     return InputError(
         f"--labels {given}: label {str(label)[:60]!r} of row {at} is no class; the model has {len(classes)}, "

@@ -19,7 +19,7 @@ _BAR = "[progress.description]{task.description}"
 _FIELDS = "{task.fields[rate]}"
 
 
-class Meter(Progress):
+class ProgressMeter(Progress):
     """Shows rows done, rate, time left and errors so far, of a run of a known number of rows."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,7 +31,7 @@ class Meter(Progress):
         self._seen: list[tuple[float, int]] = []
         self._last_line = 0.0
 
-    def begin(self, total: int, done: int, errors: int) -> None:
+    def start(self, total: int, done: int, errors: int) -> None:
         """Start, with what earlier lives of the run have done."""
         self.total, self.done, self.errors = total, done, errors
         self._last_line = self._clock()
@@ -51,13 +51,13 @@ class Meter(Progress):
         while len(self._seen) > 2 and self._seen[1][0] <= now - SMOOTHING_SECONDS:
             del self._seen[0]
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=self.rest())
+            self._bar.update(self._task, completed=self.done, rate=self.status())
         elif now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
             share = f" ({self.done / self.total:.0%})" if self.total else ""
-            self.say(f"scoring: {self.done:,} of {self.total:,} images{share}, {self.rest()}")
+            self.say(f"scoring: {self.done:,} of {self.total:,} images{share}, {self.status()}")
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
@@ -68,14 +68,14 @@ class Meter(Progress):
         (first, before), (last, now) = self._seen[0], self._seen[-1]
         return (now - before) / (last - first) if last > first else 0.0
 
-    def rest(self) -> str:
+    def status(self) -> str:
         """Return rate, time left and errors in words: `12,345 images/s, 1:02:03 left, 2 errors`."""
         rate = self.rate()
-        left = f"{clock_time((self.total - self.done) / rate)} left" if rate else "time left unknown"
+        left = f"{format_seconds((self.total - self.done) / rate)} left" if rate else "time left unknown"
         return f"{rate:,.0f} images/s, {left}, {self.errors:,} error{'' if self.errors == 1 else 's'}"
 
 
-def clock_time(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Return a time as hours, minutes and seconds: `1:02:03`, `2:03`, `0:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

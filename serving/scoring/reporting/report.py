@@ -13,8 +13,8 @@ from common.html import confusion_matrix, sprite_sheet
 from common.html.frame import NOTHING, Html, Section, name, page, table, text
 from serving.scoring.errors import WriteError
 from serving.scoring.reporting.labels import UNKNOWN
-from serving.scoring.reporting.progress import clock_time
-from serving.scoring.reporting.summary import LOW_CONFIDENCE, Doubt, Summary, reading, share
+from serving.scoring.reporting.progress import format_seconds
+from serving.scoring.reporting.summary import LOW_CONFIDENCE, LeastConfident, Summary, interpret_psi, percent
 
 NAME_LIMIT = 16
 """Characters of a class name under an image; the table of classes has the whole name."""
@@ -22,7 +22,7 @@ ROW_LIMIT = 60
 
 
 def render(
-    summary: Summary, *, title: str, when: str, seconds: float, rows_now: int, facts: Mapping[str, object]
+    summary: Summary, *, title: str, when: str, seconds: float, rows_now: int, details: Mapping[str, object]
 ) -> str:
     """Return the page.
 
@@ -32,7 +32,7 @@ def render(
         when: the time that the run ended.
         seconds: that its last life took.
         rows_now: images that its last life scored.
-        facts: what was run on what, by name, for the last table.
+        details: what was run on what, by name, for the last table.
     """
     sections = [
         Section(anchor="result", title="Result", body=_result(summary, seconds, rows_now)),
@@ -45,7 +45,7 @@ def render(
     sections.append(Section(anchor="least", title="Least confident images", body=_least(summary)))
     if summary.errors:
         sections.append(Section(anchor="errors", title="Rows with an error", body=_errors(summary)))
-    rows = [(key, Html(f"<code>{text(value)}</code>")) for key, value in facts.items()]
+    rows = [(key, Html(f"<code>{text(value)}</code>")) for key, value in details.items()]
     sections.append(
         Section(
             anchor="run",
@@ -54,7 +54,7 @@ def render(
         )
     )
     least = summary.least
-    picture = sprite_sheet.sheet(np.stack([doubt.image() for doubt in least])) if least else "data:,"
+    picture = sprite_sheet.sheet(np.stack([example.image() for example in least])) if least else "data:,"
     said = f"Scored {when}: {summary.rows:,} rows, {summary.errors:,} of them with an error."
     return page(title, said, sections, sheet=picture, sheet_width=sprite_sheet.WIDTH)
 
@@ -84,7 +84,7 @@ def _result(summary: Summary, seconds: float, rows_now: int) -> str:
         "with an error": f"{summary.errors:,}",
         "with a warning": f"{summary.warned:,}",
         "mean confidence": f"{summary.confidence / scored:.4f}" if scored else NOTHING,
-        f"confidence below {LOW_CONFIDENCE:g}": share(summary.doubtful, scored),
+        f"confidence below {LOW_CONFIDENCE:g}": percent(summary.low_confidence, scored),
     }
     if summary.confusion.images:
         tiles["accuracy"] = f"{summary.confusion.right / summary.confusion.images:.2%}"
@@ -92,7 +92,7 @@ def _result(summary: Summary, seconds: float, rows_now: int) -> str:
         tiles["images/s"] = f"{rows_now / seconds:,.0f}"
     shown = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in tiles.items())
     note = (
-        f'<p class="quiet">{rows_now:,} images in {clock_time(seconds)}; confidence is the calibrated probability of '
+        f'<p class="quiet">{rows_now:,} images in {format_seconds(seconds)}; confidence is the calibrated probability of '
         "the predicted class. Rows with an error have no answer and are counted nowhere else.</p>"
     )
     return f"<dl>{shown}</dl>{note}"
@@ -108,7 +108,11 @@ def _classes(summary: Summary) -> str:
         left_out = f"<p>The {confusion_matrix.MAX_LISTED_CLASSES} most frequent of {len(counts)} classes.</p>"
     rows: list[Sequence[object]] = []
     for k in order.tolist():
-        row: list[object] = [Html(name(summary.classes[k])), f"{counts[k]:,}", share(int(counts[k]), scored)]
+        row: list[object] = [
+            Html(name(summary.classes[k])),
+            f"{counts[k]:,}",
+            percent(int(counts[k]), scored),
+        ]
         if expected is not None:
             row.append(f"{expected[k] / max(1.0, expected.sum()):.1%}")
         rows.append(row)
@@ -126,7 +130,7 @@ def _drift(summary: Summary) -> str:
         "class": "predicted class",
     }
     rows = [
-        (meanings[feature], NOTHING if np.isnan(value) else f"{value:.3f}", reading(value))
+        (meanings[feature], NOTHING if np.isnan(value) else f"{value:.3f}", interpret_psi(value))
         for feature, value in found.items()
     ]
     note = (
@@ -158,7 +162,7 @@ def _least(summary: Summary) -> str:
     least = summary.least
     if not least:
         return "<p>No image was scored.</p>"
-    cards = "".join(_card(place, doubt, summary) for place, doubt in enumerate(least))
+    cards = "".join(_card(place, example, summary) for place, example in enumerate(least))
     note = (
         f"<p>The {len(least)} of {summary.scored:,} images whose answer is least confident, the least first: the "
         "predicted class and the next one with their probabilities, and the row.</p>"
@@ -166,16 +170,19 @@ def _least(summary: Summary) -> str:
     return f'{note}<ul class="cards">{cards}</ul>'
 
 
-def _card(place: int, doubt: Doubt, summary: Summary) -> str:
+def _card(place: int, example: LeastConfident, summary: Summary) -> str:
     def said(index: int, confidence: float) -> str:
         return f"{name(summary.classes[index], NAME_LIMIT)}: {confidence:.1%}"
 
-    lines = [f"<b>{said(doubt.index, doubt.confidence)}</b>", said(doubt.second, doubt.second_confidence)]
-    if doubt.true != UNKNOWN:
-        lines.append(f"label {name(summary.classes[doubt.true], NAME_LIMIT)}")
-    row = f"{Path(doubt.source).name} {doubt.row}" if doubt.row.isdigit() else doubt.row
+    lines = [
+        f"<b>{said(example.index, example.confidence)}</b>",
+        said(example.second, example.second_confidence),
+    ]
+    if example.true != UNKNOWN:
+        lines.append(f"label {name(summary.classes[example.true], NAME_LIMIT)}")
+    row = f"{Path(example.source).name} {example.row}" if example.row.isdigit() else example.row
     row = row if len(row) <= ROW_LIMIT else "…" + row[1 - ROW_LIMIT :]
-    whole = text(f"{doubt.source} {doubt.row}")
+    whole = text(f"{example.source} {example.row}")
     lines.append(f'<small title="{whole}"><bdi>{text(row)}</bdi></small>')
     shown = "\n".join(lines)
     return f"<li>{sprite_sheet.cutting(place, whole)}<p>{shown}</p></li>"
@@ -183,7 +190,8 @@ def _card(place: int, doubt: Doubt, summary: Summary) -> str:
 
 def _errors(summary: Summary) -> str:
     rows = [
-        (Html(f"<bdi>{text(f'{source} {row}')}</bdi>"), sentence) for source, row, sentence in summary.faults
+        (Html(f"<bdi>{text(f'{source} {row}')}</bdi>"), sentence)
+        for source, row, sentence in summary.first_errors
     ]
     more = summary.errors - len(rows)
     rest = f"<p>And {more:,} more: the rows with a text in the column error.</p>" if more else ""

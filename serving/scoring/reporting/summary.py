@@ -1,8 +1,8 @@
 """What a run found: a tally of each part, their sum, and the sum in words.
 
-    Tallier.of(chunk, predictions) -> a part's tally, JSON, kept in its receipt
+    PartStatistics.compute(chunk, predictions) -> a part's tally, JSON, kept in its receipt
     Summary.add(receipt)       -> the sum, in any order of the parts
-    lines(summary, seconds)    -> what is printed
+    summary_lines(summary, seconds)    -> what is printed
 
 A tally follows from its part alone, so a run that was killed, or ran on many machines, sums up the same.
 """
@@ -22,27 +22,27 @@ from bundle.manifest import IMAGE_SIZE, Reference
 from common.html.confusion_matrix import Confusion
 from serving.scoring.records import Chunk, Images, Predictions, Receipt
 from serving.scoring.reporting.labels import UNKNOWN, Labels
-from serving.scoring.reporting.progress import clock_time
+from serving.scoring.reporting.progress import format_seconds
 
 LOW_CONFIDENCE = 0.8
 """Below it an answer is counted as doubtful: of those at 0.8 one in five is wrong, if the model is calibrated."""
 LEAST_KEPT = 40
 """Least confident images kept of each part, so that the 40 least of the whole run are known exactly."""
-FAULTS_KEPT = 5
+ERRORS_KEPT = 5
 """Errors quoted of each part."""
-FAULTS_SHOWN = 20
+ERRORS_SHOWN = 20
 DRIFT_SAMPLE = 1024
 """Images of a part whose pixels are measured for drift, evenly spread; all would cost a tenth of the time."""
 TEXT_CLASSES = 20
 """Classes up to which the confusion matrix is printed."""
-LOOK, ALARM = 0.1, 0.25
+PSI_MODERATE, PSI_LARGE = 0.1, 0.25
 """Usual readings of the population stability index, see `bundle.drift`."""
 
 Tally = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Doubt:
+class LeastConfident:
     """One of the least confident predictions, and its image."""
 
     source: str
@@ -64,7 +64,7 @@ class Doubt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tallier:
+class PartStatistics:
     """Counts what a part's images and predictions are like."""
 
     classes: Sequence[str]
@@ -72,7 +72,7 @@ class Tallier:
     """The manifest's; None where only a service has it."""
     labels: Labels | None
 
-    def of(self, chunk: Chunk, predictions: Predictions) -> Tally:
+    def compute(self, chunk: Chunk, predictions: Predictions) -> Tally:
         """Return the tally of a part."""
         good = np.ones(len(chunk), dtype=bool)
         good[list(chunk.errors)] = False
@@ -85,7 +85,7 @@ class Tallier:
             "warned": len(chunk.warnings),
             "faults": [
                 [chunk.sources[at], chunk.rows[at], chunk.errors[at]]
-                for at in sorted(chunk.errors)[:FAULTS_KEPT]
+                for at in sorted(chunk.errors)[:ERRORS_KEPT]
             ],
         }
         if self.reference is not None:
@@ -98,7 +98,7 @@ class Tallier:
                 tally[feature] = drift.binned(values, edges).astype(np.int64).tolist()
         true = np.full(len(chunk), UNKNOWN)
         if self.labels is not None:
-            true = self.labels.of(chunk)
+            true = self.labels.indices(chunk)
             known = places[true[places] != UNKNOWN]
             compared = Confusion(self.classes)
             compared.add(true[known], predictions.indices[known])
@@ -141,32 +141,32 @@ def _least(
 
 
 @dataclass(frozen=True, slots=True)
-class LabelsGiven:
+class LabelsIdentity:
     """Which labels parts were compared with."""
 
     where: str
     sha256: str
 
 
-def labels_of(receipts: Iterable[Receipt]) -> LabelsGiven | None:
+def labels_identity(receipts: Iterable[Receipt]) -> LabelsIdentity | None:
     """Return the labels that the first part that was compared with any was compared with."""
     for receipt in receipts:
         if compared := receipt.tally.get("compared"):
-            return LabelsGiven(compared["where"], compared["sha256"])
+            return LabelsIdentity(compared["where"], compared["sha256"])
     return None
 
 
 @dataclass(slots=True)
 class Summary:
-    """The sum of the tallies of a run's parts."""
+    """The sum of the statistics of a run's parts."""
 
     classes: Sequence[str]
     reference: Reference | None = None
-    labels: LabelsGiven | None = None
+    labels: LabelsIdentity | None = None
     rows: int = 0
     errors: int = 0
     warned: int = 0
-    doubtful: int = 0
+    low_confidence: int = 0
     confidence: float = 0.0
     counts: npt.NDArray[np.int64] = field(init=False)
     """Predictions by class."""
@@ -177,8 +177,8 @@ class Summary:
     confusion: Confusion = field(init=False)
     uncompared: int = 0
     """Parts that were not compared with these labels: an earlier life of the run had others, or none."""
-    _faults: list[tuple[int, int, tuple[str, str, str]]] = field(default_factory=list)
-    _least: list[tuple[float, int, int, Doubt]] = field(default_factory=list)
+    _errors: list[tuple[int, int, tuple[str, str, str]]] = field(default_factory=list)
+    _least: list[tuple[float, int, int, LeastConfident]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Start at zero."""
@@ -191,11 +191,11 @@ class Summary:
         self.rows += receipt.rows
         self.errors += receipt.errors
         self.warned += tally["warned"]
-        self.doubtful += tally["doubtful"]
+        self.low_confidence += tally["doubtful"]
         self.confidence += tally["confidence"]
         self.counts += np.array(tally["classes"], np.int64)
         faults = [(receipt.part, at, tuple(fault)) for at, fault in enumerate(tally["faults"])]
-        self._faults = heapq.nsmallest(FAULTS_SHOWN, [*self._faults, *faults])
+        self._errors = heapq.nsmallest(ERRORS_SHOWN, [*self._errors, *faults])
         self._add_least(receipt.part, tally["least"])
         if self.reference is not None:
             self._add_features(tally)
@@ -210,7 +210,7 @@ class Summary:
     def _add_least(self, part: int, least: Sequence[Sequence[Any]]) -> None:
         entries = list(self._least)
         for at, (source, row, index, confidence, second, second_confidence, true, packed) in enumerate(least):
-            doubt = Doubt(
+            example = LeastConfident(
                 source=source,
                 row=row,
                 index=index,
@@ -220,7 +220,7 @@ class Summary:
                 true=true if self.labels is not None else UNKNOWN,
                 pixels=base64.b64decode(packed),
             )
-            entries.append((confidence, part, at, doubt))
+            entries.append((confidence, part, at, example))
         self._least = heapq.nsmallest(LEAST_KEPT, entries, key=lambda entry: entry[:3])
 
     def _add_features(self, tally: Mapping[str, Any]) -> None:
@@ -239,14 +239,14 @@ class Summary:
         return self.rows - self.errors
 
     @property
-    def least(self) -> list[Doubt]:
+    def least(self) -> list[LeastConfident]:
         """The least confident predictions, the least first."""
         return [entry[3] for entry in self._least]
 
     @property
-    def faults(self) -> list[tuple[str, str, str]]:
+    def first_errors(self) -> list[tuple[str, str, str]]:
         """The first errors: source, row, sentence."""
-        return [fault for _, _, fault in self._faults]
+        return [fault for _, _, fault in self._errors]
 
     def drift(self) -> dict[str, float]:
         """Return the population stability index by feature; empty where there is no reference.
@@ -260,21 +260,21 @@ class Summary:
         return {feature: drift.psi(observed[feature], references[feature]) for feature in drift.FEATURES}
 
 
-def reading(value: float) -> str:
+def interpret_psi(value: float) -> str:
     """Say what a population stability index means."""
     if np.isnan(value):
         return f"fewer than {drift.LEAST_IMAGES} images tell nothing"
-    if value < LOOK:
+    if value < PSI_MODERATE:
         return "as in the validation set"
-    return "look at it" if value < ALARM else "other images than the model was validated on"
+    return "look at it" if value < PSI_LARGE else "other images than the model was validated on"
 
 
-def share(count: int, of: int) -> str:
+def percent(count: int, of: int) -> str:
     """Return `12.3%`."""
     return f"{count / of:.1%}" if of else "0%"
 
 
-def lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterator[str]:
+def summary_lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterator[str]:
     """Yield what is printed at the end.
 
     Args:
@@ -285,25 +285,25 @@ def lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterator[str]:
     scored = summary.scored
     told = [f"{summary.rows:,} rows", f"{scored:,} scored", f"{summary.errors:,} with an error"]
     yield ", ".join([*told, f"{summary.warned:,} with a warning"])
-    for source, row, sentence in summary.faults[:FAULTS_KEPT]:
+    for source, row, sentence in summary.first_errors[:ERRORS_KEPT]:
         yield f"  {source} {row}: {sentence}"
-    if summary.errors > FAULTS_KEPT:
-        yield f"  and {summary.errors - FAULTS_KEPT:,} more: the rows with a text in the column error"
+    if summary.errors > ERRORS_KEPT:
+        yield f"  and {summary.errors - ERRORS_KEPT:,} more: the rows with a text in the column error"
     if scored:
         yield from _classes(summary)
         yield (
-            f"confidence: {summary.confidence / scored:.4f} in the mean; {summary.doubtful:,} "
-            f"({share(summary.doubtful, scored)}) below {LOW_CONFIDENCE:g}"
+            f"confidence: {summary.confidence / scored:.4f} in the mean; {summary.low_confidence:,} "
+            f"({percent(summary.low_confidence, scored)}) below {LOW_CONFIDENCE:g}"
         )
     for feature, value in summary.drift().items():
         index = "" if np.isnan(value) else f"PSI {value:.3f}, "
-        yield f"drift of {feature.replace('_', ' ')}: {index}{reading(value)}"
+        yield f"drift of {feature.replace('_', ' ')}: {index}{interpret_psi(value)}"
     if summary.labels is not None:
         yield from _comparison(summary)
     if rows_now:
         earlier = f", {summary.rows - rows_now:,} were done before" if summary.rows > rows_now else ""
         rate = f"{rows_now / seconds:,.0f} images/s" if seconds > 0 else ""
-        yield f"rate: {rate}; {rows_now:,} images in {clock_time(seconds)}{earlier}"
+        yield f"rate: {rate}; {rows_now:,} images in {format_seconds(seconds)}{earlier}"
 
 
 def _classes(summary: Summary) -> Iterator[str]:
@@ -314,7 +314,7 @@ def _classes(summary: Summary) -> Iterator[str]:
     width = max(len(summary.classes[k]) for k in order.tolist())
     for k in order.tolist():
         count = int(summary.counts[k])
-        yield f"  {summary.classes[k]:{width}} {count:14,} {share(count, summary.scored):>7}"
+        yield f"  {summary.classes[k]:{width}} {count:14,} {percent(count, summary.scored):>7}"
 
 
 def _comparison(summary: Summary) -> Iterator[str]:

@@ -29,8 +29,8 @@ from serving.scoring.backends import local
 from serving.scoring.errors import BackendError, BackendLostError, BadImageError, InputError, ModelError
 from serving.scoring.output.integrity import read_record
 from serving.scoring.output.manifest import Outcome
-from serving.scoring.reporting.progress import Meter
-from serving.scoring.reporting.watch import Watch
+from serving.scoring.reporting.console import ConsoleObserver
+from serving.scoring.reporting.progress import ProgressMeter
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
 from tests.serving.scoring.parts import some_images
 
@@ -68,9 +68,9 @@ def settings_of(bundle: Bundle, material: Path, output: Path, **more: Any) -> Sc
 def run(settings: ScoreSettings) -> tuple[Outcome, list[str]]:
     """Run a job as the command does; return its outcome and what it printed."""
     said: list[str] = []
-    watch = Watch(settings, meter=Meter(), show=said.append)
+    watch = ConsoleObserver(settings, meter=ProgressMeter(), show=said.append)
     outcome = job.run(settings, watch, environment={})
-    watch.end(outcome)
+    watch.on_end(outcome)
     return outcome, said
 
 

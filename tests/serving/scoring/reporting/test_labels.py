@@ -39,8 +39,8 @@ def test_every_form_says_the_same(name: str, tmp_path: Path) -> None:
     """IDX, text and CSV, by place and by row, name the same classes."""
     (tmp_path / name).write_bytes(FILES[name])
     labels = open_labels(str(tmp_path / name), CLASSES)
-    assert labels.of(a_chunk(some_images(5))).tolist() == TRUE
-    assert labels.of(a_chunk(some_images(2), first=3)).tolist() == TRUE[3:]
+    assert labels.indices(a_chunk(some_images(5))).tolist() == TRUE
+    assert labels.indices(a_chunk(some_images(2), first=3)).tolist() == TRUE[3:]
     labels.check(5)
 
 
@@ -52,7 +52,7 @@ def test_npy_of_numbers_and_names(values: npt.NDArray[np.generic], tmp_path: Pat
     """An array of integers of any width, or of names."""
     np.save(tmp_path / "labels.npy", values)
     labels = open_labels(str(tmp_path / "labels.npy"), CLASSES)
-    assert labels.of(a_chunk(some_images(5))).tolist() == TRUE
+    assert labels.indices(a_chunk(some_images(5))).tolist() == TRUE
 
 
 def test_a_column_of_the_input() -> None:
@@ -62,20 +62,20 @@ def test_a_column_of_the_input() -> None:
         (1, pa.table({"what": ["7"], "other": [3]})),
     )
     labels = open_labels("column:what", CLASSES)
-    assert labels.of(a_chunk(some_images(3), columns=tables)).tolist() == [1, UNKNOWN, 2]
+    assert labels.indices(a_chunk(some_images(3), columns=tables)).tolist() == [1, UNKNOWN, 2]
     numbers = open_labels("column:other", ("a", "b", "c", "d"))
-    assert numbers.of(a_chunk(some_images(3), columns=tables)).tolist() == [1, 2, 3]
+    assert numbers.indices(a_chunk(some_images(3), columns=tables)).tolist() == [1, 2, 3]
     with pytest.raises(InputError, match="no column 'wat'; did you mean 'what'"):
-        open_labels("column:wat", CLASSES).of(a_chunk(some_images(3), columns=tables))
+        open_labels("column:wat", CLASSES).indices(a_chunk(some_images(3), columns=tables))
     with pytest.raises(InputError, match="no column 'what'"):
-        labels.of(a_chunk(some_images(3), columns=((3, None),)))
+        labels.indices(a_chunk(some_images(3), columns=((3, None),)))
 
 
 def test_a_row_without_a_label_is_unknown(tmp_path: Path) -> None:
     """By rows, not all need a label; a row that is named twice is refused."""
     (tmp_path / "a.csv").write_text("row,label\n1,dog\n")
     labels = open_labels(str(tmp_path / "a.csv"), CLASSES)
-    assert labels.of(a_chunk(some_images(3))).tolist() == [UNKNOWN, 1, UNKNOWN]
+    assert labels.indices(a_chunk(some_images(3))).tolist() == [UNKNOWN, 1, UNKNOWN]
     labels.check(10**9)
     (tmp_path / "b.csv").write_text("row,label\n1,dog\n1,cat\n")
     with pytest.raises(InputError, match="names 1 rows more than once"):

@@ -1,4 +1,4 @@
-"""What a run found: the sum of its parts' tallies, against NumPy over all rows at once."""
+"""What a run found: the sum of its parts' statistics, against NumPy over all rows at once."""
 
 import json
 from dataclasses import replace
@@ -15,12 +15,12 @@ from serving.scoring.reporting.labels import Labels, open_labels
 from serving.scoring.reporting.summary import (
     LEAST_KEPT,
     LOW_CONFIDENCE,
-    LabelsGiven,
+    LabelsIdentity,
+    PartStatistics,
     Summary,
-    Tallier,
-    labels_of,
-    lines,
-    reading,
+    interpret_psi,
+    labels_identity,
+    summary_lines,
 )
 from tests.serving.scoring.parts import a_chunk, a_receipt, some_images, some_predictions
 
@@ -68,19 +68,19 @@ def labels(tmp_path: Path) -> Labels:
 @pytest.fixture
 def receipts(labels: Labels) -> list[Receipt]:
     """Return the parts' receipts, as they come back from their files."""
-    tallier = Tallier(classes=CLASSES, reference=REFERENCE, labels=labels)
+    statistics = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=labels)
     made = []
     for number, first in enumerate(range(0, COUNT, PART)):
         chunk, predictions = part(first)
-        tally = tallier.of(chunk, predictions)
-        assert tally == tallier.of(chunk, predictions)
+        tally = statistics.compute(chunk, predictions)
+        assert tally == statistics.compute(chunk, predictions)
         made.append(a_receipt(number, chunk, json.loads(json.dumps(tally))))
     return made
 
 
 def summed(receipts: list[Receipt], labels: Labels | None) -> Summary:
     """Return their sum."""
-    given = LabelsGiven(labels.where, labels.sha256) if labels else None
+    given = LabelsIdentity(labels.where, labels.sha256) if labels else None
     summary = Summary(classes=CLASSES, reference=REFERENCE, labels=given)
     for receipt in receipts:
         summary.add(receipt)
@@ -94,8 +94,8 @@ def test_counts_and_confidence(receipts: list[Receipt], labels: Labels) -> None:
     assert (summary.rows, summary.errors, summary.scored, summary.warned) == (900, 3, 897, 4)
     assert summary.counts.tolist() == [int((PREDICTIONS.indices[GOOD] == k).sum()) for k in range(4)]
     assert summary.confidence / 897 == pytest.approx(confidences.mean(dtype=np.float64), rel=1e-9)
-    assert summary.doubtful == int((confidences < LOW_CONFIDENCE).sum())
-    assert summary.faults == [("images", str(at), text) for at, text in ERRORS.items()]
+    assert summary.low_confidence == int((confidences < LOW_CONFIDENCE).sum())
+    assert summary.first_errors == [("images", str(at), text) for at, text in ERRORS.items()]
 
 
 def test_the_least_confident_are_those_of_the_whole_run(receipts: list[Receipt], labels: Labels) -> None:
@@ -103,13 +103,13 @@ def test_the_least_confident_are_those_of_the_whole_run(receipts: list[Receipt],
     rows = np.flatnonzero(GOOD)
     expected = rows[np.argsort(PREDICTIONS.confidences[rows], kind="stable")][:LEAST_KEPT]
     found = summed(receipts, labels).least
-    assert [int(doubt.row) for doubt in found] == expected.tolist()
-    for doubt in found:
-        at = int(doubt.row)
-        assert (doubt.image() == IMAGES[at]).all()
+    assert [int(example.row) for example in found] == expected.tolist()
+    for example in found:
+        at = int(example.row)
+        assert (example.image() == IMAGES[at]).all()
         best, second = np.argsort(-PREDICTIONS.probabilities[at])[:2]
-        assert (doubt.index, doubt.second, doubt.true) == (best, second, TRUE[at])
-        assert doubt.second_confidence == PREDICTIONS.probabilities[at, second]
+        assert (example.index, example.second, example.true) == (best, second, TRUE[at])
+        assert example.second_confidence == PREDICTIONS.probabilities[at, second]
 
 
 def test_drift_is_that_of_all_images(receipts: list[Receipt], labels: Labels) -> None:
@@ -146,26 +146,26 @@ def test_rows_without_a_label_are_not_compared(tmp_path: Path) -> None:
     path.write_text("row,label\n" + "".join(f"{at},{TRUE[at]}\n" for at in range(0, PART, 2)))
     some = open_labels(str(path), CLASSES)
     chunk, predictions = part(0)
-    tally = Tallier(classes=CLASSES, reference=REFERENCE, labels=some).of(chunk, predictions)
+    tally = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=some).compute(chunk, predictions)
     summary = summed([a_receipt(0, chunk, tally)], some)
     compared = np.arange(0, PART, 2)
     assert summary.confusion.images == len(compared)
     assert summary.confusion.right == int((TRUE[compared] == PREDICTIONS.indices[compared]).sum())
-    said = "\n".join(lines(summary, seconds=1, rows_now=1))
+    said = "\n".join(summary_lines(summary, seconds=1, rows_now=1))
     assert f"{PART - 1 - len(compared)} rows have no label" in said
 
 
 def test_the_order_of_the_parts_changes_nothing(receipts: list[Receipt], labels: Labels) -> None:
     """Parts that end in any order give the same words."""
-    expected = [*lines(summed(receipts, labels), seconds=10, rows_now=900)]
+    expected = [*summary_lines(summed(receipts, labels), seconds=10, rows_now=900)]
     for order in permutations(receipts):
-        assert [*lines(summed([*order], labels), seconds=10, rows_now=900)] == expected
+        assert [*summary_lines(summed([*order], labels), seconds=10, rows_now=900)] == expected
 
 
 def test_the_summary_in_words(receipts: list[Receipt], labels: Labels) -> None:
     """Everything is printed: counts, confidence, drift, accuracy with its matrix, rate and errors."""
     summary = summed(receipts, labels)
-    said = "\n".join(lines(summary, seconds=2, rows_now=500))
+    said = "\n".join(summary_lines(summary, seconds=2, rows_now=500))
     right = summary.confusion.right
     assert "900 rows, 897 scored, 3 with an error, 4 with a warning" in said
     assert "images 300: another" in said
@@ -180,23 +180,23 @@ def test_parts_of_a_run_with_other_labels_are_not_compared(receipts: list[Receip
     """What an earlier life compared with other labels, or with none, is left out, and said."""
     other = replace(labels, sha256="f" * 64)
     assert "4 parts were written by a run with other labels" in "\n".join(
-        lines(summed(receipts, other), seconds=1, rows_now=0)
+        summary_lines(summed(receipts, other), seconds=1, rows_now=0)
     )
-    without = Tallier(classes=CLASSES, reference=REFERENCE, labels=None)
+    without = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=None)
     chunk, predictions = part(0)
-    mixed = [a_receipt(0, chunk, without.of(chunk, predictions)), *receipts[1:]]
+    mixed = [a_receipt(0, chunk, without.compute(chunk, predictions)), *receipts[1:]]
     summary = summed(mixed, labels)
     assert (summary.uncompared, summary.confusion.images) == (1, 900 - 256 - 2)
-    assert labels_of(mixed) == LabelsGiven(labels.where, labels.sha256)
-    assert labels_of(mixed[:1]) is None
+    assert labels_identity(mixed) == LabelsIdentity(labels.where, labels.sha256)
+    assert labels_identity(mixed[:1]) is None
 
 
 def test_few_images_tell_no_drift() -> None:
     """Below a hundred images the index is not printed."""
     chunk, predictions = part(768 + 64)
-    tallier = Tallier(classes=CLASSES, reference=REFERENCE, labels=None)
-    summary = summed([a_receipt(0, chunk, tallier.of(chunk, predictions))], None)
-    said = "\n".join(lines(summary, seconds=1, rows_now=1))
+    statistics = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=None)
+    summary = summed([a_receipt(0, chunk, statistics.compute(chunk, predictions))], None)
+    said = "\n".join(summary_lines(summary, seconds=1, rows_now=1))
     assert "PSI" not in said
     assert "fewer than 100 images" in said
 
@@ -204,15 +204,17 @@ def test_few_images_tell_no_drift() -> None:
 def test_a_run_without_any_answer() -> None:
     """Where every row has an error there is nothing to divide by."""
     chunk = a_chunk(some_images(2), errors={0: "a", 1: "b"})
-    tally = Tallier(classes=CLASSES, reference=REFERENCE, labels=None).of(chunk, some_predictions(2, CLASSES))
+    tally = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=None).compute(
+        chunk, some_predictions(2, CLASSES)
+    )
     summary = summed([a_receipt(0, chunk, tally)], None)
-    assert "2 rows, 0 scored, 2 with an error" in "\n".join(lines(summary, seconds=0, rows_now=2))
+    assert "2 rows, 0 scored, 2 with an error" in "\n".join(summary_lines(summary, seconds=0, rows_now=2))
     assert summary.least == []
 
 
 def test_readings_of_the_index() -> None:
     """The usual limits are 0.1 and 0.25."""
-    assert [reading(value) for value in (0.05, 0.2, 0.3)] == [
+    assert [interpret_psi(value) for value in (0.05, 0.2, 0.3)] == [
         "as in the validation set",
         "look at it",
         "other images than the model was validated on",

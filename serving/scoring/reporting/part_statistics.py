@@ -6,17 +6,17 @@ from bundle.repository import resolve
 from serving.scoring.backends.local import LocalBackend
 from serving.scoring.records import Backend
 from serving.scoring.reporting.labels import open_labels
-from serving.scoring.reporting.summary import Tallier
+from serving.scoring.reporting.summary import PartStatistics
 from serving.scoring.settings import ScoreSettings
 
 
-def tallier_for(settings: ScoreSettings, backend: Backend) -> Tallier:
-    """Return what tallies the parts of a run.
+def open_statistics(settings: ScoreSettings, backend: Backend) -> PartStatistics:
+    """Return what statistics the parts of a run.
 
     Raises:
         InputError: the labels cannot be read.
     """
-    return Tallier(
+    return PartStatistics(
         classes=backend.classes,
         reference=backend.session.bundle.manifest.reference
         if isinstance(backend, LocalBackend)

@@ -1,4 +1,4 @@
-"""Watch a run for its user: show how far it is, remember what each part is like, and say at the end what was found."""
+"""The observer of a run that a user started: progress on the standard error, the summary on the standard output."""
 
 import datetime as dt
 import time
@@ -10,40 +10,46 @@ from serving.scoring.output.manifest import Outcome
 from serving.scoring.records import Backend, Chunk, Predictions, Receipt
 from serving.scoring.reporting import report
 from serving.scoring.reporting.labels import Labels
-from serving.scoring.reporting.progress import Meter
-from serving.scoring.reporting.summary import LabelsGiven, Summary, Tallier, labels_of, lines
-from serving.scoring.reporting.tallies import reference_of, tallier_for
+from serving.scoring.reporting.part_statistics import open_statistics, reference_of
+from serving.scoring.reporting.progress import ProgressMeter
+from serving.scoring.reporting.summary import (
+    LabelsIdentity,
+    PartStatistics,
+    Summary,
+    labels_identity,
+    summary_lines,
+)
 from serving.scoring.settings import ScoreSettings
 
 
-class Watch:
+class ConsoleObserver:
     """The observer of a run that a user started."""
 
     def __init__(
         self,
         settings: ScoreSettings,
         *,
-        meter: Meter | None = None,
+        meter: ProgressMeter | None = None,
         show: Callable[[str], None] = print,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._meter = meter or Meter()
+        self._meter = meter or ProgressMeter()
         self._show = show
         self._clock = clock
-        self._tallier: Tallier | None = None
+        self._statistics: PartStatistics | None = None
         self._started = clock()
         self._rows_now = 0
 
-    def meet(self, backend: Backend) -> None:
+    def on_backend(self, backend: Backend) -> None:
         """Read the labels, if there are any, now that the classes are known.
 
         Raises:
             InputError: they cannot be read.
         """
-        self._tallier = tallier_for(self._settings, backend)
+        self._statistics = open_statistics(self._settings, backend)
 
-    def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
+    def on_start(self, totals: Totals, done: Sequence[Receipt]) -> None:
         """Start the clock, and show what earlier lives of the run have done.
 
         Raises:
@@ -57,7 +63,7 @@ class Watch:
         if done:
             self._meter.say(f"going on: {len(done):,} of {totals.own_parts:,} parts are done already")
         rows, errors = sum(receipt.rows for receipt in done), sum(receipt.errors for receipt in done)
-        self._meter.begin(totals.own_rows, rows, errors)
+        self._meter.start(totals.own_rows, rows, errors)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -66,8 +72,8 @@ class Watch:
 
     def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:
         """Return what the summary needs to know of a part."""
-        assert self._tallier is not None  # noqa: S101  `meet` comes first
-        return self._tallier.of(chunk, predictions)
+        assert self._statistics is not None  # noqa: S101  `on_backend` comes first
+        return self._statistics.compute(chunk, predictions)
 
     def on_part(self, receipt: Receipt, seconds: float) -> None:  # noqa: ARG002  the meter has its own clock
         """Count a part."""
@@ -75,7 +81,7 @@ class Watch:
         if not self._settings.quiet:
             self._meter.advance(receipt.rows, receipt.errors)
 
-    def end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: Outcome) -> None:
         """Take the bar away, print the summary and write the report.
 
         Raises:
@@ -85,37 +91,37 @@ class Watch:
         self.close()
         summary = self._summary(outcome)
         if not self._settings.quiet:
-            for line in lines(summary, seconds=seconds, rows_now=self._rows_now):
+            for line in summary_lines(summary, seconds=seconds, rows_now=self._rows_now):
                 self._show(line)
         if self._settings.report is not None:
-            facts = {"output": self._settings.output, **outcome.manifest.fingerprint}
+            details = {"output": self._settings.output, **outcome.manifest.fingerprint}
             content = report.render(
                 summary,
                 title=f"Scored: {self._settings.output.name}"[:120],
                 when=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
                 seconds=seconds,
                 rows_now=self._rows_now,
-                facts=facts,
+                details=details,
             )
             report.write(self._settings.report, content)
             self.say(f"report: {self._settings.report}")
 
     def close(self) -> None:
         """Take the bar away, whatever happened."""
-        self._meter.end()
+        self._meter.stop()
 
     @property
     def _labels(self) -> Labels | None:
-        return None if self._tallier is None else self._tallier.labels
+        return None if self._statistics is None else self._statistics.labels
 
     def _summary(self, outcome: Outcome) -> Summary:
         """Return the sum of all parts; without a backend, as of `merge`, from what is known of the job."""
-        if self._tallier is None:
+        if self._statistics is None:
             reference = reference_of(self._settings, outcome.manifest.model)
-            given = labels_of(outcome.receipts)
+            given = labels_identity(outcome.receipts)
         else:
-            labels, reference = self._tallier.labels, self._tallier.reference
-            given = None if labels is None else LabelsGiven(labels.where, labels.sha256)
+            labels, reference = self._statistics.labels, self._statistics.reference
+            given = None if labels is None else LabelsIdentity(labels.where, labels.sha256)
         summary = Summary(classes=outcome.manifest.classes, reference=reference, labels=given)
         for receipt in outcome.receipts:
             summary.add(receipt)
