@@ -55,11 +55,11 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
-        return _merge(words[1:]) if words[:1] == ["merge"] else _score(words)
+        return _merge(arguments[1:]) if arguments[:1] == ["merge"] else _score(arguments)
     except (ConfigurationError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BackendLostError.exit_code
 
 
-def _score(words: Sequence[str]) -> int:
+def _score(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serving.score",
         description="Score millions of images with a published model, exactly once.",
@@ -100,7 +100,7 @@ def _score(words: Sequence[str]) -> int:
         metavar="PLACE",
         help=str(ScoreSettings.model_fields["input"].description),
     )
-    options = parse(parser, words, ScoreSettings)
+    options = parse(parser, arguments, ScoreSettings)
     layer = from_arguments(ScoreSettings, options)
     environment = environment_layer()
     for needed in ("input", "output"):
@@ -122,7 +122,7 @@ def _score(words: Sequence[str]) -> int:
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 
-def _merge(words: Sequence[str]) -> int:
+def _merge(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serving.score merge",
         description="Finish a job that several shards worked on: see that every part is there and unchanged, "
@@ -133,7 +133,7 @@ def _merge(words: Sequence[str]) -> int:
         field = ScoreSettings.model_fields[name]
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=field.description)
     parser.add_argument("--quiet", action="store_true", help="print no summary, only errors")
-    options = parser.parse_args(words)
+    options = parser.parse_args(arguments)
     settings = build(ScoreSettings, [Layer({"input": "none", **vars(options)}, "--{option}")])
     from serving.scoring.output.folder import OutputFolder
     from serving.scoring.reporting.console import ConsoleObserver

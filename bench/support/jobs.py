@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bench.support.pictures import png
 from bundle.repository import Bundle
-from serving.scoring.observer import NullObserver
+from serving.scoring.observer import Observer
 from serving.scoring.output.manifest import Outcome
 from serving.scoring.run import run
 from serving.scoring.settings import ScoreSettings
@@ -151,7 +151,7 @@ def score(
 ) -> Outcome:
     """Run a job in this process."""
     asked = settings(bundle, given, output, **options)
-    return run(asked, NullObserver(), environment=environment or {}, stdin=stdin)
+    return run(asked, Observer(), environment=environment or {}, stdin=stdin)
 
 
 def parts(output: Path) -> dict[str, bytes]:

@@ -22,7 +22,7 @@ from serving.scoring import errors
 from serving.scoring.backends.local import LocalBackend, open_local
 from serving.scoring.errors import BackendError, InputError, ScoringError
 from serving.scoring.inputs.sources import Source, open_inputs
-from serving.scoring.observer import NullObserver, Observer
+from serving.scoring.observer import Observer
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.output.formats import Layout
 from serving.scoring.output.manifest import JobManifest, differences
@@ -58,8 +58,8 @@ def score_on_ray(
         return []
     receipts: list[Receipt] = []
     last = time.perf_counter()
-    for told in _told(_pinned(settings, backend), parts, manifest):
-        document = json.loads(told)
+    for result in _results(_pinned(settings, backend), parts, manifest):
+        document = json.loads(result)
         if "error" in document:
             raise getattr(errors, document["error"])(document["message"])
         receipts.append(Receipt(**document))
@@ -84,7 +84,7 @@ def _pinned(settings: ScoreSettings, backend: Backend) -> ScoreSettings:
     return settings.model_copy(update=pinned)
 
 
-def _told(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest) -> Iterator[str]:
+def _results(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest) -> Iterator[str]:
     """Yield what the actors say of each part, as JSON."""
     try:
         import ray
@@ -110,7 +110,7 @@ def _told(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest) 
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         items = [{"part": part} for part in parts]
-        told = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             PartScorer,
             fn_constructor_args=[settings.model_dump_json(), dict(manifest.fingerprint), str(Path.cwd())],
             batch_size=1,
@@ -118,8 +118,8 @@ def _told(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest) 
             num_cpus=None if device == "GPU" else 1,
             num_gpus=1 if device == "GPU" else None,
         )
-        for row in told.iter_rows():
-            yield row["told"]
+        for row in dataset.iter_rows():
+            yield row["result"]
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = " ".join(str(error).split())[-300:]
         raise BackendError(
@@ -143,7 +143,7 @@ class PartScorer:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         """Score parts, and return for each its receipt, or what went wrong, as JSON."""
-        return {"told": [self._told(int(number)) for number in batch["part"]]}
+        return {"result": [self._score_part(int(number)) for number in batch["part"]]}
 
     def close(self) -> None:
         """Close the input. Ray has no use for it: it ends the actor's process."""
@@ -155,7 +155,7 @@ class PartScorer:
             os.chdir(directory)  # relative paths stand in the rows as they were given
         except OSError as error:
             raise InputError(f"a node of the cluster has no folder {directory}: share it") from error
-        self._sources = open_inputs(settings.input, column=settings.column, say=NullObserver().say)
+        self._sources = open_inputs(settings.input, column=settings.column, say=Observer().say)
         self._settings = settings
         self._plan = Plan(self._sources, settings.part_rows)
         columns = self._plan.columns()
@@ -174,9 +174,9 @@ class PartScorer:
                 "input, model and versions"
             )
         self._folder = OutputFolder(settings.output, manifest)
-        self._observer = _Tallying(settings, self._backend)
+        self._observer = _StatisticsObserver(settings, self._backend)
 
-    def _told(self, number: int) -> str:
+    def _score_part(self, number: int) -> str:
         try:
             if self._failure is not None:
                 raise self._failure
@@ -190,7 +190,7 @@ class PartScorer:
         return json.dumps(asdict(receipt))
 
 
-class _Tallying(NullObserver):
+class _StatisticsObserver(Observer):
     """Remembers of each part what the run's own observer would."""
 
     def __init__(self, settings: ScoreSettings, backend: Backend) -> None:

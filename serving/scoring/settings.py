@@ -21,7 +21,7 @@ Format = Literal["parquet", "csv", "jsonl"]
 ENDINGS: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """Ending of an output that is one file: its format. Any other output is a folder of parts."""
 
-LARGEST_ASKED = 256
+MAX_REMOTE_BATCH = 256
 """Images that a service computes at once: it cuts larger requests."""
 
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
@@ -155,9 +155,9 @@ class ScoreSettings(Settings):
             raise ValueError("url: a service computes, or Ray does: leave out --url or --engine ray")
         if self.batch and self.batch.bit_count() != 1:
             raise ValueError(f"batch: {self.batch} is no power of two: name 256, for example")
-        if self.url and self.batch and self.batch > LARGEST_ASKED:
+        if self.url and self.batch and self.batch > MAX_REMOTE_BATCH:
             raise ValueError(
-                f"batch: {self.batch} is more than the {LARGEST_ASKED} that a service computes at once: name fewer"
+                f"batch: {self.batch} is more than the {MAX_REMOTE_BATCH} that a service computes at once: name fewer"
             )
         if self.report is not None and self._is_output(self.report):
             raise ValueError(f"report: {self.report} is where the output is written: name another file")

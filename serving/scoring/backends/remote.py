@@ -34,15 +34,15 @@ from serving.model.engine import padded
 from serving.predict.oip import HEADER_LENGTH, INPUT, OCTETS
 from serving.scoring.errors import BackendError
 from serving.scoring.records import Images
-from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
+from serving.scoring.settings import MAX_REMOTE_BATCH, ScoreSettings
 
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 10.0
+FIRST_BACKOFF_SECONDS = 0.1
+LONGEST_BACKOFF_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 300
 GRACE_SECONDS = 5.0
 """The service is asked to give up at the deadline; the connection waits for it to say so."""
-MAX_ANSWER_BYTES = 64 << 20
-AGAIN = frozenset({408, 425, 429, 502, 503, 504})
+MAX_RESPONSE_BYTES = 64 << 20
+RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
 """Statuses that another time may not have; the questions have no effect, so asking twice is safe."""
 MAX_TOKEN_BYTES = 1 << 14
 _RETRY = urllib3.Retry(retry_after_max=LONGEST_RETRY_AFTER_SECONDS)
@@ -79,12 +79,12 @@ class Client:
         assert settings.url is not None  # noqa: S101  the caller looked
         self.url = settings.url.rstrip("/")
         self.patience = settings.patience_seconds
-        self._fields = {
+        self._headers = {
             "User-Agent": "glyph-score",
             "X-Request-Timeout-Ms": str(max(1, int(settings.timeout_seconds * 1000))),
         }
         if settings.token_file is not None:
-            self._fields["Authorization"] = f"Bearer {read_token(settings.token_file)}"
+            self._headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
         self._pool = open_pool(self.url, settings)
         self._prefix = parse_url(self.url).path or ""
         """What the service's paths begin with, as behind a proxy; without a last slash."""
@@ -97,7 +97,7 @@ class Client:
         self._closed.set()
         self._pool.close()
 
-    def ask(
+    def request(
         self, method: str, path: str, body: bytes = b"", fields: Mapping[str, str] | None = None
     ) -> Response:
         """Return the answer with status 200, after as many tries as patience allows.
@@ -105,11 +105,11 @@ class Client:
         Raises:
             BackendError: there is none.
         """
-        trouble, pauses = "", _pauses()
+        problem, delays = "", _backoff_delays()
         deadline: float | None = None
         while True:
             self._wait(self._not_before - time.monotonic())
-            wait = next(pauses)
+            wait = next(delays)
             try:
                 response = self._exchange(method, path, body, fields or {})
             except HTTPError as error:
@@ -119,17 +119,17 @@ class Client:
                         f"{self.url} shows a certificate that cannot be trusted ({said.verify_message}): name who "
                         "signed it with --ca-file, and the host as the certificate does"
                     ) from error
-                idle = isinstance(error, ProtocolError) and not trouble
-                trouble = f"it cannot be reached: {said}"
+                idle = isinstance(error, ProtocolError) and not problem
+                problem = f"it cannot be reached: {said}"
                 if idle:  # it may have been closed while nothing was asked; a new one tells more
                     continue
             else:
                 if response.status == http.client.OK:
                     return response
-                trouble = f"it answered {response.message()}"
-                if response.status not in AGAIN:
+                problem = f"it answered {response.message()}"
+                if response.status not in RETRYABLE:
                     remedy = REMEDIES.get(response.status)
-                    raise BackendError(f"{self.url}: {trouble}" + (f"; {remedy}" if remedy else ""))
+                    raise BackendError(f"{self.url}: {problem}" + (f"; {remedy}" if remedy else ""))
                 asked = retry_after(response.headers.get("Retry-After"))
                 if asked is not None:
                     wait = asked
@@ -138,7 +138,7 @@ class Client:
             deadline = now + self.patience if deadline is None else deadline
             if now + wait > deadline:
                 raise BackendError(
-                    f"{self.url}: {trouble}; tried for {self.patience:g} s. What is written stays: the same "
+                    f"{self.url}: {problem}; tried for {self.patience:g} s. What is written stays: the same "
                     "command goes on when the service is back (--patience-seconds waits longer)"
                 )
             self._wait(wait)
@@ -154,15 +154,15 @@ class Client:
                 method,
                 self._prefix + path,
                 body or None,
-                {**self._fields, **fields},
+                {**self._headers, **fields},
                 retries=False,
                 redirect=False,  # a token goes to no other host
                 preload_content=False,
             )
         ) as answer:
-            content = answer.read(MAX_ANSWER_BYTES + 1)
-            if len(content) > MAX_ANSWER_BYTES:
-                raise HTTPError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            content = answer.read(MAX_RESPONSE_BYTES + 1)
+            if len(content) > MAX_RESPONSE_BYTES:
+                raise HTTPError(f"an answer of more than {MAX_RESPONSE_BYTES} bytes")
             return Response(status=answer.status, headers=answer.headers, body=content)
 
 
@@ -180,7 +180,7 @@ class RemoteBackend:
     arithmetic: str
     """Of a full batch."""
     concurrency: int
-    batch: int = LARGEST_ASKED
+    batch: int = MAX_REMOTE_BATCH
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -194,8 +194,8 @@ class RemoteBackend:
             BackendError: it cannot be reached, refuses, or answers what the protocol does not have.
         """
         full = images if len(images) == self.batch else padded(images, self.batch)
-        response = self.client.ask("POST", self._path, *question(full))
-        return answer(response, self.version, (len(full), len(self.classes)))[: len(images)]
+        response = self.client.request("POST", self._path, *infer_request(full))
+        return infer_response(response, self.version, (len(full), len(self.classes)))[: len(images)]
 
     def close(self) -> None:
         """Stop asking."""
@@ -214,14 +214,14 @@ def open_remote(settings: ScoreSettings) -> RemoteBackend:
     """
     client = Client(settings)
     try:
-        return _served(client, settings)
+        return _open(client, settings)
     except BackendError:
         client.close()
         raise
 
 
-def _served(client: Client, settings: ScoreSettings) -> RemoteBackend:
-    response = client.ask("GET", "/metadata")
+def _open(client: Client, settings: ScoreSettings) -> RemoteBackend:
+    response = client.request("GET", "/metadata")
     try:
         document: Any = orjson.loads(response.body)
         model = document["model"]
@@ -236,7 +236,7 @@ def _served(client: Client, settings: ScoreSettings) -> RemoteBackend:
             # An older service has no other than float32; one that is mixed computes full batches in integers.
             arithmetic="float32" if document.get("arithmetic", "float32") == "float32" else "integer",
             concurrency=settings.connections,
-            batch=settings.batch or LARGEST_ASKED,
+            batch=settings.batch or MAX_REMOTE_BATCH,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BackendError(
@@ -244,7 +244,7 @@ def _served(client: Client, settings: ScoreSettings) -> RemoteBackend:
         ) from error
 
 
-def question(images: Images) -> tuple[bytes, dict[str, str]]:
+def infer_request(images: Images) -> tuple[bytes, dict[str, str]]:
     """Return the body and the fields of a request for the probabilities of `uint8[n, 28, 28]`.
 
     Source: Triton's docs/protocol/extension_binary_data.md.
@@ -265,7 +265,7 @@ def question(images: Images) -> tuple[bytes, dict[str, str]]:
     return header + pixels, {HEADER_LENGTH: str(len(header)), "Content-Type": OCTETS}
 
 
-def answer(response: Response, version: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+def infer_response(response: Response, version: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Return the probabilities in a response, `float32[n, classes]`.
 
     Raises:
@@ -342,9 +342,9 @@ def retry_after(field: str | None) -> float | None:
         return None
 
 
-def _pauses() -> Iterator[float]:
-    """Yield pauses that double, each with chance in it, so that threads do not come back in step."""
-    pause = FIRST_PAUSE_SECONDS
+def _backoff_delays() -> Iterator[float]:
+    """Yield delays that double, each with chance in it, so that threads do not come back in step."""
+    pause = FIRST_BACKOFF_SECONDS
     while True:
         yield pause * random.uniform(0.5, 1.0)  # noqa: S311  nothing is hidden by it
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        pause = min(2 * pause, LONGEST_BACKOFF_SECONDS)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from serving.scoring.observer import Totals
+from serving.scoring.observer import Observer, Totals
 from serving.scoring.output.manifest import Outcome
 from serving.scoring.records import Backend, Chunk, Predictions, Receipt
 from serving.scoring.reporting import report
@@ -22,7 +22,7 @@ from serving.scoring.reporting.summary import (
 from serving.scoring.settings import ScoreSettings
 
 
-class ConsoleObserver:
+class ConsoleObserver(Observer):
     """The observer of a run that a user started."""
 
     def __init__(

@@ -92,8 +92,8 @@ def _result(summary: Summary, seconds: float, rows_now: int) -> str:
         tiles["images/s"] = f"{rows_now / seconds:,.0f}"
     shown = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in tiles.items())
     note = (
-        f'<p class="quiet">{rows_now:,} images in {format_seconds(seconds)}; confidence is the calibrated probability of '
-        "the predicted class. Rows with an error have no answer and are counted nowhere else.</p>"
+        f'<p class="quiet">{rows_now:,} images in {format_seconds(seconds)}; confidence is the calibrated probability '
+        "of the predicted class. Rows with an error have no answer and are counted nowhere else.</p>"
     )
     return f"<dl>{shown}</dl>{note}"
 

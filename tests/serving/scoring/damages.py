@@ -6,7 +6,7 @@ from pathlib import Path
 from bench.support.jobs import settings
 from bundle.repository import Bundle
 from serving.scoring.errors import IncompleteError, OutputError
-from serving.scoring.observer import NullObserver
+from serving.scoring.observer import Observer
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.output.manifest import Outcome, read_manifest
 from serving.scoring.run import merge, run
@@ -20,7 +20,7 @@ NAMES = ("out", *FILES)
 Damage = Callable[[Path], object]
 
 
-class Told(NullObserver):
+class Told(Observer):
     """Keeps the lines for the user."""
 
     def __init__(self) -> None:

@@ -128,7 +128,7 @@ def test_a_run_is_refused_while_another_has_a_part_of_it(
     output = tmp_path / "out"
     score(bundle, given, output, shard="0/5")
     first = OutputFolder.open_existing(output)
-    with first.held(range(1, 5, 5)):
+    with first.lock(range(1, 5, 5)):
         for shard in ("1/5", "0/1", "0/3", "1/2"):  # 5 parts: part 1 is theirs, but for 0/3 and 0/5
             if shard == "0/3":
                 score(bundle, given, output, shard=shard)
@@ -161,8 +161,8 @@ def test_a_decoding_process_that_is_killed(
 
     def killing(self: DecoderPool, *arguments: Any) -> Any:
         if not killed and len(parts(tmp_path / "out")):
-            assert self._first is not None
-            victim = self._first.pid if which == "the first" else _forked_by(self._first.pid)
+            assert self._process is not None
+            victim = self._process.pid if which == "the first" else _forked_by(self._process.pid)
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
         return decode(self, *arguments)

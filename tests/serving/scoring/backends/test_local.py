@@ -31,7 +31,7 @@ from serving.scoring.output.integrity import read_record
 from serving.scoring.output.manifest import Outcome
 from serving.scoring.reporting.console import ConsoleObserver
 from serving.scoring.reporting.progress import ProgressMeter
-from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
+from serving.scoring.settings import MAX_REMOTE_BATCH, ScoreSettings
 from tests.serving.scoring.parts import some_images
 
 COUNT = 700
@@ -197,7 +197,7 @@ class Driver:
         fingerprint = dict(self.manifest.fingerprint) | changed
         actor = ray_backend.PartScorer(self.settings.model_dump_json(), fingerprint, str(ROOT))
         with closing(actor):
-            (line,) = actor({"part": np.array([part])})["told"]
+            (line,) = actor({"part": np.array([part])})["result"]
         document: dict[str, Any] = json.loads(line)
         return document
 
@@ -294,7 +294,7 @@ def test_cuda_is_given_larger_batches_and_a_service_no_larger_than_it_computes(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     """What a provider is given by default; what is not to be had is said."""
-    assert local.BATCH["cuda"] > local.BATCH["cpu"] == sessions.BUCKETS[-1] == LARGEST_ASKED
+    assert local.BATCH["cuda"] > local.BATCH["cpu"] == sessions.BUCKETS[-1] == MAX_REMOTE_BATCH
     given: dict[str, Any] = {"input": ("x",), "output": tmp_path / "out", "model": bundle.path.parent}
     with pytest.raises(ValueError, match="batch: 48 is no power of two"):
         ScoreSettings(**given, batch=48)

@@ -224,7 +224,7 @@ def test_a_connection_is_kept(scripted: Callable[..., Script]) -> None:
     script = scripted((200, {}, b"x"))
     asking = client(script)
     for _ in range(100):
-        assert asking.ask("GET", "/").body == b"x"
+        assert asking.request("GET", "/").body == b"x"
     assert len(script.asked) == 100
     assert len(script.connections) == 1
 
@@ -233,14 +233,14 @@ def test_a_connection_that_was_closed_while_idle_is_made_anew(scripted: Callable
     """Even without patience a connection that the service has closed meanwhile is no failure."""
     script = scripted((200, {}, b"1"), None, (200, {}, b"2"))
     asking = client(script, patience_seconds=0)
-    assert [asking.ask("GET", "/").body, asking.ask("GET", "/").body] == [b"1", b"2"]
+    assert [asking.request("GET", "/").body, asking.request("GET", "/").body] == [b"1", b"2"]
     assert len(script.connections) == 2
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(scripted: Callable[..., Script]) -> None:
     """A connection that ends in the middle of an answer is no answer, though its first bytes are there."""
     script = scripted((200, {"Content-Length": "100"}, b"the first part"), (200, {}, b"whole"))
-    assert client(script).ask("GET", "/").body == b"whole"
+    assert client(script).request("GET", "/").body == b"whole"
     assert len(script.asked) == 2
 
 
@@ -248,12 +248,12 @@ def test_an_answer_without_end_is_none(
     scripted: Callable[..., Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more is held of an answer than one may have."""
-    monkeypatch.setattr(remote, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(remote, "MAX_RESPONSE_BYTES", 1000)
     script = scripted((200, {}, bytes(1000)), (200, {}, bytes(1001)))
     asking = client(script, patience_seconds=0)
-    assert asking.ask("GET", "/").body == bytes(1000)
+    assert asking.request("GET", "/").body == bytes(1000)
     with pytest.raises(BackendError, match="more than 1000 bytes"):
-        asking.ask("GET", "/")
+        asking.request("GET", "/")
 
 
 def test_a_token_follows_no_redirect(scripted: Callable[..., Script], tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_token_follows_no_redirect(scripted: Callable[..., Script], tmp_path: 
     other = scripted((200, {}, b"x"))
     first = scripted((307, {"Location": f"http://127.0.0.1:{other.port}/"}, b""))
     with pytest.raises(BackendError, match="answered 307"):
-        client(first, token_file=tmp_path / "token").ask("GET", "/")
+        client(first, token_file=tmp_path / "token").request("GET", "/")
     assert first.asked[0][2]["authorization"] == "Bearer secret"
     assert not other.asked
 
@@ -273,12 +273,12 @@ def test_retry_after_is_honoured(scripted: Callable[..., Script], monkeypatch: p
     asking = client(script)
     waited: list[float] = []
     monkeypatch.setattr(asking, "_wait", waited.append)
-    assert asking.ask("GET", "/").body == b"x"
+    assert asking.request("GET", "/").body == b"x"
     assert [wait for wait in waited if wait in (7.0, 2.0)] == [7.0, 2.0]
     assert len(script.asked) == 3
     other: list[float] = []
     monkeypatch.setattr(asking, "_wait", other.append)
-    asking.ask("GET", "/")
+    asking.request("GET", "/")
     assert other[0] > 5  # what one thread was told holds for all
 
 
@@ -286,7 +286,7 @@ def test_without_patience_the_service_is_asked_once(scripted: Callable[..., Scri
     """The error says what the service said, and that the same command goes on."""
     script = scripted((503, {"Retry-After": "5"}, b'{"error": "queue full. Ask later"}'))
     with pytest.raises(BackendError, match=r"503: queue full\. Ask later; tried for 0 s.*goes on"):
-        client(script, patience_seconds=0).ask("GET", "/")
+        client(script, patience_seconds=0).request("GET", "/")
     assert len(script.asked) == 1
 
 
@@ -303,7 +303,7 @@ def test_patience_ends(scripted: Callable[..., Script], monkeypatch: pytest.Monk
     monkeypatch.setattr(asking, "_wait", passing)
     begun = now[0]
     with pytest.raises(BackendError, match="502"):
-        asking.ask("GET", "/")
+        asking.request("GET", "/")
     assert 5 < len(script.asked) < 20
     assert now[0] - begun <= 20
 
@@ -313,7 +313,7 @@ def test_what_would_be_refused_again_is_asked_once(status: int, scripted: Callab
     """A fault of the request's own ends the run at once, with what the service says of it."""
     script = scripted((status, {}, b'{"detail": "no", "remedy": "do so."}'))
     with pytest.raises(BackendError, match=f"answered {status}: no. do so."):
-        client(script).ask("GET", "/")
+        client(script).request("GET", "/")
     assert len(script.asked) == 1
 
 
@@ -333,7 +333,7 @@ def test_who_waits_is_woken_by_the_end_of_the_run(scripted: Callable[..., Script
 def test_a_service_that_is_not_there() -> None:
     """Nobody listens: the sentence says so."""
     with pytest.raises(BackendError, match=r"cannot be reached: .*refused"):
-        Client(scoring(f"http://127.0.0.1:{free_port()}", patience_seconds=0)).ask("GET", "/")
+        Client(scoring(f"http://127.0.0.1:{free_port()}", patience_seconds=0)).request("GET", "/")
 
 
 def test_a_stranger_is_no_service(scripted: Callable[..., Script]) -> None:
@@ -346,7 +346,7 @@ def test_a_stranger_is_no_service(scripted: Callable[..., Script]) -> None:
 def test_a_path_before_the_services_paths_is_kept(scripted: Callable[..., Script]) -> None:
     """A service behind a proxy may have a path of its own."""
     script = scripted((200, {}, b"x"))
-    client(script, "/glyph/").ask("GET", "/metadata")
+    client(script, "/glyph/").request("GET", "/metadata")
     assert script.asked[0][1] == "/glyph/metadata"
 
 
