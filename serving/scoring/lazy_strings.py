@@ -1,15 +1,15 @@
-"""Sources and row ids of many rows, as short as they can be said: numbers, one name again and again, lazy_strings."""
+"""A run-length encoded sequence of strings, for sources and row ids: ranges, repeated strings, lists."""
 
 import bisect
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, repeat
 
 Piece = range | tuple[str, int] | Sequence[str]
-"""Numbers that are ids; a text and how many rows have it; or texts."""
+"""Numbers; a string and how often it is repeated; or strings."""
 
 
 class LazyStrings:
-    """A sequence of texts that makes them when they are asked for: a run has one for every image."""
+    """A sequence of strings that are created on access: a run has one for every image."""
 
     __slots__ = ("_ends", "pieces")
 
@@ -18,11 +18,11 @@ class LazyStrings:
         self._ends = list(accumulate(map(length, pieces)))
 
     @classmethod
-    def concatenate(cls, lazy_strings: Sequence["LazyStrings | Sequence[str]"]) -> "LazyStrings":
-        """Return lazy_strings behind each other; the same text again and again stays one piece."""
+    def concatenate(cls, sequences: Sequence["LazyStrings | Sequence[str]"]) -> "LazyStrings":
+        """Return the sequences one after another; adjacent ranges and equal repeats are merged."""
         pieces: list[Piece] = []
         for piece in chain.from_iterable(
-            one.pieces if isinstance(one, LazyStrings) else (one,) for one in lazy_strings
+            one.pieces if isinstance(one, LazyStrings) else (one,) for one in sequences
         ):
             last = pieces[-1] if pieces else None
             if isinstance(piece, range) and isinstance(last, range) and last.stop == piece.start:
@@ -49,10 +49,10 @@ class LazyStrings:
 
 
 def is_repeat(piece: Piece) -> bool:
-    """Tell whether a piece is one text again and again."""
+    """Return whether a piece is one repeated string."""
     return isinstance(piece, tuple) and len(piece) == 2 and isinstance(piece[1], int)
 
 
 def length(piece: Piece) -> int:
-    """Return of how many rows a piece is."""
+    """Return a piece's number of strings."""
     return int(piece[1]) if is_repeat(piece) else len(piece)

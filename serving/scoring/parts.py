@@ -1,4 +1,4 @@
-"""What is done with a part that is scored, wherever that was: what its job is, what is written, what is refused."""
+"""Steps that a local run and a Ray actor share: the job's manifest, encoding and writing a part, `--strict`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from serving.scoring.records import Backend, Receipt
 
 
 def job_manifest(plan: Plan, backend: Backend, layout: Layout) -> JobManifest:
-    """Return what the job is; the fingerprint has everything that decides a byte of the parts."""
+    """Return the job's manifest; its fingerprint has everything that affects a byte of the parts."""
     fingerprint = {
         "model": backend.digest,
         **backend.identity,
@@ -38,7 +38,7 @@ def job_manifest(plan: Plan, backend: Backend, layout: Layout) -> JobManifest:
 
 
 def encode_and_write(part: Part, folder: OutputFolder, layout: Layout, observer: Observer) -> Receipt:
-    """Write one part, and what the observer wants to remember of it."""
+    """Encode and write a part with its statistics, and return its receipt."""
     tally: dict[str, Any] = observer.tally(part.chunk, part.predictions)
     content = layout.encode(part.chunk, part.predictions)
     return folder.write(
@@ -47,26 +47,26 @@ def encode_and_write(part: Part, folder: OutputFolder, layout: Layout, observer:
 
 
 def fail_on_errors(part: Part) -> None:
-    """Do what `--strict` asks for.
+    """Implement `--strict`.
 
     Raises:
-        BadImageError: a row of the part has an error; the message has the first.
+        BadImageError: a row of the part has an error; the message quotes the first.
     """
     if part.chunk.errors:
         at, reason = min(part.chunk.errors.items())
         raise BadImageError(
-            f"{part.chunk.sources[at]}, {part.chunk.rows[at]}: {reason}; correct or remove it, or leave out "
-            "--strict to have a row with the error"
+            f"{part.chunk.sources[at]}, {part.chunk.rows[at]}: {reason}; correct or remove it, or omit "
+            "--strict to write a row with the error"
         )
 
 
 @contextmanager
 def output_errors() -> Iterator[None]:
-    """Turn what the system says of a disk or a folder into a sentence."""
+    """Convert an OSError into a WriteError with a remedy."""
     try:
         yield
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         raise WriteError(
-            f"the output{where} cannot be written: {error.strerror}; make room or change it, and run again"
+            f"the output{where} cannot be written: {error.strerror}; free space or fix its permissions, and run again"
         ) from error

@@ -1,11 +1,11 @@
-"""One part after another: read, decode and score, with the next rows always on their way.
+"""The scoring pipeline: reads, decodes and scores slices of rows, with a bounded number of slices in flight.
 
-    this thread      takes slices from the plan, reads what must be read in order, waits for the oldest
-    reading threads  one for each decoding process: have a slice's files read and decoded
-    scoring threads  as many as keep the backend busy: ask it for one batch after the other
+    main thread      takes slices from the plan, reads sequential sources, waits for the oldest slice
+    reading threads  one for each decoding process: send it a slice's files, receive the decoded images
+    scoring threads  `Backend.concurrency` of them: call the backend with one batch after another
 
-Slices are pending in order and finished in order, and no more than a few are pending at a time. That bounds
-the memory, and is all the scheduling there is.
+Slices are submitted in order and collected in order, and at most `PREFETCH` slices a thread are in flight. That
+bounds the memory, and no other scheduling is needed.
 """
 
 from collections import deque
@@ -23,14 +23,14 @@ from serving.scoring.plan import Plan, Slice
 from serving.scoring.records import Backend, Chunk, Predictions, RawRows, concatenate, predictions_of
 
 PREFETCH = 3
-"""Slices that are on their way for each thread: one that is worked on, and two so that none waits."""
+"""Slices in flight for each thread: one being processed, two queued so that the thread never waits."""
 
 Scored = tuple[Chunk, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """A part that is scored and not written."""
+    """A part that is scored but not written."""
 
     number: int
     chunk: Chunk
@@ -40,13 +40,13 @@ class Part:
 def score_parts(
     plan: Plan, parts: Sequence[int], backend: Backend, decoders: DecoderPool | None
 ) -> Iterator[Part]:
-    """Yield the parts, in their order, each as soon as it is scored.
+    """Yield the parts in order, each as soon as it is scored.
 
     Args:
-        plan: the input.
-        parts: the numbers of those that are wanted, ascending.
-        backend: what scores.
-        decoders: needed where the input has image files.
+        plan: of the input.
+        parts: numbers of the parts to score, ascending.
+        backend: computes the probabilities.
+        decoders: required if the input has image files.
 
     Raises:
         InputError: a source is damaged.
@@ -82,7 +82,7 @@ def score_parts(
                 predictions=predictions_of(np.concatenate([found for _, found in finished]), backend.classes),
             )
     except BaseException:
-        backend.close()  # so that no thread waits for it any more
+        backend.close()  # wakes the threads that wait for it
         raise
     finally:
         reading.shutdown(cancel_futures=True)
@@ -90,7 +90,7 @@ def score_parts(
 
 
 def decode_slices(slices: Sequence[Slice], polarity: Polarity, decoders: DecoderPool | None) -> Chunk:
-    """Return consecutive slices as one decoded chunk; without decoders, decoded here."""
+    """Return consecutive slices as one decoded chunk; without `decoders`, decode in this process."""
     return concatenate([_chunk(one, polarity, decoders) for one in slices])
 
 
@@ -115,7 +115,7 @@ def _chunk(one: Slice, polarity: Polarity, decoders: DecoderPool | None) -> Chun
 
 
 def _score(chunk: Chunk, backend: Backend) -> Scored:
-    """Ask for the probabilities, in batches that are cut from the part's first row on."""
+    """Return the chunk with its probabilities, computed in batches that start at its first row."""
     found = [
         backend.score(chunk.images[start : start + backend.batch])
         for start in range(0, len(chunk), backend.batch)

@@ -1,11 +1,10 @@
-"""`--engine ray`: the parts of a run, computed on a Ray cluster by Ray Data; the same bytes as here.
+"""`--engine ray`: Ray Data computes the parts of a run on a cluster, with the same bytes as a local run.
 
     missing parts -> ray.data.from_items -> map_batches(PartScorer, an actor for each CPU or GPU) -> receipts
 
-An actor does what a shard does: it lists the input for itself, sees that the job is the same, and
-then reads, scores and writes one part after the other. So every node needs the input, the model and
-the output at the same paths, and the same Glyph. A part that Ray computes twice, because a node was
-lost, has the same bytes twice, and one name.
+Each actor lists the input, checks that the fingerprint is the driver's, then reads, scores and writes one part
+after another. Every node therefore needs the input, the model and the output at the same paths, and the same
+version of Glyph. If Ray computes a part twice because a node was lost, the second write has the same name and bytes.
 """
 
 import json
@@ -39,21 +38,23 @@ ROOT = Path(serving.__file__).resolve().parent.parent
 def score_on_ray(
     settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest, backend: Backend, observer: Observer
 ) -> list[Receipt]:
-    """Score and write parts, on the cluster that RAY_ADDRESS names, or on this machine where it names none.
+    """Score and write parts on the cluster at RAY_ADDRESS, or on this machine if it is not set.
 
     Args:
         settings: the job.
-        parts: the numbers of those that are wanted.
-        manifest: what the output folder says of the job.
-        backend: opened here, to know the model and the provider; the actors open their own.
-        observer: is told of each part.
+        parts: numbers of the parts to score.
+        manifest: the job's, from the output folder.
+        backend: of the driver, for the model and the provider; the actors open their own.
+        observer: `on_part` is called for each part.
 
     Raises:
-        BackendError: Ray is not installed or cannot be reached, or lost what it could not compute anew.
-        ScoringError: what kept an actor from its work.
+        BackendError: Ray is not installed or cannot be reached, or could not recover from a lost node.
+        ScoringError: an actor failed.
     """
     if "-" in settings.input:
-        raise InputError("--engine ray cannot read the standard input on every node: give a file of paths")
+        raise InputError(
+            "--engine ray cannot read the standard input on every node: give a file with the paths"
+        )
     if not parts:
         return []
     receipts: list[Receipt] = []
@@ -70,8 +71,8 @@ def score_on_ray(
 
 
 def _pinned(settings: ScoreSettings, backend: Backend) -> ScoreSettings:
-    """Return settings that mean on every node what they mean here."""
-    assert isinstance(backend, LocalBackend)  # noqa: S101  the settings allow no other beside Ray
+    """Return settings that have the same meaning on every node: version, provider and precision are explicit."""
+    assert isinstance(backend, LocalBackend)  # noqa: S101  the settings allow no other backend with Ray
     pinned = {
         "version": backend.session.bundle.version,
         "provider": backend.session.provider,
@@ -80,17 +81,17 @@ def _pinned(settings: ScoreSettings, backend: Backend) -> ScoreSettings:
         "shard": "0/1",
     }
     if backend.session.provider == "cuda":
-        pinned["device_id"] = 0  # Ray shows each actor the one device that is its own
+        pinned["device_id"] = 0  # Ray makes one device visible to each actor
     return settings.model_copy(update=pinned)
 
 
 def _results(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest) -> Iterator[str]:
-    """Yield what the actors say of each part, as JSON."""
+    """Yield each part's receipt or error from the actors, as JSON."""
     try:
         import ray
         import ray.data
     except ImportError as error:
-        raise BackendError(f"--engine ray needs Ray Data ({error}): pip install 'glyph[ray]'") from error
+        raise BackendError(f"--engine ray requires Ray Data ({error}): pip install 'glyph[ray]'") from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     started = not ray.is_initialized()
@@ -123,7 +124,7 @@ def _results(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifes
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = " ".join(str(error).split())[-300:]
         raise BackendError(
-            f"Ray cannot compute it: {reason}. What is written stays: the same command goes on"
+            f"Ray failed: {reason}. Written parts are kept: the same command resumes"
         ) from error
     finally:
         if started:
@@ -131,30 +132,32 @@ def _results(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifes
 
 
 class PartScorer:
-    """An actor of Ray: scores and writes the parts that it is given."""
+    """A Ray actor that scores and writes parts."""
 
     def __init__(self, settings: str, fingerprint: Mapping[str, str], directory: str) -> None:
         self._failure: ScoringError | None = None
         self._sources: Sequence[Source] = ()
         try:
             self._open(ScoreSettings.model_validate_json(settings), fingerprint, directory)
-        except ScoringError as error:  # raised here, it would have Ray start the actor again and again
+        except ScoringError as error:  # if __init__ raised, Ray would restart the actor forever
             self._failure = error
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Score parts, and return for each its receipt, or what went wrong, as JSON."""
+        """Score parts, and return each part's receipt or error as JSON."""
         return {"result": [self._score_part(int(number)) for number in batch["part"]]}
 
     def close(self) -> None:
-        """Close the input. Ray has no use for it: it ends the actor's process."""
+        """Close the input; for tests, as Ray ends the actor's process."""
         for source in self._sources:
             source.close()
 
     def _open(self, settings: ScoreSettings, fingerprint: Mapping[str, str], directory: str) -> None:
         try:
-            os.chdir(directory)  # relative paths stand in the rows as they were given
+            os.chdir(directory)  # rows have relative paths as they were given
         except OSError as error:
-            raise InputError(f"a node of the cluster has no folder {directory}: share it") from error
+            raise InputError(
+                f"a node of the cluster does not have the folder {directory}: mount it on every node"
+            ) from error
         self._sources = open_inputs(settings.input, column=settings.column, say=Observer().say)
         self._settings = settings
         self._plan = Plan(self._sources, settings.part_rows)
@@ -170,7 +173,7 @@ class PartScorer:
         manifest = job_manifest(self._plan, self._backend, self._layout)
         if different := differences(fingerprint, manifest.fingerprint):
             raise InputError(
-                f"a node of the cluster sees another job: {'; '.join(different[:5])}. Every node needs the same "
+                f"a node of the cluster has another job: {'; '.join(different[:5])}. Give every node the same "
                 "input, model and versions"
             )
         self._folder = OutputFolder(settings.output, manifest)
@@ -191,11 +194,11 @@ class PartScorer:
 
 
 class _StatisticsObserver(Observer):
-    """Remembers of each part what the run's own observer would."""
+    """Computes the statistics that the driver's observer would compute."""
 
     def __init__(self, settings: ScoreSettings, backend: Backend) -> None:
         self._statistics = open_statistics(settings, backend)
 
     def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:
-        """Return what the summary needs to know of a part."""
+        """Return a part's statistics."""
         return self._statistics.compute(chunk, predictions)

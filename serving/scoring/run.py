@@ -1,4 +1,4 @@
-"""A run from its beginning to its end: list the input, claim the output, score what is missing, finish."""
+"""A run from start to end: list the input, open the output, score the missing parts, finish."""
 
 import os
 import time
@@ -22,7 +22,7 @@ from serving.scoring.settings import ScoreSettings, shard_of
 from serving.system.cpus import usable_cpus
 
 WRITING = 2
-"""Parts that are being written, or wait for it, at most."""
+"""Maximum number of parts that are being written or are queued for it."""
 
 
 def run(
@@ -32,17 +32,17 @@ def run(
     environment: Mapping[str, str] | None = None,
     stdin: BinaryIO | None = None,
 ) -> Outcome:
-    """Score what this process has to, and finish the job if nobody else has a share of it.
+    """Score this process's shard; finish the job if it is the only shard.
 
     Args:
         settings: the job.
-        observer: is told what happens.
-        environment: for the shard, by default the process's.
-        stdin: where the input is `-`, by default the process's.
+        observer: receives the run's callbacks.
+        environment: where the shard is read from, by default the process's.
+        stdin: read where an input is `-`, by default the process's.
 
     Raises:
-        ScoringError: the run ends; the message says why and what to do.
-        ValueError: the shard makes no sense.
+        ScoringError: the run cannot go on; the message has the reason and a remedy.
+        ValueError: the shard is invalid.
     """
     index, count = shard_of(settings, os.environ if environment is None else environment)
     with ExitStack() as stack:
@@ -74,9 +74,9 @@ def run(
             folder = OutputFolder.open_for(settings.output, job_manifest(plan, backend, layout), observer.say)
             if (complete := folder.complete()) is None:
                 stack.enter_context(folder.lock(own))
-                complete = folder.complete()  # who held it before may have completed it
+                complete = folder.complete()  # the previous owner of the lock may have completed it
             if complete is not None:
-                observer.say(f"{settings.output} is complete already: nothing is left to do")
+                observer.say(f"{settings.output} is complete: nothing to do")
                 return Outcome(receipts=complete, complete=True, manifest=folder.manifest)
             done = folder.resume(own, observer.say)
             totals = Totals(
@@ -104,12 +104,12 @@ def merge(output: OutputFolder, say: Callable[[str], None] = lambda _: None) -> 
     """Finish a job whose parts were written by several shards.
 
     Args:
-        output: the job's.
-        say: takes a line for the user.
+        output: the job's folder.
+        say: shows the user a line.
 
     Raises:
         IncompleteError: parts are missing.
-        LockedError: a shard is still at work.
+        LockedError: a shard is still running.
         OutputError: a part, or the one file, was changed.
         WriteError: the result cannot be written.
     """
@@ -122,11 +122,11 @@ def merge(output: OutputFolder, say: Callable[[str], None] = lambda _: None) -> 
 
 
 def open_backend(settings: ScoreSettings) -> Backend:
-    """Open what the settings ask for.
+    """Open the backend that the settings select.
 
     Raises:
         ModelError: the model cannot be loaded or proven.
-        BackendError: the device, the service or the cluster is not there.
+        BackendError: the device, the service or the cluster is not available.
     """
     if settings.url is not None:
         from serving.scoring.backends.remote import open_remote
@@ -138,7 +138,7 @@ def open_backend(settings: ScoreSettings) -> Backend:
 def _write_all(
     scored: Iterator[Part], folder: OutputFolder, layout: Layout, observer: Observer, *, strict: bool
 ) -> list[Receipt]:
-    """Write the parts as they come, beside the scoring of the next ones."""
+    """Write each part in a thread while the next ones are scored."""
     receipts: list[Receipt] = []
     pending: list[Future[Receipt]] = []
     last = time.perf_counter()
