@@ -60,8 +60,8 @@ class ScoreSettings(Settings):
     arithmetic: Annotated[
         Literal["auto", "float32", "integer"],
         Field(
-            description="precision of the first layer on the CPU: 'auto' is exact integers if the processor has AMX and "
-            "the bundle an integer graph, else float32. A job has one precision: set it if its machines differ"
+            description="precision of the first layer on the CPU: 'auto' is exact integers if the CPU has AMX and the "
+            "bundle an integer graph, else float32; a job has one precision, so set it if machines differ"
         ),
     ] = "auto"
     batch: Annotated[

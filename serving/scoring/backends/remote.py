@@ -1,14 +1,13 @@
-"""`--url`: a running service computes, asked by the Open Inference Protocol with binary tensors.
+"""`--url`: the remote backend, a running service by the Open Inference Protocol with binary tensors.
 
-The threads that score share urllib3's pool of kept connections. A request is always of a full batch,
-padded with black images: so the service runs the very batches that `LocalBackend` runs, however it
-groups the requests that arrive together, and the answers have the same bits on the same device.
+The scoring threads share urllib3's connection pool. Every request is a full batch, padded with black images, so the
+service runs the same batches as `LocalBackend`, however it groups concurrent requests, and the results have the same
+bits on the same device.
 
-What is refused for a time (429, 502, 503, 504, a connection that breaks) is asked again: when
-`Retry-After` says so (RFC 9110, section 10.2.3), else after a growing pause, until the patience ends.
-The loop that does it is ours: `urllib3.Retry` counts tries where a run has a time, its pauses end with no run and
-are alike in all threads where they are longest, what `Retry-After` tells one thread it keeps from the others, and it
-reads an answer whole, however large. No redirect is followed.
+Temporary failures (408, 425, 429, 502, 503, 504, a broken connection) are retried: after `Retry-After` (RFC 9110,
+section 10.2.3), else with exponential backoff, until `--patience-seconds` have passed. `urllib3.Retry` is not enough:
+it counts attempts instead of time, its pauses cannot be interrupted and have no jitter at their maximum, one thread's
+`Retry-After` does not hold for the others, and it reads a response of any size. Redirects are not followed.
 """
 
 import contextlib
@@ -40,31 +39,31 @@ FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 300
 GRACE_SECONDS = 5.0
-"""The service is asked to give up at the deadline; the connection waits for it to say so."""
+"""How much longer than the service's own deadline the connection waits for its response."""
 MAX_RESPONSE_BYTES = 64 << 20
 RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
-"""Statuses that another time may not have; the questions have no effect, so asking twice is safe."""
+"""Statuses that are retried; predictions have no side effects, so a retry is safe."""
 MAX_TOKEN_BYTES = 1 << 14
 _RETRY = urllib3.Retry(retry_after_max=LONGEST_RETRY_AFTER_SECONDS)
 REMEDIES = {
     401: "give a valid token with --token-file",
-    403: "give a token that may ask with --token-file",
-    404: "another version may be served by now: run it again, into a new output",
-    413: "the service takes smaller requests only: raise its GLYPH_MAX_BODY_BYTES and GLYPH_MAX_IMAGES",
+    403: "give a token with the permission by --token-file",
+    404: "the service may have another version now: run again with a new output",
+    413: "the service's limits are too small: raise its GLYPH_MAX_BODY_BYTES and GLYPH_MAX_IMAGES",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Response:
-    """An answer, whole."""
+    """A complete response."""
 
     status: int
     headers: Mapping[str, str]
-    """By names in any case."""
+    """Case-insensitive."""
     body: bytes
 
     def message(self) -> str:
-        """Return what the service said was wrong, in its own words where it used any that are known."""
+        """Return the status with the error message of the body, if its format is known."""
         with contextlib.suppress(ValueError, AttributeError):
             document = orjson.loads(self.body)
             detail = document.get("error") or f"{document.get('detail')}. {document.get('remedy', '')}"
@@ -73,10 +72,10 @@ class Response:
 
 
 class Client:
-    """Asks one service, from any number of threads."""
+    """A thread-safe HTTP client of one service."""
 
     def __init__(self, settings: ScoreSettings) -> None:
-        assert settings.url is not None  # noqa: S101  the caller looked
+        assert settings.url is not None  # noqa: S101  checked by the caller
         self.url = settings.url.rstrip("/")
         self.patience = settings.patience_seconds
         self._headers = {
@@ -87,23 +86,23 @@ class Client:
             self._headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
         self._pool = open_pool(self.url, settings)
         self._prefix = parse_url(self.url).path or ""
-        """What the service's paths begin with, as behind a proxy; without a last slash."""
+        """The URL's path, as behind a proxy, without a trailing slash."""
         self._not_before = 0.0
-        """What `Retry-After` asked of one thread holds for all of them."""
+        """No thread sends a request before this time; from `Retry-After`."""
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """End the connections, and wake who waits to ask again; they raise BackendError."""
+        """Close the connections, and wake the threads that wait for a retry; these raise BackendError."""
         self._closed.set()
         self._pool.close()
 
     def request(
         self, method: str, path: str, body: bytes = b"", fields: Mapping[str, str] | None = None
     ) -> Response:
-        """Return the answer with status 200, after as many tries as patience allows.
+        """Return the response with status 200; retry temporary failures until `patience` seconds have passed.
 
         Raises:
-            BackendError: there is none.
+            BackendError: the request failed.
         """
         problem, delays = "", _backoff_delays()
         deadline: float | None = None
@@ -113,15 +112,15 @@ class Client:
             try:
                 response = self._exchange(method, path, body, fields or {})
             except HTTPError as error:
-                said = error.__cause__ or error.args[-1]  # what the system said, which urllib3 wraps
+                said = error.__cause__ or error.args[-1]  # the operating system's error, which urllib3 wraps
                 if isinstance(said, ssl.SSLCertVerificationError):
                     raise BackendError(
-                        f"{self.url} shows a certificate that cannot be trusted ({said.verify_message}): name who "
-                        "signed it with --ca-file, and the host as the certificate does"
+                        f"{self.url} has an untrusted certificate ({said.verify_message}): give its authority by "
+                        "--ca-file, and the host name that the certificate has"
                     ) from error
                 idle = isinstance(error, ProtocolError) and not problem
                 problem = f"it cannot be reached: {said}"
-                if idle:  # it may have been closed while nothing was asked; a new one tells more
+                if idle:  # the server may have closed an idle connection: retry at once on a new one
                     continue
             else:
                 if response.status == http.client.OK:
@@ -138,17 +137,17 @@ class Client:
             deadline = now + self.patience if deadline is None else deadline
             if now + wait > deadline:
                 raise BackendError(
-                    f"{self.url}: {problem}; tried for {self.patience:g} s. What is written stays: the same "
-                    "command goes on when the service is back (--patience-seconds waits longer)"
+                    f"{self.url}: {problem}; retried for {self.patience:g} s. Written parts are kept: the same "
+                    "command resumes when the service is back (--patience-seconds retries longer)"
                 )
             self._wait(wait)
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(max(0.0, seconds)):
-            raise BackendError("the run ends, and nothing more is asked")
+            raise BackendError("the run was stopped")
 
     def _exchange(self, method: str, path: str, body: bytes, fields: Mapping[str, str]) -> Response:
-        """Send the request and read the answer; the connection stays open if the service keeps it open."""
+        """Send the request and read the response."""
         with contextlib.closing(
             self._pool.urlopen(
                 method,
@@ -156,19 +155,19 @@ class Client:
                 body or None,
                 {**self._headers, **fields},
                 retries=False,
-                redirect=False,  # a token goes to no other host
+                redirect=False,  # the token must not be sent to another host
                 preload_content=False,
             )
         ) as answer:
             content = answer.read(MAX_RESPONSE_BYTES + 1)
             if len(content) > MAX_RESPONSE_BYTES:
-                raise HTTPError(f"an answer of more than {MAX_RESPONSE_BYTES} bytes")
+                raise HTTPError(f"a response of more than {MAX_RESPONSE_BYTES} bytes")
             return Response(status=answer.status, headers=answer.headers, body=content)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteBackend:
-    """A service's model; the version is the one that was served at the start, and no other one answers."""
+    """A service's model, pinned to the version that was served when the run started."""
 
     client: Client
     name: str
@@ -178,27 +177,27 @@ class RemoteBackend:
     polarity: Polarity
     provider: str
     arithmetic: str
-    """Of a full batch."""
+    """Precision of the first layer for a full batch."""
     concurrency: int
     batch: int = MAX_REMOTE_BATCH
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Return what the service computes with, as a local backend would."""
+        """Return the service's provider and precision."""
         return {"provider": self.provider, "arithmetic": self.arithmetic}
 
     def score(self, images: Images) -> npt.NDArray[np.float32]:
-        """Return the probabilities as the service gives them.
+        """Return the service's probabilities.
 
         Raises:
-            BackendError: it cannot be reached, refuses, or answers what the protocol does not have.
+            BackendError: the service cannot be reached, rejects the request, or violates the protocol.
         """
         full = images if len(images) == self.batch else padded(images, self.batch)
         response = self.client.request("POST", self._path, *infer_request(full))
         return infer_response(response, self.version, (len(full), len(self.classes)))[: len(images)]
 
     def close(self) -> None:
-        """Stop asking."""
+        """Close the client."""
         self.client.close()
 
     @property
@@ -207,10 +206,10 @@ class RemoteBackend:
 
 
 def open_remote(settings: ScoreSettings) -> RemoteBackend:
-    """Ask a service what it serves.
+    """Open the model that a service has.
 
     Raises:
-        BackendError: it cannot be reached, lets us not in, or is no Glyph service.
+        BackendError: the service cannot be reached, rejects the token, or is not Glyph.
     """
     client = Client(settings)
     try:
@@ -240,12 +239,12 @@ def _open(client: Client, settings: ScoreSettings) -> RemoteBackend:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BackendError(
-            f"{client.url}/metadata does not answer as a Glyph service does: give the service's own address"
+            f"{client.url}/metadata is not the response of a Glyph service: give the service's address"
         ) from error
 
 
 def infer_request(images: Images) -> tuple[bytes, dict[str, str]]:
-    """Return the body and the fields of a request for the probabilities of `uint8[n, 28, 28]`.
+    """Return body and headers of an inference request for `uint8[n, 28, 28]`.
 
     Source: Triton's docs/protocol/extension_binary_data.md.
     """
@@ -266,10 +265,10 @@ def infer_request(images: Images) -> tuple[bytes, dict[str, str]]:
 
 
 def infer_response(response: Response, version: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Return the probabilities in a response, `float32[n, classes]`.
+    """Return a response's probabilities, `float32[n, classes]`.
 
     Raises:
-        BackendError: it is not what was asked for.
+        BackendError: the response does not match the request.
     """
     try:
         length = int(response.headers[HEADER_LENGTH])
@@ -279,27 +278,27 @@ def infer_response(response: Response, version: int, shape: tuple[int, int]) -> 
         probabilities = np.frombuffer(response.body[length:], "<f4").reshape(shape)
     except (ValueError, KeyError, TypeError) as error:
         raise BackendError(
-            f"the service's answer is not one of the Open Inference Protocol with binary data ({error})"
+            f"the response does not follow the Open Inference Protocol with binary data ({error})"
         ) from error
     if told != ("probabilities", "FP32", shape, str(version)):
-        raise BackendError(f"the service answered {told}, which was not asked for")
+        raise BackendError(f"the response has {told}, which the request did not ask for")
     return probabilities
 
 
 def open_pool(url: str, settings: ScoreSettings) -> urllib3.HTTPConnectionPool:
-    """Return what asks the service at an address, on a kept connection for each thread; it connects when asked.
+    """Return a connection pool for a URL; it connects with the first request.
 
     Raises:
-        BackendError: it is no address, or the file of certificates cannot be read.
+        BackendError: the URL is invalid, or the CA file cannot be read.
     """
     try:
         parts = parse_url(url)
     except ValueError as error:
-        raise BackendError(f"--url {url!r} is no address: {error}") from error
+        raise BackendError(f"--url {url!r} is not a URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.host or parts.query is not None or parts.auth:
         raise BackendError(
-            f"--url {url!r} is no address of a service: give one as http://host:8080, or https://host; "
-            "a token goes into --token-file"
+            f"--url {url!r} is not the URL of a service: give one such as http://host:8080 or https://host; "
+            "a token belongs into --token-file"
         )
     tls: dict[str, Any] = {}
     if parts.scheme == "https":
@@ -310,17 +309,17 @@ def open_pool(url: str, settings: ScoreSettings) -> urllib3.HTTPConnectionPool:
                 f"--ca-file {settings.ca_file} cannot be read: {error.strerror or error}"
             ) from error
     elif settings.ca_file is not None:
-        raise BackendError("--ca-file is for an https --url: this one is http")
+        raise BackendError("--ca-file requires an https --url: this one is http")
     return urllib3.connection_from_url(
         url, maxsize=settings.connections, timeout=settings.timeout_seconds + GRACE_SECONDS, **tls
     )
 
 
 def read_token(path: Path) -> str:
-    """Return the token in a file, whose only line it is; it is repeated in no message.
+    """Return the token from a file of one line; no message contains it.
 
     Raises:
-        BackendError: there is none.
+        BackendError: the file cannot be read, or has no token.
     """
     try:
         with path.open("rb") as file:
@@ -329,22 +328,22 @@ def read_token(path: Path) -> str:
         raise BackendError(f"--token-file {path} cannot be read: {error.strerror}") from error
     if not token or not all(33 <= byte < 127 for byte in token):
         raise BackendError(
-            f"--token-file {path} holds no token: it should have one line, as serving.token prints it"
+            f"--token-file {path} has no token: it must be one line, as serving.token prints it"
         )
     return token.decode("ascii")
 
 
 def retry_after(field: str | None) -> float | None:
-    """Return the seconds that a `Retry-After` field asks for, at most 300; None if it is missing or none."""
+    """Return the seconds of a `Retry-After` field, at most 300; None if it is missing or invalid."""
     try:
         return None if field is None else _RETRY.parse_retry_after(field)
-    except (InvalidHeader, ValueError, OverflowError):  # the last two of a number or a date that is too large
+    except (InvalidHeader, ValueError, OverflowError):  # the last two for a number or date that is too large
         return None
 
 
 def _backoff_delays() -> Iterator[float]:
-    """Yield delays that double, each with chance in it, so that threads do not come back in step."""
+    """Yield exponentially growing delays with jitter, so that threads do not retry in step."""
     pause = FIRST_BACKOFF_SECONDS
     while True:
-        yield pause * random.uniform(0.5, 1.0)  # noqa: S311  nothing is hidden by it
+        yield pause * random.uniform(0.5, 1.0)  # noqa: S311  not for security
         pause = min(2 * pause, LONGEST_BACKOFF_SECONDS)

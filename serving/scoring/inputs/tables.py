@@ -1,4 +1,4 @@
-"""Parquet: a column of image files, or of 784 numbers; the other columns are passed through."""
+"""Parquet files with a column of image files or of 784 numbers; other columns are passed through."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,11 @@ from serving.scoring.records import RawRows
 USUAL_NAMES = ("image", "images", "img", "pixels", "bytes", "png")
 READ_ROWS = 1024
 STREAM_BUFFER = 1 << 20
-"""Column chunks are read through so large a window, not whole: a row group may hold millions of images."""
+"""Buffer for reading column chunks, which are not read whole: a row group may have millions of images."""
 
 
 class ParquetSource:
-    """A source whose rows are those of one Parquet file, read in order."""
+    """A source of a Parquet file's rows, read sequentially."""
 
     def __init__(self, name: str, path: Path, column: str | None) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class ParquetSource:
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         self._batches: Iterator[Any] | None = None
         self._at = 0
-        """The number of the first row of `_rest`."""
+        """Number of the first row of `_rest`."""
         self._rest: Any = None
 
     def fingerprint(self) -> str:
@@ -55,7 +55,9 @@ class ParquetSource:
         try:
             table = self._rows(first, count)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{self.path} cannot be read: {_short(error)}; restore it, run again") from error
+            raise InputError(
+                f"{self.path} cannot be read: {_short(error)}; restore it and run again"
+            ) from error
         images = table.column(self._column).combine_chunks()
         if isinstance(images, pa.ChunkedArray):
             images = pa.concat_arrays(images.chunks) if images.num_chunks else images.type.empty_array()
@@ -79,7 +81,7 @@ class ParquetSource:
         try:
             return pq.ParquetFile(self.path, buffer_size=STREAM_BUFFER, pre_buffer=False)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{self.path} is no Parquet file, or damaged: {_short(error)}") from error
+            raise InputError(f"{self.path} is not a Parquet file, or damaged: {_short(error)}") from error
 
     def _rows(self, first: int, count: int) -> Any:
         if self._file is None:
@@ -106,7 +108,7 @@ class ParquetSource:
 
 
 def _is_files(kind: Any) -> bool:
-    """Tell whether a column's type is one of image files: bytes, or `{bytes, path}` as data sets have it."""
+    """Return whether a column's type is image files: bytes, or the `{bytes, path}` of Hugging Face data sets."""
     if pa.types.is_struct(kind):
         at = kind.get_field_index("bytes")
         return at >= 0 and _is_files(kind.field(at).type)
@@ -120,7 +122,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _is_numbers(kind: Any) -> bool:
-    """Tell whether a column's type is one of lists of numbers, or of lists of those."""
+    """Return whether a column's type is lists of numbers, possibly nested."""
     while _is_list(kind):
         kind = kind.value_type
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
@@ -136,25 +138,25 @@ def _image_column(path: Path, schema: Any, asked: str | None) -> str:
             return asked
         if asked in schema.names:
             raise InputError(
-                f"{path}: the column '{asked}' is {schema.field(asked).type}; images are bytes, or {PIXELS} numbers"
+                f"{path}: the column '{asked}' is {schema.field(asked).type}; images are bytes or {PIXELS} numbers"
             )
         raise InputError(f"{path} has no column '{asked}'{nearest(asked, schema.names)}")
     usual = [name for name in fit if name.lower() in USUAL_NAMES]
     candidates = fit if len(fit) == 1 else usual
     if len(candidates) != 1:
-        found = f"could be any of {', '.join(fit)}: name it with --column" if fit else "is not there"
+        found = f"is ambiguous between {', '.join(fit)}: choose with --column" if fit else "is not there"
         raise InputError(f"{path}: the column of the images (bytes, or {PIXELS} numbers) {found}")
     return str(candidates[0])
 
 
 def _numbers(images: Any) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-    """Return `uint8[n, 28, 28]` of lists of 784 numbers or of 28 lists of 28, and the rows that are neither."""
+    """Return `uint8[n, 28, 28]` from lists of 784 numbers or 28 lists of 28, and an error for each other row."""
     count = len(images)
     errors: dict[int, str] = {}
     pixels = np.zeros((count, PIXELS), np.uint8)
     flat, lengths = images, np.ones(count, np.int64)
     nulls = np.asarray(images.is_null())
-    while _is_list(flat.type):  # the lengths of nested lists add up
+    while _is_list(flat.type):  # sum the lengths of nested lists
         inner = np.asarray(flat.value_lengths().fill_null(0))
         ends = np.cumsum(lengths)
         sums = np.concatenate([[0], np.cumsum(inner)])
@@ -166,7 +168,7 @@ def _numbers(images: Any) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
         errors[row] = (
             "the image is null"
             if nulls[row]
-            else f"the image is a list of {lengths[row]} numbers; {PIXELS} are needed"
+            else f"the image is a list of {lengths[row]} numbers; {PIXELS} are required"
         )
     whole = np.flatnonzero((lengths == PIXELS) & ~nulls)
     if len(whole) == 0:
@@ -175,11 +177,13 @@ def _numbers(images: Any) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
     wanted = wanted.reshape(len(whole), PIXELS)
     if wanted.dtype != np.uint8:
         numbers = wanted.astype(np.float64)
-        right = (numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))  # NaN, a null, is not
+        right = (
+            (numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))
+        )  # false for NaN, which is a null
         for at in np.flatnonzero(~right.all(axis=1)).tolist():
             pixel = int(np.flatnonzero(~right[at])[0])
             errors[int(whole[at])] = (
-                f"pixel {pixel} is {numbers[at, pixel]:g}; whole numbers from 0 to 255 are needed"
+                f"pixel {pixel} is {numbers[at, pixel]:g}; whole numbers from 0 to 255 are required"
             )
         wanted = np.where(right.all(axis=1)[:, None], numbers, 0).astype(np.uint8)
     pixels[whole] = wanted

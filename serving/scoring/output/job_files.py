@@ -1,13 +1,13 @@
-"""Where a job's files are, and which of them are as they were written.
+"""The paths of a job's files, their receipts, and their verification.
 
-    _manifest.json               what the job is; whoever comes with another one is refused
-    part-000000.parquet ...      the rows, whole or not there
-    _receipts/part-000000.json   what is known of a part; written before the part, so a part has one
-    _receipts/file.json          the same of the one file, where the output is one
-    _SUCCESS                     every part with its rows and its SHA-256; written when all are there
+    _manifest.json               the job's identity; a run with another one is rejected
+    part-000000.parquet ...      the rows; written atomically
+    _receipts/part-000000.json   rows, size and hash of a part; written before the part, so every part has one
+    _receipts/file.json          the same for the single file, if the output is one
+    _SUCCESS                     rows and SHA-256 of every part; written when all are complete
 
-Nothing counts because its name is there. `intact` hashes it and compares with the receipt, and whoever says
-that a part or the job is done asks `intact` first.
+A file's existence proves nothing: `intact` compares its hash with the receipt before a part or the job counts as
+done.
 """
 
 import os
@@ -32,40 +32,40 @@ SUCCESS = "_SUCCESS"
 _TEMPORARY = re.compile(
     r"\.(?:part-(?P<part>\d+)\.\w+|file\.json|joined\.\w+|_manifest\.json|_SUCCESS)\.[a-z0-9_]{8}"
 )
-"""What `mkstemp` calls the files that become those above."""
+"""Names that `mkstemp` gives to the files above before they are renamed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intact:
-    """What of an output is there as it was written."""
+    """The verified files of an output."""
 
     receipts: dict[int, Receipt]
-    """Of the parts that are, by their numbers."""
+    """Receipts of the intact parts, by number."""
     file: bool
-    """Whether the one file is; true where the output is none."""
+    """Whether the single file is intact; true if the output is a folder."""
 
 
 @dataclass(frozen=True)
 class JobFiles:
-    """One job's files."""
+    """A job's files."""
 
     output: Path
-    """As it was asked for: a folder, or a file."""
+    """As `--output` gives it: a folder or a file."""
     manifest: JobManifest
 
     @cached_property
     def folder(self) -> Path:
-        """Where the parts are."""
+        """The folder of the parts."""
         return folder_of(self.output)
 
     @property
     def is_single_file(self) -> bool:
-        """Tell whether the output is one file."""
+        """Return whether the output is a single file."""
         return self.folder != self.output
 
     @cached_property
     def job_id(self) -> str:
-        """What every record of this job names."""
+        """The manifest's SHA-256, which every record of the job has."""
         return self.manifest.sha256
 
     @property
@@ -74,11 +74,11 @@ class JobFiles:
         return range(self.manifest.parts)
 
     def part_path(self, part: int) -> Path:
-        """Return a part's place."""
+        """Return a part's path."""
         return self.folder / f"part-{part:06d}.{self.manifest.format}"
 
     def write(self, part: int, content: bytes, *, rows: int, errors: int, tally: dict[str, Any]) -> Receipt:
-        """Write a part, its receipt first."""
+        """Write a part's receipt, then the part."""
         receipt = Receipt(
             part=part,
             rows=rows,
@@ -92,10 +92,10 @@ class JobFiles:
         return receipt
 
     def intact(self, parts: Iterable[int]) -> Intact:
-        """Hash what is there of some parts, and the one file. In that, the rows of all parts are.
+        """Verify some parts by hash, and the single file; an intact single file has the rows of all parts.
 
         Raises:
-            OutputError: a file's place has something else, or cannot be read.
+            OutputError: a file is not a regular file, or cannot be read.
         """
         file = self.file_is_intact()
         receipts: dict[int, Receipt] = {}
@@ -109,17 +109,17 @@ class JobFiles:
         return Intact(receipts, file)
 
     def file_is_intact(self) -> bool:
-        """Hash the one file; true where the output is none."""
+        """Verify the single file by hash; true if the output is a folder."""
         if not self.is_single_file:
             return True
         known = self.file_receipt()
         return known is not None and is_intact(self.output, known["bytes"], known["sha256"])
 
     def complete(self) -> list[Receipt] | None:
-        """Return all receipts if the job is complete and all of it as it was written, else None.
+        """Return all receipts if the job is complete and every file intact, else None.
 
         Raises:
-            OutputError: something else is in its place, or there is a part that is none of the job's.
+            OutputError: a file is not a regular file, or the folder has an unknown part.
         """
         if size_of(self.folder / SUCCESS) is None:
             return None
@@ -136,7 +136,7 @@ class JobFiles:
         return receipts
 
     def success(self, receipts: Sequence[Receipt]) -> dict[str, Any]:
-        """Return what `_SUCCESS` says."""
+        """Return the content of `_SUCCESS`."""
         success: dict[str, Any] = {
             "job": self.job_id,
             "rows": sum(receipt.rows for receipt in receipts),
@@ -158,10 +158,10 @@ class JobFiles:
         return success
 
     def check_unknown_files(self) -> None:
-        """Refuse a file that who reads the folder would take for one of its parts.
+        """Raise an error for a file that a reader of the folder would take for one of its parts.
 
         Raises:
-            OutputError: there is one.
+            OutputError: there is such a file.
         """
         if self.is_single_file:
             return
@@ -172,10 +172,12 @@ class JobFiles:
                 and name[0] not in "._"
                 and (name.startswith("part-") or name.endswith(f".{self.manifest.format}"))
             ):
-                raise OutputError(f"{self.folder / name} is no part of this job: move it away, and run again")
+                raise OutputError(
+                    f"{self.folder / name} is not a part of this job: move it away, and run again"
+                )
 
     def remove_temporary_files(self, parts: Iterable[int] | None) -> None:
-        """Remove the temporary files that a killed run left of these parts; None is everything."""
+        """Remove temporary files of these parts that a killed run left; None removes all."""
         own = None if parts is None else {*parts}
         for folder in (self.folder, self.folder / RECEIPTS):
             for path in folder.iterdir():
@@ -184,7 +186,7 @@ class JobFiles:
                     path.unlink(missing_ok=True)
 
     def remove_parts(self) -> None:
-        """Remove the parts of what is one file now."""
+        """Remove the parts when the single file is written."""
         if not self.is_single_file:
             return
         own = {f"joined.{self.manifest.format}", *(self.part_path(part).name for part in self.part_numbers)}
@@ -196,18 +198,18 @@ class JobFiles:
         return self.folder / RECEIPTS / f"part-{part:06d}.json"
 
     def receipt(self, part: int) -> Receipt | None:
-        """Return a part's receipt; None where there is none of this job, or not as it was written."""
+        """Return a part's receipt; None if it is missing, damaged, or of another job."""
         found = read_record(self._receipt_path(part))
         if found is None or (found.pop("job", None), found.get("part")) != (self.job_id, part):
             return None
         return Receipt(**found)
 
     def file_receipt(self) -> dict[str, Any] | None:
-        """Return name, size and SHA-256 of the one file; None where the job has never written it."""
+        """Return name, size and SHA-256 of the single file; None if the job has never written it."""
         return self._file_entry(self._file_receipt_path) or self._file_entry(self.folder / SUCCESS)
 
     def _file_entry(self, path: Path) -> dict[str, Any] | None:
-        """Return what a record says of the one file."""
+        """Return a record's entry about the single file."""
         found = read_record(path)
         known: dict[str, Any] | None = (
             found.get("file") if found and found.get("job") == self.job_id else None
@@ -215,7 +217,7 @@ class JobFiles:
         return known
 
     def write_file_receipt(self, known: dict[str, Any]) -> None:
-        """Write what is known of the one file, before it is there."""
+        """Write the receipt of the single file."""
         write_whole(self._file_receipt_path, record({"job": self.job_id, "file": known}))
 
     @property
@@ -224,5 +226,5 @@ class JobFiles:
 
 
 def folder_of(output: Path) -> Path:
-    """Return where the parts of an output are: itself, or beside it if it is one file."""
+    """Return the folder of an output's parts: the output itself, or `OUTPUT.parts` for a single file."""
     return output.with_name(output.name + ".parts") if output.suffix.lower() in ENDINGS else output
