@@ -23,7 +23,7 @@ from serving.scoring.settings import ScoreSettings
 
 
 class ConsoleObserver(Observer):
-    """The observer of a run that a user started."""
+    """Shows progress, prints the summary, writes the report."""
 
     def __init__(
         self,
@@ -42,18 +42,18 @@ class ConsoleObserver(Observer):
         self._rows_now = 0
 
     def on_backend(self, backend: Backend) -> None:
-        """Read the labels, if there are any, now that the classes are known.
+        """Read the labels, which need the classes.
 
         Raises:
-            InputError: they cannot be read.
+            InputError: the labels cannot be read.
         """
         self._statistics = open_statistics(self._settings, backend)
 
     def on_start(self, totals: Totals, done: Sequence[Receipt]) -> None:
-        """Start the clock, and show what earlier lives of the run have done.
+        """Check the number of labels, and start the progress display.
 
         Raises:
-            InputError: there is not one label for each row.
+            InputError: the number of labels is not that of the rows.
         """
         if self._labels is not None:
             self._labels.check(totals.rows)
@@ -61,7 +61,7 @@ class ConsoleObserver(Observer):
         if self._settings.quiet:
             return
         if done:
-            self._meter.say(f"going on: {len(done):,} of {totals.own_parts:,} parts are done already")
+            self._meter.say(f"resuming: {len(done):,} of {totals.own_parts:,} parts are complete")
         rows, errors = sum(receipt.rows for receipt in done), sum(receipt.errors for receipt in done)
         self._meter.start(totals.own_rows, rows, errors)
 
@@ -71,18 +71,18 @@ class ConsoleObserver(Observer):
             self._meter.say(line)
 
     def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:
-        """Return what the summary needs to know of a part."""
-        assert self._statistics is not None  # noqa: S101  `on_backend` comes first
+        """Return a part's statistics."""
+        assert self._statistics is not None  # noqa: S101  `on_backend` is called first
         return self._statistics.compute(chunk, predictions)
 
     def on_part(self, receipt: Receipt, seconds: float) -> None:  # noqa: ARG002  the meter has its own clock
-        """Count a part."""
+        """Update the progress."""
         self._rows_now += receipt.rows
         if not self._settings.quiet:
             self._meter.advance(receipt.rows, receipt.errors)
 
     def on_end(self, outcome: Outcome) -> None:
-        """Take the bar away, print the summary and write the report.
+        """Print the summary and write the report.
 
         Raises:
             WriteError: the report cannot be written.
@@ -107,7 +107,7 @@ class ConsoleObserver(Observer):
             self.say(f"report: {self._settings.report}")
 
     def close(self) -> None:
-        """Take the bar away, whatever happened."""
+        """Remove the bar; also after an error."""
         self._meter.stop()
 
     @property
@@ -115,7 +115,7 @@ class ConsoleObserver(Observer):
         return None if self._statistics is None else self._statistics.labels
 
     def _summary(self, outcome: Outcome) -> Summary:
-        """Return the sum of all parts; without a backend, as of `merge`, from what is known of the job."""
+        """Return the sum over all parts; `merge`, which opens no backend, has only manifest and receipts."""
         if self._statistics is None:
             reference = reference_of(self._settings, outcome.manifest.model)
             given = labels_identity(outcome.receipts)

@@ -1,4 +1,4 @@
-"""What is remembered of each part of a run, by whoever computes it."""
+"""Opens the statistics of a run's parts, with the reference histograms of the model and the labels."""
 
 from bundle.errors import BundleError
 from bundle.manifest import Reference
@@ -11,7 +11,7 @@ from serving.scoring.settings import ScoreSettings
 
 
 def open_statistics(settings: ScoreSettings, backend: Backend) -> PartStatistics:
-    """Return what statistics the parts of a run.
+    """Return what computes the statistics of the parts.
 
     Raises:
         InputError: the labels cannot be read.
@@ -26,7 +26,7 @@ def open_statistics(settings: ScoreSettings, backend: Backend) -> PartStatistics
 
 
 def reference_of(settings: ScoreSettings, digest: str) -> Reference | None:
-    """Return the reference histograms of the model with this digest, if this machine has it."""
+    """Return the reference histograms of the model with this digest; None if it is not on this machine."""
     try:
         found = resolve(settings.model, settings.version).manifest
     except BundleError:

@@ -1,6 +1,6 @@
-"""`--report`: one self-contained page about a run, without scripts or network; light and dark, phones too.
+"""`--report`: a self-contained HTML page about a run, without scripts or external resources.
 
-Its frame, its sheet of images and its confusion matrix are those of the training report.
+Page frame, sprite sheet and confusion matrix are shared with the training report (`common/html/`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from serving.scoring.reporting.progress import format_seconds
 from serving.scoring.reporting.summary import LOW_CONFIDENCE, LeastConfident, Summary, interpret_psi, percent
 
 NAME_LIMIT = 16
-"""Characters of a class name under an image; the table of classes has the whole name."""
+"""Characters of a class name under an image; the table of classes has the full name."""
 ROW_LIMIT = 60
 
 
@@ -28,11 +28,11 @@ def render(
 
     Args:
         summary: of all parts.
-        title: as plain text.
-        when: the time that the run ended.
-        seconds: that its last life took.
-        rows_now: images that its last life scored.
-        details: what was run on what, by name, for the last table.
+        title: plain text.
+        when: the time at which the run ended.
+        seconds: duration of the last run of the job.
+        rows_now: images that the last run scored.
+        details: output and fingerprint, by name, for the last table.
     """
     sections = [
         Section(anchor="result", title="Result", body=_result(summary, seconds, rows_now)),
@@ -50,7 +50,7 @@ def render(
         Section(
             anchor="run",
             title="The run",
-            body=table(rows, ("fact", "value"), caption="What was run, on what"),
+            body=table(rows, ("name", "value"), caption="Output, model, options and inputs"),
         )
     )
     least = summary.least
@@ -63,7 +63,7 @@ def write(path: Path, content: str) -> None:
     """Write the page.
 
     Raises:
-        WriteError: it cannot be.
+        WriteError: the page cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +72,7 @@ def write(path: Path, content: str) -> None:
         else:
             write_whole(path.resolve(), content.encode())
     except OSError as error:
-        raise WriteError(
-            f"--report {path} cannot be written: {error.strerror}; give another place"
-        ) from error
+        raise WriteError(f"--report {path} cannot be written: {error.strerror}; give another path") from error
 
 
 def _result(summary: Summary, seconds: float, rows_now: int) -> str:
@@ -93,7 +91,7 @@ def _result(summary: Summary, seconds: float, rows_now: int) -> str:
     shown = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in tiles.items())
     note = (
         f'<p class="quiet">{rows_now:,} images in {format_seconds(seconds)}; confidence is the calibrated probability '
-        "of the predicted class. Rows with an error have no answer and are counted nowhere else.</p>"
+        "of the predicted class. Rows with an error have no prediction and are not counted elsewhere.</p>"
     )
     return f"<dl>{shown}</dl>{note}"
 
@@ -123,7 +121,9 @@ def _classes(summary: Summary) -> str:
 def _drift(summary: Summary) -> str:
     found = summary.drift()
     if not found:
-        return "<p>Not measured: an earlier run wrote these parts without the model's reference.</p>"
+        return (
+            "<p>Not measured: these parts were written by a run without the model's reference histograms.</p>"
+        )
     meanings = {
         "mean_ink": "mean pixel of an image",
         "border_brightness": "mean of an image's border",
@@ -134,25 +134,25 @@ def _drift(summary: Summary) -> str:
         for feature, value in found.items()
     ]
     note = (
-        '<p class="quiet">The population stability index compares these images with the validation set that the '
-        "model was published with: below 0.1 nothing has changed, above 0.25 it is another population.</p>"
+        '<p class="quiet">The population stability index compares these images with the validation set of the '
+        "model: below 0.1 there is no drift, above 0.25 the population has changed.</p>"
     )
     return table(rows, ("feature", "PSI", "reading"), caption="Against the validation set") + note
 
 
 def _comparison(summary: Summary) -> str:
     found = summary.confusion
-    assert summary.labels is not None  # noqa: S101  the caller looked
+    assert summary.labels is not None  # noqa: S101  checked by the caller
     if not found.images:
         return f"<p>No row has a label in {text(summary.labels.where)}.</p>"
     said = (
-        f"<p>{found.right:,} of {found.images:,} images are what {text(summary.labels.where)} says: "
+        f"<p>{found.right:,} of {found.images:,} predictions equal the label in {text(summary.labels.where)}: "
         f"{found.right / found.images:.2%}.</p>"
     )
     if summary.uncompared:
         said += (
-            f"<p><strong>{summary.uncompared:,} parts are not compared</strong>: a run with other labels, or "
-            "without, wrote them.</p>"
+            f"<p><strong>{summary.uncompared:,} parts are not compared</strong>: they were written by a run with "
+            "other labels or without labels.</p>"
         )
     per_class = confusion_matrix.by_class(found, "images", "Per class")
     return said + confusion_matrix.matrix(found, "Images") + per_class
@@ -164,8 +164,8 @@ def _least(summary: Summary) -> str:
         return "<p>No image was scored.</p>"
     cards = "".join(_card(place, example, summary) for place, example in enumerate(least))
     note = (
-        f"<p>The {len(least)} of {summary.scored:,} images whose answer is least confident, the least first: the "
-        "predicted class and the next one with their probabilities, and the row.</p>"
+        f"<p>The {len(least)} of {summary.scored:,} images with the lowest confidence, lowest first: predicted "
+        "class and runner-up with their probabilities, and the row.</p>"
     )
     return f'{note}<ul class="cards">{cards}</ul>'
 
@@ -194,5 +194,5 @@ def _errors(summary: Summary) -> str:
         for source, row, sentence in summary.first_errors
     ]
     more = summary.errors - len(rows)
-    rest = f"<p>And {more:,} more: the rows with a text in the column error.</p>" if more else ""
-    return table(rows, ("row", "error"), caption="The first of them") + rest
+    rest = f"<p>And {more:,} more: see the column error of the output.</p>" if more else ""
+    return table(rows, ("row", "error"), caption="The first errors") + rest

@@ -1,10 +1,10 @@
-"""What a run found: a tally of each part, their sum, and the sum in words.
+"""Statistics of each part, their sum, and the summary that is printed.
 
-    PartStatistics.compute(chunk, predictions) -> a part's tally, JSON, kept in its receipt
-    Summary.add(receipt)       -> the sum, in any order of the parts
-    summary_lines(summary, seconds)    -> what is printed
+    PartStatistics.compute(chunk, predictions)    a part's statistics, as JSON; `tally` in its receipt
+    Summary.add(receipt)                          adds a part, in any order
+    summary_lines(summary, ...)                   the printed lines
 
-A tally follows from its part alone, so a run that was killed, or ran on many machines, sums up the same.
+Statistics depend on their part alone, so a run that was killed or ran on several machines has the same summary.
 """
 
 import base64
@@ -25,25 +25,25 @@ from serving.scoring.reporting.labels import UNKNOWN, Labels
 from serving.scoring.reporting.progress import format_seconds
 
 LOW_CONFIDENCE = 0.8
-"""Below it an answer is counted as doubtful: of those at 0.8 one in five is wrong, if the model is calibrated."""
+"""Confidence below which a prediction counts as low: at 0.8 a calibrated model errs once in five."""
 LEAST_KEPT = 40
-"""Least confident images kept of each part, so that the 40 least of the whole run are known exactly."""
+"""Least confident images kept for each part, so that the 40 lowest of the whole run are exact."""
 ERRORS_KEPT = 5
-"""Errors quoted of each part."""
+"""Errors kept for each part."""
 ERRORS_SHOWN = 20
 DRIFT_SAMPLE = 1024
-"""Images of a part whose pixels are measured for drift, evenly spread; all would cost a tenth of the time."""
+"""Images sampled evenly from a part to measure drift; all images would cost a tenth of the run's time."""
 TEXT_CLASSES = 20
-"""Classes up to which the confusion matrix is printed."""
+"""Largest number of classes for which the confusion matrix is printed."""
 PSI_MODERATE, PSI_LARGE = 0.1, 0.25
-"""Usual readings of the population stability index, see `bundle.drift`."""
+"""Usual thresholds of the population stability index, see `bundle.drift`."""
 
 Tally = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeastConfident:
-    """One of the least confident predictions, and its image."""
+    """One of the least confident predictions, with its image."""
 
     source: str
     row: str
@@ -51,12 +51,12 @@ class LeastConfident:
     """The predicted class."""
     confidence: float
     second: int
-    """The next class."""
+    """The runner-up class."""
     second_confidence: float
     true: int
-    """The known label; `UNKNOWN` if there is none."""
+    """The true label; `UNKNOWN` if there is none."""
     pixels: bytes
-    """784, packed by zlib."""
+    """784 bytes, compressed by zlib."""
 
     def image(self) -> Images:
         """Return `uint8[28, 28]`."""
@@ -65,15 +65,15 @@ class LeastConfident:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartStatistics:
-    """Counts what a part's images and predictions are like."""
+    """Computes the statistics of a part's images and predictions."""
 
     classes: Sequence[str]
     reference: Reference | None
-    """The manifest's; None where only a service has it."""
+    """Of the manifest; None if only the remote service has it."""
     labels: Labels | None
 
     def compute(self, chunk: Chunk, predictions: Predictions) -> Tally:
-        """Return the tally of a part."""
+        """Return a part's statistics."""
         good = np.ones(len(chunk), dtype=bool)
         good[list(chunk.errors)] = False
         places = np.flatnonzero(good)
@@ -112,7 +112,7 @@ class PartStatistics:
 def _least(
     chunk: Chunk, predictions: Predictions, places: npt.NDArray[np.intp], true: npt.NDArray[np.int64]
 ) -> list[list[Any]]:
-    """Return the least confident rows, the least first; of equals the first."""
+    """Return the least confident rows, lowest confidence first, ties by row."""
     confidences = predictions.confidences[places]
     if len(places) > LEAST_KEPT:
         limit = np.partition(confidences, LEAST_KEPT - 1)[LEAST_KEPT - 1]
@@ -142,14 +142,14 @@ def _least(
 
 @dataclass(frozen=True, slots=True)
 class LabelsIdentity:
-    """Which labels parts were compared with."""
+    """Identifies the labels that parts were compared with."""
 
     where: str
     sha256: str
 
 
 def labels_identity(receipts: Iterable[Receipt]) -> LabelsIdentity | None:
-    """Return the labels that the first part that was compared with any was compared with."""
+    """Return the labels of the first part that was compared with labels."""
     for receipt in receipts:
         if compared := receipt.tally.get("compared"):
             return LabelsIdentity(compared["where"], compared["sha256"])
@@ -158,7 +158,7 @@ def labels_identity(receipts: Iterable[Receipt]) -> LabelsIdentity | None:
 
 @dataclass(slots=True)
 class Summary:
-    """The sum of the statistics of a run's parts."""
+    """The sum of the parts' statistics."""
 
     classes: Sequence[str]
     reference: Reference | None = None
@@ -169,14 +169,14 @@ class Summary:
     low_confidence: int = 0
     confidence: float = 0.0
     counts: npt.NDArray[np.int64] = field(init=False)
-    """Predictions by class."""
+    """Number of predictions by class."""
     features: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     """Histograms over the reference's bins."""
     unmeasured: int = 0
-    """Parts whose tally has no histograms, or over other bins."""
+    """Parts without histograms, or with other bins."""
     confusion: Confusion = field(init=False)
     uncompared: int = 0
-    """Parts that were not compared with these labels: an earlier life of the run had others, or none."""
+    """Parts that an earlier run compared with other labels or none."""
     _errors: list[tuple[int, int, tuple[str, str, str]]] = field(default_factory=list)
     _least: list[tuple[float, int, int, LeastConfident]] = field(default_factory=list)
 
@@ -235,23 +235,23 @@ class Summary:
 
     @property
     def scored(self) -> int:
-        """How many rows have an answer."""
+        """Number of rows with a prediction."""
         return self.rows - self.errors
 
     @property
     def least(self) -> list[LeastConfident]:
-        """The least confident predictions, the least first."""
+        """The least confident predictions, lowest first."""
         return [entry[3] for entry in self._least]
 
     @property
     def first_errors(self) -> list[tuple[str, str, str]]:
-        """The first errors: source, row, sentence."""
+        """The first errors: source, row, reason."""
         return [fault for _, _, fault in self._errors]
 
     def drift(self) -> dict[str, float]:
-        """Return the population stability index by feature; empty where there is no reference.
+        """Return the population stability index by feature; empty without a reference.
 
-        NaN below 100 images. What pixels are like is measured on a sample, the classes on all images.
+        NaN below 100 images. Pixel features are measured on a sample, classes on all images.
         """
         if self.reference is None or not self.features:
             return {}
@@ -261,12 +261,14 @@ class Summary:
 
 
 def interpret_psi(value: float) -> str:
-    """Say what a population stability index means."""
+    """Return an interpretation of a population stability index."""
     if np.isnan(value):
-        return f"fewer than {drift.LEAST_IMAGES} images tell nothing"
+        return f"fewer than {drift.LEAST_IMAGES} images are not enough"
     if value < PSI_MODERATE:
         return "as in the validation set"
-    return "look at it" if value < PSI_LARGE else "other images than the model was validated on"
+    return (
+        "moderate drift" if value < PSI_LARGE else "strong drift: the images differ from the validation set"
+    )
 
 
 def percent(count: int, of: int) -> str:
@@ -275,12 +277,12 @@ def percent(count: int, of: int) -> str:
 
 
 def summary_lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterator[str]:
-    """Yield what is printed at the end.
+    """Yield the lines that are printed at the end of a run.
 
     Args:
-        summary: of all parts, those of earlier lives too.
-        seconds: that this life took.
-        rows_now: images that this life scored.
+        summary: of all parts, including those of earlier runs.
+        seconds: duration of this run.
+        rows_now: images that this run scored.
     """
     scored = summary.scored
     told = [f"{summary.rows:,} rows", f"{scored:,} scored", f"{summary.errors:,} with an error"]
@@ -288,11 +290,11 @@ def summary_lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterato
     for source, row, sentence in summary.first_errors[:ERRORS_KEPT]:
         yield f"  {source} {row}: {sentence}"
     if summary.errors > ERRORS_KEPT:
-        yield f"  and {summary.errors - ERRORS_KEPT:,} more: the rows with a text in the column error"
+        yield f"  and {summary.errors - ERRORS_KEPT:,} more: see the column error of the output"
     if scored:
         yield from _classes(summary)
         yield (
-            f"confidence: {summary.confidence / scored:.4f} in the mean; {summary.low_confidence:,} "
+            f"confidence: {summary.confidence / scored:.4f} mean; {summary.low_confidence:,} "
             f"({percent(summary.low_confidence, scored)}) below {LOW_CONFIDENCE:g}"
         )
     for feature, value in summary.drift().items():
@@ -301,7 +303,7 @@ def summary_lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterato
     if summary.labels is not None:
         yield from _comparison(summary)
     if rows_now:
-        earlier = f", {summary.rows - rows_now:,} were done before" if summary.rows > rows_now else ""
+        earlier = f", {summary.rows - rows_now:,} were complete before" if summary.rows > rows_now else ""
         rate = f"{rows_now / seconds:,.0f} images/s" if seconds > 0 else ""
         yield f"rate: {rate}; {rows_now:,} images in {format_seconds(seconds)}{earlier}"
 
@@ -319,29 +321,29 @@ def _classes(summary: Summary) -> Iterator[str]:
 
 def _comparison(summary: Summary) -> Iterator[str]:
     confusion, labels = summary.confusion, summary.labels
-    assert labels is not None  # noqa: S101  the caller looked
+    assert labels is not None  # noqa: S101  checked by the caller
     if confusion.images:
         accuracy = confusion.right / confusion.images
-        yield f"accuracy: {accuracy:.2%}, {confusion.right:,} of {confusion.images:,} as --labels {labels.where} has it"
+        yield f"accuracy: {accuracy:.2%}, {confusion.right:,} of {confusion.images:,} equal --labels {labels.where}"
         if len(summary.classes) <= TEXT_CLASSES:
             yield from matrix(confusion)
         for true, guess, count in list(confusion.confusions())[
             : 0 if len(summary.classes) <= TEXT_CLASSES else 10
         ]:
-            yield f"  {true} taken for {guess}: {count:,}"
+            yield f"  {true} predicted as {guess}: {count:,}"
     else:
-        yield f"accuracy: none, no row has a label in {labels.where}"
+        yield f"accuracy: unknown, no row has a label in {labels.where}"
     if summary.uncompared:
         yield (
-            f"{summary.uncompared:,} parts were written by a run with other labels, or without, and are not "
-            "compared: score into a new output to compare all"
+            f"{summary.uncompared:,} parts were written by a run with other labels or without labels, and are not "
+            "compared: score into a new output to compare all parts"
         )
     elif missing := summary.scored - confusion.images:
         yield f"{missing:,} rows have no label"
 
 
 def matrix(confusion: Confusion) -> Iterator[str]:
-    """Yield the confusion matrix as text: true classes below each other, predicted ones side by side."""
+    """Yield the confusion matrix as text: a row for each true class, a column for each predicted class."""
     classes = confusion.classes
     counts = [[confusion.counts.get((t, p), 0) for p in range(len(classes))] for t in range(len(classes))]
     wide = max(len(f"{max(map(max, counts)):,}"), *(min(len(name), 8) for name in classes)) + 1

@@ -87,7 +87,7 @@ def mends(bundle: Bundle, finished: Path, output: Path, damage: Callable[[], obj
     outcome, told = again(bundle, finished, output)
     assert outcome.complete
     assert tree(output) == before
-    assert again(bundle, finished, output)[1] == [f"{output} is complete already: nothing is left to do"]
+    assert again(bundle, finished, output)[1] == [f"{output} is complete: nothing to do"]
     damage()
     try:
         merged(output)

@@ -169,11 +169,11 @@ def test_what_is_no_jobs_is_not_touched(bundle: Bundle, mixed: list[str], tmp_pa
     with pytest.raises(OutputError, match="not empty"):
         score(bundle, mixed, tmp_path / "full")
     (tmp_path / "there.csv").write_text("mine")
-    with pytest.raises(OutputError, match=r"there\.csv is there already"):
+    with pytest.raises(OutputError, match=r"there\.csv exists"):
         score(bundle, mixed, tmp_path / "there.csv")
     with pytest.raises(WriteError, match="cannot be written"):
         score(bundle, mixed, Path("/proc/nothing/out"))
-    with pytest.raises(OutputError, match="no job's output"):
+    with pytest.raises(OutputError, match="has no output of a job"):
         OutputFolder.open_existing(tmp_path / "full")
     assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
     assert (tmp_path / "there.csv").read_text() == "mine"

@@ -78,7 +78,7 @@ def test_two_runs_of_one_job_at_once(
     ends = [(run.communicate(timeout=DONE_SECONDS)[1], run.returncode) for run in runs]
     assert 0 in [code for _, code in ends]
     for said, code in ends:
-        assert (code == 0 and not said) or (code == 75 and "another run is at work" in said), (said, code)
+        assert (code == 0 and not said) or (code == 75 and "another run is writing" in said), (said, code)
     assert parts(tmp_path / "out") == whole
     assert not [*(tmp_path / "out").rglob(".*")]
 
@@ -133,7 +133,7 @@ def test_a_run_is_refused_while_another_has_a_part_of_it(
             if shard == "0/3":
                 score(bundle, given, output, shard=shard)
                 continue
-            with pytest.raises(LockedError, match="another run is at work"):
+            with pytest.raises(LockedError, match="another run is writing"):
                 score(bundle, given, output, shard=shard)
         with pytest.raises(LockedError):
             merge(first)
@@ -170,7 +170,7 @@ def test_a_decoding_process_that_is_killed(
     monkeypatch.setattr(DecoderPool, "decode", killing)
     # One part is there before the first slice of the second run is decoded.
     score(bundle, given, tmp_path / "out", shard="0/5", workers=2)
-    with pytest.raises(DecoderError, match="the same command goes on"):
+    with pytest.raises(DecoderError, match="the same command resumes"):
         score(bundle, given, tmp_path / "out", workers=2)
     assert killed
     assert DecoderError.exit_code == 71

@@ -104,7 +104,7 @@ def test_the_summary_of_a_run(here: tuple[Path, list[str]], linear: Linear, mate
     said = "\n".join(here[1])
     assert "721 rows, 720 scored, 1 with an error" in said
     assert "bad.png: the content is no supported image" in said
-    assert f"{right:,} of 720 as --labels" in said
+    assert f"{right:,} of 720 equal --labels" in said
     for label, count in enumerate(np.bincount(predicted, minlength=10)):
         assert f"  {label} {count:14,} " in said
 
@@ -216,7 +216,7 @@ def test_an_actor_says_what_keeps_it_from_its_work(bundle: Bundle, material: Pat
     driver = Driver(bundle, material, tmp_path / "scores")
     told = driver.told(0, model="another")
     assert told["error"] == InputError.__name__
-    assert "sees another job: model was another" in told["message"]
+    assert "has another job: model was another" in told["message"]
     strict = Driver(bundle, material, tmp_path / "strict", strict=True)
     assert strict.told(2)["error"] == BadImageError.__name__
     lost = Driver(bundle, material, tmp_path / "lost", model=tmp_path / "none")
@@ -296,21 +296,21 @@ def test_cuda_is_given_larger_batches_and_a_service_no_larger_than_it_computes(
     """What a provider is given by default; what is not to be had is said."""
     assert local.BATCH["cuda"] > local.BATCH["cpu"] == sessions.BUCKETS[-1] == MAX_REMOTE_BATCH
     given: dict[str, Any] = {"input": ("x",), "output": tmp_path / "out", "model": bundle.path.parent}
-    with pytest.raises(ValueError, match="batch: 48 is no power of two"):
+    with pytest.raises(ValueError, match="batch: 48 is not a power of two"):
         ScoreSettings(**given, batch=48)
-    with pytest.raises(ValueError, match="batch: 512 is more than the 256 that a service"):
+    with pytest.raises(ValueError, match="batch: 512 is more than 256, the largest batch"):
         ScoreSettings(**given, batch=512, url="http://127.0.0.1:1")
 
 
 LOST = {
-    "the GPU": (DeviceLostError("CUDA fails (illegal memory access)"), "look at nvidia-smi"),
+    "the GPU": (DeviceLostError("CUDA fails (illegal memory access)"), "check nvidia-smi"),
     "its memory": (
         RuntimeError("Failed to allocate memory for requested buffer"),
         "(Failed to allocate memory",
     ),
     "memory": (
         MemoryError("Unable to allocate 1.00 TiB"),
-        "memory has run out (Unable to allocate 1.00 TiB)",
+        "out of memory (Unable to allocate 1.00 TiB)",
     ),
 }
 
@@ -342,5 +342,5 @@ def test_what_is_lost_on_the_way_is_one_sentence(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert said in line
-    assert "the same command goes on where it stopped" in line
+    assert "the same command resumes the run" in line
     assert main(words) == 0

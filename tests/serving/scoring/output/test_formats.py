@@ -99,8 +99,8 @@ def test_the_file_knows_its_model(given: Path, bundle: Bundle, tmp_path: Path) -
     ("words", "code", "said"),
     [
         (["--inputs", "x"], 2, "did you mean '--input'"),
-        (["--output", "x"], 2, "--input is needed"),
-        (["--input", "x"], 2, "--output is needed"),
+        (["--output", "x"], 2, "--input is required"),
+        (["--input", "x"], 2, "--output is required"),
         (["--input", "x", "--output", "y.csv", "--format", "jsonl"], 2, "y.csv ends as csv"),
         (["--input", "x", "--output", "y", "--shard", "3/3"], 2, "0 to n - 1"),
         (["--input", "nowhere", "--output", "y"], 65, "there is no nowhere"),

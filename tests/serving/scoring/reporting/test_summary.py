@@ -170,10 +170,10 @@ def test_the_summary_in_words(receipts: list[Receipt], labels: Labels) -> None:
     assert "900 rows, 897 scored, 3 with an error, 4 with a warning" in said
     assert "images 300: another" in said
     assert f"  cat  {summary.counts[0]:14,}" in said
-    assert f"accuracy: {right / 897:.2%}, {right:,} of 897 as --labels {labels.where} has it" in said
+    assert f"accuracy: {right / 897:.2%}, {right:,} of 897 equal --labels {labels.where}" in said
     assert said.count("(predicted)") == 1
     assert "drift of class: PSI " in said
-    assert "rate: 250 images/s; 500 images in 0:02, 400 were done before" in said
+    assert "rate: 250 images/s; 500 images in 0:02, 400 were complete before" in said
 
 
 def test_parts_of_a_run_with_other_labels_are_not_compared(receipts: list[Receipt], labels: Labels) -> None:
@@ -216,6 +216,6 @@ def test_readings_of_the_index() -> None:
     """The usual limits are 0.1 and 0.25."""
     assert [interpret_psi(value) for value in (0.05, 0.2, 0.3)] == [
         "as in the validation set",
-        "look at it",
-        "other images than the model was validated on",
+        "moderate drift",
+        "strong drift: the images differ from the validation set",
     ]
