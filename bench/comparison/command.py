@@ -29,6 +29,7 @@ from bench.comparison.contenders import CONTENDERS
 from bench.comparison.environments import version_of
 from bench.comparison.openloop import sweep
 from bench.comparison.rounds import Cores, Subject, awake, interleaved, machine, resting, running
+from bench.support.options import bench_parser, model_missing
 from bundle.errors import BundleError
 from common.atomic_files import write_whole
 
@@ -47,8 +48,7 @@ def main(arguments: list[str]) -> int:
         try:
             subject = Subject.of(options.model)
         except (BundleError, OSError) as error:
-            print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-            return 2
+            return model_missing(error)
         signal.signal(
             signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
         )  # its servers end with it
@@ -68,15 +68,8 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     names = [contender.name for contender in CONTENDERS]
-    parser = argparse.ArgumentParser(
-        prog="python -m bench serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("serving", __doc__, model=True)
     cores = Cores.halves()
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
-    )
     parser.add_argument("--only", help=f"servers, separated by commas; all are {','.join(names)}")
     parser.add_argument("--workload", action="append", choices=tuple(WORKLOADS), help="default: all")
     parser.add_argument("--connections", action="append", type=int, help="default: 1, 16 and 64")

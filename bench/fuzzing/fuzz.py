@@ -13,7 +13,6 @@ images, forms and JSON, with inputs that Atheris makes by the branches that they
 has wheels for Linux on x86-64.
 """
 
-import argparse
 import contextlib
 import gzip
 import http.client
@@ -38,6 +37,7 @@ import orjson
 from bench.fuzzing import TARGETS, command, hostile
 from bench.memory.resident import Growth, children
 from bench.support.models import publish_synthetic
+from bench.support.options import bench_parser
 from bench.support.processes import Service, running
 from bundle.images.decoding import decode
 from bundle.images.errors import ImageError
@@ -222,11 +222,7 @@ def guided(seconds: int, corpus: Path, seed: int) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench fuzz",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("fuzz", __doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000, help="how many, over all targets")
     parser.add_argument("--seed", type=int, default=0, help="decides the inputs")
     parser.add_argument("--seconds", type=int, help="fuzz by coverage, so long")

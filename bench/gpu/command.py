@@ -11,16 +11,14 @@ Without a GPU that works it says why, and measures the engine on the CPU alone, 
 with 3, so that nobody takes that for a comparison. 1 is a service that did not start, or answered wrongly.
 """
 
-import argparse
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.load.statistics import percentile
+from bench.support.options import bench_parser, model_missing
 from bundle.errors import BundleError
 from bundle.repository import resolve
 
@@ -59,12 +57,7 @@ def main(arguments: list[str]) -> int:
     from serving.model import cuda
     from serving.model.engine import choose_arithmetic, open_engine
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
-    )
+    parser = bench_parser("gpu", __doc__, model=True)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement of the engine")
     parser.add_argument(
         "--service-seconds", type=float, default=3.0, help="of each measurement of the service, 10 in all"
@@ -83,8 +76,7 @@ def main(arguments: list[str]) -> int:
         if reason is not None:
             print(f"There is no GPU to measure: {reason}.")
             return NO_GPU
-        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-        return 2
+        return model_missing(error)
     random = np.random.default_rng(0)
     rates: dict[str, dict[int, float]] = {name: {} for name in engines}
     print(f"{'batch':>5} {'provider':>8} {'p50 ms':>9} {'p99 ms':>9} {'images/s':>12}")

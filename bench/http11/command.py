@@ -7,7 +7,6 @@ own, as for `python -m bench serving`; nginx is the system's, with its JavaScrip
 MUST.
 """
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from bench.http11 import CASES
 from bench.http11.case import FAIL, Case, Level, Verdict
 from bench.http11.contenders import CONTENDERS, Contender, serving
 from bench.http11.prober import probe_all
+from bench.support.options import bench_parser
 
 ORDER = [*Level, *dict.fromkeys(case.family for case in CASES)]
 
@@ -63,11 +63,7 @@ def table(results: dict[str, Judged]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench http11",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("http11", __doc__)
     names = {contender.title.split(",")[0].lower(): contender for contender in CONTENDERS}
     parser.add_argument("--server", action="append", choices=names, help="may be repeated; all without it")
     parser.add_argument(

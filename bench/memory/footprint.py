@@ -8,7 +8,6 @@ a grace period must cover. The service runs with as many workers as a pod's CPU 
 image files; scoring reads as many image files as the pods' shares would.
 """
 
-import argparse
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from bench.memory.resident import children
 from bench.serving.probes import finish, loading
+from bench.support.options import bench_parser
 
 PRESETS = ("default", "record")
 TRAIN_SECONDS = 45
@@ -135,11 +135,7 @@ def score(directory: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench footprint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("footprint", __doc__)
     parser.parse_args(arguments)
     print(f"{os.cpu_count()} CPUs")
     with tempfile.TemporaryDirectory() as name:

@@ -9,7 +9,6 @@ for each connection and in all, and what the kernel's TCP buffers have, of both 
 grew by more than `docs/kubernetes.md` reckons with: `QUEUE_TIMES` the queue, and `CONNECTION_BYTES` a connection.
 """
 
-import argparse
 import contextlib
 import re
 import selectors
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from bench.memory.resident import MIB, PAGE, children, resident
 from bench.support.models import publish_synthetic
+from bench.support.options import bench_parser
 from bench.support.processes import Service, running
 from serving.predict.load_shedding import FREE_BODY
 
@@ -145,11 +145,7 @@ def grown(directory: Path, model: Path, data: bytes, count: int) -> tuple[int, i
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench held",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("held", __doc__)
     parser.add_argument("--connections", type=int, default=4096, help="how many of each kind")
     parser.add_argument("--kind", choices=KINDS, action="append", help="one kind alone; all by default")
     options = parser.parse_args(arguments)

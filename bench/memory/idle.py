@@ -18,7 +18,6 @@ import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from bench.comparison import rounds
 from bench.comparison.contender import BASELINE, GLYPH, GTHREAD, Contender, Setup
@@ -26,6 +25,7 @@ from bench.comparison.contenders import CONTENDERS
 from bench.comparison.rounds import Cores, Running, Subject
 from bench.load.generator import Connection
 from bench.load.statistics import Reading, middle
+from bench.support.options import bench_parser, model_missing
 from bundle.errors import BundleError
 
 ACTIVE = 16
@@ -151,8 +151,7 @@ def main(arguments: list[str]) -> int:
     try:
         subject = Subject.of(options.model)
     except (BundleError, OSError) as error:
-        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-        return 2
+        return model_missing(error)
     cores = Cores.halves()
     found = measured([name for name in ROOM if name in options.only], subject, cores, counts, options)
     print(
@@ -189,14 +188,7 @@ def _is_good(name: str, one: Found) -> bool:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench idle",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
-    )
+    parser = bench_parser("idle", __doc__, model=True)
     parser.add_argument("--only", default=",".join(ROOM), help=f"servers; default: {','.join(ROOM)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")

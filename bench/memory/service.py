@@ -8,7 +8,6 @@ service's worker is read while they are answered; what it grows by after a warm-
 printed, and more than ALLOWED_MIB fails the run.
 """
 
-import argparse
 import re
 import socket
 import tempfile
@@ -21,6 +20,7 @@ from random import Random
 from bench.fuzzing import hostile
 from bench.memory.resident import Growth, children
 from bench.support.models import publish_synthetic
+from bench.support.options import bench_parser
 from bench.support.pictures import SAMPLES
 from bench.support.processes import Part, Service, form, running
 from serving.predict.exchange import Request
@@ -212,11 +212,7 @@ def ask_all(service: Service, pool: list[bytes], requests: int, seed: int) -> As
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench memory",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("memory", __doc__)
     parser.add_argument("--requests", type=int, default=200_000, help="how many each way of serving gets")
     parser.add_argument("--worker", choices=WORKERS, action="append", help="one way alone; both by default")
     parser.add_argument("--seed", type=int, default=0, help="decides the requests")

@@ -8,7 +8,6 @@ by `forkserver`, which loads the decoder once and forks, as ours does. Printed a
 ours / standard in seconds: below 1, ours is faster.
 """
 
-import argparse
 import shutil
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.support.options import bench_parser
 from bundle.manifest import Polarity
 from serving import score
 from serving.scoring.inputs.decoding import Files, decode_files
@@ -62,12 +62,7 @@ def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
     from PIL import Image
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench decoders",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/mnist"))
+    parser = bench_parser("decoders", __doc__, model=True)
     parser.add_argument(
         "--mnist", type=Path, default=Path("data/mnist"), help="directory of MNIST's raw files"
     )

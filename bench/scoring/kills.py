@@ -8,7 +8,6 @@ there and a random moment later, which is in the middle of reading, scoring or w
 After each death every part that is there must be one of the undisturbed run's, and no process may be left.
 """
 
-import argparse
 import os
 import random
 import subprocess
@@ -18,6 +17,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from bench.support.options import bench_parser
 
 PART_ROWS = 64
 FOLDER_ROWS = 2000
@@ -36,11 +37,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.models import publish_synthetic
     from bench.support.processes import group_lives
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench scoring-kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("scoring-kills", __doc__)
     parser.add_argument("--kills", type=int, default=100, help="how often the run is killed")
     parser.add_argument("--seed", type=int, default=0, help="decides when it dies each time")
     options = parser.parse_args(arguments)

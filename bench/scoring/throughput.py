@@ -32,6 +32,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from bench.scoring.memory import measure, write_idx
+from bench.support.options import bench_parser
 from bundle.images import decoding as decoder
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle, resolve
@@ -63,12 +64,7 @@ class Material:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code: 1 if a target is missed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench scoring",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/mnist"))
+    parser = bench_parser("scoring", __doc__, model=True)
     parser.add_argument(
         "--mnist", type=Path, default=Path("data/mnist"), help="directory of MNIST's raw files"
     )

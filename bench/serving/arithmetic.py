@@ -8,17 +8,15 @@ does between two batches. Above 1 a ratio is in favour of integers; the last col
 takes on this processor.
 """
 
-import argparse
 import statistics
-import sys
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.support.options import bench_parser, model_missing
 from bundle.errors import BundleError
 from bundle.repository import resolve
 
@@ -60,14 +58,7 @@ def main(arguments: list[str]) -> int:
     from serving.model.engine import BUCKETS, LARGEST_FLOAT32, choose_arithmetic, open_engine
     from serving.system.cpus import has_integer_matrices
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench arithmetic",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
-    )
+    parser = bench_parser("arithmetic", __doc__, model=True)
     parser.add_argument(
         "--rounds", type=int, default=20, help="how often each engine takes its turn at a size"
     )
@@ -79,8 +70,7 @@ def main(arguments: list[str]) -> int:
             for policy in ("float32", "integer")
         }
     except (BundleError, OSError) as error:
-        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-        return 2
+        return model_missing(error)
     amx = has_integer_matrices()
     print(f"This processor has {'' if amx else 'no '}AMX for integers.")
     print("Microseconds for each image, and float32's by integers':")

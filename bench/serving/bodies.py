@@ -14,7 +14,6 @@ Then the image files of 1 MiB at most that cost a decoder most, beside an ordina
 decoder. The exit code is 1 if one takes more than fifty times as long.
 """
 
-import argparse
 import asyncio
 import base64
 import contextlib
@@ -28,6 +27,7 @@ from statistics import median
 import orjson
 import uvloop
 
+from bench.support.options import bench_parser
 from serving.predict.exchange import JSON, Request, Target
 from serving.predict.pipeline import Pipeline
 
@@ -171,11 +171,7 @@ def main(arguments: list[str]) -> int:
     from serving.model.store import ModelState
     from serving.settings import ServiceSettings
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench bodies",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("bodies", __doc__)
     parser.add_argument("--model", type=Path, help="directory of a published model; none is a synthetic one")
     parser.add_argument("--times", type=int, default=200, help="how often each body is answered")
     options = parser.parse_args(arguments)

@@ -10,16 +10,15 @@ the sum of its phases, because they evict each other from the caches and because
 together. Beside inference stands what the core could do in float32: its products at peak.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from bench.support.options import bench_parser, model_missing
 from bench.support.pictures import png
 
 if TYPE_CHECKING:
@@ -58,14 +57,7 @@ def fastest_of(work: Callable[[T], object], inputs: Sequence[T]) -> float:
 
 def main(arguments: list[str]) -> int:
     """Print the budget and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench budget",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
-    )
+    parser = bench_parser("budget", __doc__, model=True)
     options = parser.parse_args(arguments)
     from bundle.errors import BundleError
     from bundle.repository import resolve
@@ -73,8 +65,7 @@ def main(arguments: list[str]) -> int:
     try:
         resolve(options.model)
     except (BundleError, OSError) as error:
-        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-        return 2
+        return model_missing(error)
     from serving.model.store import ModelState
     from serving.predict.pipeline import Pipeline
     from serving.settings import load_settings

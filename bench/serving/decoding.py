@@ -6,7 +6,6 @@
 A way that is not installed is named and left out.
 """
 
-import argparse
 import io
 import zlib
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from bench.serving.budget import fastest
+from bench.support.options import bench_parser
 
 MANY = 64
 
@@ -24,11 +24,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.pictures import a_digit, png
     from bundle.images import decoding, plain_png
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench decoding",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("decoding", __doc__)
     parser.parse_args(arguments)
     data = png(a_digit())
     start = data.index(b"IDAT") + 4

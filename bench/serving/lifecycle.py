@@ -10,7 +10,6 @@ connection fails, ends without an answer, has none after a minute, or the answer
 was lost. The longest wait is from the connection, if the request needed one, to the last byte of the answer.
 """
 
-import argparse
 import asyncio
 import contextlib
 import functools
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.load.client import image_request
+from bench.support.options import bench_parser
 
 CLIENTS = 16
 PAUSE_SECONDS = 1.0
@@ -148,11 +148,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.models import publish_synthetic
     from bench.support.pictures import a_digit, png
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench lifecycle",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("lifecycle", __doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="of each kind of restart, and worker")
     parser.add_argument(
         "--worker", action="append", choices=("inference", "gthread"), help="default: inference"

@@ -10,7 +10,6 @@ load generator the second, so that neither takes the other's time. Exits 1 if le
 (medians, by wall time) was answered under either load or right after it, or memory grew by more than 5%.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -19,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from bench.support.options import bench_parser
 
 QUEUE_LIMIT = 64
 CAPACITY_CLIENTS = 32
@@ -71,11 +72,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.pictures import a_digit, png
     from bench.support.processes import running
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench overload",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("overload", __doc__)
     parser.add_argument(
         "--worker", action="append", choices=("inference", "gthread"), help="default: inference"
     )

@@ -7,7 +7,6 @@ and meanwhile asks `/livez` and `/readyz` 1,000 times, each on a connection of i
 and `/metrics` a hundred times. Exits 1 if one failed or the 99th percentile is above 100 ms.
 """
 
-import argparse
 import contextlib
 import http.client
 import json
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bench.support.options import bench_parser
 
 PROBES = 1000
 SCRAPES = 100
@@ -121,11 +122,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.pictures import a_digit, png
     from bench.support.processes import free_port, running
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench probes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("probes", __doc__)
     parser.add_argument("--worker", action="append", choices=("inference", "gthread"), help="default: both")
     parser.add_argument("--workers", type=int, default=2, help="processes of the service")
     parser.add_argument("--probes", type=int, default=PROBES)

@@ -7,12 +7,12 @@ other one bad (a golden example answered wrongly). Waits each time until all wor
 refused the bad one. Exits 1 if any request was answered with anything but 200.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
 from bench.serving.probes import finish, loading
+from bench.support.options import bench_parser
 
 
 def main(arguments: list[str]) -> int:
@@ -21,11 +21,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.models import publish_synthetic
     from bench.support.pictures import a_digit, png
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench reload",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("reload", __doc__)
     parser.add_argument("--versions", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)

@@ -6,12 +6,13 @@ Without a model it is a synthetic one, whose graph is smaller than a trained one
 start takes longer than 3 s.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+
+from bench.support.options import bench_parser
 
 LIMIT_SECONDS = 3.0
 
@@ -21,11 +22,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.models import publish_synthetic
     from bench.support.processes import free_port, running
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench start",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("start", __doc__)
     parser.add_argument("--model", type=Path, help="directory of a published model")
     parser.add_argument("--starts", type=int, default=10, help="how often; one more warms the caches")
     parser.add_argument("--workers", type=int, default=1, help="processes of the service")

@@ -6,7 +6,6 @@ transforms of one PIL image at a time inside a Dataset, behind a DataLoader; and
 tensor batch, which draw once for the whole batch, so that all its images are deformed alike.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from bench.support.options import bench_parser
 from common.progress import Progress
 from training.augmentation.augmenter import Augmenter
 from training.data.dataset import Images
@@ -72,7 +72,7 @@ class PILDataset(Dataset[tuple[torch.Tensor, int]]):
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, and return 0."""
-    parser = argparse.ArgumentParser(prog="python -m bench augmentation", description=__doc__)
+    parser = bench_parser("augmentation", __doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to augment")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads and workers")
     parser.add_argument("--rounds", type=int, default=7, help="of all contenders in turn")

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from bench.support.options import bench_parser
 from bench.training.presets import side_by_side
 from bundle.errors import BundleError
 from bundle.repository import Bundle, versions
@@ -60,12 +61,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     """Return the parser; its help states the defaults that hold for this command line's presets."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench committee",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = bench_parser("committee", __doc__)
     parser.add_argument("--members", type=int, default=7, help="how many (default: 7)")
     parser.add_argument("--preset", default=MEMBER, help=f"of the members (default: {MEMBER})")
     parser.add_argument("--student", default=STUDENT, help=f"preset of the student (default: {STUDENT})")

@@ -8,7 +8,6 @@ call chosen at random ends it: a flush, a rename or an opening of a file while a
 written, or a training step.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from bench.support.options import bench_parser
 
 IN_CHECKPOINT = ("fsync", "fdopen", "open")
 SHARE_IN_CHECKPOINT = 0.7
@@ -106,11 +107,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.runs import rich_run, weights
     from training.loop.fit import fit
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("kills", __doc__)
     parser.add_argument("--kills", type=int, default=250, help="how often the run is killed")
     parser.add_argument("--seed", type=int, default=0, help="decides where it dies each time")
     options = parser.parse_args(arguments)

@@ -10,7 +10,6 @@ matrix products that the loop reaches: 6 floating-point operations a weight and 
 large product of the same type reaches on this device in the same run.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bench.support.options import bench_parser
 from common.configuration import add_options, build, from_arguments
 from common.progress import Progress
 from training.data.dataset import Resident
@@ -43,11 +43,7 @@ FLOPS_PER_WEIGHT = 6
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("training", __doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds; each runs both loops")
     parser.add_argument("--images", type=int, default=12_800, help="images a round for the course's loop")
     preset = preset_layer(DEFAULT_PRESET)

@@ -9,7 +9,6 @@ order and dropout; the test set is the same and is looked at once per run, after
 image moved or turned (`training/model/robustness.py`).
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from bench.support.options import bench_parser
 from bundle.images.contract import PAPER
 from common.configuration import (
     Layer,
@@ -47,11 +47,7 @@ from training.settings import TrainingSettings
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench presets",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("presets", __doc__)
     parser.add_argument("--preset", action="append", choices=list(PRESETS), help="which; all by default")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each")
     parser.add_argument(

@@ -356,7 +356,7 @@ def test_a_path_before_the_services_paths_is_kept(scripted: Callable[..., Script
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     """The sentence shows what an address looks like, or what is wrong with the port."""
-    with pytest.raises(BackendError, match="is not (a|the) URL"):
+    with pytest.raises(BackendError, match=r"is not (a|the) URL"):
         Client(scoring(url))
 
 
