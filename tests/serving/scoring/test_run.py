@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_no_half_part(bundle: Bundle, tmp_path: Path) -> None
     full = [sys.executable, "-c", limited, "score", *command[3:]]
     done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 73, done.stderr
-    assert "File too large; make room" in done.stderr
+    assert "File too large; free space" in done.stderr
     assert (tmp_path / "out" / "_receipts" / "part-000000.json").exists()
     assert parts(tmp_path / "out").items() < parts(tmp_path / "whole").items()
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0

@@ -107,7 +107,7 @@ def test_a_run_that_cannot_end_in_good_order_ends(bundle: Bundle, given: Path, t
         "import sys, threading, time, serving.score as score; from serving.scoring import pipeline\n"
         "score.GRACE_SECONDS = 1\n"
         "def never(*_): print('stuck\\n', end='', flush=True); threading.Event().wait()\n"
-        "pipeline._scored = never\n"
+        "pipeline._score = never\n"
         f"sys.exit(score.main({command(bundle, given, tmp_path / 'out')[3:]!r}))"
     )
     run = subprocess.Popen(
