@@ -1,4 +1,4 @@
-"""`python -m bench scoring --memory`: how much memory a run of the batch scorer holds, however much it scores."""
+"""`python -m bench scoring --memory`: peak memory of the batch scorer, which must not grow with the input."""
 
 import contextlib
 import io
@@ -16,13 +16,13 @@ import numpy.typing as npt
 MEMORY_LIMIT = 1 << 30
 LOOK_SECONDS = 0.1
 PICTURES = 1024
-"""Different PNG files in a zip."""
+"""Number of distinct PNG files in a zip."""
 
 Images = npt.NDArray[np.uint8]
 
 
 def measure(model: Path, digits: Images, count: int, directory: Path, *, zipped: bool) -> int:
-    """Watch the memory of a run, and of one over a hundredth of it; exit 1 if it grows by a gigabyte."""
+    """Measure the peak memory of a run and of one over a hundredth of the images; return 1 if it grows by 1 GiB."""
     peaks = []
     for images in (count // 100, count):
         path = directory / ("images.zip" if zipped else "images-idx3-ubyte")
@@ -51,7 +51,7 @@ def measure(model: Path, digits: Images, count: int, directory: Path, *, zipped:
 
 
 def _watch_memory(pid: int, ended: threading.Event, found: list[int]) -> None:
-    """Note the most memory that a process and its children hold together (Pss: shared pages are split)."""
+    """Record the peak PSS of a process and its children (shared pages count proportionally)."""
     while not ended.wait(LOOK_SECONDS):
         found[0] = max(found[0], sum(map(_proportional_bytes, _tree(pid))))
 

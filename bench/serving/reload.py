@@ -1,10 +1,10 @@
-"""Versions that are published under load: how many requests fail, and how much slower they get.
+"""Publishing versions under load: the number of failed requests.
 
     python -m bench reload --versions 20
 
-Starts a service with a synthetic model, asks it as fast as it answers, and meanwhile publishes versions, every
-other one bad (a golden example answered wrongly). Waits each time until all workers serve the good one, or have
-refused the bad one. Exits 1 if any request was answered with anything but 200.
+Starts a service with a synthetic model under closed-loop load, and publishes versions; every other one is bad (its
+golden examples do not match). Waits each time until all workers serve the good version or have rejected the bad one.
+Exits 1 if the status of any request was not 200.
 """
 
 import tempfile
