@@ -10,15 +10,9 @@ from serving.scoring.output.manifest import Outcome
 from serving.scoring.records import Backend, Chunk, Predictions, Receipt
 from serving.scoring.reporting import report
 from serving.scoring.reporting.labels import Labels
-from serving.scoring.reporting.part_statistics import open_statistics, reference_of
+from serving.scoring.reporting.part_statistics import PartStatistics, open_statistics, reference_of
 from serving.scoring.reporting.progress import ProgressMeter
-from serving.scoring.reporting.summary import (
-    LabelsIdentity,
-    PartStatistics,
-    Summary,
-    labels_identity,
-    summary_lines,
-)
+from serving.scoring.reporting.summary import LabelsIdentity, Summary, labels_identity, summary_lines
 from serving.scoring.settings import ScoreSettings
 
 

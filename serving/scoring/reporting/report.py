@@ -13,8 +13,9 @@ from common.html import confusion_matrix, sprite_sheet
 from common.html.frame import NOTHING, Html, Section, name, page, table, text
 from serving.scoring.errors import WriteError
 from serving.scoring.reporting.labels import UNKNOWN
+from serving.scoring.reporting.part_statistics import LOW_CONFIDENCE
 from serving.scoring.reporting.progress import format_seconds
-from serving.scoring.reporting.summary import LOW_CONFIDENCE, LeastConfident, Summary, interpret_psi, percent
+from serving.scoring.reporting.summary import LeastConfident, Summary, interpret_psi, percent
 
 NAME_LIMIT = 16
 """Characters of a class name under an image; the table of classes has the full name."""

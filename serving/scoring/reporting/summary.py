@@ -1,10 +1,7 @@
-"""Statistics of each part, their sum, and the summary that is printed.
+"""The sum of the parts' statistics, and the summary that is printed.
 
-    PartStatistics.compute(chunk, predictions)    a part's statistics, as JSON; `tally` in its receipt
-    Summary.add(receipt)                          adds a part, in any order
-    summary_lines(summary, ...)                   the printed lines
-
-Statistics depend on their part alone, so a run that was killed or ran on several machines has the same summary.
+Summary.add(receipt)           adds a part, in any order
+summary_lines(summary, ...)    the printed lines
 """
 
 import base64
@@ -20,25 +17,16 @@ import numpy.typing as npt
 from bundle import drift
 from bundle.manifest import IMAGE_SIZE, Reference
 from common.html.confusion_matrix import Confusion
-from serving.scoring.records import Chunk, Images, Predictions, Receipt
-from serving.scoring.reporting.labels import UNKNOWN, Labels
+from serving.scoring.records import Images, Receipt
+from serving.scoring.reporting.labels import UNKNOWN
+from serving.scoring.reporting.part_statistics import ERRORS_KEPT, LEAST_KEPT, LOW_CONFIDENCE
 from serving.scoring.reporting.progress import format_seconds
 
-LOW_CONFIDENCE = 0.8
-"""Confidence below which a prediction counts as low: at 0.8 a calibrated model errs once in five."""
-LEAST_KEPT = 40
-"""Least confident images kept for each part, so that the 40 lowest of the whole run are exact."""
-ERRORS_KEPT = 5
-"""Errors kept for each part."""
 ERRORS_SHOWN = 20
-DRIFT_SAMPLE = 1024
-"""Images sampled evenly from a part to measure drift; all images would cost a tenth of the run's time."""
 TEXT_CLASSES = 20
 """Largest number of classes for which the confusion matrix is printed."""
 PSI_MODERATE, PSI_LARGE = 0.1, 0.25
 """Usual thresholds of the population stability index, see `bundle.drift`."""
-
-Tally = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,83 +49,6 @@ class LeastConfident:
     def image(self) -> Images:
         """Return `uint8[28, 28]`."""
         return np.frombuffer(zlib.decompress(self.pixels), np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PartStatistics:
-    """Computes the statistics of a part's images and predictions."""
-
-    classes: Sequence[str]
-    reference: Reference | None
-    """Of the manifest; None if only the remote service has it."""
-    labels: Labels | None
-
-    def compute(self, chunk: Chunk, predictions: Predictions) -> Tally:
-        """Return a part's statistics."""
-        good = np.ones(len(chunk), dtype=bool)
-        good[list(chunk.errors)] = False
-        places = np.flatnonzero(good)
-        confidences = predictions.confidences[places]
-        tally: Tally = {
-            "classes": np.bincount(predictions.indices[places], minlength=len(self.classes)).tolist(),
-            "confidence": float(confidences.sum(dtype=np.float64)),
-            "doubtful": int((confidences < LOW_CONFIDENCE).sum()),
-            "warned": len(chunk.warnings),
-            "faults": [
-                [chunk.sources[at], chunk.rows[at], chunk.errors[at]]
-                for at in sorted(chunk.errors)[:ERRORS_KEPT]
-            ],
-        }
-        if self.reference is not None:
-            sample = chunk.images[places[:: max(1, len(places) // DRIFT_SAMPLE)]]
-            for feature, values in (
-                ("mean_ink", drift.mean_ink(sample)),
-                ("border_brightness", drift.border_brightness(sample)),
-            ):
-                edges = np.array(getattr(self.reference, feature).edges)
-                tally[feature] = drift.binned(values, edges).astype(np.int64).tolist()
-        true = np.full(len(chunk), UNKNOWN)
-        if self.labels is not None:
-            true = self.labels.indices(chunk)
-            known = places[true[places] != UNKNOWN]
-            compared = Confusion(self.classes)
-            compared.add(true[known], predictions.indices[known])
-            pairs = sorted([*pair, count] for pair, count in compared.counts.items())
-            known_by = {"where": self.labels.where, "sha256": self.labels.sha256}
-            tally["compared"] = {**known_by, "confusion": pairs}
-        tally["least"] = _least(chunk, predictions, places, true)
-        return tally
-
-
-def _least(
-    chunk: Chunk, predictions: Predictions, places: npt.NDArray[np.intp], true: npt.NDArray[np.int64]
-) -> list[list[Any]]:
-    """Return the least confident rows, lowest confidence first, ties by row."""
-    confidences = predictions.confidences[places]
-    if len(places) > LEAST_KEPT:
-        limit = np.partition(confidences, LEAST_KEPT - 1)[LEAST_KEPT - 1]
-        places = places[confidences <= limit]
-        confidences = predictions.confidences[places]
-    kept = []
-    for at in places[np.argsort(confidences, kind="stable")[:LEAST_KEPT]].tolist():
-        best = predictions.indices[at]
-        others = predictions.probabilities[at].copy()
-        others[best] = -1
-        second = int(others.argmax())
-        packed = base64.b64encode(zlib.compress(chunk.images[at].tobytes(), 1)).decode()
-        kept.append(
-            [
-                chunk.sources[at],
-                chunk.rows[at],
-                int(best),
-                float(predictions.confidences[at]),
-                second,
-                float(others[second]),
-                int(true[at]),
-                packed,
-            ]
-        )
-    return kept
 
 
 @dataclass(frozen=True, slots=True)

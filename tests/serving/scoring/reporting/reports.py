@@ -7,7 +7,8 @@ import numpy as np
 from bundle.manifest import Histogram, Reference
 from serving.scoring.reporting import report
 from serving.scoring.reporting.labels import open_labels
-from serving.scoring.reporting.summary import LabelsIdentity, PartStatistics, Summary
+from serving.scoring.reporting.part_statistics import PartStatistics
+from serving.scoring.reporting.summary import LabelsIdentity, Summary
 from tests.serving.scoring.parts import a_chunk, a_receipt, some_images, some_predictions
 
 NASTY = (

@@ -7,7 +7,7 @@ import pytest
 
 from serving.scoring.errors import WriteError
 from serving.scoring.reporting import report
-from serving.scoring.reporting.summary import LEAST_KEPT
+from serving.scoring.reporting.part_statistics import LEAST_KEPT
 from tests.pages import Document, cuttings
 from tests.serving.scoring.parts import some_images
 from tests.serving.scoring.reporting.reports import COUNT, NASTY, a_page

@@ -12,11 +12,9 @@ from bundle import drift
 from bundle.manifest import Histogram, Reference
 from serving.scoring.records import Chunk, Predictions, Receipt
 from serving.scoring.reporting.labels import Labels, open_labels
+from serving.scoring.reporting.part_statistics import LEAST_KEPT, LOW_CONFIDENCE, PartStatistics
 from serving.scoring.reporting.summary import (
-    LEAST_KEPT,
-    LOW_CONFIDENCE,
     LabelsIdentity,
-    PartStatistics,
     Summary,
     interpret_psi,
     labels_identity,
