@@ -71,7 +71,7 @@ def _proportional_bytes(pid: int) -> int:
 
 
 def write_idx(path: Path, images: Images, count: int) -> None:
-    """Write an IDX file of `count` images, those given again and again."""
+    """Write an IDX file of `count` images, repeating those given."""
     with path.open("wb") as file:
         file.write(b"\0\0\x08\3" + np.array([count, 28, 28], ">u4").tobytes())
         for start in range(0, count, len(images)):
@@ -79,7 +79,7 @@ def write_idx(path: Path, images: Images, count: int) -> None:
 
 
 def write_zip(path: Path, images: Images, count: int) -> None:
-    """Write a zip of `count` PNG files, the images given again and again."""
+    """Write a zip of `count` PNG files, repeating the images given."""
     from PIL import Image
 
     pictures = []
