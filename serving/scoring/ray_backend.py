@@ -124,7 +124,7 @@ def _results(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifes
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = " ".join(str(error).split())[-300:]
         raise BackendError(
-            f"Ray failed: {reason}. Written parts are kept: the same command resumes"
+            f"Ray failed: {reason}. Written parts are kept: the same command resumes the run"
         ) from error
     finally:
         if started:

@@ -105,7 +105,7 @@ class ScoreSettings(Settings):
             ge=0,
             le=86400,
             description="how long a failed request is retried before the run ends; written parts are kept, and the "
-            "same command resumes",
+            "same command resumes the run",
         ),
     ] = 300.0
     column: Annotated[

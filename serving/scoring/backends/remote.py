@@ -138,7 +138,7 @@ class Client:
             if now + wait > deadline:
                 raise BackendError(
                     f"{self.url}: {problem}; retried for {self.patience:g} s. Written parts are kept: the same "
-                    "command resumes when the service is back (--patience-seconds retries longer)"
+                    "command resumes the run when the service is back (--patience-seconds retries longer)"
                 )
             self._wait(wait)
 
