@@ -1,10 +1,10 @@
-"""What is measured, against whom: `python -m bench NAME` prints one table.
+"""Benchmarks: `python -m bench NAME` runs one and prints a table.
 
-Contenders run interleaved in one process, round by round, so that a busy machine slows all of
-them; figures are medians over the rounds. `__main__.py` lists the names.
+Contenders take turns, round by round, so that other load on the machine slows all of them; figures are medians over
+the rounds. `__main__.py` lists the names.
 
-- `comparison/`: Glyph beside other model servers; `http11/`: how strictly HTTP is read, beside other servers
-- `serving/`, `scoring/`, `training/`: each alone; `memory/`, `gpu/`
-- `fuzzing/`: damaged images and requests, at random and by coverage
-- `load/`: clients and servers as processes; `support/`: what tests share too
+- `comparison/`: Glyph beside other model servers; `http11/`: HTTP/1.1 compliance beside other servers
+- `serving/`, `scoring/`, `training/`: each part alone; `memory/`, `gpu/`
+- `fuzzing/`: damaged images and requests, random or coverage-guided
+- `load/`: load generators and server processes; `support/`: code shared with the tests
 """

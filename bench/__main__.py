@@ -8,41 +8,47 @@ BENCHES = {
     "committee": ("training.committee", "test error of a committee, and of one network distilled from it"),
     "training": ("training.loop", "images/s of the training loop, against the course's DataLoader loop"),
     "serving": ("comparison.command", "requests/s, latency, CPU and memory, beside other model servers"),
-    "budget": ("serving.budget", "where the microseconds of a prediction go, beside what the core could do"),
+    "budget": ("serving.budget", "CPU time of each phase of a prediction, beside the limits of the hardware"),
     "metrics": ("serving.metrics", "counting in shared memory, beside prometheus-client's multiprocess mode"),
     "arithmetic": (
         "serving.arithmetic",
         "inference in float32 and with the first layer in integers, by batch size",
     ),
-    "decoding": ("serving.decoding", "microseconds of a PNG, by each way of decoding that was looked at"),
+    "decoding": ("serving.decoding", "microseconds per PNG of alternative decoders"),
     "gpu": ("gpu.command", "latency and throughput by batch size and of the service, on CUDA beside the CPU"),
-    "kills": ("training.kills", "a run killed again and again ends at the uninterrupted run's weights"),
-    "probes": ("serving.probes", "probes of the management port, at twice the data port's capacity"),
-    "fuzz": ("fuzzing.fuzz", "damaged images and requests: every one is refused or answered, none fails"),
-    "http11": ("http11.command", "how strictly HTTP/1.1 is read, beside Gunicorn, Uvicorn and nginx"),
-    "memory": ("memory.service", "the memory of a service that answers 200,000 mixed requests"),
-    "held": ("memory.held", "the memory of a worker when thousands of clients have it hold what they can"),
-    "idle": ("memory.idle", "memory of idle connections, and what 10,000 of them cost those that ask"),
+    "kills": (
+        "training.kills",
+        "a training run killed repeatedly ends with the weights of an uninterrupted run",
+    ),
+    "probes": ("serving.probes", "latency of probes under twice the service's capacity"),
+    "fuzz": (
+        "fuzzing.fuzz",
+        "damaged images and requests: each is rejected or answered, none causes a failure",
+    ),
+    "http11": ("http11.command", "HTTP/1.1 compliance, beside Gunicorn, Uvicorn and nginx"),
+    "memory": ("memory.service", "memory growth of a service over 200,000 mixed requests"),
+    "held": ("memory.held", "memory of a worker when thousands of clients fill its buffers"),
+    "idle": ("memory.idle", "memory of idle connections, and their cost for active ones"),
     "start": ("serving.start", "time from the command to the first 200 of /readyz"),
-    "reload": ("serving.reload", "requests that fail while versions are published, good and bad ones"),
-    "overload": ("serving.overload", "what is answered at three times the capacity, and right after"),
+    "reload": ("serving.reload", "failed requests while good and bad versions are published"),
+    "overload": ("serving.overload", "throughput at three times the capacity, and right after"),
     "bodies": (
         "serving.bodies",
-        "time of bodies of each kind and size, of a thread, and of the worst image files",
+        "time of request bodies by format and size, and of the most expensive image files",
     ),
     "footprint": ("memory.footprint", "memory of each kind of pod, and how long training takes to stop"),
-    "lifecycle": ("serving.lifecycle", "requests that are lost while services are restarted under load"),
+    "lifecycle": ("serving.lifecycle", "requests that are lost while services restart under load"),
     "scoring": (
         "scoring.throughput",
         "images/s of the batch scorer, against session.run, decoding, PyTorch and Ray Data",
     ),
     "decoders": (
         "scoring.decoders",
-        "the batch scorer's decoding processes, beside the standard library's pool",
+        "the batch scorer's decoder pool, beside ProcessPoolExecutor",
     ),
     "scoring-kills": (
         "scoring.kills",
-        "a batch scoring run killed again and again ends at the undisturbed run's bytes",
+        "a scoring run killed repeatedly ends with the bytes of an uninterrupted run",
     ),
     "augmentation": ("training.augmentation", "affine + elastic images/s, against torchvision's pipelines"),
 }
@@ -59,7 +65,7 @@ def main(arguments: list[str]) -> int:
     usage += [f"  {name:{width}}  {text}" for name, (_, text) in BENCHES.items()]
     wanted_help = not arguments or arguments[0] in ("-h", "--help")
     if not wanted_help:
-        usage.insert(0, f"error: there is no bench '{arguments[0]}'")
+        usage.insert(0, f"error: unknown bench '{arguments[0]}'")
     print("\n".join(usage), file=sys.stdout if wanted_help else sys.stderr)
     return 0 if wanted_help else 2
 

@@ -46,7 +46,7 @@ ALLOWED = {
     # A module of an installed package, which importing that would run as well.
     ("serving/model/cuda.py", "_build_info", "runpy.run_path"),
     # A socket to a process of the scorer's own.
-    ("serving/scoring/inputs/decoding.py", "ask", "pickle.load"),
+    ("serving/scoring/inputs/decoding.py", "call", "pickle.load"),
     ("serving/scoring/inputs/decoding.py", "_serve", "pickle.load"),
 }
 NEEDED = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}

@@ -1,6 +1,6 @@
 """`python -m bench serving`: Glyph beside other model servers, each serving the same graph.
 
-`command.py` reads the options and says what is measured; `contenders.py` lists who takes part, `contender.py`
-says what that is, and `commands.py` how each is started (`peers/` has their code, `environments.py` installs
-them); `rounds.py` and `openloop.py` measure; `report.py` and `chart.py` print.
+`command.py` is the command line; `contenders.py` lists the servers (`contender.py` is the type), `commands.py` has
+their command lines, `peers/` their code, and `environments.py` installs them; `rounds.py` measures in a closed loop,
+`openloop.py` in an open loop; `report.py` and `chart.py` write the report.
 """

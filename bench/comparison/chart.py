@@ -1,4 +1,4 @@
-"""The report's two pictures as SVG, readable on light and dark pages: bars of rates, lines of latency."""
+"""The report's SVG charts, for light and dark pages: bars of rates, lines of latency against load."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -19,7 +19,7 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 
 
 def bars(rates: Mapping[str, Mapping[int, float]], titles: Mapping[str, str], caption: str) -> str:
-    """Return bars of requests/s: a group for each server, a bar for each count of connections, 0 at the left."""
+    """Return a bar chart of requests/s: a group for each server, a bar for each number of connections."""
     order = sorted(rates, key=lambda name: -max(rates[name].values()))
     longest = max((rate for of in rates.values() for rate in of.values()), default=1.0)
     body, y = "", 48
@@ -53,7 +53,7 @@ def bars(rates: Mapping[str, Mapping[int, float]], titles: Mapping[str, str], ca
 def lines(
     sweeps: Mapping[str, Sequence[Mapping[str, float]]], titles: Mapping[str, str], caption: str
 ) -> str:
-    """Return p99 against the rate that was due; both axes are logarithmic."""
+    """Return a line chart of p99 against the offered rate; both axes are logarithmic."""
     height, bottom, right = 420, 380, 560
     points = [point for of in sweeps.values() for point in of if point["p99"] > 0 and point["offered"] > 0]
     if not points:
@@ -89,7 +89,7 @@ def lines(
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
-    """Return the powers of ten around all values, at least one apart."""
+    """Return the exponents of the powers of ten that enclose all values, at least one apart."""
     low = int(log10(min(values)) // 1)
     return low, max(int(-(-log10(max(values)) // 1)), low + 1)
 

@@ -1,14 +1,14 @@
 """Glyph beside other model servers: requests/s, p50, p99, CPU, memory and cold start, with ratios to naive Flask.
 
     python -m bench serving --model models/mnist --json results.json --markdown docs/benchmarks.md
-    python -m bench serving --quick                                  a minute, to see that all is well
+    python -m bench serving --quick                                  a smoke test of a minute
     python -m bench serving --workload png --connections 64 --json results.json
     python -m bench serving --open-loop --only glyph,mosec,flask --json results.json
     python -m bench serving --report --json results.json --markdown docs/benchmarks.md
 
-What a run measures is added to the JSON file; what was there for the same workload and connections is
-replaced. Peers are installed once, outside the tree, by uv. Servers run on some cores and the load
-generator on others: with two cores, one each. Exits 1 if Glyph did not start, or an answer was wrong.
+Measurements are added to the JSON file and replace those of the same workload and connections. Peers are installed
+once by uv, outside the repository. Servers and load generator are pinned to different cores: with two cores, one each.
+Exits 1 if Glyph did not start or a response was wrong.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from bench.comparison.contenders import CONTENDERS
 from bench.comparison.environments import version_of
 from bench.comparison.openloop import sweep
 from bench.comparison.rounds import Cores, Subject, awake, interleaved, machine, resting, running
+from bench.support.options import bench_parser, model_missing
 from bundle.errors import BundleError
 from common.atomic_files import write_whole
 
@@ -40,27 +41,24 @@ def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
     options = _options(arguments)
     for file in (options.json, options.markdown):
-        if file is not None:  # before what would be lost is measured
+        if file is not None:  # fail before measuring, not after
             file.parent.mkdir(parents=True, exist_ok=True)
     document = _existing(options.json)
     if not options.report:
         try:
             subject = Subject.of(options.model)
         except (BundleError, OSError) as error:
-            print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-            return 2
-        signal.signal(
-            signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
-        )  # its servers end with it
+            return model_missing(error)
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # stops the servers too
         good = _measure(options, subject, document)
         if options.json:
             write_whole(
                 options.json, json.dumps(document, indent=1).encode() + b"\n"
-            )  # earlier runs are in it
+            )  # includes earlier runs
     else:
         good = True
     if not document["closed"] and not document["open"]:
-        print("error: nothing was measured; --json names the file of an earlier run", file=sys.stderr)
+        print("error: there are no measurements; give the file of an earlier run by --json", file=sys.stderr)
         return 2
     print(_write(options, document))
     return 0 if good else 1
@@ -68,29 +66,30 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     names = [contender.name for contender in CONTENDERS]
-    parser = argparse.ArgumentParser(
-        prog="python -m bench serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("serving", __doc__, model=True)
     cores = Cores.halves()
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
-    )
-    parser.add_argument("--only", help=f"servers, separated by commas; all are {','.join(names)}")
+    parser.add_argument("--only", help=f"comma-separated servers; default: {','.join(names)}")
     parser.add_argument("--workload", action="append", choices=tuple(WORKLOADS), help="default: all")
     parser.add_argument("--connections", action="append", type=int, help="default: 1, 16 and 64")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.5, help="duration of each measurement")
     parser.add_argument(
         "--quick", action="store_true", help=f"2 rounds of 0.5 s, one workload, {','.join(QUICK)}"
     )
-    parser.add_argument("--open-loop", action="store_true", help="latency against load, at constant rates")
-    parser.add_argument("--report", action="store_true", help="measure nothing; write what the JSON file has")
+    parser.add_argument(
+        "--open-loop", action="store_true", help="measure latency against load, at constant rates"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="measure nothing; write the report of the JSON file"
+    )
     parser.add_argument("--json", type=Path, help="file to add the measurements to")
-    parser.add_argument("--markdown", type=Path, help="file for the report; its charts go beside it")
-    parser.add_argument("--server-cpus", type=_cores, default=cores.server, help="as 0,1")
-    parser.add_argument("--client-cpus", type=_cores, default=cores.client, help="as 2,3")
+    parser.add_argument("--markdown", type=Path, help="file for the report; charts are written beside it")
+    parser.add_argument(
+        "--server-cpus", type=_cores, default=cores.server, help="CPUs of the servers, such as 0,1"
+    )
+    parser.add_argument(
+        "--client-cpus", type=_cores, default=cores.client, help="CPUs of the load generator, such as 2,3"
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds = 2, 0.5
@@ -99,7 +98,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     default = OPEN_LOOP if options.open_loop else QUICK if options.quick else names
     options.only = options.only.split(",") if options.only else list(default)
     if unknown := set(options.only) - set(names):
-        parser.error(f"there is no server {min(unknown)!r}; all are {', '.join(names)}")
+        parser.error(f"unknown server {min(unknown)!r}; choose from {', '.join(names)}")
     return options
 
 
@@ -115,7 +114,7 @@ def _existing(path: Path | None) -> dict[str, Any]:
 
 
 def _measure(options: argparse.Namespace, subject: Subject, document: dict[str, Any]) -> bool:
-    """Measure what the options ask for, add it to the document, and tell whether all was right."""
+    """Run the measurements, add them to the document, and return whether every response was right."""
     cores = Cores(server=options.server_cpus, client=options.client_cpus)
     document["about"] = _about(options, subject, cores)
     wanted = [contender for contender in CONTENDERS if contender.name in options.only]
@@ -171,7 +170,7 @@ def _about(options: argparse.Namespace, subject: Subject, cores: Cores) -> dict[
             "server": said(cores.server),
             "client": said(cores.client),
             "workers": workers,
-            "idle": "Those that use more than 0.5% of a core while nobody asks are stopped until it is their turn.",
+            "idle": "Servers that use more than 0.5% of a core when idle are stopped (SIGSTOP) until it is their turn.",
             "rounds": options.rounds,
             "seconds": options.seconds,
         },
@@ -185,7 +184,7 @@ def _version(contender: Contender) -> str:
 
 
 def _write(options: argparse.Namespace, document: dict[str, Any]) -> str:
-    """Write the report with its charts, if a file was named, and return what is to be printed."""
+    """Write the report with its charts if `--markdown` is given; return the text to print."""
     if options.markdown is None:
         return report.aims_table(document) + "\n" + report.start_table(document)
     titles = {contender.name: contender.title for contender in CONTENDERS}

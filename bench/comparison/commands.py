@@ -1,4 +1,4 @@
-"""How each contender is started: its command line, and what it wants to find before."""
+"""The servers' command lines, and the files that they need before they start."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from bench.comparison.environments import PEERS, python_of
 
 
 def gunicorn(application: str) -> Callable[[Setup], list[str]]:
-    """Return the command of an application on Gunicorn's threads."""
+    """Return the command of a WSGI application on Gunicorn's gthread worker."""
 
     def command(setup: Setup) -> list[str]:
         return [
@@ -29,12 +29,12 @@ def gunicorn(application: str) -> Callable[[Setup], list[str]]:
 
 
 def python(lock: str, script: str) -> Callable[[Setup], list[str]]:
-    """Return the command of a script of an environment's, which is given its port and its directory."""
+    """Return the command of a script in a peer's environment, with port and directory as arguments."""
     return lambda setup: [str(python_of(lock)), str(PEERS / script), str(setup.port), str(setup.directory)]
 
 
 def glyph_environment(worker: str) -> Callable[[Setup], dict[str, str]]:
-    """Return Glyph's settings, with this kind of worker."""
+    """Return Glyph's settings for a worker class."""
 
     def environment(setup: Setup) -> dict[str, str]:
         settings = {
@@ -111,7 +111,7 @@ def kserve(setup: Setup) -> list[str]:
 
 
 def prepare_kserve(setup: Setup) -> None:
-    """Write a logging configuration that says little."""
+    """Write a quiet logging configuration."""
     document = {"version": 1, "disable_existing_loggers": True, "root": {"level": "WARNING"}}
     (setup.directory / "logging.yaml").write_text(json.dumps(document))  # JSON is YAML
 
@@ -133,7 +133,7 @@ def mlflow(setup: Setup) -> list[str]:
 
 
 def prepare_mlflow(setup: Setup) -> list[str]:
-    """Return the command that saves the model as MLflow has models."""
+    """Return the command that saves the model in MLflow's format."""
     return [str(python_of("mlflow")), str(PEERS / "mlflow_model.py"), str(setup.directory / "model")]
 
 
@@ -145,7 +145,7 @@ def torchserve(setup: Setup) -> list[str]:
 
 
 def prepare_torchserve(setup: Setup) -> list[str]:
-    """Write TorchServe's configuration; return the command that makes its archive of the model."""
+    """Write TorchServe's configuration; return the command that creates its model archive."""
     inference, management, metrics = setup.port, *setup.more_ports[:2]
     loaded: dict[str, Any] = {setup.name: {"1.0": {"defaultVersion": True, "marName": f"{setup.name}.mar"}}}
     loaded[setup.name]["1.0"] |= {"minWorkers": setup.workers, "maxWorkers": setup.workers}

@@ -1,4 +1,4 @@
-"""What a contender is: how it is started, how it is asked, and where its settings are from."""
+"""The type of a compared server: its command, its request formats, and its settings with their source."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -18,61 +18,61 @@ WORKLOADS = {
     "raw": "one raw image, 784 bytes",
     "batch": "64 raw images",
 }
-"""Name: what a request has."""
+"""Name to the content of a request."""
 TENSORS = "/v2/models/{model}/infer"
 IMAGES = {"png": 1, "raw": 1, "batch": 64}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
-    """What a server is started with."""
+    """The parameters of a server's start."""
 
     port: int
     more_ports: tuple[int, ...]
-    """For servers that insist on others besides."""
+    """For servers that require further ports."""
     workers: int
-    """As many as there are cores for the server."""
+    """One per CPU of the servers."""
     bundle: Path
     name: str
-    """The model's."""
+    """The model's name."""
     directory: Path
-    """The server's own, empty."""
+    """An empty directory for the server."""
 
     @property
     def graph(self) -> Path:
-        """Return the ONNX file that all serve."""
+        """Return the ONNX file that every server loads."""
         return self.bundle / "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contender:
-    """One server."""
+    """A server that is compared."""
 
     name: str
     title: str
     command: Callable[[Setup], list[str]]
     forms: Mapping[str, Form]
-    """By workload; one that is missing is not measured."""
+    """By workload; a missing workload is not measured."""
     settings: str
-    """What was set and who recommends it, for the report."""
+    """The settings and their source, for the report."""
     environment: Callable[[Setup], dict[str, str]] = field(default=lambda _: {})
     prepare: Callable[[Setup], list[str] | None] = field(default=lambda _: None)
-    """Writes what the server wants to find, and returns a command to be run before it, if one is needed."""
+    """Writes the files that the server needs; may return a command to run before it."""
     lock: str | None = None
-    """The environment that it runs in, a key of `environments.LOCKS`; None is this one."""
+    """Name of its lock in `environments.LOCKS`; None is this process's environment."""
     is_floor: bool = False
-    """Answers a constant: what it says is not checked, and it is no peer."""
+    """Returns a constant: its responses are not checked, and it is not a peer."""
     borrows: bool = False
-    """Decodes with Glyph's decoder: it shows what that alone brings, and is no peer."""
+    """Uses Glyph's decoder, to show the decoder's share; not a peer."""
 
     @property
     def is_peer(self) -> bool:
-        """Tell whether Glyph is compared with it."""
+        """Return whether Glyph's targets refer to it."""
         return self.lock is not None and not self.is_floor and not self.borrows
 
 
 def environment_of(contender: Contender, setup: Setup) -> dict[str, str]:
-    """Return the environment variables that a server is started with, besides this process's."""
+    """Return the environment variables of a server, in addition to this process's."""
     common = {
         "BENCH_MODEL": str(setup.graph),
         "BENCH_NAME": setup.name,

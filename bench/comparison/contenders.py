@@ -1,4 +1,4 @@
-"""Who takes part, in the order of the report's first table."""
+"""The servers that are compared, in the order of the report's first table."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ from bench.load.wire import Form
 
 
 def _same(path: str, *workloads: str) -> dict[str, Form]:
-    """Return forms of one path that takes files and pixels alike."""
+    """Return the forms of a server with one path for image files and raw pixels."""
     encoders = {"png": wire.file_body, "raw": wire.octets_body, "batch": wire.octets_body}
     return {
         workload: Form(path=path, encode=encoders[workload], decode=wire.predictions)
@@ -85,7 +85,7 @@ CONTENDERS = (
         command=commands.mosec,
         environment=lambda _: {"BENCH_DECODER": "glyph", "PYTHONPATH": f"{PEERS}{os.pathsep}{ROOT}"},
         forms=_same("/predict"),
-        settings="as Mosec, and PNGs are decoded by Glyph's `bundle.images.plain_png` instead of Pillow",
+        settings="as Mosec, with Glyph's `bundle.images.plain_png` as decoder instead of Pillow",
         lock="mosec",
         borrows=True,
     ),
@@ -215,8 +215,8 @@ CONTENDERS = (
         ],
         environment=commands.glyph_environment("inference"),
         forms=_glyph_forms(),
-        settings="the inference worker, between request and answer nothing",
+        settings="the inference worker, without decoding or inference",
         is_floor=True,
     ),
 )
-"""All of them, in the order of the report's first table."""
+"""All servers, in the order of the report's first table."""

@@ -1,8 +1,7 @@
-"""An environment for each peer, with pinned packages, outside the tree.
+"""A virtual environment with pinned packages for each peer, outside the repository.
 
-They lie in `$XDG_CACHE_HOME/glyph-bench` (`~/.cache/glyph-bench`), and are made anew when their lock
-changes. The locks, `peers/locks/*.txt`, name every package with its version and hashes (`compile.sh` there
-writes them).
+Environments are in `$XDG_CACHE_HOME/glyph-bench` (`~/.cache/glyph-bench`), and are created again when their lock
+changes. The locks, `peers/locks/*.txt`, pin every package with its hashes; `compile.sh` there writes them.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ INSTALL_SECONDS = 1200.0
 
 
 class UnavailableError(Exception):
-    """A peer cannot be had or started here; the text says why."""
+    """A peer cannot be installed or started on this machine; the message has the reason."""
 
 
 def cache() -> Path:
@@ -28,15 +27,15 @@ def cache() -> Path:
 
 
 def python_of(name: str) -> Path:
-    """Return the interpreter of an environment, whether it is there or not."""
+    """Return the path of an environment's interpreter, which may not exist."""
     return cache() / name / "bin" / "python"
 
 
 def install(name: str) -> None:
-    """Make an environment, unless it is there with what its lock says.
+    """Create an environment unless it exists and matches its lock.
 
     Raises:
-        UnavailableError: its packages cannot be installed here.
+        UnavailableError: the packages cannot be installed.
     """
     lock = LOCKS / f"{name}.txt"
     state = hashlib.sha256(lock.read_bytes()).hexdigest() + f" {sys.version_info[:2]}"
@@ -54,7 +53,7 @@ def install(name: str) -> None:
 
 
 def version_of(name: str, package: str) -> str:
-    """Return the version of a package that a lock has."""
+    """Return the version of a package in a lock."""
     for line in (LOCKS / f"{name}.txt").read_text().splitlines():
         found, _, rest = line.partition("==")
         if found == package:

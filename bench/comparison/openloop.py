@@ -1,7 +1,7 @@
-"""Latency against load: requests that come at a constant rate, whether the earlier ones are answered or not.
+"""Open-loop measurement: latency at constant request rates, independent of the responses.
 
-The rates are shares of what the server answered in a closed loop just before, up to beyond it. Past
-saturation latency grows for as long as one measures, so there a figure only says that it is past.
+The rates are shares of the server's closed-loop rate, measured directly before, up to 110%. Past saturation latency
+grows with the duration of the measurement, so the sweep ends there.
 """
 
 from statistics import median
@@ -12,7 +12,7 @@ SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1)
 CAPACITY_CONNECTIONS = 64
 CONNECTIONS = 256
 ANSWERED = 0.97
-"""Answers while a rate is kept up, as a share of the requests that are due; with fewer, it is past saturation."""
+"""Share of due requests that must be answered; below it the server is past saturation."""
 
 Point = dict[str, float]
 
@@ -20,7 +20,7 @@ Point = dict[str, float]
 def sweep(
     server: Running, workload: str, seconds: float, rounds: int, subject: Subject, cores: Cores
 ) -> list[Point]:
-    """Return what came of each rate, medians over the rounds, the lowest first, to the first past saturation."""
+    """Return a point for each rate, ascending, up to the first past saturation; medians over the rounds."""
     capacity, _ = measure(server, workload, CAPACITY_CONNECTIONS, seconds, subject, cores)
     points: list[Point] = []
     for share in SHARES:

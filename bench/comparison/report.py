@@ -1,4 +1,4 @@
-"""From the measurements to docs/benchmarks.md: tables of medians, each figure with its ratio to naive Flask."""
+"""Writes docs/benchmarks.md from the measurements: medians, each with its ratio to naive Flask."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isnan
@@ -13,29 +13,29 @@ Document = dict[str, Any]
 MIB = 1 << 20
 
 HOW = """\
-Written by `python -m bench serving`; do not edit. A run with the same command on another machine gives
-other figures; the ratios carry further.
+Written by `python -m bench serving`; do not edit. Figures depend on the machine; ratios depend on it
+less.
 
     pip install uv
     python -m bench serving --model models/mnist --json results.json --markdown docs/benchmarks.md
 """
 
 METHOD = """\
-Every server serves the same graph with ONNX Runtime on the CPU, in an environment of its own with pinned
-packages (`bench/comparison/peers/locks`), by one small file (`bench/comparison/peers`), with the settings that
-its documentation recommends for speed. All decode with Pillow, `Image.open(file).convert("L")`, as a service
-in Python commonly does, and open the session with the same options; Glyph has its own decoder for plain PNGs, and
-computes batches of more than 8 by its bundle's second graph, the same network with its first layer in integers.
-*Mosec, Glyph's decoder* is Mosec with that one: it shows what the decoder alone brings, and is not counted
-among the peers. The servers share {server}, with {workers}; the load generator has {client} for
-itself. All are up at the same time, and asked in turns: each round asks every one once, in another order.
-{idle} A figure is the median over {rounds} rounds of {seconds:g} s, after 0.3 s that are not counted. Thirty distinct
-images are sent in turns over kept connections; twenty answers of each round are compared with the
-graph's own probabilities.
+Every server runs the same graph with ONNX Runtime on the CPU, in its own environment with pinned packages
+(`bench/comparison/peers/locks`), from one small file (`bench/comparison/peers`), with the settings that its
+documentation recommends for throughput. All decode with Pillow, `Image.open(file).convert("L")`, as Python services
+commonly do, and open the session with the same options; Glyph has its own decoder for plain PNGs, and computes batches
+of more than 8 with its bundle's second graph, the same network with its first layer in exact integers. *Mosec, Glyph's
+decoder* is Mosec with that decoder: it shows the decoder's share, and does not count as a peer. The servers share
+{server}, with {workers}; the load generator has {client} for itself. All servers run at the same time, and are
+measured in turns: each round measures every server once, in a random order.
+{idle} A figure is the median over {rounds} rounds of {seconds:g} s, after a warm-up of 0.3 s. Thirty distinct images
+are sent in turns over keep-alive connections; twenty responses of each round are compared with the graph's own
+probabilities.
 
-CPU is the time of all a server's processes for each answer, kernel included, whether the server was
-saturated or not. Memory is the proportional set size of all its processes after the last round. A cold
-start is from the command to the first right answer, with files cached.
+CPU is the time of all of a server's processes for each response, including the kernel, whether the server was
+saturated or not. Memory is the proportional set size of all its processes after the last round. A cold start is the
+time from the command to the first correct response, with files cached.
 """
 
 
@@ -56,7 +56,7 @@ def markdown(document: Document, chart: str | None = None, load_chart: str | Non
         for connections, readings in pieces:
             parts.append(f"### {connections} connection{'s' if connections > 1 else ''}\n")
             parts.append(piece_table(workload, readings))
-    parts += ["## What Glyph was to reach\n", aims_table(document), FLOORS]
+    parts += ["## Targets\n", aims_table(document), FLOORS]
     if document.get("open"):
         parts.append("## Latency against load\n")
         parts.append(OPEN)
@@ -74,22 +74,23 @@ def markdown(document: Document, chart: str | None = None, load_chart: str | Non
 
 
 FLOORS = """\
-The floors answer a constant. *Constant Glyph* reads and writes HTTP and does nothing between, so it is
-what the protocol costs in Glyph's worker; nothing that looks at an image reaches it. Where *busy* is
-above 90%, the load generator was the bottleneck, and the figure is a lower bound.
+The floors return a constant. *Constant Glyph* reads and writes HTTP without decoding or inference, so it is the cost of
+the protocol in Glyph's worker and an upper bound for its rate. Where *busy* is above 90%, the load generator was the
+bottleneck, and the figure is a lower bound.
 """
 
 OPEN = """\
-Requests come at a constant rate, whatever the answers; a latency is from the moment at which a request
-was due, so that a stall is charged with all who came meanwhile. The rates are shares of what the server
-answered to 64 connections just before, and a server's rows end with the first at which fewer answers came than
-97% of the requests: there a queue grows for as long as one asks. *Generator late* is the longest that the load
-generator let a due request wait though a connection was free: where it is much, so may be the latencies.
+Requests are sent at a constant rate, independent of the responses (open loop); latency is measured from the time at
+which a request was due, so that a stall delays all requests of that time (no coordinated omission). The rates are
+shares of the server's closed-loop rate with 64 connections, measured directly before; a server's rows end at the first
+rate at which fewer than 97% of the requests were answered, where the queue grows without limit. *Generator late* is the
+longest that the load generator delayed a due request although a connection was free: where it is large, latencies may
+be overstated.
 """
 
 
 def piece_table(workload: str, readings: Mapping[str, Sequence[Reading]]) -> str:
-    """Return the table of one workload with so many connections, the fastest first."""
+    """Return the table of a workload and a number of connections, fastest server first."""
     medians = {name: middle(rounds) for name, rounds in readings.items()}
     base = medians.get(BASELINE)
     unit = "images/s" if IMAGES[workload] > 1 else "requests/s"
@@ -125,7 +126,7 @@ def piece_table(workload: str, readings: Mapping[str, Sequence[Reading]]) -> str
 
 
 def aims_table(document: Document) -> str:
-    """Return what is asked of Glyph's speed beside what was measured, for whatever was measured."""
+    """Return the table of targets with the measured ratios, for the workloads that were measured."""
     rates: dict[tuple[str, int], dict[str, Reading]] = {}
     for workload in WORKLOADS:
         for connections, readings in _pieces(document, workload):
@@ -138,18 +139,18 @@ def aims_table(document: Document) -> str:
         for what, found, aim, below in _aims(workload, connections, of, png):
             if not isnan(found):
                 met = found <= aim if below else found >= aim
-                asked = f"{'at most' if below else 'at least'} {aim:g}"
+                target = f"{'at most' if below else 'at least'} {aim:g}"
                 where = (
                     f"{WORKLOADS[workload]}, {connections} connection{'s' if connections > 1 else ''}: {what}"
                 )
-                rows.append((where, f"{found:.2f}", asked, "yes" if met else "no"))
-    return _table(("Glyph's figure, as a multiple of", "measured", "asked", "met"), rows)
+                rows.append((where, f"{found:.2f}", target, "yes" if met else "no"))
+    return _table(("Glyph's figure, as a multiple of", "measured", "target", "met"), rows)
 
 
 def _aims(
     workload: str, connections: int, of: Mapping[str, Reading], png: Reading | None
 ) -> Iterator[tuple[str, float, float, bool]]:
-    """Yield what is compared, the ratio found, the one asked for, and whether less is better."""
+    """Yield what is compared, the measured ratio, the target, and whether lower is better."""
     own, peers = of[GLYPH], [one for name, one in of.items() if name in PEER_NAMES]
     best = max((one.rate for one in peers), default=float("nan"))
     if workload == "batch":
@@ -201,7 +202,7 @@ def load_table(workload: str, sweeps: Mapping[str, Sequence[Mapping[str, float]]
 
 
 def start_table(document: Document) -> str:
-    """Return cold starts and memory, and who is missing and why."""
+    """Return the table of cold starts and memory, with the reason for each server that is missing."""
     base = document["servers"].get(BASELINE, {}).get("cold_starts")
     rows = []
     for name, server in document["servers"].items():
@@ -253,7 +254,7 @@ def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _rounds(document: Mapping[str, Any]) -> str:
-    """Return over how many rounds the closed loops were measured, which may have been in several runs."""
+    """Return the number of closed-loop rounds, a range if runs differ."""
     counts = {
         len(rounds) for readings in document["closed"].values() for rounds in readings.values() if rounds
     }

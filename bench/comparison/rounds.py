@@ -1,4 +1,4 @@
-"""Servers up side by side, measured in turns: each round asks every one once, in another order."""
+"""Closed-loop measurement: all servers run at once, and each round measures every one in random order."""
 
 import contextlib
 import json
@@ -32,16 +32,16 @@ from bundle.repository import resolve
 START_SECONDS = 120.0
 PREPARE_SECONDS = 120.0
 TOLERANCE = 1e-4
-"""Between probabilities: batches of other sizes add in another order."""
+"""Between probabilities: the order of additions depends on the batch size."""
 DISTINCT_REQUESTS = 30
 IDLE_SECONDS = 2.0
 RESTLESS_SHARE = 0.005
-"""Of one core; a server that uses more while nobody asks is stopped until it is its turn."""
+"""Share of a core; a server that uses more when idle is stopped until its turn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """What all serve, and what is asked: images with the probabilities that the right answer has."""
+    """The bundle that all serve, and the requests: images with their expected probabilities."""
 
     bundle: Path
     name: str
@@ -50,10 +50,10 @@ class Subject:
 
     @classmethod
     def of(cls, model: Path) -> "Subject":
-        """Return the newest version under a model's directory, with its golden examples to ask about.
+        """Return the newest version of a model, with its golden examples as requests.
 
         Raises:
-            BundleError: there is none.
+            BundleError: there is no version.
         """
         bundle = resolve(model)
         golden = GoldenExamples.from_bytes(bundle.read(GOLDEN_FILE), bundle.manifest)
@@ -73,14 +73,14 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cores:
-    """Which cores serve, and which ask."""
+    """CPUs of the servers and of the load generator."""
 
     server: tuple[int, ...]
     client: tuple[int, ...]
 
     @classmethod
     def halves(cls) -> "Cores":
-        """Return half of the cores for each; where there is but one, both have it."""
+        """Return half of the CPUs for each; a single CPU is shared."""
         usable = sorted(os.sched_getaffinity(0))
         half = max(len(usable) // 2, 1)
         return cls(server=tuple(usable[:half]), client=tuple(usable[half:]) or tuple(usable))
@@ -88,22 +88,22 @@ class Cores:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Running:
-    """A server that answers."""
+    """A running server."""
 
     contender: Contender
     family: Family
     port: int
     cold_start: float
-    """Seconds from the command to the first right answer."""
+    """Seconds from the command to the first correct response."""
     requests: dict[str, list[str]] = field(default_factory=dict)
-    """By workload, as the generator takes them; encoded once."""
+    """Encoded requests by workload, in the generator's format."""
 
 
 @contextlib.contextmanager
 def running(
     wanted: Sequence[Contender], subject: Subject, cores: Cores, say: Callable[[str], None]
 ) -> Iterator[tuple[dict[str, Running], dict[str, str]]]:
-    """Start servers one after the other; give those that answer, and why the others do not."""
+    """Start servers one after another; yield those that run, and the reasons for those that do not."""
     up: dict[str, Running] = {}
     missing: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
@@ -117,15 +117,15 @@ def running(
             else:
                 stack.callback(server.family.end)
                 up[contender.name] = server
-                say(f"{contender.title}: the first answer after {server.cold_start:.2f} s")
+                say(f"{contender.title}: first response after {server.cold_start:.2f} s")
         yield up, missing
 
 
 def start(contender: Contender, subject: Subject, cores: Cores, directory: Path) -> Running:
-    """Start one server and wait for its first right answer.
+    """Start a server and wait for its first correct response.
 
     Raises:
-        UnavailableError: it cannot be installed or started, or does not answer, or answers wrongly.
+        UnavailableError: the server cannot be installed or started, does not respond, or responds wrongly.
     """
     if contender.lock is not None:
         environments.install(contender.lock)
@@ -165,14 +165,14 @@ def start(contender: Contender, subject: Subject, cores: Cores, directory: Path)
 
 
 def await_answer(server: Running, subject: Subject) -> None:
-    """Ask until the first answer, which must be right; the pause is between tries, not for a result."""
+    """Send requests until the first response, which must be correct."""
     workload, form = next(iter(server.contender.forms.items()))
     images, probabilities = subject.requests(workload)[0]
     request = form.request(images, subject.name)
     deadline, answer = time.monotonic() + START_SECONDS, None
     while True:
         if server.family.process.poll() is not None:
-            raise UnavailableError(f"it ended while it started: {server.family.last_lines()}")
+            raise UnavailableError(f"it exited during startup: {server.family.last_lines()}")
         with contextlib.suppress(OSError):
             status, answer = ask(server.port, request)
             if status == 200:
@@ -180,14 +180,14 @@ def await_answer(server: Running, subject: Subject) -> None:
         if time.monotonic() > deadline:
             told = "nothing" if answer is None else answer.body[:200].decode(errors="replace")
             log = server.family.last_lines()
-            raise UnavailableError(f"no answer in {START_SECONDS:.0f} s (last: {told}; log: {log})")
+            raise UnavailableError(f"no response within {START_SECONDS:.0f} s (last: {told}; log: {log})")
         time.sleep(0.02)
     if not server.contender.is_floor and not is_right(form, answer, probabilities):
-        raise UnavailableError(f"it answers wrongly: {answer.body[:200].decode(errors='replace')}")
+        raise UnavailableError(f"wrong response: {answer.body[:200].decode(errors='replace')}")
 
 
 def ask(port: int, request: bytes) -> tuple[int, Message]:
-    """Send one whole request on a connection of its own."""
+    """Send a request on a new connection."""
     import http.client
     import socket
 
@@ -200,7 +200,7 @@ def ask(port: int, request: bytes) -> tuple[int, Message]:
 
 
 def split(answer: bytes) -> Message:
-    """Return an answer of the generator as body and fields; chunks are joined."""
+    """Return a raw response as body and headers; chunked bodies are decoded."""
     head, _, body = answer.partition(b"\r\n\r\n")
     pairs = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
     headers = {name.lower(): value.strip() for name, _, value in pairs}
@@ -215,7 +215,7 @@ def split(answer: bytes) -> Message:
 
 
 def is_right(form: Form, answer: Message, probabilities: Probabilities) -> bool:
-    """Tell whether an answer has the probabilities that it should have."""
+    """Return whether a response has the expected probabilities."""
     try:
         found = form.decode(answer)
     except (ValueError, KeyError, TypeError, IndexError):
@@ -232,7 +232,7 @@ def measure(
     cores: Cores,
     rate: float | None = None,
 ) -> tuple[Reading, Result]:
-    """Ask one server for so many seconds, and return what it gave."""
+    """Load a server for `seconds`, and return the measurement."""
     form, asked = server.contender.forms[workload], subject.requests(workload)
     if workload not in server.requests:
         wires = [form.request(images, subject.name) for images, _ in asked]
@@ -291,7 +291,7 @@ def interleaved(
     subject: Subject,
     cores: Cores,
 ) -> dict[str, list[Reading]]:
-    """Measure all that know the workload, in turns; each round has another order, the same in every run."""
+    """Measure all servers with the workload in turns; each round has another order, seeded by the workload."""
     servers = [server for server in up.values() if workload in server.contender.forms]
     readings: dict[str, list[Reading]] = {server.contender.name: [] for server in servers}
     order = random.Random(f"{workload} {connections}")  # noqa: S311  an order, no secret
@@ -307,13 +307,13 @@ def interleaved(
 
 @contextlib.contextmanager
 def resting(up: dict[str, Running]) -> Iterator[list[Running]]:
-    """Stop the servers that use the cores though nobody asks them, and give them; at the end they go on.
+    """Pause (SIGSTOP) the servers that use CPU time when idle, and yield them; resume them at the end.
 
-    Heartbeats and polling of those that are not asked would be taken from the one that is.
+    Their heartbeats and polling would otherwise slow down the server that is measured.
     """
     before = {name: server.family.usage().cpu_seconds for name, server in up.items()}
     started = time.perf_counter()
-    time.sleep(IDLE_SECONDS)  # nothing is awaited: what is measured is what happens when nothing happens
+    time.sleep(IDLE_SECONDS)  # idle CPU time is measured: there is no condition to wait for
     elapsed = time.perf_counter() - started
     restless = [
         server
@@ -331,7 +331,7 @@ def resting(up: dict[str, Running]) -> Iterator[list[Running]]:
 
 @contextlib.contextmanager
 def awake(server: Running, restless: Sequence[Running]) -> Iterator[None]:
-    """Let a server go on for as long, if it is one of those that were stopped."""
+    """Resume a paused server for the duration of the block."""
     if server in restless:
         server.family.signal(signal.SIGCONT)
     yield
@@ -340,7 +340,7 @@ def awake(server: Running, restless: Sequence[Running]) -> Iterator[None]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were taken on."""
+    """Return CPU, cores, kernel and Python version of this machine."""
     import platform
 
     model = next(

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of what reads a client's bytes: one module a target, run by Atheris (libFuzzer).
+"""Coverage-guided fuzzing of the parsers of client input: a module per target, run by Atheris (libFuzzer).
 
     python -m bench fuzz --seconds 3600                 fuzz all of them, for an hour together
     python -m bench.fuzzing heads FOLDER                fuzz one of them
@@ -29,9 +29,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "forms": ("serving.predict.bodies.multipart",),
     "documents": ("serving.predict.bodies.json_documents", "serving.predict.bodies.json_pieces"),
 }
-"""Target: the modules whose branches guide it. No others: the libraries below them would draw all of the attention."""
+"""Target to the modules whose coverage guides it; the libraries below them would dominate the search."""
 
 
 def command(target: str, *arguments: str | Path) -> list[str]:
-    """Return the command that runs a target in a process of its own."""
+    """Return the command that runs a target in a process."""
     return [sys.executable, "-m", "bench.fuzzing", target, *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""Fuzz one target by Atheris, or take inputs again.
+"""Fuzz one target with Atheris, or replay inputs.
 
     python -m bench.fuzzing TARGET FOLDER [options]    fuzz, from what is in the folder and into it
     python -m bench.fuzzing TARGET FILE...             take the seeds and these inputs, as of a crash, once
@@ -14,13 +14,13 @@ from typing import Any
 from bench.fuzzing import TARGETS
 
 MEMORY_MIB = 2048
-"""The most that a fuzzer may take, in whose memory its corpus lies."""
+"""Memory limit of a fuzzer, which keeps its corpus in memory."""
 HANGS_SECONDS = 120
-"""After which an input hangs, on a slow machine too."""
+"""Time after which an input counts as hanging, also on a slow machine."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run a target and return the exit code; while fuzzing libFuzzer ends the process."""
+    """Run a target and return the exit code; while fuzzing, libFuzzer exits the process."""
     if len(arguments) < 2 or arguments[0] not in TARGETS:
         print(f"{__doc__}\ntargets: {', '.join(TARGETS)}", file=sys.stderr)
         return 2
@@ -39,19 +39,19 @@ def main(arguments: list[str]) -> int:
     limits = [
         f"-rss_limit_mb={MEMORY_MIB}",
         f"-timeout={HANGS_SECONDS}",
-    ]  # what is given comes later, and counts
+    ]  # later arguments override
     atheris.Setup([name, *limits, *rest], target.feed, custom_mutator=target.mutate)
     atheris.Fuzz()
     return 0
 
 
 def take(target: Any, files: list[str]) -> int:
-    """Take the seeds and files once each; the exception of the first that is taken badly ends the process."""
+    """Run the target on the seeds and files once each; the first failure raises."""
     for seed in target.SEEDS:
         target.feed(seed)
     for file in files:
         target.feed(Path(file).read_bytes())
-    print(f"{len(target.SEEDS)} seeds and {len(files)} files were taken well")
+    print(f"{len(target.SEEDS)} seeds and {len(files)} files: no failure")
     return 0
 
 

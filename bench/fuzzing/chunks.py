@@ -1,4 +1,4 @@
-"""Chunked bodies: the same body and end wherever the bytes are cut, and as a decoder that has them all finds them."""
+"""Chunked bodies: the same result for every segmentation of the bytes, and as the reference decoder's."""
 
 import re
 
@@ -36,14 +36,14 @@ QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]+)[ \t]*((?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*)[ \t]*" % (TOKEN, TOKEN, QUOTED)
 )
-"""A chunk's size and extensions (RFC 9112, section 7.1.1, with the bad whitespace that it has recipients take)."""
+"""A chunk's size and extensions (RFC 9112, section 7.1.1, including the bad whitespace that recipients accept)."""
 
 Found = tuple[bytes, bytes] | None
-"""A body and what follows it; None if it has no end."""
+"""A body and the bytes after it; None if it is incomplete."""
 
 
 def feed(data: bytes) -> None:
-    """Undo the coding in all cuttings, and by the reference."""
+    """Decode all segmentations, and compare with the reference."""
     found = [here(pieces) for pieces in cuttings(data)]
     assert all(each == found[0] for each in found), f"it depends on the packets: {found}"
     if not isinstance(found[0], str):
@@ -51,7 +51,7 @@ def feed(data: bytes) -> None:
 
 
 def here(pieces: list[bytes]) -> tuple[bytes, bytes] | str:
-    """Return the body and what follows it; "waits" or "refused" where there is none."""
+    """Return the body and the bytes after it; "waits" if it is incomplete, "refused" if invalid."""
     body = ChunkedBody(Request(CONFIGURATION, IterUnreader([CHUNKED_HEAD]), PEER))
     most = 0
     try:
@@ -70,7 +70,7 @@ def here(pieces: list[bytes]) -> tuple[bytes, bytes] | str:
 
 
 def reference(data: bytes) -> Found:
-    """Undo the coding of a whole body: by RFC 9112, section 7.1, and the limits."""
+    """Decode a complete body after RFC 9112, section 7.1, and the limits."""
     body, overhead, at = b"", 0, 0
     while True:
         line, end, _ = data[at:].partition(b"\r\n")

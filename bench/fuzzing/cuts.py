@@ -1,4 +1,4 @@
-"""One input cut into packets in several ways, always the same ones: whole, byte by byte, and as its checksum says."""
+"""Deterministic segmentations of an input: whole, byte by byte, and random with its checksum as seed."""
 
 import itertools
 import zlib
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from random import Random
 
 CUTS = 4
-"""In the third way; packets may be empty."""
+"""Number of random segmentations; segments may be empty."""
 
 
 def cuttings(data: bytes) -> Iterator[list[bytes]]:
-    """Yield lists of pieces that are the data together."""
+    """Yield segmentations of the data."""
     yield [data]
     yield [data[place : place + 1] for place in range(len(data))]
     random = Random(zlib.crc32(data))  # noqa: S311  no secret

@@ -1,4 +1,4 @@
-"""JSON read in pieces is what the parser makes of it whole, and is refused where that is, or beyond the limits."""
+"""JSON: incremental parsing gives the result of parsing the whole, within the limits."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ mutate = by_words(
 
 
 def feed(data: bytes) -> None:
-    """Parse a document in pieces and whole."""
+    """Parse a document incrementally and as a whole."""
     try:
         whole: Any = orjson.loads(data)
         is_json = True
@@ -54,7 +54,7 @@ def feed(data: bytes) -> None:
 
 
 def extent(data: bytes) -> tuple[int, int]:
-    """Return of a JSON document how deep it nests, and from bracket to bracket the length of its largest array."""
+    """Return a JSON document's nesting depth and the length in bytes of its largest array."""
     opened: list[int] = []
     deepest = widest = place = 0
     while place < len(data):

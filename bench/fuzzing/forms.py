@@ -1,4 +1,4 @@
-"""Forms: the same files wherever the decoder's chunks end, none made up, and only problems are raised.
+"""Forms: the same files for every chunk size of the decoder, and no exceptions except problems.
 
 An input is the content type, a line feed, and the body.
 """
@@ -35,7 +35,7 @@ mutate = by_words([word for seed in SEEDS for word in seed.splitlines(keepends=T
 
 
 def feed(data: bytes) -> None:
-    """Take a body apart with the decoder's chunks of several sizes."""
+    """Parse a body with several chunk sizes."""
     data = data[:MOST_HEADER_BYTES]
     content_type, _, body = data.partition(b"\n")
     found = [taken(content_type.decode("latin-1"), body, size) for size in CHUNKS]
@@ -48,7 +48,7 @@ def feed(data: bytes) -> None:
 
 
 def taken(content_type: str, body: bytes, chunk: int) -> list[Upload] | str:
-    """Return the files, or the kind of the refusal."""
+    """Return the files, or the type of the error."""
     multipart.CHUNK_BYTES = chunk
     try:
         return read_files(content_type, body, max_files=MOST_FILES)

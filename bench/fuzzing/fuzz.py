@@ -1,19 +1,17 @@
-"""Feed damaged images to the decoder and damaged requests to the service, and see every one refused or answered.
+"""Fuzz the decoder with damaged images and the service with damaged requests; each must be rejected or answered.
 
     python -m bench fuzz --inputs 1000000
     python -m bench fuzz --seconds 3600
 
-Each input is made of a seed (by `bench.fuzzing.hostile`): of ten, six go to the decoder, three as whole requests
-through the pipeline, and one through a live service, half by each way of serving. Whatever is neither an array
-nor an `ImageError`, an answer of 5xx, an answer that is not what its media type says, a process that dies, and
-memory that grows all fail the run; the input that did it is written to a file.
+Each input is generated from a seed (`bench.fuzzing.hostile`): of ten, six go to the decoder, three as complete requests
+through the pipeline, and one through a running service, half by each worker class. The run fails if decoding returns
+neither an array nor an `ImageError`, on a status of 5xx, a response that does not match its media type, a process that
+dies, or growing memory; the input is written to a file.
 
-With `--seconds`, the targets of `bench.fuzzing` take turns instead, for so long together: the parsers of heads, chunks,
-images, forms and JSON, with inputs that Atheris makes by the branches that they reach: `pip install atheris`, which
-has wheels for Linux on x86-64.
+With `--seconds`, the targets of `bench.fuzzing` take turns instead for that long: the parsers of request heads, chunks,
+images, forms and JSON, with coverage-guided inputs from Atheris (`pip install atheris`; wheels for Linux on x86-64).
 """
 
-import argparse
 import contextlib
 import gzip
 import http.client
@@ -38,6 +36,7 @@ import orjson
 from bench.fuzzing import TARGETS, command, hostile
 from bench.memory.resident import Growth, children
 from bench.support.models import publish_synthetic
+from bench.support.options import bench_parser
 from bench.support.processes import Service, running
 from bundle.images.decoding import decode
 from bundle.images.errors import ImageError
@@ -47,24 +46,24 @@ from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
 
 Target = Callable[[Random], str]
-"""Takes one input made of chance, and returns in a word how it was taken; raises where it was taken badly."""
+"""Processes a random input and returns the outcome as a word; raises if the outcome is a failure."""
 
 SAMPLES_TAKEN = 50
-"""Times, at least, that the memory is looked at."""
+"""Minimum number of memory samples."""
 ALLOWED_MIB = 8.0
-"""Growth that is no leak: less than thirty bytes for each of the 300,000 inputs behind the decoder's warm-up."""
+"""Growth that does not count as a leak: thirty bytes for each of the 300,000 inputs after the decoder's warm-up."""
 TURN_SECONDS = 60
-"""How long a target of `bench.fuzzing` is fuzzed before the next one's turn."""
+"""Duration of a target's turn."""
 TURN_INPUTS = 200_000
-"""And for how many inputs: Atheris (3.0) loses some kilobytes with each that compares arrays."""
+"""Inputs in a turn: Atheris (3.0) leaks some kilobytes with each input that compares arrays."""
 
 
 class BadlyTakenError(AssertionError):
-    """An input did what none may do; it has been written to a file."""
+    """An input caused a failure; it has been written to a file."""
 
 
 def keep(taken: bytes | Request, why: str) -> BadlyTakenError:
-    """Write an input to a file, a request as Python's text, and return the error that names the file."""
+    """Write an input to a file (a request as Python source), and return an error with the file's name."""
     data = taken if isinstance(taken, bytes) else repr(taken).encode()
     with tempfile.NamedTemporaryFile(prefix="glyph-fuzz-", delete=False) as file:
         file.write(data)
@@ -86,10 +85,10 @@ def feed_decoder(random: Random) -> str:
 
 
 def judge(request: Request, status: int, media_type: str, body: bytes) -> str:
-    """Check that an answer is one that the interface promises."""
+    """Check a response against the API."""
     if not 200 <= status < 500:
         raise keep(request, f"the answer is {status}: {body[:300]!r}")
-    if media_type == "application/octet-stream":  # a binary tensor, behind a header of JSON
+    if media_type == "application/octet-stream":  # a binary tensor after a JSON header
         return str(status)
     try:
         document = orjson.loads(body)
@@ -107,7 +106,7 @@ def judge(request: Request, status: int, media_type: str, body: bytes) -> str:
 
 
 def through_pipeline(pipeline: Pipeline) -> Target:
-    """Return what takes a whole request through the pipeline, in this process."""
+    """Return a target that runs requests through the pipeline in this process."""
 
     def feed(random: Random) -> str:
         request = hostile.request(random)
@@ -122,7 +121,7 @@ def through_pipeline(pipeline: Pipeline) -> Target:
 
 @contextlib.contextmanager
 def through_service(service: Service) -> Iterator[Target]:
-    """Give what sends a whole request to a live service, on one connection as long as it is kept."""
+    """Yield a target that sends requests to a running service over a keep-alive connection."""
     connection = service.connect()
 
     def feed(random: Random) -> str:
@@ -141,7 +140,7 @@ def through_service(service: Service) -> Iterator[Target]:
                 body = response.read()
                 break
             except (http.client.RemoteDisconnected, ConnectionError) as error:
-                connection.close()  # it may have been closed after the answer before, and only that
+                connection.close()  # the service may have closed the idle connection, nothing else
                 if attempt == 2:
                     raise keep(request, f"the service hung up: {error!r}") from error
         body = _plain(response.headers.get("Content-Encoding", ""), body)
@@ -156,14 +155,14 @@ def _escaped(part: str) -> str:
 
 
 def _plain(coding: str, body: bytes) -> bytes:
-    """Undo an answer's coding, by the library's other function."""
+    """Decode a response's content coding with another function of the library."""
     if coding == "gzip":
         return gzip.decompress(body)
     return zlib.decompress(body) if coding == "deflate" else body
 
 
 def run(name: str, target: Target, inputs: int, first_seed: int, *pids: int) -> tuple[Counter[str], float]:
-    """Feed a target, and return how its inputs were taken and by how many MiB its memory grew.
+    """Run a target, and return the outcomes and the memory growth in MiB.
 
     Raises:
         BadlyTakenError: one was taken badly.
@@ -184,7 +183,7 @@ def run(name: str, target: Target, inputs: int, first_seed: int, *pids: int) -> 
 
 @contextlib.contextmanager
 def a_pipeline(directory: Path) -> Iterator[Pipeline]:
-    """Return a pipeline of this process, with a small model."""
+    """Yield a pipeline in this process, with a small model."""
     bundle = publish_synthetic(directory / "models")
     values: Any = {"model": bundle.path.parent, "provider": "cpu"}
     configured = ServiceSettings(**values)
@@ -192,7 +191,7 @@ def a_pipeline(directory: Path) -> Iterator[Pipeline]:
 
 
 def guided(seconds: int, corpus: Path, seed: int) -> int:
-    """Fuzz each target of `bench.fuzzing` in turn, from what it found before; return the exit code."""
+    """Fuzz each target of `bench.fuzzing` in turn, starting from its corpus; return the exit code."""
     inputs: Counter[str] = Counter()
     ends = time.monotonic() + seconds
     for number, target in enumerate(itertools.cycle(TARGETS)):
@@ -216,22 +215,18 @@ def guided(seconds: int, corpus: Path, seed: int) -> int:
             return 1
         inputs[target] += int(re.findall(r"Done (\d+) runs", ran.stderr)[-1])
         reached = re.findall(r"cov: (\d+)", ran.stderr)[-1]
-        print(f"{target}: {inputs[target]} inputs, {reached} branches, all taken well", flush=True)
+        print(f"{target}: {inputs[target]} inputs, {reached} branches, no failure", flush=True)
     return 0
 
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench fuzz",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--inputs", type=int, default=1_000_000, help="how many, over all targets")
-    parser.add_argument("--seed", type=int, default=0, help="decides the inputs")
-    parser.add_argument("--seconds", type=int, help="fuzz by coverage, so long")
+    parser = bench_parser("fuzz", __doc__)
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="number of inputs over all targets")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    parser.add_argument("--seconds", type=int, help="duration of coverage-guided fuzzing")
     parser.add_argument(
-        "--corpus", type=Path, help="folder of what --seconds finds, to go on from; else forgotten"
+        "--corpus", type=Path, help="folder to keep the corpus of --seconds; default: temporary"
     )
     options = parser.parse_args(arguments)
     if options.seconds:

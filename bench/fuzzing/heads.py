@@ -1,4 +1,4 @@
-"""Requests on a connection: the fast-path parser and Gunicorn's read the same, wherever the bytes are cut."""
+"""Requests on a connection: the fast-path parser and Gunicorn's parser agree for every segmentation."""
 
 from gunicorn.config import Config
 from gunicorn.http.errors import ParseException
@@ -40,7 +40,7 @@ mutate = by_words([*HEAD_PIECES, *ORDINARY_HEAD.splitlines(keepends=True), b"\r\
 
 
 def feed(data: bytes) -> None:
-    """Read a connection's bytes by both parsers and in all cuttings."""
+    """Parse a connection's bytes with both parsers in all segmentations."""
     read = [[outcome(pieces, fast=fast) for fast in (True, False)] for pieces in cuttings(data)]
     for by_both in read:
         assert by_both[0] == by_both[1], f"the fast path reads {by_both[0]}, Gunicorn's parser {by_both[1]}"
@@ -83,11 +83,11 @@ def outcome(pieces: list[bytes], *, fast: bool) -> list[object]:
 
 
 def said(head: RequestHead) -> tuple[object, ...]:
-    """Return what a head says, without who read it."""
+    """Return the content of a request head, without its parser."""
     framing = head.length, head.keep_alive, head.expects_continue, head.size
     return head.method, head.path, head.query, dict(head.headers), head.version, *framing
 
 
 def without_words(found: list[object]) -> list[object]:
-    """Return an outcome in which all refusals are one: of two faults, another may be met first."""
+    """Return an outcome with one word for all errors: of two faults either may be found first."""
     return [*found[:-1], found[-1] == "waits"]

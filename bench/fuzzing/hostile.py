@@ -1,4 +1,4 @@
-"""Hostile inputs: damaged image files, and requests with something wrong in them, from a source of chance.
+"""Hostile inputs: damaged image files and invalid requests, from a random generator.
 
 What is damaged was whole before, so that the damage lies deep: a PNG's checksums are put right again after
 its chunks were changed, its pixels are packed again after they were, a form has its boundaries.
@@ -44,11 +44,11 @@ FILES: list[bytes] = [
     handmade.raw_tiff(_SHADES.astype(np.uint8), 5),
     handmade.raw_tiff(_SHADES[..., :3].astype(np.uint16) * 257, 2, order=">"),
 ]
-"""Whole files, to begin with."""
+"""Valid files to start from."""
 
 
 def file(random: Random) -> bytes:
-    """Return a file: whole, damaged, two in one, or noise."""
+    """Return a file: valid, damaged, two concatenated, or noise."""
     kind = random.random()
     data = random.choice(FILES)
     if kind < 0.03:
@@ -63,7 +63,7 @@ def file(random: Random) -> bytes:
 
 
 def damaged(random: Random, data: bytes) -> bytes:
-    """Return bytes with a few things changed in them."""
+    """Return the bytes with a few random changes."""
     for _ in range(random.randint(1, MOST_CHANGES)):
         if data:
             data = random.choice(_CHANGES)(random, data)
@@ -115,7 +115,7 @@ _CHANGES: tuple[Callable[[Random, bytes], bytes], ...] = (
 
 
 def _png(random: Random, data: bytes) -> bytes:
-    """Return a PNG whose chunks are damaged inside, in another order, or more, with checksums that are right."""
+    """Return a PNG with damaged, reordered or additional chunks, and correct checksums."""
     chunks, at = [], 8
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -170,11 +170,11 @@ HOSTILE_VERSIONS = (
     "/versions/2",
 )
 BOMB = gzip.compress(bytes(20 << 20), 9)
-"""20 KiB that unpack to 20 MiB, which is more than a body may have."""
+"""20 KiB that decompress to 20 MiB, more than the limit of a body."""
 
 
 def request(random: Random) -> Request:
-    """Return a request of a prediction route; nothing in its framing is wrong, anything else may be."""
+    """Return a request for a prediction route with valid framing; anything else may be invalid."""
     protocol = random.random() < 0.3
     path = "/predict"
     headers: dict[str, str] = {}
@@ -262,7 +262,7 @@ def _instance(random: Random) -> str:
 
 
 def _infer(random: Random) -> tuple[dict[str, str], bytes]:
-    """Return a request of the Open Inference Protocol, in JSON or with a binary tensor."""
+    """Return an Open Inference Protocol request, in JSON or with a binary tensor."""
     count = random.choice((1, 1, 1, 1, 1, 2, 0, -1, random.choice((7, 300)), 1 << 40))
     pixels = random.randbytes(784 * max(0, min(count, 300)))
     tensor: dict[str, Any] = {
@@ -302,7 +302,7 @@ def _infer(random: Random) -> tuple[dict[str, str], bytes]:
 
 
 def _coded(random: Random, body: bytes, headers: dict[str, str]) -> bytes:
-    """Compress the body, well or badly, and say so, truly or not."""
+    """Compress the body, validly or not, and set a Content-Encoding, correctly or not."""
     headers["content-encoding"] = random.choice(
         ("gzip", "gzip", "deflate", "br", "identity", "gzip, gzip", "", "GZIP")
     )
@@ -320,7 +320,7 @@ def _coded(random: Random, body: bytes, headers: dict[str, str]) -> bytes:
 
 
 def _fields(random: Random) -> dict[str, str]:
-    """Return fields of no effect on what is asked, some of them nonsense; none asks for a deadline in reach."""
+    """Return irrelevant header fields, some invalid; none sets a deadline that could expire."""
     fields = {
         "accept-encoding": random.choice(
             ("gzip", "gzip;q=0", "*", "identity;q=0", "x" * 200, ";;;", "gzip;q=nan")

@@ -1,4 +1,4 @@
-"""Image files: plain PNG as Pillow decodes it, hardening that changes no pixel, and memory within bounds."""
+"""Image files: plain PNGs decode as by Pillow, hardening changes no pixel, and memory is bounded."""
 
 import io
 import resource
@@ -23,11 +23,11 @@ SEEDS = [
     *hostile.FILES,
 ]
 MOST_KIB = 32 << 10
-"""By which the most memory that was ever in use may grow for one file of 1 MiB at most."""
+"""Maximum growth of peak memory for a file of at most 1 MiB."""
 
 
 def feed(data: bytes) -> None:
-    """Decode a file in every way that there is."""
+    """Decode a file with every decoder."""
     before = peak_kib()
     found = decoded(data)
     grown = peak_kib() - before
@@ -47,7 +47,7 @@ def feed(data: bytes) -> None:
 
 
 def decoded(data: bytes) -> Pixels | None:
-    """Return the pixels by Pillow's parsers; None if the file is refused."""
+    """Return the pixels by Pillow's parsers; None if the file is rejected."""
     try:
         return decoding.decode_any(data)
     except ImageError:
@@ -55,7 +55,7 @@ def decoded(data: bytes) -> Pixels | None:
 
 
 def by_pillow(data: bytes) -> Pixels | None:
-    """Return the pixels of a file of which nothing is left out; None if Pillow refuses it."""
+    """Return the pixels of the unmodified file; None if Pillow rejects it."""
     try:
         with decoding.PARSERS[str(decoding.sniff(data))](io.BytesIO(data)) as image:
             return decoding._pixels(image)  # noqa: SLF001
@@ -64,12 +64,12 @@ def by_pillow(data: bytes) -> Pixels | None:
 
 
 def peak_kib() -> int:
-    """Return the most memory that this process has had."""
+    """Return this process's peak memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def mutate(data: bytes, most: int, seed: int) -> bytes:
-    """Return another file: changed by libFuzzer or by `bench.fuzzing.hostile`; a PNG's checksums are mostly right."""
+    """Return a mutated file, by libFuzzer or `bench.fuzzing.hostile`; a PNG's checksums are mostly correct."""
     import atheris
 
     random = Random(seed)  # noqa: S311  no secret
@@ -84,7 +84,7 @@ def mutate(data: bytes, most: int, seed: int) -> bytes:
 
 
 def mended(data: bytes) -> bytes:
-    """Return a PNG with the checksums that its chunks should have; any other file as it is."""
+    """Return a PNG with corrected chunk checksums; any other file unchanged."""
     if not data.startswith(SIGNATURE):
         return data
     at, pieces = len(SIGNATURE), [SIGNATURE]

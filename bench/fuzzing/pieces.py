@@ -1,4 +1,4 @@
-"""What requests are made of, whole and in pieces: the targets begin with them, and tests draw from them."""
+"""Dictionary of request fragments: seeds of the targets, and strategies of the tests."""
 
 PEER = ("203.0.113.7", 40000)
 

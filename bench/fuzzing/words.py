@@ -1,14 +1,14 @@
-"""Mutation by words: what inputs are made of is put into them, which single bytes rarely become by chance."""
+"""Dictionary-based mutation: inserts tokens that random byte changes rarely produce."""
 
 from collections.abc import Callable, Sequence
 from random import Random
 
 MOST_GROWTH = 64
-"""Bytes that one mutation adds at most: inputs begin small, and stay so unless size reaches something new."""
+"""Maximum bytes added by a mutation: inputs stay small unless size reaches new coverage."""
 
 
 def by_words(words: Sequence[bytes]) -> Callable[[bytes, int, int], bytes]:
-    """Return a mutator for Atheris: of three mutations, one puts in a word, and two are libFuzzer's."""
+    """Return a mutator for Atheris: one of three mutations inserts a token, two are libFuzzer's."""
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         import atheris

@@ -1,5 +1,5 @@
-"""CUDA beside the CPU: models and the service on both, and what this machine has.
+"""CUDA beside the CPU: the engine and the service on both, and the GPU's software versions.
 
-`command.py` is `python -m bench gpu`, `service.py` asks the service, and `driver.py` looks at the machine, with the
-standard library alone. `bench/gpu.sh` runs all that is to be shown on a GPU.
+`command.py` is `python -m bench gpu`, `service.py` measures the service, and `driver.py` prints GPU, driver and library
+versions. `bench/gpu.sh` runs everything that needs a GPU.
 """

@@ -1,26 +1,24 @@
-"""Latency and images/s by batch size on CUDA beside the CPU, where CUDA starts to win, and the service on both.
+"""Latency and images/s by batch size on CUDA beside the CPU, the break-even batch size, and the service on both.
 
-"graphs" is CUDA as `GLYPH_CUDA_GRAPHS=true` has it: page-locked buffers that stay, and a captured graph for each size.
+"graphs" is CUDA with `GLYPH_CUDA_GRAPHS=true`: reused page-locked buffers, and a captured CUDA graph per batch size.
 
     python -m bench gpu --model models/mnist
 
-The first table is of the service's own engine, with one thread on the CPU: pixels in the host's memory to
-probabilities in the host's memory, no HTTP. The second is of the service over HTTP: a worker for each core on the
-CPU, one and four workers on CUDA, with graphs and without (`bench/gpu/service.py`); it decides what `auto` should be.
-Without a GPU that works it says why, and measures the engine on the CPU alone, if there is a model; then it exits
-with 3, so that nobody takes that for a comparison. 1 is a service that did not start, or answered wrongly.
+The first table is the service's engine, with one thread on the CPU: from pixels to probabilities in host memory,
+without HTTP. The second is the service over HTTP: a worker per core on the CPU, one and four workers on CUDA, with
+and without graphs (`bench/gpu/service.py`); it decides what `auto` should choose. Without a working GPU it prints the
+reason, measures the engine on the CPU only, if there is a model, and exits with 3. Exits 1 if a service did not start
+or responded wrongly.
 """
 
-import argparse
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.load.statistics import percentile
+from bench.support.options import bench_parser, model_missing
 from bundle.errors import BundleError
 from bundle.repository import resolve
 
@@ -33,7 +31,7 @@ NO_GPU = 3
 
 
 def timed(engine: "Engine", images: npt.NDArray[np.uint8], seconds: float) -> npt.NDArray[np.float64]:
-    """Return the seconds of each call on these images, one after the other, for about so long."""
+    """Return the seconds of consecutive calls on these images, for about `seconds` in total."""
     for _ in range(WARM_CALLS):
         engine.infer(images)
     times: list[float] = []
@@ -45,7 +43,7 @@ def timed(engine: "Engine", images: npt.NDArray[np.uint8], seconds: float) -> np
 
 
 def first_win(cpu: dict[int, float], gpu: dict[int, float]) -> int | None:
-    """Return the smallest batch size from which on CUDA answers more images/s at every size; None if at none."""
+    """Return the smallest batch size from which CUDA is faster at every size; None if there is none."""
     won = None
     for size in sorted(cpu, reverse=True):
         if gpu[size] <= cpu[size]:
@@ -59,17 +57,17 @@ def main(arguments: list[str]) -> int:
     from serving.model import cuda
     from serving.model.engine import choose_precision, open_engine
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = bench_parser("gpu", __doc__, model=True)
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="duration of each measurement of the engine"
     )
     parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
+        "--service-seconds",
+        type=float,
+        default=3.0,
+        help="duration of each of the 10 measurements of the service",
     )
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement of the engine")
-    parser.add_argument(
-        "--service-seconds", type=float, default=3.0, help="of each measurement of the service, 10 in all"
-    )
-    parser.add_argument("--device", type=int, default=0, help="which GPU")
+    parser.add_argument("--device", type=int, default=0, help="index of the GPU")
     options = parser.parse_args(arguments)
     reason = cuda.missing(options.device)
     try:
@@ -81,10 +79,9 @@ def main(arguments: list[str]) -> int:
             engines["graphs"] = open_engine(bundle, "cuda", options.device, cuda_graphs=True)
     except (BundleError, OSError) as error:
         if reason is not None:
-            print(f"There is no GPU to measure: {reason}.")
+            print(f"No GPU to measure: {reason}.")
             return NO_GPU
-        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-        return 2
+        return model_missing(error)
     random = np.random.default_rng(0)
     rates: dict[str, dict[int, float]] = {name: {} for name in engines}
     print(f"{'batch':>5} {'provider':>8} {'p50 ms':>9} {'p99 ms':>9} {'images/s':>12}")
@@ -96,18 +93,18 @@ def main(arguments: list[str]) -> int:
             p50, p99 = percentile(times, 0.5) * 1e3, percentile(times, 0.99) * 1e3
             print(f"{size:5} {name:>8} {p50:9.3f} {p99:9.3f} {rates[name][size]:12,.0f}", flush=True)
     if reason is not None:
-        print(f"There is no GPU to compare with: {reason}.")
+        print(f"No GPU to compare with: {reason}.")
         return NO_GPU
     for name, title in (("cuda", "CUDA"), ("graphs", "CUDA with graphs and fixed buffers")):
         win = first_win(rates["cpu"], rates[name])
         print(
-            f"{title} never answers more images/s than one core of the CPU."
+            f"{title} is never faster than one core of the CPU."
             if win is None
-            else f"{title} answers more images/s than one core of the CPU from batches of {win} on."
+            else f"{title} is faster than one core of the CPU from batches of {win} on."
         )
     from bench.comparison.rounds import Cores
     from bench.gpu import service
 
-    del engines, engine  # so that the services have the GPU for themselves
+    del engines, engine  # frees the GPU for the services
     wanted = service.cases(len(Cores.halves().server))
     return 0 if service.compare(wanted, options.model, options.service_seconds, options.device) else 1

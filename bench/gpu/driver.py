@@ -1,4 +1,4 @@
-"""What this machine has for CUDA: GPU, driver, CUDA's and the libraries' versions; exit code 3 if CUDA cannot work."""
+"""Prints GPU, driver, CUDA and library versions; exits with 3 if CUDA does not work."""
 
 import sys
 from importlib import metadata
@@ -21,7 +21,7 @@ PACKAGES = (
 
 
 def main() -> int:
-    """Print it and return the exit code."""
+    """Print the versions and return the exit code."""
     print(f"Python {sys.version.split()[0]}")
     for name in PACKAGES:
         try:

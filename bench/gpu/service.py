@@ -1,8 +1,8 @@
-"""The service over HTTP on CUDA beside the CPU, for `python -m bench gpu`: which provider, and how many workers.
+"""The service over HTTP on CUDA beside the CPU, for `python -m bench gpu`: providers and numbers of workers.
 
-All are up at the same time, on half of the cores, and asked one after the other by clients on the other half. With
-one PNG a request most of the time goes into HTTP and decoding, which a GPU does not take over: one worker on CUDA may
-answer less than a worker for each core on the CPU, and several on CUDA share the GPU.
+All services run at the same time on half of the cores, and are loaded in turns from the other half. With one PNG per
+request, HTTP and decoding dominate and stay on the CPU: one worker on CUDA may be slower than a worker per core on the
+CPU, and several workers on CUDA share the GPU.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ MOST_CLIENTS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One way to serve."""
+    """A configuration of the service."""
 
     provider: str
     workers: int
@@ -47,12 +47,12 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Return it in words."""
+        """Return a name for the table."""
         return f"{self.provider} x {self.workers}{', graphs' if self.graphs else ''}"
 
 
 def cases(cores: int) -> list[Case]:
-    """Return what is compared where a worker on the CPU could have so many cores."""
+    """Return the configurations to compare on this number of cores."""
     on_cuda = [
         Case(provider="cuda", workers=workers, graphs=graphs)
         for graphs in (False, True)
@@ -62,7 +62,7 @@ def cases(cores: int) -> list[Case]:
 
 
 def contender_of(case: Case, device: int) -> Contender:
-    """Return the service as the benches start and ask one."""
+    """Return a configuration as a contender."""
 
     def environment(setup: Setup) -> dict[str, str]:
         settings = {
@@ -84,7 +84,7 @@ def contender_of(case: Case, device: int) -> Contender:
 def started(
     wanted: Sequence[Case], subject: Subject, cores: Cores, device: int
 ) -> Iterator[dict[str, Running]]:
-    """Start all at once, for each takes seconds to load CUDA; give those that answer, and print what became of each."""
+    """Start all services at once, as loading CUDA takes seconds; yield those that run, print why others do not."""
     with tempfile.TemporaryDirectory(prefix="glyph-bench-") as directory:
         up = [_start(case, subject, cores, device, Path(directory)) for case in wanted]
         try:
@@ -100,7 +100,7 @@ def started(
             }
         finally:
             for server in up:
-                server.family.process.terminate()  # all at once, before each is waited for
+                server.family.process.terminate()  # signal all before waiting for each
             for server in up:
                 server.family.end()
 
@@ -134,7 +134,7 @@ def _problem(server: Running, subject: Subject) -> str | None:
 
 
 def asked(server: Running, request: str, seconds: float, subject: Subject, cores: Cores) -> Reading:
-    """Ask one service by several processes at once, which one alone would keep waiting; return all of them together."""
+    """Load a service by several processes, as one cannot saturate it; return their combined reading."""
     clients = min(len(cores.client), MOST_CLIENTS)
     with ThreadPoolExecutor(clients) as pool:
         futures = [
@@ -154,7 +154,7 @@ def asked(server: Running, request: str, seconds: float, subject: Subject, cores
 
 
 def compare(wanted: Sequence[Case], model: Path, seconds: float, device: int) -> bool:
-    """Print how each answers, and which answers most; tell whether all served, and answered rightly."""
+    """Print the table and the fastest configuration; return whether all ran and every response was right."""
     subject, cores = Subject.of(model), Cores.halves()
     print(
         f"\nThe service over HTTP on {len(cores.server)} cores, asked over {CONNECTIONS} connections from "
@@ -180,5 +180,5 @@ def compare(wanted: Sequence[Case], model: Path, seconds: float, device: int) ->
     for request, (rate, name) in best.items():
         print(f"Of {WORKLOADS[request]} a request, {name} answers most: {rate:,.0f} requests/s.")
     if not good or len(up) < len(wanted):
-        print("error: not all served, or not all answers were right", file=sys.stderr)
+        print("error: a service did not start, or a response was wrong", file=sys.stderr)
     return good and len(up) == len(wanted)

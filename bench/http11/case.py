@@ -1,4 +1,4 @@
-"""What a case is: bytes, the answers that count, how much it matters, and where it is written."""
+"""A test case: the bytes to send, the verdict on the responses, its requirement level and its source."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """The word of the RFC (RFC 2119); `OPEN` is what no RFC says, such as how long a name may be."""
+    """Requirement level (RFC 2119); `OPEN` is unspecified, such as the maximum length of a name."""
 
     MUST = "MUST"
     SHOULD = "SHOULD"
@@ -15,7 +15,7 @@ class Level(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What came of a case. `WARN`: allowed, and a stricter server is safer, or it could not be seen."""
+    """The verdict on a case. `WARN`: allowed, but stricter is safer, or not observable."""
 
     PASS = "passed"  # noqa: S105  a word of the table
     WARN = "warned"
@@ -27,41 +27,41 @@ PASS, WARN, FAIL = Verdict
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """One response, its framing undone."""
+    """A parsed response."""
 
     status: int
     fields: Mapping[str, str]
-    """By name in lower case; the last of a repeated one."""
+    """By lower-case name; the last of repeated fields."""
     body: bytes
     interim: tuple[int, ...] = ()
-    """Statuses of the 1xx responses before it."""
+    """Statuses of preceding 1xx responses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a server did with all of a case."""
+    """A server's behaviour in a case."""
 
     answers: tuple[Answer | None, ...]
-    """To each step; None where none came, and where the connection was closed before the step."""
+    """The response to each step; None without a response, or if the connection was closed before."""
     closed: bool
-    """The connection was closed by the end: a further request on it had no answer."""
+    """The connection was closed at the end: a further request on it had no response."""
     extra: int = 0
-    """Answers to no request of ours, besides those to the steps."""
+    """Responses beyond those to the steps."""
 
     @property
     def first(self) -> Answer | None:
-        """Return the answer to the first step."""
+        """Return the response to the first step."""
         return self.answers[0]
 
     @property
     def last(self) -> Answer | None:
-        """Return the answer to the last step."""
+        """Return the response to the last step."""
         return self.answers[-1]
 
 
 Judge = Callable[[Outcome], Verdict]
 Step = bytes | Callable[[Answer | None], bytes]
-"""What is sent, or how it is made of the answer to the first step."""
+"""The bytes to send, or a function of the response to the first step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,22 +73,22 @@ class Case:
     family: str
     level: Level
     section: str
-    """Where the rule is written, if anywhere."""
+    """The RFC section of the rule, if any."""
     steps: tuple[Step, ...]
     judge: Judge = field(repr=False)
     scored: bool = True
-    """The suite counts it."""
+    """Whether the suite scores it."""
     waits: bool = False
-    """The request is not whole, so that a server that waits for the rest answers nothing, and is right."""
+    """The request is incomplete: a server that waits for the rest without responding is right."""
 
     def begins(self, start: bytes) -> bool:
-        """Tell whether this is what is sent first."""
+        """Return whether a step is sent first."""
         first = self.steps[0]
         return isinstance(first, bytes) and first.startswith(start)
 
 
 def family(name: str) -> Callable[..., Case]:
-    """Return what makes the cases of a family."""
+    """Return a constructor for the cases of a family."""
 
     def case(
         name_: str, level: Level, section: str, step: Step, judge: Judge, *more: Step, **options: bool
@@ -107,7 +107,7 @@ def family(name: str) -> Callable[..., Case]:
     return case
 
 
-# How answers are judged
+# Verdicts
 
 OK: Collection[int] = range(200, 300)
 BAD = (400,)
@@ -120,7 +120,7 @@ def answered(
     closed: Verdict = PASS,
     silent: Verdict = FAIL,
 ) -> Judge:
-    """Judge the first answer's status.
+    """Return a verdict by the first response's status.
 
     Args:
         passed: statuses that pass.
@@ -138,26 +138,26 @@ def answered(
 
 
 refused = answered(BAD, silent=PASS)
-"""400, or the connection is closed; as in the suite it passes too to say nothing, and to wait for more."""
+"""400, or closed connection; as in the suite, no response also passes."""
 refused_in_words = answered(BAD, closed=FAIL)
-"""400, and nothing else will do: the RFC asks for an answer."""
+"""400 only: the RFC requires a response."""
 refused_or_read = answered(BAD, OK)
-"""400 is safer, to read it is allowed."""
+"""400 is safer, accepting is allowed."""
 read = answered(BAD, OK)
-"""400 is safer, to read it is allowed."""
+"""400 is safer, accepting is allowed."""
 refused = answered(BAD, silent=PASS)
-"""400, or the connection is closed, or the rest of the request is waited for."""
+"""400, closed connection, or waiting for the rest of the request."""
 read = answered(OK, silent=PASS)
-"""2xx, or the connection is closed."""
+"""2xx or closed connection."""
 
 
 def also(*accepted: int) -> Judge:
-    """Judge that the request is refused by 400 or one of these statuses, or the connection is closed."""
+    """Pass if the request is rejected by 400 or one of these statuses, or the connection is closed."""
     return answered((*BAD, *accepted))
 
 
 def echoed(body: bytes) -> Judge:
-    """Judge whether the body was read: the server answers 2xx with it."""
+    """Pass if the body was read: the response is 2xx with the same body."""
 
     def judge(outcome: Outcome) -> Verdict:
         answer = outcome.first

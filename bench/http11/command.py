@@ -1,13 +1,12 @@
-"""Ask each server all cases, and print how many it passes.
+"""Run all cases against each server, and print how many pass.
 
     python -m bench http11 [--server NAME ...] [--verbose]
 
-Servers: glyph, gunicorn, uvicorn, nginx; without any, all. Python servers other than Glyph get an environment of their
-own, as for `python -m bench serving`; nginx is the system's, with its JavaScript module. Exits 1 if Glyph misses a
+Servers: glyph, gunicorn, uvicorn, nginx; default: all. Python servers other than Glyph have environments of their
+own, as in `python -m bench serving`; nginx is the system's, with its JavaScript module. Exits 1 if Glyph fails a
 MUST.
 """
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,18 +16,19 @@ from bench.http11 import CASES
 from bench.http11.case import FAIL, Case, Level, Verdict
 from bench.http11.contenders import CONTENDERS, Contender, serving
 from bench.http11.prober import probe_all
+from bench.support.options import bench_parser
 
 ORDER = [*Level, *dict.fromkeys(case.family for case in CASES)]
 
 Judged = list[tuple[Case, Verdict, str]]
-"""Each case with its verdict, and what was seen."""
+"""Each case with its verdict and the observed responses."""
 
 
 def ask(contender: Contender) -> Judged:
-    """Ask one server all cases.
+    """Run all cases against a server.
 
     Raises:
-        UnavailableError: it cannot be had here.
+        UnavailableError: the server is not available on this machine.
     """
     with serving(contender) as address:
         outcomes = probe_all(CASES, address)
@@ -43,7 +43,7 @@ def ask(contender: Contender) -> Judged:
 
 
 def table(results: dict[str, Judged]) -> str:
-    """Return the scores in Markdown: a row for each family and each level, a column for each server."""
+    """Return the scores as a Markdown table: a row per family and level, a column per server."""
     rows: list[tuple[str, list[Case]]] = [("all that are scored", [case for case in CASES if case.scored])]
     parts: list[Callable[[Case], str]] = [lambda case: case.level, lambda case: case.family]
     for part in parts:
@@ -63,15 +63,13 @@ def table(results: dict[str, Judged]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench http11",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("http11", __doc__)
     names = {contender.title.split(",")[0].lower(): contender for contender in CONTENDERS}
-    parser.add_argument("--server", action="append", choices=names, help="may be repeated; all without it")
     parser.add_argument(
-        "--verbose", action="store_true", help="say of each case that does not pass what was seen"
+        "--server", action="append", choices=names, help="server, may be repeated; default: all"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="print the observed responses of each case that does not pass"
     )
     options = parser.parse_args(arguments)
     results: dict[str, Judged] = {}

@@ -1,4 +1,4 @@
-"""The servers that are asked: how each is started, with what its makers set by default."""
+"""The servers that are tested, with their default settings."""
 
 import contextlib
 import os
@@ -28,10 +28,10 @@ class Contender:
 
     title: str
     command: Callable[[int, Path], list[str]]
-    """Of the port, and a directory of its own."""
+    """From the port and an empty directory."""
     version: Callable[[], str]
     lock: str | None = None
-    """The environment that it runs in (`bench.comparison.environments`); None is this one."""
+    """Its lock (`bench.comparison.environments`); None is this process's environment."""
 
 
 def _glyph(_port: int, _directory: Path) -> list[str]:
@@ -94,10 +94,10 @@ CONTENDERS = (
 
 @contextlib.contextmanager
 def serving(contender: Contender) -> Iterator[tuple[str, int]]:
-    """Have a server running, and return its address.
+    """Run a server during the block, and yield its address.
 
     Raises:
-        UnavailableError: it cannot be installed or started here.
+        UnavailableError: the server cannot be installed or started.
     """
     if contender.lock:
         install(contender.lock)
@@ -107,7 +107,7 @@ def serving(contender: Contender) -> Iterator[tuple[str, int]]:
         directory = Path(name)
         environment = {
             "PYTHONPATH": str(PEERS if contender.lock else ROOT),
-            "GLYPH_MODEL": name,  # there is none: nothing here is predicted
+            "GLYPH_MODEL": name,  # an empty folder: no case predicts
             **{f"GLYPH_{key}": str(value) for key, value in settings.items()},
         }
         command = contender.command(port, directory)
@@ -124,10 +124,10 @@ def serving(contender: Contender) -> Iterator[tuple[str, int]]:
 
 
 def _await(port: int, process: "subprocess.Popen[bytes]") -> None:
-    """Wait until somebody listens.
+    """Wait until the server responds.
 
     Raises:
-        UnavailableError: nobody does in time, or the process has ended.
+        UnavailableError: it does not respond in time, or the process exited.
     """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
@@ -139,5 +139,5 @@ def _await(port: int, process: "subprocess.Popen[bytes]") -> None:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             if connection.recv(1):
                 return
-        time.sleep(0.05)  # between tries to connect
-    raise UnavailableError("it does not answer")
+        time.sleep(0.05)  # between attempts
+    raise UnavailableError("it does not respond")

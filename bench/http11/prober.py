@@ -1,4 +1,4 @@
-"""Ask a server a case over a plain socket, and see what it does."""
+"""Sends cases to a server over plain sockets, and records its behaviour."""
 
 import contextlib
 import re
@@ -11,9 +11,9 @@ from bench.http11.case import Answer, Case, Outcome
 from bench.http11.requests import get
 
 PATIENCE_SECONDS = 10.0
-"""For an answer, before a server counts as silent."""
+"""Timeout of a response."""
 QUIET_SECONDS = 1.0
-"""The same where the request is not whole, so that silence is right."""
+"""Timeout for incomplete requests, where no response is expected."""
 AT_ONCE = 8
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.\d (\d{3}) ")
@@ -21,21 +21,21 @@ _BODILESS = (204, 304)
 
 
 class _Wire:
-    """One connection: what was read of it and is not an answer's yet."""
+    """A connection with its unparsed bytes."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self.data = b""
         self.ended = False
-        """The server has closed it."""
+        """Whether the server has closed it."""
 
     def send(self, data: bytes) -> None:
-        """Send what the server still takes: it may have refused the beginning."""
-        with contextlib.suppress(OSError):  # what matters is the answer
+        """Send as much as the server reads: it may have rejected the beginning."""
+        with contextlib.suppress(OSError):  # only the response matters
             self._connection.sendall(data)
 
     def more(self) -> bool:
-        """Read on; False at the end, or when nothing comes in time."""
+        """Read more; return False at the end or on a timeout."""
         try:
             piece = self._connection.recv(1 << 16)
         except TimeoutError:
@@ -47,7 +47,7 @@ class _Wire:
         return bool(piece)
 
     def rest(self) -> bytes:
-        """Return all until the end."""
+        """Return all bytes until the end."""
         while self.more():
             pass
         return self.data
@@ -66,12 +66,12 @@ class _Wire:
         return found
 
     def answer(self, *, to_head: bool) -> Answer | None:
-        """Read an answer, and what is interim before it."""
+        """Read a response, with preceding interim responses."""
         interim: list[int] = []
         while (head := self._until(b"\r\n\r\n")) is not None:
             lines = head.split(b"\r\n")
             if (match := _STATUS_LINE.match(lines[0] + b" ")) is None:
-                return None  # no HTTP
+                return None  # not HTTP
             status = int(match[1])
             if 100 <= status < 200 and status != 101:
                 interim.append(status)
@@ -101,7 +101,7 @@ class _Wire:
 def probe(
     case: Case, address: tuple[str, int], *, patience: float = PATIENCE_SECONDS, quiet: float = QUIET_SECONDS
 ) -> Outcome:
-    """Send a case's steps on one connection, each when the one before is answered, and a last request after them.
+    """Send a case's steps on one connection, each after the response to the previous one, then a final request.
 
     Args:
         case: what is sent.
@@ -123,12 +123,12 @@ def probe(
         wire.send(get(b"Connection: close"))
         trailing = wire.rest()
         found = [match.start() for match in _STATUS_LINE.finditer(trailing)]
-        if to_head:  # whatever is before the next answer should not be there
+        if to_head:  # bytes before the next response are unexpected
             answers[-1] = replace(last, body=trailing[: found[0]] if found else trailing)
         return Outcome(answers=tuple(answers), closed=not found, extra=max(0, len(found) - 1))
 
 
 def probe_all(cases: Sequence[Case], address: tuple[str, int]) -> list[Outcome]:
-    """Ask a server all cases, several at once, and return the outcomes in the cases' order."""
+    """Run all cases concurrently against a server, and return the outcomes in order."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         return list(threads.map(lambda case: probe(case, address), cases))

@@ -1,10 +1,10 @@
-"""A client that asks `POST /predict` as fast as it is answered, or at a rate whatever the answers; for the benches.
+"""A load client for `POST /predict`: closed loop, or open loop at a constant rate.
 
-    python -m bench.load.client --port 8080 --seconds 5                 as fast as it is answered: the capacity
-    python -m bench.load.client --port 8080 --seconds 5 --rate 5000     that many a second, answered or not
+    python -m bench.load.client --port 8080 --seconds 5                 closed loop: the capacity
+    python -m bench.load.client --port 8080 --seconds 5 --rate 5000     open loop: 5,000 requests/s
 
-Prints one line of JSON: requests sent, answers by status, and requests/s. The rate is kept even where
-answers come late: requests are then pipelined on the connections that there are.
+Prints a line of JSON: requests sent, responses by status, and requests/s. An open loop keeps its rate even when
+responses are late; requests are then pipelined on the existing connections.
 """
 
 import argparse
@@ -24,16 +24,16 @@ LONGEST_MATCH = 13
 
 @dataclass(slots=True)
 class Tally:
-    """What was sent and what came back."""
+    """Counts of requests and responses."""
 
     sent: int = 0
     answers: Counter[int] = field(default_factory=Counter)
     broken: int = 0
-    """Connections that the service ended."""
+    """Connections that the service closed."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection, which counts the answers that come on it."""
+    """A connection that counts its responses."""
 
     def __init__(self, request: bytes, tally: Tally, *, closed_loop: bool) -> None:
         self._request, self._tally, self._closed_loop = request, tally, closed_loop
@@ -42,20 +42,20 @@ class Connection(asyncio.Protocol):
         self.paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; in a closed loop with the first request."""
+        """Send the first request of a closed loop."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  TCP has no other
         self.transport = transport
         if self._closed_loop:
             self.send()
 
     def send(self) -> None:
-        """Send one request, unless the connection is gone or takes no more."""
+        """Send a request, unless the connection is closed or its buffer is full."""
         if self.transport is not None and not self.paused:
             self.transport.write(self._request)
             self._tally.sent += 1
 
     def data_received(self, data: bytes) -> None:
-        """Count answers by their status lines; no body of ours has one in it."""
+        """Count responses by their status lines; no response body contains one."""
         data = self._rest + data
         end = 0
         for found in STATUS.finditer(data):
@@ -66,29 +66,29 @@ class Connection(asyncio.Protocol):
         self._rest = data[max(end, len(data) - LONGEST_MATCH) :]
 
     def pause_writing(self) -> None:
-        """Stop sending while the service reads nothing."""
+        """Stop sending while the buffer is full."""
         self.paused = True
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Resume sending."""
         self.paused = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it; who sends next makes another."""
+        """Count a closed connection; `load` replaces it."""
         del exc
         self.transport = None
         self._tally.broken += 1
 
 
 async def load(port: int, request: bytes, *, seconds: float, connections: int, rate: float | None) -> Tally:
-    """Ask for so many seconds, or until SIGTERM, and return what came back.
+    """Send requests for `seconds`, or until SIGTERM, and return the counts.
 
     Args:
         port: of the service.
-        request: the bytes of one request, whole.
-        seconds: how long.
-        connections: how many at once.
-        rate: requests/s over all connections; None sends one whenever one is answered.
+        request: the bytes of a request.
+        seconds: the duration.
+        connections: concurrent connections.
+        rate: requests/s over all connections; None is a closed loop.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -107,7 +107,7 @@ async def load(port: int, request: bytes, *, seconds: float, connections: int, r
                 turn += 1
         if rate is None:
             await asyncio.sleep(TICK_SECONDS)
-        else:  # not in epoll, where every answer would wake this process, at the cost of the one that sends it
+        else:  # not in epoll, where every response would wake this process and slow down the server
             time.sleep(TICK_SECONDS)  # noqa: ASYNC251
             await asyncio.sleep(0)
         for place, connection in enumerate(made):
@@ -126,7 +126,7 @@ def image_request(port: int, image: bytes) -> bytes:
 
 
 def main() -> int:
-    """Ask with the image on the standard input, and print the tally."""
+    """Send the image of the standard input, and print the counts."""
     parser = argparse.ArgumentParser(prog="python -m bench.load.client", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=5)

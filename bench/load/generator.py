@@ -1,15 +1,15 @@
-"""The load generator: one process with raw sockets, which asks as fast as it is answered or at a constant rate.
+"""The load generator: one process with raw sockets, in a closed loop or an open loop at a constant rate.
 
     python -m bench.load.generator < SPECIFICATION
 
-Closed loop: each connection sends its next request when it has its answer; a latency is from that
-sending to the answer's last byte. Open loop: requests are due at constant intervals, whatever the
-answers; a latency is from the moment at which a request was *due*, so that a server that stalls is
-charged for all who would have come meanwhile (no coordinated omission; G. Tene, "How NOT to Measure
-Latency", 2015). What is due when no connection is free waits, and its waiting counts.
+Closed loop: each connection sends its next request after a response; latency is measured from sending to the
+response's last byte. Open loop: requests are due at constant intervals, independent of responses; latency is measured
+from the time at which a request was *due*, so that a stall of the server delays every request of that time (no
+coordinated omission; G. Tene, "How NOT to Measure Latency", 2015). A due request waits if no connection is free, and
+the wait counts.
 
-The specification and the result are JSON; `Specification` and `Result` have the fields. It spins, so
-it wants a core of its own; `Result.busy` says how much of it went into asking.
+The specification and the result are JSON; `Specification` and `Result` have the fields. The generator busy-waits, so it
+needs a core of its own; `Result.busy` is the share of it that was used.
 """
 
 import gc
@@ -34,48 +34,48 @@ CHUNKED_END = b"0\r\n\r\n"
 
 @dataclass(kw_only=True, slots=True)
 class Specification:
-    """What is asked of whom."""
+    """The requests, and the server's port."""
 
     port: int
     requests: list[str]
-    """Base64 of whole requests, which are sent in turns."""
+    """Base64 of complete requests, which are sent in turns."""
     connections: int
     seconds: float
-    """Measured, after `warm_seconds` that are not."""
+    """Duration of the measurement, after `warm_seconds` of warm-up."""
     warm_seconds: float = 0.3
     rate: float | None = None
     """Requests/s of an open loop; None is a closed loop."""
     samples: int = 20
-    """Answers that are returned whole, to be checked."""
+    """Number of complete responses that are returned for checking."""
     latencies: str = ""
-    """Where the measured latencies are written, `float64` seconds in the machine's order."""
+    """File for the latencies, `float64` seconds in native byte order."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Result:
-    """What came back."""
+    """The result of a measurement."""
 
     answers: int = 0
-    """With status 200, within the measured seconds; in an open loop to requests that were due within them."""
+    """Responses with status 200 within the measurement; in an open loop, to requests due within it."""
     completed: int = 0
-    """With status 200, within the measured seconds, whenever the requests were due: past saturation, fewer."""
+    """Responses with status 200 within the measurement, whenever due; past saturation, fewer than were due."""
     all_answers: int = 0
-    """With the warm-up's."""
+    """Including the warm-up."""
     seconds: float = 0.0
-    """That were measured, on the clock."""
+    """Duration of the measurement."""
     all_seconds: float = 0.0
     errors: dict[str, int] = field(default_factory=dict)
-    """By status, or `connection` for one that ended, or `unanswered` at the end."""
+    """By status, `connection` for a closed connection, or `unanswered` at the end."""
     busy: float = 0.0
-    """Share of the time in which this process was not waiting for answers."""
+    """Share of the time in which this process was not waiting."""
     late: float = 0.0
-    """Open loop: the longest that a due request waited though a connection was free, in seconds."""
+    """Open loop: the longest delay of a due request although a connection was free, in seconds."""
     samples: list[tuple[int, str]] = field(default_factory=list)
-    """Place of the request and base64 of its answer, head and body."""
+    """Index of the request and base64 of the complete response."""
 
 
 class Connection:
-    """One connection and the request that is under way on it."""
+    """A connection and its request in flight."""
 
     __slots__ = ("answer", "place", "rest", "sent", "socket", "total")
 
@@ -86,21 +86,21 @@ class Connection:
         self.socket.setblocking(False)
         self.answer = b""
         self.rest = b""
-        """Of the request: what the socket has not taken yet."""
+        """The part of the request that has not been sent."""
         self.total = 0
-        """Bytes of the answer, once its head is known; 0 before, -1 if it is chunked."""
+        """Size of the response once its head is known; 0 before, -1 if it is chunked."""
         self.sent = 0.0
         self.place = 0
 
     def send(self, request: bytes) -> bool:
-        """Send, and tell whether all of it was taken."""
+        """Send, and return whether the whole request was sent."""
         self.answer, self.total = b"", 0
         taken = self.socket.send(request)
         self.rest = request[taken:]
         return not self.rest
 
     def complete(self, data: bytes) -> bool:
-        """Take bytes of the answer, and tell whether it is whole."""
+        """Add bytes of the response, and return whether it is complete."""
         self.answer = data = self.answer + data if self.answer else data
         if not self.total:
             head = data.find(b"\r\n\r\n")
@@ -112,7 +112,7 @@ class Connection:
 
 
 class Generator:
-    """Asks one server, and counts."""
+    """Loads one server, and counts its responses."""
 
     def __init__(self, specification: Specification) -> None:
         self.specification = specification
@@ -127,7 +127,7 @@ class Generator:
             self._connect()
 
     def run(self) -> Result:
-        """Ask for the specified seconds, wait for what is under way, and return what came back."""
+        """Run the measurement, wait for requests in flight, and return the result."""
         specification, result = self.specification, self.result
         started = time.perf_counter()
         self._from = started + specification.warm_seconds
@@ -162,7 +162,7 @@ class Generator:
                 break
 
     def _open_loop(self, started: float, rate: float) -> None:
-        """Send what is due, on the connections that are free; spin, because a poll's timeout is coarse."""
+        """Send due requests on free connections; busy-wait, because the timeout of epoll is coarse."""
         due, asked = started, 0
         while True:
             now = time.perf_counter()
@@ -170,7 +170,7 @@ class Generator:
                 self.result.late = max(self.result.late, now - max(due, self._freed))
                 self._send(self._free.popleft(), due)
                 asked += 1
-                due = started + asked / rate  # from the start, so that rounding does not add up
+                due = started + asked / rate  # from the start, so that rounding errors do not accumulate
                 now = time.perf_counter()
             self._free.extend(self._answered(0))
             if due >= self._until and len(self._free) == len(self._connections):
@@ -181,7 +181,7 @@ class Generator:
                 return
 
     def _answered(self, timeout: float) -> list[Connection]:
-        """Return the connections whose answers have come whole."""
+        """Return the connections whose responses are complete."""
         done = []
         for descriptor, event in self._epoll.poll(timeout):
             connection = self._connections[descriptor]
@@ -249,7 +249,7 @@ class Generator:
         return connection
 
     def _replace(self, connection: Connection) -> Connection:
-        """Count a connection that the server ended, and make another."""
+        """Count a closed connection, and open another."""
         self._error("connection")
         del self._connections[connection.socket.fileno()]
         self._epoll.unregister(connection.socket)
@@ -259,7 +259,7 @@ class Generator:
 
 
 def main() -> int:
-    """Read the specification, ask, and print the result."""
+    """Read the specification, run the measurement, and print the result."""
     document: dict[str, Any] = json.load(sys.stdin)
     generator = Generator(Specification(**document))
     gc.disable()

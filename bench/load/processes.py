@@ -1,7 +1,7 @@
-"""Servers as processes: started on given cores, found with all their children, measured, and ended.
+"""Server processes: started on given CPUs, measured and stopped with all their descendants.
 
-Some servers detach what they start, so a process's family is not found by its parents but by a mark in
-its environment, which every descendant inherits. Linux only: it reads /proc.
+Some servers detach their children, so descendants are not found by parent id but by an environment variable, which
+every descendant inherits. Linux only: it reads /proc.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @contextlib.contextmanager
 def pinned(cpus: Sequence[int]) -> Iterator[None]:
-    """Let what is started inside run on these cores alone."""
+    """Pin processes that are started within the block to these CPUs."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -32,7 +32,7 @@ def pinned(cpus: Sequence[int]) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return so many TCP ports that nobody listens on at this moment."""
+    """Return `count` free TCP ports."""
     with contextlib.ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -42,25 +42,25 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """What a family of processes has used and holds."""
+    """CPU time and memory of a server's processes."""
 
     cpu_seconds: float
     rss: int
     pss: int
-    """Bytes, shared pages divided among those who share them."""
+    """Proportional set size in bytes."""
     processes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A server with all processes that it has started."""
+    """A server process with all its descendants."""
 
     process: subprocess.Popen[bytes]
     mark: str
     log: Path
 
     def members(self) -> list[int]:
-        """Return the ids of all its processes that live."""
+        """Return the ids of its living processes."""
         needle = f"{MARK}={self.mark}".encode()
         found = []
         for directory in Path("/proc").iterdir():
@@ -71,11 +71,11 @@ class Family:
         return found
 
     def cpu_seconds(self, members: Sequence[int]) -> float:
-        """Return the CPU time that these of its processes have had."""
+        """Return the CPU time of these processes."""
         return sum(_cpu_ticks(member) for member in members) / TICKS
 
     def usage(self) -> Usage:
-        """Return what it has used and holds."""
+        """Return CPU time and memory."""
         members = self.members()
         rss = pss = 0
         for member in members:
@@ -87,18 +87,18 @@ class Family:
         return Usage(cpu_seconds=self.cpu_seconds(members), rss=rss, pss=pss, processes=len(members))
 
     def signal(self, number: int) -> None:
-        """Send a signal to all its processes: SIGSTOP lets it rest, SIGCONT goes on."""
+        """Send a signal to all its processes, such as SIGSTOP and SIGCONT."""
         for member in self.members():
             with contextlib.suppress(OSError):
                 os.kill(member, number)
 
     def last_lines(self, count: int = 3) -> str:
-        """Return the end of what it has printed, on one line."""
+        """Return the end of its output as one line."""
         lines = self.log.read_text(errors="replace").split("\n")
         return " | ".join([line.strip() for line in lines if line.strip()][-count:])
 
     def end(self) -> None:
-        """End it: by SIGTERM to the process that was started, then by SIGKILL to whatever is left."""
+        """Stop it: SIGTERM to the first process, then SIGKILL to any that remain."""
         self.signal(signal.SIGCONT)
         if self.process.poll() is None:
             self.process.terminate()
@@ -107,7 +107,7 @@ class Family:
         while self.members():
             self.signal(signal.SIGKILL)
             self.process.poll()
-            time.sleep(0.02)  # a killed process is gone a moment later
+            time.sleep(0.02)  # until a killed process has exited
         self.process.wait()
 
 
@@ -118,7 +118,7 @@ def start(
     directory: Path,
     environment: Mapping[str, str],
 ) -> Family:
-    """Start a server on these cores, in a directory that is made for it, its output in a file there."""
+    """Start a server on these CPUs in a new directory, which also has its output."""
     directory.mkdir(parents=True, exist_ok=True)
     mark, log = uuid.uuid4().hex, directory / "output.log"
     with log.open("wb") as output, pinned(cpus):
@@ -135,7 +135,7 @@ def start(
 
 
 def _cpu_ticks(process: int) -> int:
-    """Return the ticks of a process in user and system mode, and of its children that have ended."""
+    """Return the clock ticks of a process in user and system mode, including its terminated children."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:

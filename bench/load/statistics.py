@@ -1,4 +1,4 @@
-"""The harness's arithmetic: percentiles, medians over rounds, ratios. Sources beside each."""
+"""Percentiles, medians over rounds, and ratios, each with its source."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What one round gave for one server; NaN where nothing was answered."""
+    """The measurement of a server in one round; NaN without responses."""
 
     rate: float
-    """Answers/s."""
+    """Responses/s."""
     p50: float
     """Seconds."""
     p99: float
     cpu: float
-    """CPU seconds of the server, all its processes, for each answer."""
+    """CPU seconds of all the server's processes per response."""
     rss: float
     """Bytes."""
     pss: float
     errors: int
     wrong: int
-    """Of the answers that were checked."""
+    """Number of checked responses that were wrong."""
     checked: int
     busy: float
-    """Share of its core that the load generator used; near 1 it was the bottleneck."""
+    """CPU utilization of the load generator; near 1 it was the bottleneck."""
 
 
 def percentile(values: npt.NDArray[np.float64], share: float) -> float:
@@ -44,14 +44,14 @@ def percentile(values: npt.NDArray[np.float64], share: float) -> float:
 def middle(readings: Sequence[Reading]) -> Reading:
     """Return the median of each figure over the rounds; errors and checks are summed."""
     if not readings:
-        raise ValueError("there is no round to take the median of")
+        raise ValueError("no rounds: a median needs at least one")
     columns = {name: [asdict(reading)[name] for reading in readings] for name in _NAMES}
     summed = {name: sum(columns[name]) for name in ("errors", "wrong", "checked")}
     return Reading(**{name: statistics.median(column) for name, column in columns.items()} | summed)
 
 
 def ratio(value: float, baseline: float) -> float:
-    """Return `value / baseline`; NaN where there is no baseline."""
+    """Return `value / baseline`; NaN without a baseline."""
     return value / baseline if baseline > 0 else float("nan")
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a request in each server's own form, and the probabilities in its answer.
+"""Request and response formats of the servers.
 
 Sources: the Open Inference Protocol's REST and binary data specifications
 (https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol, and its
@@ -24,7 +24,7 @@ BINARY_HEADER = "inference-header-content-length"
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A request's body, or an answer's, with the fields that tell how to read it."""
+    """The body of a request or response, with the headers that describe it."""
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -32,17 +32,17 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
-    """How a server takes images and answers."""
+    """A server's request and response format."""
 
     path: str
-    """`{model}` in it is the model's name."""
+    """`{model}` is replaced by the model's name."""
     encode: Callable[[Images], Message]
-    """The request of `uint8[n, 28, 28]`, its content type among the fields."""
+    """Encodes `uint8[n, 28, 28]` as a request body with its content type."""
     decode: Callable[[Message], Probabilities]
-    """The probabilities of an answer, `float32[n, classes]`."""
+    """Decodes a response to probabilities, `float32[n, classes]`."""
 
     def request(self, images: Images, model: str) -> bytes:
-        """Return the request's bytes, whole."""
+        """Return the bytes of a request."""
         message = self.encode(images)
         fields = {"Host": "127.0.0.1", **message.headers, "Content-Length": str(len(message.body))}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
@@ -50,29 +50,29 @@ class Form:
 
 
 def png(image: Images) -> bytes:
-    """Return an image of `uint8[28, 28]` as Pillow writes it."""
+    """Return `uint8[28, 28]` as a PNG file written by Pillow."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 
 def file_body(images: Images) -> Message:
-    """Return the one image as a PNG."""
+    """Return the only image as a PNG file."""
     return Message(png(images[0]), {"Content-Type": "image/png"})
 
 
 def octets_body(images: Images) -> Message:
-    """Return the pixels, 784 bytes an image."""
+    """Return the pixels, 784 bytes per image."""
     return Message(images.tobytes(), {"Content-Type": "application/octet-stream"})
 
 
 def json_body(document: Callable[[Images], Any]) -> Callable[[Images], Message]:
-    """Return an encoder that writes a document of the images as JSON."""
+    """Return an encoder for a JSON document made from the images."""
     return lambda images: Message(orjson.dumps(document(images)), {"Content-Type": "application/json"})
 
 
 def base64_of_file(images: Images) -> str:
-    """Return base64 of the one image's PNG."""
+    """Return base64 of the only image's PNG file."""
     return base64.b64encode(png(images[0])).decode()
 
 
@@ -82,13 +82,13 @@ def base64_of_octets(images: Images) -> str:
 
 
 def open_inference_json(images: Images) -> Any:
-    """Return a request of the Open Inference Protocol with its tensor as numbers."""
+    """Return an Open Inference Protocol request with a JSON tensor."""
     tensor = {"name": "images", "datatype": "UINT8", "shape": list(images.shape)}
     return {"inputs": [tensor | {"data": images.ravel().tolist()}]}
 
 
 def open_inference_binary(images: Images) -> Message:
-    """Return a request of the Open Inference Protocol with its tensor, and the answer's, as bytes."""
+    """Return an Open Inference Protocol request with binary tensors in request and response."""
     tensor: dict[str, Any] = {"name": "images", "datatype": "UINT8", "shape": list(images.shape)}
     tensor["parameters"] = {"binary_data_size": images.size}
     output = {"name": "probabilities", "parameters": {"binary_data": True}}
@@ -98,18 +98,18 @@ def open_inference_binary(images: Images) -> Message:
 
 
 def predictions(answer: Message) -> Probabilities:
-    """Read the answer of Glyph's `/predict`, or of the peers' `classify.document`."""
+    """Decode the response of Glyph's `/predict` or of the peers' `classify.document`."""
     rows = [prediction["probabilities"] for prediction in orjson.loads(answer.body)["predictions"]]
     return np.array([list(row.values()) if isinstance(row, dict) else row for row in rows], np.float32)
 
 
 def bare_predictions(answer: Message) -> Probabilities:
-    """Read MLflow's answer."""
+    """Decode MLflow's response."""
     return np.array(orjson.loads(answer.body)["predictions"], np.float32)
 
 
 def tensors(answer: Message) -> Probabilities:
-    """Read an answer of the Open Inference Protocol, JSON or binary."""
+    """Decode an Open Inference Protocol response, JSON or binary."""
     length = int(answer.headers.get(BINARY_HEADER, len(answer.body)))
     tensor = orjson.loads(answer.body[:length])["outputs"][0]
     if "data" in tensor:

@@ -1,1 +1,1 @@
-"""Memory: of a service over many requests, of connections, of what clients have a worker hold, and of each pod."""
+"""Memory: growth of a service, idle connections, buffers filled by hostile clients, and each kind of pod."""

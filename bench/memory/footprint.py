@@ -1,14 +1,13 @@
-"""What a pod of each kind needs, for the requests, limits and grace periods in k8s/.
+"""Memory and stopping time of each kind of pod, for the requests, limits and grace periods in k8s/.
 
     python -m bench footprint
 
-Memory is the sum over all processes of a kind, pages that they share counted once (PSS, proc(5)), at its
-most. Training runs a preset until it has checkpoints, then gets SIGTERM; the time until it has ended is what
-a grace period must cover. The service runs with as many workers as a pod's CPU limit makes, under a load of
-image files; scoring reads as many image files as the pods' shares would.
+Memory is the peak of the proportional set size (PSS, proc(5)) summed over all processes, which counts shared pages
+once. Training runs a preset until it has checkpoints, then gets SIGTERM; the grace period must cover the time until
+it exits. The service has as many workers as a pod's CPU limit gives, under a load of image files; scoring reads as
+many image files as a pod's shard has.
 """
 
-import argparse
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from bench.memory.resident import children
 from bench.serving.probes import finish, loading
+from bench.support.options import bench_parser
 
 PRESETS = ("default", "record")
 TRAIN_SECONDS = 45
@@ -32,7 +32,7 @@ IMAGES = 20_000
 
 
 class Watched:
-    """The memory of a process and of all below it, looked at until it ends."""
+    """Samples the memory of a process and its descendants in a thread."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -42,7 +42,7 @@ class Watched:
         self._thread.start()
 
     def end(self) -> int:
-        """Stop looking, and return the most that was seen, in MiB."""
+        """Stop sampling, and return the peak in MiB."""
         self._over.set()
         self._thread.join()
         return self.most >> 10
@@ -55,13 +55,13 @@ class Watched:
 def _family(pid: int) -> list[int]:
     try:
         below = children(pid)
-    except OSError:  # it is gone
+    except OSError:  # the process has exited
         return []
     return [pid, *(one for child in below for one in _family(child))]
 
 
 def _pss(pid: int) -> int:
-    """Return a process's share of memory in KiB; 0 if it is gone."""
+    """Return a process's PSS in KiB; 0 if it has exited."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
@@ -70,7 +70,7 @@ def _pss(pid: int) -> int:
 
 
 def train(preset: str, directory: Path) -> None:
-    """Train until there are checkpoints, then stop it as an eviction does."""
+    """Train until there are checkpoints, then send SIGTERM as an eviction does."""
     command = [sys.executable, "-m", "training", "fit", "--preset", preset]
     places = ["--models", str(directory / "models"), "--runs", str(directory / "runs"), "--name", "mnist"]
     often = ["--checkpoint-seconds", str(CHECKPOINT_SECONDS)]
@@ -99,7 +99,7 @@ def _checkpoints(directory: Path) -> list[Path]:
 
 
 def serve(directory: Path) -> None:
-    """Serve one image file again and again."""
+    """Serve under a closed-loop load of one image file."""
     from bench.support.pictures import a_digit, png
     from bench.support.processes import free_port, running
 
@@ -135,11 +135,7 @@ def score(directory: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench footprint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("footprint", __doc__)
     parser.parse_args(arguments)
     print(f"{os.cpu_count()} CPUs")
     with tempfile.TemporaryDirectory() as name:

@@ -1,15 +1,15 @@
-"""What a process's memory becomes when thousands of clients each have it hold as much as they can.
+"""Memory of a worker when thousands of clients fill its connection buffers as far as they can.
 
     python -m bench held --connections 4096
 
-A service with a pod's queue gets connections from many addresses, all of one kind: heads, bodies, chunks or trailers
-that do not end, and answers that nobody takes with further requests behind them. Each client sends as much as is just
-not counted (`load_shedding.UNCOUNTED_BYTES`), or as much as is taken from it. Printed is what the worker has grown by,
-for each connection and in all, and what the kernel's TCP buffers have, of both ends. The exit code is 1 if the worker
-grew by more than `docs/kubernetes.md` reckons with: `QUEUE_TIMES` the queue, and `CONNECTION_BYTES` a connection.
+A service with a pod's queue gets connections from many addresses, all of one kind: request heads, bodies, chunks or
+trailers that never end, or responses that the client does not read, followed by further requests. Each client sends
+just as much as admission control does not count (`load_shedding.UNCOUNTED_BYTES`), or as much as the service accepts.
+Printed is the worker's growth, per connection and in total, and the size of the kernel's TCP buffers of both ends.
+Exits 1 if the worker grew by more than `docs/kubernetes.md` assumes: `QUEUE_TIMES` the queue plus `CONNECTION_BYTES`
+per connection.
 """
 
-import argparse
 import contextlib
 import re
 import selectors
@@ -20,39 +20,40 @@ from pathlib import Path
 
 from bench.memory.resident import MIB, PAGE, children, resident
 from bench.support.models import publish_synthetic
+from bench.support.options import bench_parser
 from bench.support.processes import Service, running
 from serving.predict.load_shedding import UNCOUNTED_BYTES
 
 QUEUE_TIMES = 1.5
-"""What the bytes of the queue take: buffers that grow are made an eighth larger than they must be, and are copied then;
-the allocator keeps up to a third of that, more in one run than in another."""
+"""Memory per byte of the queue: growing buffers are over-allocated by an eighth and copied; the allocator retains up
+to a third of that, and the amount varies between runs."""
 CONNECTION_BYTES = 16 << 10
-"""What a connection takes beside them: up to `UNCOUNTED_BYTES`, and as much for its objects and for fragmentation."""
+"""Further memory per connection: up to `UNCOUNTED_BYTES`, and as much for its objects and fragmentation."""
 KERNEL_BYTES = 128 << 10
-"""What the kernel takes for it, of what is not read (tcp(7), tcp_rmem): in a pod it counts as well."""
+"""Kernel memory per connection for unread data (tcp(7), tcp_rmem), which counts towards a pod's limit."""
 DECODING_TIMES = 4
-"""What a body takes while it is unpacked and decoded, in largest bodies: JSON of strings takes most."""
+"""Memory of a body during decompression and decoding, in multiples of the largest body."""
 QUEUE_BYTES = 64 << 20
 BODY_BYTES = 8 << 20
 SECONDS = 600
-"""How long the service waits for what does not come: longer than the bench takes."""
+"""The service's timeouts: longer than the bench runs."""
 SETTLED_SECONDS = 1.0
 POST = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
 GET = b"GET /metadata HTTP/1.1\r\nHost: a\r\n"
 OPENAPI = GET.replace(b"/metadata", b"/openapi.json")
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 MOST = 1 << 20
-"""What a connection is sent at most."""
+"""Maximum bytes that are sent on a connection."""
 
 
 def fields(size: int) -> bytes:
-    """Return header fields of about so many bytes, as many as are allowed."""
+    """Return the allowed number of header fields, about `size` bytes in all."""
     each = size // 60
     return b"".join(b"X-%02d: %s\r\n" % (number, b"a" * max(1, each - 8)) for number in range(60))
 
 
 def filled(start: bytes, size: int, piece: bytes) -> bytes:
-    """Return a beginning and pieces behind it, so many bytes in all."""
+    """Return `start` followed by copies of `piece`, `size` bytes in all."""
     return (start + piece * (size // len(piece) + 1))[:size]
 
 
@@ -77,11 +78,11 @@ KINDS: dict[str, bytes] = {
         (OPENAPI + b"\r\n") * 200, MOST, GET + b"X: " + b"a" * 4000
     ),
 }
-"""What each connection sends."""
+"""The bytes that each connection sends."""
 
 
 def hold(service: Service, data: bytes, count: int) -> list[socket.socket]:
-    """Connect so many times and send each the data, as far as it is taken."""
+    """Open `count` connections and send the data on each, as far as the service reads it."""
     sockets = []
     with selectors.DefaultSelector() as selector:
         for number in range(count):
@@ -110,18 +111,18 @@ def hold(service: Service, data: bytes, count: int) -> list[socket.socket]:
 
 
 def kernel_bytes() -> int:
-    """Return what all TCP sockets of this network have in their buffers (proc(5), /proc/net/sockstat)."""
+    """Return the buffer memory of all TCP sockets of this network namespace (proc(5), /proc/net/sockstat)."""
     found = re.search(r"^TCP:.* mem (\d+)", Path("/proc/net/sockstat").read_text(), re.MULTILINE)
     return int(found[1]) * PAGE if found else 0
 
 
 def allowed(connections: int) -> float:
-    """Return by how many bytes a worker may grow."""
+    """Return the bytes by which a worker may grow."""
     return QUEUE_TIMES * QUEUE_BYTES + connections * CONNECTION_BYTES
 
 
 def grown(directory: Path, model: Path, data: bytes, count: int) -> tuple[int, int]:
-    """Return by how many bytes a fresh service's worker, and the kernel, grow with so many connections."""
+    """Return the growth in bytes of a new service's worker and of the kernel with `count` connections."""
     with running(
         directory,
         until="/readyz",
@@ -148,13 +149,9 @@ def grown(directory: Path, model: Path, data: bytes, count: int) -> tuple[int, i
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench held",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--connections", type=int, default=4096, help="how many of each kind")
-    parser.add_argument("--kind", choices=KINDS, action="append", help="one kind alone; all by default")
+    parser = bench_parser("held", __doc__)
+    parser.add_argument("--connections", type=int, default=4096, help="connections of each kind")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="only this kind; default: all")
     options = parser.parse_args(arguments)
     bound = allowed(options.connections)
     failed = False
@@ -168,5 +165,5 @@ def main(arguments: list[str]) -> int:
                 flush=True,
             )
             failed |= more > bound
-    print(f"at most {bound / MIB:.0f} MiB are allowed")
+    print(f"allowed: {bound / MIB:.0f} MiB")
     return 1 if failed else 0

@@ -1,13 +1,12 @@
-"""Thousands of idle connections: the memory of each, and what they cost those that ask.
+"""Thousands of idle connections: memory per connection, and their effect on active ones.
 
     python -m bench idle --model models/mnist
 
-Each server first answers 16 connections alone, then beside 1,000 and 10,000 others that have asked once and are
-kept, in turns over the rounds. Printed are requests/s, p99 and CPU time of an answer to one of the 16 (medians, with
-their ratios to the server without idle ones), and what a server's processes grew by for each idle connection
-(resident bytes, first round; the kernel's own part of a connection is not in it). Limits of connections and of
-their age are raised where a server has them. Exits 1 if a server closed one, or if an answer of Glyph's took more
-than 1.25 times the CPU time.
+Each server is loaded over 16 connections, alone and beside 1,000 and 10,000 keep-alive connections that are idle after
+one request, in turns over the rounds. Printed are requests/s, p99 and CPU time per response of the 16 (medians, with
+ratios to the server without idle connections), and the growth of a server's processes per idle connection (resident
+bytes, first round, without the kernel's memory). Servers' limits on connections and on their age are raised. Exits 1 if
+a server closed an idle connection, or if a response of Glyph took more than 1.25 times the CPU time.
 """
 
 import argparse
@@ -18,7 +17,6 @@ import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from bench.comparison import rounds
 from bench.comparison.contender import BASELINE, GLYPH, GTHREAD, Contender, Setup
@@ -26,6 +24,7 @@ from bench.comparison.contenders import CONTENDERS
 from bench.comparison.rounds import Cores, Running, Subject
 from bench.load.generator import Connection
 from bench.load.statistics import Reading, middle
+from bench.support.options import bench_parser, model_missing
 from bundle.errors import BundleError
 
 ACTIVE = 16
@@ -35,28 +34,28 @@ ANSWER_SECONDS = 60.0
 KEPT_SECONDS = 900
 MOST_CPU = 1.25
 RESET = struct.pack("ii", 1, 0)
-"""Of SO_LINGER: ports are free again at once."""
+"""SO_LINGER with timeout 0: closing resets the connection and frees its port at once."""
 ROOM = {
     GLYPH: (),
     GTHREAD: (),
     BASELINE: ("--worker-connections", "20000", "--keep-alive", str(KEPT_SECONDS)),
     "fastapi": ("--timeout-keep-alive", str(KEPT_SECONDS)),
 }
-"""Who takes part, and the arguments that let it keep so many connections for so long."""
+"""Servers, with the arguments that allow that many connections of that age."""
 
 
 @dataclass(slots=True)
 class Found:
-    """What one server gave, by the number of idle connections."""
+    """The measurements of a server by number of idle connections."""
 
     readings: dict[int, list[Reading]] = field(default_factory=dict)
     memory: dict[int, int] = field(default_factory=dict)
-    """Resident bytes of its processes, in the first round."""
+    """Resident bytes of its processes in the first round."""
     closed: int = 0
-    """Idle connections that the server has ended."""
+    """Number of idle connections that the server closed."""
 
     def rows(self, title: str) -> list[str]:
-        """Return the table's lines."""
+        """Return the rows of the table."""
         lines, alone = [], middle(self.readings[0])
         for idle, readings in self.readings.items():
             one = middle(readings)
@@ -70,14 +69,14 @@ class Found:
 
 
 class Crowd:
-    """Connections that have asked once."""
+    """Connections that are idle after one request."""
 
     def __init__(self, port: int, request: bytes) -> None:
         self._port, self._request = port, request
         self.connections: list[Connection] = []
 
     def grow(self, count: int) -> None:
-        """Connect until there are so many."""
+        """Open connections until there are `count`."""
         while len(self.connections) < count:
             one = Connection(self._port)
             one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -86,26 +85,26 @@ class Crowd:
             one.send(self._request)
             while not one.complete(data := one.socket.recv(1 << 16)):
                 if not data:
-                    raise RuntimeError("a connection that was to be idle was closed before its first answer")
+                    raise RuntimeError("an idle connection was closed before its first response")
             if not one.answer.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(f"the first answer of an idle connection is {one.answer[:100]!r}")
+                raise RuntimeError(f"the first response of an idle connection is {one.answer[:100]!r}")
 
     def closed(self) -> int:
-        """Return how many the server has ended."""
+        """Return how many connections the server closed."""
         poll = select.poll()
         for one in self.connections:
             poll.register(one.socket, select.POLLIN)
         return len(poll.poll(0))
 
     def close(self) -> None:
-        """End them all."""
+        """Close all connections."""
         for one in self.connections:
             one.socket.close()
         self.connections.clear()
 
 
 def roomy(contender: Contender) -> Contender:
-    """Return it with room for all that are idle."""
+    """Return the contender with raised connection limits."""
     more = {"GLYPH_CONNECTIONS": "20000", "GLYPH_KEEPALIVE_SECONDS": str(KEPT_SECONDS)}
 
     def environment(setup: Setup) -> dict[str, str]:
@@ -117,10 +116,10 @@ def roomy(contender: Contender) -> Contender:
     return replace(contender, command=started, environment=environment)
 
 
-def look(
+def measure_round(
     server: Running, subject: Subject, cores: Cores, counts: Sequence[int], seconds: float, found: Found
 ) -> None:
-    """Measure one round of one server."""
+    """Measure one round of a server."""
     request = server.contender.forms["png"].request(subject.images[:1], subject.name)
     crowd = Crowd(server.port, request)
     try:
@@ -135,7 +134,7 @@ def look(
 
 
 def descriptors(wanted: int) -> int:
-    """Allow this process and those that it starts as many files as may be; return how many of `wanted` that is."""
+    """Raise the limit of open files to the hard limit; return how many of the `wanted` connections fit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return min(wanted, hard - SPARE_DESCRIPTORS)
@@ -147,16 +146,18 @@ def main(arguments: list[str]) -> int:
     most = descriptors(max(IDLE))
     counts = [count for count in IDLE if count <= most]
     if most < max(IDLE):
-        print(f"no more than {most} connections: raise the limit of open files (ulimit -Hn)", file=sys.stderr)
+        print(
+            f"at most {most} connections are possible: raise the limit of open files (ulimit -Hn)",
+            file=sys.stderr,
+        )
     try:
         subject = Subject.of(options.model)
     except (BundleError, OSError) as error:
-        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-        return 2
+        return model_missing(error)
     cores = Cores.halves()
     found = measured([name for name in ROOM if name in options.only], subject, cores, counts, options)
     print(
-        "| server | idle connections | KiB each | requests/s of 16 others | x | p99 ms | x | CPU µs | x |\n"
+        "| server | idle connections | KiB each | requests/s of 16 active | x | p99 ms | x | CPU µs | x |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
     titles = {contender.name: contender.title for contender in CONTENDERS}
@@ -177,7 +178,7 @@ def measured(
             for name, server in up.items():
                 say(f"round {number + 1}: {server.contender.title}")
                 with rounds.awake(server, restless):
-                    look(server, subject, cores, counts, options.seconds, found[name])
+                    measure_round(server, subject, cores, counts, options.seconds, found[name])
     return found
 
 
@@ -189,19 +190,12 @@ def _is_good(name: str, one: Found) -> bool:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench idle",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
-    )
+    parser = bench_parser("idle", __doc__, model=True)
     parser.add_argument("--only", default=",".join(ROOM), help=f"servers; default: {','.join(ROOM)}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.5, help="duration of each measurement")
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")
     if unknown := set(options.only) - set(ROOM):
-        parser.error(f"there is no server {min(unknown)!r} here; there are {', '.join(ROOM)}")
+        parser.error(f"unknown server {min(unknown)!r}; choose from {', '.join(ROOM)}")
     return options

@@ -1,4 +1,4 @@
-"""The memory that processes hold, as Linux tells it, and whether it grew."""
+"""Resident memory of processes from /proc, and its growth."""
 
 import contextlib
 import ctypes
@@ -12,42 +12,42 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident(pid: int | str = "self") -> int:
-    """Return the bytes of memory that a process holds (proc_pid_statm(5), the second field)."""
+    """Return the resident bytes of a process (proc_pid_statm(5), second field)."""
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * PAGE
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started and that are alive (proc_pid_task(5))."""
+    """Return the ids of a process's living children (proc_pid_task(5))."""
     return [
         int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     ]
 
 
 def _give_back() -> None:
-    """Collect garbage and return free memory to the system, so that only what is held is counted."""
+    """Collect garbage and return free memory to the system, so that only live memory is counted."""
     gc.collect()
-    with contextlib.suppress(AttributeError):  # another C library than glibc
+    with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class Growth:
-    """Samples of the memory of one or more processes, from which growth is told.
+    """Memory samples of one or more processes, and their growth.
 
-    The first half warms up: caches fill, heaps get their size. Of the rest, the medians of the first and
-    the last quarter are compared, so that neither a single large request nor the moment decides.
+    The first half is the warm-up, in which caches and heaps fill. Growth is the difference between the medians of the
+    first and the last quarter of the rest, so that single large requests do not affect it.
     """
 
     def __init__(self) -> None:
         self.samples: list[int] = []
 
     def sample(self, *pids: int) -> None:
-        """Take the sum of what the processes hold now; without any, what this one holds that it cannot give back."""
+        """Sample the processes' total resident memory; without arguments this process's, after collecting garbage."""
         if not pids:
             _give_back()
         self.samples.append(sum(resident(pid) for pid in pids or ("self",)))
 
     def mebibytes(self) -> float:
-        """Return by how much the memory grew after the warm-up."""
+        """Return the growth after the warm-up in MiB."""
         settled = self.samples[len(self.samples) // 2 :]
         quarter = max(1, len(settled) // 4)
         return (median(settled[-quarter:]) - median(settled[:quarter])) / MIB

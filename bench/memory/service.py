@@ -1,14 +1,12 @@
-"""Ask a live service many different things, and see that its memory does not grow.
+"""Memory growth of a running service over many different requests.
 
     python -m bench memory --requests 200000
 
-Each way of serving gets all of the requests: images of every kind, forms, JSON, arrays and tensors, refused
-ones among them, probes, descriptions, unknown paths, and clients that leave in the middle. The memory of the
-service's worker is read while they are answered; what it grows by after a warm-up of half of them is
-printed, and more than ALLOWED_MIB fails the run.
+Each worker class gets all of the requests: images of every format, forms, JSON, arrays and tensors, valid and invalid,
+probes, API descriptions, unknown paths, and clients that disconnect within a request. The worker's memory is sampled
+meanwhile; its growth after a warm-up of half of the requests is printed. Exits 1 if it exceeds ALLOWED_MIB.
 """
 
-import argparse
 import re
 import socket
 import tempfile
@@ -21,6 +19,7 @@ from random import Random
 from bench.fuzzing import hostile
 from bench.memory.resident import Growth, children
 from bench.support.models import publish_synthetic
+from bench.support.options import bench_parser
 from bench.support.pictures import SAMPLES
 from bench.support.processes import Part, Service, form, running
 from serving.predict.exchange import Request
@@ -28,9 +27,9 @@ from serving.predict.exchange import Request
 WORKERS = ("inference", "gthread")
 CONNECTIONS = 4
 POOL = 600
-"""Different requests; each is asked again and again."""
+"""Number of distinct requests, which are sent repeatedly."""
 LEAVERS = 200
-"""One of so many requests is sent half, by a client that then leaves."""
+"""One of this many requests is sent half, then the client disconnects."""
 SAMPLES_TAKEN = 100
 ALLOWED_MIB = 4.0
 
@@ -39,7 +38,7 @@ _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 
 
 def a_pool(random: Random) -> list[bytes]:
-    """Return whole HTTP requests: a third sound, a third hostile, and those of the other routes."""
+    """Return complete HTTP requests: a third valid, a third hostile, and a third for other routes."""
     pool: list[bytes] = []
     for _ in range(POOL // 3):
         media_type = random.choice(list(SAMPLES))
@@ -70,12 +69,12 @@ def a_pool(random: Random) -> list[bytes]:
 
 
 def clean(request: Request) -> bool:
-    """Tell whether a hostile request can be written by `framed`, which escapes nothing."""
+    """Return whether `framed`, which escapes nothing, can write a hostile request."""
     return request.path.isascii() and all(value.isascii() for value in request.headers.values())
 
 
 def framed(method: str, path: str, fields: dict[str, str], body: bytes) -> bytes:
-    """Return a request as HTTP/1.1 writes it."""
+    """Return the bytes of an HTTP/1.1 request."""
     lines = [
         f"{method} {path} HTTP/1.1",
         "Host: bench",
@@ -87,17 +86,17 @@ def framed(method: str, path: str, fields: dict[str, str], body: bytes) -> bytes
 
 
 class Client:
-    """One keep-alive connection."""
+    """A client with one keep-alive connection."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._socket: socket.socket | None = None
 
     def ask(self, request: bytes) -> int:
-        """Send a request and return the answer's status.
+        """Send a request and return the status.
 
         Raises:
-            ConnectionError: the service hung up without an answer.
+            ConnectionError: the service closed the connection without an answer.
         """
         for last in (False, True):
             fresh = self._socket is None
@@ -108,18 +107,18 @@ class Client:
                 return self._answer(self._socket, without_body=request.startswith(b"HEAD"))
             except ConnectionError:
                 self.close()
-                if fresh or last:  # a kept connection may have been closed after the answer before
+                if fresh or last:  # the service may have closed the idle connection
                     raise
         raise AssertionError
 
     def leave(self, request: bytes) -> None:
-        """Send half a request and go."""
+        """Send half a request and disconnect."""
         self.close()
         with socket.create_connection(("127.0.0.1", self._port), timeout=60) as connection:
             connection.sendall(request[: len(request) // 2])
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection if it is open."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -141,12 +140,12 @@ class Client:
     @staticmethod
     def _more(connection: socket.socket) -> bytes:
         if not (data := connection.recv(1 << 18)):
-            raise ConnectionError("the service hung up")
+            raise ConnectionError("the service closed the connection")
         return data
 
 
-class Asking:
-    """Requests that several clients take from one count, and what came of them."""
+class Load:
+    """A number of requests shared by several clients, and their results."""
 
     def __init__(self, pool: list[bytes], requests: int, worker: int) -> None:
         self._pool, self._left, self._worker = pool, requests, worker
@@ -157,7 +156,7 @@ class Asking:
         self.trouble = ""
 
     def work(self, client: Client, random: Random) -> None:
-        """Ask with one client until all have been asked, or one has not been answered."""
+        """Run one client until all requests are sent or one fails."""
         try:
             while self._take():
                 request = random.choice(self._pool)
@@ -184,17 +183,17 @@ class Asking:
             self.statuses[status] += 1
 
 
-def ask_all(service: Service, pool: list[bytes], requests: int, seed: int) -> Asking:
-    """Ask `requests` times on several connections, and return what came of it.
+def ask_all(service: Service, pool: list[bytes], requests: int, seed: int) -> Load:
+    """Send the requests on several connections, and return the results.
 
     Raises:
-        RuntimeError: a request was not answered, or a process of the service died.
+        RuntimeError: a request has no response, or a process of the service died.
     """
     (worker,) = children(service.process.pid)
-    asking = Asking(pool, requests, worker)
+    load = Load(pool, requests, worker)
     threads = [
         threading.Thread(
-            target=asking.work,
+            target=load.work,
             args=(Client(service.port), Random(seed * CONNECTIONS + number)),  # noqa: S311  no secret
         )
         for number in range(CONNECTIONS)
@@ -203,23 +202,21 @@ def ask_all(service: Service, pool: list[bytes], requests: int, seed: int) -> As
         thread.start()
     for thread in threads:
         thread.join()
-    if asking.trouble:
-        raise RuntimeError(asking.trouble)
+    if load.trouble:
+        raise RuntimeError(load.trouble)
     if children(service.process.pid) != [worker]:
         raise RuntimeError("a process of the service died")
-    return asking
+    return load
 
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench memory",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = bench_parser("memory", __doc__)
+    parser.add_argument("--requests", type=int, default=200_000, help="requests for each worker class")
+    parser.add_argument(
+        "--worker", choices=WORKERS, action="append", help="only this worker class; default: both"
     )
-    parser.add_argument("--requests", type=int, default=200_000, help="how many each way of serving gets")
-    parser.add_argument("--worker", choices=WORKERS, action="append", help="one way alone; both by default")
-    parser.add_argument("--seed", type=int, default=0, help="decides the requests")
+    parser.add_argument("--seed", type=int, default=0, help="of the random requests")
     options = parser.parse_args(arguments)
     pool = a_pool(Random(options.seed))  # noqa: S311  no secret
     failed = False

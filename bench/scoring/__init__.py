@@ -1,1 +1,1 @@
-"""The batch scorer: its rate, its memory, its decoding processes, and runs that are killed."""
+"""The batch scorer: throughput, memory, decoder pool, and recovery from SIGKILL."""

@@ -1,14 +1,13 @@
-"""The batch scorer's decoding processes beside the standard library's, in whole runs over PNG files.
+"""The batch scorer's decoder pool beside `concurrent.futures.ProcessPoolExecutor`, in whole runs over PNG files.
 
     python -m bench decoders --model models/mnist
 
-Every run is `python -m serving.score` in a process of its own, over a folder of MNIST's first 20,000 images and
-over the same files in a zip; the two kinds take turns. The standard one is `concurrent.futures.ProcessPoolExecutor`
-by `forkserver`, which loads the decoder once and forks, as ours does. Printed are the medians over the rounds of
-ours / standard in seconds: below 1, ours is faster.
+Every run is a process `python -m serving.score` over a folder of MNIST's first 20,000 images, and over the same files
+in a zip; the two pools take turns. The standard pool uses `forkserver`, which imports the decoder once and forks, as
+the scorer's pool does. Printed is the median over the rounds of the ratio of seconds, ours / standard: below 1 the
+scorer's pool is faster.
 """
 
-import argparse
 import shutil
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.support.options import bench_parser
 from bundle.manifest import Polarity
 from serving import score
 from serving.scoring.inputs.decoding import Files, decode_files
@@ -30,7 +30,7 @@ from serving.scoring.records import Decoded
 
 
 class StandardDecoders:
-    """What `Decoders` does, by the standard library's pool."""
+    """The interface of `DecoderPool` on the standard library's pool."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -40,17 +40,17 @@ class StandardDecoders:
         self._pool = ProcessPoolExecutor(count, context)
 
     def start(self) -> None:
-        """Start the processes: the first task does."""
+        """Start the processes by submitting a task to each."""
         for _ in range(0 if self.started else self.count):
             self._pool.submit(int)
         self.started = True
 
     def decode(self, work: Reader | Files, polarity: Polarity) -> Decoded:
-        """Have files read, if they are not, and decoded."""
+        """Read and decode files in a process of the pool."""
         return self._pool.submit(_decode, work, polarity).result()
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         self._pool.shutdown()
 
 
@@ -62,12 +62,7 @@ def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
     from PIL import Image
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench decoders",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/mnist"))
+    parser = bench_parser("decoders", __doc__, model=True)
     parser.add_argument(
         "--mnist", type=Path, default=Path("data/mnist"), help="directory of MNIST's raw files"
     )
@@ -110,9 +105,9 @@ def _run(kind: str, given: Path, model: Path) -> float:
         return time.perf_counter() - started
 
 
-if __name__ == "__main__":  # and not in the processes of the pool, which load this module, too
+if __name__ == "__main__":  # the pool's processes import this module too
     from serving.scoring import run
 
     if sys.argv[1] == "standard":
-        vars(run)["Decoders"] = StandardDecoders
+        vars(run)["DecoderPool"] = StandardDecoders
     sys.exit(score.main(sys.argv[2:]))

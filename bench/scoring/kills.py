@@ -1,14 +1,13 @@
-"""Kill a batch scoring run with SIGKILL again and again and see it end at the bytes of the undisturbed run.
+"""Kill a scoring run with SIGKILL repeatedly, and check that it ends with the bytes of an uninterrupted run.
 
     python -m bench scoring-kills --kills 100
 
-The run is `python -m serving.score` as a user starts it, with decoding processes, over a folder of
-PNG files and an array. Each life is killed at random: while it starts, or when so many parts more are
-there and a random moment later, which is in the middle of reading, scoring or writing the next ones.
-After each death every part that is there must be one of the undisturbed run's, and no process may be left.
+The run is `python -m serving.score` with decoding processes, over a folder of PNG files and an array. Each attempt is
+killed at a random time: during startup, or after a random number of further parts and a random delay, while the next
+ones are read, scored or written. After each kill every written part must be identical to the uninterrupted run's, and
+no process may be left.
 """
 
-import argparse
 import os
 import random
 import subprocess
@@ -19,14 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.support.options import bench_parser
+
 PART_ROWS = 64
 FOLDER_ROWS = 2000
 MOST_PARTS = 3
-"""A life ends when 0 to so many parts more are there."""
+"""An attempt is killed after 0 to this many further parts."""
 PARTS_A_LIFE = 16
-"""Parts that there are for each life: more than it can write until it is killed."""
+"""Parts for each attempt: more than it can write before it is killed."""
 MOST_SECONDS = 0.02
-"""And a random part of this time later."""
+"""Maximum random delay before the kill."""
 LIFE_SECONDS = 60
 
 
@@ -36,15 +37,11 @@ def main(arguments: list[str]) -> int:
     from bench.support.models import publish_synthetic
     from bench.support.processes import group_lives
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench scoring-kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("scoring-kills", __doc__)
     parser.add_argument("--kills", type=int, default=100, help="how often the run is killed")
-    parser.add_argument("--seed", type=int, default=0, help="decides when it dies each time")
+    parser.add_argument("--seed", type=int, default=0, help="of the random times")
     options = parser.parse_args(arguments)
-    chance = random.Random(options.seed)  # noqa: S311  when to die, not a secret
+    chance = random.Random(options.seed)  # noqa: S311  not for security
 
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -80,7 +77,7 @@ def main(arguments: list[str]) -> int:
         subprocess.run(command(killed), check=True)
         same = parts(killed) == expected and not [*killed.rglob(".*")]
     print(
-        f"{deaths} kills, {starting} of them before the life had written a part; {len(expected)} parts; after "
+        f"{deaths} kills, {starting} of them before the attempt had written a part; {len(expected)} parts; after "
         f"{wrong} of them a wrong part or a process was left; the output is "
         f"{'byte-identical' if same else 'NOT the same'}"
     )

@@ -1,4 +1,4 @@
-"""`python -m bench scoring --memory`: how much memory a run of the batch scorer holds, however much it scores."""
+"""`python -m bench scoring --memory`: peak memory of the batch scorer, which must not grow with the input."""
 
 import contextlib
 import io
@@ -16,13 +16,13 @@ import numpy.typing as npt
 MEMORY_LIMIT = 1 << 30
 LOOK_SECONDS = 0.1
 PICTURES = 1024
-"""Different PNG files in a zip."""
+"""Number of distinct PNG files in a zip."""
 
 Images = npt.NDArray[np.uint8]
 
 
 def measure(model: Path, digits: Images, count: int, directory: Path, *, zipped: bool) -> int:
-    """Watch the memory of a run, and of one over a hundredth of it; exit 1 if it grows by a gigabyte."""
+    """Measure the peak memory of a run and of one over a hundredth of the images; return 1 if it grows by 1 GiB."""
     peaks = []
     for images in (count // 100, count):
         path = directory / ("images.zip" if zipped else "images-idx3-ubyte")
@@ -51,7 +51,7 @@ def measure(model: Path, digits: Images, count: int, directory: Path, *, zipped:
 
 
 def _watch_memory(pid: int, ended: threading.Event, found: list[int]) -> None:
-    """Note the most memory that a process and its children hold together (Pss: shared pages are split)."""
+    """Record the peak PSS of a process and its children (shared pages count proportionally)."""
     while not ended.wait(LOOK_SECONDS):
         found[0] = max(found[0], sum(map(_proportional_bytes, _tree(pid))))
 
@@ -71,7 +71,7 @@ def _proportional_bytes(pid: int) -> int:
 
 
 def write_idx(path: Path, images: Images, count: int) -> None:
-    """Write an IDX file of `count` images, those given again and again."""
+    """Write an IDX file of `count` images, repeating those given."""
     with path.open("wb") as file:
         file.write(b"\0\0\x08\3" + np.array([count, 28, 28], ">u4").tobytes())
         for start in range(0, count, len(images)):
@@ -79,7 +79,7 @@ def write_idx(path: Path, images: Images, count: int) -> None:
 
 
 def write_zip(path: Path, images: Images, count: int) -> None:
-    """Write a zip of `count` PNG files, the images given again and again."""
+    """Write a zip of `count` PNG files, repeating the images given."""
     from PIL import Image
 
     pictures = []

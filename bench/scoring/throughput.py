@@ -1,16 +1,14 @@
-"""The batch scorer against what it is made of, and against what else one would write.
+"""Throughput of the batch scorer, against its components and against alternatives.
 
     python -m bench scoring --model models/mnist              throughput, all contenders in turn, round by round
-    python -m bench scoring --model models/mnist --memory 10000000      memory of a run over so many images
-    python -m bench scoring --model models/mnist --memory 1000000 --zip     the same, of PNG files in a zip
+    python -m bench scoring --model models/mnist --memory 10000000      memory of a run over that many images
+    python -m bench scoring --model models/mnist --memory 1000000 --zip     the same with PNG files in a zip
 
-Contenders of images that are numbers already (MNIST's, again and again, as IDX and .npy): our whole run,
-from the listing to `_SUCCESS`, against loops of `session.run` over an array in memory, that write nothing: of the
-session that our run has, and of the one in float32, where that is another. Of PNG files: our whole run against
-reading and decoding alone, on all cores, by functions that keep nothing. On a CPU the same cores have to compute,
-too, so it is also said what decoding and computing alone would allow. Against both: the script that is usually
-written, torchvision's dataset, a DataLoader and an eager model; and Ray Data on this machine, where it is
-installed. Figures are medians over the rounds, in images/s.
+Arrays (MNIST repeated, as IDX and .npy): a whole run, from listing to `_SUCCESS`, against loops of `session.run` over
+an array in memory without output, with the run's session and, if different, the float32 one. PNG files: a whole run
+against reading and decoding alone on all cores. On a CPU, inference needs the same cores, so the bound from decoding
+plus inference is printed too. Both: the usual script, a torchvision dataset with DataLoader and an eager model; and Ray
+Data on this machine, if installed. Figures are medians over the rounds, in images/s.
 """
 
 import argparse
@@ -32,20 +30,21 @@ import numpy.typing as npt
 import onnxruntime
 
 from bench.scoring.memory import measure, write_idx
+from bench.support.options import bench_parser
 from bundle.images import decoding as decoder
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle, resolve
 from serving.model.engine import BUCKETS, Precision, choose_precision, open_engine
 from serving.scoring import run as job
 from serving.scoring.inputs.listing import read_file
-from serving.scoring.reporting.progress import Meter
-from serving.scoring.reporting.watch import Watch
+from serving.scoring.reporting.console import ConsoleObserver
+from serving.scoring.reporting.progress import ProgressMeter
 from serving.scoring.settings import ScoreSettings
 from serving.system.cpus import usable_cpus
 
 BATCH = BUCKETS[-1]
 SMALL, MEDIUM = 10_000, 250_000
-"""Images of a round for the DataLoader and for Ray Data: rates are compared, not times."""
+"""Images of a round for the DataLoader and for Ray Data; only rates are compared."""
 RAW_SHARE, DECODE_SHARE, LOADER_TIMES = 0.90, 0.85, 5.0
 
 Images = npt.NDArray[np.uint8]
@@ -53,7 +52,7 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Material:
-    """What all contenders work on."""
+    """The inputs of all contenders."""
 
     bundle: Bundle
     images: Images
@@ -63,21 +62,16 @@ class Material:
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code: 1 if a target is missed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench scoring",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/mnist"))
+    parser = bench_parser("scoring", __doc__, model=True)
     parser.add_argument(
         "--mnist", type=Path, default=Path("data/mnist"), help="directory of MNIST's raw files"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=1_000_000, help="images of the arrays")
-    parser.add_argument("--files", type=int, default=70_000, help="PNG files, MNIST's again and again")
-    parser.add_argument("--without-ray", action="store_true", help="leave Ray Data out")
+    parser.add_argument("--images", type=int, default=1_000_000, help="images in the arrays")
+    parser.add_argument("--files", type=int, default=70_000, help="number of PNG files, MNIST repeated")
+    parser.add_argument("--without-ray", action="store_true", help="omit Ray Data")
     parser.add_argument(
-        "--memory", type=int, metavar="N", help="only watch the memory of a run over N images"
+        "--memory", type=int, metavar="N", help="measure only the memory of a run over N images"
     )
     parser.add_argument("--zip", action="store_true", help="with --memory: PNG files in a zip, not IDX")
     options = parser.parse_args(arguments)
@@ -109,7 +103,7 @@ def main(arguments: list[str]) -> int:
 
 
 def write_material(images: Images, pictures: Images, directory: Path) -> list[bytes]:
-    """Write an IDX file, a .npy file and a folder of PNG files; return the files."""
+    """Write an IDX file, a .npy file and a folder of PNG files; return the PNG paths."""
     from PIL import Image
 
     write_idx(directory / "images-idx3-ubyte", images, len(images))
@@ -160,7 +154,7 @@ def _contenders(
 
 
 def _raw(session: Any, images: Images, threads: int) -> int:
-    """Ask for all images, in batches; nothing is read, checked, or written."""
+    """Run all images in batches; nothing is read, checked, or written."""
 
     def loop(start: int) -> None:
         for at in range(start, len(images), BATCH * threads):
@@ -175,7 +169,7 @@ def _raw(session: Any, images: Images, threads: int) -> int:
 
 
 def _ours(material: Material, name: str) -> int:
-    """Do what `python -m serving.score` does, summary included, in this process."""
+    """Run `serving.score` in this process, including the summary."""
     with tempfile.TemporaryDirectory(dir=material.directory) as output:
         settings = ScoreSettings(
             input=(str(material.directory / name),),
@@ -185,21 +179,21 @@ def _ours(material: Material, name: str) -> int:
             provider="cpu",
             quiet=True,
         )
-        watch = Watch(settings, meter=Meter(), show=lambda _: None)
+        watch = ConsoleObserver(settings, meter=ProgressMeter(), show=lambda _: None)
         outcome = job.run(settings, watch, environment={})
-        watch.end(outcome)
-        return outcome.facts.rows
+        watch.on_end(outcome)
+        return outcome.manifest.rows
 
 
 def _decode_files(files: Sequence[bytes]) -> int:
-    """Read and decode by the very functions that the scorer uses: what is compared is the rest."""
+    """Read and decode with the scorer's own functions."""
     contents = [content for path in files if isinstance(content := read_file(path), bytes)]
     decoder.decode_all(contents)
     return len(contents)
 
 
 def _decode_by_pillow(files: Sequence[bytes]) -> int:
-    """Read and decode as anybody would, by the library that the scorer's decoder is compared with in the tests."""
+    """Read and decode with Pillow's `Image.open`."""
     from PIL import Image
 
     for path in files:
@@ -215,7 +209,7 @@ def _decode_only(
 
 
 def _eager(bundle: Bundle) -> Callable[[Any], Any]:
-    """Return the published network as PyTorch runs it, operator by operator."""
+    """Return the published network in eager PyTorch."""
     import torch
 
     from training.model.teacher import layers_from_onnx
@@ -231,7 +225,7 @@ def _eager(bundle: Bundle) -> Callable[[Any], Any]:
 
 
 def _loader(model: Callable[[Any], Any], material: Material, workers: int, *, png: bool) -> int:
-    """Score as the usual script does: a dataset, transforms, a DataLoader, an eager model, a CSV file."""
+    """Score with the usual script: dataset, transforms, DataLoader, eager model, CSV file."""
     import csv
 
     import torch
@@ -264,7 +258,7 @@ def _loader(model: Callable[[Any], Any], material: Material, workers: int, *, pn
 
 
 class _Array:
-    """What `torchvision.datasets.MNIST` is: an array, and a transform of each image as a picture."""
+    """The equivalent of `torchvision.datasets.MNIST`: an array, and a transform of each image."""
 
     def __init__(self, images: Images, transform: Callable[[Any], Any]) -> None:
         self._images, self._transform = images, transform
@@ -277,7 +271,7 @@ class _Array:
 
 
 def _ray(material: Material, stack: contextlib.ExitStack) -> Callable[[], int] | None:
-    """Return a run of Ray Data as its documentation writes batch inference; None where it is not installed."""
+    """Return a Ray Data run after its batch inference guide; None if Ray is not installed."""
     try:
         import ray
         import ray.data
@@ -317,7 +311,7 @@ def _ray(material: Material, stack: contextlib.ExitStack) -> Callable[[], int] |
 
 
 def _tell(found: dict[str, float], rates: dict[str, list[float]], options: argparse.Namespace) -> int:
-    """Print the medians and what they come to; return 1 if a target is missed."""
+    """Print the medians and their ratios; return 1 if a target is missed."""
     print(
         f"{usable_cpus()} cores, {options.images:,} images, {options.files:,} files, {options.rounds} rounds; images/s"
     )

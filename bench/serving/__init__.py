@@ -1,1 +1,1 @@
-"""The service alone: its microseconds, and what it does overloaded, restarted, or given new versions."""
+"""The service alone: latency, and behaviour under overload, restarts and new versions."""

@@ -1,24 +1,21 @@
-"""Microseconds of inference for each image, in float32 and with the first layer in integers, by size of the batch.
+"""Inference time per image by batch size, in float32 and with the first layer in exact integers.
 
     python -m bench arithmetic --model models/mnist
 
-Both are the service's own engine on one thread, in one interleaved run; figures are medians. Warm is a
-call after another one; cold is a call after something else has filled the core's cache, as a service's own work
-does between two batches. Above 1 a ratio is in favour of integers; the last column is what `GLYPH_ARITHMETIC=auto`
-takes on this processor.
+Both use the service's engine on one thread, interleaved; figures are medians. A warm call follows another call;
+before a cold call the core's cache is filled with other data, as the service's own work does between two batches. A
+ratio above 1 is in favour of integers; the last column is the choice of `GLYPH_ARITHMETIC=auto` on this CPU.
 """
 
-import argparse
 import statistics
-import sys
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.support.options import bench_parser, model_missing
 from bundle.errors import BundleError
 from bundle.repository import resolve
 
@@ -28,12 +25,12 @@ if TYPE_CHECKING:
 WARM_CALLS = 10
 COLD_CALLS = 3
 CACHE_BYTES = 8 << 20
-"""More than a core has of its own."""
+"""More than a core's private caches."""
 LINE_BYTES = 64
 
 
 def seconds(engine: "Engine", images: npt.NDArray[np.uint8], fill: npt.NDArray[np.uint8] | None) -> float:
-    """Return the time of one call, after `fill` has passed through the cache, if there is one."""
+    """Return the time of one call, after writing through `fill` to evict the cache, if given."""
     if fill is not None:
         fill[::LINE_BYTES] += 1
     started = time.perf_counter()
@@ -44,7 +41,7 @@ def seconds(engine: "Engine", images: npt.NDArray[np.uint8], fill: npt.NDArray[n
 def measured(
     engines: dict[str, "Engine"], images: npt.NDArray[np.uint8], rounds: int
 ) -> dict[tuple[str, str], float]:
-    """Return the median of a call, by name of the engine and `warm` or `cold`."""
+    """Return the median time of a call by engine name and `warm` or `cold`."""
     fill = np.zeros(CACHE_BYTES, np.uint8)
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(rounds):
@@ -60,17 +57,8 @@ def main(arguments: list[str]) -> int:
     from serving.model.engine import BUCKETS, LARGEST_FLOAT32, choose_precision, open_engine
     from serving.system.cpus import has_amx_int8
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench arithmetic",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=20, help="how often each engine takes its turn at a size"
-    )
+    parser = bench_parser("arithmetic", __doc__, model=True)
+    parser.add_argument("--rounds", type=int, default=20, help="rounds per batch size")
     options = parser.parse_args(arguments)
     try:
         bundle = resolve(options.model)
@@ -79,8 +67,7 @@ def main(arguments: list[str]) -> int:
             for policy in ("float32", "integer")
         }
     except (BundleError, OSError) as error:
-        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-        return 2
+        return model_missing(error)
     amx = has_amx_int8()
     print(f"This processor has {'' if amx else 'no '}AMX for integers.")
     print("Microseconds for each image, and float32's by integers':")

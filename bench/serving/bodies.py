@@ -1,20 +1,18 @@
-"""How long bodies of each kind and size take in the inference worker's loop, and what a thread costs instead.
+"""Time of request bodies by format and size on the event loop, and the cost of a thread instead.
 
     python -m bench bodies
 
-While a body is decoded in the loop, nothing else is answered; beyond `serving.worker.blocking.LARGE_BODY` bytes
-or `FEW_FILES` image files it is decoded on a thread. Printed is the time from a whole request to its answer, the
-median of many, for bodies around that size; and the time of handing over to a thread and back, which is lost with
-a small one.
+Decoding a body blocks the event loop, so bodies of more than `serving.worker.blocking.LARGE_BODY` bytes or
+`FEW_FILES` image files are decoded in a thread. Printed is the median time from request to response for bodies around
+that size, and the round trip to a thread, which is overhead for a small body.
 
-Then bodies of as many of the worst small image files as fit into `LARGE_BODY`, and of `FEW_FILES` of them, and whether
-they are decoded in the loop.
+The second table has bodies of the most expensive small image files, as many as fit into `LARGE_BODY` and `FEW_FILES` of
+them, and whether they are decoded on the event loop.
 
-Then the image files of 1 MiB at most that cost a decoder most, beside an ordinary file of their format, by the same
-decoder. The exit code is 1 if one takes more than fifty times as long.
+The third table has the most expensive image files of at most 1 MiB, relative to an ordinary file of their format with
+the same decoder. Exits 1 if one takes more than fifty times as long.
 """
 
-import argparse
 import asyncio
 import base64
 import contextlib
@@ -28,16 +26,17 @@ from statistics import median
 import orjson
 import uvloop
 
+from bench.support.options import bench_parser
 from serving.predict.exchange import JSON, Request, Target
 from serving.predict.pipeline import Pipeline
 
 MOST_TIMES = 50
-"""What the worst file of a format may take, in ordinary ones."""
+"""Maximum cost of a file relative to an ordinary one of its format."""
 SIZES = (1 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10)
 
 
 def a_form(size: int) -> tuple[bytes, str]:
-    """Return a form of as many image files as fit."""
+    """Return a form with as many image files as fit."""
     from bench.support.pictures import a_digit, png
     from bench.support.processes import Part, form
 
@@ -47,7 +46,7 @@ def a_form(size: int) -> tuple[bytes, str]:
 
 
 def rows(size: int) -> tuple[bytes, str]:
-    """Return JSON of as many images of 28 rows as fit."""
+    """Return JSON with as many images of 28 rows as fit."""
     from bench.support.pictures import a_digit
 
     image = a_digit().tolist()
@@ -56,7 +55,7 @@ def rows(size: int) -> tuple[bytes, str]:
 
 
 def pixels(size: int) -> tuple[bytes, str]:
-    """Return the pixels of as many images as fit."""
+    """Return raw pixels of as many images as fit."""
     from bench.support.pictures import a_digit
 
     return a_digit().tobytes() * max(1, size // 784), "application/octet-stream"
@@ -70,10 +69,10 @@ KINDS: dict[str, Callable[[int], tuple[bytes, str]]] = {
 
 
 def seconds(pipeline: Pipeline, body: bytes, media_type: str, times: int) -> float:
-    """Return the median time of answering a body.
+    """Return the median time from request to response.
 
     Raises:
-        RuntimeError: it is not answered with 200.
+        RuntimeError: the status is not 200.
     """
     request = Request(method="POST", path="/predict", headers={"content-type": media_type}, body=body)
     taken = []
@@ -87,7 +86,7 @@ def seconds(pipeline: Pipeline, body: bytes, media_type: str, times: int) -> flo
 
 
 def worst_bodies(pipeline: Pipeline, times: int) -> None:
-    """Print what forms and JSON of small files take that cost most for their size, and where they are decoded."""
+    """Print the time of forms and JSON of the most expensive small files, and where they are decoded."""
     from bench.support.processes import Part, form
     from bench.support.worst import WORST
     from serving.worker.blocking import FEW_FILES, LARGE_BODY, blocks_loop
@@ -112,14 +111,14 @@ def worst_bodies(pipeline: Pipeline, times: int) -> None:
 
 
 def answering_seconds(pipeline: Pipeline, request: Request) -> float:
-    """Return the CPU time of answering a request, whatever the answer is."""
+    """Return the CPU time of a request, whatever its status."""
     started = time.thread_time()
     pipeline.answer(pipeline.open(request, time.perf_counter()))
     return time.thread_time() - started
 
 
 async def hand_over(times: int) -> float:
-    """Return the median time of having nothing done on a thread of a pool."""
+    """Return the median round trip to a thread pool."""
     taken = []
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1) as pool:
@@ -131,7 +130,7 @@ async def hand_over(times: int) -> float:
 
 
 def decoding_seconds(data: bytes, times: int) -> float:
-    """Return the least CPU time of decoding a file, or of refusing it."""
+    """Return the minimum CPU time of decoding or rejecting a file."""
     from bundle.images.decoding import decode_any
     from bundle.images.errors import ImageError
 
@@ -145,11 +144,11 @@ def decoding_seconds(data: bytes, times: int) -> float:
 
 
 def worst_files(times: int) -> bool:
-    """Print what the worst files of each format take, and tell whether that is within bounds."""
+    """Print the cost of the most expensive files of each format; return whether all are within bounds."""
     from bench.support.pictures import SAMPLES
     from bench.support.worst import WORST
 
-    print("\nms of CPU to decode or refuse a file of 1 MiB at most, and that in ordinary files")
+    print("\nCPU ms to decode or reject a file of at most 1 MiB, and relative to an ordinary file")
     worst = 0.0
     for media_type, sample in SAMPLES.items():
         ordinary = decoding_seconds(sample, times)
@@ -171,23 +170,19 @@ def main(arguments: list[str]) -> int:
     from serving.model.store import ModelStore
     from serving.settings import ServiceSettings
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench bodies",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("bodies", __doc__)
     parser.add_argument("--model", type=Path, help="directory of a published model; none is a synthetic one")
-    parser.add_argument("--times", type=int, default=200, help="how often each body is answered")
+    parser.add_argument("--times", type=int, default=200, help="repetitions")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         model = options.model or publish_synthetic(Path(name)).path.parent
         settings = ServiceSettings(model=model, provider="cpu", max_files=1024)
         pipeline = Pipeline(settings, ModelStore.start(settings))
-        print("ms from request to answer, by the body's size in KiB")
+        print("ms from request to response, by body size in KiB")
         print(" " * 18 + "".join(f"{size >> 10:>8}" for size in SIZES))
         for kind, made in KINDS.items():
             times = [1000 * seconds(pipeline, *made(size), options.times) for size in SIZES]
             print(f"{kind:18}" + "".join(f"{one:8.2f}" for one in times))
         worst_bodies(pipeline, options.times)
-    print(f"a thread and back: {1000 * uvloop.run(hand_over(options.times)):.3f} ms")
+    print(f"round trip to a thread: {1000 * uvloop.run(hand_over(options.times)):.3f} ms")
     return 0 if worst_files(options.times) else 1

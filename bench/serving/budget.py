@@ -1,26 +1,24 @@
-"""Where the microseconds of a prediction go: each phase of the inference worker's way alone, and the whole way.
+"""CPU time of a prediction in the inference worker: each phase alone, and the whole request path.
 
     python -m bench budget --model models/mnist
 
-Each phase is the service's own function, run over requests with the bundle's golden examples as PNG files: with
-one and the same file a processor foresees every branch, and decoding looks twice as fast as it is. The best of
-some loops counts, in CPU time. "The whole way" is the worker's own code from the bytes of a request to
-the bytes of its answer for many connections at once, with nothing but the sockets taken away; it is more than
-the sum of its phases, because they evict each other from the caches and because of what holds them
-together. Beside inference stands what the core could do in float32: its products at peak.
+Each phase is the service's own function, run over requests with the bundle's golden examples as PNG files: with a
+single file the CPU predicts every branch, and decoding appears twice as fast. The figure is the best of several loops,
+in CPU time. "The whole path" is the worker's code from the bytes of a request to the bytes of its response for many
+connections, without sockets; it takes longer than the sum of its phases, because they evict each other from the caches
+and because of the code between them. Inference has a second figure, the time at the core's peak float32 rate.
 """
 
-import argparse
 import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from bench.support.options import bench_parser, model_missing
 from bench.support.pictures import png
 
 if TYPE_CHECKING:
@@ -31,18 +29,18 @@ if TYPE_CHECKING:
 LOOPS = 12
 SECONDS = 0.02
 PRODUCT_SIDE = 1024
-WAY_REQUESTS = 1280
+PATH_REQUESTS = 1280
 
 T = TypeVar("T")
 
 
 def fastest(work: Callable[[], object]) -> float:
-    """Return the seconds of one call: the fastest of some loops."""
+    """Return the CPU seconds of one call, in the fastest of several loops."""
     return fastest_of(lambda _: work(), (None,))
 
 
 def fastest_of(work: Callable[[T], object], inputs: Sequence[T]) -> float:
-    """Return the CPU seconds of one call, in the fastest of some loops over all inputs."""
+    """Return the CPU seconds of one call, in the fastest of several loops over all inputs."""
     started = time.process_time()
     for one in inputs:
         work(one)
@@ -59,14 +57,7 @@ def fastest_of(work: Callable[[T], object], inputs: Sequence[T]) -> float:
 
 def main(arguments: list[str]) -> int:
     """Print the budget and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench budget",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/mnist"), help="directory of a published model"
-    )
+    parser = bench_parser("budget", __doc__, model=True)
     options = parser.parse_args(arguments)
     from bundle.errors import BundleError
     from bundle.repository import resolve
@@ -74,8 +65,7 @@ def main(arguments: list[str]) -> int:
     try:
         resolve(options.model)
     except (BundleError, OSError) as error:
-        print(f"error: {error}; 'make train' publishes a model, --model names another", file=sys.stderr)
-        return 2
+        return model_missing(error)
     from serving.model.store import ModelStore
     from serving.predict.pipeline import Pipeline
     from serving.settings import load_settings
@@ -84,13 +74,13 @@ def main(arguments: list[str]) -> int:
     settings = load_settings({"GLYPH_MODEL": str(options.model), "GLYPH_PROVIDER": "cpu"})
     pipeline = Pipeline(settings, ModelStore.start(settings, Metrics.create()))
     width = 46
-    for name, seconds, note in [*_phases(pipeline), *_inference(pipeline), *_ways(pipeline)]:
+    for name, seconds, note in [*_phases(pipeline), *_inference(pipeline), *_whole_path(pipeline)]:
         print(f"{name:{width}} {seconds * 1e6:8.2f} us   {note}".rstrip(), flush=True)
     return 0
 
 
 def _requests(pipeline: "Pipeline") -> list[bytes]:
-    """Return whole requests, one for each golden example."""
+    """Return the bytes of a request for each golden example."""
     from bundle.golden import GoldenExamples
 
     bundle = pipeline.store.engine().bundle
@@ -138,8 +128,12 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         return native.prepare(engine, request, request.body, settings)
 
     return [
-        ("read the head", fastest_of(read_fast, heads), "one expression, then split"),
-        ("open: id, route, trace context", fastest_of(lambda r: pipeline.open(r, 0.0), requests), ""),
+        ("parse the request head", fastest_of(read_fast, heads), "one regular expression, then split"),
+        (
+            "open the exchange: id, route, trace context",
+            fastest_of(lambda r: pipeline.open(r, 0.0), requests),
+            "",
+        ),
         ("admit and decode 784 bytes", fastest_of(prepare, octets), ""),
         ("admit and decode a PNG", fastest_of(prepare, requests), ""),
         (
@@ -149,7 +143,7 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         ),
         ("encode", fastest_of(lambda each: each[1].encode(images, outputs, each[0]), places), "from pieces"),
         (
-            "close: fields, Server-Timing, metrics",
+            "close: headers, Server-Timing, metrics",
             fastest_of(lambda pair: pipeline.close(pair[0], Response(body=pair[1].body)), pairs),
             "",
         ),
@@ -171,36 +165,36 @@ def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         images = np.resize(golden, (count, 28, 28))
         each = fastest(functools.partial(engine.infer, images)) / count
         at_peak = 2 * weights * (count + padding(count)) / peak / count
-        note = f"{at_peak * 1e6:.2f} us at this core's {peak / 1e9:.0f} GFLOP/s in float32 products"
+        note = f"{at_peak * 1e6:.2f} us at this core's float32 peak of {peak / 1e9:.0f} GFLOP/s"
         kind = "float32" if engine.large_batch_session is None or count <= LARGEST_FLOAT32 else "integers"
         lines = [scanlines(png(image)) or b"" for image in images]
         rows.append(
             (
-                f"undo the filters, for each image of {count}",
+                f"undo PNG filters, per image of {count}",
                 fastest(functools.partial(unfiltered, lines)) / count,
                 "",
             )
         )
-        rows.append((f"infer in {kind}, for each image of {count}", each, note))
+        rows.append((f"inference in {kind}, per image of {count}", each, note))
         outputs = engine.infer(images)
         counted = fastest(functools.partial(metrics.batch, engine.bundle, images, outputs.probabilities, 0))
-        rows.append((f"  and its metrics, for each image of {count}", counted / count, ""))
+        rows.append((f"  and its metrics, per image of {count}", counted / count, ""))
     return rows
 
 
-def _ways(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
+def _whole_path(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     return [
         (
-            f"the whole way, {count} connections",
-            _Way(pipeline, count).seconds(),
-            "all of the above and what holds it together, without sockets",
+            f"the whole path, {count} connections",
+            _RequestPath(pipeline, count).seconds(),
+            "all of the above and the code between them, without sockets",
         )
         for count in (1, 16, 64)
     ]
 
 
 class _Transport:
-    """What a connection writes to."""
+    """A transport that records what is written."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -216,7 +210,7 @@ class _Transport:
 
 
 class _Loop:
-    """As much of an event loop as the worker's code asks for while all goes well."""
+    """The part of an event loop that the worker's code uses without errors."""
 
     def __init__(self) -> None:
         self._due: list[Callable[[], None]] = []
@@ -234,8 +228,8 @@ class _Loop:
                 function()
 
 
-class _Way:
-    """The inference worker's own objects for some connections, each of which asks again when it is answered."""
+class _RequestPath:
+    """The inference worker's objects for several connections, each of which repeats its request after a response."""
 
     def __init__(self, pipeline: "Pipeline", connections: int) -> None:
         from gunicorn.config import Config
@@ -267,8 +261,8 @@ class _Way:
         self._loop.turn()
 
     def seconds(self) -> float:
-        """Return the CPU seconds for each request."""
-        turns = max(1, WAY_REQUESTS // len(self._connections))
+        """Return the CPU seconds per request."""
+        turns = max(1, PATH_REQUESTS // len(self._connections))
         best = float("inf")
         for _ in range(LOOPS):
             started = time.process_time()
@@ -282,7 +276,7 @@ class _Way:
 
 
 def _weights(graph: bytes) -> int:
-    """Return how many numbers of a graph are multiplied: those of its matrices."""
+    """Return the number of weights in a graph's matrices."""
     import onnx
 
     tensors = onnx.load_from_string(graph).graph.initializer
@@ -290,7 +284,7 @@ def _weights(graph: bytes) -> int:
 
 
 def _peak() -> float:
-    """Return the float32 operations/s of a large product, by the service's own runtime on one thread."""
+    """Return the float32 operations/s of a large matrix product by ONNX Runtime on one thread."""
     import onnxruntime
     from onnx import TensorProto, helper
 

@@ -1,12 +1,11 @@
-"""Microseconds for one PNG of 28x28, by each way that was looked at; all give the same pixels.
+"""Microseconds per 28x28 PNG of alternative decoders; all must give the same pixels.
 
     python -m bench decoding
     uv run --with opencv-python-headless python -m bench decoding        with OpenCV beside them
 
-A way that is not installed is named and left out.
+Decoders that are not installed are skipped.
 """
 
-import argparse
 import io
 import zlib
 from collections.abc import Callable
@@ -15,20 +14,17 @@ import numpy as np
 from PIL import Image
 
 from bench.serving.budget import fastest
+from bench.support.options import bench_parser
 
 MANY = 64
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table and return the exit code; 1 if one way gives other pixels."""
+    """Print the table; return 1 if a decoder gives other pixels."""
     from bench.support.pictures import a_digit, png
     from bundle.images import decoding, plain_png
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench decoding",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("decoding", __doc__)
     parser.parse_args(arguments)
     data = png(a_digit())
     start = data.index(b"IDAT") + 4
@@ -44,9 +40,9 @@ def main(arguments: list[str]) -> int:
         "the service's way for what is not plain": lambda: decoding.decode_any(data),
     }
     try:
-        import cv2  # type: ignore[import-not-found]  # not among the packages: it is only compared with
+        import cv2  # type: ignore[import-not-found]  # not a dependency, only compared with
     except ImportError:
-        print("OpenCV is not installed, and left out")
+        print("OpenCV is not installed: skipped")
     else:
         ways["OpenCV (cv2.imdecode)"] = lambda: cv2.imdecode(
             np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED

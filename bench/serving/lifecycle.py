@@ -1,16 +1,15 @@
-"""Restarts under load: how many requests are lost while processes or versions are replaced, and how long they wait.
+"""Restarts under load: requests that are lost while processes or versions are replaced, and the longest wait.
 
     python -m bench lifecycle --requests 100000
 
-For the inference worker: clients ask without a pause on connections that they keep. Meanwhile one service gets a
-HUP every second or two, which replaces its workers (connections wait in the backlog while the new ones load); then, as
-a rolling restart does it, two services take turns to be taken out of the list that clients connect to, ended by
-SIGTERM, and started again; then one service swaps to a new version every second or two. A request is lost if its
-connection fails, ends without an answer, has none after a minute, or the answer is anything but 200. Exits 1 if one
-was lost. The longest wait is from the connection, if the request needed one, to the last byte of the answer.
+Clients send requests in a closed loop on keep-alive connections, to the inference worker. Meanwhile one service gets
+HUP every second or two, which replaces its workers (connections wait in the backlog while the new ones load); then
+two services are restarted in turns as in a rolling restart: removed from the clients' list, stopped by SIGTERM,
+started again; then one service loads a new version every second or two. A request is lost if its connection fails,
+closes without a response, has none after a minute, or the status is not 200. Exits 1 if one was lost. The longest
+wait is from connecting, if the request needed a connection, to the last byte of the response.
 """
 
-import argparse
 import asyncio
 import contextlib
 import functools
@@ -23,33 +22,34 @@ from pathlib import Path
 from typing import Any
 
 from bench.load.client import image_request
+from bench.support.options import bench_parser
 
 CLIENTS = 16
 PAUSE_SECONDS = 1.0
-"""Between two restarts, in which the service only answers."""
+"""Time between two restarts."""
 PATIENCE_SECONDS = 60.0
-"""After which a request that has no answer is lost."""
+"""Timeout after which a request is lost."""
 
 
 class Fleet:
-    """Clients, the ports that they may connect to, and what came of their requests."""
+    """Clients, the ports that they may connect to, and the results of their requests."""
 
     def __init__(self, wanted: int, image: bytes) -> None:
         self.ports: list[int] = []
         self.answers: Counter[int] = Counter()
         self.lost: list[str] = []
         self.longest = 0.0
-        """Seconds that the request took that took the longest."""
+        """Seconds of the slowest request."""
         self._wanted, self._image = wanted, image
         self._next = 0
 
     @property
     def done(self) -> bool:
-        """Whether all requests have come to an end."""
+        """Whether all requests are finished."""
         return self.answers.total() + len(self.lost) >= self._wanted
 
     async def ask(self) -> None:
-        """Be one client until enough has been asked."""
+        """Run one client until enough requests have been sent."""
         while not self.done:
             self._next += 1
             port = self.ports[self._next % len(self.ports)]
@@ -65,7 +65,7 @@ class Fleet:
     async def _keep_asking(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, started: float
     ) -> None:
-        """Ask on one connection until the service says that it closes it, or is not in the list any more."""
+        """Send requests on one connection until the service closes it or is removed from the list."""
         request = image_request(port, self._image)
         while not self.done:
             try:
@@ -84,7 +84,7 @@ class Fleet:
 
 
 async def hups(fleet: Fleet, running: Callable[..., Any]) -> int:
-    """Send HUP to one service again and again; return how often."""
+    """Send HUP to one service repeatedly; return how often."""
     count = 0
     with running() as service:
         fleet.ports = [service.port]
@@ -101,7 +101,7 @@ async def hups(fleet: Fleet, running: Callable[..., Any]) -> int:
 
 
 async def swaps(fleet: Fleet, running: Callable[..., Any], publish: Callable[[], int]) -> int:
-    """Publish a version for one service again and again; return how often."""
+    """Publish versions for one service repeatedly; return how many."""
     count = 0
     with running() as service:
         fleet.ports = [service.port]
@@ -148,16 +148,14 @@ def main(arguments: list[str]) -> int:
     from bench.support.models import publish_synthetic
     from bench.support.pictures import a_digit, png
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench lifecycle",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = bench_parser("lifecycle", __doc__)
+    parser.add_argument(
+        "--requests", type=int, default=100_000, help="requests for each kind of restart and worker class"
     )
-    parser.add_argument("--requests", type=int, default=100_000, help="of each kind of restart, and worker")
     parser.add_argument(
         "--worker", action="append", choices=("inference", "gthread"), help="default: inference"
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes of a service")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of a service")
     options = parser.parse_args(arguments)
     good = True
     with tempfile.TemporaryDirectory() as name:

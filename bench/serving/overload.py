@@ -1,16 +1,14 @@
-"""Three times what the service can answer: what it still answers, its memory, and how it is afterwards.
+"""Overload: throughput and memory of the service at three times its capacity, and right after.
 
     python -m bench overload
 
-For the inference worker, in turns: the capacity, by as many clients as fit into the queue; then three times that
-many requests a second, whatever the answers; then ten times as many clients as the queue holds, which ask again
-at once whatever they are told; then the capacity again. Printed is what was answered with 200 for each second of
-wall time, and for each second of CPU time that the service had. The service has the first CPU for itself and the
-load generator the second, so that neither takes the other's time. Exits 1 if less than 90% of the capacity
-(medians, by wall time) was answered under either load or right after it, or memory grew by more than 5%.
+For the inference worker, in turns: the capacity, with as many clients as fit into the queue; an open loop at three
+times that rate; ten times as many clients as queue slots, which retry at once after any response; the capacity again.
+Printed are responses with status 200 per second of wall time, and per second of the service's CPU time. Service and
+load generator are pinned to different CPUs. Exits 1 if less than 90% of the capacity (medians, wall time) was answered
+under either load or right after it, or if memory grew by more than 5%.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -19,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from bench.support.options import bench_parser
 
 QUEUE_LIMIT = 64
 CAPACITY_CLIENTS = 32
@@ -31,7 +31,7 @@ GROWTH = 1.05
 def ask(
     port: int, image: bytes, seconds: float, connections: int, rate: float | None = None
 ) -> dict[str, Any]:
-    """Run `bench.load.client` in a process of its own and return what it counted."""
+    """Run `bench.load.client` in a process and return its counts."""
     command = [sys.executable, "-m", "bench.load.client", "--port", str(port), "--seconds", str(seconds)]
     command += ["--connections", str(connections)]
     if rate is not None:
@@ -42,13 +42,13 @@ def ask(
 
 
 def cpus() -> tuple[int, int]:
-    """Return a CPU for the service and one for the load; the same where there is only one."""
+    """Return a CPU for the service and one for the load generator; the same if there is only one."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process's children have had."""
+    """Return the CPU time of a process's children."""
     ticks = 0
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
@@ -71,11 +71,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.pictures import a_digit, png
     from bench.support.processes import running
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench overload",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("overload", __doc__)
     parser.add_argument(
         "--worker", action="append", choices=("inference", "gthread"), help="default: inference"
     )
@@ -88,7 +84,7 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as name:
             model = publish_synthetic(Path(name)).path.parent
             settings: dict[str, Any] = {"model": model, "worker": worker, "queue_limit": QUEUE_LIMIT}
-            os.sched_setaffinity(0, {service_cpu})  # what is started inherits it
+            os.sched_setaffinity(0, {service_cpu})  # inherited by the service
             with running(Path(name), until="/readyz", **settings) as service:
                 os.sched_setaffinity(0, {load_cpu})
                 pid, port = service.process.pid, service.port
@@ -121,7 +117,7 @@ def main(arguments: list[str]) -> int:
                 print(f"{worker}: {wall:.0f} requests/s at capacity, {cpu:.0f} for each CPU second")
                 for what, (by_wall, by_cpu) in rates.items():
                     print(f"  {what:17} {by_wall / wall:4.0%} of it, {by_cpu / cpu:4.0%} for each CPU second")
-                print(f"  {refused} requests were refused; memory x {growth:.3f}", flush=True)
+                print(f"  {refused} requests were shed (503); memory x {growth:.3f}", flush=True)
                 enough = all(by_wall >= SHARE * wall for by_wall, _ in rates.values())
                 good = good and enough and growth <= GROWTH
     return 0 if good else 1

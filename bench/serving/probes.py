@@ -1,13 +1,12 @@
-"""Probes of the management port while the data port is asked for twice what it can answer.
+"""Latency of probes on the management port while the data port gets twice its capacity.
 
     python -m bench probes
 
-Starts a service with a synthetic model, measures its capacity by a closed loop, then offers twice that
-and meanwhile asks `/livez` and `/readyz` 1,000 times, each on a connection of its own as a kubelet does,
-and `/metrics` a hundred times. Exits 1 if one failed or the 99th percentile is above 100 ms.
+Starts a service with a synthetic model, measures its capacity in a closed loop, then sends twice that rate and
+meanwhile requests `/livez` and `/readyz` 1,000 times, each on a new connection as the kubelet does, and `/metrics`
+100 times. Exits 1 if one failed or the 99th percentile is above 100 ms.
 """
 
-import argparse
 import contextlib
 import http.client
 import json
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.support.options import bench_parser
+
 PROBES = 1000
 SCRAPES = 100
 LIMIT_SECONDS = 0.1
@@ -31,15 +32,15 @@ PATIENCE_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probed:
-    """What came of the probes."""
+    """The results of the probes."""
 
     seconds: list[float]
-    """Of each that was answered 200."""
+    """Of each probe with status 200."""
     failed: list[str]
-    """What happened to each other."""
+    """The error of each other probe."""
 
     def line(self, name: str) -> str:
-        """Return a line that says it."""
+        """Return the results as a line."""
         p50, p99, most = 1000 * np.percentile(self.seconds or [0], [50, 99, 100])
         return (
             f"{name:24} {len(self.seconds):5} answered, {len(self.failed)} failed, "
@@ -48,7 +49,7 @@ class Probed:
 
 
 def probe(port: int, paths: tuple[str, ...], count: int) -> Probed:
-    """Ask `count` times, each path in turn, one after the other."""
+    """Send `count` probes one after another, cycling through the paths."""
     seconds: list[float] = []
     failed: list[str] = []
     for number in range(count):
@@ -71,15 +72,15 @@ def probe(port: int, paths: tuple[str, ...], count: int) -> Probed:
 
 
 def capacity(port: int, image: bytes, seconds: float) -> float:
-    """Return the requests/s that are answered 200 when each answer is followed by the next request.
+    """Return the requests/s with status 200 in a closed loop.
 
     Raises:
-        RuntimeError: none is.
+        RuntimeError: no request has status 200.
     """
     with loading(port, image, seconds=seconds) as process:
         result = finish(process)
     if not result["good_rate"]:
-        raise RuntimeError(f"the service answers nothing with 200: {result}")
+        raise RuntimeError(f"no request has status 200: {result}")
     return float(result["good_rate"])
 
 
@@ -87,12 +88,12 @@ def capacity(port: int, image: bytes, seconds: float) -> float:
 def loading(
     port: int, image: bytes, *, seconds: float, rate: float | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `bench.load.client` beside the block, in a process of its own."""
+    """Run `bench.load.client` in a process during the block."""
     command = [sys.executable, "-m", "bench.load.client", "--port", str(port), "--seconds", str(seconds)]
     if rate is not None:
         command += ["--rate", str(rate)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin  # noqa: S101  it was asked for
+    assert process.stdin  # noqa: S101  PIPE was passed
     process.stdin.write(image)
     process.stdin.close()
     process.stdin = None
@@ -107,7 +108,7 @@ def loading(
 
 
 def finish(process: subprocess.Popen[bytes], *, now: bool = False) -> dict[str, Any]:
-    """Wait for the load to end, or end it now, and return what it counted."""
+    """Wait for the load to end, or stop it now, and return its counts."""
     if now:
         process.terminate()
     output, _ = process.communicate()
@@ -121,13 +122,9 @@ def main(arguments: list[str]) -> int:
     from bench.support.pictures import a_digit, png
     from bench.support.processes import free_port, running
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench probes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("probes", __doc__)
     parser.add_argument("--worker", action="append", choices=("inference", "gthread"), help="default: both")
-    parser.add_argument("--workers", type=int, default=2, help="processes of the service")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of the service")
     parser.add_argument("--probes", type=int, default=PROBES)
     options = parser.parse_args(arguments)
     image, good = png(a_digit()), True
@@ -145,7 +142,7 @@ def main(arguments: list[str]) -> int:
             ) as service:
                 able = capacity(service.port, image, 5)
                 with loading(service.port, image, seconds=600, rate=FACTOR * able) as load:
-                    time.sleep(1)  # for the queue to fill
+                    time.sleep(1)  # fills the queue
                     probed = probe(port, ("/livez", "/readyz"), options.probes)
                     scraped = probe(port, ("/metrics",), SCRAPES)
                     result = finish(load, now=True)

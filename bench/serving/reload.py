@@ -1,18 +1,18 @@
-"""Versions that are published under load: how many requests fail, and how much slower they get.
+"""Publishing versions under load: the number of failed requests.
 
     python -m bench reload --versions 20
 
-Starts a service with a synthetic model, asks it as fast as it answers, and meanwhile publishes versions, every
-other one bad (a golden example answered wrongly). Waits each time until all workers serve the good one, or have
-refused the bad one. Exits 1 if any request was answered with anything but 200.
+Starts a service with a synthetic model under closed-loop load, and publishes versions; every other one is bad (its
+golden examples do not match). Waits each time until all workers serve the good version or have rejected the bad one.
+Exits 1 if the status of any request was not 200.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
 from bench.serving.probes import finish, loading
+from bench.support.options import bench_parser
 
 
 def main(arguments: list[str]) -> int:
@@ -21,11 +21,7 @@ def main(arguments: list[str]) -> int:
     from bench.support.models import publish_synthetic
     from bench.support.pictures import a_digit, png
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench reload",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("reload", __doc__)
     parser.add_argument("--versions", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)

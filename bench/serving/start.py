@@ -1,17 +1,17 @@
-"""Time from `python -m serving` to the first 200 of `/readyz`, with files cached, on the CPU.
+"""Time from `python -m serving` to the first status 200 of `/readyz`, on the CPU with files cached.
 
     python -m bench start --model models/mnist
 
-Without a model it is a synthetic one, whose graph is smaller than a trained one's. Exits 1 if the slowest
-start takes longer than 3 s.
+Without `--model` it uses a synthetic model with a smaller graph. Exits 1 if the slowest start takes longer than 3 s.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+
+from bench.support.options import bench_parser
 
 LIMIT_SECONDS = 3.0
 
@@ -21,14 +21,10 @@ def main(arguments: list[str]) -> int:
     from bench.support.models import publish_synthetic
     from bench.support.processes import free_port, running
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench start",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("start", __doc__)
     parser.add_argument("--model", type=Path, help="directory of a published model")
-    parser.add_argument("--starts", type=int, default=10, help="how often; one more warms the caches")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the service")
+    parser.add_argument("--starts", type=int, default=10, help="number of starts; one more warms the caches")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes of the service")
     options = parser.parse_args(arguments)
     good = True
     for worker in ("inference", "gthread"):

@@ -1,6 +1,6 @@
-"""What benches and tests share: nothing here knows a test, nor a package that only tests install.
+"""Code that benches and tests share; it imports no test and no package that only tests install.
 
-`processes` starts real services and `management` asks their management port; `models` publishes small bundles; `runs`
-are small training runs and `jobs` small scoring jobs; `pictures` are image files by libraries, `handmade` by the
-specifications' letter, and `worst` those that cost a decoder most.
+`processes` starts services and `management` queries their management port; `models` publishes small bundles; `runs` are
+small training runs and `jobs` small scoring jobs; `pictures` are image files written by libraries, `handmade` files
+written from the specifications, `worst` the files that cost a decoder most; `options` is the benches' command line.
 """

@@ -1,4 +1,4 @@
-"""Image files written by hand from their specifications, so that no library judges its own work."""
+"""Image files written from their specifications, independently of the libraries that read them."""
 
 import struct
 import zlib
@@ -95,7 +95,7 @@ UNSOUND = {
     "a preset dictionary": b"\x78\xbb" + zlib.compress(RAW)[2:],
     "nothing": b"",
 }
-"""Streams of a plain PNG that are not exact, by what is wrong."""
+"""Invalid streams of a plain PNG, by fault."""
 
 
 def a_tiff(tags: dict[int, tuple[int, int, int]], data: bytes, *, order: Order = "<") -> bytes:

@@ -1,4 +1,4 @@
-"""Small scoring jobs: images, every kind of file they can lie in, and runs in this process."""
+"""Small scoring jobs: images in every input format, and runs in this process."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bench.support.pictures import png
 from bundle.repository import Bundle
-from serving.scoring.observer import Silent
+from serving.scoring.observer import Observer
 from serving.scoring.output.manifest import Outcome
 from serving.scoring.run import run
 from serving.scoring.settings import ScoreSettings
@@ -26,7 +26,7 @@ Images = npt.NDArray[np.uint8]
 
 
 def digits(count: int, seed: int = 5) -> Images:
-    """Return `uint8[count, 28, 28]`, light on dark, each another."""
+    """Return distinct images, `uint8[count, 28, 28]`, light on dark."""
     images = np.zeros((count, 28, 28), np.uint8)
     images[:, 4:24, 4:24] = np.random.default_rng(seed).integers(0, 256, (count, 20, 20), dtype=np.uint8)
     return images
@@ -62,7 +62,7 @@ def _npz_packed(path: Path, images: Images) -> None:
 
 
 def folder(path: Path, images: Images) -> None:
-    """Write PNG files whose order by name is the images'."""
+    """Write PNG files whose names sort in the images' order."""
     for place, image in enumerate(images):
         file = path / f"{place // 100:03}" / f"{place:05}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -128,13 +128,13 @@ KINDS: dict[str, tuple[str, Callable[[Path, Images], None]]] = {
     "parquet of numbers": ("images.parquet", _parquet_numbers),
     "parquet of nested numbers": ("images.parquet", _parquet_nested),
 }
-"""Every kind of input: a file's name, and what writes images into it."""
+"""Every input format: a file name, and a function that writes images to it."""
 
 
 def settings(
     bundle: Bundle, given: Path | str | Sequence[str], output: Path, **options: Any
 ) -> ScoreSettings:
-    """Return a job's settings: one decoding process, the CPU, and parts of 64 rows, unless they say else."""
+    """Return a job's settings, by default one decoding process, the CPU, and parts of 64 rows."""
     places = (str(given),) if isinstance(given, Path | str) else tuple(given)
     defaults = {"model": bundle.path.parent, "provider": "cpu", "workers": 1, "part_rows": 64}
     return ScoreSettings(input=places, output=output, **(defaults | options))
@@ -151,7 +151,7 @@ def score(
 ) -> Outcome:
     """Run a job in this process."""
     asked = settings(bundle, given, output, **options)
-    return run(asked, Silent(), environment=environment or {}, stdin=stdin)
+    return run(asked, Observer(), environment=environment or {}, stdin=stdin)
 
 
 def parts(output: Path) -> dict[str, bytes]:
@@ -160,7 +160,7 @@ def parts(output: Path) -> dict[str, bytes]:
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
-    """Return every row of an output, read by other libraries than wrote it where there are such."""
+    """Return every row of an output, read where possible by another library than the writer's."""
     paths = [output] if output.is_file() else sorted(output.glob("part-*"))
     found: list[dict[str, Any]] = []
     for path in paths:

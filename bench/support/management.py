@@ -1,4 +1,4 @@
-"""Asking a service's management port, and reading what it exposes."""
+"""Client of a service's management port, and parser of its metrics."""
 
 import contextlib
 import http.client

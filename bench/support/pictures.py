@@ -1,4 +1,4 @@
-"""Image files: one digit, in every format that is read."""
+"""Image files: a digit in every supported format."""
 
 import io
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def a_digit() -> Pixels:
 
 
 def webp_bomb() -> bytes:
-    """Return 30 bytes that claim a WebP canvas of 16383x16383 pixels."""
+    """Return 30 bytes that declare a WebP canvas of 16383x16383 pixels."""
     canvas = (16382).to_bytes(3, "little") * 2
     return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0" + canvas
 
@@ -71,11 +71,11 @@ EVERY_MODE = [
     *[in_mode("WEBP", mode, lossless=True) for mode in ("RGB", "RGBA")],
     *[in_mode("TIFF", mode) for mode in ("1", "L", "RGB", "RGBA", "CMYK", "I;16")],
 ]
-"""Files of every pixel mode that a format can hold."""
+"""Files of every pixel mode of each format."""
 
 
 def odd_tiff() -> bytes:
-    """Return a whole TIFF in which one tag makes no sense: Pillow reads on, after a warning."""
+    """Return a valid TIFF with one malformed tag, for which Pillow only warns."""
     tag = b"\x1a\x01\x05\x00\x01\x00\x00\x00"  # horizontal resolution, a fraction, one of them
     whole = in_mode("TIFF", "L", dpi=(72, 72))
     if whole.count(tag) != 1:

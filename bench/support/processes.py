@@ -1,4 +1,4 @@
-"""Real services: `python -m serving` as a process, asked over HTTP and ended by SIGTERM."""
+"""Service processes: `python -m serving`, requested over HTTP and stopped by SIGTERM."""
 
 import contextlib
 import http.client
@@ -27,12 +27,12 @@ _PORTS = itertools.cycle(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 class ServiceError(Exception):
-    """A service did not start, or did not end, as it should."""
+    """A service did not start or stop as expected."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response, whole."""
+    """A complete response."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -61,15 +61,15 @@ class UnixConnection(http.client.HTTPConnection):
 
 @dataclass(frozen=True)
 class Service:
-    """A running service: its process, where it listens, and where its output goes."""
+    """A running service: its process, its address, and the file of its output."""
 
     process: subprocess.Popen[bytes]
     port: int
     output: Path
     tls: ssl.SSLContext | None = None
-    """How to trust the service, where it speaks TLS."""
+    """Trusts the service's certificate, if it uses TLS."""
     path: Path | None = None
-    """Of its UNIX socket, where it listens on one and not on the port."""
+    """Path of its UNIX socket, if it listens on one instead of the port."""
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection to the service."""
@@ -88,7 +88,7 @@ class Service:
         chunked: bool = False,
         **headers: str,
     ) -> Answer:
-        """Send one request on a connection of its own."""
+        """Send a request on a new connection."""
         with contextlib.closing(self.connect()) as connection:
             fields = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body=body, headers=fields, encode_chunked=chunked)
@@ -103,15 +103,15 @@ class Service:
         return self.ask("POST", "/predict", body, chunked=chunked, **headers)
 
     def log(self) -> str:
-        """Return what the service has printed so far, on both streams."""
+        """Return the service's output so far, of both streams."""
         return self.output.read_text()
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on, each time another.
+    """Return a free TCP port, a different one on each call.
 
-    It is below those that Linux gives to clients (ip_local_port_range), of which one may have it before the service
-    has; and processes that run beside each other begin at random, so that they seldom ask for the same.
+    Ports are below the ephemeral range (ip_local_port_range), where a client could take one before the service binds
+    it; concurrent processes start at random ports, so that they seldom choose the same.
     """
     for port in _PORTS:
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -121,9 +121,9 @@ def free_port() -> int:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """Return this process's environment without its Glyph settings, and with those given.
+    """Return this process's environment with the given settings instead of its own.
 
-    There is no management port unless one is given: its default is one port, and services run side by side.
+    The management port is off unless given: services run concurrently and would share its default.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GLYPH_")}
     settings = {"management_port": 0} | settings
@@ -146,7 +146,7 @@ def running(
     pass_fds: Sequence[int] = (),
     **settings: object,
 ) -> Iterator[Service]:
-    """Start the service, wait until `until` answers 200, if given, and at the end see SIGTERM end it, with `code`."""
+    """Start a service, wait for status 200 of `until`; at the end SIGTERM must stop it with exit code `code`."""
     port = free_port()
     values = {"provider": "cpu", "workers": 1, "port": port} | settings
     output = directory / f"service-{port}.log"
@@ -167,7 +167,7 @@ def running(
         yield service
         process.terminate()
         if (ended := process.wait(START_SECONDS)) != code:
-            raise ServiceError(f"the service ended with {ended}:\n{service.log()}")
+            raise ServiceError(f"the service exited with {ended}:\n{service.log()}")
     finally:
         if process.poll() is None:
             process.kill()
@@ -175,20 +175,20 @@ def running(
 
 
 def await_ok(service: Service, path: str) -> Answer:
-    """Ask until the answer is 200 and return it; the pause is between tries to connect, not for a result."""
+    """Repeat a request until its status is 200, and return the response."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if service.process.poll() is not None:
-            raise ServiceError(f"the service ended while it started:\n{service.log()}")
+            raise ServiceError(f"the service exited during startup:\n{service.log()}")
         with contextlib.suppress(OSError):
             if (answer := service.ask("GET", path)).status == 200:
                 return answer
         time.sleep(0.05)
-    raise ServiceError(f"{path} never answered 200:\n{service.log()}")
+    raise ServiceError(f"{path} never had status 200:\n{service.log()}")
 
 
 def group_lives(group: int) -> bool:
-    """Tell whether a process of a group still runs (proc_pid_stat(5): state is the 3rd field, pgrp the 5th)."""
+    """Return whether a process of a group is alive (proc_pid_stat(5): state is field 3, pgrp field 5)."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Small training runs: three classes of noise that can be told apart."""
+"""Small training runs: three separable classes of noise."""
 
 import signal
 from pathlib import Path
@@ -31,7 +31,7 @@ class StopAfter(StopFlag):
 
 
 def blobs(count: int, seed: int) -> Images:
-    """Return noisy images of three classes, each bright in another third."""
+    """Return noisy images of three classes, each bright in a different third."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 3, count)
     images = generator.integers(0, 100, (count, 28, 28), dtype=np.uint8)
@@ -58,7 +58,7 @@ def small_run(directory: Path, stop: StopFlag | None = None, **settings: object)
 
 
 def rich_run(directory: Path, stop: StopFlag | None = None, **settings: object) -> Run:
-    """Return a run with every kind of state there is, and a checkpoint after every step."""
+    """Return a run with every kind of state, and a checkpoint after every step."""
     rich: dict[str, Any] = {
         "dropout": (0.3,),
         "noise": 0.1,

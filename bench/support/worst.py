@@ -1,4 +1,4 @@
-"""The files that cost a decoder most for their size, in every format: 28x28 pixels, 1 MiB at most."""
+"""The most expensive files to decode for their size, in every format: 28x28 pixels, at most 1 MiB."""
 
 import struct
 import zlib
@@ -79,7 +79,7 @@ def with_exif(block: bytes) -> bytes:
 
 
 def many_scans(count: int) -> bytes:
-    """Return a progressive JPEG that refines one bit again and again."""
+    """Return a progressive JPEG with `count` refinement scans of one bit."""
     scan = b"\xff\xda\0\x08\1\1\0\0\0\x10\0\0"
     end = _PROGRESSIVE.rfind(b"\xff\xd9")
     return _PROGRESSIVE[:end] + scan * count + _PROGRESSIVE[end:]

@@ -1,12 +1,11 @@
-"""Augmented images per second: Glyph's batches against torchvision, as people write it.
+"""Augmented images per second: Glyph's batched augmentation against torchvision's pipelines.
 
-All do the same: rotation and shear to 15 degrees, scaling to 15%, elastic with sigma 5.5 and alpha
-36 (Cireşan 2010), bilinear, from images in memory to a float batch on the device. torchvision has two ways:
-transforms of one PIL image at a time inside a Dataset, behind a DataLoader; and v2 transforms of a
-tensor batch, which draw once for the whole batch, so that all its images are deformed alike.
+All apply rotation and shear up to 15 degrees, scaling up to 15%, and elastic deformation with sigma 5.5 and alpha 36
+(Cireşan 2010), bilinear, from images in memory to a float batch on the device. torchvision has two pipelines:
+transforms of single PIL images in a Dataset behind a DataLoader; and v2 transforms of a tensor batch, which draw once
+per batch, so that all its images are deformed alike.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from bench.support.options import bench_parser
 from common.progress import Progress
 from training.augmentation.augmenter import Augmenter
 from training.data.dataset import Images
@@ -31,22 +31,22 @@ LIMITS = AugmentationSettings(
     rotation=15, shear=15, scaling=0.15, elastic_alpha=36, elastic_sigma=5.5, gentle_classes=(1, 7)
 )
 PIL_IMAGES = 512
-"""Images in one round of the slow contender, and in its Dataset."""
+"""Images per round of the slowest contender, and in its Dataset."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contender:
-    """Someone who augments."""
+    """An augmentation pipeline."""
 
     name: str
     images: int
-    """How many images a round is."""
+    """Images per round."""
     round: Callable[[], None]
-    """Augment that many, and start no work that is not finished."""
+    """Augments one round of images, leaving no work in flight."""
 
 
 class PILDataset(Dataset[tuple[torch.Tensor, int]]):
-    """MNIST as torchvision's tutorials have it: a PIL image, transformed when it is asked for."""
+    """MNIST as in torchvision's tutorials: PIL images, transformed on access."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -72,15 +72,15 @@ class PILDataset(Dataset[tuple[torch.Tensor, int]]):
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, and return 0."""
-    parser = argparse.ArgumentParser(prog="python -m bench augmentation", description=__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to augment")
+    parser = bench_parser("augmentation", __doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the augmentation")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads and workers")
-    parser.add_argument("--rounds", type=int, default=7, help="of all contenders in turn")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of all contenders")
     parser.add_argument("--data", type=Path, default=Path("data/mnist"), help="directory of MNIST's files")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("error: --device cuda was asked for and torch finds no CUDA device", file=sys.stderr)
+        print("error: --device cuda: torch finds no CUDA device", file=sys.stderr)
         return DeviceError.exit_code
     device = torch.device(options.device)
     images = load_mnist(options.data, Progress(quiet=True)).training
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(contenders: Sequence[Contender], rounds: int) -> list[list[float]]:
-    """Return the images/s of each contender in each round, after one round to warm up."""
+    """Return the images/s of each contender in each round, after a warm-up round."""
     rates: list[list[float]] = [[] for _ in contenders]
     for number in range(rounds + 1):
         for contender, own in zip(contenders, rates, strict=True):
@@ -132,7 +132,7 @@ def glyph(images: Images, device: torch.device, batch_size: int) -> Contender:
 
 
 def torchvision_batches(images: Images, device: torch.device, batch_size: int) -> Contender:
-    """Transform shuffled tensor batches with v2: one draw for a whole batch."""
+    """Transform shuffled tensor batches with v2: one draw per batch."""
     resident = images.to(device)
     transform = v2.Compose(
         [
@@ -152,7 +152,7 @@ def torchvision_batches(images: Images, device: torch.device, batch_size: int) -
 
 
 def torchvision_pil(images: Images, device: torch.device, workers: int) -> Contender:
-    """Transform PIL images in a Dataset, behind a DataLoader whose workers are started once."""
+    """Transform PIL images in a Dataset behind a DataLoader with persistent workers."""
     dataset = PILDataset(Images(images=images.images[:PIL_IMAGES], labels=images.labels[:PIL_IMAGES]))
     loader = DataLoader(
         dataset, batch_size=64, shuffle=True, num_workers=workers, persistent_workers=workers > 0
@@ -171,13 +171,13 @@ def torchvision_pil(images: Images, device: torch.device, workers: int) -> Conte
 
 
 def _finish(device: torch.device) -> None:
-    """Wait for the device."""
+    """Synchronize with the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _cpu_name() -> str:
-    """Return the processor's name, where Linux tells it."""
+    """Return the CPU's name from /proc/cpuinfo."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,16 +1,15 @@
-"""Train a committee, distil it into one network, and print the test error of each of them.
+"""Test error of a committee of networks, and of one network distilled from it.
 
     python -m bench committee --members 7 --preset record --student default --student-set hidden=800,800
     python -m bench committee --members 2 --preset default --student default --epochs 2 --threads 1
 
-The members differ in their seed: in weights, order, augmentation, and in the images held out. Each
-is published as MODELS/NAME-member-SEED, the student as MODELS/NAME. Options of `fit` are for all of
-them; `--member-set epochs=500` and `--student-set hidden=800,800` are for one side. The student sees
-the members' augmentation unless its preset or an option says otherwise.
+The members differ in their seed: initial weights, order, augmentation and validation split. Each is published as
+MODELS/NAME-member-SEED, the student as MODELS/NAME. Options of `fit` hold for all; `--member-set epochs=500` and
+`--student-set hidden=800,800` hold for members or student. The student uses the members' augmentation unless its preset
+or an option sets it.
 
-The same command goes on where it was ended: a model that is published with the same settings, data
-and teachers is not trained again, and one that was begun goes on from its checkpoint. The test set
-decides nothing: a model is tested when it is trained, the committee when all are.
+The same command resumes: a model that is published with the same settings, data and teachers is not trained again, and
+an unfinished one resumes from its checkpoint. The test set influences nothing: it is evaluated after training.
 """
 
 import argparse
@@ -22,6 +21,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from bench.support.options import bench_parser
 from bench.training.presets import side_by_side
 from bundle.errors import BundleError
 from bundle.repository import Bundle, versions
@@ -50,7 +50,7 @@ from training.settings import AugmentationSettings, TrainingSettings, model_name
 BATCH = 1000
 MEMBER, STUDENT = "record", "default"
 RESUMED: Mapping[str, object] = {"resume": True}
-"""What the bench sets unless an option does."""
+"""Settings that options override."""
 
 
 def main(arguments: list[str]) -> int:
@@ -60,20 +60,19 @@ def main(arguments: list[str]) -> int:
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     """Return the parser; its help states the defaults that hold for this command line's presets."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench committee",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--members", type=int, default=7, help="how many (default: 7)")
-    parser.add_argument("--preset", default=MEMBER, help=f"of the members (default: {MEMBER})")
+    parser = bench_parser("committee", __doc__)
+    parser.add_argument("--members", type=int, default=7, help="number of members (default: 7)")
+    parser.add_argument("--preset", default=MEMBER, help=f"preset of the members (default: {MEMBER})")
     parser.add_argument("--student", default=STUDENT, help=f"preset of the student (default: {STUDENT})")
     for who in ("member", "student"):
         parser.add_argument(
-            f"--{who}-set", action="append", default=[], metavar="NAME=VALUE", help=f"a setting of the {who}"
+            f"--{who}-set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help=f"a setting of the {who} only",
         )
-    parser.add_argument("--plain", action="store_true", help="train the student without teachers as well")
+    parser.add_argument("--plain", action="store_true", help="also train the student without teachers")
     early = early_options(arguments, "--preset", "--student")
     member, student = [MEMBER, *early["--preset"]][-1], [STUDENT, *early["--student"]][-1]
     members = [Layer(RESUMED, ""), preset_layer(member)]
@@ -156,7 +155,7 @@ def _trained(settings: TrainingSettings, data: DataSet, progress: Progress) -> B
     """Return the published model of these settings; train it if there is none."""
     published = _find(settings, data)
     if published:
-        progress.say(f"{published.path} is published already")
+        progress.say(f"{published.path} is published: not trained again")
         return published
     progress.say(f"training {settings.name}")
     started = time.perf_counter()

@@ -1,14 +1,12 @@
-"""Kill a training run with SIGKILL again and again and see it end at the weights of the uninterrupted run.
+"""Kill a training run with SIGKILL repeatedly, and check that it ends with the weights of an uninterrupted run.
 
     python -m bench kills --kills 250
 
-The run is small (blobs of noise, a network of two layers, every kind of state there is), so that
-what is measured is the resumption and not the training. Each life of the run is a forked process; a
-call chosen at random ends it: a flush, a rename or an opening of a file while a checkpoint is
-written, or a training step.
+The run is small (noisy blobs, a network of two layers, every kind of state), because the bench tests resuming, not
+training. Each attempt is a forked process that is killed at a random call: an fsync, rename or open while a
+checkpoint is written, or a training step.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -21,13 +19,15 @@ from pathlib import Path
 
 import torch
 
+from bench.support.options import bench_parser
+
 IN_CHECKPOINT = ("fsync", "fdopen", "open")
 SHARE_IN_CHECKPOINT = 0.7
 MOST_CALLS = 3
-"""A life ends at the first to third call of what ends it, so that the run outlives many of them."""
+"""An attempt is killed at the first to third call of the chosen function, so that the run has many attempts."""
 
 Work = Callable[[], None]
-"""Resumes the run, finishes it and writes down the result; in a process of its own."""
+"""Resumes the run, finishes it and writes the result, in a process of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +43,10 @@ def kill_until_done(work: Work, kills: int, mark: Path, seed: int) -> Deaths:
     """Run `work` in forked processes, kill the first `kills` of them, and let the last one finish.
 
     Args:
-        work: what is killed.
-        kills: how often.
-        mark: a file that a process makes when it dies inside a checkpoint.
-        seed: decides where each one dies.
+        work: the function that is killed.
+        kills: number of kills.
+        mark: a file that a process creates when it is killed within a checkpoint.
+        seed: of the random calls.
     """
     chance = random.Random(seed)  # noqa: S311 - where to die, not a secret
     deaths = in_checkpoint = 0
@@ -55,7 +55,7 @@ def kill_until_done(work: Work, kills: int, mark: Path, seed: int) -> Deaths:
         where = chance.choice(IN_CHECKPOINT) if chance.random() < SHARE_IN_CHECKPOINT else None
         calls = chance.randint(1, MOST_CALLS)
         with warnings.catch_warnings():
-            # The parent has threads of torch's pool, which it does not use between forks.
+            # The parent has threads of torch's pool, which are idle during forks.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
@@ -70,7 +70,7 @@ def kill_until_done(work: Work, kills: int, mark: Path, seed: int) -> Deaths:
 
 
 def _live(work: Work, where: str | None, calls: int, mark: Path, *, mortal: bool) -> None:
-    """Do the work in this forked process, which never returns from here."""
+    """Run `work` in this forked process, and exit."""
     code = 1
     try:
         if mortal and where:
@@ -86,7 +86,7 @@ def _live(work: Work, where: str | None, calls: int, mark: Path, *, mortal: bool
 
 
 def _die_in(module: object, name: str, calls: int, mark: Path | None) -> None:
-    """Let the `calls`-th call of a function end this process by SIGKILL."""
+    """Make the `calls`-th call of a function kill this process with SIGKILL."""
     original = getattr(module, name)
     left = [calls]
 
@@ -106,13 +106,9 @@ def main(arguments: list[str]) -> int:
     from bench.support.runs import rich_run, weights
     from training.loop.fit import fit
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("kills", __doc__)
     parser.add_argument("--kills", type=int, default=250, help="how often the run is killed")
-    parser.add_argument("--seed", type=int, default=0, help="decides where it dies each time")
+    parser.add_argument("--seed", type=int, default=0, help="of the random calls")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

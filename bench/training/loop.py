@@ -1,16 +1,14 @@
-"""Compare the training loop with the course's: torchvision's MNIST, ToTensor, DataLoader, the same model.
+"""Throughput of the training loop, against the course's loop: torchvision's MNIST, ToTensor, DataLoader, same model.
 
-    python -m bench training                        on the CPU or GPU that there is
+    python -m bench training                        on the GPU if there is one, else the CPU
     python -m bench training --precision bfloat16 --hidden 1024,1024
 
-Both loops train the same network with the same optimizer and batch size, in turn, several rounds in
-one process; what counts is the ratio of the medians. The course's is in float32, as the course writes it;
-ours in what `--precision` says, by default whatever is faster on the device. Beside it stands the share of the device's
-matrix products that the loop reaches: 6 floating-point operations a weight and image, against what a
-large product of the same type reaches on this device in the same run.
+Both loops train the same network with the same optimizer and batch size, in turns over several rounds in one process;
+the result is the ratio of the medians. The course's loop uses float32, Glyph's uses `--precision`, by default the
+faster one on the device. Also printed is the share of the device's peak that the loop reaches: 6 floating-point
+operations per weight and image, relative to a large matrix product of the same type, measured in the same run.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -21,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bench.support.options import bench_parser
 from common.configuration import add_options, build, from_arguments
 from common.progress import Progress
 from training.data.dataset import DeviceImages
@@ -38,20 +37,16 @@ from training.settings import TrainingSettings
 
 CEILING_SIZE = 4096
 FLOPS_PER_WEIGHT = 6
-"""A multiplication and an addition forward, and twice that backward."""
+"""A multiplication and an addition in the forward pass, and twice that in the backward pass."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="rounds; each runs both loops")
-    parser.add_argument("--images", type=int, default=12_800, help="images a round for the course's loop")
+    parser = bench_parser("training", __doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, each of both loops")
+    parser.add_argument("--images", type=int, default=12_800, help="images per round of the course's loop")
     preset = preset_layer(DEFAULT_PRESET)
-    preset = replace(preset, values={**preset.values, "augmentation": "custom"})  # as the course's loop
+    preset = replace(preset, values={**preset.values, "augmentation": "custom"})  # as in the course's loop
     add_options(parser, TrainingSettings, [preset])
     options = parser.parse_args(arguments)
 
@@ -102,7 +97,7 @@ def _compare(settings: TrainingSettings, rounds: int, images: int) -> None:
 def _our_loop(
     settings: TrainingSettings, device: torch.device, directory: Path
 ) -> tuple[Callable[[], int], DeviceImages]:
-    """Return a function that trains for one epoch with the product's own step."""
+    """Return a function that trains for one epoch with Glyph's training step."""
     data = load(settings.data, mnist_directory=settings.data_dir, progress=Progress())
     train, validation = split(data.training, settings.validation, settings.seed)
     run = Run(
@@ -130,7 +125,7 @@ def _our_loop(
 def _course_loop(
     settings: TrainingSettings, device: torch.device, directory: Path, images: int
 ) -> Callable[[], int]:
-    """Return a function that trains as the course writes it."""
+    """Return a function that trains with the course's loop."""
     from torch.utils.data import DataLoader
     from torchvision import transforms
     from torchvision.datasets import MNIST
@@ -166,7 +161,7 @@ def _course_loop(
 
 
 def _ceiling(settings: TrainingSettings, device: torch.device) -> float:
-    """Return the floating-point operations a second of a large matrix product, best of seven."""
+    """Return the FLOP/s of a large matrix product, best of seven."""
     dtype = torch.bfloat16 if uses_bfloat16(settings, device) else torch.float32
     a = torch.randn(CEILING_SIZE, CEILING_SIZE, device=device, dtype=dtype)
     times = []

@@ -1,15 +1,14 @@
-"""Train a preset with several seeds and print its test error, with mean and deviation, and its time.
+"""Test error of a preset over several seeds, with mean and standard deviation, and its training time.
 
     python -m bench presets                         every preset, 5 seeds
     python -m bench presets --preset default --seeds 10
     python -m bench presets --preset strong --epochs 20        any training setting can be changed
 
-The figures in `training/presets.py` come from here. A seed changes the split, the weights, the
-order and dropout; the test set is the same and is looked at once per run, after training: as it is, and with every
-image moved or turned (`training/model/robustness.py`).
+The figures in `training/presets.py` come from this bench. A seed determines the split, the initial weights, the order
+and dropout; the test set is evaluated once per run, after training: unchanged, and with every image shifted or
+rotated (`training/model/robustness.py`).
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from bench.support.options import bench_parser
 from bundle.images.contract import PAPER
 from common.configuration import (
     Layer,
@@ -47,15 +47,13 @@ from training.settings import TrainingSettings
 
 def main(arguments: list[str]) -> int:
     """Run the bench and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench presets",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--preset", action="append", choices=list(PRESETS), help="which; all by default")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each")
+    parser = bench_parser("presets", __doc__)
     parser.add_argument(
-        "--first-seed", type=int, default=0, help="where to begin, to spread runs over machines"
+        "--preset", action="append", choices=list(PRESETS), help="preset, may be repeated; default: all"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="runs per preset")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="first seed, to distribute runs over machines"
     )
     chosen = [name for name in early_options(arguments, "--preset")["--preset"] if name in PRESETS] or [
         *PRESETS
@@ -76,7 +74,7 @@ def main(arguments: list[str]) -> int:
 
 
 def side_by_side(sides: Mapping[str, Sequence[Layer]]) -> Layer:
-    """Return the defaults of runs with several names, for help: `30`, or `first 30; second 150` where they differ."""
+    """Return the defaults of several presets for the help: `30`, or `first 30; second 150` if they differ."""
     texts = {}
     for name in TrainingSettings.model_fields:
         found = {
@@ -106,13 +104,13 @@ def _measure(name: str, settings: TrainingSettings, seeds: range, progress: Prog
 
 
 def _spread(values: list[float]) -> str:
-    """Return mean and standard deviation, in words."""
+    """Return mean and standard deviation as text."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.3f}% ± {deviation:.3f}"
 
 
 def _one_run(settings: TrainingSettings, seed: int, progress: Progress) -> tuple[dict[str, float], float]:
-    """Return the test error in percent, of the images as they are and changed, and the seconds of training."""
+    """Return the test error in percent, of unchanged and changed images, and the seconds of training."""
     device = choose_device(settings)
     data = load(settings.data, mnist_directory=settings.data_dir, progress=progress)
     settings = apply_policy(settings, data.is_handwriting).model_copy(update={"seed": seed})

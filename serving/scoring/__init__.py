@@ -5,17 +5,17 @@
 From top to bottom; imports go down only.
 
 - `run.py`: a run from its beginning to its end; read it first
-- `ray_backend.py`: the parts of a run on a Ray cluster
-- `parts.py`: what is done with a part that is scored, here or by Ray
+- `ray_backend.py`: computes the parts of a run on a Ray cluster
+- `parts.py`: encodes and writes a scored part, in this process or in a Ray actor
 - `reporting/`: progress, labels, summary and report
-- `pipeline.py`: one part after another, read, decoded and scored while the next is on its way
-- `backends/`: what computes the probabilities: this process, or a running service
-- `output/`: what is written, why exactly once, and whether it is still there
-- `plan.py`: the input cut into parts; `observer.py`: who is told of them
-- `inputs/`: what can be read, and the processes that decode it
-- `records.py`, `names.py`: what the stages hand to each other
+- `pipeline.py`: reads, decodes and scores one part after another, with slices of the next ones in flight
+- `backends/`: compute the probabilities, in this process or by a running service
+- `output/`: files, receipts and locks, which make the output exactly-once and verifiable
+- `plan.py`: divides the input into parts; `observer.py`: callbacks of a run
+- `inputs/`: readers of each input format, and the pool of decoding processes
+- `records.py`, `lazy_strings.py`: what the stages pass to each other
 - `settings.py`, `errors.py`
 
-Parts are cut by row number alone, and each part is scored in batches cut from its first row on. So what
-is written does not depend on how many machines, processes or lives the run had.
+Parts are divided by row number alone, and the batches of a part start at its first row. The output therefore does
+not depend on how many machines or processes the run had, or how often it was restarted.
 """

@@ -1,39 +1,39 @@
-"""Every error that the batch scorer raises on purpose, each with the exit code of the run that it ends."""
+"""The batch scorer's exceptions, each with the exit code of the command."""
 
 from typing import ClassVar
 
 EXIT_DONE = 0
 EXIT_SETTING = 2
 EXIT_BAD_IMAGES = 3
-"""The run is complete, and some of its rows carry an error in place of an answer."""
+"""The run is complete, and some rows have an error instead of a prediction."""
 
 
 class ScoringError(Exception):
-    """The base of all of them; the message is a sentence with the remedy."""
+    """The base class; the message says what is wrong and what to do."""
 
     exit_code: ClassVar[int] = 70
 
 
 class InputError(ScoringError):
-    """An input is missing, of no known kind, or damaged as a whole."""
+    """An input is missing, of an unknown format, or damaged as a whole."""
 
     exit_code = 65
 
 
 class BadImageError(ScoringError):
-    """One image cannot be read, and `--strict` asks to stop there."""
+    """An image cannot be read, and `--strict` is set."""
 
     exit_code = 65
 
 
 class OutputError(ScoringError):
-    """The output belongs to another job, or is not what its own records say."""
+    """The output belongs to another job, or does not match its receipts."""
 
     exit_code = 66
 
 
-class EngineError(ScoringError):
-    """What computes the probabilities is not there, or failed: the device, the service, the cluster."""
+class BackendError(ScoringError):
+    """The backend is not available or failed: the device, the service, the cluster."""
 
     exit_code = 69
 
@@ -45,36 +45,36 @@ class ModelError(ScoringError):
 
 
 class DecoderError(ScoringError):
-    """A process that decodes is gone: the system killed it, as for want of memory."""
+    """A decoding process died, for example because the system ran out of memory."""
 
     exit_code = 71
 
 
-class LostError(ScoringError):
-    """What computes was lost on the way: the GPU failed, or memory has run out."""
+class BackendLostError(ScoringError):
+    """The backend failed while computing: the GPU failed, or memory ran out."""
 
     exit_code = 71
 
 
 class WriteError(ScoringError):
-    """The output cannot be written: no permission, no room."""
+    """The output cannot be written: no permission, or the disk is full."""
 
     exit_code = 73
 
 
 class IncompleteError(ScoringError):
-    """Not every part is there yet: run what is missing, then again."""
+    """Parts are missing: run their shards, then merge again."""
 
     exit_code = 75
 
 
-class OccupiedError(ScoringError):
-    """Another run is at work on the same parts: one of the two is too many."""
+class LockedError(ScoringError):
+    """Another run holds the lock of the same parts."""
 
     exit_code = 75
 
 
-class Stopped(ScoringError):  # noqa: N818  it is no fault
-    """A signal asked the run to end; the same command goes on where it stopped."""
+class Stopped(ScoringError):  # noqa: N818  not an error
+    """A signal stopped the run; the same command resumes it."""
 
     exit_code = 75

@@ -1,15 +1,15 @@
-"""Who watches a run: progress, summary and report are made of what an observer is told."""
+"""Callbacks of a run: progress, summary and report are built on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from serving.scoring.records import Answers, Chunk, Engine, Receipt
+from serving.scoring.records import Backend, Chunk, Predictions, Receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Totals:
-    """How much a run has to do."""
+    """The size of a run's work."""
 
     rows: int
     """Of the whole input, all shards together."""
@@ -19,49 +19,25 @@ class Totals:
     own_parts: int
 
 
-class Observer(Protocol):
-    """Is told of a run, from the thread that runs it."""
+class Observer:
+    """Is notified of a run, in the thread that runs it. Every method does nothing; subclasses override them."""
 
-    def meet(self, engine: Engine) -> None:
-        """Note who answers; then comes `begin`."""
-        ...
+    def on_backend(self, backend: Backend) -> None:
+        """Handle the opened backend; `on_start` follows."""
 
-    def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
-        """Note how much is to be done, and this shard's parts that earlier lives of the run have done."""
-        ...
+    def on_start(self, totals: Totals, done: Sequence[Receipt]) -> None:
+        """Handle the start: how much there is to do, and this shard's parts that earlier runs have finished."""
 
     def say(self, line: str) -> None:
-        """Take a line for the user."""
-        ...
+        """Show the user a line."""
 
-    def tally(self, chunk: Chunk, answers: Answers) -> dict[str, Any]:
-        """Return what should be remembered of a part, as JSON: it is kept in the part's receipt.
+    def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:  # noqa: ARG002
+        """Return a part's statistics as JSON; its receipt keeps them.
 
-        It must follow from the part alone (no times, no order), so that a run that was killed and
-        runs again, or ran on many machines, ends with the same sums. Called by a thread of its own.
+        They must depend on the part alone, not on times or order, so that a run that was killed and resumed, or ran
+        on several machines, ends with the same sums. Called from the writing thread.
         """
-        ...
-
-    def on_part(self, receipt: Receipt, seconds: float) -> None:
-        """Note a part that was just written, and the seconds since the last one."""
-        ...
-
-
-class Silent:
-    """Watches nothing."""
-
-    def meet(self, engine: Engine) -> None:
-        """Do nothing."""
-
-    def begin(self, totals: Totals, done: Sequence[Receipt]) -> None:
-        """Do nothing."""
-
-    def say(self, line: str) -> None:
-        """Do nothing."""
-
-    def tally(self, chunk: Chunk, answers: Answers) -> dict[str, Any]:  # noqa: ARG002
-        """Remember nothing."""
         return {}
 
     def on_part(self, receipt: Receipt, seconds: float) -> None:
-        """Do nothing."""
+        """Handle a part that has been written, `seconds` after the one before."""

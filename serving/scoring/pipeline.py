@@ -1,11 +1,11 @@
-"""One part after another: read, decode and score, with the next rows always on their way.
+"""The scoring pipeline: reads, decodes and scores slices of rows, with a bounded number of slices in flight.
 
-    this thread      takes slices from the plan, reads what must be read in order, waits for the oldest
-    reading threads  one for each decoding process: have a slice's files read and decoded
-    scoring threads  as many as keep the engine busy: ask it for one batch after the other
+    main thread      takes slices from the plan, reads sequential sources, waits for the oldest slice
+    reading threads  one for each decoding process: send it a slice's files, receive the decoded images
+    scoring threads  `Backend.concurrency` of them: call the backend with one batch after another
 
-Slices are begun in order and finished in order, and no more than a few are begun at a time. That bounds
-the memory, and is all the scheduling there is.
+Slices are submitted in order and collected in order, and at most `PREFETCH` slices a thread are in flight. That
+bounds the memory, and no other scheduling is needed.
 """
 
 from collections import deque
@@ -17,93 +17,95 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.manifest import Polarity
-from serving.scoring.inputs.decoding import Decoders, decode_files, take_numbers
-from serving.scoring.names import Names
+from serving.scoring.inputs.decoding import DecoderPool, decode_files, from_pixels
+from serving.scoring.lazy_strings import LazyStrings
 from serving.scoring.plan import Plan, Slice
-from serving.scoring.records import Answers, Chunk, Engine, Raw, answers_of, joined
+from serving.scoring.records import Backend, Chunk, Predictions, RawRows, concatenate, predictions_of
 
-AHEAD = 3
-"""Slices that are on their way for each thread: one that is worked on, and two so that none waits."""
+PREFETCH = 3
+"""Slices in flight for each thread: one being processed, two queued so that the thread never waits."""
 
 Scored = tuple[Chunk, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """A part that is scored and not written."""
+    """A part that is scored but not written."""
 
     number: int
     chunk: Chunk
-    answers: Answers
+    predictions: Predictions
 
 
 def score_parts(
-    plan: Plan, parts: Sequence[int], engine: Engine, decoders: Decoders | None
+    plan: Plan, parts: Sequence[int], backend: Backend, decoders: DecoderPool | None
 ) -> Iterator[Part]:
-    """Yield the parts, in their order, each as soon as it is scored.
+    """Yield the parts in order, each as soon as it is scored.
 
     Args:
-        plan: the input.
-        parts: the numbers of those that are wanted, ascending.
-        engine: what scores.
-        decoders: needed where the input has image files.
+        plan: of the input.
+        parts: numbers of the parts to score, ascending.
+        backend: computes the probabilities.
+        decoders: required if the input has image files.
 
     Raises:
         InputError: a source is damaged.
-        EngineError: the engine failed.
+        BackendError: the backend failed.
     """
-    readers, scorers = decoders.count if decoders else 1, engine.concurrency
+    readers, scorers = decoders.count if decoders else 1, backend.concurrency
     reading = ThreadPoolExecutor(readers, thread_name_prefix="read")
     scoring = ThreadPoolExecutor(scorers, thread_name_prefix="score")
-    most = AHEAD * (readers + scorers)
+    most = PREFETCH * (readers + scorers)
 
-    def begin(slices: Sequence[Slice]) -> Callable[[], Scored]:
-        if all(isinstance(one.work, Raw) and one.work.pixels is not None for one in slices):
-            return scoring.submit(lambda: _scored(decoded(slices, engine.polarity, decoders), engine)).result
+    def submit(slices: Sequence[Slice]) -> Callable[[], Scored]:
+        if all(isinstance(one.work, RawRows) and one.work.pixels is not None for one in slices):
+            return scoring.submit(
+                lambda: _score(decode_slices(slices, backend.polarity, decoders), backend)
+            ).result
         later = reading.submit(
-            lambda: scoring.submit(_scored, decoded(slices, engine.polarity, decoders), engine)
+            lambda: scoring.submit(_score, decode_slices(slices, backend.polarity, decoders), backend)
         )
         return lambda: later.result().result()
 
     try:
-        wanted = (slices for part in parts for slices in plan.slices(part, engine.batch))
-        begun: deque[Callable[[], Scored]] = deque()
+        wanted = (slices for part in parts for slices in plan.slices(part, backend.batch))
+        pending: deque[Callable[[], Scored]] = deque()
         for part in parts:
             finished: list[Scored] = []
             while sum(len(chunk) for chunk, _ in finished) < plan.rows_of(part):
-                while len(begun) < most and (slices := next(wanted, None)):
-                    begun.append(begin(slices))
-                finished.append(begun.popleft()())
+                while len(pending) < most and (slices := next(wanted, None)):
+                    pending.append(submit(slices))
+                finished.append(pending.popleft()())
             yield Part(
                 number=part,
-                chunk=joined([chunk for chunk, _ in finished]),
-                answers=answers_of(np.concatenate([found for _, found in finished]), engine.classes),
+                chunk=concatenate([chunk for chunk, _ in finished]),
+                predictions=predictions_of(np.concatenate([found for _, found in finished]), backend.classes),
             )
     except BaseException:
-        engine.close()  # so that no thread waits for it any more
+        backend.close()  # wakes the threads that wait for it
         raise
     finally:
         reading.shutdown(cancel_futures=True)
         scoring.shutdown(cancel_futures=True)
 
 
-def decoded(slices: Sequence[Slice], polarity: Polarity, decoders: Decoders | None) -> Chunk:
-    """Return consecutive slices as one decoded chunk; without decoders, decoded here."""
-    return joined([_chunk(one, polarity, decoders) for one in slices])
+def decode_slices(slices: Sequence[Slice], polarity: Polarity, decoders: DecoderPool | None) -> Chunk:
+    """Return consecutive slices as one decoded chunk; without `decoders`, decode in this process."""
+    return concatenate([_chunk(one, polarity, decoders) for one in slices])
 
 
-def _chunk(one: Slice, polarity: Polarity, decoders: Decoders | None) -> Chunk:
+def _chunk(one: Slice, polarity: Polarity, decoders: DecoderPool | None) -> Chunk:
     work, rows = one.work, one.work.rows
-    columns = work.columns if isinstance(work, Raw) else None
-    if isinstance(work, Raw) and work.pixels is not None:
-        found = take_numbers(work.pixels, work.faults, polarity)
+    columns = work.columns if isinstance(work, RawRows) else None
+    if isinstance(work, RawRows) and work.pixels is not None:
+        found = from_pixels(work.pixels, work.errors, polarity)
     elif decoders is not None:
-        found = decoders.decode(list(work.files or ()) if isinstance(work, Raw) else work, polarity)
+        found = decoders.decode(list(work.files or ()) if isinstance(work, RawRows) else work, polarity)
     else:
-        found = decode_files(work.files or () if isinstance(work, Raw) else work.read(), polarity)
+        found = decode_files(work.files or () if isinstance(work, RawRows) else work.read(), polarity)
     return Chunk(
         first=one.first,
-        sources=Names((work.source, len(rows))),
+        sources=LazyStrings((work.source, len(rows))),
         rows=rows,
         images=found.images,
         errors=found.errors,
@@ -112,10 +114,10 @@ def _chunk(one: Slice, polarity: Polarity, decoders: Decoders | None) -> Chunk:
     )
 
 
-def _scored(chunk: Chunk, engine: Engine) -> Scored:
-    """Ask for the probabilities, in batches that are cut from the part's first row on."""
+def _score(chunk: Chunk, backend: Backend) -> Scored:
+    """Return the chunk with its probabilities, computed in batches that start at its first row."""
     found = [
-        engine.score(chunk.images[start : start + engine.batch])
-        for start in range(0, len(chunk), engine.batch)
+        backend.score(chunk.images[start : start + backend.batch])
+        for start in range(0, len(chunk), backend.batch)
     ]
     return chunk, found[0] if len(found) == 1 else np.concatenate(found)

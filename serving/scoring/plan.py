@@ -1,4 +1,4 @@
-"""The input cut into parts: by row number alone, whoever scores them and how many there are."""
+"""Divides the input into parts and slices, by row number alone: independent of shards and processes."""
 
 import bisect
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ import pyarrow as pa
 from serving.scoring.errors import InputError
 from serving.scoring.inputs.listing import Reader
 from serving.scoring.inputs.sources import Source
-from serving.scoring.records import Raw
+from serving.scoring.records import RawRows
 
 SLICE_ROWS = 1024
-"""Rows that are read, decoded and scored at a time, rounded to whole batches: small enough that the last
-ones do not keep one CPU busy alone."""
+"""Rows that are read, decoded and scored together, rounded to whole batches: small enough that the last slices
+of a run still occupy every CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Slice:
 
     first: int
     """Number of the first row in the whole input."""
-    work: Raw | Reader
+    work: RawRows | Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Return how many rows there are."""
+        """Return the number of rows."""
         return sum(source.count for source in self.sources)
 
     @property
     def parts(self) -> int:
-        """Return how many parts they are cut into."""
+        """Return the number of parts."""
         return -(-self.rows // self.part_rows)
 
     def rows_of(self, part: int) -> int:
-        """Return how many rows a part has: all have the same, but for the last."""
+        """Return a part's number of rows; only the last part may have fewer than `part_rows`."""
         return min(self.part_rows, self.rows - part * self.part_rows)
 
     def slices(self, part: int, batch: int) -> Iterator[list[Slice]]:
-        """Yield a part's rows in groups of whole batches, the last one perhaps shorter.
+        """Yield a part's rows in groups of whole batches; the last group may be shorter.
 
         Raises:
             InputError: a source is damaged.
@@ -60,7 +60,7 @@ class Plan:
             yield [*self._take(start, min(size, end - start))]
 
     def _take(self, first: int, count: int) -> Iterator[Slice]:
-        """Yield `count` rows from `first` on, which may lie in several sources."""
+        """Yield `count` rows from `first` on, which may span several sources."""
         ends = list(accumulate(source.count for source in self.sources))
         at = bisect.bisect_right(ends, first)
         while count:
@@ -77,7 +77,7 @@ class Plan:
         """Return the `pyarrow.Schema` of all columns that are passed through.
 
         Raises:
-            InputError: two Parquet files have one column with two types.
+            InputError: two Parquet files have the same column with different types.
         """
         schemas = [source.columns for source in self.sources if source.columns is not None]
         try:
@@ -85,11 +85,11 @@ class Plan:
         except pa.ArrowException as error:
             reason = " ".join(str(error).split())
             raise InputError(
-                f"the Parquet files' columns do not fit together ({reason}): score them apart"
+                f"the Parquet files' columns do not match ({reason}): score the files in separate runs"
             ) from error
 
     def listing(self) -> dict[str, str]:
-        """Return what the fingerprint says of each source, by its place and name."""
+        """Return the fingerprint's entry for each source, by its position and name."""
         return {
             f"input {number} ({source.name})": f"{source.count} images, {source.fingerprint()}"
             for number, source in enumerate(self.sources)

@@ -1,11 +1,10 @@
-"""`--engine ray`: the parts of a run, computed on a Ray cluster by Ray Data; the same bytes as here.
+"""`--engine ray`: Ray Data computes the parts of a run on a cluster, with the same bytes as a local run.
 
     missing parts -> ray.data.from_items -> map_batches(PartScorer, an actor for each CPU or GPU) -> receipts
 
-An actor does what a shard does: it lists the input for itself, sees that the job is the same, and
-then reads, scores and writes one part after the other. So every node needs the input, the model and
-the output at the same paths, and the same Glyph. A part that Ray computes twice, because a node was
-lost, has the same bytes twice, and one name.
+Each actor lists the input, checks that the fingerprint is the driver's, then reads, scores and writes one part
+after another. Every node therefore needs the input, the model and the output at the same paths, and the same
+version of Glyph. If Ray computes a part twice because a node was lost, the second write has the same name and bytes.
 """
 
 import json
@@ -19,47 +18,49 @@ from typing import Any
 
 import serving
 from serving.scoring import errors
-from serving.scoring.backends.local import LocalEngine, open_local
-from serving.scoring.errors import EngineError, InputError, ScoringError
+from serving.scoring.backends.local import LocalBackend, open_local
+from serving.scoring.errors import BackendError, InputError, ScoringError
 from serving.scoring.inputs.sources import Source, open_inputs
-from serving.scoring.observer import Observer, Silent
+from serving.scoring.observer import Observer
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.output.formats import Layout
-from serving.scoring.output.manifest import JobFacts, differences
-from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
+from serving.scoring.output.manifest import JobManifest, differences
+from serving.scoring.parts import encode_and_write, fail_on_errors, job_manifest, output_errors
 from serving.scoring.pipeline import score_parts
 from serving.scoring.plan import Plan
-from serving.scoring.records import Answers, Chunk, Engine, Receipt
-from serving.scoring.reporting.tallies import tallier_for
+from serving.scoring.records import Backend, Chunk, Predictions, Receipt
+from serving.scoring.reporting.part_statistics import open_statistics
 from serving.scoring.settings import ScoreSettings
 
 ROOT = Path(serving.__file__).resolve().parent.parent
 
 
 def score_on_ray(
-    settings: ScoreSettings, parts: Sequence[int], facts: JobFacts, engine: Engine, observer: Observer
+    settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest, backend: Backend, observer: Observer
 ) -> list[Receipt]:
-    """Score and write parts, on the cluster that RAY_ADDRESS names, or on this machine where it names none.
+    """Score and write parts on the cluster at RAY_ADDRESS, or on this machine if it is not set.
 
     Args:
         settings: the job.
-        parts: the numbers of those that are wanted.
-        facts: what the output folder says of the job.
-        engine: opened here, to know the model and the provider; the actors open their own.
-        observer: is told of each part.
+        parts: numbers of the parts to score.
+        manifest: the job's, from the output folder.
+        backend: of the driver, for the model and the provider; the actors open their own.
+        observer: `on_part` is called for each part.
 
     Raises:
-        EngineError: Ray is not installed or cannot be reached, or lost what it could not compute anew.
-        ScoringError: what kept an actor from its work.
+        BackendError: Ray is not installed or cannot be reached, or could not recover from a lost node.
+        ScoringError: an actor failed.
     """
     if "-" in settings.input:
-        raise InputError("--engine ray cannot read the standard input on every node: give a file of paths")
+        raise InputError(
+            "--engine ray cannot read the standard input on every node: give a file with the paths"
+        )
     if not parts:
         return []
     receipts: list[Receipt] = []
     last = time.perf_counter()
-    for told in _told(_pinned(settings, engine), parts, facts):
-        document = json.loads(told)
+    for result in _results(_pinned(settings, backend), parts, manifest):
+        document = json.loads(result)
         if "error" in document:
             raise getattr(errors, document["error"])(document["message"])
         receipts.append(Receipt(**document))
@@ -69,28 +70,28 @@ def score_on_ray(
     return receipts
 
 
-def _pinned(settings: ScoreSettings, engine: Engine) -> ScoreSettings:
-    """Return settings that mean on every node what they mean here."""
-    assert isinstance(engine, LocalEngine)  # noqa: S101  the settings allow no other beside Ray
+def _pinned(settings: ScoreSettings, backend: Backend) -> ScoreSettings:
+    """Return settings that have the same meaning on every node: version, provider and precision are explicit."""
+    assert isinstance(backend, LocalBackend)  # noqa: S101  the settings allow no other backend with Ray
     pinned = {
-        "version": engine.session.bundle.version,
-        "provider": engine.session.provider,
-        "arithmetic": engine.session.precision,
-        "batch": engine.batch,
+        "version": backend.session.bundle.version,
+        "provider": backend.session.provider,
+        "arithmetic": backend.session.precision,
+        "batch": backend.batch,
         "shard": "0/1",
     }
-    if engine.session.provider == "cuda":
-        pinned["device_id"] = 0  # Ray shows each actor the one device that is its own
+    if backend.session.provider == "cuda":
+        pinned["device_id"] = 0  # Ray makes one device visible to each actor
     return settings.model_copy(update=pinned)
 
 
-def _told(settings: ScoreSettings, parts: Sequence[int], facts: JobFacts) -> Iterator[str]:
-    """Yield what the actors say of each part, as JSON."""
+def _results(settings: ScoreSettings, parts: Sequence[int], manifest: JobManifest) -> Iterator[str]:
+    """Yield each part's receipt or error from the actors, as JSON."""
     try:
         import ray
         import ray.data
     except ImportError as error:
-        raise EngineError(f"--engine ray needs Ray Data ({error}): pip install 'glyph[ray]'") from error
+        raise BackendError(f"--engine ray requires Ray Data ({error}): pip install 'glyph[ray]'") from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     started = not ray.is_initialized()
@@ -110,20 +111,20 @@ def _told(settings: ScoreSettings, parts: Sequence[int], facts: JobFacts) -> Ite
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         items = [{"part": part} for part in parts]
-        told = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             PartScorer,
-            fn_constructor_args=[settings.model_dump_json(), dict(facts.fingerprint), str(Path.cwd())],
+            fn_constructor_args=[settings.model_dump_json(), dict(manifest.fingerprint), str(Path.cwd())],
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=None if device == "GPU" else 1,
             num_gpus=1 if device == "GPU" else None,
         )
-        for row in told.iter_rows():
-            yield row["told"]
+        for row in dataset.iter_rows():
+            yield row["result"]
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = " ".join(str(error).split())[-300:]
-        raise EngineError(
-            f"Ray cannot compute it: {reason}. What is written stays: the same command goes on"
+        raise BackendError(
+            f"Ray failed: {reason}. Written parts are kept: the same command resumes the run"
         ) from error
     finally:
         if started:
@@ -131,71 +132,73 @@ def _told(settings: ScoreSettings, parts: Sequence[int], facts: JobFacts) -> Ite
 
 
 class PartScorer:
-    """An actor of Ray: scores and writes the parts that it is given."""
+    """A Ray actor that scores and writes parts."""
 
     def __init__(self, settings: str, fingerprint: Mapping[str, str], directory: str) -> None:
         self._failure: ScoringError | None = None
         self._sources: Sequence[Source] = ()
         try:
             self._open(ScoreSettings.model_validate_json(settings), fingerprint, directory)
-        except ScoringError as error:  # raised here, it would have Ray start the actor again and again
+        except ScoringError as error:  # if __init__ raised, Ray would restart the actor forever
             self._failure = error
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Score parts, and return for each its receipt, or what went wrong, as JSON."""
-        return {"told": [self._told(int(number)) for number in batch["part"]]}
+        """Score parts, and return each part's receipt or error as JSON."""
+        return {"result": [self._score_part(int(number)) for number in batch["part"]]}
 
     def close(self) -> None:
-        """Close the input. Ray has no use for it: it ends the actor's process."""
+        """Close the input; for tests, as Ray ends the actor's process."""
         for source in self._sources:
             source.close()
 
     def _open(self, settings: ScoreSettings, fingerprint: Mapping[str, str], directory: str) -> None:
         try:
-            os.chdir(directory)  # relative paths stand in the rows as they were given
+            os.chdir(directory)  # rows have relative paths as they were given
         except OSError as error:
-            raise InputError(f"a node of the cluster has no folder {directory}: share it") from error
-        self._sources = open_inputs(settings.input, column=settings.column, say=Silent().say)
+            raise InputError(
+                f"a node of the cluster does not have the folder {directory}: mount it on every node"
+            ) from error
+        self._sources = open_inputs(settings.input, column=settings.column, say=Observer().say)
         self._settings = settings
         self._plan = Plan(self._sources, settings.part_rows)
         columns = self._plan.columns()
-        self._engine = open_local(settings)
+        self._backend = open_local(settings)
         self._layout = Layout(
             format=settings.written_format,
-            classes=tuple(self._engine.classes),
-            digest=self._engine.digest,
+            classes=tuple(self._backend.classes),
+            digest=self._backend.digest,
             top=settings.top,
             columns=columns,
         )
-        facts = facts_of(self._plan, self._engine, self._layout)
-        if different := differences(fingerprint, facts.fingerprint):
+        manifest = job_manifest(self._plan, self._backend, self._layout)
+        if different := differences(fingerprint, manifest.fingerprint):
             raise InputError(
-                f"a node of the cluster sees another job: {'; '.join(different[:5])}. Every node needs the same "
+                f"a node of the cluster has another job: {'; '.join(different[:5])}. Give every node the same "
                 "input, model and versions"
             )
-        self._folder = OutputFolder(settings.output, facts)
-        self._observer = _Tallying(settings, self._engine)
+        self._folder = OutputFolder(settings.output, manifest)
+        self._observer = _StatisticsObserver(settings, self._backend)
 
-    def _told(self, number: int) -> str:
+    def _score_part(self, number: int) -> str:
         try:
             if self._failure is not None:
                 raise self._failure
-            for part in score_parts(self._plan, [number], self._engine, None):
+            for part in score_parts(self._plan, [number], self._backend, None):
                 if self._settings.strict:
-                    refuse_errors(part)
-                with written():
+                    fail_on_errors(part)
+                with output_errors():
                     receipt = encode_and_write(part, self._folder, self._layout, self._observer)
         except ScoringError as error:
             return json.dumps({"error": type(error).__name__, "message": str(error)})
         return json.dumps(asdict(receipt))
 
 
-class _Tallying(Silent):
-    """Remembers of each part what the run's own observer would."""
+class _StatisticsObserver(Observer):
+    """Computes the statistics that the driver's observer would compute."""
 
-    def __init__(self, settings: ScoreSettings, engine: Engine) -> None:
-        self._tallier = tallier_for(settings, engine)
+    def __init__(self, settings: ScoreSettings, backend: Backend) -> None:
+        self._statistics = open_statistics(settings, backend)
 
-    def tally(self, chunk: Chunk, answers: Answers) -> dict[str, Any]:
-        """Return what the summary needs to know of a part."""
-        return self._tallier.of(chunk, answers)
+    def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:
+        """Return a part's statistics."""
+        return self._statistics.compute(chunk, predictions)

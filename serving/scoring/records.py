@@ -1,4 +1,4 @@
-"""What the stages hand to each other: rows as they were read, rows as they were decoded, answers, receipts."""
+"""What the stages pass to each other: rows as read, decoded images, predictions, receipts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,31 +8,31 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.images.contract import Polarity
-from serving.scoring.names import Names
+from serving.scoring.lazy_strings import LazyStrings
 
 Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Raw:
-    """Some rows of one source, read and not decoded."""
+class RawRows:
+    """Rows of one source, read but not decoded."""
 
     source: str
-    rows: Names
-    """The rows' ids, unique in the source: a file's path, a member's name, or a number from 0."""
+    rows: LazyStrings
+    """The rows' ids, unique within the source: a file's path, an archive member's name, or a number from 0."""
     files: Sequence[bytes | str] | None = None
-    """Image files, whole; a string is why one cannot be had. None where the rows came as `pixels`."""
+    """Contents of image files; a string is the reason why one cannot be read. None if the rows are `pixels`."""
     pixels: Images | None = None
     """`uint8[n, 28, 28]`."""
-    faults: Mapping[int, str] = field(default_factory=dict)
-    """Rows of `pixels`, counted from 0 here, that are no image, and why."""
+    errors: Mapping[int, str] = field(default_factory=dict)
+    """Index in `pixels` to the reason why that row is not an image."""
     columns: Any = None
-    """A `pyarrow.Table` of n rows, passed through; None if there are no other columns."""
+    """A `pyarrow.Table` of n rows that is passed through; None if there are no other columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Images, and what is to be said of some of them, by their places."""
+    """Images, with errors and warnings by index."""
 
     images: Images
     """`uint8[n, 28, 28]`; zeros where there is an error."""
@@ -42,31 +42,31 @@ class Decoded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """Some rows of the input, decoded. The row `i` of each member is the same image."""
+    """Consecutive rows of the input, decoded. Row `i` of each field belongs to the same image."""
 
     first: int
-    """The number of the first row in the whole input, from 0."""
-    sources: Names | Sequence[str]
-    rows: Names | Sequence[str]
+    """Number of the first row in the whole input, from 0."""
+    sources: LazyStrings | Sequence[str]
+    rows: LazyStrings | Sequence[str]
     images: Images
     """`uint8[n, 28, 28]`; zeros where there is an error."""
     errors: Mapping[int, str]
-    """Place in this chunk to the sentence that says why there is no answer."""
+    """Index in this chunk to the reason why there is no prediction."""
     warnings: Mapping[int, str]
-    """Place in this chunk to what `/predict` would warn of, joined by `; `."""
+    """Index in this chunk to the warnings that `/predict` would give, joined by `; `."""
     columns: Sequence[Any] = ()
-    """`(count, pyarrow.Table or None)`: the columns passed through, for stretches of rows, in their order."""
+    """`(count, pyarrow.Table or None)` for consecutive runs of rows: the columns that are passed through."""
 
     def __len__(self) -> int:
         return len(self.images)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answers:
-    """What the model says of a chunk's n images. Rows with an error hold what nobody should read."""
+class Predictions:
+    """The model's predictions for a chunk's n images. Values of rows with an error are meaningless."""
 
     probabilities: npt.NDArray[np.float32]
-    """`float32[n, classes]`, in the manifest's order of classes; rows sum to 1."""
+    """`float32[n, classes]`, classes in the manifest's order; rows sum to 1."""
     indices: npt.NDArray[np.int64]
     """`int64[n]`: the most probable class of each."""
     labels: Sequence[str]
@@ -77,7 +77,7 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
-    """What is known of a part that is written; it lies beside the part, whichever life of the run wrote it."""
+    """Size, hash and statistics of a written part; stored beside it, so that a resumed run has them too."""
 
     part: int
     rows: int
@@ -85,15 +85,15 @@ class Receipt:
     sha256: str
     bytes: int
     tally: dict[str, Any]
-    """What the observer's `tally` made of the part."""
+    """The part's statistics, as `Observer.tally` returned them."""
 
 
-class Engine(Protocol):
-    """A model that can be asked. `score` is called by `concurrency` threads at once."""
+class Backend(Protocol):
+    """Computes probabilities. `score` is called by `concurrency` threads at once."""
 
     @property
     def digest(self) -> str:
-        """Return the digest of the bundle that answers."""
+        """Return the digest of the bundle that is served."""
         ...
 
     @property
@@ -103,42 +103,42 @@ class Engine(Protocol):
 
     @property
     def polarity(self) -> Polarity:
-        """Return what the model expects, for the warnings."""
+        """Return the polarity that the model expects, for the warnings."""
         ...
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Return what else decides the bits of the answers, by name: it goes into the fingerprint."""
+        """Return whatever else affects the bits of the results, by name; part of the fingerprint."""
         ...
 
     @property
     def batch(self) -> int:
-        """Return how many images one call of `score` takes; the last one of a part has fewer."""
+        """Return how many images one call of `score` takes; the last call of a part may have fewer."""
         ...
 
     @property
     def concurrency(self) -> int:
-        """Return how many calls at once keep it busy."""
+        """Return how many concurrent calls keep it busy."""
         ...
 
     def score(self, images: Images) -> npt.NDArray[np.float32]:
         """Return `float32[n, classes]` for `uint8[n, 28, 28]`, n from 1 to `batch`.
 
         Raises:
-            EngineError: it cannot be had, now or at all.
-            LostError: it was lost on the way; another try may have it.
+            BackendError: the backend is not available.
+            BackendLostError: the backend failed while computing; another run may succeed.
         """
         ...
 
     def close(self) -> None:
-        """Give back what it holds; a call of `score` that still waits ends with an EngineError."""
+        """Release resources; a call of `score` that still waits raises BackendError."""
         ...
 
 
-def answers_of(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> Answers:
-    """Return the answers that `float32[n, classes]` mean; the first of equals wins, as in `/predict`."""
+def predictions_of(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> Predictions:
+    """Return predictions from `float32[n, classes]`; of equal probabilities the first wins, as in `/predict`."""
     indices = probabilities.argmax(axis=1)
-    return Answers(
+    return Predictions(
         probabilities=probabilities,
         indices=indices,
         labels=[classes[index] for index in indices.tolist()],
@@ -146,15 +146,15 @@ def answers_of(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -
     )
 
 
-def joined(chunks: Sequence[Chunk]) -> Chunk:
+def concatenate(chunks: Sequence[Chunk]) -> Chunk:
     """Return consecutive chunks as one."""
     if len(chunks) == 1:
         return chunks[0]
     starts = [chunk.first - chunks[0].first for chunk in chunks]
     return Chunk(
         first=chunks[0].first,
-        sources=Names.joined([chunk.sources for chunk in chunks]),
-        rows=Names.joined([chunk.rows for chunk in chunks]),
+        sources=LazyStrings.concatenate([chunk.sources for chunk in chunks]),
+        rows=LazyStrings.concatenate([chunk.rows for chunk in chunks]),
         images=np.concatenate([chunk.images for chunk in chunks]),
         errors={
             start + at: text

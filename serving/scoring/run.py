@@ -1,4 +1,4 @@
-"""A run from its beginning to its end: list the input, claim the output, score what is missing, finish."""
+"""A run from start to end: list the input, open the output, score the missing parts, finish."""
 
 import os
 import time
@@ -8,21 +8,21 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 from serving.scoring.backends.local import open_local
-from serving.scoring.inputs.decoding import Decoders
+from serving.scoring.inputs.decoding import DecoderPool
 from serving.scoring.inputs.sources import open_inputs
 from serving.scoring.observer import Observer, Totals
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.output.formats import Layout
 from serving.scoring.output.manifest import Outcome
-from serving.scoring.parts import encode_and_write, facts_of, refuse_errors, written
+from serving.scoring.parts import encode_and_write, fail_on_errors, job_manifest, output_errors
 from serving.scoring.pipeline import Part, score_parts
 from serving.scoring.plan import Plan
-from serving.scoring.records import Engine, Receipt
+from serving.scoring.records import Backend, Receipt
 from serving.scoring.settings import ScoreSettings, shard_of
 from serving.system.cpus import usable_cpus
 
 WRITING = 2
-"""Parts that are being written, or wait for it, at most."""
+"""Maximum number of parts that are being written or are queued for it."""
 
 
 def run(
@@ -32,27 +32,27 @@ def run(
     environment: Mapping[str, str] | None = None,
     stdin: BinaryIO | None = None,
 ) -> Outcome:
-    """Score what this process has to, and finish the job if nobody else has a share of it.
+    """Score this process's shard; finish the job if it is the only shard.
 
     Args:
         settings: the job.
-        observer: is told what happens.
-        environment: for the shard, by default the process's.
-        stdin: where the input is `-`, by default the process's.
+        observer: receives the run's callbacks.
+        environment: where the shard is read from, by default the process's.
+        stdin: read where an input is `-`, by default the process's.
 
     Raises:
-        ScoringError: the run ends; the message says why and what to do.
-        ValueError: the shard makes no sense.
+        ScoringError: the run cannot go on; the message has the reason and a remedy.
+        ValueError: the shard is invalid.
     """
     index, count = shard_of(settings, os.environ if environment is None else environment)
     with ExitStack() as stack:
-        decoders = Decoders(settings.workers or usable_cpus())
+        decoders = DecoderPool(settings.workers or usable_cpus())
         stack.callback(decoders.close)
         sources = open_inputs(
             settings.input,
             column=settings.column,
             say=observer.say,
-            packed=decoders.start if settings.engine == "local" else lambda: None,
+            on_image_files=decoders.start if settings.engine == "local" else lambda: None,
             stdin=stdin,
         )
         for source in sources:
@@ -60,24 +60,24 @@ def run(
         plan = Plan(sources, settings.part_rows)
         columns = plan.columns()
         own = range(index, plan.parts, count)
-        engine = open_engine(settings)
-        stack.callback(engine.close)
-        observer.meet(engine)
+        backend = open_backend(settings)
+        stack.callback(backend.close)
+        observer.on_backend(backend)
         layout = Layout(
             format=settings.written_format,
-            classes=tuple(engine.classes),
-            digest=engine.digest,
+            classes=tuple(backend.classes),
+            digest=backend.digest,
             top=settings.top,
             columns=columns,
         )
-        with written():
-            folder = OutputFolder.claim(settings.output, facts_of(plan, engine, layout), observer.say)
+        with output_errors():
+            folder = OutputFolder.open_for(settings.output, job_manifest(plan, backend, layout), observer.say)
             if (complete := folder.complete()) is None:
-                stack.enter_context(folder.held(own))
-                complete = folder.complete()  # who held it before may have completed it
+                stack.enter_context(folder.lock(own))
+                complete = folder.complete()  # the previous owner of the lock may have completed it
             if complete is not None:
-                observer.say(f"{settings.output} is complete already: nothing is left to do")
-                return Outcome(receipts=complete, complete=True, facts=folder.facts)
+                observer.say(f"{settings.output} is complete: nothing to do")
+                return Outcome(receipts=complete, complete=True, manifest=folder.manifest)
             done = folder.resume(own, observer.say)
             totals = Totals(
                 rows=plan.rows,
@@ -85,48 +85,48 @@ def run(
                 own_rows=sum(plan.rows_of(part) for part in own),
                 own_parts=len(own),
             )
-            observer.begin(totals, [*done.values()])
+            observer.on_start(totals, [*done.values()])
             missing = [part for part in own if part not in done]
             if settings.engine == "ray":
                 from serving.scoring.ray_backend import score_on_ray
 
-                new = score_on_ray(settings, missing, folder.facts, engine, observer)
+                new = score_on_ray(settings, missing, folder.manifest, backend, observer)
             else:
-                scored = score_parts(plan, missing, engine, decoders if decoders.started else None)
+                scored = score_parts(plan, missing, backend, decoders if decoders.started else None)
                 new = _write_all(scored, folder, layout, observer, strict=settings.strict)
             if count > 1:
                 receipts = sorted([*done.values(), *new], key=lambda receipt: receipt.part)
-                return Outcome(receipts=receipts, complete=False, facts=folder.facts)
-            return Outcome(receipts=folder.finish(observer.say), complete=True, facts=folder.facts)
+                return Outcome(receipts=receipts, complete=False, manifest=folder.manifest)
+            return Outcome(receipts=folder.finish(observer.say), complete=True, manifest=folder.manifest)
 
 
 def merge(output: OutputFolder, say: Callable[[str], None] = lambda _: None) -> Outcome:
     """Finish a job whose parts were written by several shards.
 
     Args:
-        output: the job's.
-        say: takes a line for the user.
+        output: the job's folder.
+        say: shows the user a line.
 
     Raises:
         IncompleteError: parts are missing.
-        OccupiedError: a shard is still at work.
+        LockedError: a shard is still running.
         OutputError: a part, or the one file, was changed.
         WriteError: the result cannot be written.
     """
-    with written():
+    with output_errors():
         receipts = output.complete()
         if receipts is None:
-            with output.held(range(output.facts.parts)):
+            with output.lock(range(output.manifest.parts)):
                 receipts = output.complete() or output.finish(say)
-        return Outcome(receipts=receipts, complete=True, facts=output.facts)
+        return Outcome(receipts=receipts, complete=True, manifest=output.manifest)
 
 
-def open_engine(settings: ScoreSettings) -> Engine:
-    """Open what the settings ask for.
+def open_backend(settings: ScoreSettings) -> Backend:
+    """Open the backend that the settings select.
 
     Raises:
         ModelError: the model cannot be loaded or proven.
-        EngineError: the device, the service or the cluster is not there.
+        BackendError: the device, the service or the cluster is not available.
     """
     if settings.url is not None:
         from serving.scoring.backends.remote import open_remote
@@ -138,7 +138,7 @@ def open_engine(settings: ScoreSettings) -> Engine:
 def _write_all(
     scored: Iterator[Part], folder: OutputFolder, layout: Layout, observer: Observer, *, strict: bool
 ) -> list[Receipt]:
-    """Write the parts as they come, beside the scoring of the next ones."""
+    """Write each part in a thread while the next ones are scored."""
     receipts: list[Receipt] = []
     pending: list[Future[Receipt]] = []
     last = time.perf_counter()
@@ -154,7 +154,7 @@ def _write_all(
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
         for part in scored:
             if strict:
-                refuse_errors(part)
+                fail_on_errors(part)
             pending.append(writer.submit(encode_and_write, part, folder, layout, observer))
             while len(pending) > WRITING or (pending and pending[0].done()):
                 settle()

@@ -34,6 +34,6 @@ def test_the_scorer_states_what_its_environment_sets(
     """So does the scorer's, which claims no default where there is none."""
     monkeypatch.setenv("GLYPH_SCORE_DEVICE_ID", "3")
     text = shown(score.main, capsys)
-    assert "where CUDA is used (default: 3, from the environment variable GLYPH_SCORE_DEVICE_ID)" in text
-    assert "images in a part, which is what a killed run may have to repeat (default: 16384)" in text
+    assert "with CUDA (default: 3, from the environment variable GLYPH_SCORE_DEVICE_ID)" in text
+    assert "images in a part; a killed run repeats at most the parts in flight (default: 16384)" in text
     assert "Undefined" not in text

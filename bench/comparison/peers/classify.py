@@ -1,4 +1,4 @@
-"""What every peer does with an image: the same decoding, the same ONNX session, the same answer.
+"""Inference that all peers share: the same decoder, ONNX session and response.
 
 This file runs in the peers' environments, so it imports nothing but NumPy, Pillow and ONNX Runtime; with
 BENCH_DECODER=glyph also Glyph's decoder, for the contender that shows what that brings.

@@ -1,4 +1,4 @@
-"""FastAPI by hand: `uvicorn fastapi_server:app`, on uvloop and httptools.
+"""FastAPI: `uvicorn fastapi_server:app`, on uvloop and httptools.
 
 The endpoint is a coroutine and runs the model in the loop: a thread's hand-over would cost more than
 these tens of microseconds. orjson writes the answer.

@@ -1,4 +1,4 @@
-"""A floor: Flask that reads the body and answers a constant; what it costs without any model."""
+"""A floor: Flask that reads the body and returns a constant; the cost of Flask without a model."""
 
 from flask import Flask, Response, jsonify, request
 

@@ -1,4 +1,4 @@
-"""Flask as a tutorial writes it, the baseline of every ratio: `gunicorn -k gthread flask_naive:app`."""
+"""Flask as in a tutorial, the baseline of all ratios: `gunicorn -k gthread flask_naive:app`."""
 
 import classify
 from flask import Flask, Response, jsonify, request

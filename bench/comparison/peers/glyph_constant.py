@@ -1,4 +1,4 @@
-"""A floor: Glyph's inference worker that answers a constant; what its HTTP alone costs.
+"""A floor: Glyph's inference worker that returns a constant; the cost of its HTTP.
 
     gunicorn -c python:bench.comparison.peers.glyph_constant
 
@@ -23,7 +23,7 @@ class ConstantWorker(InferenceWorker):
     """Glyph's worker, but for what happens between request and answer."""
 
     def run(self) -> None:
-        """Serve, with a dispatcher that answers a constant."""
+        """Serve with a dispatcher that returns a constant."""
         from serving.worker.dispatcher import Dispatcher
 
         def predict(_dispatcher: Any, connection: Any, *_request: Any) -> None:

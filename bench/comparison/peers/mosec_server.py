@@ -1,4 +1,4 @@
-"""Mosec: its front is written in Rust, this process decodes and runs what the front has batched.
+"""Mosec: its Rust front end batches requests, this process decodes and runs the batches.
 
     python mosec_server.py --port 8000
 

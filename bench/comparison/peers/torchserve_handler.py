@@ -1,4 +1,4 @@
-"""TorchServe's handler: the front is Java, this decodes and runs what the front has batched."""
+"""TorchServe's handler: its Java front end batches requests, this process decodes and runs the batches."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A floor: a WSGI application that reads the body and answers a constant; what Gunicorn's threads alone cost."""
+"""A floor: a WSGI application that reads the body and returns a constant; the cost of Gunicorn's gthread worker."""
 
 import json
 from collections.abc import Callable, Iterable

@@ -1,5 +1,5 @@
-"""What computes the probabilities; each is a `records.Engine`.
+"""Backends compute the probabilities; each implements `records.Backend`.
 
-- `local.py`: the service's own session, in this process
+- `local.py`: the service's ONNX Runtime session in this process
 - `remote.py`: a running service, by the Open Inference Protocol
 """

@@ -1,4 +1,4 @@
-"""What computes the probabilities: here the service's own session, in this process."""
+"""The local backend: the service's ONNX Runtime session in this process."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,20 @@ from serving.errors import DeviceLostError, ProviderError
 from serving.model import engine as sessions
 from serving.model.proofs import load_seconds
 from serving.model.prove import prove
-from serving.scoring.errors import EngineError, LostError, ModelError, Stopped
+from serving.scoring.errors import BackendError, BackendLostError, ModelError, Stopped
 from serving.scoring.records import Images
 from serving.scoring.settings import ScoreSettings
 from serving.settings import ServiceSettings
 from serving.system.cpus import usable_cpus
 
 BATCH: dict[sessions.Provider, int] = {"cpu": sessions.BUCKETS[-1], "cuda": 4096}
-"""Images that are computed at once, where nothing else is asked for. A CPU's caches hold no more of them; a GPU
-waits for its driver between batches, the longer the smaller they are, and of 4096 images all activations take
-tens of megabytes."""
+"""Default batch size. On a CPU, the activations of more images do not fit the caches; on a GPU, launch overhead
+dominates small batches, and the activations of 4096 images take tens of megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class LocalEngine:
-    """The service's proven session in this process."""
+class LocalBackend:
+    """A proven session of the service."""
 
     session: sessions.Engine
 
@@ -45,12 +44,12 @@ class LocalEngine:
 
     @property
     def polarity(self) -> Polarity:
-        """Return what the model expects."""
+        """Return the polarity that the model expects."""
         return self.session.bundle.manifest.input.polarity
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Return the provider and the arithmetic, which round differently, and so may versions."""
+        """Return provider, precision and ONNX Runtime's version: each may round differently."""
         return {
             "provider": self.session.provider,
             "arithmetic": self.session.precision,
@@ -59,45 +58,45 @@ class LocalEngine:
 
     @property
     def batch(self) -> int:
-        """Return the largest batch that the session is run with."""
+        """Return the largest batch size of the session."""
         return self.session.sizes[-1]
 
     @property
     def concurrency(self) -> int:
-        """Return one thread for each CPU, as the session itself uses one; a GPU is fed by two."""
+        """Return one thread per CPU, as the session is single-threaded; two keep a GPU busy."""
         return usable_cpus() if self.session.provider == "cpu" else 2
 
     def score(self, images: Images) -> npt.NDArray[np.float32]:
-        """Return the probabilities as `Engine.infer` of the service gives them.
+        """Return the probabilities of the service's `Engine.infer`.
 
         Raises:
-            LostError: the GPU has failed, or the session's memory does not suffice.
+            BackendLostError: the GPU failed, or the session ran out of memory.
         """
         try:
             return self.session.infer(images).probabilities
         except MemoryError:
             raise
         except DeviceLostError as error:
-            raise LostError(
-                f"{error}; look at nvidia-smi: once the GPU works, the same command goes on where it stopped"
+            raise BackendLostError(
+                f"{error}; check nvidia-smi: once the GPU works, the same command resumes the run"
             ) from error
         except Exception as error:  # ONNX Runtime's errors share no base
-            raise LostError(
-                f"the model cannot be run ({runtime_reason(error)}); the same command goes on where it stopped: if "
-                "memory has run out, end what else has it"
+            raise BackendLostError(
+                f"inference failed ({runtime_reason(error)}); the same command resumes the run: if "
+                "memory ran out, free some first"
             ) from error
 
     def close(self) -> None:
         """Do nothing: the session ends with the process."""
 
 
-def open_local(settings: ScoreSettings) -> LocalEngine:
-    """Load and prove the model as the service does: first by a child, which can be timed and killed.
+def open_local(settings: ScoreSettings) -> LocalBackend:
+    """Load and prove the model as the service does: first in a child process, which can be timed out and killed.
 
     Raises:
-        ModelError: there is none, or it cannot be proven.
-        EngineError: CUDA was asked for and does not work here, or no process can be started.
-        Stopped: the child was told to end.
+        ModelError: there is no model, or it cannot be proven.
+        BackendError: CUDA is required and does not work, or no process can be started.
+        Stopped: the child was terminated by a signal.
     """
     try:
         bundle = resolve(settings.model, settings.version)
@@ -105,26 +104,26 @@ def open_local(settings: ScoreSettings) -> LocalEngine:
         _prove(bundle, provider, settings)
         arithmetic = sessions.choose_precision(settings.arithmetic, bundle, provider)
         if arithmetic == "mixed":
-            arithmetic = "integer"  # as all full batches are; the last one of a part has the same bits so
+            arithmetic = "integer"  # as for full batches, so that the last batch of a part has the same bits
         session = sessions.open_engine(bundle, provider, settings.device_id, arithmetic)
         most = settings.batch or BATCH[provider]
         sizes = tuple(1 << power for power in range(most.bit_length()))
-        return LocalEngine(replace(session, sizes=sizes))
+        return LocalBackend(replace(session, sizes=sizes))
     except BundleError as error:
         raise ModelError(str(error)) from error
     except ProviderError as error:
-        raise EngineError(str(error)) from error
+        raise BackendError(str(error)) from error
 
 
 def _prove(bundle: Bundle, provider: sessions.Provider, settings: ScoreSettings) -> None:
-    """Have a child open the version: a graph that computes for hours hears of no signal, and says nothing."""
+    """Prove the version in a child process: a graph that computes for hours would block this one, signals included."""
     asked = ServiceSettings(arithmetic=settings.arithmetic, device_id=settings.device_id)
     try:
         kind, reason = prove(bundle.path, provider, asked, load_seconds(0), threading.Event())
     except OSError as error:
-        raise EngineError(f"no process can be started to prove the model: {error.strerror}") from error
+        raise BackendError(f"no process can be started to prove the model: {error.strerror}") from error
     if kind == "unknown":
-        raise Stopped("the process that proves the model was told to end: run again")
+        raise Stopped("the process that proves the model was terminated: run again")
     if kind == "provider_error":
         raise ProviderError(reason)
     if kind != "proven":

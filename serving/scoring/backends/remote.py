@@ -1,14 +1,13 @@
-"""`--url`: a running service computes, asked by the Open Inference Protocol with binary tensors.
+"""`--url`: the remote backend, a running service by the Open Inference Protocol with binary tensors.
 
-The threads that score share urllib3's pool of kept connections. A request is always of a full batch,
-padded with black images: so the service runs the very batches that `LocalEngine` runs, however it
-groups the requests that arrive together, and the answers have the same bits on the same device.
+The scoring threads share urllib3's connection pool. Every request is a full batch, padded with black images, so the
+service runs the same batches as `LocalBackend`, however it groups concurrent requests, and the results have the same
+bits on the same device.
 
-What is refused for a time (429, 502, 503, 504, a connection that breaks) is asked again: when
-`Retry-After` says so (RFC 9110, section 10.2.3), else after a growing pause, until the patience ends.
-The loop that does it is ours: `urllib3.Retry` counts tries where a run has a time, its pauses end with no run and
-are alike in all threads where they are longest, what `Retry-After` tells one thread it keeps from the others, and it
-reads an answer whole, however large. No redirect is followed.
+Temporary failures (408, 425, 429, 502, 503, 504, a broken connection) are retried: after `Retry-After` (RFC 9110,
+section 10.2.3), else with exponential backoff, until `--patience-seconds` have passed. `urllib3.Retry` is not enough:
+it counts attempts instead of time, its pauses cannot be interrupted and have no jitter at their maximum, one thread's
+`Retry-After` does not hold for the others, and it reads a response of any size. Redirects are not followed.
 """
 
 import contextlib
@@ -32,39 +31,39 @@ from urllib3.util import parse_url
 from bundle.manifest import Polarity
 from serving.model.engine import padded
 from serving.predict.oip import HEADER_LENGTH, INPUT, OCTET_STREAM
-from serving.scoring.errors import EngineError
+from serving.scoring.errors import BackendError
 from serving.scoring.records import Images
-from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
+from serving.scoring.settings import MAX_REMOTE_BATCH, ScoreSettings
 
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 10.0
+FIRST_BACKOFF_SECONDS = 0.1
+LONGEST_BACKOFF_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 300
 GRACE_SECONDS = 5.0
-"""The service is asked to give up at the deadline; the connection waits for it to say so."""
-MAX_ANSWER_BYTES = 64 << 20
-AGAIN = frozenset({408, 425, 429, 502, 503, 504})
-"""Statuses that another time may not have; the questions have no effect, so asking twice is safe."""
+"""How much longer than the service's own deadline the connection waits for its response."""
+MAX_RESPONSE_BYTES = 64 << 20
+RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
+"""Statuses that are retried; predictions have no side effects, so a retry is safe."""
 MAX_TOKEN_BYTES = 1 << 14
 _RETRY = urllib3.Retry(retry_after_max=LONGEST_RETRY_AFTER_SECONDS)
 REMEDIES = {
     401: "give a valid token with --token-file",
-    403: "give a token that may ask with --token-file",
-    404: "another version may be served by now: run it again, into a new output",
-    413: "the service takes smaller requests only: raise its GLYPH_MAX_BODY_BYTES and GLYPH_MAX_IMAGES",
+    403: "give a token with the permission by --token-file",
+    404: "the service may have another version now: run again with a new output",
+    413: "the service's limits are too small: raise its GLYPH_MAX_BODY_BYTES and GLYPH_MAX_IMAGES",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Response:
-    """An answer, whole."""
+    """A complete response."""
 
     status: int
     headers: Mapping[str, str]
-    """By names in any case."""
+    """Case-insensitive."""
     body: bytes
 
     def message(self) -> str:
-        """Return what the service said was wrong, in its own words where it used any that are known."""
+        """Return the status with the error message of the body, if its format is known."""
         with contextlib.suppress(ValueError, AttributeError):
             document = orjson.loads(self.body)
             detail = document.get("error") or f"{document.get('detail')}. {document.get('remedy', '')}"
@@ -73,63 +72,63 @@ class Response:
 
 
 class Client:
-    """Asks one service, from any number of threads."""
+    """A thread-safe HTTP client of one service."""
 
     def __init__(self, settings: ScoreSettings) -> None:
-        assert settings.url is not None  # noqa: S101  the caller looked
+        assert settings.url is not None  # noqa: S101  checked by the caller
         self.url = settings.url.rstrip("/")
         self.patience = settings.patience_seconds
-        self._fields = {
+        self._headers = {
             "User-Agent": "glyph-score",
             "X-Request-Timeout-Ms": str(max(1, int(settings.timeout_seconds * 1000))),
         }
         if settings.token_file is not None:
-            self._fields["Authorization"] = f"Bearer {read_token(settings.token_file)}"
+            self._headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
         self._pool = open_pool(self.url, settings)
         self._prefix = parse_url(self.url).path or ""
-        """What the service's paths begin with, as behind a proxy; without a last slash."""
+        """The URL's path, as behind a proxy, without a trailing slash."""
         self._not_before = 0.0
-        """What `Retry-After` asked of one thread holds for all of them."""
+        """No thread sends a request before this time; from `Retry-After`."""
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """End the connections, and wake who waits to ask again; they raise EngineError."""
+        """Close the connections, and wake the threads that wait for a retry; these raise BackendError."""
         self._closed.set()
         self._pool.close()
 
-    def ask(
+    def request(
         self, method: str, path: str, body: bytes = b"", fields: Mapping[str, str] | None = None
     ) -> Response:
-        """Return the answer with status 200, after as many tries as patience allows.
+        """Return the response with status 200; retry temporary failures until `patience` seconds have passed.
 
         Raises:
-            EngineError: there is none.
+            BackendError: the request failed.
         """
-        trouble, pauses = "", _pauses()
+        problem, delays = "", _backoff_delays()
         deadline: float | None = None
         while True:
             self._wait(self._not_before - time.monotonic())
-            wait = next(pauses)
+            wait = next(delays)
             try:
                 response = self._exchange(method, path, body, fields or {})
             except HTTPError as error:
-                said = error.__cause__ or error.args[-1]  # what the system said, which urllib3 wraps
+                said = error.__cause__ or error.args[-1]  # the operating system's error, which urllib3 wraps
                 if isinstance(said, ssl.SSLCertVerificationError):
-                    raise EngineError(
-                        f"{self.url} shows a certificate that cannot be trusted ({said.verify_message}): name who "
-                        "signed it with --ca-file, and the host as the certificate does"
+                    raise BackendError(
+                        f"{self.url} has an untrusted certificate ({said.verify_message}): give its authority by "
+                        "--ca-file, and the host name that the certificate has"
                     ) from error
-                idle = isinstance(error, ProtocolError) and not trouble
-                trouble = f"it cannot be reached: {said}"
-                if idle:  # it may have been closed while nothing was asked; a new one tells more
+                idle = isinstance(error, ProtocolError) and not problem
+                problem = f"it cannot be reached: {said}"
+                if idle:  # the server may have closed an idle connection: retry at once on a new one
                     continue
             else:
                 if response.status == http.client.OK:
                     return response
-                trouble = f"it answered {response.message()}"
-                if response.status not in AGAIN:
+                problem = f"it answered {response.message()}"
+                if response.status not in RETRYABLE:
                     remedy = REMEDIES.get(response.status)
-                    raise EngineError(f"{self.url}: {trouble}" + (f"; {remedy}" if remedy else ""))
+                    raise BackendError(f"{self.url}: {problem}" + (f"; {remedy}" if remedy else ""))
                 asked = retry_after(response.headers.get("Retry-After"))
                 if asked is not None:
                     wait = asked
@@ -137,38 +136,38 @@ class Client:
             now = time.monotonic()
             deadline = now + self.patience if deadline is None else deadline
             if now + wait > deadline:
-                raise EngineError(
-                    f"{self.url}: {trouble}; tried for {self.patience:g} s. What is written stays: the same "
-                    "command goes on when the service is back (--patience-seconds waits longer)"
+                raise BackendError(
+                    f"{self.url}: {problem}; retried for {self.patience:g} s. Written parts are kept: the same "
+                    "command resumes the run when the service is back (--patience-seconds retries longer)"
                 )
             self._wait(wait)
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(max(0.0, seconds)):
-            raise EngineError("the run ends, and nothing more is asked")
+            raise BackendError("the run was stopped")
 
     def _exchange(self, method: str, path: str, body: bytes, fields: Mapping[str, str]) -> Response:
-        """Send the request and read the answer; the connection stays open if the service keeps it open."""
+        """Send the request and read the response."""
         with contextlib.closing(
             self._pool.urlopen(
                 method,
                 self._prefix + path,
                 body or None,
-                {**self._fields, **fields},
+                {**self._headers, **fields},
                 retries=False,
-                redirect=False,  # a token goes to no other host
+                redirect=False,  # the token must not be sent to another host
                 preload_content=False,
             )
         ) as answer:
-            content = answer.read(MAX_ANSWER_BYTES + 1)
-            if len(content) > MAX_ANSWER_BYTES:
-                raise HTTPError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            content = answer.read(MAX_RESPONSE_BYTES + 1)
+            if len(content) > MAX_RESPONSE_BYTES:
+                raise HTTPError(f"a response of more than {MAX_RESPONSE_BYTES} bytes")
             return Response(status=answer.status, headers=answer.headers, body=content)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RemoteEngine:
-    """A service's model; the version is the one that was served at the start, and no other one answers."""
+class RemoteBackend:
+    """A service's model, pinned to the version that was served when the run started."""
 
     client: Client
     name: str
@@ -178,27 +177,27 @@ class RemoteEngine:
     polarity: Polarity
     provider: str
     arithmetic: str
-    """Of a full batch."""
+    """Precision of the first layer for a full batch."""
     concurrency: int
-    batch: int = LARGEST_ASKED
+    batch: int = MAX_REMOTE_BATCH
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Return what the service computes with, as a local engine would."""
+        """Return the service's provider and precision."""
         return {"provider": self.provider, "arithmetic": self.arithmetic}
 
     def score(self, images: Images) -> npt.NDArray[np.float32]:
-        """Return the probabilities as the service gives them.
+        """Return the service's probabilities.
 
         Raises:
-            EngineError: it cannot be reached, refuses, or answers what the protocol does not have.
+            BackendError: the service cannot be reached, rejects the request, or violates the protocol.
         """
         full = images if len(images) == self.batch else padded(images, self.batch)
-        response = self.client.ask("POST", self._path, *question(full))
-        return answer(response, self.version, (len(full), len(self.classes)))[: len(images)]
+        response = self.client.request("POST", self._path, *infer_request(full))
+        return infer_response(response, self.version, (len(full), len(self.classes)))[: len(images)]
 
     def close(self) -> None:
-        """Stop asking."""
+        """Close the client."""
         self.client.close()
 
     @property
@@ -206,26 +205,26 @@ class RemoteEngine:
         return f"/v2/models/{self.name}/versions/{self.version}/infer"
 
 
-def open_remote(settings: ScoreSettings) -> RemoteEngine:
-    """Ask a service what it serves.
+def open_remote(settings: ScoreSettings) -> RemoteBackend:
+    """Open the model that a service has.
 
     Raises:
-        EngineError: it cannot be reached, lets us not in, or is no Glyph service.
+        BackendError: the service cannot be reached, rejects the token, or is not Glyph.
     """
     client = Client(settings)
     try:
-        return _served(client, settings)
-    except EngineError:
+        return _open(client, settings)
+    except BackendError:
         client.close()
         raise
 
 
-def _served(client: Client, settings: ScoreSettings) -> RemoteEngine:
-    response = client.ask("GET", "/metadata")
+def _open(client: Client, settings: ScoreSettings) -> RemoteBackend:
+    response = client.request("GET", "/metadata")
     try:
         document: Any = orjson.loads(response.body)
         model = document["model"]
-        return RemoteEngine(
+        return RemoteBackend(
             client=client,
             name=str(model["name"]),
             version=int(model["version"]),
@@ -236,16 +235,16 @@ def _served(client: Client, settings: ScoreSettings) -> RemoteEngine:
             # An older service has no other than float32; one that is mixed computes full batches in integers.
             arithmetic="float32" if document.get("arithmetic", "float32") == "float32" else "integer",
             concurrency=settings.connections,
-            batch=settings.batch or LARGEST_ASKED,
+            batch=settings.batch or MAX_REMOTE_BATCH,
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(
-            f"{client.url}/metadata does not answer as a Glyph service does: give the service's own address"
+        raise BackendError(
+            f"{client.url}/metadata is not the response of a Glyph service: give the service's address"
         ) from error
 
 
-def question(images: Images) -> tuple[bytes, dict[str, str]]:
-    """Return the body and the fields of a request for the probabilities of `uint8[n, 28, 28]`.
+def infer_request(images: Images) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of an inference request for `uint8[n, 28, 28]`.
 
     Source: Triton's docs/protocol/extension_binary_data.md.
     """
@@ -265,11 +264,11 @@ def question(images: Images) -> tuple[bytes, dict[str, str]]:
     return header + pixels, {HEADER_LENGTH: str(len(header)), "Content-Type": OCTET_STREAM}
 
 
-def answer(response: Response, version: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Return the probabilities in a response, `float32[n, classes]`.
+def infer_response(response: Response, version: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Return a response's probabilities, `float32[n, classes]`.
 
     Raises:
-        EngineError: it is not what was asked for.
+        BackendError: the response does not match the request.
     """
     try:
         length = int(response.headers[HEADER_LENGTH])
@@ -278,73 +277,73 @@ def answer(response: Response, version: int, shape: tuple[int, int]) -> npt.NDAr
         told = (output["name"], output["datatype"], tuple(output["shape"]), document["model_version"])
         probabilities = np.frombuffer(response.body[length:], "<f4").reshape(shape)
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(
-            f"the service's answer is not one of the Open Inference Protocol with binary data ({error})"
+        raise BackendError(
+            f"the response does not follow the Open Inference Protocol with binary data ({error})"
         ) from error
     if told != ("probabilities", "FP32", shape, str(version)):
-        raise EngineError(f"the service answered {told}, which was not asked for")
+        raise BackendError(f"the response has {told}, which the request did not ask for")
     return probabilities
 
 
 def open_pool(url: str, settings: ScoreSettings) -> urllib3.HTTPConnectionPool:
-    """Return what asks the service at an address, on a kept connection for each thread; it connects when asked.
+    """Return a connection pool for a URL; it connects with the first request.
 
     Raises:
-        EngineError: it is no address, or the file of certificates cannot be read.
+        BackendError: the URL is invalid, or the CA file cannot be read.
     """
     try:
         parts = parse_url(url)
     except ValueError as error:
-        raise EngineError(f"--url {url!r} is no address: {error}") from error
+        raise BackendError(f"--url {url!r} is not a URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.host or parts.query is not None or parts.auth:
-        raise EngineError(
-            f"--url {url!r} is no address of a service: give one as http://host:8080, or https://host; "
-            "a token goes into --token-file"
+        raise BackendError(
+            f"--url {url!r} is not the URL of a service: give one such as http://host:8080 or https://host; "
+            "a token belongs into --token-file"
         )
     tls: dict[str, Any] = {}
     if parts.scheme == "https":
         try:
             tls["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
         except OSError as error:  # ssl.SSLError is one
-            raise EngineError(
+            raise BackendError(
                 f"--ca-file {settings.ca_file} cannot be read: {error.strerror or error}"
             ) from error
     elif settings.ca_file is not None:
-        raise EngineError("--ca-file is for an https --url: this one is http")
+        raise BackendError("--ca-file requires an https --url: this one is http")
     return urllib3.connection_from_url(
         url, maxsize=settings.connections, timeout=settings.timeout_seconds + GRACE_SECONDS, **tls
     )
 
 
 def read_token(path: Path) -> str:
-    """Return the token in a file, whose only line it is; it is repeated in no message.
+    """Return the token from a file of one line; no message contains it.
 
     Raises:
-        EngineError: there is none.
+        BackendError: the file cannot be read, or has no token.
     """
     try:
         with path.open("rb") as file:
             token = file.read(MAX_TOKEN_BYTES).strip()
     except OSError as error:
-        raise EngineError(f"--token-file {path} cannot be read: {error.strerror}") from error
+        raise BackendError(f"--token-file {path} cannot be read: {error.strerror}") from error
     if not token or not all(33 <= byte < 127 for byte in token):
-        raise EngineError(
-            f"--token-file {path} holds no token: it should have one line, as serving.token prints it"
+        raise BackendError(
+            f"--token-file {path} has no token: it must be one line, as serving.token prints it"
         )
     return token.decode("ascii")
 
 
 def retry_after(field: str | None) -> float | None:
-    """Return the seconds that a `Retry-After` field asks for, at most 300; None if it is missing or none."""
+    """Return the seconds of a `Retry-After` field, at most 300; None if it is missing or invalid."""
     try:
         return None if field is None else _RETRY.parse_retry_after(field)
-    except (InvalidHeader, ValueError, OverflowError):  # the last two of a number or a date that is too large
+    except (InvalidHeader, ValueError, OverflowError):  # the last two for a number or date that is too large
         return None
 
 
-def _pauses() -> Iterator[float]:
-    """Yield pauses that double, each with chance in it, so that threads do not come back in step."""
-    pause = FIRST_PAUSE_SECONDS
+def _backoff_delays() -> Iterator[float]:
+    """Yield exponentially growing delays with jitter, so that threads do not retry in step."""
+    pause = FIRST_BACKOFF_SECONDS
     while True:
-        yield pause * random.uniform(0.5, 1.0)  # noqa: S311  nothing is hidden by it
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        yield pause * random.uniform(0.5, 1.0)  # noqa: S311  not for security
+        pause = min(2 * pause, LONGEST_BACKOFF_SECONDS)

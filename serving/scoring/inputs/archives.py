@@ -1,4 +1,4 @@
-"""Archives of image files: WebDataset's tar, and zip. Members are read by their places, in any order."""
+"""Archives of image files: tar (WebDataset) and zip. Members are read by offset, in any order."""
 
 import gzip
 import os
@@ -13,45 +13,51 @@ from pathlib import Path
 from bundle.images.hardening import MAX_FILE_BYTES
 from serving.scoring.errors import InputError
 from serving.scoring.inputs import zip_directory
-from serving.scoring.inputs.arrays import DAMAGE, unreadable
-from serving.scoring.inputs.listing import Listing, Scratch, file_fingerprint, shown, too_large
-from serving.scoring.names import Names
+from serving.scoring.inputs.arrays import READ_ERRORS, unreadable_error
+from serving.scoring.inputs.listing import (
+    Listing,
+    ScratchFile,
+    display_name,
+    file_fingerprint,
+    too_large_reason,
+)
+from serving.scoring.lazy_strings import LazyStrings
 
 SIDECARS = frozenset(
     {".cls", ".cls2", ".csv", ".id", ".idx", ".index", ".json", ".md", ".tsv", ".txt", ".xml"}
 )
-"""Endings of what lies beside images in archives and folders: labels, descriptions. Not scored."""
+"""Extensions of files beside images in archives and folders, such as labels and descriptions; not scored."""
 
 _DEFLATED = 8
 _LOCAL_HEADER = 30
 
 
 def is_sidecar(name: str) -> bool:
-    """Tell whether a member or file lies beside images and is none: hidden, or of a sidecar's ending."""
+    """Return whether a member or file is not an image: it is hidden or has a sidecar's extension."""
     base = name.rpartition("/")[2]
     return (
         base.startswith(".")
         or base.lower() in ("thumbs.db", "desktop.ini")
         or (
-            os.path.splitext(base)[1].lower() in SIDECARS  # noqa: PTH122  a member's name is no path here
+            os.path.splitext(base)[1].lower() in SIDECARS  # noqa: PTH122  a member's name is not a path here
         )
     )
 
 
 @dataclass(frozen=True, slots=True)
 class MemberReader:
-    """Members of an archive that lies on the disk, by their places."""
+    """Members of an archive on disk, by offset."""
 
     source: str
     path: str
     members: list[tuple[bytes, ...]]
-    """Name, offset and size; of a zip more."""
+    """Name, offset and size; for zip also compressed size, CRC-32 and method."""
     zipped: bool
 
     @property
-    def rows(self) -> Names:
+    def rows(self) -> LazyStrings:
         """Return the members' names."""
-        return Names([shown(member[0]) for member in self.members])
+        return LazyStrings([display_name(member[0]) for member in self.members])
 
     def read(self) -> list[bytes | str]:
         """Read the members."""
@@ -63,33 +69,33 @@ class MemberReader:
             os.close(descriptor)
 
 
-class ArchiveRows:
+class ArchiveSource:
     """A source whose rows are the members of one archive."""
 
     columns = None
-    packed = True
+    needs_decoding = True
 
-    def __init__(self, name: str, path: Path, *, zipped: bool, unpacked: Scratch | None = None) -> None:
+    def __init__(self, name: str, path: Path, *, zipped: bool, unpacked: ScratchFile | None = None) -> None:
         self.name = name
         self.path = path
         self.left_out = 0
-        """Members that lie beside the images."""
+        """Number of members that are not images."""
         self._zipped = zipped
         self._unpacked = unpacked
         self._listing = Listing(fields=6 if zipped else 3)
 
     @property
     def count(self) -> int:
-        """Return how many rows it has."""
+        """Return the number of rows."""
         return self._listing.count
 
     @property
     def place(self) -> str:
-        """Return where the archive can be read, by this process and by its children."""
+        """Return a path of the archive that this process and its children can open."""
         return str(self.path) if self._unpacked is None else self._unpacked.place
 
     def add(self, name: str, *where: int) -> None:
-        """Add a member, unless it lies beside the images."""
+        """Add a member unless it is a sidecar."""
         if is_sidecar(name):
             self.left_out += 1
         else:
@@ -97,7 +103,7 @@ class ArchiveRows:
             self._listing.append((encoded, *(b"%d" % number for number in where)))
 
     def fingerprint(self) -> str:
-        """Return what changes when the archive does."""
+        """Return a string that changes when the archive does."""
         return f"{file_fingerprint(self.path)}, members {self._listing.sha256()}"
 
     def take(self, first: int, count: int) -> MemberReader:
@@ -105,75 +111,75 @@ class ArchiveRows:
         return MemberReader(self.name, self.place, self._listing.take(first, count), zipped=self._zipped)
 
     def close(self) -> None:
-        """Keep it: its members are read by other processes."""
+        """Do nothing: other processes may still read the members."""
 
 
-def open_tar(name: str, path: Path) -> ArchiveRows:
-    """List a tar file of images; one in gzip is unpacked into a temporary file first.
+def open_tar(name: str, path: Path) -> ArchiveSource:
+    """List a tar file of images; a compressed one is first unpacked into a temporary file.
 
     Raises:
-        InputError: it is no tar file, or damaged.
+        InputError: it is not a tar file, or damaged.
     """
-    unpacked: Scratch | None = None
+    unpacked: ScratchFile | None = None
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         if packed:
-            unpacked = Scratch()
+            unpacked = ScratchFile()
             with gzip.open(path) as file:
                 shutil.copyfileobj(file, unpacked.file, 1 << 20)
             unpacked.file.flush()
-        source = ArchiveRows(name, path, zipped=False, unpacked=unpacked)
+        source = ArchiveSource(name, path, zipped=False, unpacked=unpacked)
         with tarfile.open(source.place, "r:") as archive:
             while (member := archive.next()) is not None:
-                vars(archive)["members"] = []  # it would keep every one
+                vars(archive)["members"] = []  # tarfile keeps every member
                 if member.isreg() and not member.issparse():
                     source.add(member.name, member.offset_data, member.size)
             end = archive.offset
-        if os.stat(source.place).st_size < end:  # noqa: PTH116  it may be in /proc
-            raise InputError(f"{path} is cut off: restore it and run again")
-    except (tarfile.TarError, *DAMAGE) as error:
-        raise unreadable(path, error) from error
+        if os.stat(source.place).st_size < end:  # noqa: PTH116  the path may be in /proc
+            raise InputError(f"{path} is truncated: restore it and run again")
+    except (tarfile.TarError, *READ_ERRORS) as error:
+        raise unreadable_error(path, error) from error
     return source
 
 
-def open_zip(name: str, path: Path) -> ArchiveRows:
-    """List a zip file of images, by its central directory.
+def open_zip(name: str, path: Path) -> ArchiveSource:
+    """List a zip file of images by its central directory.
 
     Raises:
-        InputError: it is no zip file, or its directory is damaged.
+        InputError: it is not a zip file, or its directory is damaged.
     """
-    source = ArchiveRows(name, path, zipped=True)
+    source = ArchiveSource(name, path, zipped=True)
     try:
         with path.open("rb", buffering=1 << 20) as file:
             for entry in zip_directory.entries(file):
                 if not entry.name.endswith("/"):
                     method = -1 if entry.encrypted else entry.method
                     source.add(entry.name, entry.offset, entry.packed, entry.size, entry.checksum, method)
-    except DAMAGE as error:
-        raise unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable_error(path, error) from error
     return source
 
 
 def _read_tarred(descriptor: int, offset: int, size: int) -> bytes | str:
     if size > MAX_FILE_BYTES:
-        return too_large(size)
+        return too_large_reason(size)
     data = os.pread(descriptor, size, offset)
-    return data if len(data) == size else "the archive ends in the middle of this file"
+    return data if len(data) == size else "the archive ends within this file"
 
 
 def _read_zipped(
     descriptor: int, offset: int, packed: int, size: int, checksum: int, method: int
 ) -> bytes | str:
-    """Read a member behind its local header (APPNOTE.TXT of PKWARE, section 4.3.7)."""
+    """Read a member after its local header (PKWARE APPNOTE.TXT, section 4.3.7)."""
     if size > MAX_FILE_BYTES or packed > 2 * MAX_FILE_BYTES:
-        return too_large(max(size, packed))
+        return too_large_reason(max(size, packed))
     if method not in (zipfile.ZIP_STORED, _DEFLATED):
         how = "encrypted" if method < 0 else f"compressed by method {method}"
-        return f"the file is {how}; stored and deflated ones are read"
+        return f"the file is {how}; only stored and deflated files are supported"
     header = os.pread(descriptor, _LOCAL_HEADER, offset)
     if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
-        return "the archive is damaged: this file's header is not where the directory says"
+        return "the archive is damaged: the directory's offset of this file has no header"
     name, extra = struct.unpack_from("<HH", header, 26)
     data = os.pread(descriptor, packed, offset + _LOCAL_HEADER + name + extra)
     if method == _DEFLATED:

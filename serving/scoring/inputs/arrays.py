@@ -1,4 +1,4 @@
-"""Images that are numbers already: IDX and `.npy`, raw or in gzip, and `.npz`; read in order, never whole."""
+"""Arrays of images: IDX and `.npy`, raw or gzip-compressed, and `.npz`; streamed, never read whole."""
 
 import gzip
 import struct
@@ -16,53 +16,53 @@ from bundle.images.contract import IMAGE_SIZE, PIXELS
 from imagesets.array_files import read_idx_header, read_npy_header
 from serving.scoring.errors import InputError
 from serving.scoring.inputs.listing import file_fingerprint
-from serving.scoring.names import Names
-from serving.scoring.records import Raw
+from serving.scoring.lazy_strings import LazyStrings
+from serving.scoring.records import RawRows
 
-DAMAGE = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, SyntaxError)
-"""What the libraries raise over broken files."""
+READ_ERRORS = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, SyntaxError)
+"""Exceptions of the libraries for damaged files."""
 
 _SHAPES = f"uint8 of shape [n, {IMAGE_SIZE}, {IMAGE_SIZE}] or [n, {PIXELS}]"
 
 
 @dataclass(kw_only=True, slots=True)
-class ArrayRows:
-    """A source of `count` images that lie one behind the other in a stream."""
+class ArraySource:
+    """A source of `count` contiguous images in a stream."""
 
     name: str
     count: int
     path: Path
     open: Callable[[], IO[bytes]]
-    """Opens the stream. Seeking forward in it is allowed, and need not be cheap."""
+    """Opens the stream, which must support seeking forward; that need not be cheap."""
     start: int
-    """Where in it the first image begins."""
+    """Offset of the first image in the stream."""
     columns: None = None
-    packed: bool = False
+    needs_decoding: bool = False
     _file: IO[bytes] | None = None
 
     def fingerprint(self) -> str:
         """Return the file's size and time."""
         return file_fingerprint(self.path)
 
-    def take(self, first: int, count: int) -> Raw:
+    def take(self, first: int, count: int) -> RawRows:
         """Read `count` images from `first` on.
 
         Raises:
-            InputError: the file ends early, goes on after its last image, or is damaged.
+            InputError: the file is truncated, has trailing bytes, or is damaged.
         """
         try:
             if self._file is None:
                 self._file = self.open()
             self._file.seek(self.start + first * PIXELS)
             data = self._file.read(count * PIXELS)
-            # The checksum of gzip and zip is compared where the end is read.
+            # gzip and zip verify their checksum when the end of the stream is read.
             beyond = self._file.read(1) if first + count == self.count else b""
-        except DAMAGE as error:
-            raise unreadable(self.path, error) from error
+        except READ_ERRORS as error:
+            raise unreadable_error(self.path, error) from error
         if len(data) != count * PIXELS or beyond:
             raise InputError(_wrong_length(self.path, self.count, "more" if beyond else "fewer"))
         pixels = np.frombuffer(data, np.uint8).reshape(count, IMAGE_SIZE, IMAGE_SIZE)
-        return Raw(source=self.name, rows=Names(range(first, first + count)), pixels=pixels)
+        return RawRows(source=self.name, rows=LazyStrings(range(first, first + count)), pixels=pixels)
 
     def close(self) -> None:
         """Close the stream; `take` opens it again."""
@@ -71,8 +71,8 @@ class ArrayRows:
             self._file = None
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
-    """Return the error of a file that is damaged as a whole."""
+def unreadable_error(path: Path, error: Exception) -> InputError:
+    """Return the error for a file that is damaged as a whole."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return InputError(
         f"{path} cannot be read: {' '.join(str(reason).split())[:200]}; restore it and run again"
@@ -80,11 +80,11 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _wrong_length(path: Path, count: int, how: str) -> str:
-    return f"{path} claims {count} images and holds {how} bytes than that: restore it and run again"
+    return f"{path} declares {count} images and has {how} bytes than that: restore it and run again"
 
 
 def _opener(path: Path) -> Callable[[], IO[bytes]]:
-    """Return what opens a file, undoing gzip."""
+    """Return a function that opens a file, decompressing gzip."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
 
@@ -94,33 +94,35 @@ def _opener(path: Path) -> Callable[[], IO[bytes]]:
     return opened
 
 
-def open_idx(name: str, path: Path) -> ArrayRows:
+def open_idx(name: str, path: Path) -> ArraySource:
     """Open an IDX file of images.
 
     Raises:
-        InputError: it is no IDX file of 28x28 unsigned bytes, or has not the length it claims.
+        InputError: it is not an IDX file of 28x28 unsigned bytes, or its length does not match its header.
     """
     try:
         opener = _opener(path)
         with opener() as file:
             start, dtype, shape = read_idx_header(file)
             if dtype != np.uint8:
-                raise InputError(f"{path} is no IDX file of unsigned bytes: it begins with {start.hex(' ')}")
+                raise InputError(
+                    f"{path} is not an IDX file of unsigned bytes: it begins with {start.hex(' ')}"
+                )
             if len(shape) != 3:
-                raise InputError(f"{path} has {len(shape)} axes; images have 3: name the file of the images")
+                raise InputError(f"{path} has {len(shape)} axes; images have 3: give the file of the images")
             count, height, width = shape
-    except DAMAGE as error:
-        raise unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable_error(path, error) from error
     if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
         raise InputError(
             f"{path} holds images of {width}x{height}; the model takes {IMAGE_SIZE}x{IMAGE_SIZE}"
         )
     _check_size(path, 16, count)
-    return ArrayRows(name=name, count=count, path=path, open=opener, start=16)
+    return ArraySource(name=name, count=count, path=path, open=opener, start=16)
 
 
 def _check_size(path: Path, start: int, count: int) -> None:
-    """Refuse an unpacked file whose length is not what its head says, before anything is scored."""
+    """Check an uncompressed file's length against its header before anything is scored."""
     with path.open("rb") as file:
         if file.read(2) == b"\x1f\x8b":
             return
@@ -129,30 +131,30 @@ def _check_size(path: Path, start: int, count: int) -> None:
         raise InputError(_wrong_length(path, count, "more" if size > expected else "fewer"))
 
 
-def open_npy(name: str, path: Path) -> ArrayRows:
+def open_npy(name: str, path: Path) -> ArraySource:
     """Open a `.npy` file (NEP 1) of images.
 
     Raises:
-        InputError: it is none, its array is not of `uint8[n, 28, 28]` or `[n, 784]`, or is cut off.
+        InputError: it is not a `.npy` file, its array is not `uint8[n, 28, 28]` or `[n, 784]`, or it is truncated.
     """
     try:
         opener = _opener(path)
         with opener() as file:
             count = _images_in(file, str(path))
             start = file.tell()
-    except DAMAGE as error:
-        raise unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable_error(path, error) from error
     if count is None:
-        raise InputError(f"{path} holds no images: {_SHAPES} is needed, in C order")
+        raise InputError(f"{path} has no images: {_SHAPES} is required, in C order")
     _check_size(path, start, count)
-    return ArrayRows(name=name, count=count, path=path, open=opener, start=start)
+    return ArraySource(name=name, count=count, path=path, open=opener, start=start)
 
 
-def open_npz(name: str, path: Path) -> list[ArrayRows]:
-    """Open every array of images in a `.npz` archive, in the order of their names; others are left out.
+def open_npz(name: str, path: Path) -> list[ArraySource]:
+    """Open every array of images in a `.npz` archive, ordered by name; other arrays are skipped.
 
     Raises:
-        InputError: it is no such archive, or no array in it is of images.
+        InputError: it is not a `.npz` archive, or has no array of images.
     """
     found = []
     try:
@@ -161,16 +163,16 @@ def open_npz(name: str, path: Path) -> list[ArrayRows]:
                 with archive.open(member) as file, suppress(_NotAnArrayError):
                     if (count := _images_in(file, f"{path}: {member}")) is not None:
                         found.append((member, count, file.tell(), archive.getinfo(member).file_size))
-    except DAMAGE as error:
-        raise unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable_error(path, error) from error
     if not found:
-        raise InputError(f"{path} holds no array of images: {_SHAPES} is needed")
+        raise InputError(f"{path} has no array of images: {_SHAPES} is required")
     sources = []
     for member, count, start, size in found:
         if size != start + count * PIXELS:
             raise InputError(_wrong_length(path, count, "more or fewer"))
         sources.append(
-            ArrayRows(
+            ArraySource(
                 name=f"{name}:{member.removesuffix('.npy')}",
                 count=count,
                 path=path,
@@ -185,7 +187,7 @@ def _member_opener(path: Path, member: str) -> Callable[[], IO[bytes]]:
     def opened() -> IO[bytes]:
         archive = zipfile.ZipFile(path)
         try:
-            return archive.open(member)  # it keeps the archive's file open, and closes it
+            return archive.open(member)  # the member keeps the archive's file open, and closes it
         finally:
             archive.close()
 
@@ -193,17 +195,17 @@ def _member_opener(path: Path, member: str) -> Callable[[], IO[bytes]]:
 
 
 class _NotAnArrayError(ValueError):
-    """A member of an archive is no `.npy` file."""
+    """A member of an archive is not a `.npy` file."""
 
 
 def _images_in(file: IO[Any], where: str) -> int | None:
-    """Read a `.npy` header; return how many images follow it, None if what follows is something else."""
+    """Read a `.npy` header; return the number of images, None if the array does not hold images."""
     try:
         dtype, shape, fortran = read_npy_header(file)
     except ValueError as error:
-        raise _NotAnArrayError(f"{where} is no .npy file: {error}") from None
+        raise _NotAnArrayError(f"{where} is not a .npy file: {error}") from None
     if dtype != np.uint8 or shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE), (PIXELS,)):
         return None
     if fortran and shape[0] > 1:
-        raise InputError(f"{where} is in Fortran's order: save numpy.ascontiguousarray(images)")
+        raise InputError(f"{where} is in Fortran order: save numpy.ascontiguousarray(images)")
     return int(shape[0])

@@ -1,12 +1,12 @@
-"""Decode: from rows as they were read to `uint8[n, 28, 28]`, by the service's own functions.
+"""Decodes image files to `uint8[n, 28, 28]` with the service's decoder, in a pool of processes.
 
-`python -m serving.scoring.inputs.decoding` is processes that do it for another one: decoding holds Python's
-lock, so threads would take turns. Each has a socket to its parent, and ends when that is closed,
-which it is when the parent is killed, too.
+`python -m serving.scoring.inputs.decoding` is the program of those processes: decoding holds the global interpreter
+lock, so threads would not run in parallel. Each process has a socket to its parent and exits when the socket is
+closed, which also happens when the parent is killed.
 
-They are not `concurrent.futures.ProcessPoolExecutor`: a whole run over 20,000 PNG files of MNIST takes 0.87 of its time
-with `forkserver`, over a zip of them 0.88 (AMD EPYC, two cores; `python -m bench decoders`). Each of its processes
-loads the program's main module once more, and one thread hands out and takes in all that goes to them and comes back.
+`concurrent.futures.ProcessPoolExecutor` is slower: with this pool a run over 20,000 PNG files of MNIST takes 0.87 of
+its time with `forkserver`, over a zip of them 0.88 (AMD EPYC, two cores; `python -m bench decoders`). Each of the
+executor's processes imports the main module again, and one thread handles the messages of all processes.
 """
 
 import contextlib
@@ -37,34 +37,34 @@ BUFFER = 1 << 20
 
 _BORDER = 4 * IMAGE_SIZE - 4
 _TOP_AND_BOTTOM = np.r_[0 : IMAGE_SIZE // 4, -IMAGE_SIZE // 4 : 0]
-"""Of an image's 32-bit words, those of its first and its last row."""
+"""Indices of the 32-bit words of an image's first and last row."""
 _PAPER = {polarity: np.uint32(paper * 0x01010101) for polarity, paper in PAPER.items()}
-"""Four pixels of it."""
+"""Four background pixels as one word."""
 _ABOVE_ONE = np.uint64(0xFEFEFEFEFEFEFEFE)
 
 Files = Sequence[bytes | str]
 
 
 def decode_files(files: Files, polarity: Polarity) -> Decoded:
-    """Decode image files as `/predict` does; a text in place of one, or what is no image, is an error."""
+    """Decode image files as `/predict` does; a string instead of a file, or an invalid file, is an error."""
     pixels, refused = decoding.decode_all([b"" if isinstance(data, str) else data for data in files])
     errors = {at: error.detail for at, error in refused.items()}
     errors |= {at: data for at, data in enumerate(files) if isinstance(data, str)}
     return Decoded(pixels, errors, _warnings(pixels, errors, polarity, numbers=False))
 
 
-def take_numbers(pixels: Images, faults: Mapping[int, str], polarity: Polarity) -> Decoded:
-    """Take images that came as numbers; `faults` are those that did not."""
-    return Decoded(pixels, faults, _warnings(pixels, faults, polarity, numbers=True))
+def from_pixels(pixels: Images, errors: Mapping[int, str], polarity: Polarity) -> Decoded:
+    """Return images that are arrays already, with the warnings of `/predict`; `errors` are the invalid rows."""
+    return Decoded(pixels, errors, _warnings(pixels, errors, polarity, numbers=True))
 
 
 def _warnings(
     pixels: Images, errors: Mapping[int, str], polarity: Polarity, *, numbers: bool
 ) -> dict[int, str]:
-    """Return what `/predict` would warn of, by row.
+    """Return the warnings of `/predict`, by row.
 
-    Whether a row can be warned of at all, its border and its largest pixel tell, which costs a tenth. An image
-    whose first and last row are nothing but paper has at least half a border of it: it is not asked further.
+    A prefilter on border and largest pixel, at a tenth of the cost, selects the rows that may have a warning. An image
+    whose first and last row are all background has at least half a border of background, so it is skipped first.
     """
     flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
     suspect = (flat.view(np.uint32)[:, _TOP_AND_BOTTOM] != _PAPER[polarity]).any(axis=1)
@@ -73,7 +73,7 @@ def _warnings(
     border = sum(side.sum(axis=1, dtype=np.uint32) for side in sides)
     half = 127.5 * _BORDER
     suspect[suspect] = border < half if polarity == BLACK_ON_WHITE else border > half
-    if numbers:  # of a file's pixels /predict does not say that they are scaled
+    if numbers:  # /predict does not give the scaling warning for image files
         suspect |= (np.bitwise_or.reduce(flat.view(np.uint64), axis=1) & _ABOVE_ONE) == 0
     places = [at for at in np.flatnonzero(suspect).tolist() if at not in errors]
     if not places:
@@ -86,28 +86,28 @@ def _warnings(
     return found
 
 
-class Decoders:
-    """Processes that read and decode; `decode` may be called by as many threads as there are."""
+class DecoderPool:
+    """A pool of decoding processes; up to `count` threads may call `decode` at once."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._idle: queue.SimpleQueue[_Line] = queue.SimpleQueue()
-        self._lines: list[_Line] = []
-        self._first: subprocess.Popen[bytes] | None = None
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._workers: list[_Worker] = []
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def started(self) -> bool:
-        """Tell whether there are processes."""
-        return self._first is not None
+        """Return whether the processes have been started."""
+        return self._process is not None
 
     def start(self) -> None:
-        """Start the processes, unless they are: they load their modules while this one goes on."""
-        if self._first is not None:
+        """Start the processes once; they import their modules in the background."""
+        if self._process is not None:
             return
         pairs = [socket.socketpair() for _ in range(self.count)]
-        self._lines = [_Line(ours) for ours, _ in pairs]
-        # One program that loads its modules once and forks; not a fork of this process, which has threads.
-        self._first = subprocess.Popen(
+        self._workers = [_Worker(ours) for ours, _ in pairs]
+        # One process imports the modules and forks the others; this process has threads, so it must not fork.
+        self._process = subprocess.Popen(
             [
                 sys.executable,
                 "-m",
@@ -118,49 +118,49 @@ class Decoders:
             pass_fds=[theirs.fileno() for _, theirs in pairs],
             env=_environment(),
         )
-        for (_, theirs), line in zip(pairs, self._lines, strict=True):
+        for (_, theirs), worker in zip(pairs, self._workers, strict=True):
             theirs.close()
-            self._idle.put(line)
+            self._idle.put(worker)
 
     def decode(self, work: Reader | Files, polarity: Polarity) -> Decoded:
-        """Have files read, if they are not, and decoded; the processes are started.
+        """Read (if `work` is a Reader) and decode files in a process of the pool, which must be started.
 
         Raises:
-            DecoderError: the process is gone.
-            InputError: the archive is gone that the files are in.
+            DecoderError: the process died.
+            InputError: the archive of the files cannot be read any more.
         """
-        line = self._idle.get()
+        worker = self._idle.get()
         try:
-            answer = line.ask((work, polarity))
+            answer = worker.call((work, polarity))
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise DecoderError(
-                "a decoding process is gone (did the system run out of memory?); the same command goes on "
-                "where this one stopped, --workers takes fewer"
+                "a decoding process died (out of memory?); the same command resumes the run, "
+                "with fewer --workers if memory is short"
             ) from error
         finally:
-            self._idle.put(line)
+            self._idle.put(worker)
         if isinstance(answer, Decoded):
             return answer
         raise InputError(f"the input cannot be read: {answer}; restore it and run again")
 
     def close(self) -> None:
-        """End the processes."""
-        for line in self._lines:
-            line.close()
-        if self._first is not None:
-            self._first.wait()
+        """Stop the processes."""
+        for worker in self._workers:
+            worker.close()
+        if self._process is not None:
+            self._process.wait()
 
 
-class _Line:
-    """A socket to one process."""
+class _Worker:
+    """The socket to a decoding process."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._source = cast("IO[bytes]", connection.makefile("rb", buffering=BUFFER))
 
-    def ask(self, question: Any) -> Any:
-        self._connection.sendall(pickle.dumps(question, pickle.HIGHEST_PROTOCOL))
-        return pickle.load(self._source)  # noqa: S301  our own process wrote it
+    def call(self, request: Any) -> Any:
+        self._connection.sendall(pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
+        return pickle.load(self._source)  # noqa: S301  written by this program's own process
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -170,30 +170,30 @@ class _Line:
 
 
 def _environment() -> dict[str, str]:
-    """Return an environment in which the child finds this code wherever it was started."""
+    """Return the child's environment, with this package on its path."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Decode for the parent, in a process for each of its sockets, until it closes them or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    """Serve each socket in a process of its own until the parent closes it or exits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    gc.freeze()  # what was imported lives as long as the process: no collection need look at it
+    gc.freeze()  # imported modules live as long as the process
     connections = [socket.socket(fileno=int(number)) for number in arguments]
     children = []
     for connection in connections[1:]:
         if (child := os.fork()) == 0:
-            return _serve(_only(connection, connections))
+            return _serve(_close_others(connection, connections))
         children.append(child)
-    code = _serve(_only(connections[0], connections))
+    code = _serve(_close_others(connections[0], connections))
     for child in children:
         os.waitpid(child, 0)
     return code
 
 
-def _only(own: socket.socket, connections: Sequence[socket.socket]) -> socket.socket:
-    """Close the others' sockets: held here, they would stay open when those processes are killed."""
+def _close_others(own: socket.socket, connections: Sequence[socket.socket]) -> socket.socket:
+    """Close the other processes' sockets: inherited copies would keep them open when those processes die."""
     for connection in connections:
         if connection is not own:
             connection.close()
@@ -209,12 +209,12 @@ def _serve(connection: socket.socket) -> int:
                 try:
                     files = work if isinstance(work, list) else work.read()
                     answer = decode_files(files, polarity)
-                except OSError as error:  # of an archive that is gone
+                except OSError as error:  # the archive was removed
                     answer = str(error)
                 connection.sendall(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
             except (EOFError, ConnectionError):
                 return 0
-            except MemoryError:  # no file's fault; the parent sees that this process is gone, and says so
+            except MemoryError:  # the parent detects the exit and reports it
                 return 1
 
 

@@ -1,16 +1,16 @@
-"""What is scored: folders, files and patterns, as a list of sources in an order that is always the same.
+"""Opens the inputs (folders, files, glob patterns) as a list of sources in a deterministic order.
 
-    a folder      every file in it and below, by name; files of many images in it are sources of their own
-    a pattern     with *, ? or [ in it, ** for any depth
-    a file        an image; IDX, .npy, .npz, .parquet, .tar, .zip, by their endings or their first bytes;
-                  any other text is a list of paths, one a line
-    -             the standard input, which may be any of these but a folder
+    a folder      its files, recursively, sorted by name; a file of many images is a source of its own
+    a pattern     with *, ? or [, and ** for any depth
+    a file        an image, IDX, .npy, .npz, .parquet, .tar or .zip, by extension or first bytes;
+                  any other text is a list of paths, one per line
+    -             the standard input: any of these except a folder
 
-What lies beside images (labels, descriptions, hidden files) is left out, and it is said. A file that
-should be an image and is none becomes a row with an error.
+Files beside images (labels, descriptions, hidden files) are skipped, with a message. Any other file that is not an
+image becomes a row with an error.
 """
 
-# Paths are bytes here: half the memory of ten million, and no encoding to fail at.
+# Paths are bytes: half the memory of strings, and no encoding errors.
 # ruff: noqa: PTH110, PTH112, PTH116, PTH118, PTH207, PTH208
 
 import glob
@@ -25,11 +25,11 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 from bundle.images.decoding import sniff
 from serving.scoring.errors import InputError
-from serving.scoring.inputs.archives import is_sidecar, open_tar, open_zip
+from serving.scoring.inputs.archives import ArchiveSource, is_sidecar, open_tar, open_zip
 from serving.scoring.inputs.arrays import open_idx, open_npy, open_npz
-from serving.scoring.inputs.listing import FileRows, Reader, Scratch, shown
-from serving.scoring.inputs.tables import TableRows
-from serving.scoring.records import Raw
+from serving.scoring.inputs.listing import FileSource, Reader, ScratchFile, display_name
+from serving.scoring.inputs.tables import ParquetSource
+from serving.scoring.records import RawRows
 
 Kind = Literal["image", "idx", "labels", "npy", "npz", "parquet", "tar", "zip", "list"]
 
@@ -49,45 +49,45 @@ ENDINGS: tuple[tuple[str, Kind], ...] = (
     (".txt", "list"),
     (".lst", "list"),
 )
-"""Endings by which files are known, without `.gz`."""
+"""File extension to format, without `.gz`."""
 USUAL_ENDINGS = (b".png", b".jpg", b".jpeg")
-"""Those of image files that need no closer look; others may be, too."""
+"""Extensions of image files, tested first because most names have one; other files may be images too."""
 DOT = ord(".")
 
 
 class Source(Protocol):
-    """Rows of one kind, from one place. `take` is called by one thread, mostly in order."""
+    """Rows from one input. `take` is called by one thread, mostly in order."""
 
     @property
     def name(self) -> str:
-        """Return what the rows' `source` says."""
+        """Return the rows' source."""
         ...
 
     @property
     def count(self) -> int:
-        """Return how many rows there are."""
+        """Return the number of rows."""
         ...
 
     @property
     def columns(self) -> Any:
-        """Return the `pyarrow.Schema` of what is passed through, None for nothing."""
+        """Return the `pyarrow.Schema` of the passed-through columns, None if there are none."""
         ...
 
     @property
-    def packed(self) -> bool:
-        """Tell whether the rows are image files, which must be decoded."""
+    def needs_decoding(self) -> bool:
+        """Return whether the rows are image files, which must be decoded."""
         ...
 
     def fingerprint(self) -> str:
-        """Return what changes when the rows do."""
+        """Return a string that changes when the rows do."""
         ...
 
-    def take(self, first: int, count: int) -> Raw | Reader:
-        """Return rows, read, or to be read by whoever decodes them."""
+    def take(self, first: int, count: int) -> RawRows | Reader:
+        """Return rows: read, or a Reader for the decoding process."""
         ...
 
     def close(self) -> None:
-        """Give back open files; `take` may be called again."""
+        """Close open files; `take` may be called again."""
         ...
 
 
@@ -96,81 +96,81 @@ def open_inputs(
     *,
     column: str | None,
     say: Callable[[str], None],
-    packed: Callable[[], None] = lambda: None,
+    on_image_files: Callable[[], None] = lambda: None,
     stdin: BinaryIO | None = None,
 ) -> list[Source]:
-    """Open all inputs, in the order in which they are named; an empty source is left out.
+    """Open all inputs in the given order; empty sources are omitted.
 
     Args:
         inputs: as `ScoreSettings.input`.
-        column: of the images in Parquet files, where it is not plain.
-        say: takes a line about what was left out.
-        packed: is called as soon as it is known that there are files to decode, perhaps more than once: who
-            decodes can make ready while the rest is listed.
-        stdin: by default the process's.
+        column: of the images in Parquet files, if it cannot be detected.
+        say: shows the user a line about skipped files.
+        on_image_files: called as soon as an image file is found, possibly more than once, so that the decoding
+            processes start while the rest is listed.
+        stdin: read for `-`, by default the process's.
 
     Raises:
-        InputError: one is not there, of no known kind, or damaged; or there is no image in all of them.
+        InputError: an input is missing, of an unknown format, or damaged; or there is no image in any input.
     """
-    asked = _Asked(column, say, packed)
+    options = _Options(column, say, on_image_files)
     sources: list[Source] = []
     for place in inputs:
-        sources += _open(place, asked, stdin)
-        if any(source.packed and source.count for source in sources):
-            packed()
+        sources += _open(place, options, stdin)
+        if any(source.needs_decoding and source.count for source in sources):
+            on_image_files()
     sources = [source for source in sources if source.count]
     if not sources:
-        raise InputError(f"there is no image in {', '.join(inputs)}: name a folder or file that has some")
+        raise InputError(f"no image in {', '.join(inputs)}: give a folder or file that has images")
     return sources
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What `open_inputs` was asked for besides the inputs."""
+class _Options:
+    """The other arguments of `open_inputs`."""
 
     column: str | None
     say: Callable[[str], None]
-    packed: Callable[[], None]
+    on_image_files: Callable[[], None]
 
 
-def _open(place: str, asked: _Asked, stdin: BinaryIO | None) -> list[Source]:
+def _open(place: str, options: _Options, stdin: BinaryIO | None) -> list[Source]:
     if place == STDIN:
-        return _open_stdin(sys.stdin.buffer if stdin is None else stdin, asked)
+        return _open_stdin(sys.stdin.buffer if stdin is None else stdin, options)
     if os.path.isdir(place):
         root = os.path.join(place, "")
-        return _gather(place, root, _walk(os.fsencode(root)), asked)
+        return _collect(place, root, _walk(os.fsencode(root)), options)
     if not os.path.exists(place):
         if glob.has_magic(place):
             found = ((name, os.stat(name)) for name in _matches(place))
-            return _gather(place, "", found, asked)
-        raise InputError(f"there is no {place}: name a folder, a file, or a pattern in quotes")
-    return _open_file(place, Path(place), asked)
+            return _collect(place, "", found, options)
+        raise InputError(f"{place} does not exist: give a folder, a file, or a glob pattern in quotes")
+    return _open_file(place, Path(place), options)
 
 
 def _matches(pattern: str) -> list[bytes]:
-    """Return the files that a pattern matches, by name."""
+    """Return the files that match a glob pattern, sorted by name."""
     found = sorted(filter(os.path.isfile, glob.iglob(os.fsencode(pattern), recursive=True)))
     if not found:
-        raise InputError(f"no file matches {pattern}")
+        raise InputError(f"no file matches {pattern}: check the pattern, and quote it")
     return found
 
 
 def _walk(
     root: bytes, prefix: bytes = b"", above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield the files of a folder (its name with a slash) and of those in it, by name, each after `prefix`."""
+    """Yield the files of a folder (name with a slash), recursively, sorted by name, with `prefix` before each name."""
     try:
         names = sorted(os.listdir(root))
         here = os.stat(root)
     except OSError as error:
-        raise InputError(f"the folder {shown(root)} cannot be read: {error.strerror}") from error
+        raise InputError(f"the folder {display_name(root)} cannot be read: {error.strerror}") from error
     above |= {(here.st_dev, here.st_ino)}
     for name in names:
         path = root + name
         try:
             found = os.stat(path)
         except OSError:
-            yield prefix + name, os.lstat(path)  # a link to nowhere: its row will say so
+            yield prefix + name, os.lstat(path)  # a broken link: its row has the error
             continue
         if not stat.S_ISDIR(found.st_mode):
             yield prefix + name, found
@@ -178,31 +178,31 @@ def _walk(
             yield from _walk(path + b"/", prefix + name + b"/", above)
 
 
-def _gather(
-    name: str, root: str, found: Iterator[tuple[bytes, os.stat_result]], asked: _Asked
+def _collect(
+    name: str, root: str, found: Iterator[tuple[bytes, os.stat_result]], options: _Options
 ) -> list[Source]:
-    """Return the image files as one source, then each file of many images as one of its own."""
-    files = FileRows(name, os.fsencode(root))
+    """Return the image files as one source, followed by a source for each file of many images."""
+    files = FileSource(name, os.fsencode(root))
     containers: list[str] = []
     left_out = 0
-    for path, facts in found:
-        if path.endswith(USUAL_ENDINGS) and path[path.rfind(b"/") + 1] != DOT:  # most of ten million names
-            files.add_known(path, facts)
+    for path, status in found:
+        if path.endswith(USUAL_ENDINGS) and path[path.rfind(b"/") + 1] != DOT:  # the fast path for most names
+            files.add_known(path, status)
             if files.count == 1:
-                asked.packed()
+                options.on_image_files()
             continue
         text = os.fsdecode(path)
         kind = _kind_by_ending(text)
         if kind == "labels" or is_sidecar(text):
             left_out += 1
         elif kind in (None, "list"):
-            files.add_known(path, facts)
+            files.add_known(path, status)
         else:
             containers.append(root + text)
-    _say_left_out(name, left_out, asked.say)
+    _say_left_out(name, left_out, options.say)
     sources: list[Source] = [files]
     for container in containers:
-        sources += _open_file(container, Path(container), asked)
+        sources += _open_file(container, Path(container), options)
     return sources
 
 
@@ -211,7 +211,7 @@ def _kind_by_ending(name: str) -> Kind | None:
     return next((kind for ending, kind in ENDINGS if name.endswith(ending)), None)
 
 
-def _open_file(name: str, path: Path, asked: _Asked) -> list[Source]:
+def _open_file(name: str, path: Path, options: _Options) -> list[Source]:
     try:
         with path.open("rb") as file:
             start = file.read(SNIFFED)
@@ -226,40 +226,39 @@ def _open_file(name: str, path: Path, asked: _Asked) -> list[Source]:
         case "npz":
             sources = [*open_npz(name, path)]
         case "parquet":
-            sources = [TableRows(name, path, asked.column)]
+            sources = [ParquetSource(name, path, options.column)]
         case "tar":
-            asked.packed()
-            sources = [_said(open_tar(name, path), asked.say)]
+            options.on_image_files()
+            sources = [_report_left_out(open_tar(name, path), options.say)]
         case "zip":
-            asked.packed()
-            sources = [_said(open_zip(name, path), asked.say)]
+            options.on_image_files()
+            sources = [_report_left_out(open_zip(name, path), options.say)]
         case "image":
-            one = FileRows(name, b"")
+            one = FileSource(name, b"")
             one.add(os.fsencode(path))
             sources = [one]
         case "list":
             sources = [_open_list(name, path)]
         case _:
             raise InputError(
-                f"{name} is of no known kind; known are image files, IDX, .npy, .npz, .parquet, .tar, .zip, and "
-                "text with a path on each line"
+                f"{name} has an unknown format; supported are image files, IDX, .npy, .npz, .parquet, .tar, .zip, "
+                "and text with a path on each line"
             )
     return sources
 
 
-def _said(source: Any, say: Callable[[str], None]) -> Source:
+def _report_left_out(source: ArchiveSource, say: Callable[[str], None]) -> Source:
     _say_left_out(source.name, source.left_out, say)
-    opened: Source = source
-    return opened
+    return source
 
 
 def _say_left_out(name: str, count: int, say: Callable[[str], None]) -> None:
     if count:
-        say(f"{name}: {count} file(s) beside the images are left out (labels, descriptions, hidden ones)")
+        say(f"{name}: {count} file(s) that are not images are skipped (labels, descriptions, hidden files)")
 
 
 def _kind_by_content(start: bytes) -> Kind | None:
-    """Tell a file by its first bytes."""
+    """Return the format by a file's first bytes."""
     if sniff(start) is not None:
         return "image"
     kinds: tuple[tuple[bytes, Kind], ...] = (
@@ -287,57 +286,59 @@ def _kind_in_gzip(start: bytes) -> Kind | None:
     except zlib.error:
         return None
     kind = _kind_by_content(inside) if not inside.startswith(b"\x1f\x8b") else None
-    # Of a tar file little more than its first name may be in so few bytes.
+    # So few bytes may hold little more than a tar file's first name.
     return kind if kind in ("idx", "npy", "tar") else "tar"
 
 
-def _open_list(name: str, path: Path) -> FileRows:
-    """Open a text with a path on each line, relative to the working directory as `find` prints them."""
-    rows = FileRows(name, b"")
+def _open_list(name: str, path: Path) -> FileSource:
+    """Open a list of paths, one per line, relative to the working directory as `find` prints them."""
+    rows = FileSource(name, b"")
     with path.open("rb") as file:
         for line in file:
             if entry := line.rstrip(b"\r\n"):
                 if b"\0" in entry:
-                    raise InputError(f"{name} is no list of paths: it has NUL bytes ('{shown(entry[:40])}')")
+                    raise InputError(
+                        f"{name} is not a list of paths: it has NUL bytes ('{display_name(entry[:40])}')"
+                    )
                 rows.add(entry)
     return rows
 
 
-def _open_stdin(stdin: BinaryIO, asked: _Asked) -> list[Source]:
-    """Copy the standard input into a temporary file, so that it can be counted, and open that.
+def _open_stdin(stdin: BinaryIO, options: _Options) -> list[Source]:
+    """Copy the standard input into a temporary file, which can be counted and read again, and open that.
 
-    A file's time would differ from run to run, so its content takes its place in the fingerprint.
+    The fingerprint has its content's hash, because the temporary file's time differs from run to run.
     """
-    copy = Scratch()
+    copy = ScratchFile()
     shutil.copyfileobj(stdin, copy.file, 1 << 20)
     copy.file.flush()
     if copy.file.tell() == 0:
-        raise InputError("the standard input is empty: pipe a list of paths, or a file, into it")
-    return [_FromStdin(source, copy) for source in _open_file(STDIN, Path(copy.place), asked)]
+        raise InputError("the standard input is empty: pipe a list of paths or a file into it")
+    return [_StdinSource(source, copy) for source in _open_file(STDIN, Path(copy.place), options)]
 
 
-class _FromStdin:
-    """A source in a temporary file."""
+class _StdinSource:
+    """A source in a temporary file, with a fingerprint of its content."""
 
-    def __init__(self, source: Source, copy: Scratch) -> None:
+    def __init__(self, source: Source, copy: ScratchFile) -> None:
         self._source = source
         self._copy = copy
         self.name = source.name
         self.count = source.count
         self.columns = source.columns
-        self.packed = source.packed
+        self.needs_decoding = source.needs_decoding
         self.take = source.take
         self.close = source.close
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what came."""
+        """Return the SHA-256 of the standard input."""
         import hashlib
 
         self._copy.file.seek(0)
         content = hashlib.file_digest(self._copy.file, "sha256").hexdigest()  # type: ignore[arg-type]
-        # What a list names lies elsewhere, and is looked at as in any list.
+        # The files of a list are outside of it: their sizes and times count as in any list.
         return (
             f"{content}, files {self._source.fingerprint()}"
-            if isinstance(self._source, FileRows)
+            if isinstance(self._source, FileSource)
             else content
         )

@@ -1,4 +1,4 @@
-"""Parquet: a column of image files, or of 784 numbers; the other columns are passed through."""
+"""Parquet files with a column of image files or of 784 numbers; other columns are passed through."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,24 +13,24 @@ from bundle.images.contract import IMAGE_SIZE, PIXELS
 from common.configuration import nearest
 from serving.scoring.errors import InputError
 from serving.scoring.inputs.listing import file_fingerprint
-from serving.scoring.names import Names
-from serving.scoring.records import Raw
+from serving.scoring.lazy_strings import LazyStrings
+from serving.scoring.records import RawRows
 
 USUAL_NAMES = ("image", "images", "img", "pixels", "bytes", "png")
 READ_ROWS = 1024
 STREAM_BUFFER = 1 << 20
-"""Column chunks are read through so large a window, not whole: a row group may hold millions of images."""
+"""Buffer for reading column chunks, which are not read whole: a row group may have millions of images."""
 
 
-class TableRows:
-    """A source whose rows are those of one Parquet file, read in order."""
+class ParquetSource:
+    """A source of a Parquet file's rows, read sequentially."""
 
     def __init__(self, name: str, path: Path, column: str | None) -> None:
         self.name = name
         self.path = path
         self._file: Any = self._open()
         self._column = _image_column(path, self._file.schema_arrow, column)
-        self.packed = _is_files(self._file.schema_arrow.field(self._column).type)
+        self.needs_decoding = _is_files(self._file.schema_arrow.field(self._column).type)
         self.columns: Any = self._file.schema_arrow.remove(
             self._file.schema_arrow.get_field_index(self._column)
         ).remove_metadata()
@@ -39,14 +39,14 @@ class TableRows:
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         self._batches: Iterator[Any] | None = None
         self._at = 0
-        """The number of the first row of `_rest`."""
+        """Number of the first row of `_rest`."""
         self._rest: Any = None
 
     def fingerprint(self) -> str:
         """Return the file's size and time, and the column."""
         return f"{file_fingerprint(self.path)}, column {self._column}"
 
-    def take(self, first: int, count: int) -> Raw:
+    def take(self, first: int, count: int) -> RawRows:
         """Read `count` rows from `first` on.
 
         Raises:
@@ -55,19 +55,21 @@ class TableRows:
         try:
             table = self._rows(first, count)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{self.path} cannot be read: {_short(error)}; restore it, run again") from error
+            raise InputError(
+                f"{self.path} cannot be read: {_short(error)}; restore it and run again"
+            ) from error
         images = table.column(self._column).combine_chunks()
         if isinstance(images, pa.ChunkedArray):
             images = pa.concat_arrays(images.chunks) if images.num_chunks else images.type.empty_array()
         rest = table.drop_columns([self._column]) if len(self.columns) else None
-        rows = Names(range(first, first + count))
+        rows = LazyStrings(range(first, first + count))
         if _is_files(images.type):
             if pa.types.is_struct(images.type):
                 images = images.field("bytes")
             files = [data if data is not None else "the image is null" for data in images.to_pylist()]
-            return Raw(source=self.name, rows=rows, files=files, columns=rest)
-        pixels, faults = _numbers(images)
-        return Raw(source=self.name, rows=rows, pixels=pixels, faults=faults, columns=rest)
+            return RawRows(source=self.name, rows=rows, files=files, columns=rest)
+        pixels, errors = _numbers(images)
+        return RawRows(source=self.name, rows=rows, pixels=pixels, errors=errors, columns=rest)
 
     def close(self) -> None:
         """Close the file; `take` opens it again."""
@@ -79,7 +81,7 @@ class TableRows:
         try:
             return pq.ParquetFile(self.path, buffer_size=STREAM_BUFFER, pre_buffer=False)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{self.path} is no Parquet file, or damaged: {_short(error)}") from error
+            raise InputError(f"{self.path} is not a Parquet file, or damaged: {_short(error)}") from error
 
     def _rows(self, first: int, count: int) -> Any:
         if self._file is None:
@@ -106,7 +108,7 @@ class TableRows:
 
 
 def _is_files(kind: Any) -> bool:
-    """Tell whether a column's type is one of image files: bytes, or `{bytes, path}` as data sets have it."""
+    """Return whether a column's type is image files: bytes, or the `{bytes, path}` of Hugging Face data sets."""
     if pa.types.is_struct(kind):
         at = kind.get_field_index("bytes")
         return at >= 0 and _is_files(kind.field(at).type)
@@ -120,7 +122,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _is_numbers(kind: Any) -> bool:
-    """Tell whether a column's type is one of lists of numbers, or of lists of those."""
+    """Return whether a column's type is lists of numbers, possibly nested."""
     while _is_list(kind):
         kind = kind.value_type
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
@@ -136,25 +138,25 @@ def _image_column(path: Path, schema: Any, asked: str | None) -> str:
             return asked
         if asked in schema.names:
             raise InputError(
-                f"{path}: the column '{asked}' is {schema.field(asked).type}; images are bytes, or {PIXELS} numbers"
+                f"{path}: the column '{asked}' is {schema.field(asked).type}; images are bytes or {PIXELS} numbers"
             )
         raise InputError(f"{path} has no column '{asked}'{nearest(asked, schema.names)}")
     usual = [name for name in fit if name.lower() in USUAL_NAMES]
     candidates = fit if len(fit) == 1 else usual
     if len(candidates) != 1:
-        found = f"could be any of {', '.join(fit)}: name it with --column" if fit else "is not there"
+        found = f"is ambiguous between {', '.join(fit)}: choose with --column" if fit else "is not there"
         raise InputError(f"{path}: the column of the images (bytes, or {PIXELS} numbers) {found}")
     return str(candidates[0])
 
 
 def _numbers(images: Any) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-    """Return `uint8[n, 28, 28]` of lists of 784 numbers or of 28 lists of 28, and the rows that are neither."""
+    """Return `uint8[n, 28, 28]` from lists of 784 numbers or 28 lists of 28, and an error for each other row."""
     count = len(images)
-    faults: dict[int, str] = {}
+    errors: dict[int, str] = {}
     pixels = np.zeros((count, PIXELS), np.uint8)
     flat, lengths = images, np.ones(count, np.int64)
     nulls = np.asarray(images.is_null())
-    while _is_list(flat.type):  # the lengths of nested lists add up
+    while _is_list(flat.type):  # sum the lengths of nested lists
         inner = np.asarray(flat.value_lengths().fill_null(0))
         ends = np.cumsum(lengths)
         sums = np.concatenate([[0], np.cumsum(inner)])
@@ -163,27 +165,29 @@ def _numbers(images: Any) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
     values = flat.to_numpy(zero_copy_only=False)
     ends = np.cumsum(lengths)
     for row in np.flatnonzero((lengths != PIXELS) | nulls).tolist():
-        faults[row] = (
+        errors[row] = (
             "the image is null"
             if nulls[row]
-            else f"the image is a list of {lengths[row]} numbers; {PIXELS} are needed"
+            else f"the image is a list of {lengths[row]} numbers; {PIXELS} are required"
         )
     whole = np.flatnonzero((lengths == PIXELS) & ~nulls)
     if len(whole) == 0:
-        return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), faults
-    wanted = values[(ends[whole] - PIXELS)[:, None] + np.arange(PIXELS)] if faults else values
+        return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), errors
+    wanted = values[(ends[whole] - PIXELS)[:, None] + np.arange(PIXELS)] if errors else values
     wanted = wanted.reshape(len(whole), PIXELS)
     if wanted.dtype != np.uint8:
         numbers = wanted.astype(np.float64)
-        right = (numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))  # NaN, a null, is not
+        right = (
+            (numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))
+        )  # false for NaN, which is a null
         for at in np.flatnonzero(~right.all(axis=1)).tolist():
             pixel = int(np.flatnonzero(~right[at])[0])
-            faults[int(whole[at])] = (
-                f"pixel {pixel} is {numbers[at, pixel]:g}; whole numbers from 0 to 255 are needed"
+            errors[int(whole[at])] = (
+                f"pixel {pixel} is {numbers[at, pixel]:g}; whole numbers from 0 to 255 are required"
             )
         wanted = np.where(right.all(axis=1)[:, None], numbers, 0).astype(np.uint8)
     pixels[whole] = wanted
-    return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), faults
+    return pixels.reshape(count, IMAGE_SIZE, IMAGE_SIZE), errors
 
 
 def _short(error: Exception) -> str:

@@ -1,6 +1,6 @@
-"""A zip's central directory, one entry after the other: `zipfile` holds all of them, gigabytes of ten million.
+"""Streams a zip's central directory: `zipfile` keeps all entries, gigabytes for ten million files.
 
-Source: PKWARE's APPNOTE.TXT 6.3.10; the section of each structure stands beside it.
+Source: PKWARE APPNOTE.TXT 6.3.10; each structure's section is in parentheses.
 """
 
 import os
@@ -11,62 +11,62 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 ENTRY = struct.Struct("<4s6H3L5H2L")
-"""A file's header in the directory (4.3.12)."""
+"""Central directory file header (4.3.12)."""
 END = struct.Struct("<4s4H2LH")
-"""The end of the directory (4.3.16), before a comment of up to 64 KiB."""
+"""End of central directory record (4.3.16), followed by a comment of up to 64 KiB."""
 LOCATOR = struct.Struct("<4sLQL")
-"""Where the next one is (4.3.15), right before the end."""
+"""Zip64 end of central directory locator (4.3.15), directly before `END`."""
 END_64 = struct.Struct("<4sQ2H2L4Q")
-"""The end of a directory whose numbers may be larger (4.3.14)."""
+"""Zip64 end of central directory record (4.3.14)."""
 MOST_COMMENT = (1 << 16) - 1
 MOST_16, MOST_32 = (1 << 16) - 1, (1 << 32) - 1
-"""Numbers that say: look into the larger structure."""
+"""Values that mean: the Zip64 structure has the number."""
 UTF_8, ENCRYPTED = 1 << 11, 1
-"""Bits of an entry's flags (4.4.4)."""
+"""General purpose bit flags (4.4.4)."""
 SIZES_64 = 1
-"""The extra field of sizes and offsets of 64 bits (4.5.3)."""
+"""Header ID of the Zip64 extended information extra field (4.5.3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the directory says of a file."""
+    """An entry of the central directory."""
 
     name: str
     offset: int
-    """Of its local header in the archive's file."""
+    """Offset of the local header in the archive's file."""
     packed: int
-    """Its size in bytes, as it lies there."""
+    """Compressed size in bytes."""
     size: int
     checksum: int
-    """CRC-32 of its content."""
+    """CRC-32 of the content."""
     method: int
-    """Of compression, as `zipfile` numbers them."""
+    """Compression method, numbered as in `zipfile`."""
     encrypted: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """Where the entries are."""
+    """Location of the central directory."""
 
     count: int
     start: int
     end: int
     before: int
-    """Bytes that stand before the archive in its file, which the offsets in it do not count."""
+    """Bytes before the archive in its file, which its offsets do not include."""
 
 
 def entries(file: BinaryIO) -> Iterator[Entry]:
-    """Yield every entry of the archive in `file`, folders too, in the directory's order.
+    """Yield every entry of the archive in `file`, including folders, in the directory's order.
 
     Raises:
-        zipfile.BadZipFile: it is no zip file of one piece, or its directory is damaged.
+        zipfile.BadZipFile: it is not a single-volume zip file, or its directory is damaged.
     """
     directory = _find(file)
     at, seen = file.seek(directory.start), 0
     while at < directory.end:
         head = file.read(ENTRY.size)
         if len(head) != ENTRY.size or head[:4] != b"PK\x01\x02":
-            raise zipfile.BadZipFile(f"its directory is damaged behind {seen} files")
+            raise zipfile.BadZipFile(f"its directory is damaged after {seen} files")
         fields = ENTRY.unpack(head)
         flags, method, checksum, packed, size = fields[3], fields[4], *fields[7:10]
         name, extra, comment, offset = *fields[10:13], fields[-1]
@@ -86,10 +86,8 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
             method,
             encrypted=bool(flags & ENCRYPTED),
         )
-    if (
-        seen - directory.count
-    ) & MOST_16:  # some writers keep the last 16 bits of the number, and no larger one
-        raise zipfile.BadZipFile(f"its directory has {seen} files in place of {directory.count}")
+    if (seen - directory.count) & MOST_16:  # some writers store only the low 16 bits of the count
+        raise zipfile.BadZipFile(f"its directory has {seen} files instead of {directory.count}")
 
 
 def _find(file: BinaryIO) -> _Directory:
@@ -103,7 +101,7 @@ def _find(file: BinaryIO) -> _Directory:
     _, disk, first, _, count, size, offset, _ = END.unpack_from(tail, at)
     end = tail_at + at
     if at >= LOCATOR.size and tail[at - LOCATOR.size : at - LOCATOR.size + 4] == b"PK\x06\x07":
-        # The locator counts from the archive's first byte, so what stands before that is found out here, too.
+        # The locator's offset counts from the archive's first byte, so the record is found from the end instead.
         end -= LOCATOR.size + END_64.size
         file.seek(end)
         large = file.read(END_64.size)
@@ -111,15 +109,15 @@ def _find(file: BinaryIO) -> _Directory:
             raise zipfile.BadZipFile("the end of its directory is damaged")
         _, _, _, _, disk, first, _, count, size, offset = END_64.unpack(large)
     if disk or first:
-        raise zipfile.BadZipFile("it is one of several pieces: join them first")
+        raise zipfile.BadZipFile("it is one of several volumes: join them first")
     start = end - size
     if start < offset:
-        raise zipfile.BadZipFile("its directory is cut off")
+        raise zipfile.BadZipFile("its directory is truncated")
     return _Directory(count, start, end, start - offset)
 
 
 def _large(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
-    """Return the numbers that do not fit into 32 bits, in the order in which the extra field has them."""
+    """Return the numbers with those of the Zip64 extra field where 32 bits are not enough, in its order."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
         if kind == SIZES_64:

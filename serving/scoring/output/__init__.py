@@ -1,7 +1,7 @@
-"""What is written, and why exactly once.
+"""The output of a job, written exactly once.
 
-- `folder.py`: the output folder is claimed, gone on with, and finished; read it first
-- `job_files.py`, `manifest.py`: where a job's files are; what a job is, and what came of it
-- `locks.py`: who is at work on which part; `integrity.py`: whether what was written is still there
+- `folder.py`: opens, resumes and finishes the output folder; read it first
+- `job_files.py`, `manifest.py`: the paths of a job's files and their receipts; the job's identity
+- `locks.py`: a lock for each part; `integrity.py`: hashes and checksums
 - `formats.py`: Parquet, CSV and JSON lines
 """

@@ -1,4 +1,4 @@
-"""What a part is written as: Parquet, CSV or JSON lines. The same rows give the same bytes."""
+"""Encoders of parts: Parquet, CSV and JSON lines. The same rows give the same bytes."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from serving.scoring.names import Names, length, repeated
-from serving.scoring.records import Answers, Chunk
+from serving.scoring.lazy_strings import LazyStrings, is_repeat, length
+from serving.scoring.records import Chunk, Predictions
 from serving.scoring.settings import Format
 
 PREFIX = "input_"
-"""Before a column that is passed through and has the name of one of ours."""
+"""Prefix of a passed-through column that has the name of an output column."""
 
 _FLAT = "probability_"
 _DICTIONARIES = ("source", "label", "warning", "error", "model", "top_labels.list.element")
@@ -25,33 +25,33 @@ _DICTIONARIES = ("source", "label", "warning", "error", "model", "top_labels.lis
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Everything that decides what the columns of a part are."""
+    """Everything that determines a part's columns."""
 
     format: Format
     classes: tuple[str, ...]
     digest: str
     top: int | None
-    """How many classes are written; None is all, in the classes' order."""
+    """How many classes are written; None is all, in the model's order."""
     columns: Any
-    """The `pyarrow.Schema` of what is passed through."""
+    """The `pyarrow.Schema` of the passed-through columns."""
 
-    def encode(self, chunk: Chunk, answers: Answers) -> bytes:
+    def encode(self, chunk: Chunk, predictions: Predictions) -> bytes:
         """Return a part's file."""
-        table = self._table(chunk, answers)
+        table = self._table(chunk, predictions)
         return _ENCODERS[self.format](self, table)
 
-    def _table(self, chunk: Chunk, answers: Answers) -> Any:
+    def _table(self, chunk: Chunk, predictions: Predictions) -> Any:
         count = len(chunk)
         good = np.ones(count, bool)
         good[list(chunk.errors)] = False
         columns: dict[str, Any] = {
             "source": _strings(chunk.sources),
             "row": _strings(chunk.rows),
-            "label": _masked(pa.array(self.classes, pa.string()).take(pa.array(answers.indices)), good),
-            "index": pa.array(answers.indices.astype(np.int32), mask=~good),
-            "probability": pa.array(answers.confidences, mask=~good),
+            "label": _masked(pa.array(self.classes, pa.string()).take(pa.array(predictions.indices)), good),
+            "index": pa.array(predictions.indices.astype(np.int32), mask=~good),
+            "probability": pa.array(predictions.confidences, mask=~good),
         }
-        columns |= self._probabilities(answers.probabilities, good)
+        columns |= self._probabilities(predictions.probabilities, good)
         columns["warning"] = _texts(chunk.warnings, count)
         columns["error"] = _texts(chunk.errors, count)
         columns["model"] = pa.repeat(self.digest, count)
@@ -67,7 +67,7 @@ class Layout:
         if self.top is None:
             return {"probabilities": _lists(pa.array(probabilities.reshape(-1)), len(self.classes), good)}
         top = min(self.top, len(self.classes))
-        # As /predict sorts: the first of equals comes first.
+        # A stable sort, as in /predict: of equal probabilities the first class comes first.
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         names = pa.array(self.classes, pa.string()).take(pa.array(order.reshape(-1)))
         values = pa.array(np.take_along_axis(probabilities, order, axis=1).reshape(-1))
@@ -75,7 +75,7 @@ class Layout:
 
 
 def passed_through(stretches: Sequence[Any], schema: Any) -> Any:
-    """Return the columns that are passed through, of all rows; null where a source has none."""
+    """Return the passed-through columns of all rows; null where a source does not have them."""
     tables = [
         pa.table({name: pa.nulls(count, kind) for name, kind in zip(schema.names, schema.types, strict=True)})
         if table is None
@@ -87,15 +87,15 @@ def passed_through(stretches: Sequence[Any], schema: Any) -> Any:
     return pa.concat_tables(tables, promote_options="default").select(schema.names).cast(schema)
 
 
-def _strings(names: Names | Sequence[str]) -> Any:
-    """Return names as an array, without a Python string for each where they are numbers."""
-    if not isinstance(names, Names):
+def _strings(names: LazyStrings | Sequence[str]) -> Any:
+    """Return strings as an Arrow array, without creating a Python string for each number."""
+    if not isinstance(names, LazyStrings):
         return pa.array(names, pa.string())
     arrays = []
     for piece in names.pieces:
         if isinstance(piece, range):
             arrays.append(pa.array(np.arange(piece.start, piece.stop)).cast(pa.string()))
-        elif repeated(piece):
+        elif is_repeat(piece):
             arrays.append(pa.repeat(str(piece[0]), length(piece)))
         else:
             arrays.append(pa.array(piece, pa.string()))
@@ -113,7 +113,7 @@ def _texts(by_row: Mapping[int, str], count: int) -> Any:
 
 
 def _lists(values: Any, length: int, good: npt.NDArray[np.bool_]) -> Any:
-    """Return `values` as lists of one length, null where a row is not good."""
+    """Return `values` as lists of equal length, null where a row is not good."""
     lengths = np.where(good, length, 0)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     if good.all():
@@ -124,20 +124,14 @@ def _lists(values: Any, length: int, good: npt.NDArray[np.bool_]) -> Any:
 
 def _parquet(layout: Layout, table: Any) -> bytes:
     del layout
-    return table_to_parquet([table])
-
-
-def table_to_parquet(tables: Sequence[Any]) -> bytes:
-    """Return tables of one schema as a Parquet file of a row group each."""
     buffer = io.BytesIO()
-    with parquet_writer(buffer, tables[0].schema) as writer:
-        for table in tables:
-            writer.write_table(table)
+    with parquet_writer(buffer, table.schema) as writer:
+        writer.write_table(table)
     return buffer.getvalue()
 
 
 def parquet_writer(sink: Any, schema: Any) -> Any:
-    """Return a writer whose row groups are the tables that are written."""
+    """Return a writer that makes a row group of each table."""
     return pq.ParquetWriter(
         sink,
         schema,
@@ -150,7 +144,7 @@ def parquet_writer(sink: Any, schema: Any) -> Any:
 
 
 def _flat(layout: Layout, table: Any) -> Any:
-    """Return a table with a column for each class, or for each of the first k, in place of lists."""
+    """Return a table with a column for each class, or each of the top k, instead of lists."""
     columns: dict[str, Any] = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
@@ -167,7 +161,7 @@ def _flat(layout: Layout, table: Any) -> Any:
 
 
 def _csv(layout: Layout, table: Any) -> bytes:
-    """Return RFC 4180, every part with a line of names; lists and structs as JSON."""
+    """Return CSV (RFC 4180) with a header row; lists and structs are JSON."""
     flat = _flat(layout, table)
     for place, field in enumerate(flat.schema):
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
@@ -187,7 +181,7 @@ _JSON = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
 def _jsonl(layout: Layout, table: Any) -> bytes:
-    """Return an object for each row, one a line: numbers with as many digits as a float32 needs."""
+    """Return an object per line for each row; numbers have as many digits as a float32 needs."""
     plain = {name: table.column(name).to_pylist() for name in table.column_names if name not in _LISTED}
     names = list(table.column_names)
     labels: Sequence[Any]
@@ -219,7 +213,7 @@ _JSON_NAMES = {"top_labels": "probabilities", "top_probabilities": "probabilitie
 
 
 def _float_rows(column: Any, length: int) -> list[Any]:
-    """Return each list as `float32[length]`, which is written shorter than the float64 that it becomes."""
+    """Return each list as `float32[length]`, which orjson writes with fewer digits than float64."""
     array = column.combine_chunks()
     present = np.asarray(array.is_valid())
     values = iter(array.flatten().to_numpy().reshape(-1, length))
@@ -227,7 +221,7 @@ def _float_rows(column: Any, length: int) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON has no type for: bytes as text, anything else as it prints."""
+    """Return a string for a type that JSON does not have: bytes decoded, others by `str`."""
     return value.decode("utf-8", errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 

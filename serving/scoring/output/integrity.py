@@ -1,10 +1,10 @@
-"""Whether what was written is still there, byte for byte: files by their SHA-256, records by their own checksum.
+"""Integrity of the output: files by SHA-256, records by their own checksum.
 
     record(document)       JSON whose last field is the SHA-256 of the others
-    read_record(path)      the document, None unless every byte is as `record` wrote it
-    is_intact(path, ...)   whether a file has the size and the SHA-256 that are recorded of it
+    read_record(path)      the document; None unless every byte is as `record` wrote it
+    is_intact(path, ...)   whether a file has the recorded size and SHA-256
 
-Nothing but a regular file is read: a pipe in a file's place would block the run for ever.
+Only regular files are read: opening a named pipe would block the run.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ def record(document: Mapping[str, Any]) -> bytes:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return a record's document; None where there is none, or not as it was written.
+    """Return a record's document; None if it is missing or damaged.
 
     Raises:
-        OutputError: there is something that is no file, or cannot be read.
+        OutputError: it is not a regular file, or cannot be read.
     """
     if size_of(path) is None:
         return None
     with _readable(path):
         try:
             content = path.read_bytes()
-        except FileNotFoundError:  # another run has just removed it
+        except FileNotFoundError:  # another run has removed it in the meantime
             return None
     try:
         document: dict[str, Any] = orjson.loads(content)
@@ -51,25 +51,25 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def is_intact(path: Path, size: int, sha256: str) -> bool:
-    """Tell whether a file is there with this content.
+    """Return whether a file exists with this content.
 
     Raises:
-        OutputError: there is something that is no file, or cannot be read.
+        OutputError: it is not a regular file, or cannot be read.
     """
     if size_of(path) != size:
         return False
     with _readable(path):
         try:
             return sha256_file(path) == sha256
-        except FileNotFoundError:  # another run has just removed it
+        except FileNotFoundError:  # another run has removed it in the meantime
             return False
 
 
 def read_intact(path: Path, size: int, sha256: str) -> bytes | None:
-    """Return a file's content; None where it has another one, or is not there.
+    """Return a file's content; None if it is missing or has another size or hash.
 
     Raises:
-        OutputError: there is something that is no file, or cannot be read.
+        OutputError: it is not a regular file, or cannot be read.
     """
     if size_of(path) != size:
         return None
@@ -79,10 +79,10 @@ def read_intact(path: Path, size: int, sha256: str) -> bytes | None:
 
 
 def size_of(path: Path) -> int | None:
-    """Return a file's size in bytes; None where there is none, as behind a link to nowhere.
+    """Return a file's size in bytes; None if it is missing, or a broken link.
 
     Raises:
-        OutputError: there is something that is no file, or it cannot be looked at.
+        OutputError: it is not a regular file, or `stat` fails.
     """
     with _readable(path):
         try:
@@ -90,12 +90,12 @@ def size_of(path: Path) -> int | None:
         except FileNotFoundError:
             return None
     if not stat.S_ISREG(found.st_mode):
-        raise OutputError(f"{path} is no file: move it away, and run again")
+        raise OutputError(f"{path} is not a regular file: move it away, and run again")
     return found.st_size
 
 
 class HashingWriter(io.RawIOBase):
-    """Writes to a file, and knows the size and the SHA-256 of what was written."""
+    """Writes to a file, and computes the size and the SHA-256 of what was written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -103,11 +103,11 @@ class HashingWriter(io.RawIOBase):
         self.size = 0
 
     def writable(self) -> bool:
-        """Return that it is: pyarrow asks."""
+        """Return True; pyarrow checks it."""
         return True
 
     def write(self, data: Any) -> int:
-        """Write bytes, all of them."""
+        """Write all bytes."""
         written = self._file.write(data)
         self._digest.update(data)
         self.size += written
@@ -125,5 +125,5 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be read: {error.strerror}; make it readable, or remove it, and run again"
+            f"{path} cannot be read: {error.strerror}; make it readable or remove it, and run again"
         ) from error

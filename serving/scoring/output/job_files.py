@@ -1,13 +1,13 @@
-"""Where a job's files are, and which of them are as they were written.
+"""The paths of a job's files, their receipts, and their verification.
 
-    _manifest.json               what the job is; whoever comes with another one is refused
-    part-000000.parquet ...      the rows, whole or not there
-    _receipts/part-000000.json   what is known of a part; written before the part, so a part has one
-    _receipts/file.json          the same of the one file, where the output is one
-    _SUCCESS                     every part with its rows and its SHA-256; written when all are there
+    _manifest.json               the job's identity; a run with another one is rejected
+    part-000000.parquet ...      the rows; written atomically
+    _receipts/part-000000.json   rows, size and hash of a part; written before the part, so every part has one
+    _receipts/file.json          the same for the single file, if the output is one
+    _SUCCESS                     rows and SHA-256 of every part; written when all are complete
 
-Nothing counts because its name is there. `intact` hashes it and compares with the receipt, and whoever says
-that a part or the job is done asks `intact` first.
+A file's existence proves nothing: `intact` compares its hash with the receipt before a part or the job counts as
+done.
 """
 
 import os
@@ -21,7 +21,7 @@ from typing import Any
 from common.atomic_files import sha256_bytes, write_whole
 from serving.scoring.errors import OutputError
 from serving.scoring.output.integrity import is_intact, read_record, record, size_of
-from serving.scoring.output.manifest import JobFacts
+from serving.scoring.output.manifest import JobManifest
 from serving.scoring.records import Receipt
 from serving.scoring.settings import ENDINGS
 
@@ -32,53 +32,53 @@ SUCCESS = "_SUCCESS"
 _TEMPORARY = re.compile(
     r"\.(?:part-(?P<part>\d+)\.\w+|file\.json|joined\.\w+|_manifest\.json|_SUCCESS)\.[a-z0-9_]{8}"
 )
-"""What `mkstemp` calls the files that become those above."""
+"""Names that `mkstemp` gives to the files above before they are renamed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intact:
-    """What of an output is there as it was written."""
+    """The verified files of an output."""
 
     receipts: dict[int, Receipt]
-    """Of the parts that are, by their numbers."""
+    """Receipts of the intact parts, by number."""
     file: bool
-    """Whether the one file is; true where the output is none."""
+    """Whether the single file is intact; true if the output is a folder."""
 
 
 @dataclass(frozen=True)
 class JobFiles:
-    """One job's files."""
+    """A job's files."""
 
     output: Path
-    """As it was asked for: a folder, or a file."""
-    facts: JobFacts
+    """As `--output` gives it: a folder or a file."""
+    manifest: JobManifest
 
     @cached_property
     def folder(self) -> Path:
-        """Where the parts are."""
+        """The folder of the parts."""
         return folder_of(self.output)
 
     @property
-    def is_file(self) -> bool:
-        """Tell whether the output is one file."""
+    def is_single_file(self) -> bool:
+        """Return whether the output is a single file."""
         return self.folder != self.output
 
     @cached_property
-    def job(self) -> str:
-        """What every record of this job names."""
-        return self.facts.sha256
+    def job_id(self) -> str:
+        """The manifest's SHA-256, which every record of the job has."""
+        return self.manifest.sha256
 
     @property
-    def all(self) -> range:
+    def part_numbers(self) -> range:
         """The numbers of all parts."""
-        return range(self.facts.parts)
+        return range(self.manifest.parts)
 
     def part_path(self, part: int) -> Path:
-        """Return a part's place."""
-        return self.folder / f"part-{part:06d}.{self.facts.format}"
+        """Return a part's path."""
+        return self.folder / f"part-{part:06d}.{self.manifest.format}"
 
     def write(self, part: int, content: bytes, *, rows: int, errors: int, tally: dict[str, Any]) -> Receipt:
-        """Write a part, its receipt first."""
+        """Write a part's receipt, then the part."""
         receipt = Receipt(
             part=part,
             rows=rows,
@@ -87,60 +87,61 @@ class JobFiles:
             bytes=len(content),
             tally=tally,
         )
-        write_whole(self._receipt_path(part), record({"job": self.job, **asdict(receipt)}))
+        write_whole(self._receipt_path(part), record({"job": self.job_id, **asdict(receipt)}))
         write_whole(self.part_path(part), content)
         return receipt
 
     def intact(self, parts: Iterable[int]) -> Intact:
-        """Hash what is there of some parts, and the one file. In that, the rows of all parts are.
+        """Verify some parts by hash, and the single file; an intact single file has the rows of all parts.
 
         Raises:
-            OutputError: a file's place has something else, or cannot be read.
+            OutputError: a file is not a regular file, or cannot be read.
         """
         file = self.file_is_intact()
         receipts: dict[int, Receipt] = {}
         for part in parts:
             receipt = self.receipt(part)
             if receipt is not None and (
-                (self.is_file and file) or is_intact(self.part_path(part), receipt.bytes, receipt.sha256)
+                (self.is_single_file and file)
+                or is_intact(self.part_path(part), receipt.bytes, receipt.sha256)
             ):
                 receipts[part] = receipt
         return Intact(receipts, file)
 
     def file_is_intact(self) -> bool:
-        """Hash the one file; true where the output is none."""
-        if not self.is_file:
+        """Verify the single file by hash; true if the output is a folder."""
+        if not self.is_single_file:
             return True
         known = self.file_receipt()
         return known is not None and is_intact(self.output, known["bytes"], known["sha256"])
 
     def complete(self) -> list[Receipt] | None:
-        """Return all receipts if the job is complete and all of it as it was written, else None.
+        """Return all receipts if the job is complete and every file intact, else None.
 
         Raises:
-            OutputError: something else is in its place, or there is a part that is none of the job's.
+            OutputError: a file is not a regular file, or the folder has an unknown part.
         """
         if size_of(self.folder / SUCCESS) is None:
             return None
-        self.refuse_strays()
-        found = self.intact(self.all)
+        self.check_unknown_files()
+        found = self.intact(self.part_numbers)
         receipts = [*found.receipts.values()]
-        if not found.file or len(receipts) < self.facts.parts:
+        if not found.file or len(receipts) < self.manifest.parts:
             return None
         if read_record(self.folder / SUCCESS) != self.success(receipts):
             return None
-        if self.is_file and self._file_of(self._file_receipt_path) is None:
+        if self.is_single_file and self._file_entry(self._file_receipt_path) is None:
             return None
         self.remove_parts()
         return receipts
 
     def success(self, receipts: Sequence[Receipt]) -> dict[str, Any]:
-        """Return what `_SUCCESS` says."""
+        """Return the content of `_SUCCESS`."""
         success: dict[str, Any] = {
-            "job": self.job,
+            "job": self.job_id,
             "rows": sum(receipt.rows for receipt in receipts),
             "errors": sum(receipt.errors for receipt in receipts),
-            "model": self.facts.model,
+            "model": self.manifest.model,
             "parts": [
                 {
                     "name": self.part_path(receipt.part).name,
@@ -152,29 +153,31 @@ class JobFiles:
                 for receipt in receipts
             ],
         }
-        if self.is_file:
+        if self.is_single_file:
             success["file"] = self.file_receipt()
         return success
 
-    def refuse_strays(self) -> None:
-        """Refuse a file that who reads the folder would take for one of its parts.
+    def check_unknown_files(self) -> None:
+        """Raise an error for a file that a reader of the folder would take for one of its parts.
 
         Raises:
-            OutputError: there is one.
+            OutputError: there is such a file.
         """
-        if self.is_file:
+        if self.is_single_file:
             return
-        known = {self.part_path(part).name for part in self.all}
+        known = {self.part_path(part).name for part in self.part_numbers}
         for name in sorted(os.listdir(self.folder)):  # noqa: PTH208  only names are needed
             if (
                 name not in known
                 and name[0] not in "._"
-                and (name.startswith("part-") or name.endswith(f".{self.facts.format}"))
+                and (name.startswith("part-") or name.endswith(f".{self.manifest.format}"))
             ):
-                raise OutputError(f"{self.folder / name} is no part of this job: move it away, and run again")
+                raise OutputError(
+                    f"{self.folder / name} is not a part of this job: move it away, and run again"
+                )
 
-    def clear_leftovers(self, parts: Iterable[int] | None) -> None:
-        """Remove the temporary files that a killed run left of these parts; None is everything."""
+    def remove_temporary_files(self, parts: Iterable[int] | None) -> None:
+        """Remove temporary files of these parts that a killed run left; None removes all."""
         own = None if parts is None else {*parts}
         for folder in (self.folder, self.folder / RECEIPTS):
             for path in folder.iterdir():
@@ -183,10 +186,10 @@ class JobFiles:
                     path.unlink(missing_ok=True)
 
     def remove_parts(self) -> None:
-        """Remove the parts of what is one file now."""
-        if not self.is_file:
+        """Remove the parts when the single file is written."""
+        if not self.is_single_file:
             return
-        own = {f"joined.{self.facts.format}", *(self.part_path(part).name for part in self.all)}
+        own = {f"joined.{self.manifest.format}", *(self.part_path(part).name for part in self.part_numbers)}
         for path in self.folder.iterdir():
             if path.name in own:
                 path.unlink(missing_ok=True)
@@ -195,25 +198,27 @@ class JobFiles:
         return self.folder / RECEIPTS / f"part-{part:06d}.json"
 
     def receipt(self, part: int) -> Receipt | None:
-        """Return a part's receipt; None where there is none of this job, or not as it was written."""
+        """Return a part's receipt; None if it is missing, damaged, or of another job."""
         found = read_record(self._receipt_path(part))
-        if found is None or (found.pop("job", None), found.get("part")) != (self.job, part):
+        if found is None or (found.pop("job", None), found.get("part")) != (self.job_id, part):
             return None
         return Receipt(**found)
 
     def file_receipt(self) -> dict[str, Any] | None:
-        """Return name, size and SHA-256 of the one file; None where the job has never written it."""
-        return self._file_of(self._file_receipt_path) or self._file_of(self.folder / SUCCESS)
+        """Return name, size and SHA-256 of the single file; None if the job has never written it."""
+        return self._file_entry(self._file_receipt_path) or self._file_entry(self.folder / SUCCESS)
 
-    def _file_of(self, path: Path) -> dict[str, Any] | None:
-        """Return what a record says of the one file."""
+    def _file_entry(self, path: Path) -> dict[str, Any] | None:
+        """Return a record's entry about the single file."""
         found = read_record(path)
-        known: dict[str, Any] | None = found.get("file") if found and found.get("job") == self.job else None
+        known: dict[str, Any] | None = (
+            found.get("file") if found and found.get("job") == self.job_id else None
+        )
         return known
 
     def write_file_receipt(self, known: dict[str, Any]) -> None:
-        """Write what is known of the one file, before it is there."""
-        write_whole(self._file_receipt_path, record({"job": self.job, "file": known}))
+        """Write the receipt of the single file."""
+        write_whole(self._file_receipt_path, record({"job": self.job_id, "file": known}))
 
     @property
     def _file_receipt_path(self) -> Path:
@@ -221,5 +226,5 @@ class JobFiles:
 
 
 def folder_of(output: Path) -> Path:
-    """Return where the parts of an output are: itself, or beside it if it is one file."""
+    """Return the folder of an output's parts: the output itself, or `OUTPUT.parts` for a single file."""
     return output.with_name(output.name + ".parts") if output.suffix.lower() in ENDINGS else output

@@ -1,4 +1,4 @@
-"""Who is at work on which part: a lock on one byte of a file for each part, which goes with its process."""
+"""A lock for each part: one byte of the manifest, released by the kernel when its process ends."""
 
 import errno
 import fcntl
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving.scoring.errors import OccupiedError
+from serving.scoring.errors import LockedError
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What file systems say that have no locks."""
+UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""Errors of file systems without locks."""
 
 
 @contextmanager
-def held(path: Path, parts: range) -> Iterator[None]:
-    """Keep every other run from these parts, until the block ends or the process does, however it ends.
+def lock_parts(path: Path, parts: range) -> Iterator[None]:
+    """Lock these parts until the block or the process ends.
 
-    A byte of the file stands for each part. Its locks are those of an open file (`F_OFD_SETLK`,
-    fcntl(2)): no other reader of the file loses them, and the system frees them, over NFS too.
+    Byte p of the file is the lock of part p. Open file description locks (`F_OFD_SETLK`, fcntl(2)) are not lost when
+    another descriptor of the file is closed, and the kernel releases them with the process, over NFS too.
 
     Raises:
-        OccupiedError: another run has one of them.
+        LockedError: another run holds one of the locks.
     """
     with path.open("r+b") as file:
         ranges = [(parts.start, len(parts))] if parts.step == 1 else [(part, 1) for part in parts]
@@ -31,12 +31,12 @@ def held(path: Path, parts: range) -> Iterator[None]:
             try:
                 fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
             except (BlockingIOError, PermissionError) as error:
-                raise OccupiedError(
-                    f"another run is at work on these parts of {path.parent}: let it end, or give each run a "
-                    "--shard i/n of its own, all with the same n"
+                raise LockedError(
+                    f"another run is writing these parts of {path.parent}: wait for it, or give each run its own "
+                    "--shard i/n, all with the same n"
                 ) from error
             except OSError as error:
-                if error.errno not in NO_LOCKS:
+                if error.errno not in UNSUPPORTED:
                     raise
-                break  # two runs write the same bytes there, and one may end with an error
+                break  # without locks two runs write the same bytes; one may fail
         yield

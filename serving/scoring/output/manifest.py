@@ -1,4 +1,4 @@
-"""`_manifest.json`: what a job is, and what came of it. Whoever comes to its output with another job is refused."""
+"""`_manifest.json`: the identity of a job. A run with another identity is rejected."""
 
 import os
 import tempfile
@@ -15,12 +15,12 @@ from serving.scoring.records import Receipt
 
 MANIFEST = "_manifest.json"
 SCHEMA_VERSION = 2
-"""1 had no checksums."""
+"""Version 1 had no checksums."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobFacts:
-    """What the manifest says."""
+class JobManifest:
+    """The content of `_manifest.json`."""
 
     rows: int
     parts: int
@@ -30,40 +30,40 @@ class JobFacts:
     """The bundle's digest."""
     classes: Sequence[str]
     fingerprint: Mapping[str, str]
-    """Everything that decides the bytes of the parts."""
+    """Everything that affects the bytes of the parts."""
     schema_version: int = SCHEMA_VERSION
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of all of this: every record of the job names it, so that no other job's is taken for one."""
+        """The SHA-256 of all fields; every record of the job has it, so that records of other jobs are recognized."""
         return sha256_bytes(orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS))
 
     def content(self) -> bytes:
-        """Return the manifest."""
+        """Return the manifest as JSON with its checksum."""
         return record(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a run came to."""
+    """The result of a run."""
 
     receipts: list[Receipt]
-    """Of every part of this shard; of the whole job, if it is complete."""
+    """Of this shard's parts; of all parts if the job is complete."""
     complete: bool
     """Whether `_SUCCESS` is written."""
-    facts: JobFacts
+    manifest: JobManifest
 
     @property
     def errors(self) -> int:
-        """Return how many rows carry an error."""
+        """Return the number of rows with an error."""
         return sum(receipt.errors for receipt in self.receipts)
 
 
-def read_manifest(folder: Path) -> JobFacts | None:
-    """Return what the manifest in a folder says; None where there is none, or not as it was written.
+def read_manifest(folder: Path) -> JobManifest | None:
+    """Return a folder's manifest; None if it is missing or damaged.
 
     Raises:
-        OutputError: another version of Glyph wrote it; or there is something that is no file, or cannot be read.
+        OutputError: another version of Glyph wrote it, or it is not a regular file, or cannot be read.
     """
     path = folder / MANIFEST
     document = read_record(path)
@@ -71,15 +71,15 @@ def read_manifest(folder: Path) -> JobFacts | None:
         version = _version_without_checksum(path) if document is None else document["schema_version"]
         if version not in (None, SCHEMA_VERSION):
             raise OutputError(
-                f"{path} was written by another version of Glyph: go on with that one, or name another output"
+                f"{path} was written by another version of Glyph: resume with that version, or give another output"
             )
-        return None if document is None else JobFacts(**document)
-    except (KeyError, TypeError):  # it is another record, put here
+        return None if document is None else JobManifest(**document)
+    except (KeyError, TypeError):  # another record was copied here
         return None
 
 
 def _version_without_checksum(path: Path) -> int | None:
-    """Return 1 of a manifest that was written when there were no checksums, else None."""
+    """Return 1 for a manifest of version 1, which had no checksum, else None."""
     try:
         document = orjson.loads(path.read_bytes())
         return 1 if document["schema_version"] == 1 and CHECKSUM not in document else None
@@ -87,8 +87,8 @@ def _version_without_checksum(path: Path) -> int | None:
         return None
 
 
-def write_once(path: Path, content: bytes) -> None:
-    """Write a file whole unless somebody else does at the same time."""
+def create_exclusively(path: Path, content: bytes) -> None:
+    """Write a file atomically unless it exists; of concurrent writers one succeeds."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -96,7 +96,7 @@ def write_once(path: Path, content: bytes) -> None:
             file.flush()
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
-        os.link(name, path)  # unlike a rename, it fails where there is one
+        os.link(name, path)  # unlike a rename, it fails if the file exists
     except FileExistsError:
         pass
     finally:
@@ -105,7 +105,7 @@ def write_once(path: Path, content: bytes) -> None:
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return what differs between two fingerprints, a sentence for each."""
+    """Return the differences between two fingerprints, a sentence each."""
     said = []
     for name in dict.fromkeys([*then, *now]):
         before, after = then.get(name), now.get(name)

@@ -1,6 +1,6 @@
-"""What a run tells its user.
+"""What a run reports to its user.
 
-- `watch.py`: on the way and at the end; read it first
-- `report.py`: one page of HTML; `tallies.py`, `summary.py`: what is remembered of each part, and their sum
-- `labels.py`: what the images truly are; `progress.py`: a bar, or plain lines
+- `console.py`: the observer that prints progress, summary and report; read it first
+- `report.py`: the HTML report; `summary.py`, `part_statistics.py`: the sum of the parts' statistics
+- `labels.py`: true labels (`--labels`); `progress.py`: a bar in a terminal, lines in a log
 """

@@ -1,12 +1,11 @@
-"""`--labels`: what the images truly are, to compare with; from a file, or from a column of the input.
+"""`--labels`: true labels to compare the predictions with, from a file or a column of the input.
 
-    labels.idx1-ubyte, labels.npy          one number or name for each row, in the input's order
-    labels.txt, labels.csv                 one for each line, in the input's order
-    labels.csv with a header               `row,label` (or `file,label`): by the row's id, in any order
-    column:NAME                            a column of the Parquet files that are scored
+    labels.idx1-ubyte, labels.npy          a number or name for each row, in the input's order
+    labels.txt, labels.csv                 one per line, in the input's order
+    labels.csv with a header               `row,label` (or `file,label`): by row id, in any order
+    column:NAME                            a column of the Parquet input
 
-A text is a class's name; where it is none, and always where it came as a number, it is the class's
-place, counted from 0.
+A string is a class name, or else a class index; a number is always a class index, counted from 0.
 """
 
 import csv
@@ -37,35 +36,35 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labels:
-    """What the rows truly are."""
+    """The true labels of the rows."""
 
     where: str
-    """As the user gave it."""
+    """The value of `--labels`."""
     sha256: str
-    """Of all labels, so that parts that were compared with others are told apart."""
-    of: Callable[[Chunk], Indices]
-    """Returns `int64[n]`: the class of each row of a chunk, `UNKNOWN` where none is given."""
+    """Of all labels, to recognize parts that were compared with other ones."""
+    indices: Callable[[Chunk], Indices]
+    """Returns `int64[n]`: the class of each row of a chunk, `UNKNOWN` for a row without a label."""
     count: int | None
-    """Rows that there must be; None where labels are found by the row's id or lie in the input."""
+    """Required number of rows; None if labels are matched by row id or are a column of the input."""
 
     def check(self, rows: int) -> None:
-        """See that there is one label for each row of the input.
+        """Check that there is one label for each row of the input.
 
         Raises:
-            InputError: there are more or fewer.
+            InputError: the numbers differ.
         """
         if self.count is not None and self.count != rows:
             raise InputError(
                 f"--labels {self.where} has {self.count:,} labels and the input {rows:,} rows: give one for each "
-                "row, in the input's order, or a CSV file with the header row,label"
+                "row in the input's order, or a CSV file with the header row,label"
             )
 
 
 def open_labels(given: str, classes: Sequence[str]) -> Labels:
-    """Read the labels, or note in which column they are.
+    """Open labels from a file or a column of the input.
 
     Raises:
-        InputError: the file cannot be read, or a label in it is no class.
+        InputError: the file cannot be read, or a label is not a class.
     """
     if given.startswith(COLUMN):
         return _column(given, classes)
@@ -83,34 +82,36 @@ def open_labels(given: str, classes: Sequence[str]) -> Labels:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--labels {given} cannot be read: {reason}") from error
     if values.ndim != 1:
-        raise InputError(f"--labels {given} has shape {list(values.shape)}; one label for each row is needed")
+        raise InputError(
+            f"--labels {given} has shape {list(values.shape)}; one label for each row is required"
+        )
     return _in_order(given, _indices(values, classes, given), classes)
 
 
 def _in_order(given: str, indices: Indices, classes: Sequence[str]) -> Labels:
-    kept = indices.astype(np.min_scalar_type(-len(classes)))  # ten million labels take ten megabytes
+    kept = indices.astype(np.min_scalar_type(-len(classes)))  # ten million labels take 10 MB
 
-    def of(chunk: Chunk) -> Indices:
+    def indices_of(chunk: Chunk) -> Indices:
         return kept[chunk.first : chunk.first + len(chunk)].astype(np.int64)
 
     digest = hashlib.sha256(b"in order" + indices.tobytes()).hexdigest()
-    return Labels(where=given, sha256=digest, of=of, count=len(kept))
+    return Labels(where=given, sha256=digest, indices=indices_of, count=len(kept))
 
 
 def _by_row(given: str, known: Mapping[str, int]) -> Labels:
-    def of(chunk: Chunk) -> Indices:
+    def indices_of(chunk: Chunk) -> Indices:
         return np.array([known.get(row, UNKNOWN) for row in chunk.rows], np.int64)
 
     digest = hashlib.sha256(b"by row")
     for row, index in sorted(known.items()):
         digest.update(f"{row}\0{index}\n".encode(errors="surrogatepass"))
-    return Labels(where=given, sha256=digest.hexdigest(), of=of, count=None)
+    return Labels(where=given, sha256=digest.hexdigest(), indices=indices_of, count=None)
 
 
 def _column(given: str, classes: Sequence[str]) -> Labels:
     name = given.removeprefix(COLUMN)
 
-    def of(chunk: Chunk) -> Indices:
+    def indices_of(chunk: Chunk) -> Indices:
         parts = []
         for count, table in chunk.columns:
             if table is None or name not in table.column_names:
@@ -122,7 +123,9 @@ def _column(given: str, classes: Sequence[str]) -> Labels:
                 raise AssertionError("a stretch of columns has as many rows as it says")
         return np.concatenate(parts)
 
-    return Labels(where=given, sha256=hashlib.sha256(given.encode()).hexdigest(), of=of, count=None)
+    return Labels(
+        where=given, sha256=hashlib.sha256(given.encode()).hexdigest(), indices=indices_of, count=None
+    )
 
 
 def _text(given: str, path: Path, classes: Sequence[str]) -> Labels:
@@ -137,69 +140,67 @@ def _text(given: str, path: Path, classes: Sequence[str]) -> Labels:
         if len(first) == 1 and (first[0] in classes or heading[0] not in LABEL_HEADINGS):
             rest: list[str] = [first[0], *(_only(line, given) for line in lines)]
             return _in_order(given, _indices(np.array(rest, dtype=object), classes, given), classes)
-        labels = _place(heading, LABEL_HEADINGS, given)
+        labels = _column_index(heading, LABEL_HEADINGS, given)
         if len(first) == 1 or not set(heading) & set(ROW_HEADINGS):
             rest = [_cell(line, labels, given) for line in lines]
             return _in_order(given, _indices(np.array(rest, dtype=object), classes, given), classes)
-        rows = _place(heading, ROW_HEADINGS, given)
+        rows = _column_index(heading, ROW_HEADINGS, given)
         pairs = [(_cell(line, rows, given), _cell(line, labels, given)) for line in lines]
     indices = _indices(np.array([label for _, label in pairs], dtype=object), classes, given)
     known = {row: index for (row, _), index in zip(pairs, indices.tolist(), strict=True)}
     if len(known) != len(pairs):
-        raise InputError(f"--labels {given} names {len(pairs) - len(known)} rows more than once")
+        raise InputError(f"--labels {given} has {len(pairs) - len(known)} rows more than once")
     return _by_row(given, known)
 
 
 def _only(line: Sequence[str], given: str) -> str:
     if len(line) != 1:
         raise InputError(
-            f"--labels {given} has lines of one and of {len(line)} cells: give it a header, row,label"
+            f"--labels {given} has lines of one and of {len(line)} cells: add the header row,label"
         )
     return line[0]
 
 
 def _cell(line: Sequence[str], place: int, given: str) -> str:
     if place >= len(line):
-        raise InputError(f"--labels {given} has a line of {len(line)} cells: each needs {place + 1}")
+        raise InputError(f"--labels {given} has a line of {len(line)} cells; {place + 1} are required")
     return line[place]
 
 
-def _place(heading: Sequence[str], names: Sequence[str], given: str) -> int:
+def _column_index(heading: Sequence[str], names: Sequence[str], given: str) -> int:
     for name in names:
         if name in heading:
             return heading.index(name)
-    raise InputError(f"--labels {given} has the columns {', '.join(heading)}: call one of them {names[0]}")
+    raise InputError(f"--labels {given} has the columns {', '.join(heading)}: rename one to {names[0]}")
 
 
 def _indices(values: npt.NDArray[Any], classes: Sequence[str], given: str) -> Indices:
-    """Return the classes' places, `UNKNOWN` for None.
+    """Return class indices, `UNKNOWN` for None.
 
     Raises:
-        InputError: a label is no class.
+        InputError: a label is not a class.
     """
     if values.dtype.kind in "iu":
         indices: Indices = values.astype(np.int64)
         wrong = np.flatnonzero((indices < 0) | (indices >= len(classes)))
         if len(wrong):
-            raise _stranger(indices[wrong[0]], int(wrong[0]), classes, given)
+            raise _unknown_label(indices[wrong[0]], int(wrong[0]), classes, given)
         return indices
     if values.dtype.kind not in "OUS":
-        raise InputError(
-            f"--labels {given} holds {values.dtype}: labels are integers from 0, or names of classes"
-        )
+        raise InputError(f"--labels {given} has {values.dtype}: labels are integers from 0 or class names")
     places = {name: place for place, name in enumerate(classes)}
     found = np.empty(len(values), np.int64)
     for at, value in enumerate(values.tolist()):
         label = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         index = UNKNOWN if label is None else _index(label, places)
         if index is None:
-            raise _stranger(label, at, classes, given)
+            raise _unknown_label(label, at, classes, given)
         found[at] = index
     return found
 
 
 def _index(label: Any, places: Mapping[str, int]) -> int | None:
-    """Return the place of a class by its name, or by its number; None if there is none."""
+    """Return the index of a class by its name or its number; None if there is no such class."""
     if isinstance(label, str):
         label = label.strip()
         if label in places:
@@ -211,29 +212,31 @@ def _index(label: Any, places: Mapping[str, int]) -> int | None:
     return label if is_place else None
 
 
-def _stranger(label: object, at: int, classes: Sequence[str], given: str) -> InputError:
+def _unknown_label(label: object, at: int, classes: Sequence[str], given: str) -> InputError:
     shown = ", ".join(classes[:MAX_SHOWN_NAMES]) + (", ..." if len(classes) > MAX_SHOWN_NAMES else "")
     return InputError(
-        f"--labels {given}: label {str(label)[:60]!r} of row {at} is no class; the model has {len(classes)}, "
-        f"{shown}, or 0 to {len(classes) - 1} by number"
+        f"--labels {given}: label {str(label)[:60]!r} of row {at} is not a class; the model has {len(classes)}: "
+        f"{shown}, or 0 to {len(classes) - 1} by index"
     )
 
 
 def _idx(path: Path) -> npt.NDArray[Any]:
-    """Read an IDX file of integers with one axis, raw or in gzip."""
+    """Read a one-dimensional IDX file of integers, raw or gzip-compressed."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as file:
         start, kind, shape = read_idx_header(file)
         if kind is None or kind.kind not in "iu":
             raise ValueError(
-                f"it is no IDX file of labels, it begins with {start.hex(' ') or 'nothing'}; known are IDX, "
+                f"it is not an IDX file of labels, it begins with {start.hex(' ') or 'nothing'}; supported are IDX, "
                 ".npy, .csv and .txt"
             )
         if len(shape) != 1:
-            raise ValueError(f"it has {len(shape)} axes, labels have one: this is the file of the images")
+            raise ValueError(
+                f"it has {len(shape)} axes, labels have one: this is probably the file of the images"
+            )
         (count,) = shape
         data = file.read(count * kind.itemsize + 1)
     if len(data) != count * kind.itemsize:
-        raise ValueError(f"it claims {count} labels and holds {'more' if len(data) > count else 'fewer'}")
+        raise ValueError(f"it declares {count} labels and has {'more' if len(data) > count else 'fewer'}")
     return np.frombuffer(data, kind)

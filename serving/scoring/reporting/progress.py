@@ -1,7 +1,4 @@
-"""How far a run is: a bar in a terminal, a plain line now and then in a log.
-
-It goes to the standard error; the standard output is left to the summary.
-"""
+"""Progress of a run on the standard error: a bar in a terminal, a line every ten seconds in a log."""
 
 import time
 from collections.abc import Callable
@@ -13,14 +10,14 @@ from rich.progress import Progress as RichProgress
 from common.progress import LINE_EVERY_SECONDS, Progress
 
 SMOOTHING_SECONDS = 15.0
-"""How far back the rate looks: parts come in bursts, and a disk that slows down should be seen."""
+"""Window of the rate: long enough for bursts of parts, short enough to show a disk that slows down."""
 
 _BAR = "[progress.description]{task.description}"
 _FIELDS = "{task.fields[rate]}"
 
 
-class Meter(Progress):
-    """Shows rows done, rate, time left and errors so far, of a run of a known number of rows."""
+class ProgressMeter(Progress):
+    """Shows finished rows, rate, time left and errors."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(console)
@@ -31,8 +28,8 @@ class Meter(Progress):
         self._seen: list[tuple[float, int]] = []
         self._last_line = 0.0
 
-    def begin(self, total: int, done: int, errors: int) -> None:
-        """Start, with what earlier lives of the run have done."""
+    def start(self, total: int, done: int, errors: int) -> None:
+        """Start with the rows and errors of earlier runs of the job."""
         self.total, self.done, self.errors = total, done, errors
         self._last_line = self._clock()
         self._seen = [(self._last_line, done)]
@@ -43,7 +40,7 @@ class Meter(Progress):
             self._bar.start()
 
     def advance(self, rows: int, errors: int) -> None:
-        """Count a part."""
+        """Add a finished part."""
         now = self._clock()
         self.done += rows
         self.errors += errors
@@ -51,32 +48,32 @@ class Meter(Progress):
         while len(self._seen) > 2 and self._seen[1][0] <= now - SMOOTHING_SECONDS:
             del self._seen[0]
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=self.rest())
+            self._bar.update(self._task, completed=self.done, rate=self.status())
         elif now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
             share = f" ({self.done / self.total:.0%})" if self.total else ""
-            self.say(f"scoring: {self.done:,} of {self.total:,} images{share}, {self.rest()}")
+            self.say(f"scoring: {self.done:,} of {self.total:,} images{share}, {self.status()}")
 
-    def end(self) -> None:
-        """Take the bar away."""
+    def stop(self) -> None:
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def rate(self) -> float:
-        """Return images/s over the last seconds; 0 while nothing is known."""
+        """Return images/s over the window; 0 before the first part."""
         (first, before), (last, now) = self._seen[0], self._seen[-1]
         return (now - before) / (last - first) if last > first else 0.0
 
-    def rest(self) -> str:
-        """Return rate, time left and errors in words: `12,345 images/s, 1:02:03 left, 2 errors`."""
+    def status(self) -> str:
+        """Return rate, time left and errors: `12,345 images/s, 1:02:03 left, 2 errors`."""
         rate = self.rate()
-        left = f"{clock_time((self.total - self.done) / rate)} left" if rate else "time left unknown"
+        left = f"{format_seconds((self.total - self.done) / rate)} left" if rate else "time left unknown"
         return f"{rate:,.0f} images/s, {left}, {self.errors:,} error{'' if self.errors == 1 else 's'}"
 
 
-def clock_time(seconds: float) -> str:
-    """Return a time as hours, minutes and seconds: `1:02:03`, `2:03`, `0:03`."""
+def format_seconds(seconds: float) -> str:
+    """Return seconds as `1:02:03`, `2:03` or `0:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

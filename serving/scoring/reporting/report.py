@@ -1,6 +1,6 @@
-"""`--report`: one self-contained page about a run, without scripts or network; light and dark, phones too.
+"""`--report`: a self-contained HTML page about a run, without scripts or external resources.
 
-Its frame, its sheet of images and its confusion matrix are those of the training report.
+Page frame, sprite sheet and confusion matrix are shared with the training report (`common/html/`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,26 +13,27 @@ from common.html import confusion_matrix, sprite_sheet
 from common.html.frame import NOTHING, Html, Section, name, page, table, text
 from serving.scoring.errors import WriteError
 from serving.scoring.reporting.labels import UNKNOWN
-from serving.scoring.reporting.progress import clock_time
-from serving.scoring.reporting.summary import LOW_CONFIDENCE, Doubt, Summary, reading, share
+from serving.scoring.reporting.part_statistics import LOW_CONFIDENCE
+from serving.scoring.reporting.progress import format_seconds
+from serving.scoring.reporting.summary import LeastConfident, Summary, interpret_psi, percent
 
 NAME_LIMIT = 16
-"""Characters of a class name under an image; the table of classes has the whole name."""
+"""Characters of a class name under an image; the table of classes has the full name."""
 ROW_LIMIT = 60
 
 
 def render(
-    summary: Summary, *, title: str, when: str, seconds: float, rows_now: int, facts: Mapping[str, object]
+    summary: Summary, *, title: str, when: str, seconds: float, rows_now: int, details: Mapping[str, object]
 ) -> str:
     """Return the page.
 
     Args:
         summary: of all parts.
-        title: as plain text.
-        when: the time that the run ended.
-        seconds: that its last life took.
-        rows_now: images that its last life scored.
-        facts: what was run on what, by name, for the last table.
+        title: plain text.
+        when: the time at which the run ended.
+        seconds: duration of the last run of the job.
+        rows_now: images that the last run scored.
+        details: output and fingerprint, by name, for the last table.
     """
     sections = [
         Section(anchor="result", title="Result", body=_result(summary, seconds, rows_now)),
@@ -45,16 +46,16 @@ def render(
     sections.append(Section(anchor="least", title="Least confident images", body=_least(summary)))
     if summary.errors:
         sections.append(Section(anchor="errors", title="Rows with an error", body=_errors(summary)))
-    rows = [(key, Html(f"<code>{text(value)}</code>")) for key, value in facts.items()]
+    rows = [(key, Html(f"<code>{text(value)}</code>")) for key, value in details.items()]
     sections.append(
         Section(
             anchor="run",
             title="The run",
-            body=table(rows, ("fact", "value"), caption="What was run, on what"),
+            body=table(rows, ("name", "value"), caption="Output, model, options and inputs"),
         )
     )
     least = summary.least
-    picture = sprite_sheet.render(np.stack([doubt.image() for doubt in least])) if least else "data:,"
+    picture = sprite_sheet.render(np.stack([example.image() for example in least])) if least else "data:,"
     said = f"Scored {when}: {summary.rows:,} rows, {summary.errors:,} of them with an error."
     return page(title, said, sections, sprites=picture, sprites_width=sprite_sheet.WIDTH)
 
@@ -63,7 +64,7 @@ def write(path: Path, content: str) -> None:
     """Write the page.
 
     Raises:
-        WriteError: it cannot be.
+        WriteError: the page cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +73,7 @@ def write(path: Path, content: str) -> None:
         else:
             write_whole(path.resolve(), content.encode())
     except OSError as error:
-        raise WriteError(
-            f"--report {path} cannot be written: {error.strerror}; give another place"
-        ) from error
+        raise WriteError(f"--report {path} cannot be written: {error.strerror}; give another path") from error
 
 
 def _result(summary: Summary, seconds: float, rows_now: int) -> str:
@@ -84,7 +83,7 @@ def _result(summary: Summary, seconds: float, rows_now: int) -> str:
         "with an error": f"{summary.errors:,}",
         "with a warning": f"{summary.warned:,}",
         "mean confidence": f"{summary.confidence / scored:.4f}" if scored else NOTHING,
-        f"confidence below {LOW_CONFIDENCE:g}": share(summary.doubtful, scored),
+        f"confidence below {LOW_CONFIDENCE:g}": percent(summary.low_confidence, scored),
     }
     if summary.confusion.images:
         tiles["accuracy"] = f"{summary.confusion.right / summary.confusion.images:.2%}"
@@ -92,8 +91,8 @@ def _result(summary: Summary, seconds: float, rows_now: int) -> str:
         tiles["images/s"] = f"{rows_now / seconds:,.0f}"
     shown = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in tiles.items())
     note = (
-        f'<p class="quiet">{rows_now:,} images in {clock_time(seconds)}; confidence is the calibrated probability of '
-        "the predicted class. Rows with an error have no answer and are counted nowhere else.</p>"
+        f'<p class="quiet">{rows_now:,} images in {format_seconds(seconds)}; confidence is the calibrated probability '
+        "of the predicted class. Rows with an error have no prediction and are not counted elsewhere.</p>"
     )
     return f"<dl>{shown}</dl>{note}"
 
@@ -108,7 +107,11 @@ def _classes(summary: Summary) -> str:
         left_out = f"<p>The {confusion_matrix.MAX_LISTED_CLASSES} most frequent of {len(counts)} classes.</p>"
     rows: list[Sequence[object]] = []
     for k in order.tolist():
-        row: list[object] = [Html(name(summary.classes[k])), f"{counts[k]:,}", share(int(counts[k]), scored)]
+        row: list[object] = [
+            Html(name(summary.classes[k])),
+            f"{counts[k]:,}",
+            percent(int(counts[k]), scored),
+        ]
         if expected is not None:
             row.append(f"{expected[k] / max(1.0, expected.sum()):.1%}")
         rows.append(row)
@@ -119,36 +122,38 @@ def _classes(summary: Summary) -> str:
 def _drift(summary: Summary) -> str:
     found = summary.drift()
     if not found:
-        return "<p>Not measured: an earlier run wrote these parts without the model's reference.</p>"
+        return (
+            "<p>Not measured: these parts were written by a run without the model's reference histograms.</p>"
+        )
     meanings = {
         "mean_ink": "mean pixel of an image",
         "border_brightness": "mean of an image's border",
         "class": "predicted class",
     }
     rows = [
-        (meanings[feature], NOTHING if np.isnan(value) else f"{value:.3f}", reading(value))
+        (meanings[feature], NOTHING if np.isnan(value) else f"{value:.3f}", interpret_psi(value))
         for feature, value in found.items()
     ]
     note = (
-        '<p class="quiet">The population stability index compares these images with the validation set that the '
-        "model was published with: below 0.1 nothing has changed, above 0.25 it is another population.</p>"
+        '<p class="quiet">The population stability index compares these images with the validation set of the '
+        "model: below 0.1 there is no drift, above 0.25 the population has changed.</p>"
     )
     return table(rows, ("feature", "PSI", "reading"), caption="Against the validation set") + note
 
 
 def _comparison(summary: Summary) -> str:
     found = summary.confusion
-    assert summary.labels is not None  # noqa: S101  the caller looked
+    assert summary.labels is not None  # noqa: S101  checked by the caller
     if not found.images:
         return f"<p>No row has a label in {text(summary.labels.where)}.</p>"
     said = (
-        f"<p>{found.right:,} of {found.images:,} images are what {text(summary.labels.where)} says: "
+        f"<p>{found.right:,} of {found.images:,} predictions equal the label in {text(summary.labels.where)}: "
         f"{found.right / found.images:.2%}.</p>"
     )
     if summary.uncompared:
         said += (
-            f"<p><strong>{summary.uncompared:,} parts are not compared</strong>: a run with other labels, or "
-            "without, wrote them.</p>"
+            f"<p><strong>{summary.uncompared:,} parts are not compared</strong>: they were written by a run with "
+            "other labels or without labels.</p>"
         )
     per_class = confusion_matrix.by_class(found, "images", "Per class")
     return said + confusion_matrix.matrix(found, "Images") + per_class
@@ -158,24 +163,27 @@ def _least(summary: Summary) -> str:
     least = summary.least
     if not least:
         return "<p>No image was scored.</p>"
-    cards = "".join(_card(place, doubt, summary) for place, doubt in enumerate(least))
+    cards = "".join(_card(place, example, summary) for place, example in enumerate(least))
     note = (
-        f"<p>The {len(least)} of {summary.scored:,} images whose answer is least confident, the least first: the "
-        "predicted class and the next one with their probabilities, and the row.</p>"
+        f"<p>The {len(least)} of {summary.scored:,} images with the lowest confidence, lowest first: predicted "
+        "class and runner-up with their probabilities, and the row.</p>"
     )
     return f'{note}<ul class="cards">{cards}</ul>'
 
 
-def _card(place: int, doubt: Doubt, summary: Summary) -> str:
+def _card(place: int, example: LeastConfident, summary: Summary) -> str:
     def said(index: int, confidence: float) -> str:
         return f"{name(summary.classes[index], NAME_LIMIT)}: {confidence:.1%}"
 
-    lines = [f"<b>{said(doubt.index, doubt.confidence)}</b>", said(doubt.second, doubt.second_confidence)]
-    if doubt.true != UNKNOWN:
-        lines.append(f"label {name(summary.classes[doubt.true], NAME_LIMIT)}")
-    row = f"{Path(doubt.source).name} {doubt.row}" if doubt.row.isdigit() else doubt.row
+    lines = [
+        f"<b>{said(example.index, example.confidence)}</b>",
+        said(example.second, example.second_confidence),
+    ]
+    if example.true != UNKNOWN:
+        lines.append(f"label {name(summary.classes[example.true], NAME_LIMIT)}")
+    row = f"{Path(example.source).name} {example.row}" if example.row.isdigit() else example.row
     row = row if len(row) <= ROW_LIMIT else "…" + row[1 - ROW_LIMIT :]
-    whole = text(f"{doubt.source} {doubt.row}")
+    whole = text(f"{example.source} {example.row}")
     lines.append(f'<small title="{whole}"><bdi>{text(row)}</bdi></small>')
     shown = "\n".join(lines)
     return f"<li>{sprite_sheet.sprite(place, whole)}<p>{shown}</p></li>"
@@ -183,8 +191,9 @@ def _card(place: int, doubt: Doubt, summary: Summary) -> str:
 
 def _errors(summary: Summary) -> str:
     rows = [
-        (Html(f"<bdi>{text(f'{source} {row}')}</bdi>"), sentence) for source, row, sentence in summary.faults
+        (Html(f"<bdi>{text(f'{source} {row}')}</bdi>"), sentence)
+        for source, row, sentence in summary.first_errors
     ]
     more = summary.errors - len(rows)
-    rest = f"<p>And {more:,} more: the rows with a text in the column error.</p>" if more else ""
-    return table(rows, ("row", "error"), caption="The first of them") + rest
+    rest = f"<p>And {more:,} more: see the column error of the output.</p>" if more else ""
+    return table(rows, ("row", "error"), caption="The first errors") + rest

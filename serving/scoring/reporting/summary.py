@@ -1,10 +1,7 @@
-"""What a run found: a tally of each part, their sum, and the sum in words.
+"""The sum of the parts' statistics, and the summary that is printed.
 
-    Tallier.of(chunk, answers) -> a part's tally, JSON, kept in its receipt
-    Summary.add(receipt)       -> the sum, in any order of the parts
-    lines(summary, seconds)    -> what is printed
-
-A tally follows from its part alone, so a run that was killed, or ran on many machines, sums up the same.
+Summary.add(receipt)           adds a part, in any order
+summary_lines(summary, ...)    the printed lines
 """
 
 import base64
@@ -20,30 +17,21 @@ import numpy.typing as npt
 from bundle import drift
 from bundle.manifest import IMAGE_SIZE, Reference
 from common.html.confusion_matrix import Confusion
-from serving.scoring.records import Answers, Chunk, Images, Receipt
-from serving.scoring.reporting.labels import UNKNOWN, Labels
-from serving.scoring.reporting.progress import clock_time
+from serving.scoring.records import Images, Receipt
+from serving.scoring.reporting.labels import UNKNOWN
+from serving.scoring.reporting.part_statistics import ERRORS_KEPT, LEAST_KEPT, LOW_CONFIDENCE
+from serving.scoring.reporting.progress import format_seconds
 
-LOW_CONFIDENCE = 0.8
-"""Below it an answer is counted as doubtful: of those at 0.8 one in five is wrong, if the model is calibrated."""
-LEAST_KEPT = 40
-"""Least confident images kept of each part, so that the 40 least of the whole run are known exactly."""
-FAULTS_KEPT = 5
-"""Errors quoted of each part."""
-FAULTS_SHOWN = 20
-DRIFT_SAMPLE = 1024
-"""Images of a part whose pixels are measured for drift, evenly spread; all would cost a tenth of the time."""
+ERRORS_SHOWN = 20
 TEXT_CLASSES = 20
-"""Classes up to which the confusion matrix is printed."""
-LOOK, ALARM = 0.1, 0.25
-"""Usual readings of the population stability index, see `bundle.drift`."""
-
-Tally = dict[str, Any]
+"""Largest number of classes for which the confusion matrix is printed."""
+PSI_MODERATE, PSI_LARGE = 0.1, 0.25
+"""Usual thresholds of the population stability index, see `bundle.drift`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Doubt:
-    """One of the least confident answers, and its image."""
+class LeastConfident:
+    """One of the least confident predictions, with its image."""
 
     source: str
     row: str
@@ -51,134 +39,57 @@ class Doubt:
     """The predicted class."""
     confidence: float
     second: int
-    """The next class."""
+    """The runner-up class."""
     second_confidence: float
     true: int
-    """The known label; `UNKNOWN` if there is none."""
+    """The true label; `UNKNOWN` if there is none."""
     pixels: bytes
-    """784, packed by zlib."""
+    """784 bytes, compressed by zlib."""
 
     def image(self) -> Images:
         """Return `uint8[28, 28]`."""
         return np.frombuffer(zlib.decompress(self.pixels), np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tallier:
-    """Counts what a part's images and answers are like."""
-
-    classes: Sequence[str]
-    reference: Reference | None
-    """The manifest's; None where only a service has it."""
-    labels: Labels | None
-
-    def of(self, chunk: Chunk, answers: Answers) -> Tally:
-        """Return the tally of a part."""
-        good = np.ones(len(chunk), dtype=bool)
-        good[list(chunk.errors)] = False
-        places = np.flatnonzero(good)
-        confidences = answers.confidences[places]
-        tally: Tally = {
-            "classes": np.bincount(answers.indices[places], minlength=len(self.classes)).tolist(),
-            "confidence": float(confidences.sum(dtype=np.float64)),
-            "doubtful": int((confidences < LOW_CONFIDENCE).sum()),
-            "warned": len(chunk.warnings),
-            "faults": [
-                [chunk.sources[at], chunk.rows[at], chunk.errors[at]]
-                for at in sorted(chunk.errors)[:FAULTS_KEPT]
-            ],
-        }
-        if self.reference is not None:
-            sample = chunk.images[places[:: max(1, len(places) // DRIFT_SAMPLE)]]
-            for feature, values in (
-                ("mean_ink", drift.mean_ink(sample)),
-                ("border_brightness", drift.border_brightness(sample)),
-            ):
-                edges = np.array(getattr(self.reference, feature).edges)
-                tally[feature] = drift.binned(values, edges).astype(np.int64).tolist()
-        true = np.full(len(chunk), UNKNOWN)
-        if self.labels is not None:
-            true = self.labels.of(chunk)
-            known = places[true[places] != UNKNOWN]
-            compared = Confusion(self.classes)
-            compared.add(true[known], answers.indices[known])
-            pairs = sorted([*pair, count] for pair, count in compared.counts.items())
-            known_by = {"where": self.labels.where, "sha256": self.labels.sha256}
-            tally["compared"] = {**known_by, "confusion": pairs}
-        tally["least"] = _least(chunk, answers, places, true)
-        return tally
-
-
-def _least(
-    chunk: Chunk, answers: Answers, places: npt.NDArray[np.intp], true: npt.NDArray[np.int64]
-) -> list[list[Any]]:
-    """Return the least confident rows, the least first; of equals the first."""
-    confidences = answers.confidences[places]
-    if len(places) > LEAST_KEPT:
-        limit = np.partition(confidences, LEAST_KEPT - 1)[LEAST_KEPT - 1]
-        places = places[confidences <= limit]
-        confidences = answers.confidences[places]
-    kept = []
-    for at in places[np.argsort(confidences, kind="stable")[:LEAST_KEPT]].tolist():
-        best = answers.indices[at]
-        others = answers.probabilities[at].copy()
-        others[best] = -1
-        second = int(others.argmax())
-        packed = base64.b64encode(zlib.compress(chunk.images[at].tobytes(), 1)).decode()
-        kept.append(
-            [
-                chunk.sources[at],
-                chunk.rows[at],
-                int(best),
-                float(answers.confidences[at]),
-                second,
-                float(others[second]),
-                int(true[at]),
-                packed,
-            ]
-        )
-    return kept
-
-
 @dataclass(frozen=True, slots=True)
-class LabelsGiven:
-    """Which labels parts were compared with."""
+class LabelsIdentity:
+    """Identifies the labels that parts were compared with."""
 
     where: str
     sha256: str
 
 
-def labels_of(receipts: Iterable[Receipt]) -> LabelsGiven | None:
-    """Return the labels that the first part that was compared with any was compared with."""
+def labels_identity(receipts: Iterable[Receipt]) -> LabelsIdentity | None:
+    """Return the labels of the first part that was compared with labels."""
     for receipt in receipts:
         if compared := receipt.tally.get("compared"):
-            return LabelsGiven(compared["where"], compared["sha256"])
+            return LabelsIdentity(compared["where"], compared["sha256"])
     return None
 
 
 @dataclass(slots=True)
 class Summary:
-    """The sum of the tallies of a run's parts."""
+    """The sum of the parts' statistics."""
 
     classes: Sequence[str]
     reference: Reference | None = None
-    labels: LabelsGiven | None = None
+    labels: LabelsIdentity | None = None
     rows: int = 0
     errors: int = 0
     warned: int = 0
-    doubtful: int = 0
+    low_confidence: int = 0
     confidence: float = 0.0
     counts: npt.NDArray[np.int64] = field(init=False)
-    """Predictions by class."""
+    """Number of predictions by class."""
     features: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     """Histograms over the reference's bins."""
     unmeasured: int = 0
-    """Parts whose tally has no histograms, or over other bins."""
+    """Parts without histograms, or with other bins."""
     confusion: Confusion = field(init=False)
     uncompared: int = 0
-    """Parts that were not compared with these labels: an earlier life of the run had others, or none."""
-    _faults: list[tuple[int, int, tuple[str, str, str]]] = field(default_factory=list)
-    _least: list[tuple[float, int, int, Doubt]] = field(default_factory=list)
+    """Parts that an earlier run compared with other labels or none."""
+    _errors: list[tuple[int, int, tuple[str, str, str]]] = field(default_factory=list)
+    _least: list[tuple[float, int, int, LeastConfident]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Start at zero."""
@@ -191,11 +102,11 @@ class Summary:
         self.rows += receipt.rows
         self.errors += receipt.errors
         self.warned += tally["warned"]
-        self.doubtful += tally["doubtful"]
+        self.low_confidence += tally["doubtful"]
         self.confidence += tally["confidence"]
         self.counts += np.array(tally["classes"], np.int64)
         faults = [(receipt.part, at, tuple(fault)) for at, fault in enumerate(tally["faults"])]
-        self._faults = heapq.nsmallest(FAULTS_SHOWN, [*self._faults, *faults])
+        self._errors = heapq.nsmallest(ERRORS_SHOWN, [*self._errors, *faults])
         self._add_least(receipt.part, tally["least"])
         if self.reference is not None:
             self._add_features(tally)
@@ -210,7 +121,7 @@ class Summary:
     def _add_least(self, part: int, least: Sequence[Sequence[Any]]) -> None:
         entries = list(self._least)
         for at, (source, row, index, confidence, second, second_confidence, true, packed) in enumerate(least):
-            doubt = Doubt(
+            example = LeastConfident(
                 source=source,
                 row=row,
                 index=index,
@@ -220,7 +131,7 @@ class Summary:
                 true=true if self.labels is not None else UNKNOWN,
                 pixels=base64.b64decode(packed),
             )
-            entries.append((confidence, part, at, doubt))
+            entries.append((confidence, part, at, example))
         self._least = heapq.nsmallest(LEAST_KEPT, entries, key=lambda entry: entry[:3])
 
     def _add_features(self, tally: Mapping[str, Any]) -> None:
@@ -235,23 +146,23 @@ class Summary:
 
     @property
     def scored(self) -> int:
-        """How many rows have an answer."""
+        """Number of rows with a prediction."""
         return self.rows - self.errors
 
     @property
-    def least(self) -> list[Doubt]:
-        """The least confident answers, the least first."""
+    def least(self) -> list[LeastConfident]:
+        """The least confident predictions, lowest first."""
         return [entry[3] for entry in self._least]
 
     @property
-    def faults(self) -> list[tuple[str, str, str]]:
-        """The first errors: source, row, sentence."""
-        return [fault for _, _, fault in self._faults]
+    def first_errors(self) -> list[tuple[str, str, str]]:
+        """The first errors: source, row, reason."""
+        return [fault for _, _, fault in self._errors]
 
     def drift(self) -> dict[str, float]:
-        """Return the population stability index by feature; empty where there is no reference.
+        """Return the population stability index by feature; empty without a reference.
 
-        NaN below 100 images. What pixels are like is measured on a sample, the classes on all images.
+        NaN below 100 images. Pixel features are measured on a sample, classes on all images.
         """
         if self.reference is None or not self.features:
             return {}
@@ -260,50 +171,52 @@ class Summary:
         return {feature: drift.psi(observed[feature], references[feature]) for feature in drift.FEATURES}
 
 
-def reading(value: float) -> str:
-    """Say what a population stability index means."""
+def interpret_psi(value: float) -> str:
+    """Return an interpretation of a population stability index."""
     if np.isnan(value):
-        return f"fewer than {drift.LEAST_IMAGES} images tell nothing"
-    if value < LOOK:
+        return f"fewer than {drift.LEAST_IMAGES} images are not enough"
+    if value < PSI_MODERATE:
         return "as in the validation set"
-    return "look at it" if value < ALARM else "other images than the model was validated on"
+    return (
+        "moderate drift" if value < PSI_LARGE else "strong drift: the images differ from the validation set"
+    )
 
 
-def share(count: int, of: int) -> str:
+def percent(count: int, of: int) -> str:
     """Return `12.3%`."""
     return f"{count / of:.1%}" if of else "0%"
 
 
-def lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterator[str]:
-    """Yield what is printed at the end.
+def summary_lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterator[str]:
+    """Yield the lines that are printed at the end of a run.
 
     Args:
-        summary: of all parts, those of earlier lives too.
-        seconds: that this life took.
-        rows_now: images that this life scored.
+        summary: of all parts, including those of earlier runs.
+        seconds: duration of this run.
+        rows_now: images that this run scored.
     """
     scored = summary.scored
     told = [f"{summary.rows:,} rows", f"{scored:,} scored", f"{summary.errors:,} with an error"]
     yield ", ".join([*told, f"{summary.warned:,} with a warning"])
-    for source, row, sentence in summary.faults[:FAULTS_KEPT]:
+    for source, row, sentence in summary.first_errors[:ERRORS_KEPT]:
         yield f"  {source} {row}: {sentence}"
-    if summary.errors > FAULTS_KEPT:
-        yield f"  and {summary.errors - FAULTS_KEPT:,} more: the rows with a text in the column error"
+    if summary.errors > ERRORS_KEPT:
+        yield f"  and {summary.errors - ERRORS_KEPT:,} more: see the column error of the output"
     if scored:
         yield from _classes(summary)
         yield (
-            f"confidence: {summary.confidence / scored:.4f} in the mean; {summary.doubtful:,} "
-            f"({share(summary.doubtful, scored)}) below {LOW_CONFIDENCE:g}"
+            f"confidence: {summary.confidence / scored:.4f} mean; {summary.low_confidence:,} "
+            f"({percent(summary.low_confidence, scored)}) below {LOW_CONFIDENCE:g}"
         )
     for feature, value in summary.drift().items():
         index = "" if np.isnan(value) else f"PSI {value:.3f}, "
-        yield f"drift of {feature.replace('_', ' ')}: {index}{reading(value)}"
+        yield f"drift of {feature.replace('_', ' ')}: {index}{interpret_psi(value)}"
     if summary.labels is not None:
         yield from _comparison(summary)
     if rows_now:
-        earlier = f", {summary.rows - rows_now:,} were done before" if summary.rows > rows_now else ""
+        earlier = f", {summary.rows - rows_now:,} were complete before" if summary.rows > rows_now else ""
         rate = f"{rows_now / seconds:,.0f} images/s" if seconds > 0 else ""
-        yield f"rate: {rate}; {rows_now:,} images in {clock_time(seconds)}{earlier}"
+        yield f"rate: {rate}; {rows_now:,} images in {format_seconds(seconds)}{earlier}"
 
 
 def _classes(summary: Summary) -> Iterator[str]:
@@ -314,34 +227,34 @@ def _classes(summary: Summary) -> Iterator[str]:
     width = max(len(summary.classes[k]) for k in order.tolist())
     for k in order.tolist():
         count = int(summary.counts[k])
-        yield f"  {summary.classes[k]:{width}} {count:14,} {share(count, summary.scored):>7}"
+        yield f"  {summary.classes[k]:{width}} {count:14,} {percent(count, summary.scored):>7}"
 
 
 def _comparison(summary: Summary) -> Iterator[str]:
     confusion, labels = summary.confusion, summary.labels
-    assert labels is not None  # noqa: S101  the caller looked
+    assert labels is not None  # noqa: S101  checked by the caller
     if confusion.images:
         accuracy = confusion.right / confusion.images
-        yield f"accuracy: {accuracy:.2%}, {confusion.right:,} of {confusion.images:,} as --labels {labels.where} has it"
+        yield f"accuracy: {accuracy:.2%}, {confusion.right:,} of {confusion.images:,} equal --labels {labels.where}"
         if len(summary.classes) <= TEXT_CLASSES:
             yield from matrix(confusion)
         for true, guess, count in list(confusion.confusions())[
             : 0 if len(summary.classes) <= TEXT_CLASSES else 10
         ]:
-            yield f"  {true} taken for {guess}: {count:,}"
+            yield f"  {true} predicted as {guess}: {count:,}"
     else:
-        yield f"accuracy: none, no row has a label in {labels.where}"
+        yield f"accuracy: unknown, no row has a label in {labels.where}"
     if summary.uncompared:
         yield (
-            f"{summary.uncompared:,} parts were written by a run with other labels, or without, and are not "
-            "compared: score into a new output to compare all"
+            f"{summary.uncompared:,} parts were written by a run with other labels or without labels, and are not "
+            "compared: score into a new output to compare all parts"
         )
     elif missing := summary.scored - confusion.images:
         yield f"{missing:,} rows have no label"
 
 
 def matrix(confusion: Confusion) -> Iterator[str]:
-    """Yield the confusion matrix as text: true classes below each other, predicted ones side by side."""
+    """Yield the confusion matrix as text: a row for each true class, a column for each predicted class."""
     classes = confusion.classes
     counts = [[confusion.counts.get((t, p), 0) for p in range(len(classes))] for t in range(len(classes))]
     wide = max(len(f"{max(map(max, counts)):,}"), *(min(len(name), 8) for name in classes)) + 1

@@ -6,7 +6,7 @@ from pathlib import Path
 from bench.support.jobs import settings
 from bundle.repository import Bundle
 from serving.scoring.errors import IncompleteError, OutputError
-from serving.scoring.observer import Silent
+from serving.scoring.observer import Observer
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.output.manifest import Outcome, read_manifest
 from serving.scoring.run import merge, run
@@ -20,7 +20,7 @@ NAMES = ("out", *FILES)
 Damage = Callable[[Path], object]
 
 
-class Told(Silent):
+class Told(Observer):
     """Keeps the lines for the user."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ def again(bundle: Bundle, finished: Path, output: Path, **options: str) -> tuple
 
 def merged(output: Path) -> Outcome:
     """Give the command `merge`."""
-    return merge(OutputFolder.open(output))
+    return merge(OutputFolder.open_existing(output))
 
 
 def tree(output: Path) -> dict[str, bytes]:
@@ -87,7 +87,7 @@ def mends(bundle: Bundle, finished: Path, output: Path, damage: Callable[[], obj
     outcome, told = again(bundle, finished, output)
     assert outcome.complete
     assert tree(output) == before
-    assert again(bundle, finished, output)[1] == [f"{output} is complete already: nothing is left to do"]
+    assert again(bundle, finished, output)[1] == [f"{output} is complete: nothing to do"]
     damage()
     try:
         merged(output)

@@ -1,11 +1,11 @@
-"""Chunks, answers and receipts, made without a run."""
+"""Chunks, predictions and receipts, made without a run."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.scoring.records import Answers, Chunk, Receipt, answers_of
+from serving.scoring.records import Chunk, Predictions, Receipt, predictions_of
 
 
 def a_chunk(images: npt.NDArray[np.uint8], **more: Any) -> Chunk:
@@ -27,10 +27,10 @@ def some_images(count: int, seed: int = 1) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, 28, 28), dtype=np.uint8)
 
 
-def some_answers(count: int, classes: tuple[str, ...], seed: int = 1) -> Answers:
-    """Return answers with probabilities that differ."""
+def some_predictions(count: int, classes: tuple[str, ...], seed: int = 1) -> Predictions:
+    """Return predictions with probabilities that differ."""
     random = np.random.default_rng(seed)
-    return answers_of(random.dirichlet(np.ones(len(classes)), count).astype(np.float32), classes)
+    return predictions_of(random.dirichlet(np.ones(len(classes)), count).astype(np.float32), classes)
 
 
 def a_receipt(part: int, chunk: Chunk, tally: dict[str, Any]) -> Receipt:

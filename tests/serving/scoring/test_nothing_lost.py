@@ -17,9 +17,7 @@ def test_a_file_without_its_records_is_nobodys(bundle: Bundle, finished: Path, o
     """Not one byte of it is touched; the message says what to do, and that helps."""
     content = output.read_bytes()
     shutil.rmtree(records_of(output))
-    with pytest.raises(
-        OutputError, match="no job of this scorer wrote it: name another output, or move it away"
-    ):
+    with pytest.raises(OutputError, match="no scoring job wrote it: give another output, or move it away"):
         again(bundle, finished, output)
     assert output.read_bytes() == content
     output.rename(output.with_name("moved"))
@@ -77,7 +75,7 @@ def test_what_is_no_file_is_refused(
     place = records_of(output) / name
     damage(place)
     for command in (lambda: again(bundle, finished, output), lambda: merged(output)):
-        with pytest.raises(OutputError, match=f"{place.name} is no file: move it away"):
+        with pytest.raises(OutputError, match=f"{place.name} is not a regular file: move it away"):
             command()
     place.rename(output.with_name("moved"))
     again(bundle, finished, output)
@@ -90,12 +88,12 @@ def test_a_part_too_many_is_refused(name: str, bundle: Bundle, finished: Path, o
     whole = tree(output)
     shutil.copy(output / "part-000001.parquet", output / name)
     for shard in ("0/1", "1/2"):
-        with pytest.raises(OutputError, match=f"{name} is no part of this job: move it away"):
+        with pytest.raises(OutputError, match=f"{name} is not a part of this job: move it away"):
             again(bundle, finished, output, shard=shard)
-    with pytest.raises(OutputError, match="is no part of this job"):
+    with pytest.raises(OutputError, match="is not a part of this job"):
         merged(output)
     (output / "_SUCCESS").unlink()
-    with pytest.raises(OutputError, match="is no part of this job"):
+    with pytest.raises(OutputError, match="is not a part of this job"):
         again(bundle, finished, output, shard="1/2")
     (output / name).unlink()
     assert again(bundle, finished, output)[0].complete
@@ -124,9 +122,9 @@ def test_a_report_does_not_take_the_place_of_the_output(report: str, bundle: Bun
     """A page in the place of the rows would be no output; nor may it have a part's name, or a record's."""
     (tmp_path / "first").mkdir()
     given = tmp_path / "in.npy"
-    with pytest.raises(ValueError, match="is where the output is written"):
+    with pytest.raises(ValueError, match="is a path of the output"):
         settings(bundle, given, tmp_path / "first" / "out.csv", report=tmp_path / "first" / report)
     for name in ("part-000000.parquet", "_SUCCESS"):
-        with pytest.raises(ValueError, match="is where the output is written"):
+        with pytest.raises(ValueError, match="is a path of the output"):
             settings(bundle, given, tmp_path / "out", report=tmp_path / "out" / name)
     assert settings(bundle, given, tmp_path / "out", report=tmp_path / "out" / "report.html").report

@@ -57,7 +57,7 @@ def test_any_number_of_shards_gives_the_same_bytes(
     random.Random(1).shuffle(order)  # noqa: S311  an order, not a secret
     for index in order:
         score(bundle, mixed, tmp_path / "out", shard=f"{index}/{shards}", workers=1 + index % 2)
-    outcome = merge(OutputFolder.open(tmp_path / "out"))
+    outcome = merge(OutputFolder.open_existing(tmp_path / "out"))
     assert parts(tmp_path / "out") == whole
     assert outcome.errors == 1
     assert sum(receipt.rows for receipt in outcome.receipts) == 550
@@ -73,7 +73,7 @@ def test_one_file_is_the_same_however_it_came_about(
     for index in range(3):
         score(bundle, mixed, many, shard=f"{index}/3")
     assert not many.exists()
-    merge(OutputFolder.open(many))
+    merge(OutputFolder.open_existing(many))
     assert many.read_bytes() == one.read_bytes()
     assert len(rows_of(one)) == 550
     assert parts(tmp_path / f"many.{ending}.parts") == {}
@@ -97,16 +97,16 @@ def test_merge_refuses_missing_and_changed_parts(bundle: Bundle, mixed: list[str
     for index in (0, 2):
         score(bundle, mixed, tmp_path / "out", shard=f"{index}/3")
     with pytest.raises(IncompleteError, match=r"3 of 9 parts are missing.*: 1, 4, 7"):
-        merge(OutputFolder.open(tmp_path / "out"))
+        merge(OutputFolder.open_existing(tmp_path / "out"))
     score(bundle, mixed, tmp_path / "out", shard="1/3")
     part = tmp_path / "out" / "part-000004.parquet"
     content = part.read_bytes()
     part.write_bytes(content[:-1] + b"?")
     with pytest.raises(OutputError, match="part-000004"):
-        merge(OutputFolder.open(tmp_path / "out"))
+        merge(OutputFolder.open_existing(tmp_path / "out"))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     part.write_bytes(content)
-    assert merge(OutputFolder.open(tmp_path / "out")).complete
+    assert merge(OutputFolder.open_existing(tmp_path / "out")).complete
 
 
 def test_success_says_what_is_there(bundle: Bundle, mixed: list[str], tmp_path: Path) -> None:
@@ -169,12 +169,12 @@ def test_what_is_no_jobs_is_not_touched(bundle: Bundle, mixed: list[str], tmp_pa
     with pytest.raises(OutputError, match="not empty"):
         score(bundle, mixed, tmp_path / "full")
     (tmp_path / "there.csv").write_text("mine")
-    with pytest.raises(OutputError, match=r"there\.csv is there already"):
+    with pytest.raises(OutputError, match=r"there\.csv exists"):
         score(bundle, mixed, tmp_path / "there.csv")
     with pytest.raises(WriteError, match="cannot be written"):
         score(bundle, mixed, Path("/proc/nothing/out"))
-    with pytest.raises(OutputError, match="no job's output"):
-        OutputFolder.open(tmp_path / "full")
+    with pytest.raises(OutputError, match="has no output of a job"):
+        OutputFolder.open_existing(tmp_path / "full")
     assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
     assert (tmp_path / "there.csv").read_text() == "mine"
 
@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_no_half_part(bundle: Bundle, tmp_path: Path) -> None
     full = [sys.executable, "-c", limited, "score", *command[3:]]
     done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 73, done.stderr
-    assert "File too large; make room" in done.stderr
+    assert "File too large; free space" in done.stderr
     assert (tmp_path / "out" / "_receipts" / "part-000000.json").exists()
     assert parts(tmp_path / "out").items() < parts(tmp_path / "whole").items()
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0

@@ -13,8 +13,8 @@ import pytest
 
 from bench.support.jobs import digits, folder, parts, score
 from bundle.repository import Bundle
-from serving.scoring.errors import DecoderError, IncompleteError, OccupiedError
-from serving.scoring.inputs.decoding import Decoders
+from serving.scoring.errors import DecoderError, IncompleteError, LockedError
+from serving.scoring.inputs.decoding import DecoderPool
 from serving.scoring.output import folder as folders
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.run import merge
@@ -56,9 +56,9 @@ def test_more_shards_than_images(name: str, bundle: Bundle, tmp_path: Path) -> N
         outcome = score(bundle, tmp_path / "in.npy", output, shard=f"{index}/5")
         assert (outcome.receipts, outcome.complete) == ([], False)
     with pytest.raises(IncompleteError, match=r"1 of 1 parts are missing.*: 0\. "):
-        merge(OutputFolder.open(output))
+        merge(OutputFolder.open_existing(output))
     assert len(score(bundle, tmp_path / "in.npy", output, shard="0/5").receipts) == 1
-    outcome = merge(OutputFolder.open(output))
+    outcome = merge(OutputFolder.open_existing(output))
     assert sum(receipt.rows for receipt in outcome.receipts) == 3
     if output.suffix:
         assert output.read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
@@ -78,7 +78,7 @@ def test_two_runs_of_one_job_at_once(
     ends = [(run.communicate(timeout=DONE_SECONDS)[1], run.returncode) for run in runs]
     assert 0 in [code for _, code in ends]
     for said, code in ends:
-        assert (code == 0 and not said) or (code == 75 and "another run is at work" in said), (said, code)
+        assert (code == 0 and not said) or (code == 75 and "another run is writing" in said), (said, code)
     assert parts(tmp_path / "out") == whole
     assert not [*(tmp_path / "out").rglob(".*")]
 
@@ -87,7 +87,7 @@ def test_two_runs_that_find_no_job_make_one(
     bundle: Bundle, given: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between a shard's look and its claim another one has begun, and finished its parts: they share the job."""
-    refuse = folders._refuse_strangers
+    refuse = folders._check_unoccupied
     others = iter(["0/2"])
 
     def late(*arguments: Any) -> None:
@@ -95,9 +95,9 @@ def test_two_runs_that_find_no_job_make_one(
             score(bundle, given, tmp_path / "out", shard=shard)
         refuse(*arguments)
 
-    monkeypatch.setattr(folders, "_refuse_strangers", late)
+    monkeypatch.setattr(folders, "_check_unoccupied", late)
     score(bundle, given, tmp_path / "out", shard="1/2")
-    assert merge(OutputFolder.open(tmp_path / "out")).complete
+    assert merge(OutputFolder.open_existing(tmp_path / "out")).complete
     assert parts(tmp_path / "out") == whole
 
 
@@ -107,7 +107,7 @@ def test_a_run_that_cannot_end_in_good_order_ends(bundle: Bundle, given: Path, t
         "import sys, threading, time, serving.score as score; from serving.scoring import pipeline\n"
         "score.GRACE_SECONDS = 1\n"
         "def never(*_): print('stuck\\n', end='', flush=True); threading.Event().wait()\n"
-        "pipeline._scored = never\n"
+        "pipeline._score = never\n"
         f"sys.exit(score.main({command(bundle, given, tmp_path / 'out')[3:]!r}))"
     )
     run = subprocess.Popen(
@@ -127,20 +127,20 @@ def test_a_run_is_refused_while_another_has_a_part_of_it(
     """Of the same shard, of another cut of the same parts, and the merge; other parts go on."""
     output = tmp_path / "out"
     score(bundle, given, output, shard="0/5")
-    first = OutputFolder.open(output)
-    with first.held(range(1, 5, 5)):
+    first = OutputFolder.open_existing(output)
+    with first.lock(range(1, 5, 5)):
         for shard in ("1/5", "0/1", "0/3", "1/2"):  # 5 parts: part 1 is theirs, but for 0/3 and 0/5
             if shard == "0/3":
                 score(bundle, given, output, shard=shard)
                 continue
-            with pytest.raises(OccupiedError, match="another run is at work"):
+            with pytest.raises(LockedError, match="another run is writing"):
                 score(bundle, given, output, shard=shard)
-        with pytest.raises(OccupiedError):
+        with pytest.raises(LockedError):
             merge(first)
         told = subprocess.run(
             command(bundle, given, output), cwd=ROOT, capture_output=True, text=True, check=False
         )
-        assert told.returncode == OccupiedError.exit_code == 75
+        assert told.returncode == LockedError.exit_code == 75
         assert told.stderr.count("\n") == 1
     assert score(bundle, given, output).complete
     assert parts(output) == whole
@@ -156,21 +156,21 @@ def test_a_decoding_process_that_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run ends with a sentence and a code of its own, and does not wait; run again, it goes on."""
-    decode = Decoders.decode
+    decode = DecoderPool.decode
     killed: list[int] = []
 
-    def killing(self: Decoders, *arguments: Any) -> Any:
+    def killing(self: DecoderPool, *arguments: Any) -> Any:
         if not killed and len(parts(tmp_path / "out")):
-            assert self._first is not None
-            victim = self._first.pid if which == "the first" else _forked_by(self._first.pid)
+            assert self._process is not None
+            victim = self._process.pid if which == "the first" else _forked_by(self._process.pid)
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
         return decode(self, *arguments)
 
-    monkeypatch.setattr(Decoders, "decode", killing)
+    monkeypatch.setattr(DecoderPool, "decode", killing)
     # One part is there before the first slice of the second run is decoded.
     score(bundle, given, tmp_path / "out", shard="0/5", workers=2)
-    with pytest.raises(DecoderError, match="the same command goes on"):
+    with pytest.raises(DecoderError, match="the same command resumes"):
         score(bundle, given, tmp_path / "out", workers=2)
     assert killed
     assert DecoderError.exit_code == 71

@@ -1,4 +1,4 @@
-"""Whole runs by other engines: a service under both worker classes, and Ray; the same bytes as in this process."""
+"""Whole runs by other backends: a service through both worker classes, and Ray; the same bytes as in this process."""
 
 import hashlib
 import json
@@ -26,12 +26,12 @@ from serving.score import main
 from serving.scoring import ray_backend
 from serving.scoring import run as job
 from serving.scoring.backends import local
-from serving.scoring.errors import BadImageError, EngineError, InputError, LostError, ModelError
+from serving.scoring.errors import BackendError, BackendLostError, BadImageError, InputError, ModelError
 from serving.scoring.output.integrity import read_record
 from serving.scoring.output.manifest import Outcome
-from serving.scoring.reporting.progress import Meter
-from serving.scoring.reporting.watch import Watch
-from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
+from serving.scoring.reporting.console import ConsoleObserver
+from serving.scoring.reporting.progress import ProgressMeter
+from serving.scoring.settings import MAX_REMOTE_BATCH, ScoreSettings
 from tests.serving.scoring.parts import some_images
 
 COUNT = 700
@@ -68,9 +68,9 @@ def settings_of(bundle: Bundle, material: Path, output: Path, **more: Any) -> Sc
 def run(settings: ScoreSettings) -> tuple[Outcome, list[str]]:
     """Run a job as the command does; return its outcome and what it printed."""
     said: list[str] = []
-    watch = Watch(settings, meter=Meter(), show=said.append)
+    watch = ConsoleObserver(settings, meter=ProgressMeter(), show=said.append)
     outcome = job.run(settings, watch, environment={})
-    watch.end(outcome)
+    watch.on_end(outcome)
     return outcome, said
 
 
@@ -104,7 +104,7 @@ def test_the_summary_of_a_run(here: tuple[Path, list[str]], linear: Linear, mate
     said = "\n".join(here[1])
     assert "721 rows, 720 scored, 1 with an error" in said
     assert "bad.png: the content is no supported image" in said
-    assert f"{right:,} of 720 as --labels" in said
+    assert f"{right:,} of 720 equal --labels" in said
     for label, count in enumerate(np.bincount(predicted, minlength=10)):
         assert f"  {label} {count:14,} " in said
 
@@ -133,7 +133,7 @@ def test_a_service_that_goes_away_ends_the_run(
     bundle: Bundle, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends with a sentence, not by waiting for ever."""
-    with pytest.raises(EngineError, match="cannot be reached"):
+    with pytest.raises(BackendError, match="cannot be reached"):
         run(settings_of(bundle, material, tmp_path / "scores", url="http://127.0.0.1:1", patience_seconds=0))
 
 
@@ -190,14 +190,14 @@ class Driver:
     def __init__(self, bundle: Bundle, material: Path, output: Path, **more: Any) -> None:
         self.settings = settings_of(bundle, material, output, **more)
         plain = settings_of(bundle, material, output)
-        self.facts = run(plain)[0].facts
+        self.manifest = run(plain)[0].manifest
 
     def told(self, part: int, **changed: str) -> dict[str, Any]:
         """Return what an actor says of a part."""
-        fingerprint = dict(self.facts.fingerprint) | changed
+        fingerprint = dict(self.manifest.fingerprint) | changed
         actor = ray_backend.PartScorer(self.settings.model_dump_json(), fingerprint, str(ROOT))
         with closing(actor):
-            (line,) = actor({"part": np.array([part])})["told"]
+            (line,) = actor({"part": np.array([part])})["result"]
         document: dict[str, Any] = json.loads(line)
         return document
 
@@ -216,7 +216,7 @@ def test_an_actor_says_what_keeps_it_from_its_work(bundle: Bundle, material: Pat
     driver = Driver(bundle, material, tmp_path / "scores")
     told = driver.told(0, model="another")
     assert told["error"] == InputError.__name__
-    assert "sees another job: model was another" in told["message"]
+    assert "has another job: model was another" in told["message"]
     strict = Driver(bundle, material, tmp_path / "strict", strict=True)
     assert strict.told(2)["error"] == BadImageError.__name__
     lost = Driver(bundle, material, tmp_path / "lost", model=tmp_path / "none")
@@ -237,7 +237,7 @@ def test_without_ray_the_sentence_says_what_to_install(
 ) -> None:
     """An extra that is missing is named."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(EngineError, match=r"pip install 'glyph\[ray\]'"):
+    with pytest.raises(BackendError, match=r"pip install 'glyph\[ray\]'"):
         run(settings_of(bundle, material, tmp_path / "scores", engine="ray"))
 
 
@@ -282,7 +282,7 @@ def test_batches_are_as_large_as_the_provider_likes(
     outcome, _ = run(settings)
     sizes = [min(largest, COUNT - start) for start in range(0, COUNT, largest)]
     assert sorted(watched[0].sizes) == sorted(1 << (size - 1).bit_length() for size in sizes)
-    assert outcome.facts.fingerprint["batch"] == str(largest)
+    assert outcome.manifest.fingerprint["batch"] == str(largest)
     expected = []
     for start in range(0, COUNT, largest):
         batch = np.zeros((1 << (min(largest, COUNT - start) - 1).bit_length(), 28, 28), np.uint8)
@@ -295,23 +295,23 @@ def test_cuda_is_given_larger_batches_and_a_service_no_larger_than_it_computes(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     """What a provider is given by default; what is not to be had is said."""
-    assert local.BATCH["cuda"] > local.BATCH["cpu"] == sessions.BUCKETS[-1] == LARGEST_ASKED
+    assert local.BATCH["cuda"] > local.BATCH["cpu"] == sessions.BUCKETS[-1] == MAX_REMOTE_BATCH
     given: dict[str, Any] = {"input": ("x",), "output": tmp_path / "out", "model": bundle.path.parent}
-    with pytest.raises(ValueError, match="batch: 48 is no power of two"):
+    with pytest.raises(ValueError, match="batch: 48 is not a power of two"):
         ScoreSettings(**given, batch=48)
-    with pytest.raises(ValueError, match="batch: 512 is more than the 256 that a service"):
+    with pytest.raises(ValueError, match="batch: 512 is more than 256, the largest batch"):
         ScoreSettings(**given, batch=512, url="http://127.0.0.1:1")
 
 
 LOST = {
-    "the GPU": (DeviceLostError("CUDA fails (illegal memory access)"), "look at nvidia-smi"),
+    "the GPU": (DeviceLostError("CUDA fails (illegal memory access)"), "check nvidia-smi"),
     "its memory": (
         RuntimeError("Failed to allocate memory for requested buffer"),
         "(Failed to allocate memory",
     ),
     "memory": (
         MemoryError("Unable to allocate 1.00 TiB"),
-        "memory has run out (Unable to allocate 1.00 TiB)",
+        "out of memory (Unable to allocate 1.00 TiB)",
     ),
 }
 
@@ -339,9 +339,9 @@ def test_what_is_lost_on_the_way_is_one_sentence(
 
     with monkeypatch.context() as broken:
         broken.setattr(sessions.Engine, "infer", infer)
-        assert main(words) == LostError.exit_code == 71
+        assert main(words) == BackendLostError.exit_code == 71
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert said in line
-    assert "the same command goes on where it stopped" in line
+    assert "the same command resumes the run" in line
     assert main(words) == 0

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from bench.support.processes import Service, free_port, running
 from bundle.repository import Bundle
 from serving.scoring.backends import remote
-from serving.scoring.backends.local import LocalEngine, open_local
-from serving.scoring.backends.remote import Client, RemoteEngine, open_remote, retry_after
-from serving.scoring.errors import EngineError
+from serving.scoring.backends.local import LocalBackend, open_local
+from serving.scoring.backends.remote import Client, RemoteBackend, open_remote, retry_after
+from serving.scoring.errors import BackendError
 from serving.scoring.settings import ScoreSettings
 from serving.token import line_of, new_token
 from tests.serving.certificates import write_certificate
@@ -39,8 +39,8 @@ def scoring(url: str = "http://127.0.0.1:1", **more: Any) -> ScoreSettings:
 
 
 @pytest.fixture(scope="module")
-def local(bundle: Bundle) -> LocalEngine:
-    """Return the engine that scores in this process."""
+def local(bundle: Bundle) -> LocalBackend:
+    """Return the backend that scores in this process."""
     return open_local(
         ScoreSettings(input=("none",), output=Path("none"), model=bundle.path.parent, provider="cpu")
     )
@@ -126,14 +126,14 @@ def client(script: Script, path: str = "", **more: Any) -> Client:
     return made
 
 
-def test_a_service_answers_with_the_local_bits(service: Service, local: LocalEngine) -> None:
+def test_a_service_answers_with_the_local_bits(service: Service, local: LocalBackend) -> None:
     """Under both worker classes, whatever requests meet there, the answers are those of this process, bit for bit."""
     parts = [IMAGES[:256], IMAGES[256:512], IMAGES[512:], IMAGES[:1], IMAGES[100:144], IMAGES[:255]] * 4
-    with contextlib.closing(open_remote(scoring(f"http://127.0.0.1:{service.port}"))) as engine:
-        assert (engine.digest, engine.classes) == (local.digest, local.classes)
-        assert (engine.batch, engine.polarity) == (local.batch, local.polarity)
-        with ThreadPoolExecutor(engine.concurrency) as threads:
-            answers = list(threads.map(engine.score, parts))
+    with contextlib.closing(open_remote(scoring(f"http://127.0.0.1:{service.port}"))) as backend:
+        assert (backend.digest, backend.classes) == (local.digest, local.classes)
+        assert (backend.batch, backend.polarity) == (local.batch, local.polarity)
+        with ThreadPoolExecutor(backend.concurrency) as threads:
+            answers = list(threads.map(backend.score, parts))
     for images, answered in zip(parts, answers, strict=True):
         assert answered.dtype == np.float32
         assert answered.tobytes() == local.score(images).tobytes()
@@ -157,21 +157,21 @@ def test_a_service_behind_tokens_and_tls(bundle: Bundle, tmp_path: Path) -> None
     ) as service:
         url = f"https://127.0.0.1:{service.port}"
         known = {"ca_file": certificate, "patience_seconds": 0}
-        with contextlib.closing(open_remote(scoring(url, token_file=tmp_path / "token", **known))) as engine:
-            assert engine.digest == bundle.manifest.digest
-            assert engine.score(IMAGES[:3]).shape == (3, 10)
-        with pytest.raises(EngineError, match=r"401: the bearer token is not valid.*--token-file"):
+        with contextlib.closing(open_remote(scoring(url, token_file=tmp_path / "token", **known))) as backend:
+            assert backend.digest == bundle.manifest.digest
+            assert backend.score(IMAGES[:3]).shape == (3, 10)
+        with pytest.raises(BackendError, match=r"401: the bearer token is not valid.*--token-file"):
             open_remote(scoring(url, token_file=tmp_path / "other", **known))
-        with pytest.raises(EngineError, match=r"certificate that cannot be trusted.*--ca-file"):
+        with pytest.raises(BackendError, match=r"untrusted certificate.*--ca-file"):
             open_remote(scoring(url, token_file=tmp_path / "token"))
 
 
-def test_a_request_is_the_protocols(scripted: Callable[..., Script], local: LocalEngine) -> None:
+def test_a_request_is_the_protocols(scripted: Callable[..., Script], local: LocalBackend) -> None:
     """A question is a full batch with its header's length, on the path of the version that was served first."""
     script = scripted((200, {}, b"{}"))
-    engine = an_engine(client(script), local)
-    with pytest.raises(EngineError, match="not one of the Open Inference Protocol"):
-        engine.score(IMAGES[:2])
+    backend = a_backend(client(script), local)
+    with pytest.raises(BackendError, match="does not follow the Open Inference Protocol"):
+        backend.score(IMAGES[:2])
     method, path, fields, body = script.asked[0]
     assert (method, path) == ("POST", "/v2/models/synthetic/versions/7/infer")
     length = int(fields["inference-header-content-length"])
@@ -183,9 +183,9 @@ def test_a_request_is_the_protocols(scripted: Callable[..., Script], local: Loca
     assert "authorization" not in fields
 
 
-def an_engine(asked: Client, local: LocalEngine) -> RemoteEngine:
-    """Return an engine of version 7 of the synthetic model."""
-    return RemoteEngine(
+def a_backend(asked: Client, local: LocalBackend) -> RemoteBackend:
+    """Return a backend of version 7 of the synthetic model."""
+    return RemoteBackend(
         client=asked,
         name="synthetic",
         version=7,
@@ -206,15 +206,15 @@ def a_response(version: str, probabilities: np.ndarray[Any, Any]) -> Reply:
 
 
 def test_an_answer_of_another_version_or_shape_is_refused(
-    scripted: Callable[..., Script], local: LocalEngine
+    scripted: Callable[..., Script], local: LocalBackend
 ) -> None:
     """What was not asked for is never written as an answer."""
     right = np.full((256, 10), 0.1, np.float32)
     for reply in (a_response("8", right), a_response("7", right[:, :9]), a_response("7", right[:255])):
-        with pytest.raises(EngineError, match=r"not asked for|not one of"):
-            an_engine(client(scripted(reply)), local).score(IMAGES[:2])
+        with pytest.raises(BackendError, match=r"did not ask for|does not follow"):
+            a_backend(client(scripted(reply)), local).score(IMAGES[:2])
     assert (
-        an_engine(client(scripted(a_response("7", right))), local).score(IMAGES[:2]).tolist()
+        a_backend(client(scripted(a_response("7", right))), local).score(IMAGES[:2]).tolist()
         == right[:2].tolist()
     )
 
@@ -224,7 +224,7 @@ def test_a_connection_is_kept(scripted: Callable[..., Script]) -> None:
     script = scripted((200, {}, b"x"))
     asking = client(script)
     for _ in range(100):
-        assert asking.ask("GET", "/").body == b"x"
+        assert asking.request("GET", "/").body == b"x"
     assert len(script.asked) == 100
     assert len(script.connections) == 1
 
@@ -233,14 +233,14 @@ def test_a_connection_that_was_closed_while_idle_is_made_anew(scripted: Callable
     """Even without patience a connection that the service has closed meanwhile is no failure."""
     script = scripted((200, {}, b"1"), None, (200, {}, b"2"))
     asking = client(script, patience_seconds=0)
-    assert [asking.ask("GET", "/").body, asking.ask("GET", "/").body] == [b"1", b"2"]
+    assert [asking.request("GET", "/").body, asking.request("GET", "/").body] == [b"1", b"2"]
     assert len(script.connections) == 2
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(scripted: Callable[..., Script]) -> None:
     """A connection that ends in the middle of an answer is no answer, though its first bytes are there."""
     script = scripted((200, {"Content-Length": "100"}, b"the first part"), (200, {}, b"whole"))
-    assert client(script).ask("GET", "/").body == b"whole"
+    assert client(script).request("GET", "/").body == b"whole"
     assert len(script.asked) == 2
 
 
@@ -248,12 +248,12 @@ def test_an_answer_without_end_is_none(
     scripted: Callable[..., Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more is held of an answer than one may have."""
-    monkeypatch.setattr(remote, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(remote, "MAX_RESPONSE_BYTES", 1000)
     script = scripted((200, {}, bytes(1000)), (200, {}, bytes(1001)))
     asking = client(script, patience_seconds=0)
-    assert asking.ask("GET", "/").body == bytes(1000)
-    with pytest.raises(EngineError, match="more than 1000 bytes"):
-        asking.ask("GET", "/")
+    assert asking.request("GET", "/").body == bytes(1000)
+    with pytest.raises(BackendError, match="more than 1000 bytes"):
+        asking.request("GET", "/")
 
 
 def test_a_token_follows_no_redirect(scripted: Callable[..., Script], tmp_path: Path) -> None:
@@ -261,8 +261,8 @@ def test_a_token_follows_no_redirect(scripted: Callable[..., Script], tmp_path: 
     (tmp_path / "token").write_text("secret\n")
     other = scripted((200, {}, b"x"))
     first = scripted((307, {"Location": f"http://127.0.0.1:{other.port}/"}, b""))
-    with pytest.raises(EngineError, match="answered 307"):
-        client(first, token_file=tmp_path / "token").ask("GET", "/")
+    with pytest.raises(BackendError, match="answered 307"):
+        client(first, token_file=tmp_path / "token").request("GET", "/")
     assert first.asked[0][2]["authorization"] == "Bearer secret"
     assert not other.asked
 
@@ -273,20 +273,20 @@ def test_retry_after_is_honoured(scripted: Callable[..., Script], monkeypatch: p
     asking = client(script)
     waited: list[float] = []
     monkeypatch.setattr(asking, "_wait", waited.append)
-    assert asking.ask("GET", "/").body == b"x"
+    assert asking.request("GET", "/").body == b"x"
     assert [wait for wait in waited if wait in (7.0, 2.0)] == [7.0, 2.0]
     assert len(script.asked) == 3
     other: list[float] = []
     monkeypatch.setattr(asking, "_wait", other.append)
-    asking.ask("GET", "/")
+    asking.request("GET", "/")
     assert other[0] > 5  # what one thread was told holds for all
 
 
 def test_without_patience_the_service_is_asked_once(scripted: Callable[..., Script]) -> None:
-    """The error says what the service said, and that the same command goes on."""
+    """The error says what the service said, and that the same command resumes."""
     script = scripted((503, {"Retry-After": "5"}, b'{"error": "queue full. Ask later"}'))
-    with pytest.raises(EngineError, match=r"503: queue full\. Ask later; tried for 0 s.*goes on"):
-        client(script, patience_seconds=0).ask("GET", "/")
+    with pytest.raises(BackendError, match=r"503: queue full\. Ask later; retried for 0 s.*resumes"):
+        client(script, patience_seconds=0).request("GET", "/")
     assert len(script.asked) == 1
 
 
@@ -302,8 +302,8 @@ def test_patience_ends(scripted: Callable[..., Script], monkeypatch: pytest.Monk
 
     monkeypatch.setattr(asking, "_wait", passing)
     begun = now[0]
-    with pytest.raises(EngineError, match="502"):
-        asking.ask("GET", "/")
+    with pytest.raises(BackendError, match="502"):
+        asking.request("GET", "/")
     assert 5 < len(script.asked) < 20
     assert now[0] - begun <= 20
 
@@ -312,8 +312,8 @@ def test_patience_ends(scripted: Callable[..., Script], monkeypatch: pytest.Monk
 def test_what_would_be_refused_again_is_asked_once(status: int, scripted: Callable[..., Script]) -> None:
     """A fault of the request's own ends the run at once, with what the service says of it."""
     script = scripted((status, {}, b'{"detail": "no", "remedy": "do so."}'))
-    with pytest.raises(EngineError, match=f"answered {status}: no. do so."):
-        client(script).ask("GET", "/")
+    with pytest.raises(BackendError, match=f"answered {status}: no. do so."):
+        client(script).request("GET", "/")
     assert len(script.asked) == 1
 
 
@@ -322,31 +322,31 @@ def test_who_waits_is_woken_by_the_end_of_the_run(scripted: Callable[..., Script
     script = scripted((503, {"Retry-After": "250"}, b"{}"))
     asking = client(script)
     with ThreadPoolExecutor(1) as threads:
-        asked = threads.submit(asking.ask, "GET", "/")
+        asked = threads.submit(asking.request, "GET", "/")
         while not script.asked:
             time.sleep(0.01)
         asking.close()
-        with pytest.raises(EngineError, match="the run ends"):
+        with pytest.raises(BackendError, match="the run was stopped"):
             asked.result(30)
 
 
 def test_a_service_that_is_not_there() -> None:
     """Nobody listens: the sentence says so."""
-    with pytest.raises(EngineError, match=r"cannot be reached: .*refused"):
-        Client(scoring(f"http://127.0.0.1:{free_port()}", patience_seconds=0)).ask("GET", "/")
+    with pytest.raises(BackendError, match=r"cannot be reached: .*refused"):
+        Client(scoring(f"http://127.0.0.1:{free_port()}", patience_seconds=0)).request("GET", "/")
 
 
 def test_a_stranger_is_no_service(scripted: Callable[..., Script]) -> None:
     """A server that is no Glyph service is told apart at the start."""
     script = scripted((200, {}, b"<html></html>"))
-    with pytest.raises(EngineError, match="does not answer as a Glyph service"):
+    with pytest.raises(BackendError, match="is not the response of a Glyph service"):
         open_remote(scoring(f"http://127.0.0.1:{script.port}"))
 
 
 def test_a_path_before_the_services_paths_is_kept(scripted: Callable[..., Script]) -> None:
     """A service behind a proxy may have a path of its own."""
     script = scripted((200, {}, b"x"))
-    client(script, "/glyph/").ask("GET", "/metadata")
+    client(script, "/glyph/").request("GET", "/metadata")
     assert script.asked[0][1] == "/glyph/metadata"
 
 
@@ -356,7 +356,7 @@ def test_a_path_before_the_services_paths_is_kept(scripted: Callable[..., Script
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     """The sentence shows what an address looks like, or what is wrong with the port."""
-    with pytest.raises(EngineError, match="is no address"):
+    with pytest.raises(BackendError, match=r"is not (a|the) URL"):
         Client(scoring(url))
 
 
@@ -366,11 +366,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "ca").write_text("no certificate")
     for more, sentence in (
         ({"token_file": tmp_path / "none"}, "--token-file .*none cannot be read: No such file"),
-        ({"token_file": tmp_path / "two"}, "--token-file .*two holds no token"),
+        ({"token_file": tmp_path / "two"}, "--token-file .*two has no token"),
         ({"ca_file": tmp_path / "none"}, "--ca-file .*none cannot be read"),
         ({"ca_file": tmp_path / "ca"}, "--ca-file .*ca cannot be read"),
     ):
-        with pytest.raises(EngineError, match=sentence) as raised:
+        with pytest.raises(BackendError, match=sentence) as raised:
             Client(scoring("https://127.0.0.1:1", **more))
         assert "secret" not in str(raised.value)
 

@@ -15,7 +15,7 @@ from bundle.manifest import BLACK_ON_WHITE, WHITE_ON_BLACK, Polarity
 from bundle.repository import Bundle
 from serving.model.engine import BUCKETS
 from serving.predict.bodies.image_files import decode, warnings_of
-from serving.scoring.inputs.decoding import decode_files, take_numbers
+from serving.scoring.inputs.decoding import decode_files, from_pixels
 
 BATCH = BUCKETS[-1]
 
@@ -96,7 +96,7 @@ def test_the_warnings_are_the_services(polarity: Polarity) -> None:
             sided[bare] = paper
             images = np.concatenate([images, sided])
     files = decode_files([png(image) for image in images], polarity).warnings
-    numbers = take_numbers(images, {}, polarity).warnings
+    numbers = from_pixels(images, {}, polarity).warnings
     expected = warnings_of(images, polarity)
     assert 100 < sum(map(bool, expected)) < len(images)
     for at, image in enumerate(images):

@@ -121,9 +121,9 @@ def test_a_damaged_directory_ends_the_run_with_a_sentence(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        (b"PK\x05\x06\0\0\0\0", b"PK\x05\x06\1\0\1\0", "one of several pieces"),
-        (b"\x05\0\x05\0", b"\x06\0\x06\0", "has 5 files in place of 6"),
-        (b"PK\x01\x02", b"PK\x01\x03", "damaged behind 0 files"),
+        (b"PK\x05\x06\0\0\0\0", b"PK\x05\x06\1\0\1\0", "one of several volumes"),
+        (b"\x05\0\x05\0", b"\x06\0\x06\0", "has 5 files instead of 6"),
+        (b"PK\x01\x02", b"PK\x01\x03", "damaged after 0 files"),
     ],
 )
 def test_what_is_wrong_is_said(old: bytes, new: bytes, reason: str, tmp_path: Path) -> None:

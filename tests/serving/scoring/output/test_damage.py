@@ -44,14 +44,16 @@ def test_merge_says_which_part_is_damaged(bundle: Bundle, finished: Path, output
     """Missing and changed parts by name, each with its exit code; the marker goes with the first look."""
     flip(output / "part-000001.parquet")
     with pytest.raises(
-        OutputError, match=r"part-000001\.parquet or its receipt was changed.*Run again"
+        OutputError, match=r"part-000001\.parquet or its receipt was changed.*Run their shards again"
     ) as told:
         merged(output)
     assert told.value.exit_code == 66
     assert not (output / "_SUCCESS").exists()
     again(bundle, finished, output)
     (output / "part-000001.parquet").unlink()
-    with pytest.raises(IncompleteError, match=r"1 of 4 parts are missing in .*: 1\. Run again") as missing:
+    with pytest.raises(
+        IncompleteError, match=r"1 of 4 parts are missing in .*: 1\. Run their shards again"
+    ) as missing:
         merged(output)
     assert missing.value.exit_code == 75
     (output / "part-000002.parquet").write_bytes(b"")
@@ -78,7 +80,7 @@ def test_parts_in_each_others_place(bundle: Bundle, finished: Path, output: Path
 
     told = mends(bundle, finished, output, both)
     assert "2 parts" in told[0]
-    assert "(1-2): computed anew" in told[0]
+    assert "(1-2): computed again" in told[0]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_all_records_of_the_folder_at_once(bundle: Bundle, finished: Path, outpu
     with pytest.raises(OutputError, match="belongs to no job"):
         again(bundle, finished, output)
     (output / "_manifest.json").write_bytes(b"{")
-    with pytest.raises(OutputError, match="nothing beside it is known to be this job's"):
+    with pytest.raises(OutputError, match="no record in its folder is this job's"):
         again(bundle, finished, output)
     assert parts(output) == parts(finished / "first" / "out")
 
@@ -158,7 +160,7 @@ def test_shards_mend_what_is_theirs(bundle: Bundle, finished: Path, output: Path
     assert [receipt.part for receipt in odd.receipts] == [1, 3]
     assert told
     assert not (records_of(output) / "_SUCCESS").exists()
-    with pytest.raises(OutputError, match="Run again what has to write them"):
+    with pytest.raises(OutputError, match="Run their shards again"):
         merged(output)
     assert not again(bundle, finished, output, shard="0/2")[0].complete
     assert merged(output).complete
@@ -173,18 +175,18 @@ def test_a_shard_does_not_call_the_damaged_part_of_another_done(
     outcome, told = again(bundle, finished, output, shard="1/2")
     assert not outcome.complete
     assert sum(receipt.rows for receipt in outcome.receipts) == 64 + COUNT - 3 * 64
-    assert told == [f"{output} is not as _SUCCESS says, which is written anew when every part is there"]
+    assert told == [f"{output} does not match _SUCCESS, which is written again when every part is complete"]
 
 
 def test_a_run_that_goes_on_looks_at_what_is_done(bundle: Bundle, finished: Path, output: Path) -> None:
-    """A part that was changed between two lives, in its old length, is computed anew by the second one."""
+    """A part that was changed between two lives, in its old length, is computed again by the second one."""
     whole = tree(output)
     (output / "_SUCCESS").unlink()
     flip(output / "part-000000.parquet")
     (output / "part-000003.parquet").unlink()
     _, told = again(bundle, finished, output)
     assert told == [
-        f"{output}/part-000000.parquet or its receipt was changed or removed after it was written: computed anew"
+        f"{output}/part-000000.parquet or its receipt was changed or removed after it was written: computed again"
     ]
     assert tree(output) == whole
 
@@ -211,6 +213,6 @@ def test_the_same_content_behind_a_link_is_there(bundle: Bundle, finished: Path,
     place = output.with_name("elsewhere")
     (output / "part-000001.parquet").rename(place)
     (output / "part-000001.parquet").symlink_to(place)
-    assert "complete already" in again(bundle, finished, output)[1][0]
+    assert "is complete: nothing to do" in again(bundle, finished, output)[1][0]
     assert merged(output).complete
     assert (output / "part-000001.parquet").is_symlink()

@@ -41,9 +41,9 @@ def test_one_file_is_written_anew(damage: str, bundle: Bundle, finished: Path, o
     assert not output.is_symlink()
     if damage in ("emptied", "removed"):
         assert not os.path.lexists(kept)
-        assert told == [f"{output} was {damage} after it was written: computed anew"]
+        assert told == [f"{output} was {damage} after it was written: computed again"]
     else:
-        assert told[0].endswith(f"what was there is kept as {kept}")
+        assert told[0].endswith(f"the changed file is kept as {kept}")
         assert (kept.read_bytes() if kept.exists() else None) == there
 
 
@@ -148,6 +148,6 @@ def test_the_commands_say_it(bundle: Bundle, finished: Path, output: Path) -> No
     options = ["--input", str(finished / "first.npy"), "--provider", "cpu", "--part-rows", "64"]
     done = subprocess.run([*python, *common, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == [f"{output} was emptied after it was written: computed anew"]
+    assert done.stderr.splitlines() == [f"{output} was emptied after it was written: computed again"]
     assert done.stdout.startswith("200 rows, 200 scored")
     assert output.read_bytes() == (finished / "first" / "out.csv").read_bytes()

@@ -15,7 +15,7 @@ from bench.support.models import CLASSES, Linear
 from bench.support.pictures import png
 from bundle.repository import Bundle
 from serving.score import main
-from serving.scoring.names import Names
+from serving.scoring.lazy_strings import LazyStrings
 from tests.conftest import ROOT
 
 
@@ -99,12 +99,12 @@ def test_the_file_knows_its_model(given: Path, bundle: Bundle, tmp_path: Path) -
     ("words", "code", "said"),
     [
         (["--inputs", "x"], 2, "did you mean '--input'"),
-        (["--output", "x"], 2, "--input is needed"),
-        (["--input", "x"], 2, "--output is needed"),
-        (["--input", "x", "--output", "y.csv", "--format", "jsonl"], 2, "y.csv ends as csv"),
+        (["--output", "x"], 2, "--input is required"),
+        (["--input", "x"], 2, "--output is required"),
+        (["--input", "x", "--output", "y.csv", "--format", "jsonl"], 2, "y.csv has the extension of csv"),
         (["--input", "x", "--output", "y", "--shard", "3/3"], 2, "0 to n - 1"),
-        (["--input", "nowhere", "--output", "y"], 65, "there is no nowhere"),
-        (["merge", "--output", "nowhere"], 66, "no job's output"),
+        (["--input", "nowhere", "--output", "y"], 65, "nowhere does not exist"),
+        (["merge", "--output", "nowhere"], 66, "has no output of a job"),
         (["--input", __file__, "--output", "y", "--model", "nowhere"], 70, "no version is published"),
         (["--input", __file__, "--output", "/proc/x/y"], 73, "cannot be written"),
     ],
@@ -144,7 +144,15 @@ def test_the_command_line_as_a_user_gives_it(given: Path, bundle: Bundle, tmp_pa
 
 def test_names_are_what_they_were_made_of() -> None:
     """Numbers, one text again and again, and texts, joined: in length, by place, and in order."""
-    names = Names.joined([Names(range(3)), Names(range(3, 5)), Names(("a", 2)), Names(("a", 1)), ["x", "y"]])
+    names = LazyStrings.concatenate(
+        [
+            LazyStrings(range(3)),
+            LazyStrings(range(3, 5)),
+            LazyStrings(("a", 2)),
+            LazyStrings(("a", 1)),
+            ["x", "y"],
+        ]
+    )
     expected = ["0", "1", "2", "3", "4", "a", "a", "a", "x", "y"]
     assert list(names) == expected
     assert [names[at] for at in range(len(names))] == expected

@@ -7,8 +7,9 @@ import numpy as np
 from bundle.manifest import Histogram, Reference
 from serving.scoring.reporting import report
 from serving.scoring.reporting.labels import open_labels
-from serving.scoring.reporting.summary import LabelsGiven, Summary, Tallier
-from tests.serving.scoring.parts import a_chunk, a_receipt, some_answers, some_images
+from serving.scoring.reporting.part_statistics import PartStatistics
+from serving.scoring.reporting.summary import LabelsIdentity, Summary
+from tests.serving.scoring.parts import a_chunk, a_receipt, some_images, some_predictions
 
 NASTY = (
     "<script>alert(1)</script>",
@@ -31,13 +32,13 @@ def a_page(tmp_path: Path, classes: tuple[str, ...], rows: list[str]) -> tuple[S
     np.save(true, np.random.default_rng(2).integers(0, len(classes), COUNT))
     labels = open_labels(str(true), classes)
     chunk = a_chunk(some_images(COUNT), rows=rows, errors={7: "no image: <b>"}, warnings={})
-    tally = Tallier(classes=classes, reference=reference, labels=labels).of(
-        chunk, some_answers(COUNT, classes)
+    tally = PartStatistics(classes=classes, reference=reference, labels=labels).compute(
+        chunk, some_predictions(COUNT, classes)
     )
-    given = LabelsGiven(labels.where, labels.sha256)
+    given = LabelsIdentity(labels.where, labels.sha256)
     summary = Summary(classes=classes, reference=reference, labels=given)
     summary.add(a_receipt(0, chunk, tally))
     page = report.render(
-        summary, title="Scored: <x>", when="now", seconds=2.0, rows_now=COUNT, facts={"input <a>": "b & c"}
+        summary, title="Scored: <x>", when="now", seconds=2.0, rows_now=COUNT, details={"input <a>": "b & c"}
     )
     return summary, page

@@ -1,4 +1,4 @@
-"""Known labels: every form of file, what is no class, and which row a label belongs to."""
+"""Known labels: every form of file, what is not a class, and which row a label belongs to."""
 
 import gzip
 import struct
@@ -39,8 +39,8 @@ def test_every_form_says_the_same(name: str, tmp_path: Path) -> None:
     """IDX, text and CSV, by place and by row, name the same classes."""
     (tmp_path / name).write_bytes(FILES[name])
     labels = open_labels(str(tmp_path / name), CLASSES)
-    assert labels.of(a_chunk(some_images(5))).tolist() == TRUE
-    assert labels.of(a_chunk(some_images(2), first=3)).tolist() == TRUE[3:]
+    assert labels.indices(a_chunk(some_images(5))).tolist() == TRUE
+    assert labels.indices(a_chunk(some_images(2), first=3)).tolist() == TRUE[3:]
     labels.check(5)
 
 
@@ -52,7 +52,7 @@ def test_npy_of_numbers_and_names(values: npt.NDArray[np.generic], tmp_path: Pat
     """An array of integers of any width, or of names."""
     np.save(tmp_path / "labels.npy", values)
     labels = open_labels(str(tmp_path / "labels.npy"), CLASSES)
-    assert labels.of(a_chunk(some_images(5))).tolist() == TRUE
+    assert labels.indices(a_chunk(some_images(5))).tolist() == TRUE
 
 
 def test_a_column_of_the_input() -> None:
@@ -62,23 +62,23 @@ def test_a_column_of_the_input() -> None:
         (1, pa.table({"what": ["7"], "other": [3]})),
     )
     labels = open_labels("column:what", CLASSES)
-    assert labels.of(a_chunk(some_images(3), columns=tables)).tolist() == [1, UNKNOWN, 2]
+    assert labels.indices(a_chunk(some_images(3), columns=tables)).tolist() == [1, UNKNOWN, 2]
     numbers = open_labels("column:other", ("a", "b", "c", "d"))
-    assert numbers.of(a_chunk(some_images(3), columns=tables)).tolist() == [1, 2, 3]
+    assert numbers.indices(a_chunk(some_images(3), columns=tables)).tolist() == [1, 2, 3]
     with pytest.raises(InputError, match="no column 'wat'; did you mean 'what'"):
-        open_labels("column:wat", CLASSES).of(a_chunk(some_images(3), columns=tables))
+        open_labels("column:wat", CLASSES).indices(a_chunk(some_images(3), columns=tables))
     with pytest.raises(InputError, match="no column 'what'"):
-        labels.of(a_chunk(some_images(3), columns=((3, None),)))
+        labels.indices(a_chunk(some_images(3), columns=((3, None),)))
 
 
 def test_a_row_without_a_label_is_unknown(tmp_path: Path) -> None:
     """By rows, not all need a label; a row that is named twice is refused."""
     (tmp_path / "a.csv").write_text("row,label\n1,dog\n")
     labels = open_labels(str(tmp_path / "a.csv"), CLASSES)
-    assert labels.of(a_chunk(some_images(3))).tolist() == [UNKNOWN, 1, UNKNOWN]
+    assert labels.indices(a_chunk(some_images(3))).tolist() == [UNKNOWN, 1, UNKNOWN]
     labels.check(10**9)
     (tmp_path / "b.csv").write_text("row,label\n1,dog\n1,cat\n")
-    with pytest.raises(InputError, match="names 1 rows more than once"):
+    with pytest.raises(InputError, match="has 1 rows more than once"):
         open_labels(str(tmp_path / "b.csv"), CLASSES)
 
 
@@ -96,19 +96,23 @@ def test_more_or_fewer_labels_than_rows(tmp_path: Path) -> None:
         (
             "a.txt",
             b"cat\nbird\n",
-            "label 'bird' of row 1 is no class; the model has 3, cat, dog, 7, or 0 to 2",
+            "label 'bird' of row 1 is not a class; the model has 3: cat, dog, 7, or 0 to 2",
         ),
-        ("a.txt", b"cat\n3\n", "label '3' of row 1 is no class"),
+        ("a.txt", b"cat\n3\n", "label '3' of row 1 is not a class"),
         ("a.txt", b"cat\ndog,cat\n", "lines of one and of 2 cells"),
-        ("a.csv", b"what,why\n1,2\n", "has the columns what, why: call one of them label"),
-        ("a.csv", b"row,label\n1\n", "has a line of 1 cells: each needs 2"),
+        ("a.csv", b"what,why\n1,2\n", "has the columns what, why: rename one to label"),
+        ("a.csv", b"row,label\n1\n", "has a line of 1 cells; 2 are required"),
         ("a.csv", b"", "is empty"),
         ("a.txt", b"\xff\xfe", "cannot be read"),
-        ("a-idx1", idx([0, 3]), "label '3' of row 1 is no class"),
-        ("a-idx1", idx([0, 1])[:-1], "claims 2 labels and holds fewer"),
-        ("a-idx1", idx([0, 1]) + b"\0", "claims 2 labels and holds more"),
-        ("a-idx3", b"\0\0\x08\3" + bytes(12), "has 3 axes, labels have one: this is the file of the images"),
-        ("a.parquet", b"PAR1....", "no IDX file of labels, it begins with 50 41 52 31"),
+        ("a-idx1", idx([0, 3]), "label '3' of row 1 is not a class"),
+        ("a-idx1", idx([0, 1])[:-1], "declares 2 labels and has fewer"),
+        ("a-idx1", idx([0, 1]) + b"\0", "declares 2 labels and has more"),
+        (
+            "a-idx3",
+            b"\0\0\x08\3" + bytes(12),
+            "has 3 axes, labels have one: this is probably the file of the images",
+        ),
+        ("a.parquet", b"PAR1....", "not an IDX file of labels, it begins with 50 41 52 31"),
         ("a.gz", b"\x1f\x8bxx", "cannot be read"),
         ("a.npy", b"no array", "cannot be read"),
         ("a.csv.gz", b"no gzip", "cannot be read"),
@@ -126,7 +130,7 @@ def test_npy_that_is_no_list_of_labels(tmp_path: Path) -> None:
     """Images, floats and pickles are refused."""
     for values, sentence in (
         (np.zeros((2, 2), int), r"has shape \[2, 2\]"),
-        (np.zeros(2), "holds float64"),
+        (np.zeros(2), "has float64"),
         (np.array([-1, 0]), "label '-1' of row 0"),
     ):
         np.save(tmp_path / "a.npy", values)

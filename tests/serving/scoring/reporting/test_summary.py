@@ -1,4 +1,4 @@
-"""What a run found: the sum of its parts' tallies, against NumPy over all rows at once."""
+"""What a run found: the sum of its parts' statistics, against NumPy over all rows at once."""
 
 import json
 from dataclasses import replace
@@ -10,19 +10,17 @@ import pytest
 
 from bundle import drift
 from bundle.manifest import Histogram, Reference
-from serving.scoring.records import Answers, Chunk, Receipt
+from serving.scoring.records import Chunk, Predictions, Receipt
 from serving.scoring.reporting.labels import Labels, open_labels
+from serving.scoring.reporting.part_statistics import LEAST_KEPT, LOW_CONFIDENCE, PartStatistics
 from serving.scoring.reporting.summary import (
-    LEAST_KEPT,
-    LOW_CONFIDENCE,
-    LabelsGiven,
+    LabelsIdentity,
     Summary,
-    Tallier,
-    labels_of,
-    lines,
-    reading,
+    interpret_psi,
+    labels_identity,
+    summary_lines,
 )
-from tests.serving.scoring.parts import a_chunk, a_receipt, some_answers, some_images
+from tests.serving.scoring.parts import a_chunk, a_receipt, some_images, some_predictions
 
 CLASSES = ("cat", "dog", "bird", "eel")
 COUNT = 900
@@ -34,13 +32,13 @@ REFERENCE = Reference(
     predicted=(40, 30, 20, 10),
 )
 IMAGES = some_images(COUNT)
-ANSWERS = some_answers(COUNT, CLASSES)
+PREDICTIONS = some_predictions(COUNT, CLASSES)
 ERRORS = {3: "a hole", 300: "another", 899: "the last"}
 GOOD = np.array([at not in ERRORS for at in range(COUNT)])
 TRUE = np.random.default_rng(4).integers(0, len(CLASSES), COUNT)
 
 
-def part(first: int) -> tuple[Chunk, Answers]:
+def part(first: int) -> tuple[Chunk, Predictions]:
     """Return the part that begins at a row."""
     rows = slice(first, min(first + PART, COUNT))
     chunk = a_chunk(
@@ -49,13 +47,13 @@ def part(first: int) -> tuple[Chunk, Answers]:
         errors={at - first: text for at, text in ERRORS.items() if rows.start <= at < rows.stop},
         warnings={0: "odd"},
     )
-    answers = Answers(
-        probabilities=ANSWERS.probabilities[rows],
-        indices=ANSWERS.indices[rows],
-        labels=ANSWERS.labels[rows],
-        confidences=ANSWERS.confidences[rows],
+    predictions = Predictions(
+        probabilities=PREDICTIONS.probabilities[rows],
+        indices=PREDICTIONS.indices[rows],
+        labels=PREDICTIONS.labels[rows],
+        confidences=PREDICTIONS.confidences[rows],
     )
-    return chunk, answers
+    return chunk, predictions
 
 
 @pytest.fixture
@@ -68,19 +66,19 @@ def labels(tmp_path: Path) -> Labels:
 @pytest.fixture
 def receipts(labels: Labels) -> list[Receipt]:
     """Return the parts' receipts, as they come back from their files."""
-    tallier = Tallier(classes=CLASSES, reference=REFERENCE, labels=labels)
+    statistics = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=labels)
     made = []
     for number, first in enumerate(range(0, COUNT, PART)):
-        chunk, answers = part(first)
-        tally = tallier.of(chunk, answers)
-        assert tally == tallier.of(chunk, answers)
+        chunk, predictions = part(first)
+        tally = statistics.compute(chunk, predictions)
+        assert tally == statistics.compute(chunk, predictions)
         made.append(a_receipt(number, chunk, json.loads(json.dumps(tally))))
     return made
 
 
 def summed(receipts: list[Receipt], labels: Labels | None) -> Summary:
     """Return their sum."""
-    given = LabelsGiven(labels.where, labels.sha256) if labels else None
+    given = LabelsIdentity(labels.where, labels.sha256) if labels else None
     summary = Summary(classes=CLASSES, reference=REFERENCE, labels=given)
     for receipt in receipts:
         summary.add(receipt)
@@ -90,26 +88,26 @@ def summed(receipts: list[Receipt], labels: Labels | None) -> Summary:
 def test_counts_and_confidence(receipts: list[Receipt], labels: Labels) -> None:
     """Rows with an error count as such and as nothing else."""
     summary = summed(receipts, labels)
-    confidences = ANSWERS.confidences[GOOD]
+    confidences = PREDICTIONS.confidences[GOOD]
     assert (summary.rows, summary.errors, summary.scored, summary.warned) == (900, 3, 897, 4)
-    assert summary.counts.tolist() == [int((ANSWERS.indices[GOOD] == k).sum()) for k in range(4)]
+    assert summary.counts.tolist() == [int((PREDICTIONS.indices[GOOD] == k).sum()) for k in range(4)]
     assert summary.confidence / 897 == pytest.approx(confidences.mean(dtype=np.float64), rel=1e-9)
-    assert summary.doubtful == int((confidences < LOW_CONFIDENCE).sum())
-    assert summary.faults == [("images", str(at), text) for at, text in ERRORS.items()]
+    assert summary.low_confidence == int((confidences < LOW_CONFIDENCE).sum())
+    assert summary.first_errors == [("images", str(at), text) for at, text in ERRORS.items()]
 
 
 def test_the_least_confident_are_those_of_the_whole_run(receipts: list[Receipt], labels: Labels) -> None:
     """However the parts are cut, the least confident rows are found, with their images and the next class."""
     rows = np.flatnonzero(GOOD)
-    expected = rows[np.argsort(ANSWERS.confidences[rows], kind="stable")][:LEAST_KEPT]
+    expected = rows[np.argsort(PREDICTIONS.confidences[rows], kind="stable")][:LEAST_KEPT]
     found = summed(receipts, labels).least
-    assert [int(doubt.row) for doubt in found] == expected.tolist()
-    for doubt in found:
-        at = int(doubt.row)
-        assert (doubt.image() == IMAGES[at]).all()
-        best, second = np.argsort(-ANSWERS.probabilities[at])[:2]
-        assert (doubt.index, doubt.second, doubt.true) == (best, second, TRUE[at])
-        assert doubt.second_confidence == ANSWERS.probabilities[at, second]
+    assert [int(example.row) for example in found] == expected.tolist()
+    for example in found:
+        at = int(example.row)
+        assert (example.image() == IMAGES[at]).all()
+        best, second = np.argsort(-PREDICTIONS.probabilities[at])[:2]
+        assert (example.index, example.second, example.true) == (best, second, TRUE[at])
+        assert example.second_confidence == PREDICTIONS.probabilities[at, second]
 
 
 def test_drift_is_that_of_all_images(receipts: list[Receipt], labels: Labels) -> None:
@@ -121,7 +119,7 @@ def test_drift_is_that_of_all_images(receipts: list[Receipt], labels: Labels) ->
     observed = {
         "mean_ink": np.histogram(pixels.mean(axis=(1, 2)), REFERENCE.mean_ink.edges)[0],
         "border_brightness": np.histogram(border.mean(axis=1), REFERENCE.border_brightness.edges)[0],
-        "class": np.bincount(ANSWERS.indices[GOOD], minlength=4),
+        "class": np.bincount(PREDICTIONS.indices[GOOD], minlength=4),
     }
     found = summed(receipts, labels).drift()
     for feature, reference in drift.references(REFERENCE).items():
@@ -134,7 +132,7 @@ def test_labels_are_compared(receipts: list[Receipt], labels: Labels) -> None:
     """The confusion matrix is that of all rows with an answer."""
     confusion = summed(receipts, labels).confusion
     expected = np.zeros((4, 4), int)
-    np.add.at(expected, (TRUE[GOOD], ANSWERS.indices[GOOD]), 1)
+    np.add.at(expected, (TRUE[GOOD], PREDICTIONS.indices[GOOD]), 1)
     assert [[confusion.counts[t, p] for p in range(4)] for t in range(4)] == expected.tolist()
     assert confusion.images == 897
     assert confusion.right == np.trace(expected)
@@ -145,58 +143,58 @@ def test_rows_without_a_label_are_not_compared(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("row,label\n" + "".join(f"{at},{TRUE[at]}\n" for at in range(0, PART, 2)))
     some = open_labels(str(path), CLASSES)
-    chunk, answers = part(0)
-    tally = Tallier(classes=CLASSES, reference=REFERENCE, labels=some).of(chunk, answers)
+    chunk, predictions = part(0)
+    tally = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=some).compute(chunk, predictions)
     summary = summed([a_receipt(0, chunk, tally)], some)
     compared = np.arange(0, PART, 2)
     assert summary.confusion.images == len(compared)
-    assert summary.confusion.right == int((TRUE[compared] == ANSWERS.indices[compared]).sum())
-    said = "\n".join(lines(summary, seconds=1, rows_now=1))
+    assert summary.confusion.right == int((TRUE[compared] == PREDICTIONS.indices[compared]).sum())
+    said = "\n".join(summary_lines(summary, seconds=1, rows_now=1))
     assert f"{PART - 1 - len(compared)} rows have no label" in said
 
 
 def test_the_order_of_the_parts_changes_nothing(receipts: list[Receipt], labels: Labels) -> None:
     """Parts that end in any order give the same words."""
-    expected = [*lines(summed(receipts, labels), seconds=10, rows_now=900)]
+    expected = [*summary_lines(summed(receipts, labels), seconds=10, rows_now=900)]
     for order in permutations(receipts):
-        assert [*lines(summed([*order], labels), seconds=10, rows_now=900)] == expected
+        assert [*summary_lines(summed([*order], labels), seconds=10, rows_now=900)] == expected
 
 
 def test_the_summary_in_words(receipts: list[Receipt], labels: Labels) -> None:
     """Everything is printed: counts, confidence, drift, accuracy with its matrix, rate and errors."""
     summary = summed(receipts, labels)
-    said = "\n".join(lines(summary, seconds=2, rows_now=500))
+    said = "\n".join(summary_lines(summary, seconds=2, rows_now=500))
     right = summary.confusion.right
     assert "900 rows, 897 scored, 3 with an error, 4 with a warning" in said
     assert "images 300: another" in said
     assert f"  cat  {summary.counts[0]:14,}" in said
-    assert f"accuracy: {right / 897:.2%}, {right:,} of 897 as --labels {labels.where} has it" in said
+    assert f"accuracy: {right / 897:.2%}, {right:,} of 897 equal --labels {labels.where}" in said
     assert said.count("(predicted)") == 1
     assert "drift of class: PSI " in said
-    assert "rate: 250 images/s; 500 images in 0:02, 400 were done before" in said
+    assert "rate: 250 images/s; 500 images in 0:02, 400 were complete before" in said
 
 
 def test_parts_of_a_run_with_other_labels_are_not_compared(receipts: list[Receipt], labels: Labels) -> None:
     """What an earlier life compared with other labels, or with none, is left out, and said."""
     other = replace(labels, sha256="f" * 64)
     assert "4 parts were written by a run with other labels" in "\n".join(
-        lines(summed(receipts, other), seconds=1, rows_now=0)
+        summary_lines(summed(receipts, other), seconds=1, rows_now=0)
     )
-    without = Tallier(classes=CLASSES, reference=REFERENCE, labels=None)
-    chunk, answers = part(0)
-    mixed = [a_receipt(0, chunk, without.of(chunk, answers)), *receipts[1:]]
+    without = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=None)
+    chunk, predictions = part(0)
+    mixed = [a_receipt(0, chunk, without.compute(chunk, predictions)), *receipts[1:]]
     summary = summed(mixed, labels)
     assert (summary.uncompared, summary.confusion.images) == (1, 900 - 256 - 2)
-    assert labels_of(mixed) == LabelsGiven(labels.where, labels.sha256)
-    assert labels_of(mixed[:1]) is None
+    assert labels_identity(mixed) == LabelsIdentity(labels.where, labels.sha256)
+    assert labels_identity(mixed[:1]) is None
 
 
 def test_few_images_tell_no_drift() -> None:
     """Below a hundred images the index is not printed."""
-    chunk, answers = part(768 + 64)
-    tallier = Tallier(classes=CLASSES, reference=REFERENCE, labels=None)
-    summary = summed([a_receipt(0, chunk, tallier.of(chunk, answers))], None)
-    said = "\n".join(lines(summary, seconds=1, rows_now=1))
+    chunk, predictions = part(768 + 64)
+    statistics = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=None)
+    summary = summed([a_receipt(0, chunk, statistics.compute(chunk, predictions))], None)
+    said = "\n".join(summary_lines(summary, seconds=1, rows_now=1))
     assert "PSI" not in said
     assert "fewer than 100 images" in said
 
@@ -204,16 +202,18 @@ def test_few_images_tell_no_drift() -> None:
 def test_a_run_without_any_answer() -> None:
     """Where every row has an error there is nothing to divide by."""
     chunk = a_chunk(some_images(2), errors={0: "a", 1: "b"})
-    tally = Tallier(classes=CLASSES, reference=REFERENCE, labels=None).of(chunk, some_answers(2, CLASSES))
+    tally = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=None).compute(
+        chunk, some_predictions(2, CLASSES)
+    )
     summary = summed([a_receipt(0, chunk, tally)], None)
-    assert "2 rows, 0 scored, 2 with an error" in "\n".join(lines(summary, seconds=0, rows_now=2))
+    assert "2 rows, 0 scored, 2 with an error" in "\n".join(summary_lines(summary, seconds=0, rows_now=2))
     assert summary.least == []
 
 
 def test_readings_of_the_index() -> None:
     """The usual limits are 0.1 and 0.25."""
-    assert [reading(value) for value in (0.05, 0.2, 0.3)] == [
+    assert [interpret_psi(value) for value in (0.05, 0.2, 0.3)] == [
         "as in the validation set",
-        "look at it",
-        "other images than the model was validated on",
+        "moderate drift",
+        "strong drift: the images differ from the validation set",
     ]

@@ -1,15 +1,15 @@
-"""Sources and row ids of many rows, as short as they can be said: numbers, one name again and again, names."""
+"""A run-length encoded sequence of strings, for sources and row ids: ranges, repeated strings, lists."""
 
 import bisect
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, repeat
 
 Piece = range | tuple[str, int] | Sequence[str]
-"""Numbers that are ids; a text and how many rows have it; or texts."""
+"""Numbers; a string and how often it is repeated; or strings."""
 
 
-class Names:
-    """A sequence of texts that makes them when they are asked for: a run has one for every image."""
+class LazyStrings:
+    """A sequence of strings that are created on access: a run has one for every image."""
 
     __slots__ = ("_ends", "pieces")
 
@@ -18,14 +18,16 @@ class Names:
         self._ends = list(accumulate(map(length, pieces)))
 
     @classmethod
-    def joined(cls, names: Sequence["Names | Sequence[str]"]) -> "Names":
-        """Return names behind each other; the same text again and again stays one piece."""
+    def concatenate(cls, sequences: Sequence["LazyStrings | Sequence[str]"]) -> "LazyStrings":
+        """Return the sequences one after another; adjacent ranges and equal repeats are merged."""
         pieces: list[Piece] = []
-        for piece in chain.from_iterable(one.pieces if isinstance(one, Names) else (one,) for one in names):
+        for piece in chain.from_iterable(
+            one.pieces if isinstance(one, LazyStrings) else (one,) for one in sequences
+        ):
             last = pieces[-1] if pieces else None
             if isinstance(piece, range) and isinstance(last, range) and last.stop == piece.start:
                 pieces[-1] = range(last.start, piece.stop)
-            elif repeated(piece) and last is not None and repeated(last) and last[0] == piece[0]:
+            elif is_repeat(piece) and last is not None and is_repeat(last) and last[0] == piece[0]:
                 pieces[-1] = (str(piece[0]), length(last) + length(piece))
             else:
                 pieces.append(piece)
@@ -39,18 +41,18 @@ class Names:
         if at < 0 or place == len(self.pieces):
             raise IndexError(at)
         piece = self.pieces[place]
-        return str(piece[0] if repeated(piece) else piece[at - self._ends[place] + length(piece)])
+        return str(piece[0] if is_repeat(piece) else piece[at - self._ends[place] + length(piece)])
 
     def __iter__(self) -> Iterator[str]:
         for piece in self.pieces:
-            yield from map(str, repeat(piece[0], length(piece)) if repeated(piece) else piece)
+            yield from map(str, repeat(piece[0], length(piece)) if is_repeat(piece) else piece)
 
 
-def repeated(piece: Piece) -> bool:
-    """Tell whether a piece is one text again and again."""
+def is_repeat(piece: Piece) -> bool:
+    """Return whether a piece is one repeated string."""
     return isinstance(piece, tuple) and len(piece) == 2 and isinstance(piece[1], int)
 
 
 def length(piece: Piece) -> int:
-    """Return of how many rows a piece is."""
-    return int(piece[1]) if repeated(piece) else len(piece)
+    """Return a piece's number of strings."""
+    return int(piece[1]) if is_repeat(piece) else len(piece)
