@@ -1,17 +1,13 @@
 """What holds for every test: its kind, by where it stands and what it uses; and the real MNIST."""
 
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import torch
 
 from bundle.progress import Progress
 from training.data.mnist_download import fetch_mnist
-
-# Some tests kill forked processes that train. Autograd counts the devices at the first backward pass, and
-# refuses to run after a fork if there are any; a test that imitates CUDA would be counted, if it came first.
-torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("unit", "service", "system")
@@ -46,6 +42,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.path.relative_to(ROOT / "tests")
         gpu = item.get_closest_marker("gpu")
         item.add_marker("system" if gpu else kind(place, vars(item.module), item.fixturenames))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what was imported, which lives as long as the process."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _count_devices() -> None:
+    """Let autograd count the devices, as it does at the first backward pass, and refuse to run after a fork if any.
+
+    Some tests kill forked processes that train; a test that imitates CUDA would be counted, if it came first.
+    """
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="session")
