@@ -103,7 +103,7 @@ def _told(settings: ScoreSettings, parts: Sequence[int], facts: JobFacts) -> Ite
                 logging_level=logging.ERROR,
             )
         device = "GPU" if settings.provider == "cuda" else "CPU"
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        resources: dict[str, float] = ray.cluster_resources()
         actors = max(1, min(len(parts), int(resources.get(device, 1))))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
