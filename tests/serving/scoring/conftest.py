@@ -8,6 +8,7 @@ import pytest
 
 from bench.support.jobs import digits, score
 from bundle.repository import Bundle
+from serving.scoring import engines
 from tests.serving.scoring.damages import COUNT, NAMES
 
 
@@ -20,6 +21,12 @@ def finished(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in NAMES:
             score(bundle, place / f"{given}.npy", place / given / name)
     return place
+
+
+@pytest.fixture
+def proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the model for proven, as `bundle` is: a child that loads it once more is most of what a small job takes."""
+    monkeypatch.setattr(engines, "prove", lambda *_: ("proven", ""))
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from tests.serving.scoring.damages import (
     tree,
 )
 
+pytestmark = pytest.mark.usefixtures("proven")
+
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["part-000002.parquet", *RECORDS])
