@@ -21,10 +21,10 @@ VENV ?= .venv
 CLIENTS ?= $(VENV)-clients
 LINTERS ?= $(VENV)-linters
 PYTHON ?=
-# More than two cores have: tests of a service wait most of the time. Unit tests do not.
-JOBS ?= 3
+# More than two cores have: tests of services and systems wait most of the time. Unit tests do not.
+JOBS ?= 4
 # Tests of one file run one after the other, in one process: they share what its fixtures start.
-PARALLEL = --dist loadfile --maxprocesses 8 --numprocesses
+PARALLEL = --dist loadfile --no-loadscope-reorder --maxprocesses 8 --numprocesses
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
 # $(call install,ENVIRONMENT,LOCK) makes a virtual environment and installs a lock into it: by uv, which is in the lock of
 # development and needs half of pip's time; by pip where uv finds no index, since pip may know mirrors that uv does not.
@@ -71,7 +71,7 @@ unit: $(VENV)/installed-development
 test: check $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## check, run every other test, or TEST=tests/...
 	@set -ex; export CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov; \
 	if [ -n "$(TEST)" ]; then $(VENV)/bin/pytest $(TEST); \
-	else $(VENV)/bin/pytest -m service $(PARALLEL) $(JOBS); $(VENV)/bin/pytest -m system; fi
+	else $(VENV)/bin/pytest -m 'service or system' $(PARALLEL) $(JOBS); fi
 
 clients: $(CLIENTS)/installed ## the Open Inference Protocol's clients, which the tests ask by
 

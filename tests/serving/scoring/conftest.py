@@ -23,9 +23,12 @@ def finished(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture
-def proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the model for proven, as `bundle` is: a child that loads it once more is most of what a small job takes."""
+@pytest.fixture(autouse=True)
+def _proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take models for proven: a child that loads one once more is most of what a small job takes.
+
+    Tests of the child are in `tests/serving/security/test_prepared_versions.py`.
+    """
     monkeypatch.setattr(engines, "prove", lambda *_: ("proven", ""))
 
 

@@ -22,8 +22,6 @@ from tests.serving.scoring.damages import (
     tree,
 )
 
-pytestmark = pytest.mark.usefixtures("proven")
-
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["part-000002.parquet", *RECORDS])

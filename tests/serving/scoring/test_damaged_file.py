@@ -27,8 +27,6 @@ from tests.serving.scoring.damages import (
     tree,
 )
 
-pytestmark = pytest.mark.usefixtures("proven")
-
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("output", FILES, indirect=True)

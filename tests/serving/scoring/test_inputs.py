@@ -18,8 +18,6 @@ from bench.support.pictures import EVERY_MODE, in_mode, png
 from bundle.repository import Bundle
 from serving.scoring.errors import BadImageError, InputError
 
-pytestmark = pytest.mark.usefixtures("proven")
-
 
 def probabilities(rows: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return `float64[n, classes]` of a Parquet output."""
