@@ -58,7 +58,7 @@ def whole(file: str) -> str:
     return next((folder for folder in TOGETHER if file.startswith(f"tests/{folder}/")), file)
 
 
-class Scheduler(LoadFileScheduling):
+class Scheduler(LoadFileScheduling):  # type: ignore[misc]
     """Gives each process a file at a time, or a folder."""
 
     def _split_scope(self, nodeid: str) -> str:
