@@ -66,7 +66,7 @@ static: $(VENV)/installed-development
 	$(VENV)/bin/mypy
 
 unit: $(VENV)/installed-development
-	$(VENV)/bin/pytest -m unit $(PARALLEL) auto
+	$(VENV)/bin/pytest -m unit $(PARALLEL) logical
 
 test: check $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## check, run every other test, or TEST=tests/...
 	@set -ex; export CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov; \
