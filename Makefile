@@ -21,10 +21,10 @@ VENV ?= .venv
 CLIENTS ?= $(VENV)-clients
 LINTERS ?= $(VENV)-linters
 PYTHON ?=
-# More than two cores have: tests of a service wait most of the time.
-JOBS ?= 3
+# More than two cores have: tests of services and systems wait most of the time. Unit tests do not.
+JOBS ?= 4
 # Tests of one file run one after the other, in one process: they share what its fixtures start.
-PARALLEL = --numprocesses $(JOBS) --dist loadfile
+PARALLEL = --dist loadfile --no-loadscope-reorder --maxprocesses 8 --numprocesses
 PIP_INSTALL := -m pip install $(if $(CI),--quiet) --disable-pip-version-check --require-hashes
 # $(call install,ENVIRONMENT,LOCK) makes a virtual environment and installs a lock into it: by uv, which is in the lock of
 # development and needs half of pip's time; by pip where uv finds no index, since pip may know mirrors that uv does not.
@@ -35,7 +35,7 @@ install = test -x $1/bin/pip || $(VENV)/bin/python -m venv $1; \
   $(UV) pip install $(if $(CI),--quiet) --compile-bytecode --require-hashes --python $1/bin/python -r $2 \
     || $1/bin/python $(PIP_INSTALL) -r $2
 
-.PHONY: help run train serve check test clients linters chromium proxies lock clean images test-images train-job deploy score-job registry
+.PHONY: help run train serve check static unit test clients linters chromium proxies lock clean images test-images train-job deploy score-job registry
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -53,17 +53,25 @@ train: $(VENV)/installed ## train and publish the next version
 serve: $(VENV)/installed ## serve what is published, training nothing
 	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
+# Without its cache every process of the tests compiles what it imports.
+check test: export PYTHONDONTWRITEBYTECODE =
+
 check: $(VENV)/installed-development ## lint, check types and which module imports which, run the unit tests
+	@$(MAKE) --no-print-directory --jobs --output-sync static unit
+
+static: $(VENV)/installed-development
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache --no-logo
-	$(VENV)/bin/pytest -m unit $(PARALLEL)
+	$(VENV)/bin/mypy
+
+unit: $(VENV)/installed-development
+	$(VENV)/bin/pytest -m unit $(PARALLEL) logical
 
 test: check $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## check, run every other test, or TEST=tests/...
 	@set -ex; export CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov; \
 	if [ -n "$(TEST)" ]; then $(VENV)/bin/pytest $(TEST); \
-	else $(VENV)/bin/pytest -m service $(PARALLEL); $(VENV)/bin/pytest -m system; fi
+	else $(VENV)/bin/pytest -m 'service or system' $(PARALLEL) $(JOBS); fi
 
 clients: $(CLIENTS)/installed ## the Open Inference Protocol's clients, which the tests ask by
 

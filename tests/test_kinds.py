@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import KINDS, kind
+from tests.conftest import KINDS, kind, whole
 
 
 def test_every_test_is_of_one_kind(request: pytest.FixtureRequest) -> None:
@@ -30,3 +30,10 @@ def test_the_kind_is_told_by_place_imports_and_fixtures(
 ) -> None:
     """A file that starts a service or trains, or whose fixtures do, has no unit tests."""
     assert kind(Path(place), ["pytest", name], ["request", fixture]) == expected
+
+
+def test_what_shares_an_engine_or_a_service_is_run_by_one_process() -> None:
+    """All images are built in one engine, which ends with the process; other files are run beside each other."""
+    assert whole("tests/containers/test_pods.py") == whole("tests/containers/test_lint.py")
+    assert whole("tests/browser/test_docs.py") == whole("tests/browser/test_files.py")
+    assert whole("tests/k8s/test_code.py") == "tests/k8s/test_code.py"

@@ -46,7 +46,7 @@ def serving(answer: Callable[[int, socket.socket], None]) -> Iterator[int]:
         request_queue_size = 64  # who finds the queue full tries again a second later
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield server.server_address[1]

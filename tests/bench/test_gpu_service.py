@@ -12,6 +12,7 @@ from serving.model import cuda
 CPU = Case(provider="cpu", workers=1)
 
 
+@pytest.mark.service
 def test_each_provider_is_asked_in_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A row for each kind of request and each way to serve, and which of them answers most."""
     model = publish_synthetic(tmp_path).path.parent
@@ -27,6 +28,7 @@ def test_each_provider_is_asked_in_the_same_way(tmp_path: Path, capsys: pytest.C
     assert sum(" a request, cpu x " in line for line in lines) == 2
 
 
+@pytest.mark.service
 @pytest.mark.skipif(cuda.missing_device(0) is None, reason="this machine has CUDA")
 def test_what_does_not_serve_is_named_and_the_others_are_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,14 +1,12 @@
 """What provenance records about the driver, with fakes of its libraries."""
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from bench.support.processes import ROOT
+from training import provenance
 
 DRIVER = """
 int cuInit(unsigned flags) { return STATUS; }
@@ -34,7 +32,9 @@ LIBRARIES = {"libcuda.so.1": DRIVER, "libnvidia-ml.so.1": MANAGEMENT}
     ],
     ids=["both", "driver", "management", "neither"],
 )
-def test_the_driver_is_asked_itself(tmp_path: Path, libraries: dict[str, int], said: str) -> None:
+def test_the_driver_is_asked_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, libraries: dict[str, int], said: str
+) -> None:
     """Its libraries say which release it is, and which CUDA it runs; one that fails says nothing."""
     for name, status in libraries.items():
         compile_ = [
@@ -49,13 +49,6 @@ def test_the_driver_is_asked_itself(tmp_path: Path, libraries: dict[str, int], s
             "-",
         ]
         subprocess.run(compile_, input=LIBRARIES[name].encode(), check=True)
-    program = "from training.provenance import describe_driver; print(describe_driver())"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == f"{said}\n"
+    for asked in ("DRIVER_LIBRARY", "MANAGEMENT_LIBRARY"):
+        monkeypatch.setattr(provenance, asked, str(tmp_path / getattr(provenance, asked)))
+    assert provenance.describe_driver() == said

@@ -171,9 +171,9 @@ def test_only_directories_of_dead_services_are_removed(
     assert (elsewhere / LOCK).exists()
 
 
-def in_a_full_memory(options: str = "size=1m") -> list[str]:
+def in_a_full_memory(*options: str) -> list[str]:
     """Return what runs the command that follows with a full /dev/shm of its own; it may not be possible here."""
-    mount = f"mount -t tmpfs -o {options} tmpfs /dev/shm"
+    mount = f"mount -t tmpfs -o {','.join(('size=1m', *options))} tmpfs /dev/shm"  # else half of all memory is filled
     fill = 'cat /dev/zero > /dev/shm/full 2> /dev/null; exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", f"{mount} && {{ {fill}; }}", "sh"]
     tried = subprocess.run([*command, "true"], capture_output=True, check=False)

@@ -33,6 +33,8 @@ from training.model.teacher import layers_from_onnx
 from training.release import export
 from training.settings import ModelSettings, TrainingSettings
 
+pytestmark = pytest.mark.service  # a network takes a second to export
+
 CLASSES = 3
 STANDARDISE = Standardisation(mean=33.3, deviation=78.6)
 

@@ -31,6 +31,8 @@ from training.report.page import (
     training_sample,
 )
 
+pytestmark = pytest.mark.service  # a report's figures take half a second to draw
+
 WEIGHTS = np.random.default_rng(0).normal(0, 0.05, (256, 784)).astype(np.float32)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
 """A manifest takes no lone surrogates."""
@@ -271,24 +273,23 @@ def test_bins_are_those_of_the_calibration_error(subject: ReportData) -> None:
         assert bins.count.sum() == len(subject.test)
 
 
-def test_moved_and_turned_images_have_their_errors(subject: ReportData) -> None:
+def test_moved_and_turned_images_have_their_errors(subject: ReportData, source: str) -> None:
     """The test error as the images are and after each change, beside what was done to the training images."""
-    document = Document(render(subject, WEIGHTS))
-    (rows,) = (rows for rows in document.tables if rows[0][0] == "test images")
+    (rows,) = (rows for rows in Document(source).tables if rows[0][0] == "test images")
     accuracy = subject.metadata.test.accuracy
     assert rows[1:] == [
         ["as they are", f"{accuracy:.2%}", f"{1 - accuracy:.2%}"],
         ["moved by 2 and 2 pixels", "91.23%", "8.77%"],
         ["turned by 15 degrees", "87.65%", "12.35%"],
     ]
-    assert "The training images were not augmented." in render(subject, WEIGHTS)
+    assert "The training images were not augmented." in source
 
 
-def test_a_temperature_of_one_says_why(subject: ReportData) -> None:
+def test_a_temperature_of_one_says_why(subject: ReportData, source: str) -> None:
     """Where no temperature held up on held-out images, the report says that nothing was calibrated."""
     metadata = subject.metadata.model_copy(update={"temperature": 1.0})
     assert "no other had a lower log loss" in render(dataclasses.replace(subject, metadata=metadata), WEIGHTS)
-    assert "no other had a lower log loss" not in render(subject, WEIGHTS)
+    assert "no other had a lower log loss" not in source
 
 
 def test_changed_settings_stand_out() -> None:
