@@ -13,7 +13,6 @@ images, forms and JSON, with coverage-guided inputs from Atheris (`pip install a
 """
 
 import contextlib
-import gzip
 import http.client
 import importlib.util
 import itertools
@@ -23,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,10 +109,7 @@ def through_pipeline(pipeline: Pipeline) -> Target:
     def feed(random: Random) -> str:
         request = hostile.request(random)
         answer: Response = pipeline.answer(pipeline.open(request, time.perf_counter()))
-        body = answer.body
-        if answer.headers.get("Content-Encoding"):
-            body = _plain(answer.headers["Content-Encoding"], body)
-        return judge(request, int(answer.status), answer.media_type, body)
+        return judge(request, int(answer.status), answer.media_type, answer.body)
 
     return feed
 
@@ -143,7 +138,6 @@ def through_service(service: Service) -> Iterator[Target]:
                 connection.close()  # the service may have closed the idle connection, nothing else
                 if attempt == 2:
                     raise keep(request, f"the service hung up: {error!r}") from error
-        body = _plain(response.headers.get("Content-Encoding", ""), body)
         return judge(request, response.status, response.headers.get("Content-Type", ""), body)
 
     with contextlib.closing(connection):
@@ -152,13 +146,6 @@ def through_service(service: Service) -> Iterator[Target]:
 
 def _escaped(part: str) -> str:
     return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in part.encode())
-
-
-def _plain(coding: str, body: bytes) -> bytes:
-    """Decode a response's content coding with another function of the library."""
-    if coding == "gzip":
-        return gzip.decompress(body)
-    return zlib.decompress(body) if coding == "deflate" else body
 
 
 def run(name: str, target: Target, inputs: int, first_seed: int, *pids: int) -> tuple[Counter[str], float]:

@@ -2,7 +2,7 @@
 
 - `pipeline.py`: the steps of every prediction request, in order; read it first
 - `native.py`, `oip.py`: requests and responses of `POST /predict`, and of the Open Inference Protocol
-- `content_coding.py`, `response_json.py`: gzip and deflate, both ways; from probabilities to JSON
+- `content_coding.py`, `response_json.py`: a compressed body, decoded; from probabilities to JSON
 - `bodies/`: from a body of each content type to images
 - `exchange.py`: requests, responses and what is between, as plain data; `query.py`: `?top=k&threshold=p`
 - `load_shedding.py`: admission control, deadlines and backpressure

@@ -1,23 +1,17 @@
-"""Content codings (RFC 9110, section 8.4.1): request bodies are decoded within a limit, responses compressed.
+"""Content codings (RFC 9110, section 8.4.1): a request body is decoded within a limit.
 
 Only `gzip` and `deflate`, which is the zlib format (RFC 1950), not raw deflate as some clients send it.
+Responses are not compressed here, where it would block the event loop; a proxy does it (docs/operations.md).
 """
 
-import gzip
-import re
 import zlib
 
 from serving.errors import BodyTooLargeError, MalformedBodyError, UnsupportedCodingError
-from serving.predict.exchange import Request, Response
+from serving.predict.exchange import Request
 
-MIN_COMPRESSED_BYTES = 1024
-"""Below this size, compressing a response costs more than sending it."""
 MAX_GZIP_MEMBERS = 16
 """Members of one gzip body: many empty ones would take time quadratic in their number."""
-COMPRESSION_LEVEL = 1
-"""zlib's fastest, because other requests wait meanwhile."""
 
-_NOT_ACCEPTABLE = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -66,27 +60,3 @@ def _inflate(data: bytes, window_bits: int, limit: int) -> bytes:
         if window_bits == zlib.MAX_WBITS:
             raise zlib.error("bytes follow its end")
     raise zlib.error(f"it has more than {MAX_GZIP_MEMBERS} members")
-
-
-def compress(response: Response, accepted: str) -> None:
-    """Compress a large response in place, if `Accept-Encoding` lists gzip or deflate."""
-    if len(response.body) < MIN_COMPRESSED_BYTES:
-        return
-    coding = _chosen(accepted)
-    if coding == "gzip":
-        response.body = gzip.compress(response.body, COMPRESSION_LEVEL, mtime=0)
-    elif coding == "deflate":
-        response.body = zlib.compress(response.body, COMPRESSION_LEVEL)
-    else:
-        return
-    response.headers["Content-Encoding"] = coding
-    response.headers["Vary"] = "Accept-Encoding"
-
-
-def _chosen(accepted: str) -> str | None:
-    """Return the first supported coding in the list, skipping those with `q=0`."""
-    for element in accepted.lower().split(","):
-        coding, _, weight = (part.strip() for part in element.partition(";"))
-        if coding in ("gzip", "deflate") and not _NOT_ACCEPTABLE.fullmatch(weight):
-            return coding
-    return None

@@ -36,7 +36,7 @@ from serving.model.store import ModelStore
 from serving.predict import content_coding, native, oip
 from serving.predict.exchange import Exchange, PreparedRequest, Request, Response, Target
 from serving.predict.load_shedding import TIMEOUT_FIELD, check_deadline, deadline
-from serving.security.response_headers import Headers, merge
+from serving.security.response_headers import Headers
 from serving.security.tokens import Authenticator
 from serving.settings import ServiceSettings
 from serving.telemetry.request_log import RequestLog
@@ -167,12 +167,10 @@ class Pipeline:
     def close(self, exchange: Exchange, response: Response) -> Response:
         """Finish: add the fields of every response, and record the request in metrics, access log and spans."""
         sent, fields = exchange.request.headers, response.headers
-        if "accept-encoding" in sent:
-            content_coding.compress(response, sent["accept-encoding"])
         fields["X-Request-ID"] = exchange.id
         if exchange.phases:
             fields["Server-Timing"] = server_timing(exchange)
-        merge(fields, self.headers.of(sent))
+        fields.update(self.headers.of(sent))
         # An int: hashing an HTTPStatus, as a dictionary lookup does, calls a Python function.
         exchange.status, exchange.seconds = int(response.status), time.perf_counter() - exchange.arrived
         self.store.metrics.observe(exchange)

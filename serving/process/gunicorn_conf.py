@@ -202,7 +202,7 @@ def worker_abort(worker: Any) -> None:
 def worker_exit(_server: Any, worker: Any) -> None:
     """Send the spans that are not sent yet."""
     if (application := getattr(worker, "wsgi", None)) is not None:  # missing if the model could not be loaded
-        application.extensions["glyph.pipeline"].trail.shutdown()
+        application.extensions["glyph.pipeline"].request_log.shutdown()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -74,15 +74,3 @@ class Headers:
             "Access-Control-Expose-Headers": EXPOSED,
             "Vary": "Origin",
         }
-
-
-def merge(into: dict[str, str], fields: Mapping[str, str]) -> None:
-    """Add fields to a response's own; the values of Vary are combined."""
-    if "Vary" not in into:
-        into.update(fields)
-        return
-    for name, value in fields.items():
-        if name == "Vary" and (varies := into.get("Vary")):
-            parts = [part.strip() for part in varies.split(",")]
-            value = varies if value in parts else f"{varies}, {value}"  # noqa: PLW2901
-        into[name] = value

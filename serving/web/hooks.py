@@ -32,9 +32,9 @@ def register_hooks(app: Flask, pipeline: Pipeline) -> None:
             return response
         fields = {name.lower(): value for name, value in request.headers.items()}
         if request.method == "OPTIONS":
-            _add_fields(response, pipeline.headers.of_preflight(fields, response.headers.get("Allow", "")))
+            response.headers.update(pipeline.headers.of_preflight(fields, response.headers.get("Allow", "")))
         else:
-            _add_fields(response, pipeline.headers.of(fields))
+            response.headers.update(pipeline.headers.of(fields))
         if response.mimetype == HTML:
             for name, value in response_headers.PAGE.items():
                 response.headers.setdefault(name, value)
@@ -43,14 +43,6 @@ def register_hooks(app: Flask, pipeline: Pipeline) -> None:
 
     app.before_request(before)
     app.after_request(after)
-
-
-def _add_fields(response: Response, fields: dict[str, str]) -> None:
-    for name, value in fields.items():
-        if name == "Vary":
-            response.vary.add(value)
-        else:
-            response.headers[name] = value
 
 
 def _record(pipeline: Pipeline, fields: dict[str, str], response: Response) -> None:

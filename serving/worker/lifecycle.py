@@ -137,7 +137,7 @@ class LifecycleMixin(Worker):
         super().notify()
         self.wsgi.extensions["glyph"].metrics.beat()
         self._publish_state()
-        if self.wsgi.extensions["glyph"].lost:
+        if self.wsgi.extensions["glyph"].device_lost:
             self.stop()
 
     def _publish_state(self) -> None:

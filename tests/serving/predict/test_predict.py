@@ -363,23 +363,6 @@ def test_a_bomb_never_takes_more_memory_than_the_limit() -> None:
     assert peak < 4 << 20
 
 
-def test_a_large_answer_is_compressed_for_who_accepts_it(service: Service) -> None:
-    """A small one never is: it would cost more than it saves."""
-    body = bytes(784 * 40)
-
-    def ask(accepted: str, body: bytes = body) -> Answer:
-        return service.ask("POST", "/predict", body, Content_Type=OCTETS, Accept_Encoding=accepted)
-
-    plain = ask("identity").body
-    compressed = ask("br, gzip;q=0.5")
-    assert (compressed.headers["Content-Encoding"], compressed.headers["Vary"]) == ("gzip", "Accept-Encoding")
-    assert gzip.decompress(compressed.body) == plain
-    assert zlib.decompress(ask("deflate").body) == plain
-    for refused in ("gzip;q=0", "gzip; q=0.000, deflate;q=0.", "br, *", ""):
-        assert ask(refused).body == plain
-    assert ask("gzip", body[:784]).headers["Content-Encoding"] is None
-
-
 def test_the_answer_names_the_model(service: Service, bundle: Bundle, digit: Pixels) -> None:
     """By name, version and digest."""
     manifest = bundle.manifest

@@ -9,7 +9,7 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import PNG, Service
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
-from serving.security.response_headers import Headers, merge
+from serving.security.response_headers import Headers
 from serving.settings import ServiceSettings, load_settings
 from serving.web.app import create_app
 from tests.serving.security.conftest import ORIGIN, Guarded
@@ -105,22 +105,6 @@ def test_what_no_browser_sends_as_an_origin_is_refused_at_the_start(value: str) 
     """It would never match, and the operator would wonder."""
     with pytest.raises(ConfigurationError, match="GLYPH_CORS_ORIGINS"):
         load_settings({"GLYPH_CORS_ORIGINS": value})
-
-
-@pytest.mark.parametrize(
-    ("own", "merged"),
-    [
-        (None, "Origin"),
-        ("Accept-Encoding", "Accept-Encoding, Origin"),
-        ("Origin", "Origin"),
-        ("A,Origin", "A,Origin"),
-    ],
-)
-def test_what_an_answer_varies_by_is_kept(own: str | None, merged: str) -> None:
-    """A compressed answer varies by its coding too."""
-    fields = {} if own is None else {"Vary": own}
-    merge(fields, {"Vary": "Origin"})
-    assert fields == {"Vary": merged}
 
 
 def test_every_html_page_may_load_nothing_but_its_own_files(bundle: Bundle) -> None:

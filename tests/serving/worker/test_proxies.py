@@ -1,11 +1,13 @@
 """A proxy in front of the service: where requests begin and end, what it says of its clients, and what is refused."""
 
 import contextlib
+import gzip
 import itertools
 import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +147,8 @@ def between(
     """Return the ways through one kind of proxy to the inference worker and to Gunicorn's threads."""
     with contextlib.ExitStack() as stack:
         ways = []
-        for dispatcher in both_services:
-            tap = Tap(("127.0.0.1", dispatcher.port))
+        for service in both_services:
+            tap = Tap(("127.0.0.1", service.port))
             stack.callback(tap.close)
             directory = tmp_path_factory.mktemp(request.param)
             proxy = stack.enter_context(PROXIES[request.param](directory, f"127.0.0.1:{tap.port}"))
@@ -184,6 +186,28 @@ def test_a_proxy_that_asks_on_a_unix_socket_gets_predictions(
             status, _, body = read_answer(stream)
             assert status == 200
             assert b'"predictions"' in body
+
+
+def test_a_proxy_compresses_the_predictions_of_many_images(between: list[Way]) -> None:
+    """With the document's configuration, for a client that accepts gzip; the service itself does not."""
+    pixels = bytes(784 * 40)
+    request = (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/octet-stream\r\n"
+        b"Content-Length: %d\r\nAccept-Encoding: %b\r\nConnection: close\r\n\r\n%b"
+    )
+    for way in between:
+        answers = {}
+        for coding in (b"identity", b"gzip"):
+            with way.proxy.connected() as connection, HTTPResponse(connection, method="POST") as response:
+                connection.sendall(request % (len(pixels), coding, pixels))
+                response.begin()
+                assert (response.status, response.headers.get("Content-Encoding", "identity").encode()) == (
+                    200,
+                    coding,
+                )
+                answers[coding] = response.read()
+        assert gzip.decompress(answers[b"gzip"]) == answers[b"identity"]
+        assert not any(b"content-encoding" in bytes(answered).lower() for answered in way.tap.answered)
 
 
 def test_a_proxy_forwards_who_asked_and_how(between: list[Way]) -> None:
