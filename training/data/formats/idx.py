@@ -4,8 +4,8 @@ import gzip
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
-def open_idx(path: Path) -> Iterator[IO[bytes]]:
+def open_idx(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
     """Open an IDX file, raw or (with the suffix .gz) compressed; errors of reading it become a DataError."""
     with reading(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         yield file
