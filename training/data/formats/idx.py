@@ -1,10 +1,10 @@
 """Reader of IDX files of unsigned bytes, the format of MNIST and its siblings."""
 
 import gzip
-import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
-def open_idx(path: Path) -> Iterator[io.BufferedIOBase]:
+def open_idx(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
     """Open an IDX file, raw or (with the suffix .gz) compressed; errors of reading it become a DataError."""
     with reading(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         yield file
