@@ -156,15 +156,13 @@ def concatenate(chunks: Sequence[Chunk]) -> Chunk:
         sources=LazyStrings.concatenate([chunk.sources for chunk in chunks]),
         rows=LazyStrings.concatenate([chunk.rows for chunk in chunks]),
         images=np.concatenate([chunk.images for chunk in chunks]),
-        errors={
-            start + at: text
-            for start, chunk in zip(starts, chunks, strict=True)
-            for at, text in chunk.errors.items()
-        },
-        warnings={
-            start + at: text
-            for start, chunk in zip(starts, chunks, strict=True)
-            for at, text in chunk.warnings.items()
-        },
+        errors=_shifted(starts, [chunk.errors for chunk in chunks]),
+        warnings=_shifted(starts, [chunk.warnings for chunk in chunks]),
         columns=[stretch for chunk in chunks for stretch in chunk.columns],
     )
+
+
+def _shifted(starts: Sequence[int], by_row: Sequence[Mapping[int, str]]) -> dict[int, str]:
+    return {
+        start + at: text for start, texts in zip(starts, by_row, strict=True) for at, text in texts.items()
+    }

@@ -13,7 +13,9 @@ CPU = Case(provider="cpu", workers=1)
 
 
 @pytest.mark.service
-def test_each_provider_is_asked_in_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_provider_is_measured_in_the_same_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A row for each kind of request and each way to serve, and which of them answers most."""
     model = publish_synthetic(tmp_path).path.parent
     wanted = [CPU, Case(provider="cpu", workers=2)]
@@ -30,7 +32,7 @@ def test_each_provider_is_asked_in_the_same_way(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.service
 @pytest.mark.skipif(cuda.missing_device(0) is None, reason="this machine has CUDA")
-def test_what_does_not_serve_is_named_and_the_others_are_asked(
+def test_a_service_that_does_not_start_is_named_and_the_others_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The comparison failed, which its result tells."""

@@ -64,7 +64,7 @@ def test_the_table_has_each_figure_with_its_ratio_to_naive_flask() -> None:
     assert "| 6,400 |" in report.piece_table("batch", {"flask": [reading(100)]})
 
 
-def test_what_was_asked_is_said_met_or_not() -> None:
+def test_targets_are_met_or_not() -> None:
     """Glyph beside Mosec, at 2.9 and at 3 times."""
     for rate, met in ((290, "no"), (300, "yes")):
         readings = {"glyph": [vars_of(reading(rate))], "mosec": [vars_of(reading(100))]}

@@ -117,9 +117,9 @@ def open_local(settings: ScoreSettings) -> LocalBackend:
 
 def _prove(bundle: Bundle, provider: sessions.Provider, settings: ScoreSettings) -> None:
     """Prove the version in a child process: a graph that computes for hours would block this one, signals included."""
-    asked = ServiceSettings(arithmetic=settings.arithmetic, device_id=settings.device_id)
+    service_settings = ServiceSettings(arithmetic=settings.arithmetic, device_id=settings.device_id)
     try:
-        kind, reason = prove(bundle.path, provider, asked, load_seconds(0), threading.Event())
+        kind, reason = prove(bundle.path, provider, service_settings, load_seconds(0), threading.Event())
     except OSError as error:
         raise BackendError(f"no process can be started to prove the model: {error.strerror}") from error
     if kind == "unknown":

@@ -112,14 +112,14 @@ class Client:
             try:
                 response = self._exchange(method, path, body, fields or {})
             except HTTPError as error:
-                said = error.__cause__ or error.args[-1]  # the operating system's error, which urllib3 wraps
-                if isinstance(said, ssl.SSLCertVerificationError):
+                reason = error.__cause__ or error.args[-1]  # the OS error that urllib3 wraps
+                if isinstance(reason, ssl.SSLCertVerificationError):
                     raise BackendError(
-                        f"{self.url} has an untrusted certificate ({said.verify_message}): give its authority by "
+                        f"{self.url} has an untrusted certificate ({reason.verify_message}): give its authority by "
                         "--ca-file, and the host name that the certificate has"
                     ) from error
                 idle = isinstance(error, ProtocolError) and not problem
-                problem = f"it cannot be reached: {said}"
+                problem = f"it cannot be reached: {reason}"
                 if idle:  # the server may have closed an idle connection: retry at once on a new one
                     continue
             else:
@@ -274,14 +274,14 @@ def infer_response(response: Response, version: int, shape: tuple[int, int]) -> 
         length = int(response.headers[HEADER_LENGTH])
         document: Any = orjson.loads(response.body[:length])
         (output,) = document["outputs"]
-        told = (output["name"], output["datatype"], tuple(output["shape"]), document["model_version"])
+        actual = (output["name"], output["datatype"], tuple(output["shape"]), document["model_version"])
         probabilities = np.frombuffer(response.body[length:], "<f4").reshape(shape)
     except (ValueError, KeyError, TypeError) as error:
         raise BackendError(
             f"the response does not follow the Open Inference Protocol with binary data ({error})"
         ) from error
-    if told != ("probabilities", "FP32", shape, str(version)):
-        raise BackendError(f"the response has {told}, which the request did not ask for")
+    if actual != ("probabilities", "FP32", shape, str(version)):
+        raise BackendError(f"the response has {actual}, which the request did not ask for")
     return probabilities
 
 

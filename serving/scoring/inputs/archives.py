@@ -13,7 +13,7 @@ from pathlib import Path
 from bundle.images.hardening import MAX_FILE_BYTES
 from serving.scoring.errors import InputError
 from serving.scoring.inputs import zip_directory
-from serving.scoring.inputs.arrays import READ_ERRORS, unreadable_error
+from serving.scoring.inputs.arrays import READ_ERRORS, is_gzip, unreadable_error
 from serving.scoring.inputs.listing import (
     Listing,
     ScratchFile,
@@ -122,9 +122,7 @@ def open_tar(name: str, path: Path) -> ArchiveSource:
     """
     unpacked: ScratchFile | None = None
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        if packed:
+        if is_gzip(path):
             unpacked = ScratchFile()
             with gzip.open(path) as file:
                 shutil.copyfileobj(file, unpacked.file, 1 << 20)

@@ -83,15 +83,17 @@ def _wrong_length(path: Path, count: int, how: str) -> str:
     return f"{path} declares {count} images and has {how} bytes than that: restore it and run again"
 
 
-def _opener(path: Path) -> Callable[[], IO[bytes]]:
-    """Return a function that opens a file, decompressing gzip."""
+def is_gzip(path: Path) -> bool:
+    """Return whether a file begins with gzip's magic number."""
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        return file.read(2) == b"\x1f\x8b"
 
-    def opened() -> IO[bytes]:
-        return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
 
-    return opened
+def opener_of(path: Path) -> Callable[[], IO[bytes]]:
+    """Return a function that opens a file, decompressing gzip."""
+    if is_gzip(path):
+        return lambda: cast("IO[bytes]", gzip.open(path))
+    return lambda: path.open("rb")
 
 
 def open_idx(name: str, path: Path) -> ArraySource:
@@ -101,7 +103,7 @@ def open_idx(name: str, path: Path) -> ArraySource:
         InputError: it is not an IDX file of 28x28 unsigned bytes, or its length does not match its header.
     """
     try:
-        opener = _opener(path)
+        opener = opener_of(path)
         with opener() as file:
             start, dtype, shape = read_idx_header(file)
             if dtype != np.uint8:
@@ -123,9 +125,8 @@ def open_idx(name: str, path: Path) -> ArraySource:
 
 def _check_size(path: Path, start: int, count: int) -> None:
     """Check an uncompressed file's length against its header before anything is scored."""
-    with path.open("rb") as file:
-        if file.read(2) == b"\x1f\x8b":
-            return
+    if is_gzip(path):
+        return
     size, expected = path.stat().st_size, start + count * PIXELS
     if size != expected:
         raise InputError(_wrong_length(path, count, "more" if size > expected else "fewer"))
@@ -138,7 +139,7 @@ def open_npy(name: str, path: Path) -> ArraySource:
         InputError: it is not a `.npy` file, its array is not `uint8[n, 28, 28]` or `[n, 784]`, or it is truncated.
     """
     try:
-        opener = _opener(path)
+        opener = opener_of(path)
         with opener() as file:
             count = _images_in(file, str(path))
             start = file.tell()

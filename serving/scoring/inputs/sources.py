@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 from bundle.images.decoding import sniff
 from serving.scoring.errors import InputError
-from serving.scoring.inputs.archives import ArchiveSource, is_sidecar, open_tar, open_zip
+from serving.scoring.inputs.archives import is_sidecar, open_tar, open_zip
 from serving.scoring.inputs.arrays import open_idx, open_npy, open_npz
 from serving.scoring.inputs.listing import FileSource, Reader, ScratchFile, display_name
 from serving.scoring.inputs.tables import ParquetSource
@@ -217,39 +217,28 @@ def _open_file(name: str, path: Path, options: _Options) -> list[Source]:
             start = file.read(SNIFFED)
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror}") from error
-    sources: list[Source]
     match _kind_by_ending(name) or _kind_by_content(start):
-        case "idx" | "labels":
-            sources = [open_idx(name, path)]
-        case "npy":
-            sources = [open_npy(name, path)]
+        case "idx" | "labels" | "npy" as kind:
+            return [(open_npy if kind == "npy" else open_idx)(name, path)]
         case "npz":
-            sources = [*open_npz(name, path)]
+            return [*open_npz(name, path)]
         case "parquet":
-            sources = [ParquetSource(name, path, options.column)]
-        case "tar":
+            return [ParquetSource(name, path, options.column)]
+        case "tar" | "zip" as kind:
             options.on_image_files()
-            sources = [_report_left_out(open_tar(name, path), options.say)]
-        case "zip":
-            options.on_image_files()
-            sources = [_report_left_out(open_zip(name, path), options.say)]
+            archive = (open_tar if kind == "tar" else open_zip)(name, path)
+            _say_left_out(name, archive.left_out, options.say)
+            return [archive]
         case "image":
-            one = FileSource(name, b"")
-            one.add(os.fsencode(path))
-            sources = [one]
+            image = FileSource(name, b"")
+            image.add(os.fsencode(path))
+            return [image]
         case "list":
-            sources = [_open_list(name, path)]
-        case _:
-            raise InputError(
-                f"{name} has an unknown format; supported are image files, IDX, .npy, .npz, .parquet, .tar, .zip, "
-                "and text with a path on each line"
-            )
-    return sources
-
-
-def _report_left_out(source: ArchiveSource, say: Callable[[str], None]) -> Source:
-    _say_left_out(source.name, source.left_out, say)
-    return source
+            return [_open_list(name, path)]
+    raise InputError(
+        f"{name} has an unknown format; supported are image files, IDX, .npy, .npz, .parquet, .tar, .zip, "
+        "and text with a path on each line"
+    )
 
 
 def _say_left_out(name: str, count: int, say: Callable[[str], None]) -> None:

@@ -130,17 +130,17 @@ def _is_numbers(kind: Any) -> bool:
     return False
 
 
-def _image_column(path: Path, schema: Any, asked: str | None) -> str:
+def _image_column(path: Path, schema: Any, column: str | None) -> str:
     """Return the column of the images."""
     fit = [field.name for field in schema if _is_files(field.type) or _is_numbers(field.type)]
-    if asked is not None:
-        if asked in fit:
-            return asked
-        if asked in schema.names:
+    if column is not None:
+        if column in fit:
+            return column
+        if column in schema.names:
             raise InputError(
-                f"{path}: the column '{asked}' is {schema.field(asked).type}; images are bytes or {PIXELS} numbers"
+                f"{path}: the column '{column}' is {schema.field(column).type}; images are bytes or {PIXELS} numbers"
             )
-        raise InputError(f"{path} has no column '{asked}'{nearest(asked, schema.names)}")
+        raise InputError(f"{path} has no column '{column}'{nearest(column, schema.names)}")
     usual = [name for name in fit if name.lower() in USUAL_NAMES]
     candidates = fit if len(fit) == 1 else usual
     if len(candidates) != 1:

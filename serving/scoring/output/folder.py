@@ -189,15 +189,15 @@ class OutputFolder(JobFiles):
         """Return the error for a job whose parts are not all intact."""
         damaged = self._damaged(self.part_numbers, found)
         missing = [part for part in self.part_numbers if part not in found.receipts and part not in damaged]
-        told = [self._damage_message(damaged)] if damaged else []
+        messages = [self._damage_message(damaged)] if damaged else []
         if not found.file and self.file_receipt() is not None:
-            told.append(f"{self.output} was changed or removed after it was written")
-        error = OutputError if told else IncompleteError
+            messages.append(f"{self.output} was changed or removed after it was written")
+        error = OutputError if messages else IncompleteError
         if missing:
-            told.append(
+            messages.append(
                 f"{len(missing)} of {self.manifest.parts} parts are missing in {self.folder}: {_ranges(missing)}"
             )
-        return error(f"{'; '.join(told)}. {_REMEDY}")
+        return error(f"{'; '.join(messages)}. {_REMEDY}")
 
     def _damaged(self, parts: Sequence[int], found: Intact, *, was_complete: bool = False) -> list[int]:
         """Return the parts that were written and are not intact; a missing part may never have been written."""

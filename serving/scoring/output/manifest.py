@@ -106,13 +106,13 @@ def create_exclusively(path: Path, content: bytes) -> None:
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the differences between two fingerprints, a sentence each."""
-    said = []
+    lines = []
     for name in dict.fromkeys([*then, *now]):
         before, after = then.get(name), now.get(name)
         if before is None:
-            said.append(f"{name} is new: {after}")
+            lines.append(f"{name} is new: {after}")
         elif after is None:
-            said.append(f"{name} is gone: it was {before}")
+            lines.append(f"{name} is gone: it was {before}")
         elif before != after:
-            said.append(f"{name} was {before} and is {after}")
-    return said
+            lines.append(f"{name} was {before} and is {after}")
+    return lines

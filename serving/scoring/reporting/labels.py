@@ -23,6 +23,7 @@ import numpy.typing as npt
 from common.configuration import nearest
 from imagesets.array_files import read_idx_header
 from serving.scoring.errors import InputError
+from serving.scoring.inputs.arrays import opener_of
 from serving.scoring.records import Chunk
 
 COLUMN = "column:"
@@ -222,9 +223,7 @@ def _unknown_label(label: object, at: int, classes: Sequence[str], given: str) -
 
 def _idx(path: Path) -> npt.NDArray[Any]:
     """Read a one-dimensional IDX file of integers, raw or gzip-compressed."""
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if packed else path.open("rb") as file:
+    with opener_of(path)() as file:
         start, kind, shape = read_idx_header(file)
         if kind is None or kind.kind not in "iu":
             raise ValueError(

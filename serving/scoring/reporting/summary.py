@@ -196,8 +196,8 @@ def summary_lines(summary: Summary, *, seconds: float, rows_now: int) -> Iterato
         rows_now: images that this run scored.
     """
     scored = summary.scored
-    told = [f"{summary.rows:,} rows", f"{scored:,} scored", f"{summary.errors:,} with an error"]
-    yield ", ".join([*told, f"{summary.warned:,} with a warning"])
+    counts = [f"{summary.rows:,} rows", f"{scored:,} scored", f"{summary.errors:,} with an error"]
+    yield ", ".join([*counts, f"{summary.warned:,} with a warning"])
     for source, row, sentence in summary.first_errors[:ERRORS_KEPT]:
         yield f"  {source} {row}: {sentence}"
     if summary.errors > ERRORS_KEPT:

@@ -44,7 +44,7 @@ def probabilities(output: Path) -> list[Any]:
     return [[row["probability"], row["label"]] for row in rows_of(output)]
 
 
-def test_auto_is_one_arithmetic_for_every_batch(bundle: Bundle, processor: str, images: Path) -> None:
+def test_auto_is_one_precision_for_every_batch(bundle: Bundle, processor: str, images: Path) -> None:
     """Where a service is mixed, the scorer is not: a single image has the bits that it has among 256."""
     chosen = open_local(settings(bundle, images, images.parent / "out"))
     assert chosen.identity["arithmetic"] == chosen.session.precision == processor
@@ -70,14 +70,14 @@ def test_shards_workers_and_parts_change_no_bit(
     assert probabilities(tmp_path / "300.jsonl") == probabilities(tmp_path / "16384.jsonl") == expected
 
 
-def test_the_two_arithmetics_write_other_bytes(bundle: Bundle, images: Path, tmp_path: Path) -> None:
+def test_float32_and_integers_write_different_bytes(bundle: Bundle, images: Path, tmp_path: Path) -> None:
     """So a job must not mix them, and the fingerprint has to tell them apart."""
     for arithmetic in ("float32", "integer"):
         score(bundle, images, tmp_path / arithmetic, arithmetic=arithmetic)
     assert parts(tmp_path / "float32") != parts(tmp_path / "integer")
 
 
-def test_a_job_does_not_go_on_in_another_arithmetic(
+def test_a_job_is_not_resumed_in_another_precision(
     bundle: Bundle, processor: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine of another kind the error says what differs; the option makes it the same job again."""
@@ -93,7 +93,7 @@ def test_a_job_does_not_go_on_in_another_arithmetic(
     assert parts(output) == parts(tmp_path / "whole")
 
 
-def test_integers_need_a_version_that_has_them(images: Path, tmp_path: Path) -> None:
+def test_integers_require_an_integer_graph(images: Path, tmp_path: Path) -> None:
     """An old bundle is scored in float32, and refused where integers were asked for."""
     old = publish_synthetic(tmp_path / "models", integer=None)
     assert open_local(settings(old, images, tmp_path / "out")).session.precision == "float32"
@@ -101,7 +101,7 @@ def test_integers_need_a_version_that_has_them(images: Path, tmp_path: Path) -> 
         open_local(settings(old, images, tmp_path / "out", arithmetic="integer"))
 
 
-def test_actors_of_ray_are_told_the_arithmetic(bundle: Bundle, processor: str, tmp_path: Path) -> None:
+def test_ray_actors_get_the_precision(bundle: Bundle, processor: str, tmp_path: Path) -> None:
     """What `auto` means on the machine that starts a job is what it means on every node."""
     asked = ScoreSettings(
         input=("in",), output=tmp_path, model=bundle.path.parent, engine="ray", provider="cpu"

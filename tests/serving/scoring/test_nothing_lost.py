@@ -13,7 +13,7 @@ from tests.serving.scoring.damages import RECORDS, Damage, again, merged, record
 
 
 @pytest.mark.parametrize("output", ["out.csv"], indirect=True)
-def test_a_file_without_its_records_is_nobodys(bundle: Bundle, finished: Path, output: Path) -> None:
+def test_a_file_without_its_records_is_not_overwritten(bundle: Bundle, finished: Path, output: Path) -> None:
     """Not one byte of it is touched; the message says what to do, and that helps."""
     content = output.read_bytes()
     shutil.rmtree(records_of(output))
@@ -26,7 +26,7 @@ def test_a_file_without_its_records_is_nobodys(bundle: Bundle, finished: Path, o
 
 
 @pytest.mark.parametrize("output", ["out.csv"], indirect=True)
-def test_a_users_file_in_the_place_of_one_that_is_to_come(
+def test_an_existing_file_at_a_future_path_is_not_overwritten(
     bundle: Bundle, finished: Path, output: Path
 ) -> None:
     """Between two lives of a run, or two shards and the merge, somebody puts a file there: it is not overwritten."""
@@ -67,7 +67,7 @@ def _a_pipe(path: Path) -> None:
     + [("out.csv", "../out.csv"), ("out.csv", "_SUCCESS"), ("out.csv", "_receipts/file.json")],
     indirect=["output"],
 )
-def test_what_is_no_file_is_refused(
+def test_a_path_that_is_not_a_regular_file_is_an_error(
     name: str, damage: Damage, bundle: Bundle, finished: Path, output: Path
 ) -> None:
     """A folder is not removed, and nobody waits for what comes out of a pipe; moved away, the run mends it."""
@@ -83,7 +83,7 @@ def test_what_is_no_file_is_refused(
 
 
 @pytest.mark.parametrize("name", ["part-000077.parquet", "part-000001.csv", "mine.parquet"])
-def test_a_part_too_many_is_refused(name: str, bundle: Bundle, finished: Path, output: Path) -> None:
+def test_an_unknown_part_is_an_error(name: str, bundle: Bundle, finished: Path, output: Path) -> None:
     """Who reads the folder would read it, too; it may be somebody's, so it is not removed."""
     whole = tree(output)
     shutil.copy(output / "part-000001.parquet", output / name)
@@ -118,7 +118,7 @@ def test_other_files_in_the_folder_stay(bundle: Bundle, finished: Path, output: 
 
 
 @pytest.mark.parametrize("report", ["out.csv", "../first/out.csv"])
-def test_a_report_does_not_take_the_place_of_the_output(report: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_report_must_not_be_a_path_of_the_output(report: str, bundle: Bundle, tmp_path: Path) -> None:
     """A page in the place of the rows would be no output; nor may it have a part's name, or a record's."""
     (tmp_path / "first").mkdir()
     given = tmp_path / "in.npy"

@@ -64,7 +64,7 @@ def test_any_number_of_shards_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
-def test_one_file_is_the_same_however_it_came_about(
+def test_a_single_file_does_not_depend_on_shards(
     ending: str, bundle: Bundle, mixed: list[str], tmp_path: Path
 ) -> None:
     """One run and three shards with a merge write one file, byte for byte; its parts are gone then."""
@@ -79,7 +79,7 @@ def test_one_file_is_the_same_however_it_came_about(
     assert parts(tmp_path / f"many.{ending}.parts") == {}
 
 
-def test_the_shard_is_by_default_the_pods(
+def test_the_default_shard_is_that_of_the_pod(
     bundle: Bundle, mixed: list[str], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     """An Indexed Job's variables say which parts are this process's."""
@@ -92,7 +92,7 @@ def test_the_shard_is_by_default_the_pods(
         score(bundle, mixed, tmp_path / "other", environment={"JOB_COMPLETION_INDEX": "2"})
 
 
-def test_merge_refuses_missing_and_changed_parts(bundle: Bundle, mixed: list[str], tmp_path: Path) -> None:
+def test_merge_rejects_missing_and_changed_parts(bundle: Bundle, mixed: list[str], tmp_path: Path) -> None:
     """It says which are missing; a part with other bytes than were written is none."""
     for index in (0, 2):
         score(bundle, mixed, tmp_path / "out", shard=f"{index}/3")
@@ -109,7 +109,7 @@ def test_merge_refuses_missing_and_changed_parts(bundle: Bundle, mixed: list[str
     assert merge(OutputFolder.open_existing(tmp_path / "out")).complete
 
 
-def test_success_says_what_is_there(bundle: Bundle, mixed: list[str], tmp_path: Path) -> None:
+def test_success_lists_the_parts(bundle: Bundle, mixed: list[str], tmp_path: Path) -> None:
     """Rows, errors and the SHA-256 of each part, as they are on the disk; nothing else is left."""
     score(bundle, mixed, tmp_path / "out")
     said = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
@@ -129,7 +129,7 @@ def test_a_complete_job_is_left_as_it_is(bundle: Bundle, mixed: list[str], tmp_p
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
 
 
-def test_a_folder_is_of_one_job(bundle: Bundle, mixed: list[str], tmp_path: Path) -> None:
+def test_a_folder_belongs_to_one_job(bundle: Bundle, mixed: list[str], tmp_path: Path) -> None:
     """Another model, option or input is refused, and the message says what differs."""
     score(bundle, mixed, tmp_path / "out", shard="0/2")
     with pytest.raises(OutputError, match="probabilities was all and is top 3"):
@@ -162,7 +162,7 @@ def test_a_changed_input_is_another_job(bundle: Bundle, tmp_path: Path) -> None:
         score(bundle, tmp_path / "in", tmp_path / "out", shard="1/2")
 
 
-def test_what_is_no_jobs_is_not_touched(bundle: Bundle, mixed: list[str], tmp_path: Path) -> None:
+def test_files_of_no_job_are_not_touched(bundle: Bundle, mixed: list[str], tmp_path: Path) -> None:
     """A folder with other files, a file that is there already, a place that cannot be written."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
@@ -180,7 +180,7 @@ def test_what_is_no_jobs_is_not_touched(bundle: Bundle, mixed: list[str], tmp_pa
 
 
 @pytest.mark.parametrize("name", ["out", "out.csv"])
-def test_a_death_at_any_call_leaves_whole_parts_only(name: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_kill_at_any_call_leaves_complete_parts_only(name: str, bundle: Bundle, tmp_path: Path) -> None:
     """Killed before each call that touches the output, one life after another, it ends with the same bytes."""
     np.save(tmp_path / "in.npy", digits(130))
     score(bundle, tmp_path / "in.npy", tmp_path / "whole" / name)
@@ -206,7 +206,7 @@ def test_a_death_at_any_call_leaves_whole_parts_only(name: str, bundle: Bundle, 
     assert not [path for path in written.rglob(".*") if path.name.startswith(".part")]
 
 
-def test_a_full_disk_leaves_no_half_part(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_part(bundle: Bundle, tmp_path: Path) -> None:
     """The run ends with a sentence; when there is room it goes on, to the same bytes."""
     np.save(tmp_path / "in.npy", digits(4000))
     score(bundle, tmp_path / "in.npy", tmp_path / "whole", part_rows=3000)
@@ -254,7 +254,7 @@ def test_ten_kills_end_with_the_same_bytes(
     assert not list((tmp_path / "out").rglob(".*"))
 
 
-def test_sigterm_ends_the_run_and_it_goes_on(
+def test_sigterm_stops_a_run_that_can_be_resumed(
     bundle: Bundle, mixed: list[str], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     """The exit code asks for another run, which has only the rest to do."""

@@ -83,7 +83,7 @@ def test_two_runs_of_one_job_at_once(
     assert not [*(tmp_path / "out").rglob(".*")]
 
 
-def test_two_runs_that_find_no_job_make_one(
+def test_two_concurrent_first_runs_create_one_job(
     bundle: Bundle, given: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between a shard's look and its claim another one has begun, and finished its parts: they share the job."""
@@ -101,7 +101,9 @@ def test_two_runs_that_find_no_job_make_one(
     assert parts(tmp_path / "out") == whole
 
 
-def test_a_run_that_cannot_end_in_good_order_ends(bundle: Bundle, given: Path, tmp_path: Path) -> None:
+def test_a_run_that_does_not_stop_gracefully_exits_after_the_grace_period(
+    bundle: Bundle, given: Path, tmp_path: Path
+) -> None:
     """A thread that never returns does not keep a stopped run: after a grace it ends with the same code."""
     stuck = (
         "import sys, threading, time, serving.score as score; from serving.scoring import pipeline\n"
@@ -121,7 +123,7 @@ def test_a_run_that_cannot_end_in_good_order_ends(bundle: Bundle, given: Path, t
     assert "stopped by SIGTERM" in said
 
 
-def test_a_run_is_refused_while_another_has_a_part_of_it(
+def test_a_run_is_rejected_while_another_holds_a_lock_of_its_parts(
     bundle: Bundle, given: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Of the same shard, of another cut of the same parts, and the merge; other parts go on."""
@@ -147,7 +149,7 @@ def test_a_run_is_refused_while_another_has_a_part_of_it(
 
 
 @pytest.mark.parametrize("which", ["the first", "one that it forked"])
-def test_a_decoding_process_that_is_killed(
+def test_a_killed_decoding_process_ends_the_run(
     which: str,
     bundle: Bundle,
     given: Path,

@@ -119,7 +119,7 @@ def test_a_service_gives_the_same_bytes(
     assert said[:-1] == here[1][:-1]  # but for the rate
 
 
-def test_a_service_whose_model_is_not_here(
+def test_a_service_without_a_local_copy_of_the_model(
     service: Service, material: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     """Without the model on this machine the answers are the same, and drift is not measured."""
@@ -147,7 +147,7 @@ def test_the_report_is_written_again_of_a_complete_run(
     assert "Compared with the labels" in (tmp_path / "report.html").read_text()
 
 
-def test_merge_sums_up_what_the_shards_found(
+def test_merge_sums_the_statistics_of_the_shards(
     here: tuple[Path, list[str]], bundle: Bundle, material: Path, tmp_path: Path
 ) -> None:
     """Two shards and `merge`, as commands, end with the summary of one run, labels included."""
@@ -211,7 +211,7 @@ def test_an_actor_writes_a_part_that_is_missing(bundle: Bundle, material: Path, 
     assert content(tmp_path / "scores") == before
 
 
-def test_an_actor_says_what_keeps_it_from_its_work(bundle: Bundle, material: Path, tmp_path: Path) -> None:
+def test_an_actor_reports_its_errors(bundle: Bundle, material: Path, tmp_path: Path) -> None:
     """Another input, a model that is not there, a bad image with --strict: each comes back as its own error."""
     driver = Driver(bundle, material, tmp_path / "scores")
     told = driver.told(0, model="another")
@@ -232,7 +232,7 @@ def test_ray_cannot_read_the_standard_input(bundle: Bundle, tmp_path: Path) -> N
         ray_backend.score_on_ray(settings, [0], unused, unused, unused)
 
 
-def test_without_ray_the_sentence_says_what_to_install(
+def test_without_ray_the_error_says_what_to_install(
     bundle: Bundle, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An extra that is missing is named."""
@@ -255,7 +255,7 @@ class Watched:
 
 
 @pytest.mark.parametrize(("asked", "largest"), [(None, 512), (64, 64), (1024, 1024)])
-def test_batches_are_as_large_as_the_provider_likes(
+def test_the_batch_size_is_that_of_the_provider(
     asked: int | None, largest: int, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session is run with the provider's size, or the one asked for, and gives its bits; the rest is padded."""
@@ -291,9 +291,7 @@ def test_batches_are_as_large_as_the_provider_likes(
     assert [row["probabilities"] for row in rows_of(tmp_path / "out.parquet")] == expected
 
 
-def test_cuda_is_given_larger_batches_and_a_service_no_larger_than_it_computes(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_cuda_has_larger_batches_and_a_service_at_most_its_own(bundle: Bundle, tmp_path: Path) -> None:
     """What a provider is given by default; what is not to be had is said."""
     assert local.BATCH["cuda"] > local.BATCH["cpu"] == sessions.BUCKETS[-1] == MAX_REMOTE_BATCH
     given: dict[str, Any] = {"input": ("x",), "output": tmp_path / "out", "model": bundle.path.parent}
@@ -317,7 +315,7 @@ LOST = {
 
 
 @pytest.mark.parametrize("name", LOST)
-def test_what_is_lost_on_the_way_is_one_sentence(
+def test_a_lost_backend_is_reported_in_one_line(
     bundle: Bundle,
     material: Path,
     tmp_path: Path,

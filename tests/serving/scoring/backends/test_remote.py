@@ -126,7 +126,7 @@ def client(script: Script, path: str = "", **more: Any) -> Client:
     return made
 
 
-def test_a_service_answers_with_the_local_bits(service: Service, local: LocalBackend) -> None:
+def test_a_service_returns_the_bits_of_a_local_backend(service: Service, local: LocalBackend) -> None:
     """Under both worker classes, whatever requests meet there, the answers are those of this process, bit for bit."""
     parts = [IMAGES[:256], IMAGES[256:512], IMAGES[512:], IMAGES[:1], IMAGES[100:144], IMAGES[:255]] * 4
     with contextlib.closing(open_remote(scoring(f"http://127.0.0.1:{service.port}"))) as backend:
@@ -166,7 +166,7 @@ def test_a_service_behind_tokens_and_tls(bundle: Bundle, tmp_path: Path) -> None
             open_remote(scoring(url, token_file=tmp_path / "token"))
 
 
-def test_a_request_is_the_protocols(scripted: Callable[..., Script], local: LocalBackend) -> None:
+def test_a_request_follows_the_protocol(scripted: Callable[..., Script], local: LocalBackend) -> None:
     """A question is a full batch with its header's length, on the path of the version that was served first."""
     script = scripted((200, {}, b"{}"))
     backend = a_backend(client(script), local)
@@ -205,7 +205,7 @@ def a_response(version: str, probabilities: np.ndarray[Any, Any]) -> Reply:
     return 200, {"Inference-Header-Content-Length": str(len(header))}, header + probabilities.tobytes()
 
 
-def test_an_answer_of_another_version_or_shape_is_refused(
+def test_a_response_of_another_version_or_shape_is_rejected(
     scripted: Callable[..., Script], local: LocalBackend
 ) -> None:
     """What was not asked for is never written as an answer."""
@@ -219,7 +219,7 @@ def test_an_answer_of_another_version_or_shape_is_refused(
     )
 
 
-def test_a_connection_is_kept(scripted: Callable[..., Script]) -> None:
+def test_connections_are_reused(scripted: Callable[..., Script]) -> None:
     """One thread asks a hundred times on one connection."""
     script = scripted((200, {}, b"x"))
     asking = client(script)
@@ -229,7 +229,7 @@ def test_a_connection_is_kept(scripted: Callable[..., Script]) -> None:
     assert len(script.connections) == 1
 
 
-def test_a_connection_that_was_closed_while_idle_is_made_anew(scripted: Callable[..., Script]) -> None:
+def test_a_connection_that_was_closed_while_idle_is_reopened(scripted: Callable[..., Script]) -> None:
     """Even without patience a connection that the service has closed meanwhile is no failure."""
     script = scripted((200, {}, b"1"), None, (200, {}, b"2"))
     asking = client(script, patience_seconds=0)
@@ -237,14 +237,14 @@ def test_a_connection_that_was_closed_while_idle_is_made_anew(scripted: Callable
     assert len(script.connections) == 2
 
 
-def test_an_answer_that_breaks_off_is_asked_for_again(scripted: Callable[..., Script]) -> None:
+def test_a_truncated_response_is_retried(scripted: Callable[..., Script]) -> None:
     """A connection that ends in the middle of an answer is no answer, though its first bytes are there."""
     script = scripted((200, {"Content-Length": "100"}, b"the first part"), (200, {}, b"whole"))
     assert client(script).request("GET", "/").body == b"whole"
     assert len(script.asked) == 2
 
 
-def test_an_answer_without_end_is_none(
+def test_a_response_has_a_size_limit(
     scripted: Callable[..., Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more is held of an answer than one may have."""
@@ -256,7 +256,7 @@ def test_an_answer_without_end_is_none(
         asking.request("GET", "/")
 
 
-def test_a_token_follows_no_redirect(scripted: Callable[..., Script], tmp_path: Path) -> None:
+def test_redirects_are_not_followed(scripted: Callable[..., Script], tmp_path: Path) -> None:
     """A service that points to another one is told apart, and the other one is not asked."""
     (tmp_path / "token").write_text("secret\n")
     other = scripted((200, {}, b"x"))
@@ -282,7 +282,7 @@ def test_retry_after_is_honoured(scripted: Callable[..., Script], monkeypatch: p
     assert other[0] > 5  # what one thread was told holds for all
 
 
-def test_without_patience_the_service_is_asked_once(scripted: Callable[..., Script]) -> None:
+def test_without_patience_there_is_no_retry(scripted: Callable[..., Script]) -> None:
     """The error says what the service said, and that the same command resumes."""
     script = scripted((503, {"Retry-After": "5"}, b'{"error": "queue full. Ask later"}'))
     with pytest.raises(BackendError, match=r"503: queue full\. Ask later; retried for 0 s.*resumes"):
@@ -290,7 +290,7 @@ def test_without_patience_the_service_is_asked_once(scripted: Callable[..., Scri
     assert len(script.asked) == 1
 
 
-def test_patience_ends(scripted: Callable[..., Script], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_end_with_patience(scripted: Callable[..., Script], monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that stays away is asked with growing pauses until the patience ends."""
     script = scripted((502, {}, b""))
     asking = client(script, patience_seconds=20)
@@ -309,7 +309,7 @@ def test_patience_ends(scripted: Callable[..., Script], monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 500, 301])
-def test_what_would_be_refused_again_is_asked_once(status: int, scripted: Callable[..., Script]) -> None:
+def test_permanent_errors_are_not_retried(status: int, scripted: Callable[..., Script]) -> None:
     """A fault of the request's own ends the run at once, with what the service says of it."""
     script = scripted((status, {}, b'{"detail": "no", "remedy": "do so."}'))
     with pytest.raises(BackendError, match=f"answered {status}: no. do so."):
@@ -317,7 +317,7 @@ def test_what_would_be_refused_again_is_asked_once(status: int, scripted: Callab
     assert len(script.asked) == 1
 
 
-def test_who_waits_is_woken_by_the_end_of_the_run(scripted: Callable[..., Script]) -> None:
+def test_closing_wakes_threads_that_wait_for_a_retry(scripted: Callable[..., Script]) -> None:
     """A thread that waits for a busy service does not hold up the end."""
     script = scripted((503, {"Retry-After": "250"}, b"{}"))
     asking = client(script)
@@ -336,7 +336,7 @@ def test_a_service_that_is_not_there() -> None:
         Client(scoring(f"http://127.0.0.1:{free_port()}", patience_seconds=0)).request("GET", "/")
 
 
-def test_a_stranger_is_no_service(scripted: Callable[..., Script]) -> None:
+def test_another_server_is_not_a_service(scripted: Callable[..., Script]) -> None:
     """A server that is no Glyph service is told apart at the start."""
     script = scripted((200, {}, b"<html></html>"))
     with pytest.raises(BackendError, match="is not the response of a Glyph service"):
@@ -354,7 +354,7 @@ def test_a_path_before_the_services_paths_is_kept(scripted: Callable[..., Script
     "url",
     ["127.0.0.1:8080", "ftp://host", "http://", "http://host:port", "http://a:b@host", "http://host/?x=1"],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_url_is_an_error(url: str) -> None:
     """The sentence shows what an address looks like, or what is wrong with the port."""
     with pytest.raises(BackendError, match=r"is not (a|the) URL"):
         Client(scoring(url))

@@ -36,7 +36,7 @@ def same(row: dict[str, Any], prediction: dict[str, Any]) -> None:
     assert row["warning"] == ("; ".join(prediction["warnings"]) or None)
 
 
-def test_one_image_gets_the_same_answer_here_and_there(
+def test_one_image_gets_the_same_result_from_scorer_and_service(
     service: Service, bundle: Bundle, tmp_path: Path
 ) -> None:
     """Files of every mode, each a batch of its own in both: decoding, session and warnings are the same.
@@ -58,7 +58,7 @@ def test_one_image_gets_the_same_answer_here_and_there(
 
 
 @pytest.mark.parametrize("count", [BATCH, 100])
-def test_a_batch_gets_the_same_answers_here_and_there(
+def test_a_batch_gets_the_same_results_from_scorer_and_service(
     count: int, service: Service, bundle: Bundle, tmp_path: Path
 ) -> None:
     """Pixels, posted as the batches that the scorer cuts; those scaled to 0..1 are warned of in both."""
@@ -104,7 +104,7 @@ def test_the_warnings_are_the_services(polarity: Polarity) -> None:
         assert files.get(at, "") == "; ".join(decode(png(image), None, polarity).warnings)
 
 
-def test_files_and_numbers_get_the_same_answers(bundle: Bundle, tmp_path: Path) -> None:
+def test_files_and_arrays_get_the_same_results(bundle: Bundle, tmp_path: Path) -> None:
     """How an image came makes no difference to what is said of it."""
     images = digits(300)
     folder(tmp_path / "in", images)

@@ -15,7 +15,7 @@ def exhausted(*_: Any) -> Any:
     raise MemoryError
 
 
-def test_a_process_without_memory_ends_in_silence(
+def test_a_decoding_process_without_memory_prints_nothing(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its parent says that it is gone, and what to do; a traceback would say less."""

@@ -25,7 +25,7 @@ def probabilities(rows: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.flo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_gives_what_the_model_says(
+def test_every_input_format_gives_the_models_predictions(
     kind: str, bundle: Bundle, linear: Linear, tmp_path: Path
 ) -> None:
     """The probabilities are those that NumPy computes, in the input's order, with the row's own name."""
@@ -72,7 +72,9 @@ def test_every_array_of_images_in_an_archive_is_a_source(
 @pytest.mark.parametrize(
     "kind", ["idx", "idx, gzip", "npy", "tar", "tar, gzip", "zip", "list", "parquet of files"]
 )
-def test_the_standard_input_is_any_of_them(kind: str, bundle: Bundle, linear: Linear, tmp_path: Path) -> None:
+def test_the_standard_input_may_be_any_format(
+    kind: str, bundle: Bundle, linear: Linear, tmp_path: Path
+) -> None:
     """What is piped in is told by its first bytes, and read as the file would be."""
     images = digits(100)
     name, write = KINDS[kind]
@@ -98,7 +100,7 @@ def test_every_mode_of_a_file_is_read_as_by_the_service(
     np.testing.assert_allclose(probabilities(rows_of(tmp_path / "out")), expected, atol=1e-5)
 
 
-def test_bad_images_are_rows_that_say_why(bundle: Bundle, tmp_path: Path) -> None:
+def test_bad_images_are_rows_with_an_error(bundle: Bundle, tmp_path: Path) -> None:
     """Each is in its place with an error and no answer, and its neighbours are not touched."""
     good = digits(1)[0]
     files = {
@@ -141,7 +143,7 @@ def test_strict_stops_at_the_first_bad_image(bundle: Bundle, tmp_path: Path) -> 
     assert score(bundle, tmp_path / "in", tmp_path / "out").errors == 1
 
 
-def test_bad_members_of_archives_are_rows_too(bundle: Bundle, tmp_path: Path) -> None:
+def test_bad_members_of_archives_are_rows_with_an_error(bundle: Bundle, tmp_path: Path) -> None:
     """A wrong checksum, an encrypted or oddly compressed member, and one that is no image."""
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         archive.writestr("a.png", png(digits(1)[0]))
@@ -160,7 +162,7 @@ def test_bad_members_of_archives_are_rows_too(bundle: Bundle, tmp_path: Path) ->
     assert set(rows) == {"a.png", "b.png", "c.png"}
 
 
-def test_bad_rows_of_parquet_say_why(bundle: Bundle, linear: Linear, tmp_path: Path) -> None:
+def test_bad_rows_of_parquet_have_an_error(bundle: Bundle, linear: Linear, tmp_path: Path) -> None:
     """Null, a wrong number of numbers, one out of range, a fraction, a null among them."""
     image = digits(1)[0].reshape(-1).tolist()
     column = [image, None, image[:783], [256, *image[1:]], [0.5, *image[1:]], [None, *image[1:]], image]
@@ -206,7 +208,7 @@ def test_other_columns_are_passed_through(bundle: Bundle, tmp_path: Path) -> Non
     assert found.schema.field("when").type == pa.timestamp("us", "UTC")
 
 
-def test_folders_are_read_to_the_bottom_and_in_one_order(bundle: Bundle, tmp_path: Path) -> None:
+def test_folders_are_read_recursively_and_sorted(bundle: Bundle, tmp_path: Path) -> None:
     """By name, whatever order the system lists them in; labels and hidden files are left out."""
     image = png(digits(1)[0])
     for name in (
@@ -238,7 +240,7 @@ def test_folders_are_read_to_the_bottom_and_in_one_order(bundle: Bundle, tmp_pat
     assert "3 file(s)" in lines[0]
 
 
-def test_a_name_that_is_no_text_is_scored(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_file_with_any_name_is_scored(bundle: Bundle, tmp_path: Path) -> None:
     """Bytes that are no UTF-8, a line break, and characters of other scripts are names as any."""
     (tmp_path / "in").mkdir()
     for name in (b"\xff.png", b"a\nb.png", "数字.png".encode()):
@@ -255,7 +257,7 @@ def test_a_pattern_matches_files_in_any_depth(bundle: Bundle, tmp_path: Path) ->
     assert len(rows_of(tmp_path / "out")) == 12
 
 
-def test_what_is_damaged_as_a_whole_ends_the_run(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_damaged_container_ends_the_run(bundle: Bundle, tmp_path: Path) -> None:
     """A cut-off file, one of another size, no images at all: each a sentence that names the file."""
     data = idx(digits(50))
     cases = {
@@ -277,7 +279,7 @@ def test_what_is_damaged_as_a_whole_ends_the_run(bundle: Bundle, tmp_path: Path)
         score(bundle, tmp_path / "nowhere", tmp_path / "out")
 
 
-def test_a_damaged_gzip_is_noticed_at_its_end(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_damaged_gzip_is_detected_at_its_end(bundle: Bundle, tmp_path: Path) -> None:
     """The checksum is compared, though no row needs its bytes."""
     name, write = KINDS["idx, gzip"]
     write(tmp_path / name, digits(100))
@@ -288,7 +290,7 @@ def test_a_damaged_gzip_is_noticed_at_its_end(bundle: Bundle, tmp_path: Path) ->
         score(bundle, tmp_path / name, tmp_path / "out")
 
 
-def test_a_cut_off_tar_is_noticed_before_anything_is_scored(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_truncated_tar_is_detected_before_scoring(bundle: Bundle, tmp_path: Path) -> None:
     """The last member's end lies beyond the file's."""
     with tarfile.open(tmp_path / "in.tar", "w") as archive:
         member = tarfile.TarInfo("a.png")

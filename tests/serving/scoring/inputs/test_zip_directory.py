@@ -126,7 +126,7 @@ def test_a_damaged_directory_ends_the_run_with_a_sentence(tmp_path: Path) -> Non
         (b"PK\x01\x02", b"PK\x01\x03", "damaged after 0 files"),
     ],
 )
-def test_what_is_wrong_is_said(old: bytes, new: bytes, reason: str, tmp_path: Path) -> None:
+def test_each_fault_has_its_message(old: bytes, new: bytes, reason: str, tmp_path: Path) -> None:
     """Pieces of an archive, a file that is missing in the directory, an entry that is none."""
     content = small(tmp_path / "in.zip").partition(b"a comment")[0]
     changed = io.BytesIO(content.replace(old, new, 1))

@@ -25,7 +25,7 @@ from tests.serving.scoring.damages import (
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["part-000002.parquet", *RECORDS])
-def test_a_file_of_the_folder_is_written_anew(
+def test_a_damaged_file_of_the_folder_is_written_again(
     name: str, damage: str, bundle: Bundle, finished: Path, output: Path
 ) -> None:
     """A part, or a record: nothing but what is damaged is computed, and it is said."""
@@ -93,7 +93,9 @@ def test_parts_in_each_others_place(bundle: Bundle, finished: Path, output: Path
         ["_manifest.json"],
     ],
 )
-def test_what_another_job_wrote(names: list[str], bundle: Bundle, finished: Path, output: Path) -> None:
+def test_files_of_another_job_are_recognized(
+    names: list[str], bundle: Bundle, finished: Path, output: Path
+) -> None:
     """Whole and true where it comes from, it is none of this job's: every record names its job."""
 
     def replace() -> None:
@@ -120,7 +122,7 @@ def test_all_records_of_the_folder_at_once(bundle: Bundle, finished: Path, outpu
 @pytest.mark.parametrize(
     ("old", "new"), [(b'"parts": 4', b'"parts": 3'), (b'"schema_version": 2', b'"schema_version": 3')]
 )
-def test_a_manifest_that_says_something_else(
+def test_a_manifest_with_other_content(
     old: bytes, new: bytes, bundle: Bundle, finished: Path, output: Path
 ) -> None:
     """Still JSON, and of the same input: with fewer parts the output would be shorter."""

@@ -98,7 +98,9 @@ def test_what_another_job_said_of_one_file(name: str, bundle: Bundle, finished: 
 
 
 @pytest.mark.parametrize("output", FILES, indirect=True)
-def test_a_part_that_is_changed_before_it_is_joined(bundle: Bundle, finished: Path, output: Path) -> None:
+def test_a_part_that_is_changed_before_it_is_concatenated(
+    bundle: Bundle, finished: Path, output: Path
+) -> None:
     """In its old length: it does not get into the file, and its shard computes it anew."""
     whole = tree(output)
     shutil.rmtree(records_of(output))

@@ -109,7 +109,7 @@ def test_the_file_knows_its_model(given: Path, bundle: Bundle, tmp_path: Path) -
         (["--input", __file__, "--output", "/proc/x/y"], 73, "cannot be written"),
     ],
 )
-def test_a_users_mistakes_are_sentences(
+def test_usage_errors_have_messages_and_exit_codes(
     words: list[str],
     code: int,
     said: str,

@@ -35,7 +35,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_form_says_the_same(name: str, tmp_path: Path) -> None:
+def test_every_label_format_has_the_same_labels(name: str, tmp_path: Path) -> None:
     """IDX, text and CSV, by place and by row, name the same classes."""
     (tmp_path / name).write_bytes(FILES[name])
     labels = open_labels(str(tmp_path / name), CLASSES)
@@ -118,7 +118,7 @@ def test_more_or_fewer_labels_than_rows(tmp_path: Path) -> None:
         ("a.csv.gz", b"no gzip", "cannot be read"),
     ],
 )
-def test_what_is_wrong_is_said(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
+def test_each_fault_has_its_message(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
     """Each fault of a file of labels is a sentence that names the file."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=sentence) as raised:
@@ -126,7 +126,7 @@ def test_what_is_wrong_is_said(name: str, content: bytes, sentence: str, tmp_pat
     assert str(tmp_path / name) in str(raised.value)
 
 
-def test_npy_that_is_no_list_of_labels(tmp_path: Path) -> None:
+def test_npy_that_is_not_a_list_of_labels(tmp_path: Path) -> None:
     """Images, floats and pickles are refused."""
     for values, sentence in (
         (np.zeros((2, 2), int), r"has shape \[2, 2\]"),

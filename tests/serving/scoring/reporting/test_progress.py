@@ -26,7 +26,7 @@ def recording(*, terminal: bool) -> tuple[ProgressMeter, io.StringIO, Clock]:
     return ProgressMeter(console, clock), out, clock
 
 
-def test_a_log_gets_a_line_now_and_then() -> None:
+def test_a_log_gets_a_line_every_ten_seconds() -> None:
     """A line has what is done, the rate, the time left and the errors so far; earlier lives count as done."""
     meter, out, clock = recording(terminal=False)
     meter.start(total=10_000, done=2_000, errors=1)
@@ -40,7 +40,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
     assert out.getvalue() == "scoring: 4,000 of 10,000 images (40%), 200 images/s, 0:30 left, 2 errors\n"
 
 
-def test_a_rate_forgets_what_was_long_ago() -> None:
+def test_the_rate_covers_a_window() -> None:
     """A run that becomes slower says so within seconds."""
     meter, _, clock = recording(terminal=False)
     meter.start(total=10_000, done=0, errors=0)
@@ -74,6 +74,6 @@ def test_without_a_rate_the_time_left_is_unknown() -> None:
     assert meter.status() == "0 images/s, time left unknown, 0 errors"
 
 
-def test_times_are_written_as_clocks_show_them() -> None:
+def test_seconds_are_formatted_as_clock_times() -> None:
     """Hours only where there are any."""
     assert [format_seconds(s) for s in (0.4, 59.6, 3599, 3723)] == ["0:00", "1:00", "59:59", "1:02:03"]

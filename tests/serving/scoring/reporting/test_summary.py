@@ -189,7 +189,7 @@ def test_parts_of_a_run_with_other_labels_are_not_compared(receipts: list[Receip
     assert labels_identity(mixed[:1]) is None
 
 
-def test_few_images_tell_no_drift() -> None:
+def test_few_images_have_no_drift() -> None:
     """Below a hundred images the index is not printed."""
     chunk, predictions = part(768 + 64)
     statistics = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=None)
@@ -210,7 +210,7 @@ def test_a_run_without_any_answer() -> None:
     assert summary.least == []
 
 
-def test_readings_of_the_index() -> None:
+def test_thresholds_of_the_stability_index() -> None:
     """The usual limits are 0.1 and 0.25."""
     assert [interpret_psi(value) for value in (0.05, 0.2, 0.3)] == [
         "as in the validation set",
