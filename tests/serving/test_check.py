@@ -100,8 +100,8 @@ def test_tls_files_that_are_no_pair_end_a_start_with_code_2(
     )
     for arguments, word in (
         (("--tls-certificate", certificate, "--tls-key", encrypted), "is encrypted"),
-        (("--tls-certificate", certificate, "--tls-key", another), "no pair"),
-        (("--tls-certificate", certificate, "--tls-key", empty), "no pair"),
+        (("--tls-certificate", certificate, "--tls-key", another), "cannot be used for TLS"),
+        (("--tls-certificate", certificate, "--tls-key", empty), "cannot be used for TLS"),
         (("--tls-certificate", tmp_path / "none", "--tls-key", key), "cannot be read"),
         (("--tls-key", key), "GLYPH_TLS_CERTIFICATE"),
     ):

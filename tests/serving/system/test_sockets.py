@@ -208,7 +208,7 @@ def test_a_variable_of_systemd_that_is_no_number_is_a_wrong_setting(
     monkeypatch.setenv(name, "three")
     ended = start_and_end(port=free_port())
     assert ended.returncode == 2
-    assert "LISTEN_FDS and LISTEN_PID are numbers" in ended.stderr
+    assert "LISTEN_FDS and LISTEN_PID have to be numbers" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
