@@ -127,9 +127,10 @@ def problem(error: ProblemError) -> Response:
 
     The protocol says "typically 400", so 422 becomes 400.
     """
+    stop = "" if error.detail.endswith("?") else "."
     unprocessable = error.status == HTTPStatus.UNPROCESSABLE_ENTITY
     return Response(
-        body=orjson.dumps({"error": f"{error.detail}. {error.remedy}"}),
+        body=orjson.dumps({"error": f"{error.detail}{stop} {error.remedy}"}),
         status=HTTPStatus.BAD_REQUEST if unprocessable else error.status,
         headers=dict(error.headers),
     )

@@ -149,7 +149,7 @@ def test_bodies_that_cannot_be_held_in_memory_are_503(bundle: Bundle) -> None:
         finally:
             go_on.set()
     assert refused.status_code == 503
-    assert "bodies of other requests" in refused.get_json()["detail"]
+    assert "the memory for requests" in refused.get_json()["detail"]
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
     assert taken.status_code == slow.result().status_code == 415
     assert post(io.BytesIO(bytes(1 << 20))).status_code == 415
