@@ -31,7 +31,7 @@ from urllib3.util import parse_url
 
 from bundle.manifest import Polarity
 from serving.model.engine import padded
-from serving.predict.oip import HEADER_LENGTH, INPUT, OCTETS
+from serving.predict.oip import HEADER_LENGTH, INPUT, OCTET_STREAM
 from serving.scoring.errors import EngineError
 from serving.scoring.records import Images
 from serving.scoring.settings import LARGEST_ASKED, ScoreSettings
@@ -262,7 +262,7 @@ def question(images: Images) -> tuple[bytes, dict[str, str]]:
         "outputs": [{"name": "probabilities", "parameters": {"binary_data": True}}],
     }
     header = orjson.dumps(document)
-    return header + pixels, {HEADER_LENGTH: str(len(header)), "Content-Type": OCTETS}
+    return header + pixels, {HEADER_LENGTH: str(len(header)), "Content-Type": OCTET_STREAM}
 
 
 def answer(response: Response, version: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
