@@ -271,8 +271,8 @@ def test_what_inference_is_refused_for_is_described(
 def test_a_method_that_a_path_does_not_answer_is_said_in_the_examples_words(application: Any) -> None:
     """It is described nowhere, since OpenAPI describes the methods that there are."""
     answer = application.test_client().get("/predict")
-    kind = errors.MethodNotAllowedError
-    assert (answer.get_json()["detail"], answer.get_json()["remedy"]) == (kind.detail, kind.remedy)
+    detail, remedy = errors.MethodNotAllowedError.detail, errors.MethodNotAllowedError.remedy
+    assert (answer.get_json()["detail"], answer.get_json()["remedy"]) == (detail, remedy)
 
 
 def test_every_problem_is_compared_with_what_is_answered() -> None:

@@ -177,7 +177,7 @@ def test_what_cannot_be_held_in_memory_is_503(narrow: Service, digit: Pixels) ->
         status, headers, body = read_answer(stream)
         assert status == 503
         assert "retry-after" in headers
-        assert b"bodies of other requests" in body
+        assert b"the memory for requests" in body
         one.sendall(b"\0")
         with one.makefile("rb") as first:
             assert read_answer(first)[0] == 415
