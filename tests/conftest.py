@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from common.progress import Progress
@@ -22,6 +23,10 @@ RUNS = frozenset(("running", "managed", "job", "fit", "small_run", "rich_run", "
 """What starts a service, trains, scores or is killed, by the names that test modules import it under."""
 RUNNING = frozenset(("service", "both_services", "pod", "guarded", "finished"))
 """The fixtures of folders that do so."""
+
+# On a busy machine an example takes as long as it takes.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
 
 
 def kind(place: Path, names: Iterable[str], fixtures: Iterable[str]) -> str:
