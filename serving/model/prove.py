@@ -21,7 +21,7 @@ import orjson
 from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError
 from common.errors import one_line
 from serving.errors import ProviderError
-from serving.model.proofs import Status
+from serving.model.proof_table import Status
 from serving.settings import ServiceSettings
 from serving.system.memory import limit_memory
 from serving.system.parent_death import end_with_parent

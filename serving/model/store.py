@@ -14,9 +14,9 @@ from bundle.repository import Bundle, resolve, versions
 from common.errors import one_line
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.model.engine import Engine, Provider, choose_provider
-from serving.model.proofs import PROOFS
+from serving.model.proof_table import PROOFS
 from serving.model.prove import MAX_REASON
-from serving.model.trial import ProofPendingError, VersionLoader
+from serving.model.version_loader import ProofPendingError, VersionLoader
 from serving.settings import ServiceSettings
 from serving.telemetry import readiness_report
 from serving.telemetry.metrics import Metrics

@@ -16,7 +16,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from gunicorn.workers.workertmp import WorkerTmp
 
-from serving.model.proofs import load_seconds
+from serving.model.proof_table import load_seconds
 
 _UNUSED, _LOADING, _UNREADY, _READY = range(4)
 _states = mmap.mmap(-1, 1 << 12)

@@ -15,13 +15,13 @@ from typing import Any, NoReturn
 
 import uvloop
 
-from serving.model import proofs
+from serving.model import proof_table
 from serving.process import gunicorn_conf
 
 globals().update({name: value for name, value in vars(gunicorn_conf).items() if not name.startswith("__")})
 
 wsgi_app = "tests.serving.ailing:application()"
-proofs.LOAD_SECONDS = int(os.environ.get("LOAD_SECONDS", proofs.LOAD_SECONDS))
+proof_table.LOAD_SECONDS = int(os.environ.get("LOAD_SECONDS", proof_table.LOAD_SECONDS))
 AILMENT = Path(os.environ["AILMENT"])
 
 

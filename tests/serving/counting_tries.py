@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving.model import proofs
+from serving.model import proof_table
 from serving.process import gunicorn_conf
 
 globals().update({name: value for name, value in vars(gunicorn_conf).items() if not name.startswith("__")})
 
 wsgi_app = "tests.serving.counting_tries:application()"
-proofs.LOAD_SECONDS = int(os.environ["LOAD_SECONDS"])
+proof_table.LOAD_SECONDS = int(os.environ["LOAD_SECONDS"])
 
 
 def application() -> Any:
@@ -23,7 +23,7 @@ def application() -> Any:
 
     Where there is a HELD_FILE to be written, the first process to load version 2 writes its number there, and waits.
     """
-    from serving.model import trial
+    from serving.model import version_loader
     from serving.model.prove import prove
     from serving.web import app
 
@@ -48,8 +48,8 @@ def application() -> Any:
         return noted
 
     changed = {"prove": by_child} | {
-        name: noting(getattr(trial, name)) for name in ("open_version", "open_bounded")
+        name: noting(getattr(version_loader, name)) for name in ("open_version", "open_bounded")
     }
     for name, function in changed.items():
-        setattr(trial, name, function)
+        setattr(version_loader, name, function)
     return app.start_app()

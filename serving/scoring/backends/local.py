@@ -13,7 +13,7 @@ from bundle.manifest import Polarity
 from bundle.repository import Bundle, resolve
 from serving.errors import DeviceLostError, ProviderError
 from serving.model import engine as sessions
-from serving.model.proofs import load_seconds
+from serving.model.proof_table import load_seconds
 from serving.model.prove import prove
 from serving.scoring.errors import BackendError, BackendLostError, ModelError, Stopped
 from serving.scoring.records import Images

@@ -112,7 +112,7 @@ def test_a_version_that_is_loaded_while_the_gpu_is_lost_is_not_served(
         state.lose_device("CUDA failure 700")
         return open_version(*arguments)
 
-    monkeypatch.setattr("serving.model.trial.open_version", meanwhile)
+    monkeypatch.setattr("serving.model.version_loader.open_version", meanwhile)
     state.load()
     assert state.versions() == []
 

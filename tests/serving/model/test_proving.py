@@ -21,8 +21,8 @@ from bench.support.pictures import png
 from bench.support.processes import Service, running
 from bundle.repository import Bundle
 from serving.check import check
-from serving.model import proofs, reloader
-from serving.model.proofs import MAX_DEATHS, ProofTable
+from serving.model import proof_table, reloader
+from serving.model.proof_table import MAX_DEATHS, ProofTable
 from serving.model.prove import ProofResult, _open, prove
 from serving.model.reloader import Reloader
 from serving.model.store import ModelStore
@@ -31,7 +31,7 @@ from serving.settings import ServiceSettings
 from serving.system import memory
 from serving.telemetry.metrics import Metrics
 
-NAME = proofs.proof_key("a version")
+NAME = proof_table.proof_key("a version")
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 traps there")
 
 
@@ -351,7 +351,7 @@ def test_a_version_is_tried_by_one_process_and_its_end_frees_the_turn() -> None:
     assert os.read(held[0], 1) == b"1"
     with table.claim(NAME) as own:
         assert not own
-    with table.claim(proofs.proof_key("another")) as own:
+    with table.claim(proof_table.proof_key("another")) as own:
         assert own
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -367,10 +367,10 @@ def test_a_table_that_was_cut_short_is_an_empty_one_and_no_version_is_remembered
     table.record(NAME, "invalid", "bad")
     os.ftruncate(table._file, 10)
     assert table.get(NAME).status == "unknown"
-    for number in range(proofs.MAX_PROOFS + 1):
-        table.record(proofs.proof_key(number), "invalid", "bad")
-    assert table.get(proofs.proof_key(0)).status == "unknown"
-    assert table.get(proofs.proof_key(1)).status == "invalid"
+    for number in range(proof_table.MAX_PROOFS + 1):
+        table.record(proof_table.proof_key(number), "invalid", "bad")
+    assert table.get(proof_table.proof_key(0)).status == "unknown"
+    assert table.get(proof_table.proof_key(1)).status == "invalid"
 
 
 # The rest
@@ -405,7 +405,7 @@ def test_check_ends_and_says_which_version_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A systemd unit waits for it before each reload."""
-    monkeypatch.setattr(proofs, "LOAD_SECONDS", 2)
+    monkeypatch.setattr(proof_table, "LOAD_SECONDS", 2)
     bad = publish_synthetic(tmp_path, graph=endless())
     settings = ServiceSettings(model=bad.path.parent, provider="cpu", timeout_seconds=2)
     assert check(settings) == 3
@@ -419,7 +419,7 @@ def test_the_scorer_ends_and_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the service does, of a version that never answers."""
-    monkeypatch.setattr(proofs, "LOAD_SECONDS", 2)
+    monkeypatch.setattr(proof_table, "LOAD_SECONDS", 2)
     bad = publish_synthetic(tmp_path, graph=endless())
     (tmp_path / "image.png").write_bytes(png(digit))
     places = ["--input", str(tmp_path / "image.png"), "--output", str(tmp_path / "scores")]

@@ -15,7 +15,7 @@ from bench.support.models import NO_GRAPH, a_linear, publish_synthetic
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE, Manifest
 from bundle.repository import Bundle
 from serving.errors import NotFoundError, NotReadyError
-from serving.model import trial
+from serving.model import version_loader
 from serving.model.reloader import Reloader
 from serving.model.store import ModelStore
 from serving.settings import ServiceSettings
@@ -117,7 +117,7 @@ def test_no_more_versions_stay_loaded_than_are_to_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With none to be kept, the old one goes; with two, the third."""
-    monkeypatch.setattr(trial, "prove", lambda *_: ("proven", ""))  # by no child: twelve are loaded
+    monkeypatch.setattr(version_loader, "prove", lambda *_: ("proven", ""))  # by no child: twelve are loaded
     for kept, expected in ((0, [4]), (1, [3, 4]), (2, [2, 3, 4])):
         models = tmp_path / str(kept)
         state = start(publish_synthetic(models), kept_versions=kept)

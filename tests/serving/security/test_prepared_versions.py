@@ -146,7 +146,7 @@ def test_a_version_that_cuda_refuses_ends_nothing_beside_one_that_it_takes(
         return open_version(bundle, *arguments, **options)
 
     for opening in ("open_bounded", "open_version"):
-        monkeypatch.setattr(f"serving.model.trial.{opening}", refusing)
+        monkeypatch.setattr(f"serving.model.version_loader.{opening}", refusing)
     state = start(good.path.parent)
     assert state.engine().bundle.version == 1
     assert "CUDA was found" in state.report()["refused"][0]["reason"]

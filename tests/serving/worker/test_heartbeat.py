@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.model.proofs import LOAD_SECONDS
+from serving.model.proof_table import LOAD_SECONDS
 from serving.worker.lifecycle import Heartbeat
 
 TIMEOUT = 30

@@ -13,7 +13,7 @@ from bundle.repository import Bundle
 from common.errors import one_line
 from serving.errors import ProviderError
 from serving.model.engine import Engine, Provider, open_version
-from serving.model.proofs import PROOFS, Status, load_seconds, proof_key
+from serving.model.proof_table import PROOFS, Status, load_seconds, proof_key
 from serving.model.prove import MAX_REASON, POLL_SECONDS, open_bounded, prove
 from serving.settings import ServiceSettings
 
