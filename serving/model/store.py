@@ -66,7 +66,7 @@ class ModelStore:
     a new version beside the served one and replaces `_loaded` by one assignment, so that no reader ever sees half of
     one model and half of another. A version that fails verification changes only what is reported.
 
-    A child process proves a version first (`prove.py`), once for all workers of the service (`proofs.py`). At the
+    A child process proves a version first (`prove.py`), once for all workers of the service (`proof_table.py`). At the
     start there are no requests to endanger and time counts, so a worker loads an unproven version directly, unless
     the version has killed a worker before.
     """

@@ -1,6 +1,6 @@
 """Loads a version that may hang, crash or take all memory: only once some process has proven it.
 
-Of several workers one finds out what a version does, and the others use its result (`proofs.py`).
+Of several workers one finds out what a version does, and the others use its result (`proof_table.py`).
 """
 
 import threading

@@ -162,6 +162,9 @@ class InferenceWorker(LifecycleMixin, Worker):
 
     def stop(self) -> None:
         """Drain: accept what the backlog holds, answer the requests that were sent, then end."""
+        if not self.booted:  # its GPU is lost while it waits for a model: there is no loop yet
+            super().stop()
+            return
         if not self.dispatcher.alive:
             return
         self.alive = self.dispatcher.alive = False

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.config import Config
 
 from serving.model.proof_table import LOAD_SECONDS
-from serving.worker.lifecycle import Heartbeat
+from serving.worker.inference_worker import InferenceWorker
+from serving.worker.lifecycle import Heartbeat, LifecycleMixin
+from serving.worker.thread_worker import ReadyThreadWorker
 
 TIMEOUT = 30
 
@@ -80,3 +83,19 @@ def test_a_beat_after_the_pause_begins_the_count_anew(clock: Clock) -> None:
     clock.now += 3600
     clock.heartbeat.notify()
     assert clock.late_after(beats=False) in (TIMEOUT, TIMEOUT + 1)
+
+
+@pytest.mark.parametrize("kind", [InferenceWorker, ReadyThreadWorker])
+def test_a_worker_that_loses_its_gpu_before_it_serves_ends(kind: type[LifecycleMixin]) -> None:
+    """It waits without a model while another worker is ready, and beats meanwhile."""
+    configuration = Config()
+    worker = kind(0, os.getpid(), [], None, 1, configuration, SimpleNamespace())
+    metrics = SimpleNamespace(beat=lambda: None)
+    store = SimpleNamespace(metrics=metrics, versions=list, device_lost=True)
+    worker.wsgi = SimpleNamespace(extensions={"glyph": store})
+    try:
+        worker.notify()
+        assert not worker.alive
+    finally:
+        worker.release_entry()
+        worker.tmp.close()
