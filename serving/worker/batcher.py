@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,17 +42,26 @@ TURN_SECONDS = 0.005
 `PreparedRequest.cost` counts, and one that is rejected counts nothing."""
 
 
+class Peer(Protocol):
+    """The client of a request, as far as the queue asks for it."""
+
+    half_closed: bool
+    """Whether it has closed its sending side, so that perhaps nobody reads the response."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is closed, so that nobody reads the response."""
+        ...
+
+
 @dataclass(slots=True)
 class QueuedRequest:
     """A request that waits for its inference."""
 
     exchange: Exchange
-    respond: Callable[[Response], None]
-    """Called once, on the loop, also where the client has gone; it must not raise."""
-    is_closed: Callable[[], bool]
-    """Returns whether the connection is closed, so that nobody reads the response."""
-    is_half_closed: Callable[[], bool] = lambda: False
-    """Returns whether the client has closed its sending side, so that perhaps nobody reads the response."""
+    peer: Peer
+    respond: Callable[[Any, Response], None]
+    """Called with the peer, once, on the loop, also where the client has gone; it must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +134,7 @@ class Batcher:
         """Return the next request, one of a half-closed peer only if no other waits."""
         while self._queue:
             request = self._queue.popleft()
-            if not (self._queue and request.is_half_closed()):
+            if not (self._queue and request.peer.half_closed):
                 return request
             self._half_closed.append(request)
         return self._half_closed.popleft() if self._half_closed else None
@@ -167,7 +177,7 @@ class Batcher:
             return None
 
     def _drop_if_closed(self, request: QueuedRequest) -> bool:
-        if not request.is_closed():
+        if not request.peer.is_closed:
             return False
         request.exchange.refusal = CLIENT_GONE
         self._finish(request, Response(body=b""))
@@ -233,7 +243,7 @@ class Batcher:
                 self._finish(request, response)
 
     def _finish(self, request: QueuedRequest, response: Response) -> None:
-        request.respond(self._pipeline.close(request.exchange, response))
+        request.respond(request.peer, self._pipeline.close(request.exchange, response))
 
     def close(self) -> None:
         """Shut the inference thread down; the graph thread belongs to the process."""

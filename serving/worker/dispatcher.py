@@ -188,14 +188,7 @@ class Dispatcher:
             future = self.threads.submit(self._predict_on_thread, connection, exchange)
             future.add_done_callback(functools.partial(self._thread_done, connection, exchange))
             return
-        self.batcher.put(
-            QueuedRequest(
-                exchange,
-                functools.partial(self._respond, connection),
-                lambda: connection.is_closed,
-                lambda: connection.half_closed,
-            )
-        )
+        self.batcher.put(QueuedRequest(exchange, connection, self._respond))
 
     def _enter_queue(self) -> OverloadedError | None:
         """Take a queue slot, if need be from a half-closed peer; return the error if there is none."""

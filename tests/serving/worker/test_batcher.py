@@ -1,11 +1,11 @@
 """The batcher: what has arrived is run together, each answer is its own, and nothing is computed for nobody."""
 
 import asyncio
-import functools
 import itertools
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +68,15 @@ def asked(pipeline: Pipeline, pixels: Pixels, *, age: float = 0.0, **headers: st
     return pipeline.open(request, time.perf_counter() - age)
 
 
+@dataclass
+class FakePeer:
+    """A client by its number."""
+
+    number: int
+    is_closed: bool = False
+    half_closed: bool = False
+
+
 def answered(
     loop: asyncio.AbstractEventLoop,
     batcher: Batcher,
@@ -78,20 +87,15 @@ def answered(
     """Put all of them in one turn of the loop, and return their answers in the same order."""
     answers: dict[int, Response] = {}
 
-    def done(number: int, answer: Response) -> None:
-        answers[number] = answer
+    def done(peer: FakePeer, answer: Response) -> None:
+        answers[peer.number] = answer
         if len(answers) == len(exchanges):
             loop.stop()
 
     def put() -> None:
         for number, exchange in enumerate(exchanges):
             batcher.put(
-                QueuedRequest(
-                    exchange,
-                    functools.partial(done, number),
-                    functools.partial(gone.__contains__, number),
-                    functools.partial(half_closed.__contains__, number),
-                )
+                QueuedRequest(exchange, FakePeer(number, number in gone, number in half_closed), done)
             )
 
     loop.call_soon(put)
@@ -304,7 +308,7 @@ def test_on_cuda_the_loop_decodes_the_next_batch_while_one_runs(
     batcher = Batcher(loop, pipeline)
     answers: list[Response] = []
 
-    def done(answer: Response) -> None:
+    def done(_: FakePeer, answer: Response) -> None:
         answers.append(answer)
         if len(answers) == 6:
             loop.stop()
@@ -313,7 +317,7 @@ def test_on_cuda_the_loop_decodes_the_next_batch_while_one_runs(
         if number and not threads:  # the first runs alone, however late a turn comes
             loop.call_later(0.001, put, number)
             return
-        batcher.put(QueuedRequest(exchanges[number], done, lambda: False))
+        batcher.put(QueuedRequest(exchanges[number], FakePeer(number), done))
         if number < 5:
             loop.call_later(0.001, put, number + 1)  # each in another turn
 
