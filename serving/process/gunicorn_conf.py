@@ -15,6 +15,9 @@ from types import FrameType
 from typing import Any
 
 from gunicorn import sock
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.workers.base import Worker
 
 from serving.model.cuda import missing_device_by_child
 from serving.process.management_process import ManagementProcess
@@ -25,7 +28,7 @@ from serving.system.cpus import usable_cpus
 from serving.system.parent_death import end_with_parent, outlive_parent
 from serving.telemetry import logs
 from serving.telemetry.tracing import check_installed
-from serving.worker.lifecycle import TERMINATION_SIGNALS, Heartbeat
+from serving.worker.lifecycle import TERMINATION_SIGNALS, Heartbeat, LifecycleMixin
 
 SPARE_THREADS = 16
 """Threads of gthread beyond those whose requests may wait, so that one is left to reject further requests."""
@@ -101,9 +104,9 @@ _management = ManagementProcess(_settings, globals().get("worker_tmp_dir"))
 Heartbeat.periodic_tasks = (logs.flush, _management.poll)
 
 
-def on_starting(server: Any) -> None:
+def on_starting(server: Arbiter) -> None:
     """Check the options of Gunicorn, and start the management process before any worker."""
-    if problem := unsupported_option(server.cfg):
+    if problem := _unsupported_option(server.cfg):
         print(f"error: {problem}", file=sys.stderr, flush=True)
         sys.exit(2)
     # SIGUSR2 executes these arguments. Gunicorn would execute a file by its path, whose directory then comes before the
@@ -122,7 +125,7 @@ def on_starting(server: Any) -> None:
         sys.exit(3)
 
 
-def unsupported_option(configuration: Any) -> str | None:
+def _unsupported_option(configuration: Config) -> str | None:
     """Return an error for an option in GUNICORN_CMD_ARGS that the workers do not support; None if there is none.
 
     Ignoring the option would log the proxy's address as the client's.
@@ -157,25 +160,25 @@ def on_reload(server: Any) -> None:
     server.sighup_queued = False
 
 
-def pre_fork(_server: Any, _worker: Any) -> None:
+def pre_fork(_server: Arbiter, _worker: Worker) -> None:
     """Block `TERMINATION_SIGNALS` until the worker has its handlers; `when_ready` lets the arbiter unblock them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
 
 
-def post_fork(_server: Any, worker: Any) -> None:
+def post_fork(_server: Arbiter, worker: Worker) -> None:
     """End with the arbiter until the model is loaded, and close the arbiter's end of the management socket."""
     end_with_parent(worker.ppid)
     _management.close_socket()
 
 
-def ssl_context(_configuration: Any, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+def ssl_context(_configuration: Config, read: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """Load certificate and key once per worker; gthread would for each connection, even while they are replaced."""
     if not _ssl_contexts:
         _ssl_contexts.append(read())
     return _ssl_contexts[0]
 
 
-def post_worker_init(worker: Any) -> None:
+def post_worker_init(worker: Worker) -> None:
     """Print how to try the service, once: when the first worker has loaded its model.
 
     From here on the worker itself checks that the arbiter lives, and if not, drains.
@@ -192,24 +195,24 @@ def post_worker_init(worker: Any) -> None:
         logs.announce(text)
 
 
-def worker_abort(worker: Any) -> None:
+def worker_abort(worker: Worker) -> None:
     """Mark a worker as aborted, because it was stuck; the management process counts it among those that died."""
     worker.aborted = True
     if (application := getattr(worker, "wsgi", None)) is not None:
         application.extensions["glyph"].metrics.state("aborted")
 
 
-def worker_exit(_server: Any, worker: Any) -> None:
+def worker_exit(_server: Arbiter, worker: Worker) -> None:
     """Send the spans that are not sent yet."""
     if (application := getattr(worker, "wsgi", None)) is not None:  # missing if the model could not be loaded
         application.extensions["glyph.pipeline"].request_log.shutdown()
 
 
-def child_exit(_server: Any, worker: Any) -> None:
+def child_exit(_server: Arbiter, worker: LifecycleMixin) -> None:
     """Free the shared state of a worker that has ended, whatever ended it."""
     worker.release_entry()
 
 
-def on_exit(_server: Any) -> None:
+def on_exit(_server: Arbiter) -> None:
     """End the management process, when all workers have ended."""
     _management.end()

@@ -236,9 +236,7 @@ class Parser:
 
 def parse_problem(error: ParseException) -> MalformedRequestError:
     """Return the problem details of a request that the parser rejects; `extensions` has the status."""
-    refusal = MalformedRequestError(
-        str(error)[:200], remedy="Send the request as RFC 9112 has it; most HTTP clients do."
-    )
+    refusal = MalformedRequestError(str(error)[:200])
     refusal.extensions = {"status": int(STATUSES.get(type(error), HTTPStatus.BAD_REQUEST))}
     return refusal
 
