@@ -220,7 +220,7 @@ def test_scoring_is_tried_again_as_its_exit_codes_say() -> None:
         errors["WriteError"],
         errors["DecoderError"],
     }
-    assert errors["OccupiedError"] == errors["Stopped"]  # the other run is waited for
+    assert errors["LockedError"] == errors["Stopped"]  # the other run is waited for
     assert shares == {"Ignore": {errors["Stopped"]}, "FailIndex": permanent}
     assert merging == {"FailJob": permanent | {errors["IncompleteError"]}}
 
