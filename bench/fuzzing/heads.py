@@ -44,9 +44,9 @@ def feed(data: bytes) -> None:
     read = [[outcome(pieces, fast=fast) for fast in (True, False)] for pieces in cuttings(data)]
     for by_both in read:
         assert by_both[0] == by_both[1], f"the fast path reads {by_both[0]}, Gunicorn's parser {by_both[1]}"
-    whole = without_words(read[0][0])
+    whole = without_messages(read[0][0])
     for by_both in read[1:]:
-        cut = without_words(by_both[0])
+        cut = without_messages(by_both[0])
         assert cut == whole, f"in pieces it is {cut}, and whole {whole}"
 
 
@@ -88,6 +88,6 @@ def said(head: RequestHead) -> tuple[object, ...]:
     return head.method, head.path, head.query, dict(head.headers), head.version, *framing
 
 
-def without_words(found: list[object]) -> list[object]:
+def without_messages(found: list[object]) -> list[object]:
     """Return an outcome with one word for all errors: of two faults either may be found first."""
     return [*found[:-1], found[-1] == "waits"]
