@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         """The client's host, to whose share of the memory its bytes count."""
         self._input, self._output = InputBuffer(dispatcher.parser), OutputBuffer(dispatcher.admission)
         self._reservation = MemoryReservation(dispatcher.admission)
-        """Bytes of input, body and current request; the output buffer has an account of its own."""
+        """Bytes of input, body and current request; the output buffer reserves its own."""
 
         self.phase: Phase = "head"
         self.deadline = inf

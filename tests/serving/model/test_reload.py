@@ -320,8 +320,8 @@ def test_at_the_end_no_model_is_kept(tmp_path: Path, digit: npt.NDArray[np.uint8
     state.metrics.batch(engine.bundle, digit[None], engine.infer(digit[None]).probabilities)
     session = weakref.ref(engine.session)
     del engine
-    housekeeper = Reloader(state)
-    housekeeper.start()
+    reloader = Reloader(state)
+    reloader.start()
     assert session() is not None
-    housekeeper.stop()
+    reloader.stop()
     assert session() is None
