@@ -79,7 +79,7 @@ class Recorder(Protocol):
         """A request is answered."""
 
     def tick(self) -> None:
-        """Count what waits to be counted."""
+        """Flush the buffered statistics."""
 
 
 class Library:

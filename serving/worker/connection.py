@@ -253,10 +253,8 @@ class Connection(asyncio.Protocol):
             if body is None:
                 self._input.take(length)
             else:
-                if head.expects_continue or length > MAX_DISCARDED_BYTES:
-                    self._must_close = (
-                        True  # whether the body comes is unknown, or it is too long to be discarded
-                    )
+                # Whether the body comes is unknown, or it is too long to be discarded.
+                self._must_close |= head.expects_continue or length > MAX_DISCARDED_BYTES
                 body.discard_data()
             self._dispatch(b"", error)
             return False
