@@ -23,6 +23,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "images": (
         "bundle.images.plain_png",
         "bundle.images.hardening",
+        "bundle.images.bmp_palettes",
+        "bundle.images.orientation",
+        "bundle.images.tiff_kinds",
         "bundle.images.tiff_directories",
         "bundle.images.decoding",
     ),

@@ -1,5 +1,6 @@
 """The most expensive files to decode for their size, in every format: 28x28 pixels, at most 1 MiB."""
 
+import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -7,15 +8,16 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from bench.support.handmade import GRAY, a_png, a_tiff, chunk, plain
+from bench.support.handmade import GRAY, SIGNATURE, a_png, a_tiff, chunk, plain
 from bench.support.pictures import SAMPLES, a_digit, encoded
+from bundle.images.hardening import SERVED_PIXELS
 
 MEBIBYTE = 1 << 20
 _DEFLATED = zlib.compress(a_digit().tobytes())
 _LINES = b"".join(b"\0" + row.tobytes() for row in a_digit())
 _DIRECTORY = struct.Struct("<HHII")
 _UPRIGHT = (0x112, 3, 1, 6)
-"""An orientation, for which Pillow writes all of the EXIF data again."""
+"""an orientation, for which Pillow would write all of the EXIF data again."""
 _PROGRESSIVE: bytes = encoded(Image.fromarray(a_digit()), "JPEG", progressive=True, quality=95)
 
 
@@ -179,6 +181,22 @@ READ: dict[str, Callable[[], bytes]] = {
     "image/tiff: entries": lambda: strips(
         1, a_digit().tobytes(), {30_000 + tag: (3, 1, 0) for tag in range(240)}
     ),
+    "image/png: lines of a text": lambda: with_chunks(
+        packed_text(b"zTXt", b"\n" * 130_000, b"Raw profile type exif")
+    ),
+    "image/png: EXIF entries below": lambda: with_chunks(chunk(b"eXIf", entries_below(60_000))),
+    "image/png: EXIF numbers": lambda: with_chunks(chunk(b"eXIf", many_numbers(120, 4000))),
+    "image/jpeg: EXIF entries below": lambda: with_exif(entries_below(60_000)),
+    "image/jpeg: EXIF numbers": lambda: with_exif(many_numbers(120, 4000)),
+    "image/webp: EXIF entries below": lambda: a_webp((b"EXIF", entries_below(60_000)), flags=8),
+    "image/webp: EXIF numbers": lambda: a_webp((b"EXIF", many_numbers(120, 4000)), flags=8),
+    "image/tiff: entries below": lambda: strips(
+        8, _DEFLATED, {34665: (4, 1, 8 + len(_DEFLATED))}, behind=many_entries(60_000)[8:]
+    ),
+    "image/tiff: numbers": lambda: strips(
+        8, _DEFLATED, dict.fromkeys((20480, 20481), (3, 3000, 9 + len(_DEFLATED))), behind=bytes(8000)
+    ),
+    "image/bmp: runs of nothing": lambda: a_bmp(b"\0\0" * 500_000, compression=1),
 }
 """By format and what there is much of: they are read, as an ordinary file is."""
 
@@ -187,17 +205,10 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "image/png: EXIF as text": lambda: with_chunks(
         packed_text(b"zTXt", b"\nexif\n 9\n" + entries_below(9000).hex().encode(), b"Raw profile type exif")
     ),
-    "image/png: lines of a text": lambda: with_chunks(
-        packed_text(b"zTXt", b"\n" * 130_000, b"Raw profile type exif")
-    ),
     "image/png: EXIF entries": lambda: with_chunks(chunk(b"eXIf", many_entries(60_000))),
-    "image/png: EXIF entries below": lambda: with_chunks(chunk(b"eXIf", entries_below(60_000))),
-    "image/png: EXIF numbers": lambda: with_chunks(chunk(b"eXIf", many_numbers(120, 4000))),
     "image/png: packed pixels": lambda: plain(empty_blocks(800_000, _LINES)),
     "image/png: IDAT chunks": lambda: with_chunks(chunk(b"IDAT", bytes(1000)) * 900, behind=True),
     "image/jpeg: EXIF entries": lambda: with_exif(many_entries(60_000)),
-    "image/jpeg: EXIF entries below": lambda: with_exif(entries_below(60_000)),
-    "image/jpeg: EXIF numbers": lambda: with_exif(many_numbers(120, 4000)),
     "image/jpeg: quantization tables": lambda: with_segments(segment(0xDB, (b"\0" + b"\1" * 64) * 1000) * 15),
     "image/jpeg: too many scans": lambda: many_scans(80_000),
     "image/jpeg: segments behind a marker without a length": lambda: with_segments(
@@ -205,16 +216,8 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     ),
     "image/bmp: colours": lambda: a_bmp(bytes(784), colours=65_536),
     "image/webp: EXIF entries": lambda: a_webp((b"EXIF", many_entries(60_000)), flags=8),
-    "image/webp: EXIF entries below": lambda: a_webp((b"EXIF", entries_below(60_000)), flags=8),
-    "image/webp: EXIF numbers": lambda: a_webp((b"EXIF", many_numbers(120, 4000)), flags=8),
     "image/webp: too many chunks": lambda: a_webp(*[(b"abcd", b"")] * 60_000),
     "image/webp: packed pixels": lambda: a_webp((b"VP8L", bytes(300_000))),
-    "image/tiff: entries below": lambda: strips(
-        8, _DEFLATED, {34665: (4, 1, 8 + len(_DEFLATED))}, behind=many_entries(60_000)[8:]
-    ),
-    "image/tiff: numbers": lambda: strips(
-        8, _DEFLATED, dict.fromkeys((20480, 20481), (3, 3000, 9 + len(_DEFLATED))), behind=bytes(8000)
-    ),
     "image/tiff: packed pixels": lambda: strips(8, empty_blocks(800_000, a_digit().tobytes())),
     "image/tiff: strips that are one": lambda: shared_strips(empty_blocks(40_000, a_digit().tobytes())),
     "image/tiff: strips of no size": lambda: strips(
@@ -243,8 +246,40 @@ STOPPED: dict[str, Callable[[], bytes]] = {
     "image/bmp: runs beyond the row": lambda: a_bmp(b"\x1d\0" * 500_000, compression=1),
     "image/bmp: steps to nowhere": lambda: a_bmp(b"\0\2\0\0" * 250_000, compression=1),
     "image/bmp: runs of 4 bits": lambda: a_bmp(b"\xff\0" * 500_000, bits=4, compression=2),
-    "image/bmp: ends of lines": lambda: a_bmp(b"\0\0" * 500_000, compression=1),
 }
 """The same: the parser is stopped."""
 
 WORST = READ | REFUSED | STOPPED
+
+SIDE = math.isqrt(SERVED_PIXELS)
+
+
+def a_photograph(mode: str) -> Image.Image:
+    """Return a smooth picture of as many pixels as the service resizes."""
+    rows, columns = np.sin(np.arange(SIDE) / 30)[:, None], np.cos(np.arange(SIDE) / 17)[None]
+    bands = [(128 + 60 * rows + shift * columns).astype(np.uint8) for shift in (60, -60, 40, 20)]
+    return Image.fromarray(np.stack(bands, axis=2)).convert(mode)
+
+
+def deep_png() -> bytes:
+    """Return a PNG of 16 bits and four channels, each line filtered by Paeth's predictor."""
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 6, 0, 0, 0)
+    lines = (b"\4" + bytes(8 * SIDE)) * SIDE
+    pixels = chunk(b"IDAT", zlib.compress(lines, 9))
+    return SIGNATURE + chunk(b"IHDR", header) + pixels + chunk(b"IEND")
+
+
+LARGE: dict[str, Callable[[], bytes]] = {
+    "image/png: 8 bits, gray": lambda: encoded(a_photograph("L"), "PNG"),
+    "image/png: 16 bits, four channels": deep_png,
+    "image/jpeg: colour": lambda: encoded(a_photograph("RGB"), "JPEG"),
+    "image/jpeg: CMYK, progressive": lambda: encoded(a_photograph("CMYK"), "JPEG", progressive=True),
+    "image/gif: gray": lambda: encoded(a_photograph("L"), "GIF"),
+    "image/bmp: one bit": lambda: encoded(a_photograph("1"), "BMP"),
+    "image/webp: lossless": lambda: encoded(a_photograph("RGB"), "WEBP", lossless=True),
+    "image/webp: transparent": lambda: encoded(a_photograph("RGBA"), "WEBP"),
+    "image/tiff: deflated": lambda: encoded(
+        Image.new("RGBA", (SIDE, SIDE)), "TIFF", compression="tiff_adobe_deflate"
+    ),
+}
+"""Files of as many pixels as the service resizes, the most expensive kinds of each format."""

@@ -1,124 +1,122 @@
-"""Limits on the tagged directories of TIFF files and of EXIF data in other formats, checked before Pillow reads them.
+"""The tagged directories of TIFF files and of EXIF data, read within limits before a parser sees the file.
 
-Pillow makes an object of each entry, and to apply an EXIF orientation it reads and writes all of them, subdirectories
-included: 768 KiB of entries took a second.
+Pillow makes an object of each entry, follows the pointers to other directories, and refuses a file for a fault in any
+of them. Only the tags that the pixels and the orientation depend on are read here; nothing follows a pointer.
 """
 
-import math
-import re
 import struct
+from typing import Literal
 
-from bundle.images.contract import IMAGE_SIZE
 from bundle.images.errors import HostileImageError
 
 MAX_ENTRIES = 256
-"""Most entries in all directories of a file; a photograph has a hundred."""
+"""Most entries in a directory; a photograph has a hundred."""
 MAX_NUMBERS = 4096
-"""Most numbers in all entries, without bytes and text; a palette of 256 colours has 768."""
-MAX_TILE_SAMPLES = 1 << 18
-"""Largest tile: 512x512 gray pixels, or 256x256 with four channels, as is common. Tiles are decompressed whole."""
+"""Most numbers in all tags that are read; a palette of 256 colours has 768."""
 
-_SHORT, _LONG, _IFD = 3, 4, 13  # TIFF 6.0, section 2; TIFF Technical Note 1
-_SIZES = {_SHORT: 2, _LONG: 4}
-_BYTE_TYPES = (1, 2, 6, 7)  # TIFF 6.0, section 2: BYTE, ASCII, SBYTE, UNDEFINED, which Pillow does not unpack
-_TILE_TAGS = (322, 323, 277)  # TIFF 6.0, section 15: TileWidth, TileLength; SamplesPerPixel
-_COMPRESSION, _PLACES, _BYTE_COUNTS = 259, (273, 324), (279, 325)  # of strips and tiles, sections 8 and 15
-_POINTERS = (34665, 34853, 40965)
-"""Exif 2.32, section 4.6.3: the tags that point to the directories of Exif, GPS and interoperability."""
-_MARKS = re.compile(rb"(?:Exif\0\0){1,2}")
+SHORT, LONG = 3, 4
+_INTEGERS = {1: "B", SHORT: "H", LONG: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
+"""TIFF 6.0, section 2, and TIFF Technical Note 1: types of integers to `struct`'s letters."""
+_BYTE_TYPES = (1, 2, 6, 7)
+_RATIONAL = 5
 
 
-class Directories:
-    """Counts of the entries in all directories of one file, against the limits."""
+class Directory:
+    """The first directory of a TIFF (6.0, section 2); of an entry that is there twice, the first counts."""
 
-    def __init__(self) -> None:
-        self._entries = 0
+    def __init__(self, data: bytes) -> None:
+        """Find the entries.
+
+        Raises:
+            ValueError: the file does not begin as a TIFF does, or ends before its directory begins.
+            HostileImageError: there are too many entries.
+        """
+        self._data = data
+        self.order: Literal["<", ">"] = "<" if data.startswith(b"II") else ">"
+        if data[:4] not in (b"II*\0", b"MM\0*"):
+            raise ValueError("it is no TIFF")
+        self._places: dict[int, int] = {}
+        self._found: dict[int, list[int]] = {}
         self._numbers = 0
-        self._tile: dict[int, int] = {}
+        self.is_whole = True
+        """Whether the file ends behind the directory, and not within."""
+        self.start = self._number("I", 4)
+        count = self._number("H", self.start)
+        if count > MAX_ENTRIES:
+            raise HostileImageError(f"its directory has more than {MAX_ENTRIES} entries")
+        for place in range(self.start + 2, self.start + 2 + 12 * count, 12):
+            if place + 12 > len(data):
+                self.is_whole = False
+                break
+            self._places.setdefault(self._number("H", place), place)
+        self._end = self.start + 2 + 12 * count
 
-    def check_exif(self, block: bytes) -> None:
-        """Check EXIF data, with or without the `Exif` prefix.
+    def has_next(self) -> bool:
+        """Return whether another directory follows; a pointer that is missing, or to itself or to nowhere, is none."""
+        if self._end + 4 > len(self._data):
+            return False
+        place = self._number("I", self._end)
+        return place != self.start and 0 < place < len(self._data) - 2
+
+    def numbers(self, tag: int) -> list[int] | None:
+        """Return the integers of a tag; None if there is no such tag, or it has no value.
 
         Raises:
-            HostileImageError: it exceeds a limit.
+            ValueError: the tag has other values than integers, or they are not in the file.
+            HostileImageError: there are too many, or they have more than 4 bytes.
         """
-        if mark := _MARKS.match(block):
-            block = block[mark.end() :]
-        if 0x2B in block[2:4]:
-            raise HostileImageError("its EXIF data are a BigTIFF")
-        self.check(block)
+        if tag not in self._found and tag in self._places:
+            self._found[tag] = self._integers(tag)
+        return self._found.get(tag) or None
 
-    def check(self, data: bytes) -> None:
-        """Check the first directory of a TIFF and its subdirectories.
-
-        Raises:
-            HostileImageError: it exceeds a limit.
-        """
-        order = "<" if data[:2] == b"II" else ">"
-        ahead = [int.from_bytes(data[4:8], "little" if order == "<" else "big")]
-        while ahead:  # a cycle ends as well, because each directory visited counts
-            try:
-                self._walk(data, order, ahead.pop(), ahead)
-            except struct.error:
-                continue  # truncated within a directory: the parser reports it
-        if math.prod(self._tile.values()) > MAX_TILE_SAMPLES:
-            raise HostileImageError(f"its tiles are larger than {MAX_TILE_SAMPLES} samples")
-
-    def _walk(self, data: bytes, order: str, at: int, ahead: list[int]) -> None:
-        """Count one directory (TIFF 6.0, section 2), and add the offsets of its subdirectories to `ahead`."""
-        self._count(entries=1)
-        (count,) = struct.unpack_from(f"{order}H", data, at)
-        self._count(entries=count)
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            tag, kind, values, value = struct.unpack_from(f"{order}HHII", data, entry)
-            if kind == _SHORT:
-                (value,) = struct.unpack_from(f"{order}H", data, entry + 8)
-            if kind not in _BYTE_TYPES:
-                self._count(numbers=values)
-            if tag in _TILE_TAGS:
-                if kind not in _SIZES:  # the value may be stored elsewhere
-                    raise HostileImageError(f"its tag {tag} has a number of more than 4 bytes")
-                self._tile[tag] = max(value, self._tile.get(tag, 1))
-            if tag in _POINTERS:
-                if kind not in (_SHORT, _LONG, _IFD) or values != 1:
-                    raise HostileImageError(f"its tag {tag} is more than one place, or none")
-                ahead.append(value)
-
-    def _count(self, *, entries: int = 0, numbers: int = 0) -> None:
-        self._entries += entries
-        self._numbers += numbers
-        if self._entries > MAX_ENTRIES:
-            raise HostileImageError(f"its directories have more than {MAX_ENTRIES} entries")
+    def _integers(self, tag: int) -> list[int]:
+        kind, count = self._number("H", self._places[tag] + 2), self._number("I", self._places[tag] + 4)
+        if kind not in _INTEGERS:
+            if kind in (16, 17, 18):  # BigTIFF
+                raise HostileImageError(f"its tag {tag} has numbers of more than 4 bytes")
+            raise ValueError(f"its tag {tag} is no integer")
+        self._numbers += count
         if self._numbers > MAX_NUMBERS:
             raise HostileImageError(f"its tags have more than {MAX_NUMBERS} values")
+        form = f"{self.order}{count}{_INTEGERS[kind]}"
+        return list(struct.unpack(form, self._content(tag, struct.calcsize(form))))
 
+    def number(self, tag: int, default: int | None = None) -> int | None:
+        """Return the first integer of a tag, or the default; raises as `numbers`."""
+        found = self.numbers(tag)
+        return default if found is None else found[0]
 
-def packed_bytes(data: bytes) -> int:
-    """Return the compressed size of a TIFF's pixels, the sum over all strips; 0 if they are not compressed.
+    def content(self, tag: int) -> bytes:
+        """Return the bytes of a tag of bytes or of fractions; empty if there is no such tag.
 
-    Strips may share bytes, which are then decompressed for each of them. Where a size is missing or ambiguous,
-    libtiff takes the rest of the file, and so does this sum.
-    """
-    order = "<" if data[:2] == b"II" else ">"
-    found: dict[int, list[int]] = {}
-    try:
-        (at,) = struct.unpack_from(f"{order}I", data, 4)
-        (count,) = struct.unpack_from(f"{order}H", data, at)
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            tag, kind, values, place = struct.unpack_from(f"{order}HHII", data, entry)
-            if tag not in (_COMPRESSION, *_PLACES, *_BYTE_COUNTS):
-                continue
-            numbers: list[int] = []
-            if tag not in found and (size := _SIZES.get(kind)):
-                start = entry + 8 if size * values <= 4 else place
-                numbers = list(struct.unpack_from(f"{order}{values}{'H' if size == 2 else 'I'}", data, start))
-            found[tag] = numbers
-    except struct.error:
-        return 0  # truncated within a directory: the parser reports it
-    if found.get(_COMPRESSION, [1]) == [1]:
-        return 0
-    strips = max((len(found.get(tag, ())) for tag in _PLACES), default=0)
-    counts = [number for tag in _BYTE_COUNTS for number in found.get(tag, ())]
-    if not strips or len(counts) != strips or 0 in counts:
-        return len(data) * max(strips, IMAGE_SIZE)
-    return sum(min(number, len(data)) for number in counts)
+        Raises:
+            ValueError: the tag has other values, or they are not in the file.
+        """
+        if tag not in self._places:
+            return b""
+        kind, count = self._number("H", self._places[tag] + 2), self._number("I", self._places[tag] + 4)
+        if kind not in (*_BYTE_TYPES, _RATIONAL):
+            raise ValueError(f"its tag {tag} has values of type {kind}")
+        return self._content(tag, count * (8 if kind == _RATIONAL else 1))
+
+    def texts(self, tag: int) -> list[bytes]:
+        """Return the bytes of a tag, whatever type it has, if it is there and can be read."""
+        try:
+            return [self.content(tag)]
+        except ValueError:
+            return []
+
+    def _content(self, tag: int, size: int) -> bytes:
+        place = self._places[tag] + 8
+        start = place if size <= 4 else self._number("I", place)
+        found = self._data[start : start + size]
+        if len(found) != size:
+            raise ValueError(f"the values of its tag {tag} are not in the file")
+        return found
+
+    def _number(self, form: str, place: int) -> int:
+        try:
+            number: int = struct.unpack_from(self.order + form, self._data, place)[0]
+        except struct.error:
+            raise ValueError("it ends before its directory") from None
+        return number

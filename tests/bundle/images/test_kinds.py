@@ -19,6 +19,7 @@ from bench.support import handmade
 from bench.support.handmade import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, Order, a_png, chunk, raw_tiff
 from bench.support.pictures import Pixels, encoded
 from bundle.images.decoding import CONVERSIONS, decode
+from bundle.images.errors import ImageError, ImageFault
 from tests.conftest import ROOT
 
 Array = npt.NDArray[Any]
@@ -214,6 +215,211 @@ def test_a_progressive_jpeg_is_the_same_image(mode: str, quality: int) -> None:
     assert_close(decode(progressive), luma(second_opinion(progressive)), ROUNDED + 1)
 
 
+def a_bmp(
+    bits: int,
+    pixels: bytes,
+    palette: bytes = b"",
+    *,
+    header: int = 40,
+    compression: int = 0,
+    used: int = 0,
+    masks: tuple[int, ...] = (),
+    height: int = 28,
+) -> bytes:
+    """Return a BMP (Microsoft, BITMAPCOREHEADER and BITMAPINFOHEADER) of pixels as they stand in the file."""
+    about = struct.pack("<IHHHH", 12, 28, 28, 1, bits)
+    if header != 12:
+        about = struct.pack(
+            "<IiiHHIIiiII", header, 28, height, 1, bits, compression, len(pixels), 0, 0, used, 0
+        )
+        about = (about + struct.pack(f"<{len(masks)}I", *masks)).ljust(header, b"\0")
+    offset = 14 + len(about) + len(palette)
+    return struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset) + about + palette + pixels
+
+
+def bmp_rows(samples: Array, bits: int) -> bytes:
+    """Return rows of samples, each padded to four bytes, in the order given."""
+    rows = [np.packbits((row[:, None] >> np.arange(bits - 1, -1, -1)) & 1).tobytes() for row in samples]
+    return b"".join(row + bytes(-len(row) % 4) for row in rows)
+
+
+def grays(*values: int, channels: int = 4) -> bytes:
+    """Return a BMP's palette."""
+    return b"".join((bytes([value]) * 3).ljust(channels, b"\0") for value in values)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_every_palette_of_a_bmp_is_read(bits: int) -> None:
+    """Upwards and downwards, with the colours of Windows and of OS/2, and with fewer than there could be."""
+    colours = np.random.default_rng(4).integers(0, 256, 1 << bits)
+    samples = noise(high=1 << bits)
+    up, down = bmp_rows(samples[::-1], bits), bmp_rows(samples, bits)
+    for data in (
+        a_bmp(bits, up, grays(*colours)),
+        a_bmp(bits, down, grays(*colours), height=-28),
+        a_bmp(bits, up, grays(*colours, channels=3), header=12),
+        a_bmp(bits, up, grays(*colours), header=124),
+    ):
+        assert np.array_equal(decode(data), colours[samples])
+    identity = a_bmp(bits, up, grays(*range(1 << bits)))
+    assert np.array_equal(decode(identity), samples)
+    two = noise(high=2)
+    for black, white in ((0, 255), (255, 0), (10, 200)):
+        data = a_bmp(bits, bmp_rows(two[::-1], bits), grays(black, white), used=2)
+        assert np.array_equal(decode(data), np.where(two, white, black))
+
+
+def test_run_length_encoding_leaves_out_what_it_may() -> None:
+    """Empty rows, ends of rows, steps, an early end, and literal runs of an odd length, in 8 and in 4 bits."""
+    for bits, method in ((8, 1), (4, 2)):
+        samples = noise(high=1 << bits)
+        samples[3:6], samples[9, 12:], samples[:2], samples[20, :5] = 0, 0, 0, 0
+        runs = b""
+        for row, line in enumerate(samples[:1:-1]):
+            values = line.tolist()
+            if row == 7:  # of the file: 20 from the top
+                runs += b"\0\2\5\0"
+                values = values[5:]
+            values = values[:12] if not any(values[12:]) else values
+            if any(values):
+                literal, rest = values[:7], values[7:]
+                packed = bytes(literal) if bits == 8 else bmp_rows(np.array([literal]), 4)[:4]
+                runs += bytes([0, 7]) + packed + bytes(len(packed) & 1)
+                runs += b"".join(bytes([1, value << (8 - bits)]) for value in rest)
+            runs += b"\0\0"
+        data = a_bmp(bits, runs + b"\0\1", grays(*range(1 << bits)), compression=method)
+        assert np.array_equal(decode(data), samples)
+        twos = b"".join(bytes([28, 0x53]) + b"\0\0" for _ in range(28)) + b"\0\1"
+        expected = np.full((28, 28), 0x53) if bits == 8 else np.tile([5, 3], (28, 14))
+        data = a_bmp(bits, twos, grays(*range(1 << bits)), compression=method)
+        assert np.array_equal(decode(data), expected)
+
+
+@pytest.mark.parametrize(
+    ("runs", "sentence"),
+    [(b"\x1d\1", "its runs leave the image"), (b"\1\1" * 28 + b"\0\0", "not enough image data")],
+)
+def test_runs_that_leave_the_image_or_end_within_are_damage(runs: bytes, sentence: str) -> None:
+    """Nothing is guessed of them."""
+    with pytest.raises(ImageError, match=sentence) as caught:
+        decode(a_bmp(8, runs, grays(*range(256)), compression=1))
+    assert caught.value.kind is ImageFault.DAMAGED
+
+
+@pytest.mark.parametrize(
+    ("bits", "widths", "masks", "compression", "header"),
+    [
+        (16, (5, 5, 5), (), 0, 40),
+        (16, (5, 5, 5), (0x7C00, 0x3E0, 0x1F), 3, 40),
+        (16, (5, 6, 5), (0xF800, 0x7E0, 0x1F), 3, 40),
+        (24, (8, 8, 8), (), 0, 40),
+        (32, (8, 8, 8), (), 0, 40),
+        (32, (8, 8, 8), (0xFF0000, 0xFF00, 0xFF), 3, 40),
+        (32, (8, 8, 8), (0xFF0000, 0xFF00, 0xFF, 0), 3, 108),
+        (32, (8, 8, 8, 8), (0xFF0000, 0xFF00, 0xFF, 0xFF000000), 3, 124),
+    ],
+)
+def test_colours_of_a_bmp_are_read_by_their_bits(
+    bits: int, widths: tuple[int, ...], masks: tuple[int, ...], compression: int, header: int
+) -> None:
+    """With masks and without, with opacity and without."""
+    values = noise(high=1 << bits)
+    shifts = (sum(widths[1:3]), widths[2], 0, sum(widths[:3]))
+    levels = [
+        ((values >> shift) & ((1 << width) - 1)) * (255 / ((1 << width) - 1))
+        for width, shift in zip(widths, shifts, strict=False)
+    ]
+    opacity = levels[3] / 255 if len(levels) > 3 else 1
+    pixels = values[::-1].astype("<u4").view(np.uint8).reshape(28, 28, 4)[..., : bits // 8].tobytes()
+    data = a_bmp(bits, pixels, masks=masks, compression=compression, header=header)
+    assert_close(
+        decode(data), luma(np.stack(levels[:3], axis=2)) * opacity, 1.4
+    )  # five bits are scaled by a table
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        a_bmp(16, bytes(1568), masks=(0xF00, 0xF0, 0xF), compression=3),
+        a_bmp(32, bytes(3136), masks=(0x3FF00000, 0xFFC00, 0x3FF), compression=3),
+        a_bmp(24, bytes(2352), compression=4),
+        a_bmp(64, bytes(6272)),
+    ],
+)
+def test_a_bmp_that_is_not_read_is_not_called_damaged(data: bytes) -> None:
+    """Layouts of bits, and pixels that are another file."""
+    with pytest.raises(ImageError, match=r"of this kind is not read.*Unsupported BMP") as caught:
+        decode(data)
+    assert caught.value.kind is ImageFault.UNSUPPORTED
+
+
+@pytest.mark.parametrize("transparent", [None, 1])
+@pytest.mark.parametrize("background", [0, 3])
+def test_what_a_gif_s_frame_leaves_out_is_black(background: int, transparent: int | None) -> None:
+    """As browsers leave it transparent, whatever colour comes first, or stands for the background."""
+    image = Image.fromarray(np.full((10, 12), 2, np.uint8), "P")
+    image.putpalette([255, 255, 255, 0, 0, 0, 100, 100, 100, 200, 200, 200])
+    options = {} if transparent is None else {"transparency": transparent}
+    data = bytearray(encoded(image, "GIF", optimize=False, **options))
+    at = data.index(b",\0\0\0\0\x0c\0\x0a\0")
+    data[6:10], data[11], data[at + 1 : at + 5] = (
+        struct.pack("<HH", 28, 28),
+        background,
+        struct.pack("<HH", 5, 6),
+    )
+    expected = np.zeros((28, 28))
+    expected[6:16, 5:17] = 100
+    assert np.array_equal(decode(bytes(data)), expected)
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_not_guessed() -> None:
+    """Of such a colour the lower bytes are lost before it is looked for."""
+    extra = chunk(b"tRNS", struct.pack(">3H", 900, 70, 60000))
+    with pytest.raises(ImageError, match="a transparent colour of 16 bits") as caught:
+        decode(a_png(noise(3, high=65536), RGB, 16, extra=extra))
+    assert caught.value.kind is ImageFault.UNSUPPORTED
+
+
+def test_a_cmyk_jpeg_that_does_not_say_so_is_not_guessed_to_be_inverted() -> None:
+    """Without Adobe's segment one program shows the image, and another its negative."""
+    data = encoded(Image.new("CMYK", (28, 28), (10, 200, 90, 60)), "JPEG")
+    at = data.index(b"\xff\xee")
+    length = int.from_bytes(data[at + 2 : at + 4], "big")
+    with pytest.raises(ImageError, match="no Adobe segment") as caught:
+        decode(data[:at] + data[at + 2 + length :])
+    assert caught.value.kind is ImageFault.UNSUPPORTED
+
+
+def test_a_jpeg_of_twelve_bits_is_named() -> None:
+    """It is no damage."""
+    data = bytearray(encoded(Image.new("L", (28, 28)), "JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    with pytest.raises(ImageError, match="12-bit") as caught:
+        decode(bytes(data))
+    assert caught.value.kind is ImageFault.UNSUPPORTED
+
+
+@pytest.mark.parametrize("space", ["RGB", "YCbCr"])
+def test_colours_of_a_jpeg_are_what_its_segment_says(space: str) -> None:
+    """Three channels are RGB where Adobe's segment says so (transform 0)."""
+    ramp = np.linspace(0, 255, 784).reshape(28, 28)
+    colours = np.stack([ramp, ramp.T, 255 - ramp], axis=2).astype(np.uint8)
+    data = encoded(Image.fromarray(colours), "JPEG", quality=100, subsampling=0, keep_rgb=space == "RGB")
+    assert (b"Adobe" in data) == (space == "RGB")
+    assert_close(decode(data), luma(colours.astype(float)), 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_lossy_webp_is_read_as_libwebp_reads_it(mode: str) -> None:
+    """Its opacity stands in a chunk of its own."""
+    smooth = np.linspace(0, 255, 784).reshape(28, 28)
+    samples = np.stack([smooth, smooth.T, 255 - smooth, smooth][: len(mode)], axis=2).astype(np.uint8)
+    data = encoded(Image.fromarray(samples, mode), "WEBP", quality=90)
+    read = second_opinion(data, ImageReadMode.RGB_ALPHA if mode == "RGBA" else ImageReadMode.RGB)
+    opacity = read[..., 3] / 255.0 if mode == "RGBA" else np.ones((28, 28))
+    assert_close(decode(data), luma(read.astype(float)) * opacity, TWICE_ROUNDED)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_lossless_webp_is_read_as_libwebp_reads_it(mode: str) -> None:
     """Colour, and colour with opacity."""
@@ -277,6 +483,10 @@ def test_the_contract_speaks_of_every_kind() -> None:
         "interlaced",
         "animated",
         "floating_point",
+        "extra_samples",
+        "offset",
+        "other_kinds",
+        "metadata",
         "size",
     }
 
