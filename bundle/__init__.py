@@ -7,6 +7,7 @@ ONNX Runtime. From top to bottom; read `manifest.py` first:
 - `repository.py`: the model repository, with atomic publishing; every read goes through `reading.py`
 - `golden.py`, `graph.py`: the golden examples; checks of an ONNX file before it is parsed
 - `manifest.py`: the metadata and hashes of a version
+- `version_paths.py`: which path is a model's and which a version's
 - `drift.py`: histograms of images and predictions, and their population stability index; `triton.py`
 - `images/`: the input contract, and the image decoder that training, service and batch scorer share
 """

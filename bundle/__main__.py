@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from bundle.errors import BundleError
-from bundle.fetch import fetch
+from bundle.fetch import TIMEOUT_SECONDS, fetch
 from bundle.repository import Bundle, versions
 from bundle.verify import problems
+from bundle.version_paths import file_instead_of_directory, split_version
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,10 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
     fetcher.add_argument(
         "--models", type=Path, default=Path("models"), help="model repository to write to (default: models)"
     )
+    fetcher.add_argument(
+        "--timeout-seconds",
+        type=float,
+        default=TIMEOUT_SECONDS,
+        help=f"time in which all files have to arrive (default: {TIMEOUT_SECONDS:.0f})",
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "fetch":
-            return _fetch(options.url, options.digest, options.models)
+            print(fetch(options.url, options.digest, options.models, options.timeout_seconds).path)
+            return 0
         run = {"verify": _verify, "show": _show, "list": _list}[options.command]
         return run(options.path)
     except BundleError as error:
@@ -59,7 +67,8 @@ def _show(path: Path) -> int:
 
 
 def _list(path: Path) -> int:
-    published = versions(path)
+    path, version = split_version(path)
+    published = versions(path) if version is None else [version]
     for version in published:
         try:
             manifest = Bundle.open(path / str(version)).manifest
@@ -70,13 +79,8 @@ def _list(path: Path) -> int:
         except BundleError as error:
             print(f"{version}\tunusable: {error}")
     if not published:
-        print(f"no version is published in {path}", file=sys.stderr)
+        print(file_instead_of_directory(path) or f"no version is published in {path}", file=sys.stderr)
     return 0 if published else 1
-
-
-def _fetch(url: str, digest: str, models: Path) -> int:
-    print(fetch(url, digest, models).path)
-    return 0
 
 
 if __name__ == "__main__":

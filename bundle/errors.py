@@ -19,6 +19,11 @@ def runtime_reason(error: Exception) -> str:
 class BundleError(Exception):
     """A bundle or a model repository violates the contract."""
 
+    def __init__(self, detail: str, *, remedy: str | None = None) -> None:
+        super().__init__(detail if remedy is None else f"{detail}: {remedy}")
+        self.detail = detail
+        """The message, without the remedy where that is given by itself."""
+
 
 class NoBundleError(BundleError):
     """No version is published at the given path."""

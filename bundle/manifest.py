@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from bundle import version_paths
 from bundle.errors import InvalidBundleError
 from bundle.images import contract
 from common.atomic_files import sha256_bytes
@@ -29,7 +30,7 @@ IMAGE_SIZE = contract.IMAGE_SIZE
 MAX_SHOWN_DEPTH = 6
 """Most components of a field's location in an error message; hyperparameters can nest deeper."""
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE = version_paths.MANIFEST_FILE
 ONNX_FILE = "model.onnx"
 INTEGER_ONNX_FILE = "model.integer.onnx"
 TORCHSCRIPT_FILE = "model.pt"
@@ -104,6 +105,9 @@ class InputContract(Frozen):
     dtype: Literal["uint8"] = "uint8"
     polarity: Polarity
     """`white-on-black` (ink near 255, paper near 0, as in MNIST) or its inverse."""
+    resize: Annotated[contract.Resize | None, Field(exclude_if=lambda value: value is None)] = None
+    """How the training images became 28x28, and so how others may (`bundle/images/resizing.py`). Omitted if they were
+    28x28 as they are."""
 
 
 class Metrics(Frozen):

@@ -27,7 +27,9 @@ from bundle.manifest import (
     is_complete,
 )
 from bundle.triton import FIRST_LINE, config_pbtxt
+from bundle.version_paths import file_instead_of_directory, version_of
 from common.atomic_files import fsync_path, read_regular, sha256_regular, write_whole
+from common.errors import unwritable_reason
 
 STAGING_PREFIX = ".staging-"
 STAGING_LEFTOVER_SECONDS = 24 * 3600
@@ -35,8 +37,6 @@ CONFIG_FILE = "config.pbtxt"
 MAX_CONFIG_BYTES = 1 << 16
 RANDOM = "?" * 8
 """Glob of the suffix that `tempfile` gives its names."""
-MAX_VERSION_DIGITS = 18
-"""An int64 holds 18 digits, and so do JSON readers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ class Bundle:
         """
         path = path.absolute()
         if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
-            raise NoBundleError(f"there is no directory {path}")
+            raise NoBundleError(file_instead_of_directory(path) or f"there is no directory {path}")
         version = version_of(path.name)
         if version is None:
             raise NoBundleError(
@@ -116,8 +116,11 @@ def resolve(model: Path, version: int | None = None) -> Bundle:
     """
     published = versions(model)
     if not published:
+        if (wrong := file_instead_of_directory(model)) is not None:
+            raise NoBundleError(wrong)
         raise NoBundleError(
-            f"no version is published in {model}: train one with 'python -m training fit', or give another directory"
+            f"no version is published in {model}",
+            remedy="train one with 'python -m training fit', or give another directory",
         )
     if version is not None and version not in published:
         raise NoBundleError(f"version {version} is not published in {model}: there are {_listing(published)}")
@@ -137,11 +140,34 @@ def staging(models: Path, name: str) -> Iterator[Path]:
         _clear_leftovers(model)
         directory = Path(tempfile.mkdtemp(dir=model, prefix=STAGING_PREFIX))
     except OSError as error:
-        raise PublishError(f"cannot write in {model}: {error.strerror}") from None
+        raise PublishError(f"cannot write in {model}: {unwritable_reason(error)}") from None
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def check_room(models: Path, name: str, *, classes: int, size: int) -> None:
+    """Check, before a model is trained, that a version of it could be published.
+
+    Args:
+        models: the model repository.
+        name: of the model, whose directory is created.
+        classes: number of classes of the model.
+        size: lower bound on the bytes of the version.
+
+    Raises:
+        PublishError: the directory cannot be written or has too little space, its configuration is somebody else's, or
+            a published version has another number of classes.
+    """
+    with staging(models, name) as directory:
+        _check_config(directory.parent, classes)
+        space = shutil.disk_usage(directory)
+        if space.total and space.free < size:  # some network file systems report no sizes
+            raise PublishError(
+                f"cannot publish in {directory.parent}: the disk has {space.free:,} bytes free, and a version of this "
+                f"model has at least {size:,}: make room, or give another --models"
+            )
 
 
 def publish(directory: Path, metadata: ModelMetadata) -> Bundle:
@@ -174,7 +200,7 @@ def publish(directory: Path, metadata: ModelMetadata) -> Bundle:
         fsync_path(model)
         fsync_path(model.parent)  # the model's directory may be new as well
     except OSError as error:
-        raise PublishError(f"cannot publish in {model}: {error.strerror}") from None
+        raise PublishError(f"cannot publish in {model}: {unwritable_reason(error)}") from None
     return Bundle.open(model / str(version))
 
 
@@ -194,7 +220,7 @@ def install(directory: Path, manifest: Manifest, version: int) -> Bundle:
         fsync_path(model)
         fsync_path(model.parent)
     except OSError as error:
-        raise PublishError(f"cannot write version {version} in {model}: {error.strerror}") from None
+        raise PublishError(f"cannot write version {version} in {model}: {unwritable_reason(error)}") from None
     return Bundle.open(model / str(version))
 
 
@@ -232,9 +258,18 @@ def _rename_to_next_version(directory: Path, model: Path) -> int:
 
 def _write_config(model: Path, metadata: ModelMetadata) -> None:
     """Write Triton's configuration, which all versions share, unless that would break one of them."""
-    if has_config(model, metadata):
-        return
-    config = config_pbtxt(metadata.name, len(metadata.classes)).encode()
+    if not has_config(model, metadata):
+        _check_config(model, len(metadata.classes))
+        config = config_pbtxt(metadata.name, len(metadata.classes)).encode()
+        write_whole(model / CONFIG_FILE, config)
+
+
+def _check_config(model: Path, classes: int) -> None:
+    """Check that Triton's configuration can be written for a model of `classes` classes.
+
+    Raises:
+        PublishError: somebody else's file is there, or a published version has another number of classes.
+    """
     path = model / CONFIG_FILE
     if os.path.lexists(path) and not _is_own_config(path):
         raise PublishError(
@@ -245,12 +280,11 @@ def _write_config(model: Path, metadata: ModelMetadata) -> None:
             published = Bundle.open(model / str(version)).manifest
         except BundleError:
             continue  # an unreadable version is no constraint
-        if len(published.classes) != len(metadata.classes):
+        if len(published.classes) != classes:
             raise PublishError(
-                f"version {version} of '{metadata.name}' has {len(published.classes)} classes and "
-                f"this model has {len(metadata.classes)}: publish it under another name (--name)"
+                f"version {version} of '{model.name}' has {len(published.classes)} classes and "
+                f"this model has {classes}: publish it under another name (--name)"
             )
-    write_whole(path, config)
 
 
 def has_config(model: Path, metadata: ModelMetadata) -> bool:
@@ -282,12 +316,6 @@ def _clear_leftovers(model: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def version_of(name: str) -> int | None:
-    """Return the version number in a directory name, a positive integer without a leading 0, or None."""
-    digits = name.isascii() and name.isdigit() and len(name) <= MAX_VERSION_DIGITS
-    return int(name) if digits and name[0] != "0" else None
 
 
 def _listing(published: list[int]) -> str:

@@ -3,6 +3,7 @@
 - `html/`: the page template of reports, sprite sheets of images, the confusion matrix
 - `configuration.py`: typed settings from the command line, the environment and YAML, under one set of names
 - `atomic_files.py`: atomic file writes
+- `download.py`: HTTP downloads, bounded in time and size
 - `progress.py`: progress bars in a terminal, plain lines in a log
 - `errors.py`: `ConfigurationError`, and `one_line` for quoting untrusted text
 

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -24,6 +24,8 @@ class Settings(BaseModel):
     """The base of every settings class: frozen, without unknown keys or NaN, and with validated defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    synonyms: ClassVar[Mapping[str, str]] = {}
+    """Names that other programs have for a setting, to its name here; an error about an unknown one suggests it."""
 
 
 S = TypeVar("S", bound=Settings)
@@ -47,6 +49,7 @@ OrNone = BeforeValidator(none_where_said)
 """Use as `Annotated[int | None, OrNone]`: accepts `none` as well as None."""
 _CREDENTIALS = re.compile(r"(?<=://)[^:/@]*(?::.*)?@", re.DOTALL)
 """Up to the last @, because database drivers accept passwords that contain an @ or a slash."""
+_QUERY = re.compile(r"(?<=://)([^?]*)\?.*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ def build(settings: type[S], layers: Sequence[Layer]) -> S:
             if name not in settings.model_fields:
                 word = str(name)  # a YAML key can be a number
                 raise ConfigurationError(
-                    f"unknown setting {layer.place_of(word)}{nearest(word, settings.model_fields)}"
+                    f"unknown setting {layer.place_of(word)}"
+                    f"{nearest(word, settings.model_fields, settings.synonyms)}"
                 )
             merged[name] = value
             origin[name] = layer.place_of(name)
@@ -88,8 +92,16 @@ def build(settings: type[S], layers: Sequence[Layer]) -> S:
         raise ConfigurationError("\n".join(dict.fromkeys(_sentences(error, merged, origin)))) from None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` with the known name nearest to `name`, or else a list of the known names."""
+def nearest(name: str, known: Iterable[str], synonyms: Mapping[str, str] = types.MappingProxyType({})) -> str:
+    """Return `; did you mean 'x'?` with the known name nearest to `name`, or else a list of the known names.
+
+    Args:
+        name: the unknown name.
+        known: the known names.
+        synonyms: other names to known ones, which come before the nearest spelling.
+    """
+    if name in synonyms:
+        return f"; did you mean '{synonyms[name]}'?"
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else f"; known are: {', '.join(choices)}"
@@ -119,7 +131,13 @@ def from_environment(
         if not variable.startswith(prefix) or variable.startswith(others) or variable in reserved:
             continue
         if variable not in names:
-            raise ConfigurationError(f"unknown environment variable {variable}{nearest(variable, names)}")
+            synonyms = {
+                f"{prefix}{other.upper()}": f"{prefix}{own.upper()}"
+                for other, own in settings.synonyms.items()
+            }
+            raise ConfigurationError(
+                f"unknown environment variable {variable}{nearest(variable, names, synonyms)}"
+            )
         values[names[variable]] = value
     return Layer(values, f"the environment variable {prefix}{{NAME}}")
 
@@ -135,7 +153,7 @@ def add_options(
         layers: the layers that set the defaults, as for `build`, where they are more than the fields' own.
     """
     for name, field in settings.model_fields.items():
-        option = "--" + name.replace("_", "-")
+        option = _option(name)
         value, place = default_of(settings, name, layers)
         default = f"{text_of(value)}, from {place}" if place else text_of(value)
         text = f"{field.description} (default: {default})".replace("%", "%%")
@@ -145,6 +163,10 @@ def add_options(
             else {"metavar": _metavar(field)}
         )
         parser.add_argument(option, dest=name, default=argparse.SUPPRESS, help=text, **kind)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def default_of(settings: type[Settings], name: str, layers: Sequence[Layer]) -> tuple[Any, str]:
@@ -176,8 +198,8 @@ def early_options(arguments: Sequence[str], *options: str) -> dict[str, list[str
 
 
 def without_credentials(text: str) -> str:
-    """Return a text with the user name and password removed if it is a URL that has them."""
-    return _CREDENTIALS.sub("", text)
+    """Return a text without user name, password and query, which may hold a password too, if it is a URL."""
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text))
 
 
 def parse(
@@ -191,8 +213,10 @@ def parse(
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         word = unknown[0].partition("=")[0]
-        known = ["--" + name.replace("_", "-") for name in settings.model_fields]
-        hint = nearest(word, known) if word.startswith("-") else ""
+        known = [_option(name) for name in settings.model_fields]
+        synonyms = {_option(other): _option(own) for other, own in settings.synonyms.items()}
+        asked = _option(word.lstrip("-").lower()) if word.startswith("-") else ""
+        hint = nearest(asked, known, synonyms) if asked else ""
         raise ConfigurationError(f"unknown option {word}{hint}")
     return options
 

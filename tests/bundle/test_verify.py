@@ -270,3 +270,16 @@ def test_misuse_ends_with_2(arguments: tuple[str, ...]) -> None:
 def test_show_is_json_for_other_programs(bundle: Bundle) -> None:
     """Another program finds the class names in the command's output."""
     assert json.loads(command("show", bundle.path).stdout)["classes"] == list(CLASSES)
+
+
+def test_the_file_of_a_version_and_the_directory_of_one_are_understood(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`verify models/NAME/1/model.onnx` says what to give; `list models/NAME/1` lists that version."""
+    from bundle.__main__ import main
+
+    for command in ("verify", "show", "list"):
+        assert main([command, str(bundle.path / "model.onnx")]) == 1
+        assert f"give the version's directory, {bundle.path}" in capsys.readouterr().err
+    assert main(["list", str(bundle.path)]) == 0
+    assert capsys.readouterr().out.startswith("1\t")

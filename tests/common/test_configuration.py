@@ -328,6 +328,8 @@ def test_early_options_are_found_among_all_others(arguments: list[str], found: l
         ("https://host:80/", "https://host:80/"),
         ("me@host", "me@host"),
         ("sqlite:///a.db", "sqlite:///a.db"),
+        ("postgresql://host/db?user=me&password=se?cret", "postgresql://host/db"),
+        ("what?", "what?"),
     ],
 )
 def test_credentials_are_taken_out_of_urls(text: str, said: str) -> None:

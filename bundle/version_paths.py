@@ -1,0 +1,65 @@
+"""Paths of models and their versions: `models/NAME` and `models/NAME/VERSION`. Without any reading of a bundle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST_FILE = "manifest.json"
+MAX_VERSION_DIGITS = 18
+"""An int64 holds 18 digits, and so do JSON readers."""
+
+
+def version_of(name: str) -> int | None:
+    """Return the version number in a directory name, a positive integer without a leading 0, or None."""
+    digits = name.isascii() and name.isdigit() and len(name) <= MAX_VERSION_DIGITS
+    return int(name) if digits and name[0] != "0" else None
+
+
+def split_version(path: Path) -> tuple[Path, int | None]:
+    """Return `models/NAME` and the version, given the directory of a version; else the path and None.
+
+    A model may be named 1, so a directory is a version's if it has a manifest.
+    """
+    version = version_of(path.name)
+    if version is None or not is_file(path / MANIFEST_FILE):
+        return path, None
+    return path.parent, version
+
+
+def file_instead_of_directory(path: Path) -> str | None:
+    """Return a sentence with the remedy if a path that should be a directory is a file, else None."""
+    if not is_file(path):
+        return None
+    if is_file(path.parent / MANIFEST_FILE):
+        return f"{path} is a file of a version: give the version's directory, {path.parent}"
+    return (
+        f"{path} is a file: give the directory of a model, models/NAME, or of a version, models/NAME/VERSION"
+    )
+
+
+def with_version(settings: Any) -> Any:
+    """Return settings whose `model` is a version's directory as if they had its model and `version`.
+
+    Raises:
+        ValueError: `model` is a file, or `version` is another one.
+    """
+    given = settings.get("model") if isinstance(settings, Mapping) else None
+    if not isinstance(given, str | Path):
+        return settings
+    if (wrong := file_instead_of_directory(Path(given))) is not None:
+        raise ValueError(f"model: {wrong}")
+    model, version = split_version(Path(given))
+    if version is None:
+        return settings
+    other = settings.get("version")
+    if str(other).lower() not in ("none", "null", "", str(version)):
+        raise ValueError(f"version: {other} is not the version of the model {given}: omit one of them")
+    return {**settings, "model": model, "version": version}
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether there is a file; false for a path that the system does not take."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL byte
+        return False
