@@ -15,6 +15,7 @@ from typing import Any
 
 from common.configuration import Layer, add_options, build, for_help, from_arguments, parse
 from common.errors import ConfigurationError
+from imagesets.errors import DataError
 from serving.scoring.errors import (
     EXIT_BAD_IMAGES,
     EXIT_DONE,
@@ -39,7 +40,7 @@ exit codes:
   0   complete: every image has a prediction
   2   a setting is unknown or invalid
   3   complete, but some images could not be read: the column error has the reason
-  65  an input is missing or damaged; or an image is, with --strict
+  65  an input is missing or damaged; or an image is, with --strict; or every row has an error
   66  the output belongs to another job, or was changed
   69  the execution provider, the service or the cluster is not available
   70  the model cannot be loaded or proven
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigurationError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING
-    except ScoringError as error:
+    except (ScoringError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except MemoryError as error:
@@ -113,6 +114,7 @@ def _score(arguments: Sequence[str]) -> int:
         console.on_end(outcome)
     finally:
         console.close()
+    outcome.check(settings.output)
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 
@@ -136,6 +138,7 @@ def _merge(arguments: Sequence[str]) -> int:
     console = ConsoleObserver(settings)
     outcome = merge(OutputFolder.open_existing(options.output), console.say)
     console.on_end(outcome)
+    outcome.check(options.output)
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 

@@ -17,6 +17,7 @@ ALLOWED = {
         "bench",
         "bundle",
         "common",
+        "imagesets",
         "serving",
         "training",
         "gunicorn",
@@ -27,6 +28,7 @@ ALLOWED = {
         "PIL",
         "prometheus_client",
         "pyarrow",
+        "scipy",
         "torch",
         "torchvision",
         "uvloop",
@@ -42,7 +44,16 @@ ALLOWED = {
         "PIL",
         "rich",  # for progress, which training and scoring show
     },
-    "imagesets": {"bundle", "common", "imagesets", "numpy"},
+    "imagesets": {
+        "bundle",
+        "common",
+        "imagesets",
+        "numpy",
+        "PIL",
+        "pyarrow",  # for tables, imported where there is one
+        "pydantic",
+        "scipy",  # for MATLAB files, imported where there is one
+    },
     "serving": {
         "bundle",
         "common",
@@ -164,6 +175,21 @@ def test_what_the_arbiter_imports_brings_neither_onnx_runtime_nor_flask(worker: 
         workers[worker],
     } <= found
     assert {name.split(".")[0] for name in found} & {"onnxruntime", "flask"} == set()
+
+
+def test_readers_bring_the_libraries_of_formats_only_where_a_file_needs_them() -> None:
+    """Whoever has IDX files or images waits for neither pyarrow nor SciPy, and can do without them."""
+    found = loaded("import imagesets.image_set, serving.scoring.inputs.sources, training.data.reading", {})
+    assert "imagesets.opening" in found
+    assert {name.split(".")[0] for name in found} & {"pyarrow", "scipy"} == set()
+
+
+def test_the_service_reads_no_image_sets() -> None:
+    """Its image is to have no pyarrow and no SciPy, and its workers nothing that they do not use."""
+    program = "import serving.wsgi, serving.worker.inference_worker, serving.management.server, serving.check"
+    found = loaded(program, {})
+    assert "serving.predict.pipeline" in found
+    assert {name.split(".")[0] for name in found} & {"imagesets", "pyarrow", "scipy"} == set()
 
 
 @pytest.mark.parametrize("module", ["serving.model.engine", "training.release.export"])

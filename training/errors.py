@@ -5,14 +5,15 @@ Kubernetes podFailurePolicy, which should not retry what would fail again. The c
 where it has one for the case.
 """
 
-import errno
+import os
 import sys
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
 from bundle.errors import BundleError
-from common.errors import ConfigurationError
+from common.errors import FULL, ConfigurationError, unwritable_reason
+from imagesets.errors import DataError
 
 EXIT_MISUSE = 2
 """A setting is unknown or invalid: a retry would fail again."""
@@ -28,14 +29,8 @@ class TrainingError(Exception):
     exit_code = 1
 
 
-class DataError(TrainingError):
-    """The images or labels are missing, unreadable or invalid."""
-
-    exit_code = 65
-
-
 class CheckpointError(TrainingError):
-    """A checkpoint is corrupt, or was written by a run with other settings."""
+    """A checkpoint is corrupt, of a run with other settings, or of an unfinished run that would be lost."""
 
     exit_code = 66
 
@@ -59,7 +54,7 @@ class LostError(TrainingError):
 
 
 class UnwritableError(TrainingError):
-    """A file cannot be written: the directory is read-only or full, or the file there is not Glyph's."""
+    """A file cannot be written: the directory is read-only, full or in use, or the file there is not Glyph's."""
 
     exit_code = 73
 
@@ -77,12 +72,15 @@ class DivergedError(TrainingError):
 
 
 @contextmanager
-def reading(what: object) -> Iterator[None]:
-    """Turn an OSError of the block, or an error of a compressed file, into a DataError; the block reads `what`."""
+def reading_into_memory() -> Iterator[None]:
+    """Turn a MemoryError of the block, which reads a data set, into a LostError."""
     try:
         yield
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except MemoryError as error:
+        raise LostError(
+            f"out of memory ({_first_line(error)}) while the data set is read, which takes 784 bytes for "
+            "each image: use a machine with more memory, or fewer images"
+        ) from None
 
 
 @contextmanager
@@ -91,40 +89,76 @@ def writing(what: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise UnwritableError(f"{what} cannot be written: {why}") from None
+        raise UnwritableError(f"{what} cannot be written: {unwritable_reason(error)}") from None
 
 
 def exit_code(work: Callable[[], None]) -> int:
     """Call `work` and return 0, or print its error and return the error's exit code."""
+    code, message = _outcome(work)
+    if message:
+        try:
+            print(message, file=sys.stderr, flush=True)
+        except OSError:
+            _discard(sys.stderr)
+    return code
+
+
+def _outcome(work: Callable[[], None]) -> tuple[int, str]:
+    """Call `work`, and return the exit code and the error message, which is empty if it succeeds."""
     try:
         work()
-    except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISUSE
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except BundleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UnwritableError.exit_code
+    except (ConfigurationError, BundleError, TrainingError, DataError) as error:
+        by_kind = EXIT_MISUSE if isinstance(error, ConfigurationError) else UnwritableError.exit_code
+        return getattr(error, "exit_code", by_kind), f"error: {error}"
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        what = error.filename or "a file, perhaps the log"
+        return UnwritableError.exit_code, f"error: {what} cannot be written: {unwritable_reason(error)}"
     except (MemoryError, RuntimeError) as error:
         if (said := lost(error)) is None:
             raise
-        print(f"error: {said}; --resume continues from the last checkpoint", file=sys.stderr)
-        return LostError.exit_code
+        return LostError.exit_code, f"error: {said}; --resume continues from the last checkpoint"
     except KeyboardInterrupt:
-        print("interrupted: --resume continues from the last checkpoint", file=sys.stderr)
-        return EXIT_KEYBOARD_INTERRUPT
-    return 0
+        return EXIT_KEYBOARD_INTERRUPT, "interrupted: --resume continues from the last checkpoint"
+    return 0, ""
+
+
+def print_result(text: object) -> None:
+    """Print on standard output, which may be a file on a full disk.
+
+    Raises:
+        UnwritableError: it cannot be written.
+    """
+    try:
+        with writing("standard output"):
+            print(text, flush=True)
+    except UnwritableError:
+        _discard(sys.stdout)
+        raise
+
+
+def _discard(stream: TextIO) -> None:
+    """Let a stream that cannot be written lead nowhere: Python flushes it at exit, and would exit with 120."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _is_full(error: OSError) -> bool:
+    """Return whether a disk, that of temporary files included, has no room; `tempfile` has no error number for that."""
+    return error.errno in FULL or "No usable temporary directory" in str(error)
 
 
 def lost(error: MemoryError | RuntimeError) -> str | None:
     """Return an error message for an out-of-memory error or a failed device; None for other errors."""
-    reason = (str(error) or type(error).__name__).splitlines()[0][:REASON_LENGTH]
+    reason = _first_line(error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return f"out of memory ({reason}): use a smaller --batch-size, or a machine with more memory"
     torch = sys.modules.get("torch")  # too slow to import for a message
     if torch is not None and isinstance(error, torch.AcceleratorError):
         return f"the device has failed ({reason}): check nvidia-smi, and train again"
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:REASON_LENGTH]

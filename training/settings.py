@@ -5,12 +5,13 @@ A setting has the same name on the command line (`--batch-size`), in a YAML file
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from bundle.manifest import IMAGE_SIZE
+from bundle.images.contract import IMAGE_SIZE, Resize
 from common.configuration import CommaSeparated, OrNone, Settings
 
 ENVIRONMENT_PREFIX = "GLYPH_TRAIN_"
@@ -23,6 +24,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
+_SECRET_IN_QUERY = re.compile(r"[?&][^=&]*(pass|pwd|token|secret|key|sig)[^=&]*=", re.IGNORECASE)
+
 
 def model_name(text: str) -> str:
     """Return a valid model name: lower case, with dashes in place of other characters."""
@@ -31,8 +34,8 @@ def model_name(text: str) -> str:
 
 
 def _without_password(uri: str | None) -> str | None:
-    """Reject a URI with a password: the manifest and the report contain every setting."""
-    if uri and "@" in uri.partition("://")[2].partition("/")[0]:
+    """Reject a URI with a password or a token: the manifest and the report contain every setting."""
+    if uri and ("@" in uri.partition("://")[2].partition("/")[0] or _SECRET_IN_QUERY.search(uri)):
         raise ValueError(
             "the password would be published: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
@@ -45,10 +48,44 @@ class IOSettings(Settings):
     data: Annotated[
         str,
         Field(
-            description="data set: mnist, idx:DIR, idx:DIR#SET, folder:DIR (a subfolder per class) or npz:FILE"
+            description="data set: mnist, or the PATH of a file or folder (IDX, .npz, .npy, .mat, .csv, .parquet, "
+            ".tar, .zip, a subfolder of images per class); FORM:PATH and PATH#SET decide where several are there, see "
+            "docs/data.md"
         ),
     ] = "mnist"
+    pixels: Annotated[
+        Literal["auto", "0..1", "0..255"],
+        Field(
+            description="range of pixels that are not bytes: 'auto' tells it from all values, and refuses what is in "
+            "doubt"
+        ),
+    ] = "auto"
+    label_column: Annotated[
+        str | None, OrNone, Field(description="column of the labels in a table; none finds it")
+    ] = None
+    classes: Annotated[
+        Path | None,
+        OrNone,
+        Field(
+            description="file of class names, one a line, in the order of the labels; none is what the set says"
+        ),
+    ] = None
+    skip_bad: Annotated[
+        Path | None,
+        OrNone,
+        Field(
+            description="leave out images that cannot be read, and list them in this file; none stops at them"
+        ),
+    ] = None
     data_dir: Annotated[Path, Field(description="directory of the MNIST files")] = Path("data/mnist")
+    resize: Annotated[
+        Resize | None,
+        OrNone,
+        Field(
+            description="how images of other sizes become 28x28: fit scales them, pad keeps their aspect ratio, mnist "
+            "fits the ink into 20x20 and centres it by mass; none rejects them"
+        ),
+    ] = None
     models: Annotated[Path, Field(description="model repository to publish to")] = Path("models")
     name: Annotated[
         ModelName | None,
@@ -321,6 +358,13 @@ class RuntimeSettings(Settings):
     resume: Annotated[
         bool, Field(description="continue from the last checkpoint in RUNS/NAME, if there is one")
     ] = False
+    restart: Annotated[
+        bool,
+        Field(
+            description="remove the checkpoints of an unfinished run in RUNS/NAME, and start over; without this option "
+            "and resume they are an error"
+        ),
+    ] = False
     checkpoint_seconds: Annotated[
         NotNegative,
         Field(
@@ -328,6 +372,15 @@ class RuntimeSettings(Settings):
         ),
     ] = 60.0
     keep_checkpoints: Annotated[Positive, Field(description="number of checkpoints to keep")] = 2
+
+    @model_validator(mode="after")
+    def _one_way_on(self) -> Self:
+        if self.resume and self.restart:
+            raise ValueError(
+                "resume and restart exclude each other: give one of them (--no-resume switches off what a file or the "
+                "environment sets)"
+            )
+        return self
 
 
 class TrainingSettings(
@@ -339,3 +392,51 @@ class TrainingSettings(
     RuntimeSettings,
 ):
     """The settings of a training run; equal settings on equal devices give equal weights."""
+
+    synonyms: ClassVar[Mapping[str, str]] = {
+        other: own
+        for own, others in {
+            "accumulate": "grad_accum gradient_accumulation gradient_accumulation_steps accumulation_steps",
+            "activation": "act activation_fn activation_function nonlinearity",
+            "augmentation": "augment aug data_augmentation",
+            "batch_norm": "bn batchnorm use_bn batch_normalization",
+            "batch_size": "bs b batch batchsize mini_batch_size minibatch_size train_batch_size",
+            "checkpoint_seconds": "save_every checkpoint_every save_interval",
+            "clip": "grad_clip gradient_clipping clip_norm clip_grad max_grad_norm grad_clip_norm",
+            "code_revision": "commit git_sha revision",
+            "data": "dataset data_path data_set train_data input",
+            "device": "gpu cuda use_cuda accelerator no_cuda",
+            "distill_share": "distill_alpha kd_alpha alpha",
+            "distill_temperature": "temperature kd_temperature",
+            "dropout": "dropout_rate drop drop_rate dropout_p p_dropout",
+            "ema": "ema_decay ema_rate averaging",
+            "epochs": "e n num_epochs n_epochs nb_epochs max_epochs epoch iterations",
+            "hidden": "layers hidden_layers hidden_size hidden_sizes hidden_dim hidden_units units layer_sizes width",
+            "initialisation": "init initializer weight_init initialization",
+            "keep_checkpoints": "save_total_limit max_checkpoints",
+            "l1": "l1_lambda l1_penalty l1_reg",
+            "l2": "l2_lambda l2_penalty l2_reg reg",
+            "label_smoothing": "smoothing ls label_smooth",
+            "learning_rate": "lr rate learning_rate_init base_lr max_lr eta step_size",
+            "models": "output out output_dir model_dir model_path save_dir export_dir",
+            "momentum": "beta m",
+            "name": "model_name run_name experiment",
+            "optimizer": "optim opt optimiser solver",
+            "patience": "early_stop early_stopping early_stopping_patience n_iter_no_change",
+            "precision": "dtype amp fp16 bf16 mixed_precision",
+            "restart": "overwrite force fresh clean from_scratch",
+            "resume": "continue resume_from checkpoint load",
+            "rotation": "rotate degrees max_rotation",
+            "runs": "run_dir log_dir logdir checkpoint_dir ckpt_dir checkpoints",
+            "schedule": "scheduler lr_scheduler lr_schedule sched",
+            "seed": "random_seed random_state rng_seed",
+            "teachers": "teacher distill",
+            "test_share": "test_size test_split test_fraction",
+            "threads": "num_threads n_jobs jobs workers num_workers cpus",
+            "translation": "translate shift max_shift",
+            "validation": "val validation_size val_size validation_split val_split validation_fraction",
+            "warmup": "warmup_ratio warmup_steps warmup_epochs warm_up",
+            "weight_decay": "wd decay weightdecay",
+        }.items()
+        for other in others.split()
+    }

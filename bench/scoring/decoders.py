@@ -23,9 +23,9 @@ import numpy as np
 
 from bench.support.options import bench_parser
 from bundle.manifest import Polarity
+from imagesets.source import Reader
 from serving import score
 from serving.scoring.inputs.decoding import Files, decode_files
-from serving.scoring.inputs.listing import Reader
 from serving.scoring.records import Decoded
 
 

@@ -34,9 +34,9 @@ from bench.support.options import bench_parser
 from bundle.images import decoding as decoder
 from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle, resolve
+from imagesets.formats.files.listing import read_file
 from serving.model.engine import BUCKETS, Precision, choose_precision, open_engine
 from serving.scoring import run as job
-from serving.scoring.inputs.listing import read_file
 from serving.scoring.reporting.console import ConsoleObserver
 from serving.scoring.reporting.progress import ProgressMeter
 from serving.scoring.settings import ScoreSettings

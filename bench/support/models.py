@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bench.support.pictures import a_digit, png
 from bundle.golden import GoldenExamples
+from bundle.images.contract import Resize
 from bundle.manifest import (
     FILES,
     GOLDEN_FILE,
@@ -145,7 +146,9 @@ def _with_bias(*nodes: onnx.NodeProto, output: str, **tensors: npt.NDArray[Any])
     return serialized
 
 
-def metadata(linear: Linear, sample: npt.NDArray[np.uint8], *, polarity: str, golden: int) -> ModelMetadata:
+def metadata(
+    linear: Linear, sample: npt.NDArray[np.uint8], *, polarity: str, golden: int, resize: Resize | None = None
+) -> ModelMetadata:
     """Return metadata as a training job would state them, with made-up measurements."""
     metrics = Metrics(images=10, accuracy=0.5, nll=1, ece=0.1, nll_calibrated=1, ece_calibrated=0.1)
     histogram = Histogram(edges=(0, 128, 256), counts=(5, 5))
@@ -154,7 +157,7 @@ def metadata(linear: Linear, sample: npt.NDArray[np.uint8], *, polarity: str, go
         name="synthetic",
         created="2026-11-22T00:00:00Z",
         classes=CLASSES,
-        input=InputContract(polarity=polarity),
+        input=InputContract(polarity=polarity, resize=resize),
         temperature=1,
         hyperparameters={},
         dataset=Dataset(name="none", sha256={}, train=1, validation=1, test=1, split_seed=0),
@@ -191,6 +194,7 @@ def publish_synthetic(
     graph: bytes | None = None,
     integer: bytes | None = b"",
     golden_shift: float = 0,
+    resize: Resize | None = None,
 ) -> Bundle:
     """Publish a bundle under a directory of models, sound unless an argument says otherwise.
 
@@ -200,6 +204,7 @@ def publish_synthetic(
         graph: to be served in place of the right one.
         integer: to be served in integer arithmetic in place of the right one; None is a bundle without.
         golden_shift: by how much the golden probabilities are wrong.
+        resize: how the training images are said to have been resized.
     """
     linear, digit = a_linear(), a_digit()
     images = np.random.default_rng(11).integers(0, 256, (5, 28, 28), dtype=np.uint8)
@@ -218,4 +223,6 @@ def publish_synthetic(
     with staging(models, "synthetic") as directory:
         for name, content in contents.items():
             (directory / name).write_bytes(content)
-        return publish(directory, metadata(linear, digit, polarity=polarity, golden=len(images)))
+        return publish(
+            directory, metadata(linear, digit, polarity=polarity, golden=len(images), resize=resize)
+        )

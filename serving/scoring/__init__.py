@@ -12,8 +12,9 @@ From top to bottom; imports go down only.
 - `backends/`: compute the probabilities, in this process or by a running service
 - `output/`: files, receipts and locks, which make the output exactly-once and verifiable
 - `plan.py`: divides the input into parts; `observer.py`: callbacks of a run
-- `inputs/`: readers of each input format, and the pool of decoding processes
-- `records.py`, `lazy_strings.py`: what the stages pass to each other
+- `inputs/`: opens the inputs by the readers of `imagesets/`, and the pool of decoding processes
+- `records.py`: what the stages pass to each other
+- `own_output.py`: recognises the scorer's own output, which is no input
 - `settings.py`, `errors.py`
 
 Parts are divided by row number alone, and the batches of a part start at its first row. The output therefore does

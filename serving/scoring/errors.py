@@ -14,14 +14,14 @@ class ScoringError(Exception):
     exit_code: ClassVar[int] = 70
 
 
-class InputError(ScoringError):
-    """An input is missing, of an unknown format, or damaged as a whole."""
+class BadImageError(ScoringError):
+    """An image cannot be read, and `--strict` is set."""
 
     exit_code = 65
 
 
-class BadImageError(ScoringError):
-    """An image cannot be read, and `--strict` is set."""
+class NothingScoredError(ScoringError):
+    """Every row has an error; the output has them."""
 
     exit_code = 65
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imagesets.source import Source
 from serving.scoring.records import Backend, Chunk, Predictions, Receipt
 
 
@@ -22,8 +23,8 @@ class Totals:
 class Observer:
     """Is notified of a run, in the thread that runs it. Every method does nothing; subclasses override them."""
 
-    def on_backend(self, backend: Backend) -> None:
-        """Handle the opened backend; `on_start` follows."""
+    def on_backend(self, backend: Backend, sources: Sequence[Source]) -> None:
+        """Handle the opened backend and input; `on_start` follows."""
 
     def on_start(self, totals: Totals, done: Sequence[Receipt]) -> None:
         """Handle the start: how much there is to do, and this shard's parts that earlier runs have finished."""

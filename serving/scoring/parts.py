@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bundle.images.contract import Resize
 from serving.scoring.errors import BadImageError, WriteError
 from serving.scoring.observer import Observer
 from serving.scoring.output.folder import OutputFolder, versions
@@ -14,7 +15,7 @@ from serving.scoring.plan import Plan
 from serving.scoring.records import Backend, Receipt
 
 
-def job_manifest(plan: Plan, backend: Backend, layout: Layout) -> JobManifest:
+def job_manifest(plan: Plan, backend: Backend, layout: Layout, resize: Resize | None = None) -> JobManifest:
     """Return the job's manifest; its fingerprint has everything that affects a byte of the parts."""
     fingerprint = {
         "model": backend.digest,
@@ -23,7 +24,9 @@ def job_manifest(plan: Plan, backend: Backend, layout: Layout) -> JobManifest:
         "batch": str(backend.batch),
         "part rows": str(plan.part_rows),
         "format": layout.format,
+        **({"spreadsheet-safe": str(layout.csv_safe).lower()} if layout.format == "csv" else {}),
         "probabilities": "all" if layout.top is None else f"top {layout.top}",
+        **({"resize": resize} if resize else {}),
         **plan.listing(),
     }
     return JobManifest(

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bundle.images.contract import Resize
 from bundle.manifest import Polarity
+from imagesets.lazy_strings import LazyStrings
+from imagesets.source import RawRows
 from serving.scoring.inputs.decoding import DecoderPool, decode_files, from_pixels
-from serving.scoring.lazy_strings import LazyStrings
 from serving.scoring.plan import Plan, Slice
-from serving.scoring.records import Backend, Chunk, Predictions, RawRows, concatenate, predictions_of
+from serving.scoring.records import Backend, Chunk, Predictions, concatenate, predictions_of
 
 PREFETCH = 3
 """Slices in flight for each thread: one being processed, two queued so that the thread never waits."""
@@ -38,7 +40,11 @@ class Part:
 
 
 def score_parts(
-    plan: Plan, parts: Sequence[int], backend: Backend, decoders: DecoderPool | None
+    plan: Plan,
+    parts: Sequence[int],
+    backend: Backend,
+    decoders: DecoderPool | None,
+    resize: Resize | None = None,
 ) -> Iterator[Part]:
     """Yield the parts in order, each as soon as it is scored.
 
@@ -47,9 +53,10 @@ def score_parts(
         parts: numbers of the parts to score, ascending.
         backend: computes the probabilities.
         decoders: required if the input has image files.
+        resize: how image files of other sizes become 28x28; None rejects them.
 
     Raises:
-        InputError: a source is damaged.
+        DataError: a source is damaged.
         BackendError: the backend failed.
     """
     readers, scorers = decoders.count if decoders else 1, backend.concurrency
@@ -60,10 +67,10 @@ def score_parts(
     def submit(slices: Sequence[Slice]) -> Callable[[], Scored]:
         if all(isinstance(one.work, RawRows) and one.work.pixels is not None for one in slices):
             return scoring.submit(
-                lambda: _score(decode_slices(slices, backend.polarity, decoders), backend)
+                lambda: _score(decode_slices(slices, backend.polarity, decoders, resize), backend)
             ).result
         later = reading.submit(
-            lambda: scoring.submit(_score, decode_slices(slices, backend.polarity, decoders), backend)
+            lambda: scoring.submit(_score, decode_slices(slices, backend.polarity, decoders, resize), backend)
         )
         return lambda: later.result().result()
 
@@ -89,20 +96,27 @@ def score_parts(
         scoring.shutdown(cancel_futures=True)
 
 
-def decode_slices(slices: Sequence[Slice], polarity: Polarity, decoders: DecoderPool | None) -> Chunk:
+def decode_slices(
+    slices: Sequence[Slice],
+    polarity: Polarity,
+    decoders: DecoderPool | None,
+    resize: Resize | None = None,
+) -> Chunk:
     """Return consecutive slices as one decoded chunk; without `decoders`, decode in this process."""
-    return concatenate([_chunk(one, polarity, decoders) for one in slices])
+    return concatenate([_chunk(one, polarity, decoders, resize) for one in slices])
 
 
-def _chunk(one: Slice, polarity: Polarity, decoders: DecoderPool | None) -> Chunk:
+def _chunk(one: Slice, polarity: Polarity, decoders: DecoderPool | None, resize: Resize | None) -> Chunk:
     work, rows = one.work, one.work.rows
     columns = work.columns if isinstance(work, RawRows) else None
     if isinstance(work, RawRows) and work.pixels is not None:
         found = from_pixels(work.pixels, work.errors, polarity)
     elif decoders is not None:
-        found = decoders.decode(list(work.files or ()) if isinstance(work, RawRows) else work, polarity)
+        found = decoders.decode(
+            list(work.files or ()) if isinstance(work, RawRows) else work, polarity, resize
+        )
     else:
-        found = decode_files(work.files or () if isinstance(work, RawRows) else work.read(), polarity)
+        found = decode_files(work.files or () if isinstance(work, RawRows) else work.read(), polarity, resize)
     return Chunk(
         first=one.first,
         sources=LazyStrings((work.source, len(rows))),

@@ -8,10 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from serving.scoring.errors import InputError
-from serving.scoring.inputs.listing import Reader
-from serving.scoring.inputs.sources import Source
-from serving.scoring.records import RawRows
+from imagesets.errors import DataError
+from imagesets.source import RawRows, Reader, Source
 
 SLICE_ROWS = 1024
 """Rows that are read, decoded and scored together, rounded to whole batches: small enough that the last slices
@@ -52,7 +50,7 @@ class Plan:
         """Yield a part's rows in groups of whole batches; the last group may be shorter.
 
         Raises:
-            InputError: a source is damaged.
+            DataError: a source is damaged.
         """
         size = max(1, SLICE_ROWS // batch) * batch
         first, end = part * self.part_rows, part * self.part_rows + self.rows_of(part)
@@ -77,14 +75,14 @@ class Plan:
         """Return the `pyarrow.Schema` of all columns that are passed through.
 
         Raises:
-            InputError: two Parquet files have the same column with different types.
+            DataError: two Parquet files have the same column with different types.
         """
         schemas = [source.columns for source in self.sources if source.columns is not None]
         try:
             return pa.unify_schemas(schemas) if schemas else pa.schema([])
         except pa.ArrowException as error:
             reason = " ".join(str(error).split())
-            raise InputError(
+            raise DataError(
                 f"the Parquet files' columns do not match ({reason}): score the files in separate runs"
             ) from error
 

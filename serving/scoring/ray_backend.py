@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import serving
+from imagesets.errors import DataError
+from imagesets.source import Source
 from serving.scoring import errors
 from serving.scoring.backends.local import LocalBackend, open_local
-from serving.scoring.errors import BackendError, InputError, ScoringError
-from serving.scoring.inputs.sources import Source, open_inputs
+from serving.scoring.errors import BackendError, ScoringError
+from serving.scoring.inputs.sources import open_inputs
 from serving.scoring.observer import Observer
 from serving.scoring.output.folder import OutputFolder
 from serving.scoring.output.formats import Layout
@@ -52,7 +54,7 @@ def score_on_ray(
         ScoringError: an actor failed.
     """
     if "-" in settings.input:
-        raise InputError(
+        raise DataError(
             "--engine ray cannot read the standard input on every node: give a file with the paths"
         )
     if not parts:
@@ -62,7 +64,8 @@ def score_on_ray(
     for result in _results(_pinned(settings, backend), parts, manifest):
         document = json.loads(result)
         if "error" in document:
-            raise getattr(errors, document["error"])(document["message"])
+            known = {"DataError": DataError} | vars(errors)
+            raise known[document["error"]](document["message"])
         receipts.append(Receipt(**document))
         now = time.perf_counter()
         observer.on_part(receipts[-1], now - last)
@@ -135,11 +138,11 @@ class PartScorer:
     """A Ray actor that scores and writes parts."""
 
     def __init__(self, settings: str, fingerprint: Mapping[str, str], directory: str) -> None:
-        self._failure: ScoringError | None = None
+        self._failure: ScoringError | DataError | None = None
         self._sources: Sequence[Source] = ()
         try:
             self._open(ScoreSettings.model_validate_json(settings), fingerprint, directory)
-        except ScoringError as error:  # if __init__ raised, Ray would restart the actor forever
+        except (ScoringError, DataError) as error:  # if __init__ raised, Ray would restart the actor forever
             self._failure = error
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -155,10 +158,10 @@ class PartScorer:
         try:
             os.chdir(directory)  # rows have relative paths as they were given
         except OSError as error:
-            raise InputError(
+            raise DataError(
                 f"a node of the cluster does not have the folder {directory}: mount it on every node"
             ) from error
-        self._sources = open_inputs(settings.input, column=settings.column, say=Observer().say)
+        self._sources = open_inputs(settings.input, settings.options(), part=settings.part)
         self._settings = settings
         self._plan = Plan(self._sources, settings.part_rows)
         columns = self._plan.columns()
@@ -169,26 +172,27 @@ class PartScorer:
             digest=self._backend.digest,
             top=settings.top,
             columns=columns,
+            csv_safe=settings.csv_safe,
         )
-        manifest = job_manifest(self._plan, self._backend, self._layout)
+        manifest = job_manifest(self._plan, self._backend, self._layout, settings.resize)
         if different := differences(fingerprint, manifest.fingerprint):
-            raise InputError(
+            raise DataError(
                 f"a node of the cluster has another job: {'; '.join(different[:5])}. Give every node the same "
                 "input, model and versions"
             )
         self._folder = OutputFolder(settings.output, manifest)
-        self._observer = _StatisticsObserver(settings, self._backend)
+        self._observer = _StatisticsObserver(settings, self._backend, self._sources)
 
     def _score_part(self, number: int) -> str:
         try:
             if self._failure is not None:
                 raise self._failure
-            for part in score_parts(self._plan, [number], self._backend, None):
+            for part in score_parts(self._plan, [number], self._backend, None, self._settings.resize):
                 if self._settings.strict:
                     fail_on_errors(part)
                 with output_errors():
                     receipt = encode_and_write(part, self._folder, self._layout, self._observer)
-        except ScoringError as error:
+        except (ScoringError, DataError) as error:
             return json.dumps({"error": type(error).__name__, "message": str(error)})
         return json.dumps(asdict(receipt))
 
@@ -196,8 +200,8 @@ class PartScorer:
 class _StatisticsObserver(Observer):
     """Computes the statistics that the driver's observer would compute."""
 
-    def __init__(self, settings: ScoreSettings, backend: Backend) -> None:
-        self._statistics = open_statistics(settings, backend)
+    def __init__(self, settings: ScoreSettings, backend: Backend, sources: Sequence[Source]) -> None:
+        self._statistics = open_statistics(settings, backend, sources)
 
     def tally(self, chunk: Chunk, predictions: Predictions) -> dict[str, Any]:
         """Return a part's statistics."""

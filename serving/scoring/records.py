@@ -1,33 +1,16 @@
-"""What the stages pass to each other: rows as read, decoded images, predictions, receipts."""
+"""What the stages pass to each other: decoded images, predictions, receipts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from bundle.images.contract import Polarity
-from serving.scoring.lazy_strings import LazyStrings
+from bundle.images.contract import Polarity, Resize
+from imagesets.lazy_strings import LazyStrings
 
 Images = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RawRows:
-    """Rows of one source, read but not decoded."""
-
-    source: str
-    rows: LazyStrings
-    """The rows' ids, unique within the source: a file's path, an archive member's name, or a number from 0."""
-    files: Sequence[bytes | str] | None = None
-    """Contents of image files; a string is the reason why one cannot be read. None if the rows are `pixels`."""
-    pixels: Images | None = None
-    """`uint8[n, 28, 28]`."""
-    errors: Mapping[int, str] = field(default_factory=dict)
-    """Index in `pixels` to the reason why that row is not an image."""
-    columns: Any = None
-    """A `pyarrow.Table` of n rows that is passed through; None if there are no other columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +87,11 @@ class Backend(Protocol):
     @property
     def polarity(self) -> Polarity:
         """Return the polarity that the model expects, for the warnings."""
+        ...
+
+    @property
+    def resize(self) -> Resize | None:
+        """Return how the model's training images were resized, and image files may be; None if not at all."""
         ...
 
     @property

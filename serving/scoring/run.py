@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import BinaryIO
 
+from bundle.images.contract import Resize
 from serving.scoring.backends.local import open_local
 from serving.scoring.inputs.decoding import DecoderPool
 from serving.scoring.inputs.sources import open_inputs
@@ -42,7 +43,7 @@ def run(
 
     Raises:
         ScoringError: the run cannot go on; the message has the reason and a remedy.
-        ValueError: the shard is invalid.
+        ValueError: the shard is invalid, or the model was trained on images that were resized in another way.
     """
     index, count = shard_of(settings, os.environ if environment is None else environment)
     with ExitStack() as stack:
@@ -50,9 +51,8 @@ def run(
         stack.callback(decoders.close)
         sources = open_inputs(
             settings.input,
-            column=settings.column,
-            say=observer.say,
-            on_image_files=decoders.start if settings.engine == "local" else lambda: None,
+            settings.options(observer.say, decoders.start if settings.engine == "local" else lambda: None),
+            part=settings.part,
             stdin=stdin,
         )
         for source in sources:
@@ -62,16 +62,20 @@ def run(
         own = range(index, plan.parts, count)
         backend = open_backend(settings)
         stack.callback(backend.close)
-        observer.on_backend(backend)
+        check_resize(settings.resize, backend, observer.say)
+        observer.on_backend(backend, sources)
         layout = Layout(
             format=settings.written_format,
             classes=tuple(backend.classes),
             digest=backend.digest,
             top=settings.top,
             columns=columns,
+            csv_safe=settings.csv_safe,
         )
         with output_errors():
-            folder = OutputFolder.open_for(settings.output, job_manifest(plan, backend, layout), observer.say)
+            folder = OutputFolder.open_for(
+                settings.output, job_manifest(plan, backend, layout, settings.resize), observer.say
+            )
             if (complete := folder.complete()) is None:
                 stack.enter_context(folder.lock(own))
                 complete = folder.complete()  # the previous owner of the lock may have completed it
@@ -92,7 +96,9 @@ def run(
 
                 new = score_on_ray(settings, missing, folder.manifest, backend, observer)
             else:
-                scored = score_parts(plan, missing, backend, decoders if decoders.started else None)
+                scored = score_parts(
+                    plan, missing, backend, decoders if decoders.started else None, settings.resize
+                )
                 new = _write_all(scored, folder, layout, observer, strict=settings.strict)
             if count > 1:
                 receipts = sorted([*done.values(), *new], key=lambda receipt: receipt.part)
@@ -133,6 +139,25 @@ def open_backend(settings: ScoreSettings) -> Backend:
 
         return open_remote(settings)
     return open_local(settings)
+
+
+def check_resize(asked: Resize | None, backend: Backend, say: Callable[[str], None]) -> None:
+    """Check that a model was trained on images resized as the settings ask; say where they could ask.
+
+    Raises:
+        ValueError: it was trained on others.
+    """
+    offered = backend.resize
+    if asked is None and offered is not None:
+        say(
+            f"image files of 28x28 alone are scored; --resize {offered} resizes others, as the model's training did"
+        )
+    elif asked is not None and offered is None:
+        raise ValueError("resize: the model was trained on 28x28 images as they are: omit --resize")
+    elif asked != offered:
+        raise ValueError(
+            f"resize: the model was trained on images resized by '{offered}', not by '{asked}': give --resize {offered}"
+        )
 
 
 def _write_all(

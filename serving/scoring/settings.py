@@ -5,13 +5,16 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from bundle.images.contract import Resize
+from bundle.version_paths import with_version
 from common.configuration import CommaSeparated, Layer, OrNone, Settings, from_environment
+from imagesets.source import Options, Part
 
 ENVIRONMENT_PREFIX = "GLYPH_SCORE_"
 
@@ -21,10 +24,30 @@ Format = Literal["parquet", "csv", "jsonl"]
 ENDINGS: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """File extension to format, for an output that is a single file. Any other output is a folder of parts."""
 
+LABEL_COLUMN = "column:"
+"""Before the name of a column of labels."""
 MAX_REMOTE_BATCH = 256
 """The service's largest batch: it divides larger requests."""
 
+_ENDING = re.compile(r"\.\w*[a-z]\w*")
+"""What a file's ending looks like; the folders `run.2` and `2026.11.28` have none."""
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
+
+
+def _check_ending(output: Any) -> Any:
+    """Refuse an output that looks like a file of another format, and a folder that looks like a file of ours."""
+    if not isinstance(output, str | os.PathLike):
+        return output
+    text = os.fspath(output)
+    path, is_folder = Path(text), text.endswith(os.sep)
+    ending = path.suffix.lower()
+    if is_folder and ending in ENDINGS:
+        raise ValueError(f"a folder cannot end in {ending}: omit the slash for a single file, or the ending")
+    if is_folder or ending in ENDINGS or not _ENDING.fullmatch(ending) or path.is_dir():
+        return output
+    raise ValueError(
+        f"{ending} is no format of the output: end it in {', '.join(ENDINGS)}, or give a folder ({text}{os.sep})"
+    )
 
 
 class ScoreSettings(Settings):
@@ -35,12 +58,14 @@ class ScoreSettings(Settings):
         CommaSeparated,
         Field(
             min_length=1,
-            description="folders, files or glob patterns: image files, IDX, .npy, .npz, .parquet, .tar, .zip, a .txt "
-            "list of paths; - is the standard input",
+            description="folders, files or glob patterns: image files, IDX, .npy, .npz, .mat, .csv, .parquet, .tar, "
+            ".zip, a .txt list of paths; FORM:PATH or PATH#SET is a data set as training takes it (docs/data.md); - is "
+            "the standard input",
         ),
     ]
     output: Annotated[
         Path,
+        BeforeValidator(_check_ending),
         Field(description="folder for the parts, or a single file that ends in .parquet, .csv or .jsonl"),
     ]
     format: Annotated[
@@ -48,7 +73,10 @@ class ScoreSettings(Settings):
         OrNone,
         Field(description="output format; none is by the output's extension, Parquet for a folder"),
     ] = None
-    model: Annotated[Path, Field(description="directory of the model, models/NAME")] = Path("models/mnist")
+    model: Annotated[
+        Path,
+        Field(description="directory of the model, models/NAME, or of a version, models/NAME/VERSION"),
+    ] = Path("models/mnist")
     version: Annotated[
         Positive | None, OrNone, Field(description="version of the model; none is the newest")
     ] = None
@@ -113,11 +141,45 @@ class ScoreSettings(Settings):
         OrNone,
         Field(description="Parquet column of the images; none detects it"),
     ] = None
+    part: Annotated[
+        Part | None,
+        OrNone,
+        Field(description="score only this part of a data set; none is all"),
+    ] = None
+    pixels: Annotated[
+        Literal["auto", "0..1", "0..255"],
+        Field(
+            description="range of pixels that are not bytes: 'auto' tells it from all values, and refuses what is in "
+            "doubt"
+        ),
+    ] = "auto"
+    classes: Annotated[
+        Path | None,
+        OrNone,
+        Field(
+            description="file with the names of the labels' numbers, one a line; none is what the data set says"
+        ),
+    ] = None
+    resize: Annotated[
+        Resize | None,
+        OrNone,
+        Field(
+            description="how image files of other sizes become 28x28: fit, pad or mnist, whichever the model's "
+            "training images were resized by; none rejects them"
+        ),
+    ] = None
     top: Annotated[
         Positive | None,
         OrNone,
         Field(description="write only the k most probable classes; none writes all probabilities"),
     ] = None
+    csv_safe: Annotated[
+        bool,
+        Field(
+            description="in CSV, begin texts that a spreadsheet would take for formulas, as they begin with =, +, -, "
+            "@, a tab or a carriage return, with an apostrophe"
+        ),
+    ] = True
     part_rows: Annotated[
         int,
         Field(
@@ -142,7 +204,8 @@ class ScoreSettings(Settings):
         str | None,
         OrNone,
         Field(
-            description="true labels to compare with: an IDX, .npy or .csv file, or column:NAME of the Parquet input"
+            description="true labels to compare with: 'input' for the input's own, column:NAME of its tables, or a "
+            "file: IDX, .npy, .npz, .mat in the input's order; .csv, .parquet, .txt by the rows' names if it has some"
         ),
     ] = None
     report: Annotated[
@@ -151,6 +214,11 @@ class ScoreSettings(Settings):
         Field(description="write an HTML report with the summary and the least confident images"),
     ] = None
     quiet: Annotated[bool, Field(description="print only errors, no progress and no summary")] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_version(cls, values: Any) -> Any:
+        return with_version(values)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -179,6 +247,27 @@ class ScoreSettings(Settings):
         if self.is_single_file or place == output:
             return place == output
         return place.parent == output and place.name.startswith(("part-", "_"))
+
+    def options(
+        self, say: Callable[[str], None] = lambda _: None, on_image_files: Callable[[], None] = lambda: None
+    ) -> Options:
+        """Return how the input is read.
+
+        Args:
+            say: shows the user a line about skipped files.
+            on_image_files: called as soon as an image file is found.
+        """
+        return Options(
+            column=self.column,
+            label_column=self.labels.removeprefix(LABEL_COLUMN)
+            if self.labels and self.labels.startswith(LABEL_COLUMN)
+            else None,
+            pixels=self.pixels,
+            classes=self.classes,
+            resize=self.resize,
+            say=say,
+            on_image_files=on_image_files,
+        )
 
     @property
     def written_format(self) -> Format:

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from bench.support.pictures import a_digit, png
+from imagesets.errors import DataError
+from tests.training.sets import archive
 from training.__main__ import main
-from training.data.formats import folder
+from training.data import reading
 from training.errors import LostError, exit_code
+from training.loop import fit as fitting
 
 ERRORS = {
     "memory": (MemoryError(), "out of memory (MemoryError)"),
@@ -63,10 +66,45 @@ def test_a_folder_that_does_not_fit_into_memory_is_one_sentence(
         for number in range(20):
             (tmp_path / name / f"{number}.png").write_bytes(png(np.roll(a_digit(), number)))
 
-    def decode(_: bytes) -> None:
+    def decode(*_: object) -> None:
         raise MemoryError("no room for an image")
 
-    monkeypatch.setattr(folder, "decode", decode)
+    monkeypatch.setattr(reading, "decode", decode)
     places = ["--models", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     assert main(["fit", "--data", f"folder:{tmp_path}", "--device", "cpu", *places]) == LostError.exit_code
-    assert "error: out of memory (no room for an image)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: out of memory (no room for an image) while the data set is read" in said
+    assert "--batch-size" not in said
+
+
+@pytest.mark.parametrize("kind", ["one value", "one picture"])
+@pytest.mark.parametrize("command", [["fit"], ["tune", "--trials", "1"], ["study", "size"]])
+def test_images_that_are_all_the_same_are_the_datas_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, command: list[str]
+) -> None:
+    """Before an epoch, and not the export's after it: no number of epochs would help."""
+    picture = np.full((28, 28), 128, np.uint8) if kind == "one value" else a_digit()
+    images = np.tile(picture, (60, 1, 1))
+    labels = np.arange(60) % 3
+    np.savez(tmp_path / "same.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    places = ["--output", str(tmp_path)] if command[0] == "study" else ["--runs", str(tmp_path / "runs")]
+    data = ["--data", f"npz:{tmp_path / 'same.npz'}", "--device", "cpu", "--models", str(tmp_path / "models")]
+    assert main([*command, *data, *places]) == DataError.exit_code == 65
+    said = capsys.readouterr().err
+    assert "all 55 training images are the same, so nothing can be learnt" in said
+    assert "epoch   1" not in said
+
+
+def test_want_of_memory_of_a_gpu_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line, in the middle of an epoch."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(fitting, "training_loss", full)
+    places = ["--models", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
+    assert main(["fit", "--data", archive(tmp_path / "noisy.npz"), "--device", "cpu", *places]) == 71
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "use a smaller --batch-size, or a machine with more memory" in line

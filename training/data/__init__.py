@@ -1,10 +1,12 @@
-"""Data sets and their splits: readers of each format, class names, and the download of MNIST.
+"""Data sets and their splits: what `--data` names becomes images in memory, and the download of MNIST.
 
-Open `dataset.py` first. Imports go down only, in this order:
+Open `loading.py` first, then `dataset.py`. Imports go down only, in this order:
 
-- `loading`: the option `--data`
-- `formats/`: a reader for each format: IDX files, NumPy archives, folders of images
+- `loading`: the option `--data`, from the set that `imagesets/` finds to a `DataSet`
+- `reading`: reads and decodes all images of a part
 - `splits` (test and validation sets, nested subsets), `duplicates`
 - `dataset`: a data set in memory and on the device
-- `mnist_download`, `class_names`
+- `mnist_download`, `class_names` (images of each class), `problems` (what is wrong with many files)
+
+The readers of the formats are the batch scorer's own (`imagesets/`).
 """

@@ -53,7 +53,7 @@ class DeviceImages:
 
 
 class DataSet:
-    """A training set, and a test set that is read on request and only once."""
+    """A training set, a validation set if the data has one, and a test set that is read on request and only once."""
 
     def __init__(
         self,
@@ -63,12 +63,14 @@ class DataSet:
         sha256: Mapping[str, str],
         training: Images,
         read_test: Callable[[], Images],
+        validation: Images | None = None,
         is_handwriting: bool = False,
     ) -> None:
         self.name = name
         self.classes = classes
         self.sha256 = dict(sha256)
         self.training = training
+        self.validation = validation
         self.is_handwriting = is_handwriting
         self._read_test: Callable[[], Images] | None = read_test
 

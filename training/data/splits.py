@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common.progress import Progress
+from imagesets.errors import DataError
 from training.data.class_names import LEAST_TO_TRAIN, check_counts
-from training.data.dataset import Images
-from training.errors import DataError
+from training.data.dataset import DataSet, Images
 
 VALIDATION_SHARE = 12
 """One image in 12 is held out for validation by default."""
@@ -59,26 +59,27 @@ def hold_out(
     return held_out
 
 
-def hold_out_images(
-    images: Images, classes: Sequence[str], *, share: float, seed: int, where: str, progress: Progress
-) -> tuple[Images, Images]:
-    """Return the remaining training set and the test set; the key of an image is its index.
-
-    Raises:
-        DataError: as `hold_out`.
-    """
-    keys = [str(index) for index in range(len(images))]
-    chosen = hold_out(keys, images.labels, classes, share=share, seed=seed, where=where)
-    say_held_out(where, chosen, seed, progress)
-    return images.take(np.flatnonzero(~chosen)), images.take(np.flatnonzero(chosen))
-
-
 def say_held_out(where: str, chosen: npt.NDArray[np.bool_], seed: int, progress: Progress) -> None:
     """Log how the test set was chosen."""
     progress.say(
         f"{where} has no test set: {chosen.sum()} of {len(chosen)} images are held out, the same share of each "
         f"class (seed {seed})"
     )
+
+
+def split_data(data: DataSet, validation: int | None, seed: int) -> tuple[Images, Images]:
+    """Return the training and validation images of a data set: its own validation images if it has some, else `split`.
+
+    Raises:
+        DataError: the data has validation images of its own, and a number of them is given.
+    """
+    if data.validation is None:
+        return split(data.training, validation, seed)
+    if validation is not None:
+        raise DataError(
+            f"{data.name} has {len(data.validation)} validation images of its own: leave out --validation"
+        )
+    return data.training, data.validation
 
 
 def split(images: Images, validation: int | None, seed: int) -> tuple[Images, Images]:
@@ -88,7 +89,7 @@ def split(images: Images, validation: int | None, seed: int) -> tuple[Images, Im
     rounded by largest remainders so that the shares sum to `validation`. The choice depends on the seed alone.
 
     Raises:
-        DataError: `validation` leaves no training images, in total or of a class.
+        DataError: `validation` leaves no training images, in total or of a class; or all training images are the same.
     """
     if validation is None:
         validation = len(images) // VALIDATION_SHARE
@@ -112,7 +113,13 @@ def split(images: Images, validation: int | None, seed: int) -> tuple[Images, Im
     for label, share in enumerate(shares):
         members = np.flatnonzero(images.labels == label)
         held_out[generator.permutation(members)[:share]] = True
-    return images.take(np.flatnonzero(~held_out)), images.take(np.flatnonzero(held_out))
+    training = images.take(np.flatnonzero(~held_out))
+    if len(training) > 1 and (training.images == training.images[0]).all():
+        raise DataError(
+            f"all {len(training)} training images are the same, so nothing can be learnt from them: look at them, "
+            "and at how they were converted"
+        )
+    return training, images.take(np.flatnonzero(held_out))
 
 
 def nested_order(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from bundle.errors import BundleError, runtime_reason
+from bundle.images.contract import Resize
 from bundle.manifest import Polarity
 from bundle.repository import Bundle, resolve
 from serving.errors import DeviceLostError, ProviderError
@@ -46,6 +47,11 @@ class LocalBackend:
     def polarity(self) -> Polarity:
         """Return the polarity that the model expects."""
         return self.session.bundle.manifest.input.polarity
+
+    @property
+    def resize(self) -> Resize | None:
+        """Return how the model's training images were resized."""
+        return self.session.bundle.manifest.input.resize
 
     @property
     def identity(self) -> Mapping[str, str]:

@@ -28,6 +28,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError
 from urllib3.util import parse_url
 
+from bundle.images.contract import Resize
 from bundle.manifest import Polarity
 from serving.model.engine import padded
 from serving.predict.oip import HEADER_LENGTH, INPUT, OCTET_STREAM
@@ -180,6 +181,7 @@ class RemoteBackend:
     """Precision of the first layer for a full batch."""
     concurrency: int
     batch: int = MAX_REMOTE_BATCH
+    resize: Resize | None = None
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -236,6 +238,7 @@ def _open(client: Client, settings: ScoreSettings) -> RemoteBackend:
             arithmetic="float32" if document.get("arithmetic", "float32") == "float32" else "integer",
             concurrency=settings.connections,
             batch=settings.batch or MAX_REMOTE_BATCH,
+            resize=document["input"].get("resize"),  # none from an older service
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BackendError(

@@ -1,8 +1,7 @@
-"""Input formats: image files, archives, arrays and Parquet, listed in a deterministic order.
+"""What is scored: the inputs as sources of rows in a deterministic order, and the decoding of image files.
 
-- `sources.py`: opens folders, files and glob patterns as a list of sources; read it first
-- `archives.py`, `zip_directory.py`: tar and zip, by member offsets; `tables.py`: Parquet
-- `arrays.py`: IDX, `.npy` and `.npz`
+- `sources.py`: opens folders, files, glob patterns, lists, data sets and the standard input; read it first
 - `decoding.py`: decodes image files to `uint8[n, 28, 28]`, in a pool of processes
-- `listing.py`: names of many rows, in a temporary file instead of memory
+
+The readers of the formats are training's own (`imagesets/`).
 """

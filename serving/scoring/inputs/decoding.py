@@ -22,68 +22,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
-
 import serving
 from bundle.images import decoding
-from bundle.images.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
-from serving.predict.bodies.image_files import SCALED_WARNING, warnings_of
-from serving.scoring.errors import DecoderError, InputError
-from serving.scoring.inputs.listing import Reader
+from bundle.images.contract import Polarity, Resize
+from imagesets.errors import DataError
+from imagesets.source import Reader
+from serving.predict.bodies.image_warnings import warned
+from serving.scoring.errors import DecoderError
 from serving.scoring.records import Decoded, Images
 
 ROOT = Path(serving.__file__).resolve().parent.parent
 BUFFER = 1 << 20
 
-_BORDER = 4 * IMAGE_SIZE - 4
-_TOP_AND_BOTTOM = np.r_[0 : IMAGE_SIZE // 4, -IMAGE_SIZE // 4 : 0]
-"""Indices of the 32-bit words of an image's first and last row."""
-_PAPER = {polarity: np.uint32(paper * 0x01010101) for polarity, paper in PAPER.items()}
-"""Four background pixels as one word."""
-_ABOVE_ONE = np.uint64(0xFEFEFEFEFEFEFEFE)
-
 Files = Sequence[bytes | str]
 
 
-def decode_files(files: Files, polarity: Polarity) -> Decoded:
+def decode_files(files: Files, polarity: Polarity, resize: Resize | None = None) -> Decoded:
     """Decode image files as `/predict` does; a string instead of a file, or an invalid file, is an error."""
-    pixels, refused = decoding.decode_all([b"" if isinstance(data, str) else data for data in files])
+    read = [b"" if isinstance(data, str) else data for data in files]
+    pixels, refused = decoding.decode_all(read, resize, polarity)
     errors = {at: error.detail for at, error in refused.items()}
     errors |= {at: data for at, data in enumerate(files) if isinstance(data, str)}
-    return Decoded(pixels, errors, _warnings(pixels, errors, polarity, numbers=False))
+    return Decoded(pixels, errors, _warnings(pixels, errors, polarity, files))
 
 
 def from_pixels(pixels: Images, errors: Mapping[int, str], polarity: Polarity) -> Decoded:
     """Return images that are arrays already, with the warnings of `/predict`; `errors` are the invalid rows."""
-    return Decoded(pixels, errors, _warnings(pixels, errors, polarity, numbers=True))
+    return Decoded(pixels, errors, _warnings(pixels, errors, polarity, None))
 
 
 def _warnings(
-    pixels: Images, errors: Mapping[int, str], polarity: Polarity, *, numbers: bool
+    pixels: Images, errors: Mapping[int, str], polarity: Polarity, files: Files | None
 ) -> dict[int, str]:
-    """Return the warnings of `/predict`, by row.
-
-    A prefilter on border and largest pixel, at a tenth of the cost, selects the rows that may have a warning. An image
-    whose first and last row are all background has at least half a border of background, so it is skipped first.
-    """
-    flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    suspect = (flat.view(np.uint32)[:, _TOP_AND_BOTTOM] != _PAPER[polarity]).any(axis=1)
-    framed = pixels[suspect]
-    sides = (framed[:, 0], framed[:, -1], framed[:, 1:-1, 0], framed[:, 1:-1, -1])
-    border = sum(side.sum(axis=1, dtype=np.uint32) for side in sides)
-    half = 127.5 * _BORDER
-    suspect[suspect] = border < half if polarity == BLACK_ON_WHITE else border > half
-    if numbers:  # /predict does not give the scaling warning for image files
-        suspect |= (np.bitwise_or.reduce(flat.view(np.uint64), axis=1) & _ABOVE_ONE) == 0
-    places = [at for at in np.flatnonzero(suspect).tolist() if at not in errors]
-    if not places:
-        return {}
-    found = {}
-    for at, sentences in zip(places, warnings_of(pixels[places], polarity), strict=True):
-        said = [text for text in sentences if numbers or text not in SCALED_WARNING]
-        if said:
-            found[at] = "; ".join(said)
-    return found
+    """Return the warnings of `/predict`, by row."""
+    return {at: "; ".join(said) for at, said in warned(pixels, polarity, files, errors).items()}
 
 
 class DecoderPool:
@@ -122,16 +94,16 @@ class DecoderPool:
             theirs.close()
             self._idle.put(worker)
 
-    def decode(self, work: Reader | Files, polarity: Polarity) -> Decoded:
+    def decode(self, work: Reader | Files, polarity: Polarity, resize: Resize | None = None) -> Decoded:
         """Read (if `work` is a Reader) and decode files in a process of the pool, which must be started.
 
         Raises:
             DecoderError: the process died.
-            InputError: the archive of the files cannot be read any more.
+            DataError: the archive of the files cannot be read any more.
         """
         worker = self._idle.get()
         try:
-            answer = worker.call((work, polarity))
+            answer = worker.call((work, polarity, resize))
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise DecoderError(
                 "a decoding process died (out of memory?); the same command resumes the run, "
@@ -141,7 +113,7 @@ class DecoderPool:
             self._idle.put(worker)
         if isinstance(answer, Decoded):
             return answer
-        raise InputError(f"the input cannot be read: {answer}; restore it and run again")
+        raise DataError(f"the input cannot be read: {answer}; restore it and run again")
 
     def close(self) -> None:
         """Stop the processes."""
@@ -204,11 +176,11 @@ def _serve(connection: socket.socket) -> int:
     with connection.makefile("rb", buffering=BUFFER) as source:
         while True:
             try:
-                work, polarity = pickle.load(source)  # noqa: S301  the parent wrote it
+                work, polarity, resize = pickle.load(source)  # noqa: S301  the parent wrote it
                 answer: Decoded | str
                 try:
                     files = work if isinstance(work, list) else work.read()
-                    answer = decode_files(files, polarity)
+                    answer = decode_files(files, polarity, resize)
                 except OSError as error:  # the archive was removed
                     answer = str(error)
                 connection.sendall(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from serving.scoring.lazy_strings import LazyStrings, is_repeat, length
+from imagesets.lazy_strings import LazyStrings, is_repeat, length
 from serving.scoring.records import Chunk, Predictions
 from serving.scoring.settings import Format
 
@@ -20,6 +20,10 @@ PREFIX = "input_"
 """Prefix of a passed-through column that has the name of an output column."""
 
 _FLAT = "probability_"
+_FORMULA = r"^'*[=+\-@\t\r]"
+"""Texts that spreadsheets compute (owasp.org/www-community/attacks/CSV_Injection), and those that the apostrophe, which
+the reader takes away, would make of others."""
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _DICTIONARIES = ("source", "label", "warning", "error", "model", "top_labels.list.element")
 
 
@@ -32,6 +36,8 @@ class Layout:
     digest: str
     top: int | None
     """How many classes are written; None is all, in the model's order."""
+    csv_safe: bool
+    """Whether texts in CSV that a spreadsheet would take for formulas begin with an apostrophe."""
     columns: Any
     """The `pyarrow.Schema` of the passed-through columns."""
 
@@ -167,10 +173,26 @@ def _csv(layout: Layout, table: Any) -> bytes:
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
             values = [_plain_text(value) for value in flat.column(place).to_pylist()]
             flat = flat.set_column(place, field.name, pa.array(values, pa.string()))
+    if layout.csv_safe:
+        columns = [_safe(flat.column(place)) for place in range(flat.num_columns)]
+        flat = pa.table(columns, names=_safe(pa.chunked_array([flat.column_names])).to_pylist())
     buffer = io.BytesIO()
     options = pyarrow.csv.WriteOptions(include_header=True, quoting_style="needed")
     pyarrow.csv.write_csv(flat, buffer, options)
     return buffer.getvalue()
+
+
+def _safe(column: Any) -> Any:
+    """Return a column, its texts with an apostrophe before what a spreadsheet would compute; numbers stay."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    matches = pa.compute.match_substring_regex
+    is_formula = pa.compute.and_not(matches(column, _FORMULA), matches(column, _NUMBER))
+    if not pa.compute.any(is_formula).as_py():
+        return column
+    return pa.compute.if_else(is_formula, pa.compute.binary_join_element_wise("'", column, ""), column)
 
 
 def _plain_text(value: Any) -> str | None:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic_files import sha256_bytes, write_whole
+from serving.scoring import own_output
 from serving.scoring.errors import OutputError
 from serving.scoring.output.integrity import is_intact, read_record, record, size_of
 from serving.scoring.output.manifest import JobManifest
 from serving.scoring.records import Receipt
 from serving.scoring.settings import ENDINGS
 
-RECEIPTS = "_receipts"
+RECEIPTS = own_output.RECEIPTS
 FILE_RECEIPT = "file.json"
 SUCCESS = "_SUCCESS"
 
@@ -227,4 +228,4 @@ class JobFiles:
 
 def folder_of(output: Path) -> Path:
     """Return the folder of an output's parts: the output itself, or `OUTPUT.parts` for a single file."""
-    return output.with_name(output.name + ".parts") if output.suffix.lower() in ENDINGS else output
+    return output.with_name(output.name + own_output.PARTS) if output.suffix.lower() in ENDINGS else output

@@ -9,11 +9,12 @@ from pathlib import Path
 import orjson
 
 from common.atomic_files import fsync_path, sha256_bytes
-from serving.scoring.errors import OutputError
+from serving.scoring import own_output
+from serving.scoring.errors import NothingScoredError, OutputError
 from serving.scoring.output.integrity import CHECKSUM, read_record, record
 from serving.scoring.records import Receipt
 
-MANIFEST = "_manifest.json"
+MANIFEST = own_output.MANIFEST
 SCHEMA_VERSION = 2
 """Version 1 had no checksums."""
 
@@ -57,6 +58,17 @@ class Outcome:
     def errors(self) -> int:
         """Return the number of rows with an error."""
         return sum(receipt.errors for receipt in self.receipts)
+
+    def check(self, output: Path) -> None:
+        """Raise NothingScoredError if there are rows, and each of them has an error."""
+        if not self.errors or self.errors < sum(receipt.rows for receipt in self.receipts):
+            return
+        first = next((fault for receipt in self.receipts for fault in receipt.tally.get("faults", ())), None)
+        reason = "" if first is None else f" (the first, {first[1]}: {first[2]})"
+        raise NothingScoredError(
+            f"nothing was scored: {self.errors:,} of {self.errors:,} rows have an error{reason}; "
+            f"correct the input, and score it into another output than {output}"
+        )
 
 
 def read_manifest(folder: Path) -> JobManifest | None:

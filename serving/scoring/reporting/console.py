@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from imagesets.source import Source
 from serving.scoring.observer import Observer, Totals
 from serving.scoring.output.manifest import Outcome
 from serving.scoring.records import Backend, Chunk, Predictions, Receipt
@@ -35,22 +36,16 @@ class ConsoleObserver(Observer):
         self._started = clock()
         self._rows_now = 0
 
-    def on_backend(self, backend: Backend) -> None:
-        """Read the labels, which need the classes.
+    def on_backend(self, backend: Backend, sources: Sequence[Source]) -> None:
+        """Read the labels, which need the classes and the rows.
 
         Raises:
-            InputError: the labels cannot be read.
+            DataError: the labels cannot be read.
         """
-        self._statistics = open_statistics(self._settings, backend)
+        self._statistics = open_statistics(self._settings, backend, sources)
 
     def on_start(self, totals: Totals, done: Sequence[Receipt]) -> None:
-        """Check the number of labels, and start the progress display.
-
-        Raises:
-            InputError: the number of labels is not that of the rows.
-        """
-        if self._labels is not None:
-            self._labels.check(totals.rows)
+        """Start the progress display."""
         self._started = self._clock()
         if self._settings.quiet:
             return

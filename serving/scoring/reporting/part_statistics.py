@@ -17,9 +17,11 @@ from bundle.errors import BundleError
 from bundle.manifest import Reference
 from bundle.repository import resolve
 from common.html.confusion_matrix import Confusion
+from imagesets.labels import UNKNOWN
+from imagesets.source import Source
 from serving.scoring.backends.local import LocalBackend
 from serving.scoring.records import Backend, Chunk, Predictions
-from serving.scoring.reporting.labels import UNKNOWN, Labels, open_labels
+from serving.scoring.reporting.labels import Labels, open_labels
 from serving.scoring.settings import ScoreSettings
 
 LOW_CONFIDENCE = 0.8
@@ -112,18 +114,18 @@ def _least(
     return kept
 
 
-def open_statistics(settings: ScoreSettings, backend: Backend) -> PartStatistics:
+def open_statistics(settings: ScoreSettings, backend: Backend, sources: Sequence[Source]) -> PartStatistics:
     """Return what computes the statistics of the parts.
 
     Raises:
-        InputError: the labels cannot be read.
+        DataError: the labels cannot be read.
     """
     return PartStatistics(
         classes=backend.classes,
         reference=backend.session.bundle.manifest.reference
         if isinstance(backend, LocalBackend)
         else reference_of(settings, backend.digest),
-        labels=None if settings.labels is None else open_labels(settings.labels, backend.classes),
+        labels=None if settings.labels is None else open_labels(settings.labels, backend.classes, sources),
     )
 
 

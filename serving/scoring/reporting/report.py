@@ -11,8 +11,8 @@ import numpy as np
 from common.atomic_files import write_whole
 from common.html import confusion_matrix, sprite_sheet
 from common.html.frame import NOTHING, Html, Section, name, page, table, text
+from imagesets.labels import UNKNOWN
 from serving.scoring.errors import WriteError
-from serving.scoring.reporting.labels import UNKNOWN
 from serving.scoring.reporting.part_statistics import LOW_CONFIDENCE
 from serving.scoring.reporting.progress import format_seconds
 from serving.scoring.reporting.summary import LeastConfident, Summary, interpret_psi, percent

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from bundle import drift
 from bundle.manifest import IMAGE_SIZE, Reference
 from common.html.confusion_matrix import Confusion
+from imagesets.labels import UNKNOWN
 from serving.scoring.records import Images, Receipt
-from serving.scoring.reporting.labels import UNKNOWN
 from serving.scoring.reporting.part_statistics import ERRORS_KEPT, LEAST_KEPT, LOW_CONFIDENCE
 from serving.scoring.reporting.progress import format_seconds
 

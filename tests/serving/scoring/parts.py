@@ -1,10 +1,13 @@
 """Chunks, predictions and receipts, made without a run."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from imagesets.formats.arrays.array_source import spooled
+from imagesets.source import Source
 from serving.scoring.records import Chunk, Predictions, Receipt, predictions_of
 
 
@@ -20,6 +23,11 @@ def a_chunk(images: npt.NDArray[np.uint8], **more: Any) -> Chunk:
         "warnings": {},
     }
     return Chunk(images=images, **(given | more))
+
+
+def numbered(count: int) -> list[Source]:
+    """Return an input of so many images, whose rows are numbered and have no labels."""
+    return [spooled("images", Path("images"), [some_images(count)])]
 
 
 def some_images(count: int, seed: int = 1) -> npt.NDArray[np.uint8]:

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.progress import Progress
+from imagesets.errors import DataError
 from training.data.dataset import DataSet, Images, polarity
-from training.data.formats.idx import read_pair
 from training.data.loading import load_mnist
 from training.data.splits import split
-from training.errors import DataError
 
 
 def numbered(labels: list[int]) -> Images:
@@ -124,40 +123,6 @@ def test_the_test_set_is_read_once() -> None:
     with pytest.raises(RuntimeError, match="read once"):
         data.test()
     assert reads == [1]
-
-
-def test_a_pair_of_files_is_read(tmp_path: Path) -> None:
-    """Images and labels come back as uint8 and int64, in their order."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (7, 28, 28), dtype=np.uint8)
-    labels = generator.integers(0, 10, 7, dtype=np.uint8)
-    read = read_pair(write_idx(tmp_path / "images", images), write_idx(tmp_path / "labels", labels), 10)
-    assert (read.images == images).all()
-    assert read.labels.dtype == np.int64
-    assert read.labels.tolist() == labels.tolist()
-    assert read.take(np.array([6, 0])).labels.tolist() == [labels[6], labels[0]]
-
-
-@pytest.mark.parametrize(
-    ("shape", "labels", "said"),
-    [
-        ((4, 28, 28), [0, 1, 2], "4 images but .* 3 labels"),
-        ((3, 28, 28), [0, 1, 2, 3], "3 images but .* 4 labels"),
-        ((3, 32, 28), [0, 1, 2], "32x28; 28x28 is needed"),
-        ((3, 28, 29), [0, 1, 2], "28x29; 28x28 is needed"),
-        ((3, 28, 28), [0, 1, 3], "label 3; there are 3 classes"),
-        ((3, 28, 28), [0, 255, 2], "label 255; there are 3 classes"),
-    ],
-)
-def test_a_pair_that_does_not_fit_is_rejected(
-    tmp_path: Path, shape: tuple[int, ...], labels: list[int], said: str
-) -> None:
-    """Other counts, other sizes and labels without a class are rejected by number, naming the file."""
-    images_path = write_idx(tmp_path / "images", np.zeros(shape, dtype=np.uint8))
-    labels_path = write_idx(tmp_path / "labels", np.array(labels, dtype=np.uint8))
-    with pytest.raises(DataError, match=said) as refusal:
-        read_pair(images_path, labels_path, 3)
-    assert str(tmp_path) in str(refusal.value)
 
 
 def test_resident_tensors_stay_bytes() -> None:

@@ -25,9 +25,10 @@ import pytest
 import torchvision
 
 from common.progress import Progress
+from imagesets.errors import DataError
 from tests.conftest import ROOT
 from training.data import mnist_download
-from training.errors import DataError, UnwritableError
+from training.errors import UnwritableError
 
 NAMES = tuple(mnist_download.MNIST_SHA256)
 CONTENT = {name: f"stand-in for {name}\n".encode() * 200 for name in NAMES}
@@ -326,7 +327,7 @@ def test_a_download_without_end_is_broken_off(
     """Past the limit the connection is closed; the rest is not taken."""
     monkeypatch.setattr(mnist_download, "MAX_FILE_BYTES", 1 << 20)
     mirror.answer = endless
-    assert f"more than {1 << 20} bytes were received" in failure(tmp_path / "data")
+    assert f"has more than {1 << 20} bytes" in failure(tmp_path / "data")
     mirror.server.server_close()  # waits for the answer to end
     assert not hasattr(mirror.server, "taken_to_the_end")
 
@@ -335,7 +336,7 @@ def test_a_transfer_that_breaks_off_says_how_far_it_came(tmp_path: Path, mirror:
     """Half a file is told from a wrong one by the bytes that came."""
     mirror.answer = truncated
     whole = len(gzip.compress(CONTENT[NAMES[0]]))
-    assert f"{whole // 2} of {whole} bytes were received" in failure(tmp_path / "data")
+    assert f"ended after {whole // 2} of {whole} bytes" in failure(tmp_path / "data")
 
 
 def test_what_one_source_gave_is_kept_when_it_stops(tmp_path: Path, mirror: Mirror, npm: Path) -> None:

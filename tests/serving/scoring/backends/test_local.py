@@ -20,13 +20,14 @@ from bench.support.models import Linear
 from bench.support.pictures import png
 from bench.support.processes import ROOT, Service, environment
 from bundle.repository import Bundle
+from imagesets.errors import DataError
 from serving.errors import DeviceLostError
 from serving.model import engine as sessions
 from serving.score import main
 from serving.scoring import ray_backend
 from serving.scoring import run as job
 from serving.scoring.backends import local
-from serving.scoring.errors import BackendError, BackendLostError, BadImageError, InputError, ModelError
+from serving.scoring.errors import BackendError, BackendLostError, BadImageError, ModelError
 from serving.scoring.output.integrity import read_record
 from serving.scoring.output.manifest import Outcome
 from serving.scoring.reporting.console import ConsoleObserver
@@ -215,7 +216,7 @@ def test_an_actor_reports_its_errors(bundle: Bundle, material: Path, tmp_path: P
     """Another input, a model that is not there, a bad image with --strict: each comes back as its own error."""
     driver = Driver(bundle, material, tmp_path / "scores")
     told = driver.told(0, model="another")
-    assert told["error"] == InputError.__name__
+    assert told["error"] == DataError.__name__
     assert "has another job: model was another" in told["message"]
     strict = Driver(bundle, material, tmp_path / "strict", strict=True)
     assert strict.told(2)["error"] == BadImageError.__name__
@@ -228,7 +229,7 @@ def test_ray_cannot_read_the_standard_input(bundle: Bundle, tmp_path: Path) -> N
     """Every node reads for itself, so there must be something to read."""
     settings = ScoreSettings(input=("-",), output=tmp_path / "scores", engine="ray", model=bundle.path.parent)
     unused: Any = None
-    with pytest.raises(InputError, match="standard input on every node"):
+    with pytest.raises(DataError, match="standard input on every node"):
         ray_backend.score_on_ray(settings, [0], unused, unused, unused)
 
 

@@ -14,7 +14,8 @@ from bench.support.processes import Service
 from bundle.manifest import BLACK_ON_WHITE, WHITE_ON_BLACK, Polarity
 from bundle.repository import Bundle
 from serving.model.engine import BUCKETS
-from serving.predict.bodies.image_files import decode, warnings_of
+from serving.predict.bodies.image_files import decode
+from serving.predict.bodies.image_warnings import warnings_of
 from serving.scoring.inputs.decoding import decode_files, from_pixels
 
 BATCH = BUCKETS[-1]

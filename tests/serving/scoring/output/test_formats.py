@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,9 +16,12 @@ from bench.support.jobs import digits, folder, rows_of, score
 from bench.support.models import CLASSES, Linear
 from bench.support.pictures import png
 from bundle.repository import Bundle
+from imagesets.lazy_strings import LazyStrings
 from serving.score import main
-from serving.scoring.lazy_strings import LazyStrings
+from serving.scoring.errors import OutputError
+from serving.scoring.output.formats import Layout
 from tests.conftest import ROOT
+from tests.serving.scoring.parts import a_chunk, some_images, some_predictions
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,110 @@ def test_the_file_knows_its_model(given: Path, bundle: Bundle, tmp_path: Path) -
     metadata = pq.read_schema(tmp_path / "out.parquet").metadata
     assert json.loads(metadata[b"classes"]) == list(CLASSES)
     assert metadata[b"model"].decode() == bundle.manifest.digest
+
+
+FORMULAS = ["=1+2", "+cmd", "-x", "@SUM(A1)", "\tx", "\rx", "'=1", "''@x", "-1,5", '=HYPERLINK("x")']
+HARMLESS = ["plain", "-1", "+2.5e-3", ".5", "'x", "a=b", "", None, "1-2"]
+
+
+def restored(cell: str) -> str:
+    """Return what docs/scoring.md says that a cell was."""
+    return re.sub(r"^'(?='*[=+\-@\t\r])", "", cell)
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_csv_has_no_cell_that_a_spreadsheet_computes(bundle: Bundle, tmp_path: Path, safe: bool) -> None:
+    """Texts that are passed through, their column's name too; numbers are numbers, and nothing is lost."""
+    texts = FORMULAS + HARMLESS
+    table = {
+        "image": [png(image) for image in digits(len(texts))],
+        "=text": texts,
+        "number": [-float(place) for place in range(len(texts))],
+        "kind": pa.array([text or "-" for text in texts]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    score(bundle, tmp_path / "in.parquet", tmp_path / "out.csv", csv_safe=safe)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    name = "'=text" if safe else "=text"
+    assert [restored(row[name]) if safe else row[name] for row in rows] == [text or "" for text in texts]
+    assert [float(row["number"]) for row in rows] == table["number"]
+    assert (rows[0]["kind"] == "'=1+2") is safe
+    quoted = [row[name].startswith("'") and row[name] != text for row, text in zip(rows, texts, strict=True)]
+    assert quoted == [safe] * len(FORMULAS) + [False] * len(HARMLESS)
+
+
+def test_csv_of_files_and_classes_that_look_like_formulas_is_safe(bundle: Bundle, tmp_path: Path) -> None:
+    """File names and class names come from others as well; the other formats have them as they are."""
+    (tmp_path / "in").mkdir()
+    for name, image in zip(("=a.png", "@b.png", "c.png"), digits(3), strict=True):
+        (tmp_path / "in" / name).write_bytes(png(image))
+    for ending in ("csv", "parquet"):
+        score(bundle, tmp_path / "in", tmp_path / f"out.{ending}")
+    assert [row["row"] for row in rows_of(tmp_path / "out.csv")] == ["'=a.png", "'@b.png", "c.png"]
+    assert [row["row"] for row in rows_of(tmp_path / "out.parquet")] == ["=a.png", "@b.png", "c.png"]
+    classes, images = ("=one", "-2", "+three"), some_images(9)
+    layout = Layout(format="csv", classes=classes, digest="0", top=3, csv_safe=True, columns=pa.schema([]))
+    content = layout.encode(a_chunk(images), some_predictions(9, classes)).decode()
+    for row in csv.DictReader(content.splitlines()):
+        assert {row["label_1"], row["label_2"], row["label_3"]} == {"'=one", "-2", "'+three"}
+        assert row["label"] == row["label_1"]
+
+
+def test_safe_texts_are_part_of_a_csv_job_alone(given: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """The setting changes the bytes of CSV, so another one is another job; of Parquet it changes nothing."""
+    score(bundle, given, tmp_path / "out", format="csv")
+    with pytest.raises(OutputError, match="spreadsheet-safe was true and is false"):
+        score(bundle, given, tmp_path / "out", format="csv", csv_safe=False)
+    score(bundle, given, tmp_path / "out.parquet")
+    score(bundle, given, tmp_path / "out.parquet", csv_safe=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["x.xlsx", "x.tsv", "x.json", "x.txt", "x.xls", "x.feather", "x.npz", "x.csv.gz", "X.H5"]
+)
+def test_an_output_with_the_ending_of_another_format_is_refused(
+    name: str, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It became a folder of that name; a folder that exists is one, and so is a name with a slash at its end."""
+    words = ["--input", str(given), "--model", "nowhere", "--output"]
+    assert main([*words, str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert "is no format of the output: end it in .parquet, .csv, .jsonl, .ndjson, or give a folder" in said
+    assert not (tmp_path / name).exists()
+    assert main(["merge", "--output", str(tmp_path / name)]) == 2
+    assert main([*words, f"{tmp_path / name}/"]) == 70
+    (tmp_path / name).mkdir()
+    assert main([*words, str(tmp_path / name)]) == 70
+
+
+def test_a_folder_may_have_a_dot_and_a_number_but_not_our_endings(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`run.2` is a folder; `scores.csv/` is neither one nor the other."""
+    words = ["--input", str(given), "--model", "nowhere", "--output"]
+    assert main([*words, str(tmp_path / "2026.11.28")]) == 70
+    assert main([*words, f"{tmp_path}/scores.csv/"]) == 2
+    assert "a folder cannot end in .csv: omit the slash" in capsys.readouterr().err
+
+
+def test_a_job_of_which_every_row_failed_is_not_told_as_done(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor by the same command again, nor by merge; one image that could be read makes it 3."""
+    (tmp_path / "in").mkdir()
+    for place in range(3):
+        (tmp_path / "in" / f"{place}.png").write_bytes(b"no image")
+    words = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--provider", "cpu"]
+    words += ["--model", str(bundle.path.parent)]
+    for given in (words, words, [*words, "--quiet"], ["merge", "--output", str(tmp_path / "out")]):
+        assert main(given) == 65
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: nothing was scored: 3 of 3 rows have an error (the first, 0.png: ")
+        assert str(tmp_path / "out") in last
+    assert [row["error"] is None for row in rows_of(tmp_path / "out")] == [False] * 3
+    (tmp_path / "in" / "3.png").write_bytes(png(digits(1)[0]))
+    assert main([*words[:2], "--output", str(tmp_path / "more"), *words[4:]]) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from serving.scoring.reporting import report
 from serving.scoring.reporting.labels import open_labels
 from serving.scoring.reporting.part_statistics import PartStatistics
 from serving.scoring.reporting.summary import LabelsIdentity, Summary
-from tests.serving.scoring.parts import a_chunk, a_receipt, some_images, some_predictions
+from tests.serving.scoring.parts import a_chunk, a_receipt, numbered, some_images, some_predictions
 
 NASTY = (
     "<script>alert(1)</script>",
@@ -30,7 +30,7 @@ def a_page(tmp_path: Path, classes: tuple[str, ...], rows: list[str]) -> tuple[S
     )
     true = tmp_path / "labels.npy"
     np.save(true, np.random.default_rng(2).integers(0, len(classes), COUNT))
-    labels = open_labels(str(true), classes)
+    labels = open_labels(str(true), classes, numbered(COUNT))
     chunk = a_chunk(some_images(COUNT), rows=rows, errors={7: "no image: <b>"}, warnings={})
     tally = PartStatistics(classes=classes, reference=reference, labels=labels).compute(
         chunk, some_predictions(COUNT, classes)

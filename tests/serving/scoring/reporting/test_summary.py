@@ -20,7 +20,7 @@ from serving.scoring.reporting.summary import (
     labels_identity,
     summary_lines,
 )
-from tests.serving.scoring.parts import a_chunk, a_receipt, some_images, some_predictions
+from tests.serving.scoring.parts import a_chunk, a_receipt, numbered, some_images, some_predictions
 
 CLASSES = ("cat", "dog", "bird", "eel")
 COUNT = 900
@@ -60,7 +60,7 @@ def part(first: int) -> tuple[Chunk, Predictions]:
 def labels(tmp_path: Path) -> Labels:
     """Return what the rows truly are."""
     np.save(tmp_path / "labels.npy", TRUE)
-    return open_labels(str(tmp_path / "labels.npy"), CLASSES)
+    return open_labels(str(tmp_path / "labels.npy"), CLASSES, numbered(len(TRUE)))
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_rows_without_a_label_are_not_compared(tmp_path: Path) -> None:
     """Where only some rows have a label, the others count neither as right nor as wrong."""
     path = tmp_path / "labels.csv"
     path.write_text("row,label\n" + "".join(f"{at},{TRUE[at]}\n" for at in range(0, PART, 2)))
-    some = open_labels(str(path), CLASSES)
+    some = open_labels(str(path), CLASSES, numbered(len(TRUE)))
     chunk, predictions = part(0)
     tally = PartStatistics(classes=CLASSES, reference=REFERENCE, labels=some).compute(chunk, predictions)
     summary = summed([a_receipt(0, chunk, tally)], some)

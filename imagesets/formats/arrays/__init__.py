@@ -1,0 +1,1 @@
+"""Arrays of numbers: IDX, NumPy's and MATLAB's files."""

@@ -1,0 +1,1 @@
+"""Image files: in folders, in archives, with their labels."""

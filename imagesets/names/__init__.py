@@ -1,0 +1,1 @@
+"""Names: of classes, of known sets, and what the names of files and folders say."""
