@@ -6,6 +6,8 @@ PORT ?= 8080
 MODELS ?= models
 NAME ?= mnist
 FIT ?=
+# A run that was interrupted goes on, unless FIT has --restart.
+RESUME = $(if $(filter --restart --resume --no-resume,$(FIT)),,--resume)
 TEST ?=
 IMAGES ?= train serve-cpu score-cpu
 DOCKER ?= docker
@@ -35,7 +37,7 @@ install = test -x $1/bin/pip || $(VENV)/bin/python -m venv $1; \
   $(UV) pip install $(if $(CI),--quiet) --compile-bytecode --require-hashes --python $1/bin/python -r $2 \
     || $1/bin/python $(PIP_INSTALL) -r $2
 
-.PHONY: help run train serve check static unit test clients linters chromium proxies lock clean images test-images train-job deploy score-job registry
+.PHONY: help run train serve check static unit test clients linters chromium proxies libtiff lock clean images test-images train-job deploy score-job registry
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -44,11 +46,11 @@ help: ## show this
 run: $(VENV)/installed ## train once, then serve on HOST:PORT
 	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) $(VENV)/bin/python -m serving --check-address
 	@$(VENV)/bin/python -m bundle list $(MODELS)/$(NAME) >/dev/null 2>&1 \
-	  || $(VENV)/bin/python -m training fit --models $(MODELS) --name $(NAME) $(FIT)
+	  || $(VENV)/bin/python -m training fit --models $(MODELS) --name $(NAME) $(RESUME) $(FIT)
 	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
 train: $(VENV)/installed ## train and publish the next version
-	$(VENV)/bin/python -m training fit --models $(MODELS) --name $(NAME) $(FIT)
+	$(VENV)/bin/python -m training fit --models $(MODELS) --name $(NAME) $(RESUME) $(FIT)
 
 serve: $(VENV)/installed ## serve what is published, training nothing
 	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
@@ -68,7 +70,7 @@ static: $(VENV)/installed-development
 unit: $(VENV)/installed-development
 	$(VENV)/bin/pytest -m unit $(PARALLEL) logical
 
-test: check $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## check, run every other test, or TEST=tests/...
+test: libtiff check $(CLIENTS)/installed $(LINTERS)/installed chromium proxies ## check, run every other test, or TEST=tests/...
 	@set -ex; export CLIENTS_PYTHON=$(CLIENTS)/bin/python CHECKOV=$(LINTERS)/bin/checkov; \
 	if [ -n "$(TEST)" ]; then $(VENV)/bin/pytest $(TEST); \
 	else $(VENV)/bin/pytest -m 'service or system' $(PARALLEL) $(JOBS); fi
@@ -90,6 +92,13 @@ proxies: ## nginx and HAProxy, which the tests put in front of the service, like
 	    && echo "installing nginx and HAProxy, to test the service behind" && apt-get update -qq \
 	    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nginx haproxy >/dev/null; } \
 	  || echo "without nginx and HAProxy the tests behind them are skipped; on Debian: apt-get install nginx haproxy"
+
+libtiff: ## libtiff's own tools, by which the tests read TIFF files a second time, likewise
+	@command -v tiffcp >/dev/null && command -v tiff2rgba >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing libtiff's tools, to test TIFF files" \
+	    && apt-get update -qq \
+	    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends libtiff-tools >/dev/null; } \
+	  || echo "without libtiff's tools a test of TIFF files is skipped; on Debian: apt-get install libtiff-tools"
 
 images: ## build IMAGES="train serve-cuda score-cuda"; REGISTRY=host/team/ PUSH=1 pushes them; DOCKER=podman
 	@set -e; for image in $(IMAGES); do \

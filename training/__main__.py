@@ -1,6 +1,6 @@
 """`python -m training`: train and publish a model, download MNIST, search for settings, or study them.
 
-Exit codes: 0 success; 2 a setting is unknown or invalid; 65 invalid data; 66 an unusable checkpoint; 69 an
+Exit codes: 0 success; 2 a setting is unknown or invalid; 65 invalid data; 66 an unusable or unfinished run; 69 an
 unusable device; 70 the export could not be proven equal to the trained model; 71 out of memory, or the device
 failed; 73 a file cannot be written; 75 stopped by a signal: continue with --resume (tune and study continue by
 themselves); 76 the loss diverged; 1 any other failure. Publishing is atomic: a version is complete or absent.
@@ -14,7 +14,7 @@ from pathlib import Path
 from common.configuration import Layer, add_options, build, from_arguments, parse
 from common.progress import Progress
 from training.defaults import DEFAULT_PRESET, environment_layer, file_layer, preset_layer, shown_layers
-from training.errors import exit_code
+from training.errors import exit_code, print_result
 from training.interrupts import exit_on_sigterm
 from training.presets import PRESETS
 from training.search_settings import STUDIES, StudySettings, TuneSettings
@@ -45,21 +45,21 @@ def _run(arguments: list[str] | None) -> None:
         from training.data.mnist_download import fetch_mnist
 
         paths = fetch_mnist(settings.data_dir, progress)
-        print("\n".join(str(path) for path in paths.values()))
+        print_result("\n".join(str(path) for path in paths.values()))
     elif isinstance(settings, TuneSettings):
         from training.search.tune import search
 
-        print(search(settings, given, progress))
+        print_result(search(settings, given, progress))
     elif isinstance(settings, StudySettings):
         from training.study.run import study
 
-        print(study(options.studies, settings, given, progress))
+        print_result(study(options.studies, settings, given, progress))
     else:
         from training.job import run
 
         published = run(settings, progress)
         if published:
-            print(published.path)
+            print_result(published.path)
 
 
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:

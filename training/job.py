@@ -1,24 +1,27 @@
 """The training job from top to bottom: load the data, split it, fit, release (`release/publish.py`)."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from bundle.errors import BundleError
-from bundle.repository import Bundle, versions
+from bundle.repository import Bundle, check_room, versions
 from common.progress import Progress
 from training.augmentation.policy import apply_policy, describe_policy
 from training.data.dataset import polarity
 from training.data.loading import load_chosen
-from training.data.splits import split
+from training.data.splits import split_data
+from training.errors import reading_into_memory
 from training.interrupts import catch_signals
 from training.loop import checkpoint, distributed
 from training.loop.device import choose_device
 from training.loop.fit import Run, fit
+from training.loop.run_directory import check_no_unfinished_run, locked
 from training.loop.trackers import Loggers, check_packages, open_loggers
 from training.model.distillation import load_teachers
-from training.model.parameters import check_publishable
+from training.model.parameters import check_publishable, exported_bytes
 from training.release.publish import Candidate, release
 from training.settings import TrainingSettings, model_name
 
@@ -30,18 +33,18 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
         ConfigurationError: the package of a tracker is not installed, the network is larger than a bundle can be, or
             a teacher is not a published version.
         TrainingError: the data, the device, the training or the export failed, or a signal arrived; see `errors.py`.
-        PublishError: the model repository cannot be written.
+        PublishError: the model repository cannot be written; what can be known of it is checked before training.
     """
     check_packages(settings)
     device = choose_device(settings)
     with catch_signals() as stop, distributed.join(cuda=device.type == "cuda") as world:
         progress = progress if world.is_writer else Progress(quiet=True)
-        with world.writer_first():  # it may have to download the data
+        with world.writer_first(), reading_into_memory():  # it may have to download the data
             data = load_chosen(settings, progress)
         settings = apply_policy(settings, data.is_handwriting)
         settings = settings.model_copy(update={"name": settings.name or model_name(data.name)})
         check_publishable(settings, len(data.classes))
-        train, validation = split(data.training, settings.validation, settings.seed)
+        train, validation = split_data(data, settings.validation, settings.seed)
         ink = polarity(train.images)
         ensemble = load_teachers(settings, data, ink, device)
         progress.say(
@@ -50,7 +53,11 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
         )
         progress.say(describe_policy(settings.model_dump()))
         directory = settings.runs / str(settings.name)
-        with closing(open_loggers(settings, progress) if world.is_writer else Loggers()) as loggers:
+        alone = _alone(settings, directory, len(data.classes), progress)
+        with (
+            alone if world.is_writer else nullcontext(),
+            closing(open_loggers(settings, progress) if world.is_writer else Loggers()) as loggers,
+        ):
             fitted = fit(
                 Run(
                     settings=settings,
@@ -85,8 +92,21 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                 )
                 published = release(candidate, progress, stop)
             loggers.published(published)
-        checkpoint.clear(directory)
-        return published
+            checkpoint.clear(directory)
+            return published
+
+
+@contextmanager
+def _alone(settings: TrainingSettings, directory: Path, classes: int, progress: Progress) -> Iterator[None]:
+    """Hold the run's directory, where nothing is lost, for a model that can be published."""
+    name = str(settings.name)
+    with locked(directory, "another --name or --runs", progress):
+        check_room(settings.models, name, classes=classes, size=exported_bytes(settings, classes))
+        if not (settings.resume or settings.restart):
+            check_no_unfinished_run(
+                directory, lambda run_id: find_published(settings.models / name, run_id) is not None, progress
+            )
+        yield
 
 
 def find_published(model: Path, run_id: str) -> Bundle | None:

@@ -22,10 +22,10 @@ from torch import nn
 from bench.support.options import bench_parser
 from common.configuration import add_options, build, from_arguments
 from common.progress import Progress
+from imagesets.names.known_sets import MNIST_SHA256
 from training.data.dataset import DeviceImages
 from training.data.loading import load
-from training.data.mnist_download import MNIST_SHA256
-from training.data.splits import split
+from training.data.splits import split_data
 from training.defaults import DEFAULT_PRESET, preset_layer
 from training.errors import exit_code
 from training.interrupts import StopFlag
@@ -99,7 +99,7 @@ def _our_loop(
 ) -> tuple[Callable[[], int], DeviceImages]:
     """Return a function that trains for one epoch with Glyph's training step."""
     data = load(settings.data, mnist_directory=settings.data_dir, progress=Progress())
-    train, validation = split(data.training, settings.validation, settings.seed)
+    train, validation = split_data(data, settings.validation, settings.seed)
     run = Run(
         settings=settings,
         train=train.to(device),

@@ -33,7 +33,7 @@ from common.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.data.dataset import polarity
 from training.data.loading import load
-from training.data.splits import split
+from training.data.splits import split_data
 from training.defaults import preset_layer
 from training.errors import exit_code
 from training.interrupts import catch_signals
@@ -114,7 +114,7 @@ def _one_run(settings: TrainingSettings, seed: int, progress: Progress) -> tuple
     device = choose_device(settings)
     data = load(settings.data, mnist_directory=settings.data_dir, progress=progress)
     settings = apply_policy(settings, data.is_handwriting).model_copy(update={"seed": seed})
-    train, validation = split(data.training, settings.validation, settings.seed)
+    train, validation = split_data(data, settings.validation, settings.seed)
     ink = polarity(train.images)
     with tempfile.TemporaryDirectory() as directory, catch_signals() as stop:
         run = Run(

@@ -217,3 +217,47 @@ def test_settings_survive_the_manifest() -> None:
     chosen = TrainingSettings(hidden=(64,), learning_rate=0.1 + 0.2, models=Path("somewhere/else"))
     assert TrainingSettings.model_validate(chosen.model_dump(mode="json")) == chosen
     assert TrainingSettings.model_validate_json(chosen.model_dump_json()) == chosen
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--lr", "--learning-rate"),
+        ("-lr", "--learning-rate"),
+        ("--LR", "--learning-rate"),
+        ("--bs", "--batch-size"),
+        ("--batch", "--batch-size"),
+        ("--wd", "--weight-decay"),
+        ("--dropout-rate", "--dropout"),
+        ("--dropout_rate", "--dropout"),
+        ("--num-epochs", "--epochs"),
+        ("--optim", "--optimizer"),
+        ("--val-split", "--validation"),
+        ("--force", "--restart"),
+    ],
+)
+def test_the_usual_name_of_an_option_is_answered_with_ours(
+    word: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of names that other programs have, spelling alone would suggest nothing or another setting."""
+    assert main(["fit", word, "1"]) == 2
+    assert f"unknown option {word}; did you mean '{meant}'?" in capsys.readouterr().err
+
+
+def test_the_usual_name_of_a_setting_is_answered_in_files_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the spelling of each."""
+    (tmp_path / "run.yaml").write_text("lr: 1")
+    assert main(["fit", "--config", str(tmp_path / "run.yaml")]) == 2
+    assert "run.yaml; did you mean 'learning_rate'?" in capsys.readouterr().err
+    monkeypatch.setenv("GLYPH_TRAIN_BS", "1")
+    assert main(["fit"]) == 2
+    assert "did you mean 'GLYPH_TRAIN_BATCH_SIZE'?" in capsys.readouterr().err
+
+
+def test_synonyms_are_of_settings_and_no_settings_themselves() -> None:
+    """Else one would never be suggested, or lead nowhere."""
+    fields = set(TrainingSettings.model_fields)
+    assert set(TrainingSettings.synonyms.values()) <= fields
+    assert set(TrainingSettings.synonyms).isdisjoint(fields)

@@ -21,6 +21,8 @@ HASH_BYTES = 32
 PATTERN = f"checkpoint-{'[0-9]' * 12}.pt"
 LEFTOVER_PATTERN = f".{PATTERN}.{'?' * 8}"
 """The exact names that `save` and `write_whole` use, so that a user's `checkpoint-best.pt` is left alone."""
+START_OVER = "remove them and start over with --restart (and without --resume)"
+"""What to do about checkpoints from which no run can continue."""
 
 Snapshot = dict[str, Any]
 
@@ -37,9 +39,14 @@ def save(directory: Path, step: int, snapshot: Snapshot, keep: int) -> Path:
     path = directory / f"checkpoint-{step:012d}.pt"
     with writing(path):
         write_whole(path, MAGIC + hashlib.sha256(payload).digest() + payload)
-        for old in sorted(directory.glob(PATTERN))[:-keep]:
+        for old in paths(directory)[:-keep]:
             old.unlink()
     return path
+
+
+def paths(directory: Path) -> list[Path]:
+    """Return the checkpoints in the directory, oldest first."""
+    return sorted(directory.glob(PATTERN))
 
 
 def load_latest(directory: Path, progress: Progress) -> Snapshot | None:
@@ -48,16 +55,14 @@ def load_latest(directory: Path, progress: Progress) -> Snapshot | None:
     Raises:
         CheckpointError: there are checkpoints, but all are corrupt.
     """
-    paths = sorted(directory.glob(PATTERN), reverse=True)
-    for path in paths:
+    found = paths(directory)
+    for path in reversed(found):
         try:
             return load(path)
         except CheckpointError as error:
             progress.say(f"skipped a checkpoint: {error}")
-    if paths:
-        raise CheckpointError(
-            f"all {len(paths)} checkpoints in {directory} are corrupt: remove them, or start over with --no-resume"
-        )
+    if found:
+        raise CheckpointError(f"all {len(found)} checkpoints in {directory} are corrupt: {START_OVER}")
     return None
 
 

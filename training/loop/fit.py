@@ -15,6 +15,7 @@ from torch.optim.swa_utils import update_bn
 
 from bundle.images.contract import PAPER
 from bundle.manifest import WHITE_ON_BLACK, Polarity
+from common.errors import ConfigurationError
 from common.progress import Progress, Task
 from training.augmentation.augmenter import Augmenter
 from training.data.dataset import DeviceImages
@@ -97,6 +98,7 @@ def fit(run: Run) -> Fitted:
         InterruptedRunError: a signal arrived; a checkpoint was written.
         CheckpointError: with `resume`, the checkpoint is of another run, or all checkpoints are corrupt.
         UnwritableError: a checkpoint or the metrics cannot be written.
+        ConfigurationError: batch normalisation would see one image at a time.
     """
     settings = run.settings
     state = begin(run)
@@ -128,6 +130,7 @@ def fit(run: Run) -> Fitted:
 def begin(run: Run) -> TrainingState:
     """Return the initial state, or the state of the last checkpoint."""
     settings, device = run.settings, run.train.images.device
+    _check_batch_norm(run)
     torch.manual_seed(settings.seed)  # equal weights in every process
     model = MLP(settings, run.classes).to(device)
     torch.manual_seed(settings.seed + run.world.rank)  # but different dropout masks
@@ -161,6 +164,17 @@ def begin(run: Run) -> TrainingState:
         if not snapshot:
             checkpoint.clear(run.directory)
     return state
+
+
+def _check_batch_norm(run: Run) -> None:
+    """Check that some part of a full batch has the two images of which a variance can be computed."""
+    settings = run.settings
+    parts = settings.accumulate * run.world.size
+    if settings.batch_norm and min(settings.batch_size, len(run.train)) <= parts:
+        raise ConfigurationError(
+            f"batch_norm: a batch of {settings.batch_size} is computed in {parts} parts of one image each, and the "
+            "variance needs two: give a larger batch_size, or fewer parts (accumulate, processes)"
+        )
 
 
 def _train_one_epoch(

@@ -11,7 +11,8 @@ from common.errors import ConfigurationError
 from common.progress import Progress
 from training.data.dataset import DataSet, DeviceImages, Images, polarity
 from training.data.loading import load_chosen
-from training.data.splits import split
+from training.data.splits import split_data
+from training.errors import reading_into_memory
 from training.interrupts import StopFlag
 from training.loop.device import choose_device
 from training.loop.fit import Run, ignore
@@ -64,7 +65,7 @@ def load_shared_data(settings: TrainingSettings, progress: Progress) -> SharedDa
     """Load and split the data as `fit` does.
 
     Raises:
-        ConfigurationError: torchrun started several processes, or a teacher is not a published version.
+        ConfigurationError: torchrun started several processes, restart is set, or a teacher is not a published version.
         DeviceError: CUDA was requested and is not available.
         DataError: the data is invalid.
     """
@@ -72,9 +73,15 @@ def load_shared_data(settings: TrainingSettings, progress: Progress) -> SharedDa
         raise ConfigurationError(
             "torchrun is for fit: start tune and study without it (several processes of tune share one search)"
         )
+    if settings.restart:
+        raise ConfigurationError(
+            "restart is for fit: tune and study go on with what they have; to start anew, give another --study or "
+            "--output"
+        )
     device = choose_device(settings)
-    data = load_chosen(settings, progress)
-    train, validation = split(data.training, settings.validation, settings.seed)
+    with reading_into_memory():
+        data = load_chosen(settings, progress)
+    train, validation = split_data(data, settings.validation, settings.seed)
     return SharedData(
         data=data,
         train=train,

@@ -8,7 +8,7 @@ import torch
 
 from training.augmentation.augmenter import Augmenter
 from training.errors import CheckpointError
-from training.loop.checkpoint import Snapshot
+from training.loop.checkpoint import START_OVER, Snapshot
 from training.loop.distributed import World
 from training.model.mlp import MLP, Standardisation
 from training.model.optimizers import AveragedWeights
@@ -17,7 +17,7 @@ from training.settings import IOSettings, RuntimeSettings, TrainingSettings
 FORMAT = 1
 CHANGEABLE_ON_RESUME = frozenset(
     {*IOSettings.model_fields, *RuntimeSettings.model_fields}
-    - {"data", "validation", "seed", "test_share", "test_seed"}
+    - {"data", "validation", "seed", "test_share", "test_seed", "resize"}
 )
 """Settings that a resumed run may change, because the weights do not depend on them."""
 
@@ -144,9 +144,7 @@ class TrainingState:
 
     def _check_same_run(self, snapshot: Snapshot, data_sha256: dict[str, str]) -> None:
         if snapshot.get("format") != FORMAT:
-            raise CheckpointError(
-                "the checkpoint is of another version of Glyph: start over with --no-resume"
-            )
+            raise CheckpointError(f"the checkpoints are of another version of Glyph: {START_OVER}")
         mine: dict[str, Any] = self.settings.model_dump(mode="json")
         theirs = snapshot["settings"]
         differing = [
@@ -164,6 +162,5 @@ class TrainingState:
             differing.append(f"the device was {snapshot['device']} and is {self.total_loss.device.type}")
         if differing:
             raise CheckpointError(
-                f"the checkpoint is of another run ({'; '.join(differing)}): "
-                "restore these settings, or start over with --no-resume"
+                f"the checkpoints are of another run ({'; '.join(differing)}): restore these settings, or {START_OVER}"
             )

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -176,6 +177,7 @@ class TensorBoard:
     def __init__(self, directory: Path, hyperparameters: Mapping[str, Any]) -> None:
         self._directory, self._hyperparameters = directory, hyperparameters
         self._writer: Any = None
+        threading.excepthook = partial(_report_unless_tensorboards, threading.excepthook)
 
     def begun(self, run_id: str) -> None:
         """Do nothing: event files have no run identities."""
@@ -185,7 +187,7 @@ class TensorBoard:
         if self._writer is None:
             writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
             self._writer = writer(str(self._directory), purge_step=epoch.epoch)
-            rows = [f"| {key} | `{value}` |" for key, value in self._hyperparameters.items()]
+            rows = [f"| {key} | {_cell(value)} |" for key, value in self._hyperparameters.items()]
             self._writer.add_text("configuration", "\n".join(["| setting | value |", "|---|---|", *rows]))
         for tag, value in _epoch_metrics(epoch).items():
             self._writer.add_scalar(tag.replace("_", "/", 1), value, epoch.epoch)
@@ -266,6 +268,19 @@ class MLflow:
         self._client.log_batch(
             self._run, metrics=[self._metric(key, value, time, step) for key, value in metrics.items()]
         )
+
+
+def _report_unless_tensorboards(
+    report: Callable[[threading.ExceptHookArgs], object], arguments: threading.ExceptHookArgs
+) -> None:
+    """Call the hook for exceptions that end a thread, unless it is TensorBoard's, which raises it to its caller too."""
+    if not type(arguments.thread).__module__.startswith("tensorboard."):
+        report(arguments)
+
+
+def _cell(value: object) -> str:
+    """Return a value as code in a cell of a Markdown table, which a pipe, a backtick or a line break would end."""
+    return "`" + one_line(value).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _epoch_metrics(epoch: Epoch) -> dict[str, float]:

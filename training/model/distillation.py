@@ -13,8 +13,8 @@ from bundle.errors import InvalidBundleError, NoBundleError
 from bundle.manifest import ONNX_FILE, Manifest, Polarity
 from bundle.repository import Bundle
 from common.errors import ConfigurationError, listing
+from imagesets.errors import DataError
 from training.data.dataset import DataSet
-from training.errors import DataError
 from training.model.teacher import layers_from_onnx
 from training.settings import TrainingSettings
 
@@ -100,6 +100,8 @@ def _differences(
         differing.append(f"its classes are {listing(manifest.classes)}, not {listing(data.classes)}")
     if manifest.input.polarity != polarity:
         differing.append(f"its images are {manifest.input.polarity}, these are {polarity}")
+    if manifest.input.resize != settings.resize:
+        differing.append(f"its images were resized by {manifest.input.resize}, these by {settings.resize}")
     if manifest.dataset.sha256 != data.sha256:
         differing.append(f"its data set '{manifest.dataset.name}' has other SHA-256s than '{data.name}'")
     for name in ("test_share", "test_seed"):

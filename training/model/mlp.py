@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
 
 from bundle.images.contract import PIXELS
 from training.model.noise_layers import Dropout, GaussianNoise
@@ -72,13 +73,27 @@ class MLP(nn.Sequential):
         return [layer for layer in self if isinstance(layer, nn.Linear)]
 
 
-def _normalisation(units: int, *, noisy: bool) -> nn.BatchNorm1d:
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that also trains on a single image, which has no variance, by the running statistics.
+
+    The last batch of an epoch, a part of an accumulated batch, or a process's share of one may have one image, or none.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `float[n, units]` normalised, for any n; with fewer than two images no statistics are updated."""
+        if not self.training or len(x) > 1:
+            return super().forward(x)
+        mean, variance = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+
+
+def _normalisation(units: int, *, noisy: bool) -> BatchNorm:
     """Return batch normalisation; if noise follows, its scale is fixed at 1, as training would outgrow the noise.
 
     Source: Rasmus et al. (2015), equations 5 to 7, where noise is added before scale and shift, and rectifiers have no
     scale because the next layer has one.
     """
-    layer = nn.BatchNorm1d(units)
+    layer = BatchNorm(units)
     layer.weight.requires_grad_(not noisy)
     return layer
 

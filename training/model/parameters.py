@@ -32,6 +32,11 @@ def check_publishable(settings: ModelSettings, classes: int) -> None:
         )
 
 
+def exported_bytes(settings: ModelSettings, classes: int) -> int:
+    """Return a lower bound on the size of a bundle: three of its files have the weights in float32."""
+    return 3 * 4 * parameter_count(settings, classes)
+
+
 def equal_widths(settings: ModelSettings, depth: int, target: int, classes: int) -> tuple[int, ...]:
     """Return `depth` equal widths with which a network of these `settings` has about `target` parameters.
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from bundle.images.contract import PIXELS
 from bundle.manifest import ONNX_FILE
-from training.errors import DataError
+from imagesets.errors import DataError
 
 Options = Mapping[str, float | bytes]
 """A node's attributes by name."""

@@ -22,7 +22,7 @@ from bundle.manifest import (
     TORCH_EXPORT_FILE,
     TORCHSCRIPT_FILE,
 )
-from training.errors import ExportError
+from training.errors import ExportError, writing
 from training.model.mlp import Standardisation
 from training.model.noise_layers import GaussianNoise
 
@@ -89,22 +89,35 @@ def _fold_batch_norm(layer: nn.Module, norm: nn.BatchNorm1d) -> nn.Linear:
 
 
 def export(model: ExportedModel, directory: Path) -> None:
-    """Write `model.onnx`, `model.pt` and `model.pt2` to the directory."""
+    """Write `model.onnx`, `model.pt` and `model.pt2` to the directory.
+
+    The formats' own writers, in C++, abort the process if the disk is full: they write to memory.
+
+    Raises:
+        UnwritableError: a file cannot be written.
+    """
     example = torch.zeros(
         2, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8
     )  # a batch of 1 would be exported as constant
     with quiet():
-        _export_onnx(model, example, directory / ONNX_FILE)
+        _write(directory / ONNX_FILE, _onnx(model, example))
         scripted = torch.jit.freeze(torch.jit.trace(model, (example,)))
-        _save_without_sources(scripted, directory / TORCHSCRIPT_FILE)
+        _write(directory / TORCHSCRIPT_FILE, _without_sources(scripted))
         batch = torch.export.Dim("batch")
         program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: batch}})
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # contains paths of source files
-        torch.export.save(program, directory / TORCH_EXPORT_FILE)
+        saved = io.BytesIO()
+        torch.export.save(program, saved)
+        _write(directory / TORCH_EXPORT_FILE, saved.getvalue())
 
 
-def _export_onnx(model: ExportedModel, example: torch.Tensor, path: Path) -> None:
+def _write(path: Path, data: bytes) -> None:
+    with writing(path):
+        path.write_bytes(data)
+
+
+def _onnx(model: ExportedModel, example: torch.Tensor) -> bytes:
     program = torch.onnx.export(
         model,
         (example,),
@@ -124,17 +137,19 @@ def _export_onnx(model: ExportedModel, example: torch.Tensor, path: Path) -> Non
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         del value.metadata_props[:]
     del model.graph.metadata_props[:]
-    path.write_bytes(model.SerializeToString())
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
-def _save_without_sources(scripted: torch.jit.ScriptModule, path: Path) -> None:
-    """Save TorchScript without its debug records, which contain paths of source files."""
-    buffer = io.BytesIO()
-    torch.jit.save(scripted, buffer)
-    with zipfile.ZipFile(buffer) as full, zipfile.ZipFile(path, "w") as kept:
+def _without_sources(scripted: torch.jit.ScriptModule) -> bytes:
+    """Return TorchScript without its debug records, which contain paths of source files."""
+    saved, stripped = io.BytesIO(), io.BytesIO()
+    torch.jit.save(scripted, saved)
+    with zipfile.ZipFile(saved) as full, zipfile.ZipFile(stripped, "w") as kept:
         for entry in full.infolist():
             if not entry.filename.endswith(".debug_pkl"):
                 kept.writestr(entry, full.read(entry))
+    return stripped.getvalue()
 
 
 @contextmanager

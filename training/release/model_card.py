@@ -18,7 +18,7 @@ _CARD = """\
 A multilayer perceptron ({layers}{activation}) that classifies 28x28 grayscale images into {count} classes:
 {classes}.
 
-**Intended use.** Images like those of the data set "{dataset}": 28x28 pixels, 8 bits, {polarity}.
+**Intended use.** Images like those of the data set "{dataset}": 28x28 pixels, 8 bits, {polarity}.{resized}
 **Not intended** for other images: a softmax always predicts one of its classes. Use the calibrated
 probability to abstain. The metrics below are for images like the training images; expect lower
 accuracy on images from other sources, and measure it on your own.
@@ -42,6 +42,16 @@ the validation set; it is 1 if no other had a lower log loss in cross-validation
 curves and the misclassified test images are in `report.html`.
 """
 
+_RESIZED = {
+    "fit": "scaled to 28x28 as a whole, whatever its aspect ratio",
+    "pad": "scaled to 28x28 in its aspect ratio, and padded with the median gray of its border",
+    "mnist": "reduced to its ink, which was fitted into 20x20 pixels and centred by mass, as MNIST's digits were",
+}
+_RESIZED = {
+    how: f"\nEach training image was {what}\n(`resize={how}`); the service does the same to others."
+    for how, what in _RESIZED.items()
+}
+
 
 def model_card(metadata: ModelMetadata) -> str:
     """Return the model card for the metadata, in CommonMark with tables."""
@@ -60,6 +70,7 @@ def model_card(metadata: ModelMetadata) -> str:
         classes=", ".join(names),
         dataset=plain(metadata.dataset.name),
         polarity=metadata.input.polarity.replace("-", " "),
+        resized=_RESIZED[metadata.input.resize] if metadata.input.resize else "",
         validation=metadata.validation,
         test=metadata.test,
         robustness=_robustness(metadata),
@@ -83,8 +94,10 @@ def plain(text: str) -> str:
     """Return text escaped for Markdown, on one line.
 
     ASCII punctuation characters with a meaning in Markdown or HTML are escaped by a backslash (CommonMark 0.31,
-    section 2.4), and so is the dot of a number that could start a list. Runs of white space become one space.
+    section 2.4), and so are the dot of a number that could start a list, and what makes a link of a bare address in
+    GitHub's Markdown (GFM 0.29, section 6.9). Runs of white space become one space.
     """
     escaped = re.sub(r"([\\`*_{}\[\]<>()#+!|~&$\"'-])", r"\\\1", visible(text))
     escaped = re.sub(r"^(\d+)\.", r"\1\\.", escaped)
+    escaped = re.sub(r"(?i)(?<=www)\.|:(?=//)", r"\\\g<0>", escaped)
     return re.sub(r"\s+", " ", escaped)

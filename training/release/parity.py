@@ -24,7 +24,7 @@ from bundle.manifest import (
     TORCHSCRIPT_FILE,
     Parity,
 )
-from training.errors import ExportError
+from training.errors import ExportError, writing
 from training.model.mlp import Standardisation
 from training.release.export import quiet
 from training.release.integer_graph import integer_graph
@@ -127,10 +127,15 @@ def add_integer_graph(
 
     Returns:
         The differences; or, in words, why the file is omitted.
+
+    Raises:
+        UnwritableError: the file cannot be written.
     """
     path = directory / INTEGER_ONNX_FILE
     try:
-        path.write_bytes(integer_graph(onnx.load(str(directory / ONNX_FILE))).SerializeToString())
+        graph = integer_graph(onnx.load(str(directory / ONNX_FILE))).SerializeToString()
+        with writing(path):
+            path.write_bytes(graph)
         inspect_onnx(path)
         expected = _expected(model, standardise, images)
         parity = _compare(INTEGER_FORM, _onnx(path, "CPUExecutionProvider"), expected, images)

@@ -31,6 +31,7 @@ from common.progress import Progress
 from training import provenance
 from training.data.dataset import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
+from training.errors import writing
 from training.interrupts import StopFlag
 from training.loop.fit import Fitted
 from training.model import evaluation
@@ -85,7 +86,7 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
     Raises:
         ExportError: the export could not be proven; nothing was published.
         InterruptedRunError: a signal arrived; nothing was published.
-        PublishError: the model repository cannot be written.
+        PublishError, UnwritableError: the model repository cannot be written.
     """
     settings, data = candidate.settings, candidate.data
     model, standardise = candidate.fitted.model.cpu(), candidate.fitted.standardise
@@ -153,8 +154,6 @@ def _write_documents(directory: Path, candidate: Candidate, measured: Measured) 
     """Write all files but the exported models and the manifest; return the manifest's metadata."""
     golden, sample_label = _golden(measured)
     stated = _metadata(candidate, measured, golden, sample_label)
-    (directory / GOLDEN_FILE).write_bytes(golden.to_bytes())
-    (directory / SAMPLE_FILE).write_bytes(_png(golden.images[0]))
     subject = page.ReportData(
         metadata=stated,
         history=candidate.fitted.history,
@@ -164,8 +163,15 @@ def _write_documents(directory: Path, candidate: Candidate, measured: Measured) 
         duplicates=measured.duplicates,
     )
     weights = candidate.fitted.model.linear_layers()[0].weight.detach().numpy()
-    (directory / REPORT_FILE).write_text(page.render(subject, weights), encoding="utf-8")
-    (directory / CARD_FILE).write_text(model_card(stated), encoding="utf-8")
+    documents = {
+        GOLDEN_FILE: golden.to_bytes(),
+        SAMPLE_FILE: _png(golden.images[0]),
+        REPORT_FILE: page.render(subject, weights).encode(),
+        CARD_FILE: model_card(stated).encode(),
+    }
+    for name, data in documents.items():
+        with writing(directory / name):
+            (directory / name).write_bytes(data)
     return stated
 
 
@@ -179,7 +185,7 @@ def _metadata(
         created=provenance.now(),
         run_id=candidate.fitted.run_id,
         classes=data.classes,
-        input=InputContract(polarity=polarity(train.images)),
+        input=InputContract(polarity=polarity(train.images), resize=settings.resize),
         temperature=temperature,
         hyperparameters=settings.model_dump(mode="json"),
         dataset=Dataset(

@@ -5,7 +5,6 @@ finished run is a file, OUTPUT/runs/FINGERPRINT.json, written atomically: a stud
 missing, and an interrupted run resumes from its checkpoint in OUTPUT/unfinished. Shared runs are trained once.
 """
 
-import fcntl
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,13 @@ from common.progress import Progress
 from training.augmentation.policy import apply_policy
 from training.errors import InterruptedRunError, UnwritableError, writing
 from training.interrupts import catch_signals
+from training.loop.run_directory import LOCK_FILE, locked
 from training.loop.shared_data import load_shared_data, weight_settings
 from training.search_settings import STUDIES, StudySettings
 from training.study.designs import DESIGNS, Study, study_base
 from training.study.page import render
 from training.study.runs import PlannedRun, Record, StudyRuns
 
-LOCK_FILE = ".lock"
 PAGE_FILE = "study.html"
 
 
@@ -44,7 +43,7 @@ def study(names: Sequence[str], settings: StudySettings, given: Collection[str],
         TrainingError: as `fit`.
     """
     chosen = _chosen(names)
-    with catch_signals() as stop, _alone(settings.output):
+    with catch_signals() as stop, _alone(settings.output, progress):
         shared = load_shared_data(settings, progress)
         settings = apply_policy(settings, shared.data.is_handwriting)
         start = study_base(settings, given, len(shared.train), len(shared.data.classes))
@@ -72,26 +71,13 @@ def _chosen(names: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Lock the directory for this process; the lock ends with the process.
-
-    The lock file remains, as a mark that the results in the directory are those of a study.
-    """
-    lock = output / LOCK_FILE
+def _alone(output: Path, progress: Progress) -> Iterator[None]:
+    """Lock the directory for this process; the lock file marks the results in the directory as those of a study."""
     results = (PAGE_FILE, *map(_lines_file, STUDIES))
     taken = [output / name for name in results if (output / name).exists()]
-    if taken and not lock.exists():
+    if taken and not (output / LOCK_FILE).exists():
         raise UnwritableError(f"{taken[0]} exists and was not written by a study: give another --output")
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UnwritableError(
-                f"another process uses {output}: wait for it, or give another --output"
-            ) from None
+    with locked(output, "another --output", progress):
         yield
 
 

@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms.v2 import functional as reference
 
 from common.errors import ConfigurationError
+from tests.idx_arrays import read_idx
 from training.augmentation.augmenter import CPU_CHUNK, LANES, Augmenter, Lane
 from training.augmentation.counter_rng import CounterRng, uniform, uniform_8bit
 from training.augmentation.geometry import inverse_affine
-from training.data.formats.idx import read_idx
 from training.settings import AugmentationSettings
 
 CPU = torch.device("cpu")

@@ -40,8 +40,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def train(archive: Path, directory: Path, *more: str, processes: int) -> subprocess.CompletedProcess[str]:
-    """Run the job, under torchrun where there is more than one process."""
+def train(
+    archive: Path, directory: Path, *more: str, processes: int, largest_file: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the job, under torchrun where there is more than one process; files may be limited to a number of bytes."""
     start = [sys.executable, "-m", "training"]
     if processes > 1:
         start = [
@@ -50,6 +52,7 @@ def train(archive: Path, directory: Path, *more: str, processes: int) -> subproc
         ]
     places = ["--models", str(directory / "models"), "--runs", str(directory / "runs"), "--name", "blobs"]
     command = [
+        *([] if largest_file is None else ["prlimit", f"--fsize={largest_file}"]),
         *start,
         "fit",
         "--data",
@@ -144,11 +147,22 @@ def test_a_process_is_bound_to_its_gpu(monkeypatch: pytest.MonkeyPatch, cuda: bo
 
 def test_another_number_of_processes_may_not_resume(archive: Path, tmp_path: Path) -> None:
     """A checkpoint of two processes is rejected by one, which says why."""
-    first = train(archive, tmp_path, "--models", "/dev/null/nowhere", processes=2)
-    assert first.returncode != 0  # it trained, left its checkpoint, and could not publish
-    second = train(archive, tmp_path, "--resume", processes=1)
+    small = ("--momentum", "0", "--no-nesterov")  # a checkpoint that is smaller than the report
+    first = train(archive, tmp_path, *small, processes=2, largest_file=100 << 10)
+    assert first.returncode != 0  # it trained, left its checkpoint, and could not write its report
+    assert "report.html cannot be written" in first.stderr
+    second = train(archive, tmp_path, *small, "--resume", processes=1)
     assert second.returncode == 66, second.stderr
     assert "the number of processes was 2 and is 1" in second.stderr
-    third = train(archive, tmp_path, "--resume", processes=2)
+    third = train(archive, tmp_path, *small, "--resume", processes=2)
     assert third.returncode == 0, third.stderr
     assert "resumed after 2 epochs" in third.stderr
+
+
+def test_a_process_with_one_image_or_none_trains_with_batch_normalisation(
+    archive: Path, tmp_path: Path
+) -> None:
+    """Of the last batch, of one image, one process has it and the other nothing."""
+    done = train(archive, tmp_path, "--batch-norm", "--batch-size", "561", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "training on 562 images" in done.stderr

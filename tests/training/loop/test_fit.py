@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from bench.support.runs import blobs, small_run, weights
+from common.errors import ConfigurationError
 from training.errors import DivergedError
 from training.loop.fit import Fitted, Run, epoch_order, fit
 from training.model.mlp import MLP, Standardisation
@@ -167,3 +169,50 @@ def test_max_norm_holds_after_training(tmp_path: Path) -> None:
     fitted = fit(small_run(tmp_path, max_norm=0.5))
     first = fitted.model.linear_layers()[0]
     assert float(first.weight.norm(dim=1).max().detach()) <= 0.5 + 1e-5
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"batch_size": 499},  # of 500 images: the last batch has one
+        {
+            "batch_size": 32,
+            "accumulate": 19,
+        },  # each batch has parts of two images and of one, the last one empty ones
+        {"batch_size": 498, "accumulate": 3},  # the last batch has two images in three parts
+    ],
+)
+def test_batch_normalisation_trains_on_a_batch_of_one(tmp_path: Path, parts: dict[str, Any]) -> None:
+    """A single image has no variance: it is normalised by the running statistics, which it does not change."""
+    fitted = fit(small_run(tmp_path, batch_norm=True, ema=0.5, **parts))
+    assert fitted.history[-1].validation_accuracy > 0.9
+    assert all(np.isfinite(value.numpy()).all() for value in fitted.model.state_dict().values())
+
+
+def test_a_single_image_leaves_the_running_statistics_as_they_are() -> None:
+    """And its gradient reaches the weights; no image at all is no error."""
+    model = MLP(small_run(Path()).settings.model_copy(update={"batch_norm": True}), 3).train()
+    model(torch.randn(64, 784))
+    norm = next(m for m in model if isinstance(m, nn.BatchNorm1d))
+    assert norm.running_mean is not None
+    before = norm.running_mean.clone()
+    model(torch.randn(1, 784)).sum().backward()
+    gradient = model.linear_layers()[0].weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+    assert model(torch.randn(0, 784)).shape == (0, 3)
+    assert torch.equal(before, norm.running_mean)
+    image = model.linear_layers()[0](torch.randn(1, 784))
+    assert torch.equal(norm(image), norm.eval()(image))
+
+
+@pytest.mark.parametrize("parts", [{"batch_size": 1}, {"batch_size": 8, "accumulate": 8}])
+def test_batch_normalisation_of_single_images_alone_is_a_wrong_setting(
+    tmp_path: Path, parts: dict[str, Any]
+) -> None:
+    """There would be no statistics at all; without batch normalisation it trains."""
+    with pytest.raises(
+        ConfigurationError, match=r"batch_norm: a batch of . is computed in . parts of one image"
+    ):
+        fit(small_run(tmp_path, batch_norm=True, **parts))
+    fit(small_run(tmp_path, epochs=1, **parts))

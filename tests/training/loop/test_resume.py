@@ -241,13 +241,13 @@ def test_a_corrupt_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: byte
 
 
 def test_no_whole_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    """With every checkpoint damaged or empty, nothing is guessed: the error names --no-resume."""
+    """With every checkpoint damaged or empty, nothing is guessed: the error names --restart."""
     with pytest.raises(InterruptedRunError):
         fit(rich_run(tmp_path, StopAfter(30)))
     first, second = tmp_path.glob("checkpoint-*.pt")
     damage(first)
     second.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="--no-resume"):
+    with pytest.raises(CheckpointError, match="--restart"):
         fit(rich_run(tmp_path, resume=True))
 
 
@@ -266,7 +266,12 @@ def test_a_checkpoint_with_code_in_it_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"learning_rate": 1e-4}, "learning_rate"), ({"hidden": (16, 16)}, "hidden"), ({"seed": 9}, "seed")],
+    [
+        ({"learning_rate": 1e-4}, "learning_rate"),
+        ({"hidden": (16, 16)}, "hidden"),
+        ({"seed": 9}, "seed"),
+        ({"resize": "pad"}, "resize"),
+    ],
 )
 def test_another_runs_checkpoint_is_rejected(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     """A checkpoint of other settings is not gone on from, and the error names the setting."""

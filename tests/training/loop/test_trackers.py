@@ -1,5 +1,7 @@
 """TensorBoard and MLflow: what was logged is read back with their own readers, and neither can stop a run."""
 
+import errno
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -85,9 +87,9 @@ def settings(**values: Any) -> TrainingSettings:
     return TrainingSettings.model_validate({"name": "digits", **values})
 
 
-def log(chosen: TrainingSettings, bundle: Bundle | None) -> None:
+def log(chosen: TrainingSettings, bundle: Bundle | None, *, quiet: bool = True) -> None:
     """Log a whole run."""
-    tracked = open_loggers(chosen, Progress(quiet=True))
+    tracked = open_loggers(chosen, Progress(quiet=quiet))
     tracked.begun("5" * 32)
     for epoch in HISTORY:
         tracked.epoch(epoch)
@@ -119,6 +121,23 @@ def test_tensorboard_reads_the_epochs_back(board: Any, tmp_path: Path, bundle: B
     accuracy = events.Scalars("published/test_accuracy")[0].value
     assert accuracy == pytest.approx(bundle.manifest.test.accuracy, rel=1e-6)
     assert "epochs" in events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+@pytest.mark.usefixtures("board")
+def test_tensorboard_on_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its own thread, which fails as well, prints no traceback; training goes on."""
+    record_writer = importlib.import_module("tensorboard.summary.writer.record_writer")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(record_writer.RecordWriter, "write", full)
+    log(settings(tensorboard=tmp_path / "board", epochs=3), bundle, quiet=False)
+    said = capfd.readouterr().err
+    assert "TensorBoard failed, training continues without it: [Errno 28] No space left on device" in said
+    assert "Traceback" not in said
 
 
 def test_tensorboard_shows_a_repeated_run_once(board: Any, tmp_path: Path) -> None:
@@ -223,11 +242,20 @@ def test_a_missing_package_is_said_before_training(monkeypatch: pytest.MonkeyPat
     check_packages(settings())
 
 
+def test_a_setting_with_a_pipe_is_one_cell_of_the_table() -> None:
+    """In Markdown a pipe ends a cell, a backtick ends code, and a line break ends the row."""
+    assert trackers._cell("folder:/a|b`c\nd") == "`folder:/a\\|b'c d`"
+    assert trackers._cell(0.5) == "`0.5`"
+
+
 def test_a_password_is_kept_out_of_the_manifest() -> None:
     """A tracking URI with a password is rejected, as every setting is published; one without is taken."""
     with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
         settings(mlflow="https://me:secret@tracking.example/api")
-    assert settings(mlflow="https://tracking.example/@me").mlflow == "https://tracking.example/@me"
+    with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
+        settings(mlflow="postgresql://db.example/runs?sslmode=require&password=secret")
+    for uri in ("https://tracking.example/@me", "postgresql://db.example/runs?sslmode=require"):
+        assert settings(mlflow=uri).mlflow == uri
 
 
 def test_the_command_ends_with_2_where_a_package_is_missing(

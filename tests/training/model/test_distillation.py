@@ -19,11 +19,12 @@ from bundle.manifest import MANIFEST_FILE, ONNX_FILE, TORCH_EXPORT_FILE, Manifes
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
 from common.progress import Progress
+from imagesets.errors import DataError
 from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet, polarity
 from training.data.loading import load
-from training.errors import CheckpointError, DataError, InterruptedRunError
+from training.errors import CheckpointError, InterruptedRunError
 from training.interrupts import StopFlag
 from training.loop.fit import Run, fit
 from training.loop.shared_data import load_shared_data
@@ -361,6 +362,8 @@ def test_teachers_of_other_data_are_rejected(place: Path, published: tuple[Bundl
         load_teachers(chosen, data, other, CPU)
     with pytest.raises(DataError, match="data set 'noisy' has other SHA-256s than 'noisy'"):
         load_teachers(chosen, altered(data, sha256={"noisy.npz": "0" * 64}), ink, CPU)
+    with pytest.raises(DataError, match="its images were resized by None, these by pad"):
+        load_teachers(chosen.model_copy(update={"resize": "pad"}), data, ink, CPU)
     with pytest.raises(DataError, match="its test_seed is 0, not 1"):
         load_teachers(chosen.model_copy(update={"test_seed": 1}), data, ink, CPU)
 

@@ -33,7 +33,7 @@ def test_the_layers_stand_in_the_courses_order() -> None:
         input_noise=0.9,
     )
     kinds = [type(layer).__name__ for layer in model]
-    layer = ["Linear", "BatchNorm1d", "GaussianNoise", "Tanh", "Dropout"]
+    layer = ["Linear", "BatchNorm", "GaussianNoise", "Tanh", "Dropout"]
     assert kinds == ["GaussianNoise", "Dropout", *layer, *layer, "Linear"]
     assert [m.p for m in model if isinstance(m, nn.Dropout)] == [0.2, 0.1, 0.3]
 

@@ -20,13 +20,13 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from bundle.manifest import ONNX_FILE, TORCH_EXPORT_FILE
 from bundle.repository import Bundle, publish, staging
 from common.progress import Progress
+from imagesets.errors import DataError
 from tests.bundle.hostile import ATTACKS, SECRET, Attack, reseal
 from tests.bundle.making import fill, some_metadata
 from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet, polarity
 from training.data.loading import load
-from training.errors import DataError
 from training.model.distillation import load_teachers
 from training.model.mlp import MLP, Standardisation
 from training.model.teacher import layers_from_onnx

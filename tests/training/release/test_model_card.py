@@ -5,7 +5,9 @@ import re
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
+from bundle.images.contract import Resize
 from tests.training.subjects import DIGITS, report_data
 from training.release.model_card import MAX_LISTED_CLASSES, model_card, plain
 
@@ -27,6 +29,22 @@ def test_it_states_the_metadata() -> None:
     assert f"softmax(logits / {metadata.temperature:.4f})" in card
     assert metadata.environment.code_revision in card
     assert "white on black" in card
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("fit", "aspect ratio"), ("pad", "padded"), ("mnist", "fitted into 20x20"), (None, None)],
+)
+def test_it_states_how_the_training_images_were_resized(how: Resize | None, said: str | None) -> None:
+    """A reader of the card must know what an image of another size has to become."""
+    metadata = report_data().metadata
+    metadata = metadata.model_copy(update={"input": metadata.input.model_copy(update={"resize": how})})
+    card = model_card(metadata)
+    if said is None:
+        assert "resize" not in card
+    else:
+        assert said in card
+        assert f"`resize={how}`" in card
 
 
 def test_it_states_the_error_on_changed_images() -> None:
@@ -85,3 +103,63 @@ def test_very_many_classes_are_counted() -> None:
     card = model_card(report_data(classes=[f"n{k}" for k in range(130)]).metadata)
     assert f"n{MAX_LISTED_CLASSES - 1}, and 30 more." in card
     assert "into 130 classes" in card
+
+
+NAMES = (
+    *(
+        "a|b",
+        "|-|",
+        "`c`",
+        "<b>",
+        "<!-- x",
+        "&amp;",
+        "- x",
+        "+ x",
+        "* x",
+        "1. x",
+        "12) x",
+        "# x",
+        "> x",
+        "-",
+        "=",
+        "===",
+    ),
+    *(
+        "---",
+        "___",
+        "***",
+        "~~~",
+        "[x]",
+        "![a](b)",
+        "[^1]",
+        "[ ] x",
+        "\\",
+        "\\|",
+        "http://e.com/x",
+        "www.e.com",
+    ),
+    *("<http://x.y>", "HTTPS://E.COM", "WWW.e.com", ".", "0", "$x$", ":--"),
+)
+
+
+def test_a_reader_of_markdown_shows_the_classes_as_they_are() -> None:
+    """Whichever comes first in its line: no list, no heading, no table, no HTML and no link is made of a name."""
+    reader = MarkdownIt("commonmark").enable("table").enable("strikethrough")
+    plain_card = [token.type for token in reader.parse(model_card(report_data(classes=("a", "b")).metadata))]
+    for number in range(len(NAMES)):
+        names = (*NAMES[number:], *NAMES[:number])
+        tokens = reader.parse(model_card(report_data(classes=names).metadata))
+        assert [token.type for token in tokens] == plain_card, names[0]
+        (line,) = [token for token in tokens if f"into {len(NAMES)} classes" in token.content]
+        assert {child.type for child in line.children or ()} <= {"text", "text_special", "softbreak"}
+        shown = "".join(child.content or "\n" for child in line.children or ())
+        assert shown.partition("\n")[2] == ", ".join(names) + "."
+
+
+@pytest.mark.parametrize("name", ["http://e.com", "https://e.com/x", "www.e.com", "WWW.E.com", "ftp://e.com"])
+def test_an_address_is_no_link_in_githubs_markdown(name: str) -> None:
+    """GFM links `www.` and `://` without any brackets."""
+    shown = plain(name)
+    assert not re.search(r"\w://", shown)
+    assert "www." not in shown.lower()
+    assert unescaped(shown) == name

@@ -16,11 +16,11 @@ from bundle.manifest import Metrics
 from common.html.confusion_matrix import MAX_LISTED_CLASSES, MAX_MATRIX_CLASSES
 from common.html.frame import page, visible
 from common.html.sprite_sheet import COLUMNS
+from tests.idx_arrays import read_idx
 from tests.pages import Document, sprite_sheet, sprites
 from tests.training.subjects import DIGITS, an_epoch, report_data
 from training.data.dataset import Images
 from training.data.duplicates import Duplicates
-from training.data.formats.idx import read_idx
 from training.loop.state import Epoch
 from training.model.evaluation import expected_calibration_error, log_softmax
 from training.report.figures import Bins

@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigurationError
 from common.progress import Progress
+from imagesets.errors import DataError
 from tests.conftest import ROOT
 from tests.training.sets import archive
 from training.__main__ import main
 from training.data.dataset import DataSet, Images
 from training.data.splits import nested_order, nested_subset
-from training.errors import CheckpointError, DataError, UnwritableError
+from training.errors import CheckpointError, UnwritableError
 from training.interrupts import StopFlag
 from training.loop.fit import Fitted, Run, fit
 from training.loop.shared_data import fit_settings, load_shared_data
