@@ -106,7 +106,7 @@ def _model(settings: ServiceSettings) -> str:
     except ProviderError as error:
         raise _FailedError(str(error), EXIT_PROVIDER) from error
     except NotReadyError as error:
-        raise _FailedError(error.detail, EXIT_WORKER) from error
+        raise _FailedError(f"{error.detail}. {error.remedy}", EXIT_WORKER) from error
     refused = "".join(f"; version {one['version']} is refused: {one['reason']}" for one in report["refused"])
     model = report["model"]
     return f"ok: {model['name']} version {model['version']} is proven on {report['provider']}{refused}"

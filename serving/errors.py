@@ -262,7 +262,7 @@ class NotAFileError(ProblemError):
 
 
 class NoFileError(ProblemError):
-    """The form has no parts."""
+    """The form has no parts, or no file was chosen in it."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     kind = "no-file"
@@ -292,7 +292,7 @@ class WrongSizeError(ProblemError):
 
 
 class UnsupportedImageError(ProblemError):
-    """The image is intact, but of a kind without one meaning here: several frames, or floats."""
+    """The image is intact, but of a kind that is not read here: several frames, floats, CIELab."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     kind = "unsupported-image"
@@ -317,13 +317,10 @@ class NotReadyError(ProblemError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     kind = "not-ready"
     title = "The service is not ready"
-    detail = (
-        "no model is served: no version is published in /models: train one with 'python -m training fit', "
-        "or give another directory"
-    )
+    detail = "no model is served: no version is published in /models"
     remedy = (
-        "Publish or restore a version, then wait until it is noticed (GLYPH_RELOAD_SECONDS), restart the "
-        "service or send it SIGHUP; 'python -m bundle verify' checks a version."
+        "Publish a version ('python -m training fit' trains one) or restore one, then wait until it is noticed "
+        "(GLYPH_RELOAD_SECONDS), restart the service or send it SIGHUP; 'python -m bundle verify' checks a version."
     )
     fields = (("Retry-After", str(RETRY_AFTER_SECONDS)),)
 

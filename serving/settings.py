@@ -4,10 +4,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from bundle.version_paths import with_version
 from common.configuration import CommaSeparated, Layer, OrNone, Settings, build, from_environment
 
 ENVIRONMENT_PREFIX = "GLYPH_"
@@ -49,7 +50,11 @@ class ServiceSettings(Settings):
     """The service's settings. `GLYPH_PORT` in the environment is `--port` on the command line."""
 
     model: Annotated[
-        Path, Field(description="directory of the model to serve, models/NAME, which contains its versions")
+        Path,
+        Field(
+            description="directory of the model to serve, models/NAME, which contains its versions, or of one "
+            "version, models/NAME/VERSION"
+        ),
     ] = Path("models/mnist")
     version: Annotated[
         Positive | None,
@@ -310,6 +315,11 @@ class ServiceSettings(Settings):
             "https://app.example.org, separated by commas; '*' allows every origin, none only the service's own page"
         ),
     ] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_version(cls, values: Any) -> Any:
+        return with_version(values)
 
 
 def management_port(settings: ServiceSettings) -> int:

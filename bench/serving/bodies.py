@@ -9,7 +9,9 @@ that size, and the round trip to a thread, which is overhead for a small body.
 The second table has bodies of the most expensive small image files, as many as fit into `LARGE_BODY` and `FEW_FILES` of
 them, and whether they are decoded on the event loop.
 
-The third table has the most expensive image files of at most 1 MiB, relative to an ordinary file of their format with
+The third table has the most expensive image files that `?resize=` reduces: ms to decode and resize, on a thread.
+
+The fourth table has the most expensive image files of at most 1 MiB, relative to an ordinary file of their format with
 the same decoder. Exits 1 if one takes more than fifty times as long.
 """
 
@@ -143,6 +145,33 @@ def decoding_seconds(data: bytes, times: int) -> float:
     return min(taken)
 
 
+def large_files(times: int) -> None:
+    """Print the CPU time of decoding and resizing the largest files that the service takes."""
+    from bench.support.worst import LARGE, SIDE
+    from bundle.images.contract import RESIZES
+    from bundle.images.decoding import decode
+    from bundle.images.hardening import SERVED
+
+    print(
+        f"\nCPU ms to resize files of {SIDE}x{SIDE} pixels"
+        + " " * 24
+        + "".join(f"{how:>8}" for how in RESIZES)
+    )
+    for name, made in LARGE.items():
+        data, least = made(), []
+        for how in RESIZES:
+            taken = []
+            for _ in range(max(3, times // 20)):
+                started = time.thread_time()
+                decode(data, how, limits=SERVED)
+                taken.append(time.thread_time() - started)
+            least.append(1000 * min(taken))
+        print(
+            f"{f'  {name}, {len(data) / 1024:.0f} KiB':64}" + "".join(f"{one:8.2f}" for one in least),
+            flush=True,
+        )
+
+
 def worst_files(times: int) -> bool:
     """Print the cost of the most expensive files of each format; return whether all are within bounds."""
     from bench.support.pictures import SAMPLES
@@ -185,4 +214,5 @@ def main(arguments: list[str]) -> int:
             print(f"{kind:18}" + "".join(f"{one:8.2f}" for one in times))
         worst_bodies(pipeline, options.times)
     print(f"round trip to a thread: {1000 * uvloop.run(hand_over(options.times)):.3f} ms")
+    large_files(options.times)
     return 0 if worst_files(options.times) else 1

@@ -189,7 +189,8 @@ def _reason(workers: list[Worker]) -> tuple[str, str]:
     if "unready" in by_state:
         reason = by_state["unready"].facts.get("reason", "its worker did not say why")
         remedy = (
-            "Publish or restore a version, and wait until it is noticed (GLYPH_RELOAD_SECONDS); "
+            "Publish a version ('python -m training fit' trains one) or restore one, and wait until it is noticed "
+            "(GLYPH_RELOAD_SECONDS); "
             "'python -m bundle verify' checks a version."
         )
         return no_model(reason), remedy

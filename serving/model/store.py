@@ -212,8 +212,8 @@ class ModelStore:
                     except ProviderError as error:  # an older version may work
                         cuda_failures[version] = error
             except BundleError as error:  # nothing is published, or the directory cannot be read
-                if not self._loaded and self._reason != str(error):
-                    self._reason = str(error)
+                if not self._loaded and self._reason != error.detail:
+                    self._reason = error.detail
                     log.error("not ready: %s", error)  # noqa: TRY400  the sentence says all, a traceback nothing
             if before != (self._loaded, self._failed) or not self._loaded:
                 self._publish()

@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.images import plain_png
+from bundle.images.contract import Resize
 from bundle.images.decoding import PARSERS
 from bundle.manifest import Polarity
-from serving.errors import EmptyBodyError, ProblemError
+from serving.errors import BadQueryError, EmptyBodyError, ProblemError, TooManyFilesError
 from serving.model.engine import Engine
 from serving.predict import query
 from serving.predict.bodies import json_images, raw_pixels
-from serving.predict.bodies.image_files import Decoded, decode, warnings_of
+from serving.predict.bodies.image_files import MAX_RESIZED, RESIZED_REMEDY, Decoded, Resizing, decode
+from serving.predict.bodies.image_warnings import warnings_of
 from serving.predict.bodies.multipart import Upload, read_files
 from serving.predict.exchange import PreparedRequest, Request
 from serving.predict.load_shedding import check_deadline
@@ -60,17 +62,24 @@ def prepare(
     options = query.parse(request.query)
     if not body:
         raise EmptyBodyError
-    polarity = engine.bundle.manifest.input.polarity
+    contract = engine.bundle.manifest.input
+    polarity, asked = contract.polarity, options.resize
     content_type = request.headers.get("content-type")
     filenames: Sequence[str | None] | None = None
     images: npt.NDArray[np.uint8] | bytes
     warnings: Sequence[tuple[str, ...]] | None
     media_type = (content_type or "").partition(";")[0].strip().lower()
+    if asked is not None:
+        _check_resizing(asked, contract.resize, media_type)
     match media_type:
-        case "image/png" if (lines := plain_png.scanlines(body)) is not None:
+        case "image/png" if asked is None and (lines := plain_png.scanlines(body)) is not None:
             images, warnings = lines, None
         case "application/json":
-            images, warnings = _stacked(json_images.read(body, polarity, settings.max_images, deadline))
+            images, warnings = _stacked(
+                json_images.read(
+                    body, polarity, settings.max_images, deadline, Resizing(asked, contract.resize)
+                )
+            )
         case "application/octet-stream":
             images = raw_pixels.read_raw(body, settings.max_images)
             warnings = warnings_of(images, polarity)
@@ -79,8 +88,11 @@ def prepare(
             warnings = warnings_of(images, polarity)
         case "multipart/form-data":
             uploads = read_files(content_type, body, max_files=settings.max_files, deadline=deadline)
+            resizing = Resizing(asked, contract.resize)
+            _check_count(len(uploads), resizing)
             decoded = [
-                _decode_part(upload, place, polarity, deadline) for place, upload in enumerate(uploads)
+                _decode_part(upload, place, polarity, deadline, resizing)
+                for place, upload in enumerate(uploads)
             ]
             images, warnings = _stacked(decoded)
             filenames = [upload.filename for upload in uploads]
@@ -89,7 +101,7 @@ def prepare(
             if media_type not in PARSERS:  # an alias of a supported type, or unsupported
                 (upload,) = read_files(content_type, body, max_files=settings.max_files)
                 declared = upload.media_type
-            one = decode(body, declared, polarity)
+            one = decode(body, declared, polarity, Resizing(asked, contract.resize))
             images, warnings = one.pixels[None], [one.warnings]
     return PreparedRequest(
         engine=engine,
@@ -109,11 +121,30 @@ def _stacked(images: Sequence[Decoded]) -> tuple[npt.NDArray[np.uint8], list[tup
     return pixels, [image.warnings for image in images]
 
 
-def _decode_part(upload: Upload, place: int, polarity: Polarity, deadline: float) -> Decoded:
+def _check_resizing(asked: Resize, offered: Resize | None, media_type: str) -> None:
+    query.check_offered(asked, offered)
+    if media_type in PIXELS:
+        raise BadQueryError(
+            "the body has pixels, and 'resize' is for image files",
+            remedy="Send image files, or omit resize and send pixels of 28x28.",
+        )
+
+
+def _check_count(files: int, resizing: Resizing) -> None:
+    if resizing.asked and files > MAX_RESIZED:
+        raise TooManyFilesError(
+            f"the form has {files} files to be resized; at most {MAX_RESIZED} are allowed",
+            remedy=RESIZED_REMEDY,
+        )
+
+
+def _decode_part(
+    upload: Upload, place: int, polarity: Polarity, deadline: float, resizing: Resizing
+) -> Decoded:
     """Decode one file of a form before the deadline; an error names the file."""
     check_deadline(deadline)
     try:
-        return decode(upload.data, upload.media_type, polarity)
+        return decode(upload.data, upload.media_type, polarity, resizing)
     except ProblemError as error:
         error.at_upload(place, upload.filename)
         raise

@@ -5,6 +5,7 @@ docs/protocol/extension_binary_data.md. The protocol's other paths are in `servi
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from bundle.images.numbers import CONVERT
 from bundle.manifest import IMAGE_SIZE
 from common.configuration import nearest
 from serving.errors import (
@@ -26,6 +28,7 @@ from serving.errors import (
 from serving.model.engine import Engine, Outputs
 from serving.predict import query
 from serving.predict.bodies import json_documents, raw_pixels
+from serving.predict.bodies.image_warnings import summary, warned
 from serving.predict.exchange import PreparedRequest, Request, Response, Target
 from serving.predict.load_shedding import check_deadline
 from serving.predict.native import cost_of
@@ -75,6 +78,7 @@ def prepare(
         ProblemError: the request is rejected.
     """
     query.reject(request.query)
+    polarity = engine.bundle.manifest.input.polarity
     length = _header_length(request.headers.get(HEADER_LENGTH.lower()), len(body))
     if length == 0:
         images = raw_pixels.read_raw(body, settings.max_images)
@@ -87,15 +91,25 @@ def prepare(
     return PreparedRequest(
         engine=engine,
         images=images,
-        encode=partial(encode, engine, options, len(images)),
+        encode=partial(encode, engine, options, warned(images, polarity), len(images)),
         cost=cost_of(len(images), decoded=length > len(body) // 2),  # numbers in JSON
     )
 
 
 def encode(
-    engine: Engine, options: ResponseOptions, count: int, _images: Any, outputs: Outputs, start: int
+    engine: Engine,
+    options: ResponseOptions,
+    warnings: Mapping[int, Sequence[str]],
+    count: int,
+    _images: Any,
+    outputs: Outputs,
+    start: int,
 ) -> Response:
-    """Return the inference response: JSON, followed by the tensors that are sent as binary data."""
+    """Return the inference response: JSON, followed by the tensors that are sent as binary data.
+
+    The protocol has no member for warnings. It lets a response have parameters, whose values are strings, numbers
+    and booleans, so they are the parameter `warnings`, which is there only if an image has one.
+    """
     outputs = outputs[start : start + count]
     document: dict[str, Any] = {
         "model_name": engine.bundle.manifest.name,
@@ -103,6 +117,8 @@ def encode(
     }
     if options.id is not None:
         document["id"] = options.id
+    if warnings:
+        document["parameters"] = {"warnings": summary(warnings)}
     tensors, binary = [], []
     for name, as_bytes in options.outputs:
         values: npt.NDArray[np.float32] = getattr(outputs, name)
@@ -162,7 +178,8 @@ def _images(document: dict[str, Any], binary: bytes, max_images: int) -> npt.NDA
         )
     if datatype != "UINT8":
         raise _invalid(
-            f"the datatype of '{INPUT}' is {_shown(tensor, 'datatype')}", "Send UINT8, pixels from 0 to 255."
+            f"the datatype of '{INPUT}' is {_shown(tensor, 'datatype')}",
+            f"Send UINT8, pixels from 0 to 255: {CONVERT}.",
         )
     shape = _shape(tensor, max_images)
     size = _parameters(tensor, "the input").get("binary_data_size")
@@ -182,7 +199,7 @@ def _images(document: dict[str, Any], binary: bytes, max_images: int) -> npt.NDA
                 f"Both must be the size of the tensor; {HEADER_LENGTH} is the size of the JSON alone.",
             )
         data = binary
-    wanted = shape[0] * raw_pixels.IMAGE_BYTES
+    wanted = shape[0] * json_documents.PIXELS
     if len(data) != wanted:
         raise _invalid(
             f"the input has {len(data)} elements, but its shape has {wanted}",

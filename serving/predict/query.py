@@ -1,25 +1,29 @@
-"""The query of `POST /predict`: `?top=k` and `?threshold=p`."""
+"""The query of `POST /predict`: `?top=k`, `?threshold=p` and `?resize=how`."""
 
 import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+from bundle.images.contract import RESIZES, Resize
 from common.configuration import nearest
 from serving.errors import BadQueryError, shortened
 
 MAX_FIELDS = 8
+PARAMETERS = ("top", "threshold", "resize")
 _COUNT = re.compile(r"[0-9]{1,9}")
 _DECIMAL = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
-    """What a response lists, as the client asks."""
+    """What a response lists, and what becomes of images of other sizes, as the client asks."""
 
     top: int | None = None
     """Number of classes to list, the most probable first; None lists all, in the classes' order."""
     threshold: float | None = None
     """The label and index are null if the probability is lower."""
+    resize: Resize | None = None
+    """How image files of other sizes become 28x28; None rejects them."""
 
 
 DEFAULT = Query()
@@ -34,11 +38,12 @@ def parse(query: str) -> Query:
     if not query:
         return DEFAULT
     fields = _fields(query)
-    if unknown := fields.keys() - {"top", "threshold"}:
+    if unknown := fields.keys() - {*PARAMETERS}:
         raise _bad(f"there is no query parameter '{shortened(min(unknown))}'", min(unknown))
     return Query(
         top=None if "top" not in fields else _top(fields["top"]),
         threshold=None if "threshold" not in fields else _threshold(fields["threshold"]),
+        resize=None if "resize" not in fields else _resize(fields["resize"]),
     )
 
 
@@ -51,7 +56,7 @@ def reject(query: str) -> None:
     if query and _fields(query):
         raise BadQueryError(
             "this path takes no query parameters",
-            remedy="Omit the query; top and threshold are parameters of POST /predict.",
+            remedy="Omit the query; top, threshold and resize are parameters of POST /predict.",
         )
 
 
@@ -84,6 +89,35 @@ def _threshold(text: str) -> float:
     )
 
 
+def _resize(text: str) -> Resize:
+    for how in RESIZES:
+        if text == how:
+            return how
+    raise BadQueryError(
+        f"the query parameter 'resize' is '{shortened(text)}'",
+        remedy="Give fit, pad or mnist: the one that GET /metadata names as input.resize.",
+    )
+
+
+def check_offered(asked: Resize | None, offered: Resize | None) -> None:
+    """Check that a model was trained on images resized as a request asks.
+
+    Raises:
+        BadQueryError: it was trained on others.
+    """
+    if asked is None or asked == offered:
+        return
+    if offered is None:
+        raise BadQueryError(
+            "the model was trained on 28x28 images as they are, so none is resized for it",
+            remedy="Omit resize, and send images of 28x28, prepared as the training images were.",
+        )
+    raise BadQueryError(
+        f"the model was trained on images resized by '{offered}', not by '{asked}'",
+        remedy=f"Ask for ?resize={offered}.",
+    )
+
+
 def _bad(detail: str, name: str) -> BadQueryError:
-    hint = nearest(name[:40], ["top", "threshold"]).removeprefix("; ")
+    hint = nearest(name[:40], [*PARAMETERS]).removeprefix("; ")
     return BadQueryError(detail, remedy=hint[0].upper() + hint[1:] + ("" if hint.endswith("?") else "."))

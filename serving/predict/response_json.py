@@ -14,7 +14,7 @@ import orjson
 
 from bundle.repository import Bundle
 from serving.model.engine import Outputs
-from serving.predict.bodies.image_files import looks_inverted
+from serving.predict.bodies.image_warnings import warnings_of_one
 from serving.predict.exchange import Response
 from serving.predict.query import Query
 
@@ -36,7 +36,7 @@ def encode(
             "index": 7,                 its index among the classes, from 0
             "probability": 0.998,       its calibrated probability
             "probabilities": {"0": 0.0001, ..., "9": 0.0003},   in the classes' order, with sum 1
-            "warnings": [],             sentences, such as that the image looks inverted
+            "warnings": [],             sentences, such as that the image looks inverted or blank
             "filename": "digit.png"}]}  only if a form's part has one
 
     Args:
@@ -44,7 +44,7 @@ def encode(
         query: `top` lists only that many classes, the most probable first; below `threshold`, label and index are
             null and the probability is given all the same.
         filenames: of a form's files; None if the body is not a form.
-        warnings: of each image; None for one image file that has not been checked for inversion yet.
+        warnings: of each image; None for one plain PNG, whose image is not decoded yet.
         images: of the batch, `uint8[n, 28, 28]`.
         outputs: of the batch, for the probabilities, `float32[n, classes]`; written with as many digits as restore
             the float32 exactly.
@@ -54,7 +54,7 @@ def encode(
     pieces = _pieces(manifest.name, bundle.version, manifest.digest, manifest.classes)
     rows = outputs.written or _written(outputs)
     if warnings is None:
-        warnings = (looks_inverted(images[start], manifest.input.polarity),)
+        warnings = (warnings_of_one(images[start], manifest.input.polarity),)
     # In float32 like the probabilities, so that a probability printed as 0.9 reaches a threshold of 0.9.
     threshold = 0.0 if query.threshold is None else float(np.float32(query.threshold))
     predictions: list[bytes] = []

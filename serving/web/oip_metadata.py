@@ -68,6 +68,7 @@ def _metadata(engine: Engine, versions: list[int]) -> dict[str, Any]:
             "digest": manifest.digest,
             "execution_provider": PROVIDER_NAMES[engine.provider],
             "arithmetic": engine.precision,
+            **({"resize": manifest.input.resize} if manifest.input.resize else {}),
         },
     }
 

@@ -20,7 +20,9 @@ LARGE_PIXELS = 128 << 10
 
 def blocks_loop(request: Request, target: Target) -> bool:
     """Return whether decoding a request takes so long that it should not be done on the event loop."""
-    size, headers = len(request.body), request.headers
+    size, headers, query = len(request.body), request.headers, request.query
+    if query and ("resize" in query or "%" in query):  # a small file may have millions of pixels
+        return True
     if size <= FEW_FILES_BYTES or "content-encoding" in headers:
         return "content-encoding" in headers
     if size <= LARGE_BODY:

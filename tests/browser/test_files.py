@@ -147,6 +147,37 @@ def test_an_inverted_file_is_noticed_and_turned_with_one_click(
     expect(row.locator(".note")).to_have_text("Inverted.")
 
 
+EXPORT = """async (type) => {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 28;
+  const pen = canvas.getContext("2d");
+  pen.lineWidth = 3;
+  pen.moveTo(14, 4);
+  pen.lineTo(14, 24);
+  pen.stroke();
+  const blob = await new Promise((give) => canvas.toBlob(give, type));
+  const answer = await fetch("/predict", { method: "POST", body: blob, headers: { "Content-Type": blob.type } });
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  return [await answer.json(), blob.type, btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""))];
+}"""
+
+
+@pytest.mark.parametrize("media_type", ["image/png", "image/webp"])
+def test_a_canvas_with_its_default_colours_is_told_to_be_filled_before_it_is_drawn_on(
+    page: Page, service: Service, media_type: str
+) -> None:
+    """Black strokes on a transparent canvas are nothing but black when they are composited; script and page say so."""
+    open_page(page, service)
+    answer, exported, content = page.evaluate(EXPORT, media_type)
+    assert exported == media_type
+    (said,) = answer["predictions"][0]["warnings"]
+    assert said.startswith("looks blank: the drawing is in the transparency alone")
+    assert "fill the canvas with black and draw with light ink before exporting it" in said
+    page.set_input_files("#files", [a_file("canvas", base64.b64decode(content), exported)])
+    expect(page.locator("#problem")).to_contain_text("fill the canvas with black")
+    expect(rows(page).first.locator(".remark")).to_contain_text("fill the canvas with black")
+
+
 def a_photograph() -> Image.Image:
     """Return a seven in dark ink on uneven light paper, 640x480, far from the middle."""
     ramp = np.linspace(190, 235, 640)[None, :] + np.random.default_rng(4).normal(0, 4, (480, 640))
@@ -173,7 +204,11 @@ def test_a_photograph_is_fitted_and_centred(page: Page, service: Service) -> Non
 
 @pytest.mark.parametrize(
     ("choice", "expected"),
-    [("scale", "Scaled to 28×28 from 640×480."), ("none", "The image is 640x480 pixels")],  # noqa: RUF001
+    [
+        ("scale", "Scaled to 28×28 from 640×480."),  # noqa: RUF001
+        ("fit", "Scaled to 28×28 from 640×480."),  # noqa: RUF001
+        ("none", "The image is 640x480 pixels"),
+    ],
 )
 def test_the_reader_chooses_what_becomes_of_other_sizes(
     page: Page, service: Service, choice: str, expected: str
@@ -188,6 +223,24 @@ def test_the_reader_chooses_what_becomes_of_other_sizes(
         expect(page.locator("#problem")).to_contain_text("looks inverted")
         small = np.asarray(a_photograph().resize((28, 21), Image.Resampling.BOX)).astype(float)
         assert np.abs(seen(page)[3:24].astype(float) - small).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("resize", "expected"), [(None, "mnist"), ("mnist", "mnist"), ("pad", "scale"), ("fit", "fit")]
+)
+def test_other_sizes_become_what_the_models_training_images_became(
+    page: Page, service: Service, resize: str | None, expected: str
+) -> None:
+    """The model's own way is chosen beforehand; without one, characters are prepared as MNIST was."""
+
+    def changed(route: Route) -> None:
+        document = route.fetch().json()
+        document["input"] |= {"resize": resize} if resize else {}
+        route.fulfill(json=document)
+
+    page.route("**/metadata", changed)
+    open_page(page, service)
+    expect(page.locator("#preparation")).to_have_value(expected)
 
 
 def test_a_format_that_no_browser_shows_is_asked_about_all_the_same(

@@ -10,6 +10,8 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from bench.support.processes import Service
+from bundle.images.contract import BLACK_ON_WHITE, RESIZES, WHITE_ON_BLACK, Polarity
+from bundle.images.resizing import resize
 from tests.browser.bundles import Images
 from tests.browser.mnist import Pixels, centre_of_mass, crop, drawn, prepare
 from tests.browser.strokes import STROKES
@@ -31,6 +33,16 @@ INK = """async ([strokes, width]) => {%s
 PNG = """async ([pixels, width, height]) => {%s
   const { encodePng } = await import("/assets/png.js");
   return text(encodePng(bytes(pixels), width, height));
+}"""
+RESIZE = """async (pictures) => {%s
+  const { normalise, inPolarity } = await import("/assets/normalise.js");
+  const { bilevel, scaled, stretched } = await import("/assets/picture.js");
+  return pictures.map(([encoded, width, height, polarity]) => {
+    const pixels = bytes(encoded);
+    const normal = normalise(bilevel(pixels, width, height), width, height) ?? new Uint8ClampedArray(784);
+    const [fit, pad] = [stretched(pixels, width, height), scaled(pixels, width, height)];
+    return { fit: text(fit), pad: text(pad), mnist: text(inPolarity(normal, polarity)) };
+  });
 }"""
 OTSU = """async (pixels) => {%s
   return (await import("/assets/picture.js")).otsu(bytes(pixels));
@@ -84,6 +96,50 @@ def test_preparation_agrees_with_one_written_in_numpy(anywhere: Page) -> None:
         pictures.append(picture)
     for picture, ours in zip(pictures, normalised(anywhere, pictures), strict=True):
         assert np.abs(ours.astype(int) - prepare(picture)).max() <= 1
+
+
+def pictures_of_every_kind() -> list[Pixels]:
+    """Return noise, blots, symmetric bars, gray paper, blank sheets and drawings, of many sizes."""
+    random = np.random.default_rng(4)
+    made: list[Pixels] = []
+    for _ in range(120):
+        height, width = random.integers(1, 300, 2)
+        paper, ink = random.integers(0, 256, 2)
+        blots = random.random((height, width)) < random.uniform(0, 0.3)
+        blots[: height // 3] = blots[:, : width // 3] = False
+        made.append(np.where(blots, ink, paper).astype(np.uint8))
+        made.append(random.integers(0, 256, (height, width), np.uint8))
+        noise = random.integers(-5, 6, (height, width))
+        made.append(np.clip(made[-2].astype(int) + noise, 0, 255).astype(np.uint8))
+    for side in range(29, 90):  # halves everywhere: in sizes, in centres of mass and in means
+        bar = np.full((side, 2 * side), 255, np.uint8)
+        bar[5 : side - 4, side - 3 : side + 3] = 0
+        made.append(bar)
+    made += [np.full((40, 30), level, np.uint8) for level in (0, 1, 90, 128, 255)]
+    made += [drawn(strokes, pen) for strokes in STROKES.values() for pen in (10, 36)]
+    return [picture for picture in made if picture.shape != (28, 28)]
+
+
+def test_files_are_resized_as_in_python_to_the_last_pixel(anywhere: Page) -> None:
+    """What the page sends of a file of another size is what the service makes of it by `?resize=`."""
+    pictures = pictures_of_every_kind()
+    polarities: list[Polarity] = [WHITE_ON_BLACK, BLACK_ON_WHITE]
+    asked = [
+        [base64_of(picture), picture.shape[1], picture.shape[0], polarities[place % 2]]
+        for place, picture in enumerate(pictures)
+    ]
+    for place, (picture, ours) in enumerate(zip(pictures, run(anywhere, RESIZE, asked), strict=True)):
+        for how in RESIZES:
+            theirs = np.frombuffer(base64.b64decode(ours[how]), np.uint8).reshape(28, 28)
+            assert np.array_equal(theirs, resize(picture, how, polarities[place % 2])), (how, place)
+
+
+def test_drawings_are_normalised_as_in_python_to_the_last_pixel(anywhere: Page) -> None:
+    """The pad's ink has gray levels at its edges, which a file's two-level ink lacks; MNIST's images have, too."""
+    drawings = [drawn(strokes, pen) for strokes in STROKES.values() for pen in (10, 20, 36)]
+    small = [np.asarray(Image.fromarray(drawing).resize((28, 28))) for drawing in drawings]
+    for pixels, ours in zip(small, normalised(anywhere, small), strict=True):
+        assert np.array_equal(ours, resize(pixels, "mnist", WHITE_ON_BLACK))
 
 
 def test_drawings_lie_in_a_box_of_20_with_their_centre_of_mass_on_pixel_14(anywhere: Page) -> None:

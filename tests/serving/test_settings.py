@@ -1,8 +1,12 @@
 """Settings beside the variables that Kubernetes makes of Services."""
 
+from pathlib import Path
+
 import pytest
 
+from bundle.repository import Bundle
 from common.errors import ConfigurationError
+from serving.scoring.settings import ScoreSettings
 from serving.settings import is_service_link, load_settings, management_port
 
 # What a container sees of a Service `glyph` with the ports 8080 and `metrics` 8081, as
@@ -31,6 +35,32 @@ def test_the_variables_of_services_are_no_settings() -> None:
     assert (settings.port, management_port(settings)) == (8080, 8081)
     chosen = load_settings(LINKS | {"GLYPH_PORT": "9000", "GLYPH_HOST": "0.0.0.0"})
     assert (chosen.port, chosen.host) == (9000, "0.0.0.0")
+
+
+def test_the_directory_of_a_version_is_a_model_and_its_version(bundle: Bundle) -> None:
+    """`GLYPH_MODEL=models/NAME/1` is `GLYPH_MODEL=models/NAME` with `GLYPH_VERSION=1`, for scorer and service alike."""
+    version, model = str(bundle.path), bundle.path.parent
+    for given in ({}, {"version": "1"}, {"version": "none"}):
+        service = load_settings(
+            {"GLYPH_MODEL": version} | {f"GLYPH_{k.upper()}": v for k, v in given.items()}
+        )
+        scorer = ScoreSettings.model_validate({"input": ["x"], "output": "y", "model": version} | given)
+        assert (service.model, service.version) == (scorer.model, scorer.version) == (model, 1)
+    for other in (str(model), str(model.parent / "1")):
+        assert load_settings({"GLYPH_MODEL": other}).version is None
+    with pytest.raises(
+        ConfigurationError, match=r"version: 2 is not the version of the model .*/1: omit one"
+    ):
+        load_settings({"GLYPH_MODEL": version, "GLYPH_VERSION": "2"})
+
+
+def test_a_file_of_a_version_is_refused_with_the_directory_to_give(bundle: Bundle, tmp_path: Path) -> None:
+    """The graph is what people look for first."""
+    (tmp_path / "other.onnx").touch()
+    with pytest.raises(ConfigurationError, match=rf"give the version's directory, {bundle.path}$"):
+        load_settings({"GLYPH_MODEL": str(bundle.path / "model.onnx")})
+    with pytest.raises(ConfigurationError, match=r"other.onnx is a file: give the directory of a model"):
+        load_settings({"GLYPH_MODEL": str(tmp_path / "other.onnx")})
 
 
 def test_the_management_port_is_the_one_after_the_port() -> None:

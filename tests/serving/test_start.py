@@ -90,7 +90,10 @@ def test_a_wrong_golden_answer_keeps_the_service_from_becoming_ready(tmp_path: P
 def test_a_missing_model_keeps_the_service_up_and_says_how_to_get_one(tmp_path: Path) -> None:
     """Nothing published is a reason, not a crash."""
     with running(tmp_path, model=tmp_path / "nothing") as service:
-        assert_up_but_not_ready(service, "no version is published", "python -m training fit")
+        assert_up_but_not_ready(service, "no version is published")
+        text = service.ask("GET", "/readyz").body.decode()
+        assert text.count("training fit") == 1
+        assert "give another directory" not in text  # the remedy is said once
 
 
 def test_a_version_published_later_is_served_after_a_hangup(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import orjson
 
 from bundle.manifest import IMAGE_SIZE
 from serving.errors import InvalidInstanceError, MalformedBodyError, TooManyImagesError, shortened
-from serving.predict.bodies import json_pieces
+from serving.predict.bodies import json_pieces, media_types
 
 MAX_DEPTH = 16
 """Levels of arrays and objects; an Open Inference Protocol request has 6."""
@@ -30,11 +30,14 @@ def read(body: bytes, max_images: int) -> Any:
         MalformedBodyError: it is not JSON (RFC 8259, without NaN and infinities), or nested too deeply.
         TooManyImagesError: it has more values than `max_images` images can have.
     """
+    body = body.removeprefix(media_types.UTF8_BOM)  # which a parser may ignore (RFC 8259, section 8.1)
     structure = _checked(body, max_images)
     try:
         return orjson.loads(body) if structure is None else json_pieces.loads(body, structure)
     except orjson.JSONDecodeError as error:
-        raise MalformedBodyError(f"the body is not JSON: {error}") from None
+        is_json = media_types.found_in(body) == media_types.JSON
+        advice = None if is_json else media_types.remedy(body)
+        raise MalformedBodyError(f"the body is not JSON: {error}", remedy=advice) from None
     except json_pieces.ScatteredError as error:
         raise MalformedBodyError(
             f"the JSON cannot be parsed in pieces: {error}",
@@ -54,7 +57,8 @@ def _checked(body: bytes, max_images: int) -> json_pieces.Structure | None:
     if structure is None:
         raise TooManyImagesError(
             f"the JSON has more values than {max_images} images can have",
-            remedy=f"Send at most {max_images} images in one request, or raise GLYPH_MAX_IMAGES.",
+            remedy=f"Send at most {max_images} images in one request, without an axis for their one channel, or raise "
+            "GLYPH_MAX_IMAGES.",
         )
     if structure.depths.max(initial=0) > MAX_DEPTH:
         raise MalformedBodyError(

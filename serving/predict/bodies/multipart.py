@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
-from bundle.images.decoding import PARSERS, sniff
+from bundle.images.decoding import PARSERS
 from serving.errors import (
     EmptyBodyError,
     MalformedBodyError,
@@ -19,14 +20,12 @@ from serving.errors import (
     UnsupportedMediaTypeError,
     shortened,
 )
-from serving.predict.bodies.image_files import SUPPORTED, canonical
+from serving.predict.bodies.media_types import ACCEPTED, IMAGES, canonical, remedy, undeclared
 from serving.predict.load_shedding import check_deadline
 
 CHUNK_BYTES = 1 << 16
 MAX_PART_HEADER_BYTES = 16 << 10
 MAX_BOUNDARY_CHARACTERS = 70  # RFC 2046, section 5.1.1
-UNDECLARED = ("", "application/octet-stream")
-"""Media types of a form part that declare nothing; the type is then recognised by content."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,8 +60,9 @@ def read_files(
         raise EmptyBodyError
     media_type, options = parse_options_header(content_type)
     media_type = canonical(media_type)
-    if media_type in PARSERS:
-        return [Upload(filename=None, media_type=media_type, data=body)]
+    if media_type in PARSERS or media_type == "image/*":
+        declared = media_type if media_type in PARSERS else None
+        return [Upload(filename=None, media_type=declared, data=body)]
     if media_type == "multipart/form-data":
         return _read_form(_boundary(options.get("boundary", "")), body, max_files, deadline)
     raise _unsupported(media_type, body)
@@ -75,8 +75,8 @@ def _read_form(boundary: bytes, body: bytes, max_files: int, deadline: float) ->
     try:
         for event in _events(boundary, body, max_files):
             match event:
-                # A part without a filename is a file too if it declares an image type (RFC 7578, section 4.2).
-                case Field() if _declared(event) not in PARSERS:
+                # A part without a filename is a file too if it is not text (RFC 7578, sections 4.2 and 4.4).
+                case Field() if _declared(event) in ("", "text/plain"):
                     name = shortened(event.name or "", 100)
                     raise NotAFileError(f"the form part '{name}' is a text field, not a file")
                 case File() | Field():
@@ -84,7 +84,7 @@ def _read_form(boundary: bytes, body: bytes, max_files: int, deadline: float) ->
                     part, pieces = event, []
                 case Data() if part is not None:
                     pieces.append(event.data)
-                    if not event.more_data:
+                    if not event.more_data and (any(pieces) or not _is_unset(part)):
                         uploads.append(_upload(part, b"".join(pieces), len(uploads)))
     except RequestEntityTooLarge:
         raise TooManyFilesError(
@@ -98,13 +98,24 @@ def _read_form(boundary: bytes, body: bytes, max_files: int, deadline: float) ->
             "be the one in the body, and the body must end with it.",
         ) from None
     if not uploads:
-        raise NoFileError
+        raise NoFileError(None if part is None else "no file is chosen in the form")
     return uploads
+
+
+class _Decoder(MultipartDecoder):
+    """Werkzeug's decoder, which rejects names in other encodings than UTF-8 (RFC 7578, section 5.1)."""
+
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        """Parse as UTF-8, and what is not as Latin-1, in which every byte is a character."""
+        try:
+            return super()._parse_headers(data)
+        except UnicodeDecodeError:
+            return super()._parse_headers(bytes(data).decode("latin-1").encode())
 
 
 def _events(boundary: bytes, body: bytes, max_files: int) -> Iterator[Event]:
     """Feed the body to Werkzeug's decoder in chunks, so that the headers of a part are bounded."""
-    decoder = MultipartDecoder(boundary, max_parts=max_files)
+    decoder = _Decoder(boundary, max_parts=max_files)
     delimiter, view = b"--" + boundary, memoryview(body)
     inside = False  # whether the decoder is within the data of a part
     start = end = 0
@@ -129,13 +140,24 @@ def _declared(part: File | Field) -> str:
     return canonical(parse_options_header(part.headers.get("content-type"))[0])
 
 
+def _is_unset(part: File | Field) -> bool:
+    """Tell whether a part without data is a file input in which the user chose no file.
+
+    Its name is empty (HTML, section 4.10.22.4, "Constructing the entry list").
+    """
+    return isinstance(part, File) and not part.filename
+
+
 def _upload(part: File | Field, data: bytes, index: int) -> Upload:
     filename = part.filename or None if isinstance(part, File) else None
     declared = _declared(part)
-    if declared in UNDECLARED:
+    if undeclared(declared):
         return Upload(filename=filename, media_type=None, data=data)
     if declared not in PARSERS:
-        error = _unsupported(declared, data)
+        error = UnsupportedMediaTypeError(
+            _said(declared),
+            remedy=f"Declare one of {IMAGES}, or nothing; with curl: -F 'image=@FILE;type=image/png'.",
+        )
         error.at_upload(index, filename)
         raise error
     return Upload(filename=filename, media_type=declared, data=data)
@@ -150,20 +172,17 @@ def _boundary(text: str) -> bytes:
     return text.encode()
 
 
-def _unsupported(media_type: str, data: bytes) -> ProblemError:
-    likely = sniff(data)
-    declare = f"-H 'Content-Type: {likely or 'image/png'}'"
-    remedy = f"Declare the image's type (with curl: {declare}), or send a form (-F image=@FILE)."
-    if likely is None:
-        remedy += f" The supported types are {SUPPORTED} and multipart/form-data."
+def _unsupported(media_type: str, body: bytes) -> ProblemError:
     if media_type == "application/x-www-form-urlencoded":
-        return UnsupportedMediaTypeError(
-            f"the content type is {media_type}, the default of curl",
-            remedy=remedy,
-        )
-    said = (
-        f"the content type {shortened(media_type, 100)} is not supported"
-        if media_type
-        else "the request has no Content-Type"
+        said = f"the content type is {media_type}, the default of curl's -d and --data-binary"
+    else:
+        said = _said(media_type) if media_type else "the request has no Content-Type"
+    general = (
+        "Declare what the body is (with curl: -H 'Content-Type: image/png' --data-binary @FILE), or send a form "
+        f"(-F image=@FILE). The supported types are {ACCEPTED}."
     )
-    return UnsupportedMediaTypeError(said, remedy=remedy)
+    return UnsupportedMediaTypeError(said, remedy=remedy(body) or general)
+
+
+def _said(media_type: str) -> str:
+    return f"the content type {shortened(media_type, 100)} is not supported"

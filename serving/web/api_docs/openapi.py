@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from bundle import __version__
-from bundle.images.hardening import MAX_FILE_BYTES
+from bundle.images.hardening import MAX_FILE_BYTES, MAX_SIDE, SERVED_PIXELS
 from serving.errors import (
     MalformedBodyError,
     MalformedRequestError,
@@ -55,6 +55,8 @@ def limits(settings: ServiceSettings) -> dict[str, int]:
     return {
         "body_bytes": settings.max_body_bytes,
         "image_bytes": MAX_FILE_BYTES,
+        "image_pixels": SERVED_PIXELS,
+        "image_side": MAX_SIDE,
         "files": settings.max_files,
         "images": settings.max_images,
     }

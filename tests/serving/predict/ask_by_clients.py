@@ -69,6 +69,12 @@ def ask_by_triton(address: str, model: str, images: npt.NDArray[np.uint8]) -> di
         client.infer("another", [given])
     except InferenceServerException as error:
         found["error"] = [error.status(), error.message()]
+    scaled = triton.InferInput("images", list(images.shape), "FP32")
+    scaled.set_data_from_numpy((images / 255).astype(np.float32))
+    try:
+        client.infer(model, [scaled])
+    except InferenceServerException as error:
+        found["of_floats"] = [error.status(), error.message()]
     client.close()
     return found
 

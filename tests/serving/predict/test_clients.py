@@ -74,4 +74,7 @@ def test_both_clients_get_the_models_outputs(
     status, message = found["triton"]["error"]
     assert status == "404"
     assert "there is no model 'another'" in message
+    status, message = found["triton"]["of_floats"]
+    assert status == "400"
+    assert "numpy.rint(255 * array)" in message
     assert "the input's name is \"image\"; did you mean 'images'?" in found["kserve"]["error"]

@@ -70,6 +70,28 @@ def assert_error(answer: Answer, status: int, *words: str) -> None:
     assert all(word in document["error"] for word in words), document
 
 
+@pytest.mark.parametrize("way", ["numbers", "binary", "raw"])
+def test_a_blank_image_is_warned_of_in_a_parameter_of_the_response(
+    service: Service, images: Pixels, way: str
+) -> None:
+    """The protocol has no member for warnings; without one there are no parameters, as before."""
+    answers = []
+    images = images.copy()
+    images[:, [0, -1]] = 0
+    for sent in (images, np.stack([images[0], images[0] * 0])):
+        if way == "numbers":
+            answer = infer(service, {"inputs": [an_input(sent)]})
+        elif way == "binary":
+            tensor = an_input(sent, data=..., parameters={"binary_data_size": sent.size})
+            answer = infer(service, {"inputs": [tensor]}, sent.tobytes())
+        else:
+            answer = infer(service, b"", sent.tobytes(), 0)
+        assert outputs_of(answer).keys() == {"logits", "probabilities"}
+        answers.append(json.loads(answer.body[: int(answer.headers[LENGTH] or len(answer.body))]))
+    assert "parameters" not in answers[0]
+    assert answers[1]["parameters"]["warnings"].startswith("image 1: looks blank")
+
+
 def test_the_protocols_own_objects(service: Service, bundle: Bundle) -> None:
     """Each path answers the object that the text names, and no more than it."""
     assert set(service.ask("GET", "/v2").json()) == {"name", "version", "extensions"}
@@ -118,6 +140,14 @@ def test_an_inference_answers_all_outputs_or_those_named(
         service.ask("POST", "/v2/models/synthetic/versions/1/infer", json.dumps({"inputs": [nested]}))
     )
     assert all((again[name] == found[name]).all() for name in found)
+
+
+def test_a_byte_order_mark_before_the_json_is_ignored(service: Service, images: Pixels) -> None:
+    """It counts as the JSON's where a tensor follows."""
+    expected = outputs_of(infer(service, {"inputs": [an_input(images)]}))
+    tensor = an_input(images, data=..., parameters={"binary_data_size": images.size})
+    head = b"\xef\xbb\xbf" + json.dumps({"inputs": [tensor]}).encode()
+    assert (outputs_of(infer(service, head, images.tobytes()))["logits"] == expected["logits"]).all()
 
 
 def test_tensors_travel_as_bytes(service: Service, images: Pixels) -> None:
@@ -169,7 +199,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"inputs": [1]}, ["the input is 1"]),
     ({"name": "image"}, ["did you mean 'images'?"]),
     ({"name": 7}, ["name is 7"]),
-    ({"datatype": "FP32"}, ['"FP32"', "UINT8"]),
+    ({"datatype": "FP32"}, ['"FP32"', "UINT8", "numpy.rint(255 * array)"]),
     ({"datatype": ...}, ["missing"]),
     ({"shape": [2, 784]}, ["[2, 784]", "[N, 28, 28]"]),
     ({"shape": [2, 28, 28, 1]}, ["[N, 28, 28]"]),

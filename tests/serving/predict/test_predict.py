@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from bench.support.models import CLASSES, Linear
-from bench.support.pictures import png
+from bench.support.pictures import encoded, png
 from bench.support.processes import PNG, Answer, Part, Service, form
 from bundle.repository import Bundle
 from serving.errors import BodyTooLargeError
@@ -81,6 +82,37 @@ def test_json_takes_numbers_and_files_in_one_list(service: Service, images: Pixe
     assert all(prediction["warnings"] == [] for prediction in predictions)
 
 
+def test_npy_of_other_types_and_shapes_is_read_where_nothing_is_in_doubt(
+    service: Service, images: Pixels, linear: Linear
+) -> None:
+    """Floats of either range, one image without an axis of images, a channel's axis."""
+    for array in (
+        (images / 255).astype(np.float32),
+        images.astype(">f8"),
+        images[:, None],
+        np.asfortranarray(images[..., None]),
+        images.reshape(3, 784).astype(np.int64),
+    ):
+        assert_answers(service.post(npy(array), NPY), images, linear)
+    assert_answers(service.post(npy(images[0]), NPY), images[:1], linear)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/synthetic/infer"])
+def test_octets_of_another_type_are_refused(service: Service, digit: Pixels, path: str) -> None:
+    """They were answered as four images, or eight, or as noise; raw tensors of the protocol, too."""
+    for array, found in (
+        ((digit / 255).astype(np.float32), "1 image of float32 (little-endian) from 0 to 1"),
+        (digit.astype(np.float64), "1 image of float64"),
+        (np.stack([digit] * 3 + [np.full_like(digit, 255)], axis=-1), "1 image of RGBA"),
+        (np.frombuffer(png(digit).ljust(784, b"\0"), np.uint8), "image/png"),
+    ):
+        answer = service.ask(
+            "POST", path, array.tobytes(), Content_Type=OCTETS, Inference_Header_Content_Length="0"
+        )
+        assert answer.status in (400, 422)
+        assert found in answer.body.decode()
+
+
 def test_octets_and_npy_are_taken_as_they_are(service: Service, images: Pixels, linear: Linear) -> None:
     """In C's order and in Fortran's, and in each version of the format."""
     assert_answers(service.post(images.tobytes(), OCTETS), images, linear)
@@ -109,7 +141,7 @@ def test_octets_and_npy_are_taken_as_they_are(service: Service, images: Pixels, 
         (None, ["the instance is null"]),
         ({"b65": ""}, ["the instance is an object"]),
         ("no base64!", ["not base64"]),
-        ("iVBORw0KGgo", ["not base64", "padding"]),
+        ("iVBORw0KG", ["not base64", "RFC 4648"]),
     ],
 )
 def test_an_instance_that_is_no_image_is_refused(service: Service, instance: Any, words: list[str]) -> None:
@@ -172,11 +204,11 @@ def test_brackets_in_strings_are_not_counted(service: Service) -> None:
 @pytest.mark.parametrize(
     ("array", "status", "word"),
     [
-        (np.zeros((2, 28, 28), np.int64), 422, "<i8"),
-        (np.zeros((2, 28, 28), np.float32), 422, "astype"),
-        (np.zeros((28, 28), np.uint8), 422, "(28, 28)"),
-        (np.zeros((2, 784), np.uint8), 422, "reshape"),
-        (np.zeros((0, 28, 28), np.uint8), 422, "(0, 28, 28)"),
+        (np.full((2, 28, 28), 256), 422, "int64 from 256 to 256"),
+        (np.ones((2, 28, 28), np.float32), 422, "numpy.rint(255 * array)"),
+        (np.zeros((28, 28, 3), np.uint8), 422, "[28, 28, 3]"),
+        (np.zeros((784, 2), np.uint8), 422, "array.T"),
+        (np.zeros((0, 28, 28), np.uint8), 422, "[0, 28, 28]"),
         (np.zeros((1025, 28, 28), np.uint8), 413, "1025"),
         (np.array([{}], dtype=object), 422, "|O"),
         (np.zeros((2, 28, 28), [("a", "u1")]), 422, "dtype"),
@@ -227,6 +259,28 @@ def test_pixels_that_were_scaled_or_look_inverted_are_answered_with_a_warning(
     assert ask_json(service, *both.tolist()).json()["predictions"] == predictions
 
 
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_blank_image_is_answered_with_a_warning_whatever_the_way_in(service: Service, level: int) -> None:
+    """As a file of any size of body, as numbers, in a form, and among images with content."""
+    blank = np.full((1, 28, 28), level, np.uint8)
+    plain, other = png(blank[0]), encoded(Image.fromarray(blank[0]), "BMP")
+    bodies = [
+        (plain, PNG),
+        (other, "image/bmp"),
+        (blank.tobytes(), OCTETS),
+        (np.repeat(blank, 100, axis=0).tobytes(), OCTETS),
+        (npy(blank), NPY),
+        form(Part(plain), Part(other, content_type="image/bmp")),
+        (json.dumps({"instances": [*blank.tolist(), base64.b64encode(other).decode()]}).encode(), JSON),
+    ]
+    for body, content_type in bodies:
+        answer = service.post(body, content_type)
+        assert answer.status == 200, answer.body
+        for prediction in answer.json()["predictions"]:
+            (said,) = prediction["warnings"]
+            assert said.startswith("looks blank"), content_type
+
+
 def test_top_lists_the_most_probable_first(service: Service, images: Pixels, linear: Linear) -> None:
     """As many as asked for; more than there are is all."""
     probabilities = linear.probabilities(images)
@@ -255,7 +309,7 @@ def test_below_the_threshold_there_is_no_label(service: Service, images: Pixels,
     ("query", "words"),
     [
         ("topp=3", ["'topp'", "Did you mean 'top'?"]),
-        ("format=json", ["'format'", "Known are: threshold, top."]),
+        ("format=json", ["'format'", "Known are: resize, threshold, top."]),
         ("top=0", ["'top' is '0'"]),
         ("top=3.5", ["'top' is '3.5'"]),
         ("top=", ["'top' is ''"]),

@@ -42,7 +42,11 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     """Allow time enough, and make the members of an inference request agree."""
     if TIME.fullmatch(str(case.headers.get("X-Request-Timeout-Ms", ""))):
         case.headers["X-Request-Timeout-Ms"] = "60000"  # a millisecond is rightly answered with 504
-    if case.meta is None or not case.meta.generation.mode.is_positive or not case.path.endswith("/infer"):
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    if case.path.endswith("/predict"):
+        case.query.pop("resize", None)  # whether the model was trained so, no schema says
+    if not case.path.endswith("/infer"):
         return
     case.headers.pop(LENGTH, None)
     if case.media_type == "application/octet-stream":

@@ -321,6 +321,8 @@ def test_the_limits_that_are_described_are_the_settings(bundle: Bundle) -> None:
     assert shown["answer"]["value"]["limits"] == {
         "body_bytes": 99_999,
         "image_bytes": 1 << 20,
+        "image_pixels": 1 << 19,
+        "image_side": 4096,
         "files": 3,
         "images": 7,
     }
@@ -447,4 +449,11 @@ def test_metadata_is_the_manifests(service: Service, bundle: Bundle) -> None:
     assert contract == manifest["input"]
     assert found["input"]["conversions"]["alpha"].startswith("is composited on black")
     assert found["provider"] == "cpu"
-    assert found["limits"] == {"body_bytes": 8 << 20, "image_bytes": 1 << 20, "files": 256, "images": 1024}
+    assert found["limits"] == {
+        "body_bytes": 8 << 20,
+        "image_bytes": 1 << 20,
+        "image_pixels": 1 << 19,
+        "image_side": 4096,
+        "files": 256,
+        "images": 1024,
+    }

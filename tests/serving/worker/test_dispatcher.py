@@ -53,6 +53,24 @@ def test_pixels_may_be_more_than_what_has_to_be_decoded(
     assert blocks_loop(request, target(path)) is expected
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", False),
+        ("top=3", False),
+        ("resize=fit", True),
+        ("top=3&resize=mnist", True),
+        ("r%65size=fit", True),
+    ],
+)
+def test_files_to_be_resized_are_decoded_on_a_thread(query: str, expected: bool) -> None:
+    """A file of a few hundred bytes may unpack to half a million pixels, however the query is spelt."""
+    request = Request(
+        method="POST", path="/predict", query=query, headers={"content-type": "image/png"}, body=b"."
+    )
+    assert blocks_loop(request, target("/predict")) is expected
+
+
 def test_requests_for_the_application_wait_as_far_as_there_is_room(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -304,7 +304,7 @@ model.addEventListener("change", () => {
   byId("model").textContent = model.facts;
   byId("about").textContent = model.about;
   byId("polarity-help").textContent = model.polarityHelp;
-  byId("preparation").value = model.characters ? "mnist" : "scale";
+  byId("preparation").value = model.preparation;
   showSamples(model.samples);
   if (withoutModel && !latest.paused) hideNotice();
   withoutModel = false;

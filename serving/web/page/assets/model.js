@@ -61,6 +61,12 @@ export class Model extends EventTarget {
     return this.classes.every((name) => [...name].length <= LONGEST_CHARACTER);
   }
 
+  /** How files of other sizes become 28x28: as the training images did, if the model says so. */
+  get preparation() {
+    const trained = { fit: "fit", pad: "scale", mnist: "mnist" }[this.#metadata?.input.resize];
+    return trained ?? (this.characters ? "mnist" : "scale");
+  }
+
   /** Whether the classes are the ten digits. */
   get digits() {
     return this.classes.length === 10 && this.classes.every((name) => /^\d$/.test(name));

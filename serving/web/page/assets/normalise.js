@@ -9,6 +9,9 @@
  * MNIST's files show two things that this text leaves open: the translation is by whole pixels, and the centre is
  * pixel 14, counted from 0. In all 70,000 images the centre of mass lies within half a pixel of it.
  *
+ * `bundle/images/resizing.py` does the same for files, and a test compares both, pixel for pixel: every sum is of whole
+ * numbers, which a double holds exactly, and is divided once.
+ *
  * Ink is 0 (none) to 255 everywhere here, whatever the model's polarity; `inPolarity` is the last step.
  */
 
@@ -37,15 +40,20 @@ export function boundingBox(ink, width, height) {
   return right < 0 ? null : { left, top, width: right - left + 1, height: bottom - top + 1 };
 }
 
-/** Return the box's content, its longer side 20 pixels: each pixel is the mean of the area it covers. */
+/** Return the box's content, its longer side 20 pixels, as `resample` does. */
 export function fit(ink, stride, box) {
-  const scale = BOX / Math.max(box.width, box.height);
-  const width = Math.max(1, Math.round(box.width * scale));
-  const height = Math.max(1, Math.round(box.height * scale));
-  return { pixels: resample(ink, stride, box, width, height), width, height };
+  const { width, height } = fitted(box, BOX);
+  return resample(ink, stride, box, width, height);
 }
 
-/** Return a box of a picture as `width` x `height` pixels, each the mean of the area it covers. */
+/** Return {width, height} in a picture's aspect ratio, the longer of which is `most`. */
+export function fitted({ width, height }, most) {
+  const longer = Math.max(width, height);
+  const side = (length) => Math.max(1, Math.round((length * most) / longer));
+  return { width: side(width), height: side(height) };
+}
+
+/** Return {sums, area, width, height} of a box of a picture: sum / area is the mean of the area a pixel covers. */
 export function resample(source, stride, box, width, height) {
   const columns = spans(box.width, width);
   const rows = spans(box.height, height);
@@ -56,44 +64,42 @@ export function resample(source, stride, box, width, height) {
       for (const [from, weight] of span) narrow[y * width + x] += source[line + from] * weight;
     });
   }
-  const pixels = new Float64Array(width * height);
+  const sums = new Float64Array(width * height);
   rows.forEach((span, y) => {
     for (const [from, weight] of span) {
-      for (let x = 0; x < width; x++) pixels[y * width + x] += narrow[from * width + x] * weight;
+      for (let x = 0; x < width; x++) sums[y * width + x] += narrow[from * width + x] * weight;
     }
   });
-  return pixels;
+  return { sums, area: box.width * box.height, width, height };
 }
 
-/** Return, for each of `to` pixels over `from` pixels, which of those it covers and by what share of itself. */
+/** Return, for each of `to` pixels over `from` pixels, which of those it covers, and how many `to`ths of each. */
 function spans(from, to) {
-  const step = from / to;
   return Array.from({ length: to }, (_, index) => {
-    const [start, end] = [index * step, (index + 1) * step];
+    const [start, end] = [index * from, (index + 1) * from];
     const span = [];
-    for (let at = Math.floor(start); at < Math.min(from, end); at++) {
-      const share = (Math.min(at + 1, end) - Math.max(at, start)) / step;
-      if (share > 1e-9) span.push([at, share]);
+    for (let at = Math.floor(start / to); at * to < end; at++) {
+      span.push([at, Math.min((at + 1) * to, end) - Math.max(at * to, start)]);
     }
     return span;
   });
 }
 
 /** Return 28x28 with the fitted picture's centre of mass at the centre, as far as nothing is cut off. */
-export function centre({ pixels, width, height }) {
+export function centre({ sums, area, width, height }) {
   let [mass, momentX, momentY] = [0, 0, 0];
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < width; x++, at++) {
-      mass += pixels[at];
-      momentX += x * pixels[at];
-      momentY += y * pixels[at];
+      mass += sums[at];
+      momentX += x * sums[at];
+      momentY += y * sums[at];
     }
   }
   const left = within(Math.round(CENTRE - momentX / mass), SIZE - width);
   const top = within(Math.round(CENTRE - momentY / mass), SIZE - height);
   const field = new Uint8ClampedArray(SIZE * SIZE); // rounds and bounds what is written to it
   for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) field[(top + y) * SIZE + left + x] = pixels[y * width + x];
+    for (let x = 0; x < width; x++) field[(top + y) * SIZE + left + x] = sums[y * width + x] / area;
   }
   return field;
 }

@@ -1,14 +1,15 @@
 /* Files as pictures: the bytes for the service, and the 28x28 pixels to show.
  *
  * A file of 28x28 is sent unchanged, byte for byte. A file of any other size is prepared here as the reader chooses:
- * "mnist" processes it like MNIST's scans, "scale" only scales it down.
+ * "mnist" processes it like MNIST's scans, "scale" scales it down and pads it, "fit" scales it to a square. The service
+ * does the same by `?resize=`, as `bundle/images/resizing.py` says.
  */
 
-import { normalise, inPolarity, resample, SIZE } from "./normalise.js";
+import { fitted, normalise, inPolarity, resample, SIZE } from "./normalise.js";
 import { encodePng } from "./png.js";
 
 const CANNOT_SHOW = "This browser cannot display it.";
-const MAX_SIDE = 560; // of the working copy of a large picture
+const MAX_PIXELS = 1 << 19; // of the working copy of a large picture; the service resizes files up to this size
 
 /** Return pixels of 28x28, in the model's polarity, as a picture {name, blob, pixels, note}. */
 export function pictureOf(pixels, name, note = "") {
@@ -29,12 +30,15 @@ export async function openPicture(file, preparation, polarity) {
     const pixels = width === SIZE && height === SIZE ? grey(bitmap, SIZE, SIZE) : null;
     return { name: file.name, blob: file, pixels, note: "" };
   }
-  const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
+  const scale = Math.min(1, Math.sqrt(MAX_PIXELS / (width * height)));
   const [columns, rows] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
   const pixels = grey(bitmap, columns, rows);
   const from = `from ${width}×${height}`;
   if (preparation === "scale") {
     return pictureOf(scaled(pixels, columns, rows), file.name, `Scaled to 28×28 ${from}.`);
+  }
+  if (preparation === "fit") {
+    return pictureOf(stretched(pixels, columns, rows), file.name, `Scaled to 28×28 ${from}.`);
   }
   const normal = normalise(bilevel(pixels, columns, rows), columns, rows);
   if (!normal) return { ...pictureOf(scaled(pixels, columns, rows), file.name), note: "No ink was found in it." };
@@ -75,9 +79,9 @@ function grey(bitmap, width, height) {
 }
 
 /** Return bilevel ink like NIST's scans: the pixels that differ from the paper, which the border shows. */
-function bilevel(pixels, width, height) {
-  const light = median(border(pixels, width, height)) > 127;
+export function bilevel(pixels, width, height) {
   const threshold = otsu(pixels);
+  const light = median(border(pixels, width, height)) > threshold;
   return pixels.map((value) => (value > threshold !== light ? 255 : 0));
 }
 
@@ -92,23 +96,28 @@ export function otsu(pixels) {
     sum += level * counts[level];
     if (count === 0 || count === pixels.length) continue;
     const distance = sum / count - (total - sum) / (pixels.length - count);
-    const variance = count * (pixels.length - count) * distance ** 2;
+    const variance = count * (pixels.length - count) * (distance * distance);
     if (variance > best) [best, threshold] = [variance, level];
   }
   return threshold;
 }
 
 /** Return 28x28 with the whole picture in the middle, padded with the median grey of its border. */
-function scaled(pixels, width, height) {
-  const scale = SIZE / Math.max(width, height);
-  const [columns, rows] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
-  const small = resample(pixels, width, { left: 0, top: 0, width, height }, columns, rows);
+export function scaled(pixels, width, height) {
+  const { width: columns, height: rows } = fitted({ width, height }, SIZE);
+  const { sums, area } = resample(pixels, width, { left: 0, top: 0, width, height }, columns, rows);
   const [left, top] = [columns, rows].map((side) => Math.floor((SIZE - side) / 2));
   const field = new Uint8ClampedArray(SIZE * SIZE).fill(median(border(pixels, width, height)));
   for (let y = 0; y < rows; y++) {
-    for (let x = 0; x < columns; x++) field[(top + y) * SIZE + left + x] = small[y * columns + x];
+    for (let x = 0; x < columns; x++) field[(top + y) * SIZE + left + x] = sums[y * columns + x] / area;
   }
   return field;
+}
+
+/** Return 28x28 with the whole picture, whatever its aspect ratio. */
+export function stretched(pixels, width, height) {
+  const { sums, area } = resample(pixels, width, { left: 0, top: 0, width, height }, SIZE, SIZE);
+  return Uint8ClampedArray.from(sums, (sum) => sum / area);
 }
 
 function border(pixels, width, height) {

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.support.pictures import EVERY_FORMAT, EVERY_MODE, SAMPLES, Pixels, a_digit, encoded, png
+from bench.support.tiffs import Kind, written
 from bundle.images import decoding
 from bundle.images.decoding import PARSERS
 from bundle.images.errors import ImageError, ImageFault
@@ -20,7 +21,8 @@ from serving.errors import (
     UnsupportedMediaTypeError,
     WrongSizeError,
 )
-from serving.predict.bodies.image_files import PROBLEMS, SUPPORTED, decode
+from serving.predict.bodies.image_files import NOT_RESIZED, PROBLEMS, Resizing, decode
+from serving.predict.bodies.media_types import IMAGES
 
 WHITE: Polarity = "white-on-black"
 REFUSED: dict[ImageFault, tuple[bytes, type[ProblemError], str]] = {
@@ -31,6 +33,11 @@ REFUSED: dict[ImageFault, tuple[bytes, type[ProblemError], str]] = {
         "no supported image: it looks like a PDF",
     ),
     ImageFault.SIZE: (encoded(Image.new("L", (64, 32)), "PNG"), WrongSizeError, "64x32.*28x28"),
+    ImageFault.PIXELS: (
+        encoded(Image.new("L", (800, 800)), "PNG"),
+        ImageTooLargeError,
+        "800x800 pixels; what is resized has at most 524288",
+    ),
     ImageFault.TOO_LARGE: (
         SAMPLES["image/png"] + bytes(MAX_FILE_BYTES),
         ImageTooLargeError,
@@ -51,6 +58,7 @@ REFUSED: dict[ImageFault, tuple[bytes, type[ProblemError], str]] = {
         UnsupportedImageError,
         "32-bit",
     ),
+    ImageFault.UNSUPPORTED: (written(Kind(bits=12)), UnsupportedImageError, "gray of 12 bits"),
     ImageFault.DAMAGED: (
         SAMPLES["image/png"][:-12],
         BrokenImageError,
@@ -69,7 +77,7 @@ def test_each_fault_is_answered_with_its_problem_and_a_remedy(fault: ImageFault)
     """The answer is the decoder's sentence under a 4xx status, with what to do."""
     data, problem, sentence = REFUSED[fault]
     with pytest.raises(problem, match=sentence) as caught:
-        decode(data, None, WHITE)
+        decode(data, None, WHITE, Resizing("fit", "fit") if fault is ImageFault.PIXELS else NOT_RESIZED)
     assert isinstance(caught.value.__cause__, ImageError)
     assert caught.value.__cause__.kind is fault
     assert 400 <= caught.value.status < 500
@@ -90,7 +98,15 @@ def test_what_is_no_image_is_named() -> None:
         UnsupportedMediaTypeError, match="declared as image/png, but looks like a PDF"
     ) as caught:
         decode(b"%PDF-1.7\n...", "image/png", WHITE)
-    assert SUPPORTED in caught.value.remedy
+    assert IMAGES in caught.value.remedy
+
+
+@pytest.mark.parametrize("media_type", [None, "image/png"])
+def test_what_is_read_under_another_type_is_told_so(media_type: str | None) -> None:
+    """JSON in place of an image is not to be converted into one."""
+    with pytest.raises(UnsupportedMediaTypeError, match="looks like JSON") as caught:
+        decode(b'{"instances": [[0]]}', media_type, WHITE)
+    assert "Content-Type: application/json" in caught.value.remedy
 
 
 def test_an_empty_file_is_empty_whatever_it_is_declared_as() -> None:
@@ -164,3 +180,14 @@ def test_a_file_is_judged_as_in_training(data: bytes, at: int, garbage: bytes, c
                 decode(file, None, WHITE)
         else:
             np.testing.assert_array_equal(decode(file, None, WHITE).pixels, expected)
+
+
+@pytest.mark.parametrize(
+    "start", [b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", b"II+\0\x08\0\0\0", b"8BPS\0\1", b"%PDF-1.7"]
+)
+@pytest.mark.parametrize("declared", [None, "image/png"])
+def test_another_format_is_named_with_what_to_convert_it_to(start: bytes, declared: str | None) -> None:
+    """Whatever it is declared as."""
+    with pytest.raises(UnsupportedMediaTypeError, match=r"looks like an? \w+") as caught:
+        decode(start + bytes(100), declared, WHITE)
+    assert caught.value.remedy.startswith("Convert the image to PNG")
