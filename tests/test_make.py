@@ -237,3 +237,20 @@ def test_every_place_names_the_versions_of_requires_python() -> None:
     assert ruff["target-version"] == f"py3{LOWEST}"
     compiled = re.findall(r"--python-version (\S+)", (ROOT / "lock/compile.sh").read_text())
     assert set(compiled) == {f"3.{LOWEST}"}
+
+
+@pytest.mark.parametrize(
+    ("fit", "passed"),
+    [
+        ("", ["--resume"]),
+        ("--epochs 5", ["--resume"]),
+        ("--restart --epochs 5", ["--restart"]),
+        ("--no-resume", ["--no-resume"]),
+    ],
+)
+@pytest.mark.parametrize("target", ["run", "train"])
+def test_an_interrupted_training_goes_on(machine: Machine, target: str, fit: str, passed: list[str]) -> None:
+    """`make run` and `make train` resume, unless FIT says otherwise: without either option `fit` would only ask."""
+    done = machine.make("--dry-run", target, f"FIT={fit}")
+    (line,) = re.findall(r".*-m training fit .*", done.stdout)
+    assert [word for word in line.split() if word in ("--resume", "--no-resume", "--restart")] == passed

@@ -45,6 +45,7 @@ MODULES = (
     "pip",
     "pyarrow",
     "pytest",
+    "scipy",
     "serving",
     "torch",
     "training",

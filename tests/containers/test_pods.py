@@ -17,8 +17,8 @@ from tests.containers.cluster import Cluster, Runs, ask_probe, manifest, png, po
 from tests.containers.conftest import Image
 from tests.containers.docker import Engine
 from tests.containers.podman import Document, Playing, playable
+from tests.idx_arrays import read_idx
 from tests.k8s.rendering import in_bytes
-from training.data.formats.idx import read_idx
 
 pytestmark = pytest.mark.timeout(900)
 PICTURES, PART_ROWS = 60, 16

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from tests.containers.conftest import ALL, FIT, REVISION, USER, Image, Trained
 from tests.containers.docker import Container, Engine
-from training.data.formats.idx import read_idx
+from tests.idx_arrays import read_idx
 
 pytestmark = pytest.mark.timeout(900)
 STRANGER = "23456:23456"

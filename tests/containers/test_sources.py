@@ -16,8 +16,8 @@ from tests.containers.cluster import OVERLAY, Cluster, Runs, ask_probe, png, pod
 from tests.containers.conftest import Image
 from tests.containers.docker import Engine
 from tests.containers.podman import SCRIPT, Document, Playing, playable
+from tests.idx_arrays import read_idx
 from tests.k8s.rendering import component
-from training.data.formats.idx import read_idx
 
 pytestmark = pytest.mark.timeout(900)
 PORT = 8300

@@ -17,7 +17,7 @@ from bundle.golden import GoldenExamples
 from bundle.manifest import Manifest
 from common.progress import Progress
 from tests.e2e.conftest import Trained
-from training.data.formats.idx import read_idx
+from tests.idx_arrays import read_idx
 from training.data.loading import load_mnist
 from training.data.splits import split
 from training.interrupts import StopFlag

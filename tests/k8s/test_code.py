@@ -12,6 +12,7 @@ from bench.memory import held
 from bundle import __version__
 from common.configuration import build, parse
 from common.errors import ConfigurationError
+from imagesets.errors import DataError
 from serving import reference
 from serving.scoring import errors as scoring_errors
 from serving.scoring.settings import ScoreSettings
@@ -203,7 +204,7 @@ def test_training_is_tried_again_as_its_exit_codes_say() -> None:
     )
     again = {int(code): word.strip() for code, word in table.items()}
     errors = codes_of(training_errors, training_errors.TrainingError)
-    assert set(errors.values()) | {training_errors.EXIT_MISUSE, 0} == set(again)
+    assert set(errors.values()) | {training_errors.EXIT_MISUSE, DataError.exit_code, 0} == set(again)
     for name in ("cpu", "gpu", "local"):
         found = policy(overlay(name, "train").one("Job", "glyph-train"))
         assert found["FailJob"] == {code for code, word in again.items() if word == "no"}
@@ -215,7 +216,12 @@ def test_scoring_is_tried_again_as_its_exit_codes_say() -> None:
     errors = codes_of(scoring_errors, scoring_errors.ScoringError)
     rendering = overlay("cpu", "score")
     shares, merging = (policy(rendering.one("Job", name)) for name in ("glyph-score", "glyph-score-merge"))
-    permanent = {scoring_errors.EXIT_SETTING, scoring_errors.EXIT_BAD_IMAGES, *errors.values()} - {
+    permanent = {
+        scoring_errors.EXIT_SETTING,
+        scoring_errors.EXIT_BAD_IMAGES,
+        DataError.exit_code,
+        *errors.values(),
+    } - {
         errors["Stopped"],
         errors["WriteError"],
         errors["DecoderError"],
