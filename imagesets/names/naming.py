@@ -89,16 +89,15 @@ class _Names:
         """Return the known set that the labels are of, None if they are of none."""
         if self._known is not None and self._options.chosen:
             return self._known
-        return _known_by_columns(self._numbers) or self._known  # KMNIST may well be in a folder called mnist
+        return _known_by_columns(self._columns) or self._known  # KMNIST may well be in a folder called mnist
 
     @cached_property
-    def _numbers(self) -> Sequence[LabelColumn]:
-        columns = (reader() for reader in self._readers)
-        return [column for column in columns if column is not None and column.numeric]
+    def _columns(self) -> Sequence[LabelColumn]:
+        return [column for reader in self._readers if (column := reader()) is not None]
 
     @cached_property
     def _by_number(self) -> Mapping[int, str]:
-        numbers = [int(value) for column in self._numbers for value in column.values]
+        numbers = [int(value) for column in self._columns if column.numeric for value in column.values]
         if (classes := self._options.classes) is not None:
             return names_by_number(read_names(classes), numbers, str(classes))
         if self._folder is not None and (found := _names_beside(self._folder, self._known, numbers)):
@@ -108,7 +107,9 @@ class _Names:
 
 
 def _known_by_columns(columns: Sequence[LabelColumn]) -> KnownSet | None:
-    return next((known for column in columns if (known := known_by_labels(column.numbers()))), None)
+    """Return the known set; labels with names, as Hugging Face's metadata gives them, have its numbers as codes."""
+    numbers = (column.numbers() if column.numeric else column.codes for column in columns)
+    return next((known for labels in numbers if (known := known_by_labels(labels))), None)
 
 
 def _names_beside(folder: Path, known: KnownSet | None, numbers: Sequence[int]) -> Mapping[int, str]:

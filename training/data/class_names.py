@@ -1,4 +1,4 @@
-"""Validation of class names, labels and class sizes, for data sets of every format."""
+"""Whether each class has images: enough to train on, and some to test with."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,6 @@ from common.errors import listing
 from common.progress import Progress
 from imagesets.errors import DataError
 
-NAMES_FILE = "classes.txt"
-MAX_NAMES_BYTES = 1 << 20
 LEAST_TO_TRAIN = 2
 """Images that each class needs: one for training and one for validation."""
 
@@ -34,23 +32,6 @@ def check_counts(labels: npt.NDArray[np.int64], classes: Sequence[str], least: i
             f"{where}: each class needs at least {least} images to be split, but class {listing(few)}: "
             "add images, or remove the class"
         )
-
-
-def check_range(labels: npt.NDArray[np.integer], classes: int, where: str) -> npt.NDArray[np.int64]:
-    """Return `labels` as int64 if all are in 0 to `classes` - 1.
-
-    Raises:
-        DataError: a label is out of range, or there are none.
-    """
-    if not len(labels):
-        raise DataError(f"{where} is empty")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        wrong = low if low < 0 else high
-        raise DataError(
-            f"{where} has label {wrong}; there are {classes} classes, with labels 0 to {classes - 1}"
-        )
-    return labels.astype(np.int64)
 
 
 def say_untested(

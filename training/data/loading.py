@@ -95,7 +95,9 @@ def load(
     )
     found = open_set(spec, options)
     progress.say(f"data: {found.found}")
-    return _Loading(found, progress, skip_bad, resize).data_set(seed=seed, test_share=test_share)
+    return _Loading(found, progress, Problems(str(found.path), skip_bad), resize).data_set(
+        seed=seed, test_share=test_share
+    )
 
 
 def _forms() -> str:
@@ -110,7 +112,7 @@ def load_mnist(directory: Path, progress: Progress) -> DataSet:
     """
     fetch_mnist(directory, progress)
     found = open_set(f"idx:{directory}#mnist", Options())
-    return _Loading(found, progress, None).data_set(seed=0, test_share=TEST_SHARE)
+    return _Loading(found, progress, Problems(str(found.path))).data_set(seed=0, test_share=TEST_SHARE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +139,7 @@ class _Loading:
 
     found: ImageSet
     progress: Progress
-    skip_bad: Path | None
+    problems: Problems
     resize: Resize | None = None
 
     @property
@@ -165,17 +167,25 @@ class _Loading:
             say_untested(f"the test set of {self.where}", test.labels.codes, classes, self.progress)
 
         before = {part: part.hashes() for part in (training, validation, test) if part is not None}
-        problems = Problems(str(self.where), self.skip_bad)
         rows = read_rows(
-            training.sources, problems, self.progress, "reading images", decoded=~held_out, resize=self.resize
+            training.sources,
+            self.problems,
+            self.progress,
+            "reading images",
+            decoded=~held_out,
+            resize=self.resize,
         )
-        later = self._checked(test, problems)
+        later = self._checked(test)
         extra = None
         if validation is not None:
             extra = read_rows(
-                validation.sources, problems, self.progress, "reading validation images", resize=self.resize
+                validation.sources,
+                self.problems,
+                self.progress,
+                "reading validation images",
+                resize=self.resize,
             )
-        problems.settle(self.progress)
+        self.problems.settle(self.progress)
 
         known = self.found.known()
         digests = _folder_hash(
@@ -186,6 +196,11 @@ class _Loading:
             ]
         )
         kept = np.flatnonzero(~held_out & ~rows.bad)
+        if len(kept) and rows.images[kept].max() == 1:
+            self.progress.say(
+                f"{self.where} has no pixel above 1, and bytes are taken as 0..255, so all images are nearly black: if "
+                "1 is white, multiply them by 255"
+            )
         if rows.bad.any():
             check_counts(labels[kept], classes, LEAST_TO_TRAIN, str(self.where))
 
@@ -226,8 +241,8 @@ class _Loading:
             )
         if unlabelled:
             raise DataError(
-                f"{unlabelled[0]} has no labels to train on: give a set with labels, or put them beside the images "
-                "(docs/data.md)"
+                f"{unlabelled[0]} has no labels to train on: give a set with labels, put them beside the images, or "
+                "name a table's column of them with --label-column (docs/data.md)"
             )
         labels = merged([column for column in columns if column is not None])
         if (labels.codes == UNKNOWN).any():
@@ -241,11 +256,10 @@ class _Loading:
 
     def _refuse_strays(self, training: _Part) -> None:
         """Refuse what a folder has in the wrong place, all at once."""
-        problems = Problems(str(self.where), self.skip_bad)
         for source in training.sources:
             for path, kind, *found in getattr(source, "problems", ()):
-                problems.add(path, kind, *found)
-        problems.settle(self.progress)
+                self.problems.add(path, kind, *found)
+        self.problems.settle(self.progress)
 
     def _keys(self, part: _Part) -> list[str]:
         """Return what identifies each image in the choice of the test set: its path, or its number."""
@@ -253,7 +267,7 @@ class _Loading:
             return [path for source in part.sources for path in source.take(0, source.count).rows]
         return [str(index) for index in range(len(part.labels))]
 
-    def _checked(self, test: _Part | None, problems: Problems) -> Rows | None:
+    def _checked(self, test: _Part | None) -> Rows | None:
         """Check the headers of a test set's image files, and hash them; of arrays, whether the last image is there."""
         if test is None:
             return None
@@ -264,13 +278,17 @@ class _Loading:
             return None
         nothing = np.zeros(len(test.labels), dtype=bool)
         return read_rows(
-            test.sources, problems, self.progress, "checking test images", decoded=nothing, resize=self.resize
+            test.sources,
+            self.problems,
+            self.progress,
+            "checking test images",
+            decoded=nothing,
+            resize=self.resize,
         )
 
     def _again(self, test: _Part, before: Rows | None) -> Images:
-        problems = Problems(str(self.where), self.skip_bad)
-        now = read_rows(test.sources, problems, self.progress, "reading test images", resize=self.resize)
-        problems.settle(self.progress)
+        now = read_rows(test.sources, self.problems, self.progress, "reading test images", resize=self.resize)
+        self.problems.settle(self.progress)
         if before is not None:
             self._check_unchanged(test, before, now)
         return Images(images=now.images[~now.bad], labels=test.labels.codes[~now.bad])
@@ -285,16 +303,15 @@ class _Loading:
         if not before.digests:
             images, bad = before.images, before.bad
         else:
-            problems = Problems(str(self.where), self.skip_bad)
             now = read_rows(
                 training.sources,
-                problems,
+                self.problems,
                 self.progress,
                 "reading test images",
                 decoded=held_out,
                 resize=self.resize,
             )
-            problems.settle(self.progress)
+            self.problems.settle(self.progress)
             self._check_unchanged(training, before, now)
             images, bad = now.images, now.bad
         kept = np.flatnonzero(held_out & ~bad)

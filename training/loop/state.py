@@ -17,7 +17,8 @@ from training.settings import IOSettings, RuntimeSettings, TrainingSettings
 FORMAT = 1
 CHANGEABLE_ON_RESUME = frozenset(
     {*IOSettings.model_fields, *RuntimeSettings.model_fields}
-    - {"data", "validation", "seed", "test_share", "test_seed", "resize"}
+    - {"data", "pixels", "label_column", "classes", "skip_bad", "resize"}
+    - {"validation", "seed", "test_share", "test_seed"}
 )
 """Settings that a resumed run may change, because the weights do not depend on them."""
 

@@ -15,6 +15,8 @@ from PIL import Image
 
 from common.atomic_files import sha256_file
 from common.progress import Progress
+from imagesets.image_set import open_set
+from imagesets.source import Options
 from tests.idx_arrays import read_idx
 from training.__main__ import main
 from training.data.dataset import Images
@@ -126,3 +128,14 @@ def test_mnist_is_known_in_any_container(tmp_path: Path, mnist_directory: Path) 
     assert (twin.name, twin.is_handwriting) == ("mnist", True)
     np.testing.assert_array_equal(twin.training.images, arrays["train_images"])
     np.testing.assert_array_equal(twin.test().labels, arrays["test_labels"])
+
+
+def test_mnist_with_named_labels_is_known(tmp_path: Path, mnist_directory: Path) -> None:
+    """Hugging Face's metadata gives the numbers names; the order of the labels still says what they are of."""
+    for part, file in FILES.items():
+        labels = read_idx(mnist_directory / f"{file}-labels-idx1-ubyte", 1)
+        blank = np.zeros((1, 28, 28), np.uint8).repeat(len(labels), 0)
+        as_parquet_of_files(tmp_path, {part: Images(images=blank, labels=labels.astype(np.int64))})
+    known = open_set(str(tmp_path), Options()).known()
+    assert known is not None
+    assert (known.name, known.handwriting) == ("mnist", True)

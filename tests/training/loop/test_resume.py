@@ -271,6 +271,8 @@ def test_a_checkpoint_with_code_in_it_is_rejected(tmp_path: Path) -> None:
         ({"hidden": (16, 16)}, "hidden"),
         ({"seed": 9}, "seed"),
         ({"resize": "pad"}, "resize"),
+        ({"pixels": "0..1"}, "pixels"),
+        ({"label_column": "digit"}, "label_column"),
     ],
 )
 def test_another_runs_checkpoint_is_rejected(tmp_path: Path, change: dict[str, Any], named: str) -> None:
