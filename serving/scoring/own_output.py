@@ -1,7 +1,7 @@
 """Recognises what the scorer itself has written, so that the output in an input folder is not scored the next time.
 
     is_output_folder(path)   a job's folder: parts, or the records of a single file
-    is_result_file(path)     a single file of predictions, wherever it is
+    is_result_file(path)     a single file of predictions, or a report, wherever it is
     is_own_output(path)      either of them
 
 Paths are bytes, as the listing has them. Nothing here raises: what cannot be read is not the scorer's.
@@ -12,7 +12,7 @@ Paths are bytes, as the listing has them. Nothing here raises: what cannot be re
 import os
 import re
 
-from serving.scoring.settings import ENDINGS
+from serving.scoring.settings import ENDINGS, Format
 
 MANIFEST = "_manifest.json"
 RECEIPTS = "_receipts"
@@ -27,6 +27,9 @@ _CSV = ",".join(COLUMNS).encode()
 _JSON = re.compile(
     rb'\{"source":".*?","row":".*?","label":(?:".*?"|null),"index":(?:\d+|null),"probability":'
 )
+REPORT = ".html"
+_PAGE = re.compile(rb"<!doctype html>.{,400}<title>Scored: ", re.DOTALL)
+"""How a report begins (`reporting/console.py`)."""
 _HEAD = 1 << 16
 """Bytes in which a JSON line has its first members: a path and a name have a few KiB at most."""
 
@@ -46,31 +49,36 @@ def is_output_folder(path: bytes) -> bool:
 
 
 def is_result_file(path: bytes) -> bool:
-    """Tell whether a file has predictions of a job, by the records beside it or by its first columns."""
+    """Tell whether a file has predictions of a job, by the records beside it or by its first columns, or a report."""
     path_of_job = _KEPT.sub(b"", path)
-    written = ENDINGS.get(os.fsdecode(os.path.splitext(path_of_job)[1]).lower())  # noqa: PTH122
-    if written is None:
+    ending = os.fsdecode(os.path.splitext(path_of_job)[1]).lower()  # noqa: PTH122
+    written = ENDINGS.get(ending)
+    if written is None and ending != REPORT:
         return False
-    if is_output_folder(path_of_job + os.fsencode(PARTS)):
+    if written and is_output_folder(path_of_job + os.fsencode(PARTS)):
         return True
     try:
-        if written == "parquet":
-            return _is_parquet(path)
         if not os.path.isfile(path):  # opening a named pipe would block
             return False
+        if written == "parquet":
+            return _is_parquet(path)
         with open(path, "rb") as file:  # noqa: PTH123
-            head = file.read(_HEAD)
+            return _is_text(file.read(_HEAD), written)
     except (OSError, ValueError):
         return False
-    return head.replace(b'"', b"").startswith(_CSV) if written == "csv" else _JSON.match(head) is not None
+
+
+def _is_text(head: bytes, written: Format | None) -> bool:
+    """Tell whether a file begins as a result in CSV or JSON lines does, or else as a report."""
+    if written == "csv":
+        return head.replace(b'"', b"").startswith(_CSV)
+    return (_JSON if written == "jsonl" else _PAGE).match(head) is not None
 
 
 def _is_parquet(path: bytes) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not os.path.isfile(path):
-        return False
     try:
         schema = pq.read_schema(os.fsdecode(path))
     except pa.ArrowException:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bundle.images.contract import Resize
 from serving.scoring.errors import BadImageError, WriteError
 from serving.scoring.observer import Observer
 from serving.scoring.output.folder import OutputFolder, versions
@@ -13,9 +12,10 @@ from serving.scoring.output.manifest import JobManifest
 from serving.scoring.pipeline import Part
 from serving.scoring.plan import Plan
 from serving.scoring.records import Backend, Receipt
+from serving.scoring.settings import ScoreSettings
 
 
-def job_manifest(plan: Plan, backend: Backend, layout: Layout, resize: Resize | None = None) -> JobManifest:
+def job_manifest(plan: Plan, backend: Backend, layout: Layout, settings: ScoreSettings) -> JobManifest:
     """Return the job's manifest; its fingerprint has everything that affects a byte of the parts."""
     fingerprint = {
         "model": backend.digest,
@@ -26,7 +26,9 @@ def job_manifest(plan: Plan, backend: Backend, layout: Layout, resize: Resize | 
         "format": layout.format,
         **({"spreadsheet-safe": str(layout.csv_safe).lower()} if layout.format == "csv" else {}),
         "probabilities": "all" if layout.top is None else f"top {layout.top}",
-        **({"resize": resize} if resize else {}),
+        **({"resize": settings.resize} if settings.resize else {}),
+        **({"pixels": settings.pixels} if settings.pixels != "auto" else {}),
+        **({"part of the sets": settings.part} if settings.part else {}),
         **plan.listing(),
     }
     return JobManifest(

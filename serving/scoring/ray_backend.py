@@ -174,7 +174,7 @@ class PartScorer:
             columns=columns,
             csv_safe=settings.csv_safe,
         )
-        manifest = job_manifest(self._plan, self._backend, self._layout, settings.resize)
+        manifest = job_manifest(self._plan, self._backend, self._layout, settings)
         if different := differences(fingerprint, manifest.fingerprint):
             raise DataError(
                 f"a node of the cluster has another job: {'; '.join(different[:5])}. Give every node the same "

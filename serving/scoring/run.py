@@ -74,7 +74,7 @@ def run(
         )
         with output_errors():
             folder = OutputFolder.open_for(
-                settings.output, job_manifest(plan, backend, layout, settings.resize), observer.say
+                settings.output, job_manifest(plan, backend, layout, settings), observer.say
             )
             if (complete := folder.complete()) is None:
                 stack.enter_context(folder.lock(own))

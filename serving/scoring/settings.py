@@ -58,9 +58,9 @@ class ScoreSettings(Settings):
         CommaSeparated,
         Field(
             min_length=1,
-            description="folders, files or glob patterns: image files, IDX, .npy, .npz, .mat, .csv, .parquet, .tar, "
-            ".zip, a .txt list of paths; FORM:PATH or PATH#SET is a data set as training takes it (docs/data.md); - is "
-            "the standard input",
+            description="folders, files or glob patterns: image files, IDX, .npy, .npz, .mat, .csv, .parquet, "
+            ".tar, .zip, a .txt list of paths; FORM:PATH or PATH#SET a data set as training takes it (docs/data.md); "
+            "- is the standard input",
         ),
     ]
     output: Annotated[
@@ -205,7 +205,7 @@ class ScoreSettings(Settings):
         OrNone,
         Field(
             description="true labels to compare with: 'input' for the input's own, column:NAME of its tables, or a "
-            "file: IDX, .npy, .npz, .mat in the input's order; .csv, .parquet, .txt by the rows' names if it has some"
+            "file: IDX, .npy, .npz, .mat in the input's order; .csv, .parquet, .txt by the rows' names if it has them"
         ),
     ] = None
     report: Annotated[

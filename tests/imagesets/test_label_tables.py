@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagesets.errors import DataError
-from imagesets.label_tables import LabelTable, label_table_of, match_found, read_label_table
+from imagesets.label_table_files import label_table_of, read_label_table
+from imagesets.label_tables import LabelTable, match_found
 from imagesets.labels import UNKNOWN, LabelColumn
 from imagesets.lazy_strings import LazyStrings
 
@@ -265,3 +266,13 @@ def test_any_bytes_are_a_table_or_a_sentence(data: bytes) -> None:
     """No bytes give anything but labels or a `DataError`."""
     with suppress(DataError):
         assert len(table(data).match(NUMBERS, "in", partial=True)) == 3
+
+
+def test_a_column_for_each_class_may_be_named_as_the_class_is() -> None:
+    """A header is told by the usual names in it, although the model's classes are there too."""
+    for names in (("0", "1"), ("cat", "dog")):
+        data = f"row,{','.join(names)}\n2,1,0\n0,0,1\n1,1,0\n".encode()
+        table = label_table_of(data, "labels.csv", classes=names)
+        labels = table.match(["0", "1", "2"], "the input")
+        assert [labels.values[code] for code in labels.codes] == [names[1], names[0], names[0]]
+    assert not label_table_of(b"label\ncat\n", "labels.csv", classes=("label", "cat")).headed

@@ -47,7 +47,8 @@ from imagesets.formats.files.listing import (
     too_large_reason,
 )
 from imagesets.formats.files.sidecars import label_in, label_in_json, labels_by_key
-from imagesets.label_tables import LabelTable, agreeing, label_table_of, match_found
+from imagesets.label_table_files import label_table_of
+from imagesets.label_tables import LabelTable, agreeing, match_found, no_table_error
 from imagesets.labels import UNKNOWN, LabelColumn, of_codes
 from imagesets.lazy_strings import LazyStrings
 from imagesets.names.file_names import without_compression
@@ -66,6 +67,9 @@ REASONS = {
     NO_FILE: "it is not a regular file",
 }
 """Offset of a member of a tar file that has no content to the reason."""
+
+OFFICE = "[Content_Types].xml"
+"""The member that every .xlsx, .docx and .pptx file has (ECMA-376, part 2)."""
 
 _LOCAL_HEADER = 30
 
@@ -221,14 +225,29 @@ def open_tar(name: str, path: Path, options: Options) -> list[ArchiveSource]:
                     raise tarfile.ReadError("a size in it is negative")
                 end = archive.offset
                 _add_tarred(members, member)
-            end = archive.offset
-        if os.stat(members.place).st_size < end:  # noqa: PTH116  the path may be in /proc
-            raise DataError(f"{path} is truncated: restore it and run again")
+        _check_end(path, members.place, archive.offset)
     except (tarfile.TarError, MemoryError, RecursionError, *READ_ERRORS) as error:
         raise unreadable_error(path, error) from error
     if members.links:
         members.images = _with_targets(members)
     return _sources(members, options)
+
+
+def _check_end(path: Path, place: str, end: int) -> None:
+    """Check that what comes after the last member of a tar file is its end, and no header that `tarfile` gave up at.
+
+    Raises:
+        DataError: the file ends within a member or header, or a header is damaged: the members after it are lost.
+    """
+    with open(place, "rb") as file:  # noqa: PTH123  the path may be in /proc
+        size = os.fstat(file.fileno()).st_size
+        block = os.pread(file.fileno(), tarfile.BLOCKSIZE, end)
+    if size < end or 0 < len(block) < tarfile.BLOCKSIZE:
+        raise DataError(f"{path} is truncated: restore it and run again")
+    if any(block):
+        raise DataError(
+            f"{path} is damaged at byte {end:,}, where a header should be: restore it and run again"
+        )
 
 
 def open_zip(name: str, path: Path, options: Options) -> list[ArchiveSource]:
@@ -243,6 +262,8 @@ def open_zip(name: str, path: Path, options: Options) -> list[ArchiveSource]:
     try:
         with path.open("rb", buffering=1 << 20) as file:
             for entry in zip_directory.entries(file):
+                if entry.name == OFFICE:
+                    raise DataError(f"{name} is a spreadsheet or document (Office Open XML): save it as .csv")
                 if not entry.name.endswith("/"):
                     method = -1 if entry.encrypted else entry.method
                     members.add(entry.name, entry.offset, entry.packed, entry.size, entry.checksum, method)
@@ -373,6 +394,8 @@ class _Labels:
 
     def _read(self) -> LabelColumn | None:
         members = self._members
+        if self._options.label_column is not None and not self._tables:
+            raise no_table_error(members.name, self._options.label_column)
         if self._classed:
             names = members.names()
             return labels_by_key(names, dict(self._of_cls()), members.name)

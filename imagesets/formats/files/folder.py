@@ -14,7 +14,7 @@ too, and so are parts inside classes (`cat/train/`): nothing says what they are.
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,8 @@ from imagesets.formats.files.layout import (
 )
 from imagesets.formats.files.listing import FileSource, display_name, read_file
 from imagesets.formats.files.sidecars import keys_of, label_in, labels_by_key
-from imagesets.label_tables import agreeing, is_label_table, match_found, read_label_table
+from imagesets.label_table_files import is_label_table, read_label_table
+from imagesets.label_tables import agreeing, match_found, no_table_error
 from imagesets.labels import UNKNOWN, LabelColumn, of_codes
 from imagesets.names.file_names import is_system_file, part_of_folder, without_compression
 from imagesets.source import PARTS, Options
@@ -89,6 +90,8 @@ def open_folder(name: str, root: Path, options: Options) -> list[FileSource]:
         for file in content.files
         if is_label_table(file) and (layout.places[folder].label is None or not layout.has_classes())
     ]
+    if options.label_column is not None and not tables:
+        raise no_table_error(name, options.label_column)
     sidecars = any(file.endswith(".cls") for content in tree.values() for file in content.files)
     if sidecars:
         images = _by_sidecars(root, name, tree, layout)
@@ -325,11 +328,21 @@ def _sources(
     return sources
 
 
-def walk(root: bytes) -> Iterator[tuple[bytes, os.stat_result | None]]:
+def _none(_: bytes) -> bool:
+    return False
+
+
+def walk(
+    root: bytes, is_left_out: Callable[[bytes], bool] = _none
+) -> Iterator[tuple[bytes, os.stat_result | None]]:
     """Yield the files of a folder (name with a slash), recursively, sorted by name; names are relative to it.
 
     A folder that cannot be listed is yielded itself, with a slash at its end; a file whose `stat` fails has None. Links
     to a folder that one is in are not followed.
+
+    Args:
+        root: the folder.
+        is_left_out: whether all that is in a folder is left out, by its name below `root`.
 
     Raises:
         DataError: the folder itself cannot be listed.
@@ -338,6 +351,8 @@ def walk(root: bytes) -> Iterator[tuple[bytes, os.stat_result | None]]:
         pending = [(b"", iter(sorted(os.listdir(root))), frozenset({_identity(os.stat(root))}))]
     except OSError as error:
         raise DataError(f"the folder {display_name(root)} cannot be read: {error.strerror}") from error
+    if is_left_out(b""):
+        return
     while pending:
         prefix, names, above = pending[-1]
         if (name := next(names, None)) is None:
@@ -351,7 +366,7 @@ def walk(root: bytes) -> Iterator[tuple[bytes, os.stat_result | None]]:
             continue
         if not stat.S_ISDIR(found.st_mode):
             yield path, found
-        elif _identity(found) not in above and not name.startswith(b"."):
+        elif _identity(found) not in above and not name.startswith(b".") and not is_left_out(path):
             try:
                 below = sorted(os.listdir(root + path))
             except OSError:
@@ -372,7 +387,11 @@ def _status_of_link(path: bytes) -> os.stat_result | None:
 
 
 def collect(
-    name: str, root: str, found: Iterator[tuple[bytes, os.stat_result | None]], options: Options
+    name: str,
+    root: str,
+    found: Iterator[tuple[bytes, os.stat_result | None]],
+    options: Options,
+    is_left_out: Callable[[bytes], bool] = _none,
 ) -> tuple[FileSource, list[str]]:
     """Return the image files of a folder or pattern as a source, and the paths of the files of many images in it.
 
@@ -383,6 +402,7 @@ def collect(
         root: the folder with a slash at its end, or empty.
         found: the files below it, as `walk` yields them.
         options: whom to tell what is skipped and found.
+        is_left_out: whether a file is neither image nor anything else; it is not asked about .png and .jpg files.
     """
     files = FileSource(name, os.fsencode(root))
     containers: list[str] = []
@@ -393,6 +413,8 @@ def collect(
             files.add_known(path, status)
             if files.count == 1:
                 options.on_image_files()
+            continue
+        if is_left_out(path):
             continue
         text = os.fsdecode(path)
         ending = without_compression(text).lower()

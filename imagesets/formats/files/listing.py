@@ -87,6 +87,8 @@ class Listing:
 
     def take(self, first: int, count: int) -> list[tuple[bytes, ...]]:
         """Return `count` records from number `first` on; no record may be appended afterwards."""
+        if not count:
+            return []
         self._write()
         low, high = first // STRIDE, -(-(first + count) // STRIDE)
         start = self._offsets[low]

@@ -17,26 +17,31 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from common.errors import listing
 from imagesets.errors import DataError
+from imagesets.formats.arrays.array_source import ArraySource
 from imagesets.formats.files.folder import collect, walk
 from imagesets.formats.files.listing import FileSource, ScratchFile, display_name
 from imagesets.formats.tables.csv_files import has_pixels
 from imagesets.image_set import open_set, split_form
+from imagesets.label_tables import no_table_error
 from imagesets.names.file_names import read_name, without_compression
 from imagesets.opening import kind_of, open_file
 from imagesets.source import LabelledSource, Options, Part, RawRows, Reader, Source
-from serving.scoring.own_output import is_output_folder, is_result_file
+from imagesets.streams import first_bytes
+from serving.scoring.own_output import REPORT, is_output_folder, is_result_file
+from serving.scoring.settings import ENDINGS
 
 STDIN = "-"
 LIST_ENDINGS = (".txt", ".lst")
 TABLE_ENDINGS = (b".csv", b".tsv", b".csv.gz")
-RESULT_ENDINGS = (b".parquet", b".csv", b".jsonl", b".ndjson")
-Found = tuple[bytes, os.stat_result | None]
+RESULT_ENDINGS = tuple(os.fsencode(ending) for ending in (*ENDINGS, REPORT))
+ARRAYS = ("image", "idx", "npy", "npz", "mat")
+"""Kinds of files without columns that have a name."""
 LONGEST_PATH = 4096
 """Bytes: PATH_MAX of Linux."""
 
@@ -55,6 +60,8 @@ def open_inputs(
     Raises:
         DataError: an input is missing, of an unknown format, or damaged; or there is no image in any input.
     """
+    if options.classes is not None and not options.classes.is_file():
+        raise DataError(f"{options.classes} is no file: give one with the name of a class in each line")
     sources: list[Source] = []
     for place in inputs:
         sources += _open(place, options, stdin)
@@ -76,36 +83,67 @@ def _open(place: str, options: Options, stdin: BinaryIO | None) -> list[Source]:
         return _open_stdin(sys.stdin.buffer if stdin is None else stdin, options)
     if os.path.isdir(place):
         root = os.path.join(place, "")
-        tables: list[str] = []
-        found = _scored(os.fsencode(root), walk(os.fsencode(root)), tables, options)
-        files, containers = collect(place, root, found, options)
-        return _collected(files, sorted([*containers, *tables]), options)
+        own = _OwnOutput(os.fsencode(root))
+        files, containers = collect(place, root, walk(own.root, own.is_folder), options, own.is_file)
+        own.tell(place, options)
+        return _collected(files, sorted([*containers, *own.tables]), options)
     if os.path.lexists(place):
         return _open_path(place, options)
     if split_form(place)[0] or "#" in place:
-        return [*open_set(place, options).sources]
+        return _opened(open_set(place, options).sources, options)
     if glob.has_magic(place):
+        own = _OwnOutput(b"")
         found = ((name, os.stat(name)) for name in _matches(place))
-        return _collected(*collect(place, "", found, options), options)
+        files, containers = collect(place, "", found, options, own.is_file)
+        own.tell(place, options)
+        return _collected(files, sorted([*containers, *own.tables]), options)
     raise DataError(f"{place} does not exist: give a folder, a file, or a glob pattern in quotes")
 
 
-def _scored(root: bytes, found: Iterator[Found], tables: list[str], options: Options) -> Iterator[Found]:
-    """Yield the files that no earlier job of the scorer has written; add tables of pixels to `tables` instead."""
-    folders: dict[bytes, bool] = {}
-    skipped = 0
-    for path, status in found:
-        folder = path.rpartition(b"/")[0]
-        if folder not in folders:
-            folders[folder] = is_output_folder(root + folder)
-        if folders[folder] or (path.endswith(RESULT_ENDINGS) and is_result_file(root + path)):
-            skipped += 1
-        elif path.endswith(TABLE_ENDINGS) and _is_pixel_table(os.fsdecode(root + path)):
-            tables.append(os.fsdecode(root + path))
-        else:
-            yield path, status
-    if skipped:
-        options.say(f"{display_name(root)}: {skipped} file(s) that the scorer wrote are skipped")
+def _opened(sources: Sequence[Source], options: Options) -> list[Source]:
+    """Return the sources of a data set.
+
+    Raises:
+        DataError: a column of labels is asked for, and one is not a table.
+    """
+    for source in sources:
+        path = source.path if isinstance(source, ArraySource) else None
+        if options.label_column is not None and path and kind_of(source.name, path) in ARRAYS:
+            raise no_table_error(source.name, options.label_column)
+    return [*sources]
+
+
+class _OwnOutput:
+    """What earlier jobs of the scorer have written below a folder is not scored; tables of pixels there are."""
+
+    def __init__(self, root: bytes) -> None:
+        self.root = root
+        self.tables: list[str] = []
+        """The tables of pixels, which have the endings of tables of labels."""
+        self._count = 0
+
+    def is_folder(self, folder: bytes) -> bool:
+        """Tell whether a folder is a job's output; asked once for each, as files are a million."""
+        return self._counted(is_output_folder(self.root + folder))
+
+    def is_file(self, path: bytes) -> bool:
+        """Tell whether a file is a job's result or report, or a table of pixels, which is kept in `tables`."""
+        if self._counted(path.endswith(RESULT_ENDINGS) and is_result_file(self.root + path)):
+            return True
+        place = os.fsdecode(self.root + path)
+        if not path.endswith(TABLE_ENDINGS) or not _is_pixel_table(place):
+            return False
+        self.tables.append(place)
+        return True
+
+    def _counted(self, is_own: bool) -> bool:
+        self._count += is_own
+        return is_own
+
+    def tell(self, place: str, options: Options) -> None:
+        """Say how many were found."""
+        if self._count:
+            options.say(f"{place}: {self._count} file(s) and folders that the scorer wrote are skipped")
 
 
 def _is_pixel_table(place: str) -> bool:
@@ -126,6 +164,8 @@ def _matches(pattern: str) -> list[bytes]:
 
 def _collected(files: FileSource, containers: Sequence[str], options: Options) -> list[Source]:
     """Return the image files of a folder, followed by the sources of each file of many images in it."""
+    if options.label_column is not None and files.count:
+        raise no_table_error(files.name, options.label_column)
     sources: list[Source] = [files]
     for place in containers:
         stem = os.path.splitext(without_compression(place.rpartition("/")[2]))[0]  # noqa: PTH122  no path is needed
@@ -140,13 +180,20 @@ def _open_path(place: str, options: Options) -> list[Source]:
     """Open a file: with its labels, which may be in a file beside it; or a list of paths."""
     path = Path(place)
     kind = kind_of(place, path)
-    if kind == "text" or place.lower().endswith(LIST_ENDINGS):
+    if is_result_file(os.fsencode(place)):
+        raise DataError(f"{place} has predictions of the scorer: give the images")
+    if kind == "text" or (kind == "image" and _is_text(place, path)):
         return [_open_list(place, path)]
     if kind == "csv" and not has_pixels(place, path):
         raise DataError(
             f"{place} is a table without pixels: give the folder of the images as --input, and this file as --labels"
         )
-    return [*open_set(place, options).sources]
+    return _opened(open_set(place, options).sources, options)
+
+
+def _is_text(place: str, path: Path) -> bool:
+    """Return whether a list begins with a name such as BMW/1.png, as image files do, and has no NUL as they have."""
+    return place.lower().endswith(LIST_ENDINGS) and b"\0" not in first_bytes(path, LONGEST_PATH)
 
 
 def _open_list(name: str, path: Path) -> FileSource:
@@ -184,7 +231,7 @@ def _open_stdin(stdin: BinaryIO, options: Options) -> list[Source]:
         case "image":
             opened = [_OneImage(copy)]
         case _:
-            opened = open_file(STDIN, path, options)
+            opened = _opened(open_file(STDIN, path, options), options)
     return [_StdinSource(source, copy) for source in opened]
 
 

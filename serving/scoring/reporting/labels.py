@@ -3,7 +3,7 @@
     input                     the input's own: of IDX, .npz, .mat, tables, .cls files, or the images' folders
     column:NAME               a column of the input's tables
     FILE                      IDX, .npy, .npz, .mat: one label a row, in the input's order
-    FILE.csv, .parquet, .txt  by the one column that fits the rows' names, in any order; without one, in theirs
+    FILE.csv, .parquet, .txt  by the one column that fits the rows' names, in any order; without one, by place
 
 A label is matched with a class by name; numbers are matched by name too if classes are named by numbers, and are else
 places, counted from 0 (`imagesets/labels.py`).
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from imagesets.errors import DataError
 from imagesets.label_files import read_labels
-from imagesets.label_tables import read_label_table
+from imagesets.label_table_files import read_label_table
 from imagesets.labels import LabelColumn, matched, merged
 from imagesets.names.known_sets import known_by_name
 from imagesets.names.naming import named_labels
@@ -84,8 +84,8 @@ def _of_input(given: str, sources: Sequence[Source]) -> LabelColumn:
     for source in sources:
         if (labels := source.labels()) is None:
             raise DataError(
-                f"--labels {given}: {source.name} has no labels of its own: give a file of labels, or "
-                "the input that has them"
+                f"--labels {given}: {source.name} has no labels of its own: give a file of labels, or the "
+                "input that has them"
             )
         columns.append(labels)
     return merged(columns)
