@@ -2,7 +2,6 @@
 
     is_output_folder(path)   a job's folder: parts, or the records of a single file
     is_result_file(path)     a single file of predictions, or a report, wherever it is
-    is_own_output(path)      either of them
 
 Paths are bytes, as the listing has them. Nothing here raises: what cannot be read is not the scorer's.
 """
@@ -32,11 +31,6 @@ _PAGE = re.compile(rb"<!doctype html>.{,400}<title>Scored: ", re.DOTALL)
 """How a report begins (`reporting/console.py`)."""
 _HEAD = 1 << 16
 """Bytes in which a JSON line has its first members: a path and a name have a few KiB at most."""
-
-
-def is_own_output(path: bytes) -> bool:
-    """Tell whether a folder or file was written by the scorer."""
-    return is_output_folder(path) if os.path.isdir(path) else is_result_file(path)
 
 
 def is_output_folder(path: bytes) -> bool:

@@ -10,20 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.io import savemat
 
 from imagesets.errors import DataError
 from imagesets.formats.arrays import mat
 from imagesets.formats.arrays.mat import open_mat, read_mat_labels
 from imagesets.opening import open_file
 from imagesets.source import Options, Source
-
-LOCK = Path(__file__).parents[3] / "lock" / "development.txt"
-if "\nscipy==" in LOCK.read_text():
-    from scipy.io import savemat
-else:
-    savemat = pytest.importorskip(
-        "scipy.io", reason="the lock has no SciPy, which reads MATLAB files"
-    ).savemat
 
 Images = npt.NDArray[np.uint8]
 

@@ -19,7 +19,6 @@ from serving.scoring.reporting.labels import open_labels
 from training.data.loading import load
 
 LABELLED = [title for title, row in SETS.items() if not row.refused and "training" not in row.unlabelled]
-LOCK = Path(__file__).parents[3] / "lock" / "development.txt"
 Examples = list[tuple[str, bytes]]
 """The name of each image's class, and its pixels."""
 
@@ -87,8 +86,6 @@ def test_the_scorer_reads_a_published_set_as_training_does(
 ) -> None:
     """The same images, upright, with the same labels by name, in the same order within each part."""
     row = SETS[title]
-    if title.endswith("MATLAB") and "\nscipy==" not in LOCK.read_text():
-        pytest.importorskip("scipy", reason="the lock has no SciPy, which reads MATLAB files")
     made = row.make()
     row.write(tmp_path, made)
     if row.by_labels:

@@ -11,7 +11,7 @@ import pytest
 
 from bench.support.jobs import digits, score
 from bundle.repository import Bundle
-from serving.scoring.own_output import is_output_folder, is_own_output, is_result_file
+from serving.scoring.own_output import is_output_folder, is_result_file
 
 FORMATS = ("parquet", "csv", "jsonl", "ndjson")
 
@@ -31,7 +31,6 @@ def test_the_folder_of_a_job_is_its_output_and_its_input_is_not(written: Path) -
     """A job's folder has manifest and receipts, also that of a single file; the folder above has neither."""
     for name in ("out", "out.csv.parts", "out.parquet.parts"):
         assert is_output_folder(os.fsencode(written / name))
-        assert is_own_output(os.fsencode(written / name))
     for other in (
         written,
         written / "in.npy",
@@ -50,7 +49,6 @@ def test_a_result_is_recognised_beside_its_records_and_alone(
     assert is_result_file(os.fsencode(written / name))
     shutil.copy(written / name, tmp_path / f"copy-{name}")
     assert is_result_file(os.fsencode(tmp_path / f"copy-{name}"))
-    assert is_own_output(os.fsencode(tmp_path / f"copy-{name}"))
     shutil.copy(written / name, tmp_path / f"{name}.changed2")
     assert is_result_file(os.fsencode(tmp_path / f"{name}.changed2"))
 
@@ -72,4 +70,4 @@ def test_files_of_others_are_not_taken_for_results(tmp_path: Path) -> None:
         tmp_path / "missing.parquet",
         Path("a\0.csv"),
     ):
-        assert not is_own_output(os.fsencode(path)), path
+        assert not is_result_file(os.fsencode(path)), path

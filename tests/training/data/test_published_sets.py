@@ -19,8 +19,6 @@ def test_a_published_set_is_loaded_with_its_classes(
 ) -> None:
     """Broken images of one set are listed; sets of handwriting are known as such, to be augmented."""
     row = SETS[title]
-    if title.endswith("MATLAB"):
-        pytest.importorskip("scipy", reason="MATLAB files are read by SciPy")
     folder = tmp_path / "set"
     folder.mkdir()
     made = row.make()
