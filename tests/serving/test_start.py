@@ -141,6 +141,8 @@ def test_several_workers_announce_the_service_once(bundle: Bundle, tmp_path: Pat
     """The curl line is for a person, and a person needs it once."""
     with running(tmp_path, until="/readyz", model=bundle.path.parent, workers=2) as service:
         await_(lambda: service.log().count("ready: synthetic version 1") == 2)
+        # The first worker prints it after that line, and does not if it is told to end in between.
+        await_(lambda: "curl --data-binary" in service.log(), service.log)
         service.process.terminate()
         service.process.wait(START_SECONDS)
         assert service.log().count("curl --data-binary") == 1
