@@ -24,9 +24,8 @@ RUNS = frozenset(("running", "managed", "job", "fit", "small_run", "rich_run", "
 RUNNING = frozenset(("service", "both_services", "pod", "guarded", "finished"))
 """The fixtures of folders that do so."""
 
-# On a busy machine an example takes as long as it takes.
-settings.register_profile("patient", settings.default, deadline=None)
-settings.load_profile("patient")
+# On a busy machine an example takes as long as it takes, and on every machine the examples are the same.
+settings.load_profile("ci")
 
 
 def kind(place: Path, names: Iterable[str], fixtures: Iterable[str]) -> str:
@@ -78,6 +77,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler | 
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from what was imported, which lives as long as the process."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Begin PyTorch's own generator anew, so that a test draws the same whichever tests ran before it."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

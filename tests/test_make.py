@@ -104,7 +104,7 @@ class Machine:
             env={"PATH": str(self.path)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 

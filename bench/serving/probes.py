@@ -27,7 +27,7 @@ PROBES = 1000
 SCRAPES = 100
 LIMIT_SECONDS = 0.1
 FACTOR = 2.0
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,11 +19,15 @@ from typing import Any
 from serving.settings import unix_path
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 60.0
-ANSWER_SECONDS = 30.0
+START_SECONDS = 120.0
+ANSWER_SECONDS = 60.0
 PNG = "image/png"
 PORTS = range(20_000, 32_000)
+MAX_RESERVED = 100
+"""Ports that a process reserves at a time: the last ones, far more than it has services that start."""
 _PORTS = itertools.cycle(random.SystemRandom().sample(PORTS, len(PORTS)))
+_RESERVED: list[int] = []
+"""Descriptors of the UDP sockets by which `free_port` tells other processes which ports it has returned."""
 
 
 class ServiceError(Exception):
@@ -108,14 +112,23 @@ class Service:
 
 
 def free_port() -> int:
-    """Return a free TCP port, a different one on each call.
+    """Return a free TCP port, a different one on each call and in each process.
 
     Ports are below the ephemeral range (ip_local_port_range), where a client could take one before the service binds
-    it; concurrent processes start at random ports, so that they seldom choose the same.
+    it. A UDP socket of the same number, which the kernel closes with the process, reserves the port among concurrent
+    processes: a service binds its port seconds later, and some ports are given to nobody.
     """
     for port in _PORTS:
-        with contextlib.suppress(OSError), socket.socket() as probe:
+        with (
+            contextlib.suppress(OSError),
+            socket.socket() as probe,
+            socket.socket(type=socket.SOCK_DGRAM) as reservation,
+        ):
             probe.bind(("127.0.0.1", port))
+            reservation.bind(("127.0.0.1", port))
+            _RESERVED.append(reservation.detach())
+            if len(_RESERVED) > MAX_RESERVED:
+                os.close(_RESERVED.pop(0))
             return port
     raise ServiceError("no port is free")
 

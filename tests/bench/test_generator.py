@@ -58,12 +58,12 @@ def serving(answer: Callable[[int, socket.socket], None]) -> Iterator[int]:
 def ask(
     port: int, directory: Path, *, rate: float | None = None, connections: int = 4
 ) -> "tuple[Result, array[float]]":
-    """Ask for half a second and return what came back and the latencies."""
+    """Ask for half a second at a rate, else for three; return what came back and the latencies."""
     specification = Specification(
         port=port,
         requests=[b64encode(REQUEST).decode()],
         connections=connections,
-        seconds=0.5,
+        seconds=3.0 if rate is None else 0.5,
         warm_seconds=0.0,
         rate=rate,
         latencies=str(directory / "latencies"),

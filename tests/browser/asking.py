@@ -11,7 +11,7 @@ from playwright.sync_api import FilePayload, Page
 from tests.browser.mnist import Pixels
 
 POLL_MS = 20
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
 
 _SEEN = """() => {
   const canvas = document.getElementById("seen");

@@ -39,7 +39,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 TOKEN = "a-token-for-the-tests-0123456789abcdef"  # noqa: S105
 DESKTOP: ViewportSize = {"width": 1280, "height": 860}
 
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ def browser() -> Iterator[Browser]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """Return a fresh profile: no cache, no storage."""
     context = browser.new_context(viewport=DESKTOP, reduced_motion="reduce")
+    context.set_default_timeout(60_000)
     yield context
     context.close()
 

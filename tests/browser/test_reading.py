@@ -171,11 +171,13 @@ def test_the_second_visit_loads_nothing_anew(page: Page, service: Service) -> No
       .map((entry) => [new URL(entry.name).pathname, entry.transferSize]))"""
     open_page(page, service)
     expect(page.locator("#samples")).to_be_visible()
+    wanted = {"/assets/main.js", "/assets/style.css", "/samples"}
+    await_that(page, lambda: wanted <= set(page.evaluate(sizes)))
     first = page.evaluate(sizes)
+    files = {path for path in first if path != "/metadata"}
     page.reload()
     expect(page.locator("#samples")).to_be_visible()
+    await_that(page, lambda: files <= set(page.evaluate(sizes)))
     second = page.evaluate(sizes)
-    files = [path for path in first if path != "/metadata"]
-    assert {"/assets/main.js", "/assets/style.css", "/samples"} <= set(files)
     assert all(first[path] > 300 for path in files)
     assert all(second[path] == 300 for path in files)

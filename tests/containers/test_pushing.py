@@ -31,12 +31,12 @@ http:
 
 def get(address: str, path: str) -> tuple[int, bytes]:
     """Ask the registry; return the status (0: it does not answer) and the body."""
-    with closing(http.client.HTTPConnection(address, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(address, timeout=60)) as connection:
         try:
             connection.request("GET", path, headers={"Accept": MANIFEST})
-        except ConnectionRefusedError:
+            response = connection.getresponse()
+        except ConnectionError:
             return 0, b""
-        response = connection.getresponse()
         return response.status, response.read()
 
 

@@ -260,7 +260,10 @@ def test_what_is_no_file_of_labels_is_refused(tmp_path: Path) -> None:
             read_label_table(tmp_path / name)
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.binary(max_size=200) | st.text('ab,"\n;\t10.', max_size=60).map(str.encode))
 def test_any_bytes_are_a_table_or_a_sentence(data: bytes) -> None:
     """No bytes give anything but labels or a `DataError`."""

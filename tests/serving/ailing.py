@@ -3,8 +3,8 @@
     python -m gunicorn --config python:tests.serving.ailing
 
 The file is AILMENT, and its word what comes: `wait` as long as it says so, `stuck` for the first to read it, `import`
-the same, and an error of its own when it is aborted, `slow` the same for 3 s, `raise` an error, `provider` one that
-CUDA does not work, `begin` to wait when it is about to serve, `run` an error then.
+the same, and an error of its own when it is aborted, `slow` the same for SLOW_SECONDS, `raise` an error, `provider` one
+that CUDA does not work, `begin` to wait when it is about to serve, `run` an error then.
 LOAD_SECONDS, if it is given, is what a worker has to load its model in.
 """
 
@@ -23,6 +23,7 @@ globals().update({name: value for name, value in vars(gunicorn_conf).items() if 
 wsgi_app = "tests.serving.ailing:application()"
 proof_table.LOAD_SECONDS = int(os.environ.get("LOAD_SECONDS", proof_table.LOAD_SECONDS))
 AILMENT = Path(os.environ["AILMENT"])
+SLOW_SECONDS = 8
 
 
 def _ail() -> None:
@@ -32,7 +33,7 @@ def _ail() -> None:
     if word in ("stuck", "import", "slow"):
         AILMENT.write_text("")
         try:
-            time.sleep(3 if word == "slow" else 3600)
+            time.sleep(SLOW_SECONDS if word == "slow" else 3600)
         except SystemExit:
             if word == "import":
                 raise ImportError("a library was interrupted") from None

@@ -14,7 +14,7 @@ from PIL import Image
 
 from bench.support.models import CLASSES, Linear
 from bench.support.pictures import encoded, png
-from bench.support.processes import PNG, ROOT, Answer, Part, Service, form
+from bench.support.processes import PNG, ROOT, START_SECONDS, Answer, Part, Service, form
 from bundle.manifest import SAMPLE_FILE
 from bundle.repository import Bundle
 
@@ -278,7 +278,7 @@ def test_the_printed_curl_line_works_as_printed(service: Service, bundle: Bundle
     (line,) = [line for line in service.log().splitlines() if line.strip().startswith("curl ")]
     assert str(bundle.path / SAMPLE_FILE) in line
     answer = subprocess.run(
-        shlex.split(line), cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+        shlex.split(line), cwd=ROOT, capture_output=True, text=True, check=True, timeout=START_SECONDS
     )
     assert f'"label":"{bundle.manifest.sample_label}"' in answer.stdout
     assert f"should be {bundle.manifest.sample_label!r}" in service.log()

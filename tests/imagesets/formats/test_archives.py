@@ -438,7 +438,10 @@ def test_an_archive_without_images_is_an_empty_source(tmp_path: Path) -> None:
 MEMBERS = [("a/1.png", IMAGE), ("b/2.png", IMAGE), ("a/1.cls", b"4"), ("l.csv", b"file,label\n1,2\n")]
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     method=st.sampled_from([0, 8, 12, 14]),
     changes=st.lists(

@@ -20,7 +20,7 @@ from imagesets.formats.arrays.idx import open_idx, read_idx_labels
 from imagesets.source import Options
 
 MNIST_PARTS = ("train", "t10k")
-same_directory = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+same_directory = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def packed(shape: tuple[int, ...], data: bytes) -> bytes:

@@ -1,6 +1,5 @@
 """A GPU that fails once costs a batch; one that fails for good costs the process, which another takes the place of."""
 
-import contextlib
 import json
 import sys
 from dataclasses import replace
@@ -22,6 +21,7 @@ from serving.settings import ServiceSettings
 from tests.serving.losing import FILE
 from tests.serving.management.test_management import workers_of
 from tests.serving.posing import posing
+from tests.serving.worker.wire import connected, post, read_answer
 
 
 class Session:
@@ -132,14 +132,11 @@ def test_a_worker_that_lost_its_gpu_is_replaced(
         service = pod.service
         (first,) = workers_of(service.process.pid)
         assert service.post(png(digit)).status == 200
-        with contextlib.closing(
-            service.connect()
-        ) as kept:  # a worker that ends lets it ask for a moment more
+        with connected(service.port) as kept, kept.makefile("rb") as stream:
             doomed.write_text(str(first))
-            kept.request("POST", "/predict", png(digit), {"Content-Type": "image/png"})
-            answers = [kept.getresponse().read().decode()]
-            kept.request("GET", "/readyz")
-            answers.append(kept.getresponse().read().decode())
+            # At once, as a worker that ends closes the connection a moment after the first answer.
+            kept.sendall(post(png(digit)) + b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+            answers = [read_answer(stream)[2] for _ in range(2)]
         for answer in map(json.loads, answers):
             assert answer["status"] == 503
             assert "the GPU was lost: CUDA fails (CUDA failure 700" in answer["detail"]

@@ -37,7 +37,7 @@ def found(service: Service, images: npt.NDArray[np.uint8], tmp_path: Path) -> di
         [CLIENTS, script, f"127.0.0.1:{service.port}", "synthetic", tmp_path / "images.npy"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

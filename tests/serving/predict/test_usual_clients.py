@@ -37,7 +37,7 @@ def folder(tmp_path: Path, digit: Pixels) -> Path:
 def curl(service: Service, folder: Path, *options: str | bytes) -> dict[str, Any]:
     """Return curl's answer."""
     command = ["curl", "--silent", "--show-error", *options, f"http://127.0.0.1:{service.port}/predict"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=240)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

@@ -375,10 +375,7 @@ def test_the_running_service_takes_a_new_token_and_drops_it(guarded: Guarded) ->
         )
 
     def await_status(status: int) -> None:
-        deadline = time.monotonic() + 30
-        while ask().status != status:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)  # between two questions, not for a result
+        await_(lambda: ask().status == status)
 
     assert ask().status == 401
     replace(guarded.tokens, before + line_of("till-8", token) + "\n")

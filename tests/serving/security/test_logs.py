@@ -38,7 +38,10 @@ def a_record(message: str, *arguments: object, **extra: Any) -> logging.LogRecor
 
 def lines_of(guarded: Guarded, request_id: str) -> list[dict[str, Any]]:
     """Return the log's objects that tell of a request."""
-    objects = [json.loads(line) for line in guarded.service.log().splitlines()]
+    whole, _, _ = guarded.service.log().rpartition(
+        "\n"
+    )  # the last line may be in the middle of being written
+    objects = [json.loads(line) for line in whole.splitlines()]
     return [line for line in objects if line.get("request_id") == request_id]
 
 

@@ -24,9 +24,6 @@ from serving.system.memory_directory import DIRECTORY_VARIABLE
 from serving.telemetry.metrics import Metrics
 from tests.bundle.hostile import ATTACKS, Attack, clear, no_secret, put, write_secret
 
-pytestmark = pytest.mark.timeout(120)
-"""A reader that waits for a FIFO waits for ever."""
-
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:

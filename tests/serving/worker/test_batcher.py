@@ -31,7 +31,7 @@ from serving.worker import batcher
 from serving.worker.batcher import TURN_COST, Batcher, QueuedRequest
 
 Pixels = npt.NDArray[np.uint8]
-PATIENCE = 30.0
+PATIENCE = 120.0
 FILES = TURN_COST // 4
 """Image files that are decoded in a turn."""
 
@@ -292,7 +292,7 @@ def test_on_cuda_the_loop_decodes_the_next_batch_while_one_runs(
 
     def infer(self: Engine, batch: Pixels) -> Outputs:
         threads.add(threading.current_thread().name)
-        assert release.wait(30)
+        assert release.wait(PATIENCE)
         return original(self, batch)
 
     prepare = pipeline.prepare

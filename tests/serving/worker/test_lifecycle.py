@@ -4,6 +4,7 @@ import contextlib
 import functools
 import http.client
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,7 +29,7 @@ from tests.serving.worker.test_overload import children, large
 from tests.serving.worker.wire import connected, post, read_answer, statuses
 
 Pixels = npt.NDArray[np.uint8]
-PATIENCE = 60.0
+PATIENCE = 120.0
 READY = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -43,9 +44,18 @@ def start(bundle: Bundle, tmp_path: Path, request: pytest.FixtureRequest) -> Ite
 
         def begin(**settings: object) -> Service:
             common = {"until": "/readyz", "model": bundle.path.parent, "worker": request.param}
-            return stack.enter_context(running(tmp_path, **(common | settings)))
+            service = stack.enter_context(running(tmp_path, **(common | settings)))
+            if (workers := settings.get("workers", 1)) != 1:  # one that is ready answers for all
+                until(lambda: service.log().count("ready: ") == workers)
+            return service
 
         yield begin
+
+
+def is_pending(pid: int, sign: signal.Signals) -> bool:
+    """Tell whether a stopped process has been sent a signal (proc_pid_status(5): ShdPnd, a mask in hexadecimal)."""
+    (mask,) = re.findall(r"(?m)^ShdPnd:\t(\w+)$", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(mask, 16) >> (sign - 1) & 1)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -102,7 +112,7 @@ class Load:
 
 @pytest.mark.parametrize(
     ("allowed", "word", "replaced"),
-    [(5, "stuck", True), (5, "import", True), (120, "slow", False)],
+    [(15, "stuck", True), (15, "import", True), (120, "slow", False)],
     ids=["stuck", "stuck in a library", "slow"],
 )
 def test_a_worker_has_so_long_to_load_its_model(
@@ -117,7 +127,7 @@ def test_a_worker_has_so_long_to_load_its_model(
     """Longer than it may be silent once it serves, and then another takes its place: also one that loads for ever."""
     ailment.write_text(word)
     monkeypatch.setenv("LOAD_SECONDS", str(allowed))
-    service = start(command=AILING, timeout_seconds=1)
+    service = start(command=AILING, timeout_seconds=5)
     assert ("WORKER TIMEOUT" in service.log()) is replaced
 
 
@@ -137,7 +147,7 @@ def test_sigterm_answers_what_was_asked_and_exits_0(start: Callable[..., Service
             for number, connection in enumerate(new):
                 connection.sendall(large(digit) if number % 2 else post(png(digit)))
             service.process.terminate()
-            until(lambda: "Handling signal: term" in service.log())
+            until(lambda: is_pending(worker, signal.SIGTERM))  # later than the arbiter's log has it
             kept.sendall(READY * 50)
         finally:
             os.kill(worker, signal.SIGCONT)
@@ -229,11 +239,11 @@ def test_the_arbiters_signals_end_no_worker(
 
 def test_a_pause_of_all_processes_makes_no_worker_late(start: Callable[..., Service], digit: Pixels) -> None:
     """Stopped for longer than a worker may be silent, as by `docker pause`, and continued: the clock ran on."""
-    service = start(workers=2, timeout_seconds=3)
+    service = start(workers=2, timeout_seconds=6)
     workers = children(service.process.pid)
     for pid in (service.process.pid, *workers):
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(5)
+    time.sleep(8)
     for pid in (service.process.pid, *workers):
         os.kill(pid, signal.SIGCONT)
     for count in (1, 2):  # at the second, it has looked at the workers after the first
@@ -252,11 +262,10 @@ def test_a_worker_that_cannot_start_does_not_end_the_others(
 ) -> None:
     """It is tried again until it can, and the log says why."""
     service = start(workers=2, command=AILING)
-    until(lambda: service.log().count("ready: ") == 2)
     first, second = children(service.process.pid)
     ailment.write_text(word)
     os.kill(first, signal.SIGKILL)
-    until(lambda: service.log().count("this worker cannot start") == 2)
+    until(lambda: service.log().count("this worker cannot start") >= 2)
     assert reason in service.log()
     assert second in children(service.process.pid)
     assert service.post(png(digit)).status == 200
@@ -303,9 +312,7 @@ def started_on_a_copy(
 ) -> tuple[Service, Path]:
     """Start two workers, both of them ready, and return where the model is that they alone serve."""
     model = Path(shutil.copytree(bundle.path.parent, tmp_path / bundle.manifest.name))
-    service = start(workers=2, model=model, reload_seconds=reload_seconds)
-    until(lambda: service.log().count("ready: ") == 2)
-    return service, model
+    return start(workers=2, model=model, reload_seconds=reload_seconds), model
 
 
 def test_a_hup_whose_workers_find_no_model_answers_with_the_reason(

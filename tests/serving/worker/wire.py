@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 60.0
 LAST = b"GET /livez HTTP/1.1\r\nHost: last\r\nConnection: close\r\n\r\n"
 """A request that ends every connection on which it is understood."""
 

@@ -354,7 +354,10 @@ def test_a_webp_bomb_is_reported_before_its_canvas_is_allocated(
         assert f"{part}/a/bomb.webp: not 28x28 (16383x16383)" in str(caught.value)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\x00", b"\xff\xd8\xff"]),
     rest=st.binary(max_size=200),

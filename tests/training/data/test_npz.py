@@ -194,7 +194,8 @@ def whole_archive() -> bytes:
 
 ARCHIVE = whole_archive()
 same_directory = settings(
-    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

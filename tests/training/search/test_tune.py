@@ -119,7 +119,7 @@ def awaited(condition: Callable[[], object], seconds: float = 60) -> None:
 
 def test_two_processes_share_one_search(settings: TuneSettings) -> None:
     """Two processes that start at once do exactly as many trials as asked for, and none twice."""
-    wanted = changed(settings, trials=7)
+    wanted = changed(settings, trials=7, heartbeat_seconds=2.0)  # a busy machine makes neither look dead
     children = [forked(lambda: tune(wanted, (), QUIET)) for _ in range(2)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert len(done(wanted)) == 7
@@ -162,7 +162,19 @@ def test_a_second_start_does_nothing_and_more_trials_go_on(settings: TuneSetting
 def test_a_killed_process_costs_no_trial(settings: TuneSettings) -> None:
     """The trial of a process that SIGKILL ended is failed, tried again with its parameters, and finished."""
     long = changed(settings, epochs=15, trials=1, prune=False, checkpoint_seconds=0.0)
-    child = forked(lambda: tune(long, (), QUIET))
+
+    def half() -> None:
+        report = optuna.Trial.report
+
+        def stuck(trial: optuna.Trial, value: float, step: int) -> None:
+            if step == 5:
+                threading.Event().wait()  # so that it is killed before it is done, however late
+            report(trial, value, step)
+
+        optuna.Trial.report = stuck  # type: ignore[method-assign]
+        tune(long, (), QUIET)
+
+    child = forked(half)
     metrics = long.runs / "tune" / "trial-0000" / "metrics.jsonl"
     awaited(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 1)  # so the first epoch is saved
     os.kill(child, signal.SIGKILL)

@@ -269,17 +269,19 @@ def test_redirects_are_not_followed(scripted: Callable[..., Script], tmp_path: P
 
 def test_retry_after_is_honoured(scripted: Callable[..., Script], monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy service is asked again when it says, not before, and then answers."""
-    script = scripted((503, {"Retry-After": "7"}, b"{}"), (429, {"Retry-After": "2"}, b"{}"), (200, {}, b"x"))
+    script = scripted(
+        (503, {"Retry-After": "100"}, b"{}"), (429, {"Retry-After": "2"}, b"{}"), (200, {}, b"x")
+    )
     asking = client(script)
     waited: list[float] = []
     monkeypatch.setattr(asking, "_wait", waited.append)
     assert asking.request("GET", "/").body == b"x"
-    assert [wait for wait in waited if wait in (7.0, 2.0)] == [7.0, 2.0]
+    assert [wait for wait in waited if wait in (100.0, 2.0)] == [100.0, 2.0]
     assert len(script.asked) == 3
     other: list[float] = []
     monkeypatch.setattr(asking, "_wait", other.append)
     asking.request("GET", "/")
-    assert other[0] > 5  # what one thread was told holds for all
+    assert other[0] > 2  # what one thread was told holds for all
 
 
 def test_without_patience_there_is_no_retry(scripted: Callable[..., Script]) -> None:
@@ -327,7 +329,7 @@ def test_closing_wakes_threads_that_wait_for_a_retry(scripted: Callable[..., Scr
             time.sleep(0.01)
         asking.close()
         with pytest.raises(BackendError, match="the run was stopped"):
-            asked.result(30)
+            asked.result(120)
 
 
 def test_a_service_that_is_not_there() -> None:

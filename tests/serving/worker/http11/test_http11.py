@@ -15,7 +15,7 @@ from bench.http11.prober import probe
 from bench.support.management import Managed, managed
 from bundle.repository import Bundle
 
-ask = partial(probe, patience=30.0, quiet=0.5)
+ask = partial(probe, patience=60.0, quiet=0.5)
 
 UNREFUSED = "it is well formed (RFC 9110, 8.6 and 5.5), so that to refuse it would be ours to answer for"
 NOTHING_THERE = "it names a path that is not there: 404"
@@ -103,6 +103,7 @@ def test_the_worker_passes(probed: Managed, case: Case) -> None:
 def test_every_refusal_is_a_problem_and_is_counted(probed: Managed) -> None:
     """No page of HTML, no text that is not ours, whoever refuses; what the parser does is in the metrics."""
     kinds = ("malformed-request", "malformed-body")
+    probed.service.ask("GET", "/livez")  # after all that the tests before have sent, and how they ended
     before = {kind: probed.value("glyph_refusals_total", reason=kind) for kind in kinds}
     refused: Counter[str] = Counter()
     for case in CASES:
