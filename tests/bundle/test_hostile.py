@@ -23,9 +23,6 @@ from tests.bundle.hostile import ATTACKS, Attack, elsewhere, no_secret, reseal, 
 from tests.bundle.making import A_GRAPH, fill, publish_one, some_metadata
 from tests.bundle.serving_files import serving
 
-pytestmark = pytest.mark.timeout(60)
-"""A reader that waits for a FIFO waits for ever."""
-
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:

@@ -5,14 +5,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from bundle import __version__
 from tests.conftest import ROOT
 from tests.containers.conftest import Image
 from tests.containers.docker import Engine
 
-pytestmark = pytest.mark.timeout(900)
 CONTEXT = {"LICENSE", "bundle", "common", "imagesets", "serving", "training", "lock"}
 
 

@@ -16,7 +16,6 @@ from tests.containers.conftest import ALL, REVISION, USER, Image
 from tests.containers.docker import Engine
 from training import settings as training
 
-pytestmark = pytest.mark.timeout(900)
 LOOK = Path(__file__).with_name("look.py").read_text()
 MEMORY = "/dev/shm"  # noqa: S108  it is the very place
 SERVE_MB, OWN_MB = 300, 200

@@ -2,8 +2,6 @@
 
 from contextlib import ExitStack
 
-import pytest
-
 from bundle.repository import Bundle, versions
 from tests.containers.cluster import OVERLAY, SHORT, Cluster, Runs, pod_of
 from tests.containers.conftest import Image
@@ -11,7 +9,6 @@ from tests.containers.docker import Engine
 from tests.containers.podman import playable
 from tests.k8s.rendering import component
 
-pytestmark = pytest.mark.timeout(900)
 SUBNET = "10.89.77"
 NAME = "together"
 

@@ -20,7 +20,6 @@ from tests.containers.podman import Document, Playing, playable
 from tests.idx_arrays import read_idx
 from tests.k8s.rendering import in_bytes
 
-pytestmark = pytest.mark.timeout(900)
 PICTURES, PART_ROWS = 60, 16
 """What is scored: four parts, one for each share."""
 

@@ -18,7 +18,6 @@ from bundle import __version__
 from tests.containers.conftest import Image
 from tests.containers.docker import Engine
 
-pytestmark = pytest.mark.timeout(900)
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIGURATION = """
 version: 0.1

@@ -13,7 +13,6 @@ from tests.containers.conftest import ALL, FIT, REVISION, USER, Image, Trained
 from tests.containers.docker import Container, Engine
 from tests.idx_arrays import read_idx
 
-pytestmark = pytest.mark.timeout(900)
 STRANGER = "23456:23456"
 """A user whom no image knows, as some clusters assign."""
 MEMORY = "/dev/shm"  # noqa: S108  it is the very place

@@ -19,7 +19,6 @@ from tests.containers.podman import SCRIPT, Document, Playing, playable
 from tests.idx_arrays import read_idx
 from tests.k8s.rendering import component
 
-pytestmark = pytest.mark.timeout(900)
 PORT = 8300
 """Of the web server; the pods' network is nobody else's."""
 OTHER = "0" * 64

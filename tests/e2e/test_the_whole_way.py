@@ -24,8 +24,6 @@ from training.interrupts import StopFlag
 from training.loop.fit import Fitted, Run, fit
 from training.settings import TrainingSettings
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def manifest_of(trained: Trained) -> Manifest:
     """Return the published manifest."""

@@ -14,7 +14,7 @@ from bench.support.runs import blobs
 from bundle.repository import Bundle, versions
 from training.loop.distributed import World, join
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(400)]  # torchrun starts whole training runs
+pytestmark = pytest.mark.service  # torchrun starts whole training runs
 SETTINGS = [
     "--epochs",
     "2",

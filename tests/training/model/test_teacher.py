@@ -312,7 +312,6 @@ def test_a_prepared_program_runs_no_command(
     assert ensemble.digests == {str(teacher.path): Bundle.open(teacher.path).manifest.digest}
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_a_prepared_teacher_is_rejected(
     tmp_path: Path, exported: Path, data: DataSet, attack: Attack, capsys: pytest.CaptureFixture[str]
