@@ -171,7 +171,7 @@ def test_a_killed_process_costs_no_trial(settings: TuneSettings) -> None:
                 threading.Event().wait()  # so that it is killed before it is done, however late
             report(trial, value, step)
 
-        optuna.Trial.report = stuck  # type: ignore[method-assign]
+        optuna.Trial.report = stuck  # type: ignore[method-assign, assignment]
         tune(long, (), QUIET)
 
     child = forked(half)
