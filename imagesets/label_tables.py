@@ -79,6 +79,8 @@ class LabelTable:
     """Names of columns to `pyarrow.LargeStringArray` or one of integers; nulls have no value."""
     headed: bool
     """Whether the columns' names are the file's; else they are counted from 1."""
+    choosable: bool = True
+    """Whether an option names the column of the labels, for messages."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -223,7 +225,7 @@ class LabelTable:
         if len(found) > 1:
             raise DataError(
                 f"{self.where} has several columns of {what}: {', '.join(found)}; name one with --label-column"
-                if headings is LABEL_HEADINGS
+                if headings is LABEL_HEADINGS and self.choosable
                 else f"{self.where} has several columns of {what}: {', '.join(found)}; remove all but one"
             )
         return found[0] if found and self.headed else None
@@ -247,7 +249,8 @@ class LabelTable:
             f"{self.where} has no column of labels"
             if not left
             else f"{self.where} has the columns {', '.join(self.columns)}, and none is called "
-            f"{', '.join(LABEL_HEADINGS[:5])}: name that of the labels with --label-column, or rename one to label"
+            f"{', '.join(LABEL_HEADINGS[:5])}: "
+            f"{'name that of the labels with --label-column, or ' if self.choosable else ''}rename one to label"
         )
 
     def _coded(self, name: str) -> LabelColumn:

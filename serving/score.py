@@ -6,9 +6,11 @@ The help and `serving.scoring.errors` have the exit codes.
 import argparse
 import gc
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,10 +26,12 @@ from serving.scoring.errors import (
     ScoringError,
     Stopped,
 )
-from serving.scoring.settings import ScoreSettings, environment_layer
+from serving.scoring.settings import LABEL_COLUMN, ScoreSettings, environment_layer
 
 GRACE_SECONDS = 10
 """How long a stopped run may take to end its threads; Kubernetes kills it after 30 s by default."""
+WAKE_SECONDS = 1
+"""How often the main thread's waits are interrupted."""
 
 _EPILOGUE = """\
 Every option is an environment variable too: --part-rows is GLYPH_SCORE_PART_ROWS. Options take precedence.
@@ -61,12 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
-        return _merge(arguments[1:]) if arguments[:1] == ["merge"] else _score(arguments)
+        with _waking():
+            return _merge(arguments[1:]) if arguments[:1] == ["merge"] else _score(arguments)
     except (ConfigurationError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING
     except (ScoringError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {scorers_words(error)}", file=sys.stderr)
         return error.exit_code
     except MemoryError as error:
         print(
@@ -142,6 +147,35 @@ def _merge(arguments: Sequence[str]) -> int:
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 
+def scorers_words(error: ScoringError | DataError) -> str:
+    """Return an error's message, with the scorer's option where the shared readers name training's."""
+    named = re.sub(r"--label-column (first|last)\b", rf"--labels {LABEL_COLUMN}\1", str(error))
+    return named.replace("--label-column", f"--labels {LABEL_COLUMN}NAME")
+
+
+@contextmanager
+def _waking() -> Iterator[None]:
+    """Interrupt the main thread's waits regularly, so that no signal is lost.
+
+    Python runs a signal's handler between two instructions of the main thread. A signal that comes after the last
+    look, and before the thread waits, does not interrupt the wait; the next one does, and both handlers run.
+    """
+
+    def wake(number: int, frame: FrameType | None) -> None:
+        del number, frame
+
+    previous = signal.signal(signal.SIGALRM, wake)
+    timer = signal.setitimer(signal.ITIMER_REAL, WAKE_SECONDS, WAKE_SECONDS)
+    try:
+        yield
+    finally:
+        if (
+            signal.getsignal(signal.SIGALRM) is wake
+        ):  # otherwise the run was stopped, and the grace period goes on
+            signal.setitimer(signal.ITIMER_REAL, *timer)
+            signal.signal(signal.SIGALRM, previous)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     """Stop the run gracefully, or after `GRACE_SECONDS` at once: parts are written atomically."""
     del frame
@@ -154,7 +188,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
     # The exception may strike between acquiring a lock and its `with`, which then deadlocks a thread.
     signal.signal(signal.SIGALRM, end)
-    signal.alarm(GRACE_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS, WAKE_SECONDS)
     raise stopped
 
 

@@ -11,7 +11,7 @@ places, counted from 0 (`imagesets/labels.py`).
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,7 @@ def _of_file(path: Path, given: str, sources: Sequence[Source], classes: Sequenc
         raise DataError(f"--labels {given} is no file: give a file, input, or column:NAME")
     if kind_of(str(path), path) in ("text", "csv", "parquet"):
         table = read_label_table(path, name=f"--labels {given}", classes=classes)
-        return table.match([*_row_names(sources)], "the input", partial=True)
+        return replace(table, choosable=False).match([*_row_names(sources)], "the input", partial=True)
     return named_labels(read_labels(path), known_by_name(path.name), path)
 
 

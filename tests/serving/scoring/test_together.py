@@ -13,6 +13,7 @@ import pytest
 
 from bench.support.jobs import digits, folder, parts, score
 from bundle.repository import Bundle
+from serving.score import main
 from serving.scoring.errors import DecoderError, IncompleteError, LockedError
 from serving.scoring.inputs.decoding import DecoderPool
 from serving.scoring.output import folder as folders
@@ -121,6 +122,42 @@ def test_a_run_that_does_not_stop_gracefully_exits_after_the_grace_period(
     _, said = run.communicate(timeout=DONE_SECONDS)
     assert (run.returncode, said.count("\n")) == (75, 1)
     assert "stopped by SIGTERM" in said
+
+
+def test_a_signal_that_does_not_interrupt_the_main_threads_wait_is_not_lost(
+    bundle: Bundle, given: Path, tmp_path: Path
+) -> None:
+    """A signal to another thread leaves the main thread in its wait, as one does that comes just before the wait."""
+    stuck = (
+        "import signal, sys, threading, time, serving.score as score; from serving.scoring import pipeline\n"
+        "score.GRACE_SECONDS = 1\n"
+        "main = threading.main_thread().ident\n"
+        "def never(*_):\n"
+        "    while sys._current_frames()[main].f_code.co_name != 'wait': time.sleep(0.01)\n"
+        "    time.sleep(0.5)\n"
+        "    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)\n"
+        "    threading.Event().wait()\n"
+        "pipeline._score = never\n"
+        f"sys.exit(score.main({command(bundle, given, tmp_path / 'out')[3:]!r}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", stuck], cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            _, said = run.communicate(timeout=DONE_SECONDS)
+        finally:
+            run.kill()
+    assert (run.returncode, said.count("\n")) == (75, 1)
+    assert "stopped by SIGTERM" in said
+
+
+def test_a_run_that_ends_leaves_the_timer_of_its_process_as_it_was(
+    bundle: Bundle, given: Path, tmp_path: Path
+) -> None:
+    """The main thread's waits are interrupted during a run only."""
+    before = signal.getsignal(signal.SIGALRM)
+    timer = signal.getitimer(signal.ITIMER_REAL)
+    assert main(command(bundle, given, tmp_path / "out")[3:]) == 0
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert bool(signal.getitimer(signal.ITIMER_REAL)[0]) == bool(timer[0])
 
 
 def test_a_run_is_rejected_while_another_holds_a_lock_of_its_parts(

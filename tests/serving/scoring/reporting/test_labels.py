@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bench.support.models import publish_synthetic
 from bench.support.pictures import png
 from imagesets.errors import DataError
 from imagesets.labels import UNKNOWN
 from imagesets.source import Options, Source
+from serving.score import main, scorers_words
 from serving.scoring.inputs.sources import open_inputs
 from serving.scoring.reporting.labels import open_labels
 from tests.serving.scoring.parts import a_chunk, numbered, some_images
@@ -188,3 +190,31 @@ def test_npy_that_is_not_a_list_of_labels(tmp_path: Path) -> None:
         found(tmp_path / "a.npy", numbered(1))
     with pytest.raises(DataError, match="is no file"):
         found(tmp_path / "none.npy", numbered(1))
+
+
+def test_messages_about_columns_name_the_scorers_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The readers are training's too, whose option has another name; a file of labels has none."""
+    rows = [("0", "cat", "x"), ("1", "dog", "y")]
+    for columns in (("row", "label", "class"), ("row", "first", "second")):
+        table = tmp_path / "labels.csv"
+        table.write_text("\n".join(map(",".join, [columns, *rows])) + "\n")
+        with pytest.raises(DataError, match=r"columns of labels|the columns") as raised:
+            open_labels(str(table), CLASSES, numbered(2))
+        assert "--label-column" not in str(raised.value)
+        assert "column:NAME" not in str(raised.value)
+    pixels = tmp_path / "in.csv"
+    header = ["label", "class", *(f"p{place}" for place in range(784))]
+    pixels.write_text(",".join(header) + "\n" + ",".join(["cat", "dog", *["0"] * 784]) + "\n")
+    words = ["--input", str(pixels), "--output", str(tmp_path / "out"), "--labels", "input"]
+    assert main([*words, "--model", str(publish_synthetic(tmp_path / "models").path.parent)]) == 65
+    said = capsys.readouterr().err
+    assert "choose with --labels column:NAME" in said
+    assert "--label-column" not in said
+
+
+def test_first_and_last_are_names_of_the_scorers_option() -> None:
+    """As the readers say where a column of numbers may be the label."""
+    error = DataError("say --label-column first or --label-column last")
+    assert scorers_words(error) == "say --labels column:first or --labels column:last"
