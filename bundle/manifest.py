@@ -134,6 +134,16 @@ class Parity(Frozen):
     labels_differing: Count
 
 
+class Quantisation(Frozen):
+    """The test set's metrics with the first layer's weights as they were trained, before they were rounded to int8."""
+
+    accuracy: Fraction
+    nll: Annotated[float, Field(ge=0)]
+    """As `Metrics.nll`."""
+    labels_differing: Count
+    """Test images that the rounded weights give another label."""
+
+
 class Dataset(Frozen):
     """The training data, identified by hashes."""
 
@@ -218,6 +228,8 @@ class ModelMetadata(Frozen):
     test: Metrics
     robustness: Annotated[dict[str, Fraction], Field(exclude_if=lambda value: not value)] = {}
     """Test accuracy after each transform of the images (`training/model/robustness.py`). Omitted if empty."""
+    quantisation: Annotated[Quantisation | None, Field(exclude_if=lambda value: value is None)] = None
+    """What rounding the first layer to int8 changed. Omitted if its weights are float32."""
     parity: dict[str, Parity]
     """By exported format: `torchscript`, `torch_export`, `onnx_cpu`; `onnx_cpu_integer` for `model.integer.onnx`; and
     `onnx_cuda` if the model was trained on CUDA and ONNX Runtime runs there."""

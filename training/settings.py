@@ -157,6 +157,13 @@ class ModelSettings(Settings):
         NotNegative, Field(description="standard deviation of Gaussian noise on the standardised pixels")
     ] = 0.0
     batch_norm: Annotated[bool, Field(description="batch normalisation before each activation")] = False
+    first_layer: Annotated[
+        Literal["int8", "float32"],
+        Field(
+            description="weights of the published first layer: int8 rounds them to 8 bits with a scale for each unit, "
+            "for a graph that multiplies bytes; float32 leaves them, and so does a network without hidden layers"
+        ),
+    ] = "int8"
     max_norm: Annotated[
         Above0 | None,
         OrNone,
@@ -236,6 +243,14 @@ class OptimizationSettings(Settings):
             description="precision of matrix products; auto is bfloat16 where it was measured to be faster"
         ),
     ] = "auto"
+    straight_through: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="last epochs that train with the first layer rounded to int8, by the straight-through "
+            "estimator; 0 rounds it after training only",
+        ),
+    ] = 0
     patience: Annotated[
         int, Field(ge=0, description="early stopping: epochs without improvement until it stops; 0 is off")
     ] = 0
@@ -393,6 +408,20 @@ class TrainingSettings(
 ):
     """The settings of a training run; equal settings on equal devices give equal weights."""
 
+    @model_validator(mode="after")
+    def _is_rounded(self) -> Self:
+        if self.straight_through and not self.quantises:
+            raise ValueError(
+                "straight_through: the first layer is not rounded, so there is nothing to train it for: give "
+                "first_layer int8 and a hidden layer, or leave straight_through out"
+            )
+        return self
+
+    @property
+    def quantises(self) -> bool:
+        """Whether the first layer is rounded to int8: softmax regression has no layer that would gain from it."""
+        return self.first_layer == "int8" and bool(self.hidden)
+
     synonyms: ClassVar[Mapping[str, str]] = {
         other: own
         for own, others in {
@@ -411,6 +440,7 @@ class TrainingSettings(
             "dropout": "dropout_rate drop drop_rate dropout_p p_dropout",
             "ema": "ema_decay ema_rate averaging",
             "epochs": "e n num_epochs n_epochs nb_epochs max_epochs epoch iterations",
+            "first_layer": "quantization quantize quantise quantisation int8 weight_bits",
             "hidden": "layers hidden_layers hidden_size hidden_sizes hidden_dim hidden_units units layer_sizes width",
             "initialisation": "init initializer weight_init initialization",
             "keep_checkpoints": "save_total_limit max_checkpoints",
@@ -430,6 +460,7 @@ class TrainingSettings(
             "runs": "run_dir log_dir logdir checkpoint_dir ckpt_dir checkpoints",
             "schedule": "scheduler lr_scheduler lr_schedule sched",
             "seed": "random_seed random_state rng_seed",
+            "straight_through": "ste qat quantization_aware_training qat_epochs",
             "teachers": "teacher distill",
             "test_share": "test_size test_split test_fraction",
             "threads": "num_threads n_jobs jobs workers num_workers cpus",

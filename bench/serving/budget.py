@@ -154,7 +154,7 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
 def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     from bundle.golden import GoldenExamples
     from bundle.images.plain_png import scanlines, unfiltered
-    from serving.model.engine import LARGEST_FLOAT32, padding
+    from serving.model.engine import padding
 
     engine, metrics = pipeline.store.engine(), pipeline.store.metrics
     golden = GoldenExamples.from_bytes(engine.bundle.read("golden.npz"), engine.bundle.manifest).images
@@ -166,7 +166,6 @@ def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
         each = fastest(functools.partial(engine.infer, images)) / count
         at_peak = 2 * weights * (count + padding(count)) / peak / count
         note = f"{at_peak * 1e6:.2f} us at this core's float32 peak of {peak / 1e9:.0f} GFLOP/s"
-        kind = "float32" if engine.large_batch_session is None or count <= LARGEST_FLOAT32 else "integers"
         lines = [scanlines(png(image)) or b"" for image in images]
         rows.append(
             (
@@ -175,7 +174,7 @@ def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
                 "",
             )
         )
-        rows.append((f"inference in {kind}, per image of {count}", each, note))
+        rows.append((f"inference in {engine.precision}, per image of {count}", each, note))
         outputs = engine.infer(images)
         counted = fastest(functools.partial(metrics.batch, engine.bundle, images, outputs.probabilities, 0))
         rows.append((f"  and its metrics, per image of {count}", counted / count, ""))

@@ -181,10 +181,13 @@ def metadata(
 
 
 def a_linear() -> Linear:
-    """Return a model with random weights, seeded."""
+    """Return a model with random weights, seeded: integers of 8 bits times a scale for each class."""
     random = np.random.default_rng(7)
-    weights = random.normal(0, 0.002, (784, len(CLASSES))).astype(np.float32)
-    return Linear(weights, random.normal(0, 0.1, len(CLASSES)).astype(np.float32))
+    integers = np.clip(np.rint(random.normal(0, 32, (784, len(CLASSES)))), -127, 127)
+    integers[0] = 127
+    scales = (1 + np.arange(len(CLASSES)) / 16) * 2.0**-15
+    bias = random.normal(0, 0.1, len(CLASSES)).astype(np.float32)
+    return Linear((integers * scales).astype(np.float32), bias)
 
 
 def publish_synthetic(

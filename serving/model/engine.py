@@ -7,7 +7,7 @@ golden examples on the real execution provider.
 import logging
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -25,27 +25,20 @@ from serving.model import cuda
 from serving.model.bound_session import OUTPUTS, BoundSession
 from serving.model.cuda_graph_thread import GraphSession, graph_thread
 from serving.settings import ServiceSettings
-from serving.system.cpus import has_amx_int8
+from serving.system.cpus import multiplies_bytes
 
 log = logging.getLogger("glyph.serving")
 
 Provider = Literal["cuda", "cpu"]
-Precision = Literal["float32", "integer", "mixed"]
-"""Precision of the first layer: float32, exact integers (fixed-point), or `mixed`, which is float32 for batches of up
-to `LARGEST_FLOAT32` images and integers for larger ones. Settings, answers and metrics call it `arithmetic`."""
+Precision = Literal["float32", "integer"]
+"""Precision of the first layer: float32, or exact integers of 8 bits. Settings, answers and metrics call it
+`arithmetic`."""
 PrecisionPolicy = Literal["auto", "float32", "integer"]
-GRAPHS: dict[Precision, tuple[str, ...]] = {
-    "float32": (ONNX_FILE,),
-    "integer": (INTEGER_ONNX_FILE,),
-    "mixed": (ONNX_FILE, INTEGER_ONNX_FILE),
-}
+GRAPHS: dict[Precision, str] = {"float32": ONNX_FILE, "integer": INTEGER_ONNX_FILE}
 PROVIDER_NAMES: dict[str, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 LOG_SEVERITY_FATAL = 4
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batch sizes that the service runs a session with. The batch scorer has its own."""
-LARGEST_FLOAT32 = 8
-"""Up to this many images float32 is as fast as integers or faster: AMX computes 16 rows at a time, and a core that
-idles between single requests has to save the AMX registers (`python -m bench arithmetic`, docs/performance.md)."""
 
 
 @dataclass(slots=True)
@@ -74,11 +67,9 @@ class Engine:
     provider: Provider
     session: Any
     """An `onnxruntime.InferenceSession` or a `GraphSession`."""
-    large_batch_session: Any = None
-    """The session for batches of more than `LARGEST_FLOAT32` images; None if `session` runs every batch."""
     precision: Precision = "float32"
     sizes: tuple[int, ...] = BUCKETS
-    """Batch sizes that the sessions are run with, ascending."""
+    """Batch sizes that the session is run with, ascending."""
     probe: GoldenExamples | None = None
     """On CUDA: a golden example that is run again after an error, to learn whether the GPU still works."""
 
@@ -86,18 +77,14 @@ class Engine:
         """Return the model's outputs for `uint8[n, 28, 28]`, n at least 1.
 
         A batch is padded to the next of `sizes`, and a batch larger than the largest size runs in pieces of that
-        size. So a session sees few shapes, ONNX Runtime chooses kernels and memory once for each, and both worker
-        classes run one image in the same way. In `mixed` precision the size of the whole batch decides, not that of
-        its last piece, so all images of a large batch are computed in integers.
+        size. So the session sees few shapes, ONNX Runtime chooses kernels and memory once for each, and both worker
+        classes run one image in the same way.
 
         Raises:
             DeviceLostError: the GPU failed this batch and a golden example too. Any other error concerns this batch
                 only.
         """
-        session = self.session
-        if self.large_batch_session is not None and len(images) > LARGEST_FLOAT32:
-            session = self.large_batch_session
-        sizes, most = self.sizes, self.sizes[-1]
+        session, sizes, most = self.session, self.sizes, self.sizes[-1]
         try:
             if len(images) <= most:
                 return _run(session, images, sizes)
@@ -191,12 +178,12 @@ def choose_precision(policy: PrecisionPolicy, bundle: Bundle, provider: Provider
                 f"integers were requested for the first layer, and {missing}: use 'auto', or publish another version"
             )
         return "integer"
-    if missing is None and not has_amx_int8():
-        missing = "this processor has no AMX for integers"
+    if missing is None and not multiplies_bytes():
+        missing = "this processor has no instructions for products of bytes (VNNI, AMX or Arm's dot products)"
     if missing:
         log.info("precision of the first layer: float32 (auto, because %s)", missing)
         return "float32"
-    return "mixed"
+    return "integer"
 
 
 def open_version(bundle: Bundle, provider: Provider, settings: ServiceSettings) -> Engine:
@@ -226,7 +213,7 @@ def open_engine(
     cuda_graphs: bool = False,
     cudnn: bool = True,
 ) -> Engine:
-    """Verify the files of a bundle, create sessions from the verified bytes, and replay the golden examples.
+    """Verify the files of a bundle, create a session from the verified bytes, and replay the golden examples.
 
     With `cuda_graphs`, a CUDA graph is captured for each of `BUCKETS` now, so that no request waits for a capture.
     Without `cudnn`, CUDA does not load cuDNN, which no operator of the contract's graphs should need.
@@ -236,32 +223,20 @@ def open_engine(
             contract, or (GoldenMismatchError) a golden example gives other probabilities than the recorded ones.
         ProviderError: CUDA works on this machine, but not for this session.
     """
-    verified = bundle.prove(GOLDEN_FILE, *GRAPHS[precision])
+    name = GRAPHS[precision]
+    verified = bundle.prove(GOLDEN_FILE, name)
     golden = GoldenExamples.from_bytes(verified[GOLDEN_FILE], bundle.manifest)
-    sessions = []
-    for name in GRAPHS[precision]:
-        create = partial(
-            _create_session, name, verified[name], provider, device_id, bundle.manifest, cudnn=cudnn
-        )
-        if cuda_graphs and provider == "cuda":
-            session = _capture_graphs(create, device_id, len(bundle.manifest.classes))
-        else:
-            session = create()
-        # In an engine of its own, so that each graph runs the examples in one batch and one by one, whichever batch
-        # sizes it serves later.
-        _replay_golden_examples(name, Engine(bundle=bundle, provider=provider, session=session), golden)
-        sessions.append(session)
-    return Engine(
-        bundle=bundle,
-        provider=provider,
-        precision=precision,
-        session=sessions[0],
-        large_batch_session=sessions[-1] if precision == "mixed" else None,
-        probe=(
-            GoldenExamples(images=golden.images[:1], probabilities=golden.probabilities[:1])
-            if provider == "cuda"
-            else None
-        ),
+    create = partial(_create_session, name, verified[name], provider, device_id, bundle.manifest, cudnn=cudnn)
+    if cuda_graphs and provider == "cuda":
+        session = _capture_graphs(create, device_id, len(bundle.manifest.classes))
+    else:
+        session = create()
+    engine = Engine(bundle=bundle, provider=provider, precision=precision, session=session)
+    _replay_golden_examples(name, engine, golden)
+    if provider == "cpu":
+        return engine
+    return replace(
+        engine, probe=GoldenExamples(images=golden.images[:1], probabilities=golden.probabilities[:1])
     )
 
 
@@ -305,6 +280,10 @@ def _create_session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if not multiplies_bytes():
+        # Products of signed and unsigned bytes are added in 16 bits then, which saturate. With this entry ONNX Runtime
+        # makes the signed bytes unsigned, with a zero point of 128: exact, and slower.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     providers: list[Any] = [PROVIDER_NAMES[provider]]
     if provider == "cuda":
         # Listing CUDA alone does not prevent the CPU fallback; with this entry, listing the CPU too is an error.

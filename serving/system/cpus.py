@@ -7,6 +7,8 @@ from pathlib import Path
 CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 CPUINFO = Path("/proc/cpuinfo")
+BYTE_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+"""Flags of `/proc/cpuinfo`, any of which means instructions that multiply bytes and add the products in 32 bits."""
 
 
 def usable_cpus() -> int:
@@ -32,15 +34,16 @@ def _quota(v2: Path, v1: Path) -> float | None:
         return None
 
 
-def has_amx_int8() -> bool:
-    """Return whether this processor multiplies matrices of 8-bit integers in hardware (Intel's AMX-INT8).
+def multiplies_bytes() -> bool:
+    """Return whether this processor sums products of bytes exactly, and faster than products of float32.
 
-    Dot products (AVX512-VNNI, AVX-VNNI) do not suffice: the integer layer needs three products in place of one, which
-    they do not make up for.
+    On x86 that is VNNI (AVX512-VNNI, AVX-VNNI) or AMX-INT8, on Arm its dot products (FEAT_DotProd). Without them an x86
+    processor adds two products in 16 bits, which saturate. Sources: the names of the flags are those of the kernel's
+    arch/x86/include/asm/cpufeatures.h and Documentation/arch/arm64/elf_hwcaps.rst.
     """
     try:
         lines = CPUINFO.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return False
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return "amx_int8" in flags.split()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return not BYTE_PRODUCTS.isdisjoint(flags.split())

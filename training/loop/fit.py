@@ -214,20 +214,21 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         batch: `int64[b]`, indices of the whole batch; each process takes its slice.
     """
     settings, train = run.settings, run.train
-    regularisation = penalty(state.model, settings, len(train))
-    for part in run.world.slice(batch).tensor_split(settings.accumulate):
-        images, labels = train.take(part)
-        pixels = state.augment(images, labels, part, state.epoch_index)
-        with autocast(settings, train.images.device):
-            logits = called(state.standardise(pixels)).float()
-            targets = run.ensemble(pixels, settings.distill_temperature) if run.ensemble else None
-        loss = training_loss(settings, logits, labels, targets)
-        mean = loss * (run.world.size / len(batch))  # processes are averaged
-        if regularisation is not None:
-            mean, regularisation = mean + regularisation, None
-        mean.backward()
-        state.total_loss += loss.detach()
-        state.correct += (logits.detach().argmax(1) == labels).sum()
+    with state.rounding(state.model):
+        regularisation = penalty(state.model, settings, len(train))
+        for part in run.world.slice(batch).tensor_split(settings.accumulate):
+            images, labels = train.take(part)
+            pixels = state.augment(images, labels, part, state.epoch_index)
+            with autocast(settings, train.images.device):
+                logits = called(state.standardise(pixels)).float()
+                targets = run.ensemble(pixels, settings.distill_temperature) if run.ensemble else None
+            loss = training_loss(settings, logits, labels, targets)
+            mean = loss * (run.world.size / len(batch))  # processes are averaged
+            if regularisation is not None:
+                mean, regularisation = mean + regularisation, None
+            mean.backward()
+            state.total_loss += loss.detach()
+            state.correct += (logits.detach().argmax(1) == labels).sum()
     if settings.clip is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
     for optimizer in state.optimizers:
@@ -257,7 +258,8 @@ def update_batch_norm_statistics(run: Run, state: TrainingState) -> None:
                 images, labels = train.take(part)
                 yield state.standardise(state.augment(images, labels, part, state.epoch_index))
 
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), autocast(settings, device):
+    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with forked, state.rounding(state.evaluated_model), autocast(settings, device):
         torch.manual_seed(settings.seed)
         update_bn(batches(), state.average.model)
 
@@ -330,12 +332,13 @@ def _end_epoch(run: Run, state: TrainingState, rate: float, seconds: float) -> N
 
 def _validate(run: Run, state: TrainingState, seconds: float) -> Logits:
     """Return the logits of the validation images; if stopped, write a checkpoint before raising."""
-    if run.world.size > 1:  # processes stop together, after the epoch
-        return logits_of(state.evaluated_model, state.standardise, run.validation.images)
+    model, images = state.evaluated_model, run.validation.images
+    alone = run.world.size == 1  # several processes stop together, after the epoch
     try:
-        return logits_of(state.evaluated_model, state.standardise, run.validation.images, run.stop.check)
+        with state.rounding(model):
+            return logits_of(model, state.standardise, images, run.stop.check if alone else lambda: None)
     except Exception:
-        if run.stop.requested:
+        if alone and run.stop.requested:
             state.seconds = seconds
             _save(run, state)
         raise

@@ -1,6 +1,7 @@
 """The complete state of a training run, and its snapshot for a checkpoint."""
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from training.loop.checkpoint import START_OVER, Snapshot
 from training.loop.distributed import World
 from training.model.mlp import MLP, Standardisation
 from training.model.optimizers import AveragedWeights
+from training.model.quantisation import straight_through
 from training.settings import IOSettings, RuntimeSettings, TrainingSettings
 
 FORMAT = 1
@@ -80,6 +82,17 @@ class TrainingState:
     def evaluated_model(self) -> MLP:
         """The model that is evaluated and published: with the averaged weights, if averaging is on."""
         return self.average.model if self.average else self.model  # type: ignore[return-value]
+
+    def rounding(self, model: MLP) -> AbstractContextManager[None]:
+        """Return the context in which a model's first layer is rounded, in the last `straight_through` epochs.
+
+        On CUDA the epoch is compared on the device: a captured step is replayed in every epoch.
+        """
+        settings = self.settings
+        first = settings.epochs - settings.straight_through
+        if not settings.straight_through or (self.epoch < first and not self.epoch_index.is_cuda):
+            return nullcontext()
+        return straight_through(model.linear_layers()[0].weight, self.epoch_index >= first)
 
     def snapshot(self, data_sha256: dict[str, str]) -> Snapshot:
         """Return the state as tensors and plain values on the CPU; a collective operation."""

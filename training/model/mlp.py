@@ -36,6 +36,10 @@ class Standardisation:
         return images.flatten(1).float().sub(self.mean).mul_(1 / self.deviation)
 
 
+RAW_PIXELS = Standardisation(mean=0.0, deviation=1.0)
+"""For a network whose first layer has the standardisation folded into it: pixels stay as they are."""
+
+
 class MLP(nn.Sequential):
     """A multilayer perceptron: in each hidden layer linear, batch norm, noise, activation and dropout; a linear output.
 

@@ -25,6 +25,7 @@ from bundle.manifest import (
 from training.errors import ExportError, writing
 from training.model.mlp import Standardisation
 from training.model.noise_layers import GaussianNoise
+from training.model.quantisation import quantised
 
 OPSET = 20
 
@@ -41,9 +42,19 @@ class ExportedModel(nn.Module):
         model: the trained module, on the CPU; it is not changed.
         standardise: the standardisation of its input.
         temperature: of the calibration.
+        quantise: whether the first layer is rounded to int8. It is the same network that straight-through training
+            evaluates, W' ((x - m) / s) + b with the rounded W', so an image of nothing but the mean pixel m has the
+            pre-activations that it had.
     """
 
-    def __init__(self, model: nn.Sequential, standardise: Standardisation, temperature: float) -> None:
+    def __init__(
+        self,
+        model: nn.Sequential,
+        standardise: Standardisation,
+        temperature: float = 1.0,
+        *,
+        quantise: bool = False,
+    ) -> None:
         super().__init__()
         shift = torch.tensor(-standardise.mean / standardise.deviation, dtype=torch.float64)
         scale = torch.tensor(1 / standardise.deviation, dtype=torch.float64)
@@ -55,6 +66,8 @@ class ExportedModel(nn.Module):
                 layers.append(_fold_batch_norm(layers.pop(), layer))
             elif not isinstance(layer, (nn.Dropout, GaussianNoise)):
                 layers.append(layer)
+        if quantise:
+            _quantise(layers[0], standardise.mean)
         self.layers = nn.Sequential(*layers)
         self.temperature = temperature
         self.eval()
@@ -76,6 +89,14 @@ def _scale_input(layer: nn.Linear, scale: torch.Tensor, shift: torch.Tensor) -> 
     """Return the linear layer that computes `layer(scale * x + shift)`."""
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
     return _linear(weight * scale, bias + weight.sum(1) * shift)
+
+
+@torch.no_grad()
+def _quantise(layer: nn.Module, mean: float) -> None:
+    """Round the weights of a linear layer in place; for an image of nothing but the mean pixel it computes the same."""
+    rounded = quantised(layer.weight)
+    layer.bias += (layer.weight.double() - rounded.double()).sum(1) * mean
+    layer.weight.copy_(rounded)
 
 
 def _fold_batch_norm(layer: nn.Module, norm: nn.BatchNorm1d) -> nn.Linear:

@@ -1,19 +1,12 @@
-"""The integer graph for the CPU: the same function, with the first layer computed exactly in integers.
+"""The integer graph for the CPU: the same weights as `model.onnx`, with the first layer a product of bytes.
 
-Pixels are integers in 0..255, so the weights of the first layer can be integers as well. Each column of weights (those
-of a unit) becomes fixed-point numbers, written as three digits of base 128:
+Training has rounded the first layer's weights to integers of 8 bits with a scale for each unit
+(`training/model/quantisation.py`), and pixels are bytes. So the first layer is
 
-    w = scale * (d0 + d1 / 128 + d2 / 128^2),   scale = max|w| / 64,   -64 <= d <= 64
+    y = scale * (pixels @ integers) + bias,
 
-A digit is a signed byte, so the product of each digit plane with the pixels is a MatMulInteger. A processor with AMX
-computes three of them in less time than one product in float32 (`python -m bench arithmetic`). They are exact:
-
-- 255 * 64 * 2 = 32,640 fits the 16 bits in which AVX2's vpmaddubsw adds two products, and beyond which it saturates;
-- 784 * 255 * 64 = 12,794,880 < 2^24, so the sum is exact in 32 bits and in float32.
-
-The remaining errors are those of the fixed-point weights, at most 2^-21 of the column's largest weight, and float32's
-rounding of the sum of three products, where a float32 layer rounds 784 times. The operators are ONNX's own, so any
-runtime can run the graph.
+one MatMulInteger. It is exact: the largest sum, 784 * 255 * 127, fits 32 bits. What follows rounds three times, where a
+layer of floats rounds 784 times. The operators are ONNX's own, so any runtime can run the graph.
 """
 
 import numpy as np
@@ -24,40 +17,17 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from bundle.manifest import IMAGE_SIZE
 from training.errors import ExportError
 
-PLANES = 3
-"""Digits of a weight. Two would be faster, but logits would differ by more than the parity tolerance."""
-BASE = 128
-MOST = 64
-"""Largest |digit|."""
+LARGEST = 127
+"""The largest |integer| of each unit."""
 
 Weights = npt.NDArray[np.float32]
-
-
-def digits(weights: Weights) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
-    """Return `float32[outputs]` scales and `int8[PLANES, inputs, outputs]` digits, the largest plane first.
-
-    Args:
-        weights: `float32[inputs, outputs]`, finite.
-    """
-    largest = np.abs(weights).max(axis=0)
-    scales = (largest / np.float32(MOST)).astype(np.float32)
-    # A column of zeros, or of subnormal weights, becomes 0.
-    scales[scales < np.finfo(np.float32).tiny * BASE ** (PLANES - 1)] = 1
-    left = np.rint(weights.astype(np.float64) / scales * BASE ** (PLANES - 1)).astype(np.int64)
-    planes = []
-    for _ in range(PLANES - 1):
-        digit = (left + BASE // 2) % BASE - BASE // 2
-        planes.append(digit)
-        left = (left - digit) // BASE
-    planes.append(left)
-    return scales, np.stack(planes[::-1]).astype(np.int8)
 
 
 def integer_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with its first layer in integers; `model` is not changed.
 
     Raises:
-        ExportError: the graph does not start with a matrix product of the raw pixels.
+        ExportError: the graph does not start with a matrix product of the raw pixels, or its weights are not rounded.
     """
     nodes = list(model.graph.node)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -71,15 +41,25 @@ def integer_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             "the input of its first matrix product is not the raw pixels, or they have another use"
         )
 
+    integers, scales = _integers(weights)
+    layer = [
+        helper.make_node("MatMulInteger", [reshape.output[0], "integer_weights"], ["integer_sum"]),
+        helper.make_node("Cast", ["integer_sum"], ["float_sum"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float_sum", "weight_scale"], ["scaled_sum"]),
+        helper.make_node("Add", ["scaled_sum", bias], [product.output[0]]),
+    ]
     built = onnx.ModelProto()
     built.CopyFrom(model)
-    del built.graph.node[:]
+    del built.graph.node[:], built.graph.initializer[:]
     del built.graph.value_info[:]  # of removed nodes
-    kept = [tensor for tensor in model.graph.initializer if tensor.name != product.input[1]]
-    new, made = _sum_of_planes(reshape.output[0], bias, product.output[0], weights)
-    built.graph.node.extend([reshape, *new, *nodes[3:]])
-    del built.graph.initializer[:]
-    built.graph.initializer.extend([*made, *kept])
+    built.graph.node.extend([reshape, *layer, *nodes[3:]])
+    built.graph.initializer.extend(
+        [
+            numpy_helper.from_array(integers, "integer_weights"),
+            numpy_helper.from_array(scales, "weight_scale"),
+            *(tensor for tensor in model.graph.initializer if tensor.name != product.input[1]),
+        ]
+    )
     return built
 
 
@@ -100,24 +80,11 @@ def _used(nodes: list[NodeProto], name: str) -> int:
     return sum(list(node.input).count(name) for node in nodes)
 
 
-def _sum_of_planes(
-    pixels: str, bias: str, output: str, weights: Weights
-) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Return the nodes and tensors that compute `pixels @ weights + bias`, adding the most significant plane first."""
-    nodes, tensors = [], []
-    scales, planes = digits(weights)
-    total = ""
-    for place, plane in enumerate(planes):
-        name = f"digit_{place}"
-        parts = {f"{name}_weights": plane, f"{name}_scale": scales / np.float32(BASE**place)}
-        tensors += [numpy_helper.from_array(np.ascontiguousarray(part), key) for key, part in parts.items()]
-        nodes += [
-            helper.make_node("MatMulInteger", [pixels, f"{name}_weights"], [f"{name}_sum"]),
-            helper.make_node("Cast", [f"{name}_sum"], [f"{name}_float"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [f"{name}_part"]),
-        ]
-        if place:
-            nodes.append(helper.make_node("Add", [total, f"{name}_part"], [f"{name}_total"]))
-        total = f"{name}_total" if place else f"{name}_part"
-    nodes.append(helper.make_node("Add", [total, bias], [output]))
-    return nodes, tensors
+def _integers(weights: Weights) -> tuple[npt.NDArray[np.int8], Weights]:
+    """Return `int8[inputs, outputs]` and scales, `float32[outputs]`, whose product is exactly the weights."""
+    scales = np.abs(weights).max(axis=0) / np.float32(LARGEST)
+    scales[scales == 0] = 1
+    integers = np.rint(weights / scales).astype(np.int8)
+    if not np.array_equal(integers * scales, weights):
+        raise ExportError("the weights of its first layer are not integers of 8 bits times a scale")
+    return integers, scales

@@ -8,6 +8,7 @@ import re
 from bundle.manifest import ModelMetadata
 from common.html.frame import visible
 from training.augmentation.policy import describe_policy
+from training.model.quantisation import describe_quantisation
 
 MAX_LISTED_CLASSES = 100
 """Most class names that the card lists; the manifest has all."""
@@ -31,6 +32,8 @@ accuracy on images from other sources, and measure it on your own.
 | after calibration | {validation.nll_calibrated:.4f} | {test.nll_calibrated:.4f} |
 | expected calibration error | {validation.ece:.4f} | {test.ece:.4f} |
 | after calibration | {validation.ece_calibrated:.4f} | {test.ece_calibrated:.4f} |
+
+**Quantisation.** {quantisation}
 
 **Robustness.** {robustness} {augmentation}
 
@@ -73,6 +76,7 @@ def model_card(metadata: ModelMetadata) -> str:
         resized=_RESIZED[metadata.input.resize] if metadata.input.resize else "",
         validation=metadata.validation,
         test=metadata.test,
+        quantisation=plain(describe_quantisation(metadata)),
         robustness=_robustness(metadata),
         augmentation=plain(describe_policy(metadata.hyperparameters)),
         temperature=metadata.temperature,

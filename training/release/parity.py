@@ -25,8 +25,8 @@ from bundle.manifest import (
     Parity,
 )
 from training.errors import ExportError, writing
-from training.model.mlp import Standardisation
-from training.release.export import quiet
+from training.model.mlp import RAW_PIXELS, Standardisation
+from training.release.export import ExportedModel, quiet
 from training.release.integer_graph import integer_graph
 
 LOGIT_TOLERANCE = 1e-5
@@ -113,16 +113,16 @@ def prove_on_cuda(
         raise ExportError(f"{error}; nothing was published") from None
 
 
-def add_integer_graph(
-    directory: Path, model: nn.Sequential, standardise: Standardisation, temperature: float, images: Images
-) -> Parity | str:
+def add_integer_graph(directory: Path, model: ExportedModel, images: Images) -> Parity | str:
     """Write `model.integer.onnx` if it can be proven as strictly as `model.onnx`.
+
+    The proof is of the graph's mathematics and needs no particular processor: where a product of signed and unsigned
+    bytes could saturate, ONNX Runtime is told to use other kernels (`_onnx`). A server replays the golden examples with
+    the kernels that it will answer with.
 
     Args:
         directory: of the exported files.
-        model: the trained module, on the CPU, in evaluation mode.
-        standardise: the standardisation of its input.
-        temperature: of the calibration.
+        model: the exported module.
         images: the whole test set, `uint8[n, 28, 28]`.
 
     Returns:
@@ -137,11 +137,11 @@ def add_integer_graph(
         with writing(path):
             path.write_bytes(graph)
         inspect_onnx(path)
-        expected = _expected(model, standardise, images)
+        expected = _expected(model.layers, RAW_PIXELS, images)
         parity = _compare(INTEGER_FORM, _onnx(path, "CPUExecutionProvider"), expected, images)
         # The derivatives of a softmax are at most 1/4, and 1/2 in sum, which bounds a probability's error. A server
         # rejects the version if it exceeds the tolerance, of which half is reserved for its own rounding.
-        off = parity.max_absolute_difference / temperature / 2
+        off = parity.max_absolute_difference / model.temperature / 2
         if off > GOLDEN_TOLERANCE / 2:
             raise ExportError(
                 f"a probability could be off by {off:.3g}; {GOLDEN_TOLERANCE / 2:.3g} is allowed"
@@ -255,6 +255,10 @@ def _onnx(path: Path, provider: str) -> LogitsFunction:
     if provider == CUDA_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         settings = {"use_tf32": "0"}  # TF32 keeps 10 bits of the mantissa
+    else:
+        # x86 processors without VNNI add products of signed and unsigned bytes in 16 bits, which saturate. With this
+        # entry ONNX Runtime makes the signed bytes unsigned, with a zero point of 128: exact, and slower.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     # Without `enable_fallback=0` ONNX Runtime retries a failed session on the CPU and raises that session's error.
     session = onnxruntime.InferenceSession(
         path.read_bytes(), options, providers=[(provider, settings)], enable_fallback=0

@@ -2,10 +2,11 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -24,6 +25,7 @@ from bundle.manifest import (
     Metrics,
     ModelMetadata,
     Parity,
+    Quantisation,
     Reference,
 )
 from bundle.repository import Bundle, publish, staging
@@ -35,6 +37,7 @@ from training.errors import writing
 from training.interrupts import StopFlag
 from training.loop.fit import Fitted
 from training.model import evaluation
+from training.model.mlp import RAW_PIXELS
 from training.model.robustness import accuracies
 from training.release import export, parity
 from training.release.model_card import model_card
@@ -75,6 +78,7 @@ class Measured:
     duplicates: Duplicates
     robustness: dict[str, float]
     """Accuracy on the test images after each change."""
+    quantisation: Quantisation | None
     parity: dict[str, Parity]
     omitted: dict[str, str]
     """Optional file that is not written, or format that is not proven, to the reason."""
@@ -89,12 +93,14 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
         PublishError, UnwritableError: the model repository cannot be written.
     """
     settings, data = candidate.settings, candidate.data
-    model, standardise = candidate.fitted.model.cpu(), candidate.fitted.standardise
+    fitted = replace(candidate.fitted, model=candidate.fitted.model.cpu())
+    exported = export.ExportedModel(fitted.model, fitted.standardise, quantise=settings.quantises)
+    model, standardise = exported.layers, RAW_PIXELS
     with staging(settings.models, str(settings.name)) as directory:
         held_out = torch.from_numpy(candidate.validation.images)
         validation_logits = evaluation.logits_of(model, standardise, held_out, stop.check)
-        temperature = evaluation.fit_temperature(validation_logits, candidate.validation.labels)
-        export.export(export.ExportedModel(model, standardise, temperature), directory)
+        exported.temperature = evaluation.fit_temperature(validation_logits, candidate.validation.labels)
+        export.export(exported, directory)
         stop.check()
 
         test = data.test()  # all choices have been made: the test set is read only here
@@ -112,7 +118,13 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
                     "examples before it is ready"
                 )
             stop.check()
-        integer = parity.add_integer_graph(directory, model, standardise, temperature, test.images)
+        integer = (
+            parity.add_integer_graph(directory, exported, test.images)
+            if settings.quantises
+            else "the weights of its first layer are float32 (first_layer)"
+            if settings.hidden
+            else "a network without hidden layers is not rounded to int8"
+        )
         if isinstance(integer, Parity):
             proven[parity.INTEGER_FORM] = integer
         else:
@@ -121,24 +133,28 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
                 f"{INTEGER_ONNX_FILE} is omitted: {integer}; CPUs will compute in float32 throughout"
             )
         stop.check()
+        before = _as_trained(fitted, test, stop)
         repeated = duplicates(data.training, test)
         progress.say(f"{len(test)} test images: {repeated.sentence()}")
         seen = page.training_sample(candidate.train)
         seen_logits = evaluation.logits_of(model, standardise, torch.from_numpy(seen.images), stop.check)
+        test_logits = evaluation.logits_of(model, standardise, torch.from_numpy(test.images), stop.check)
         measured = Measured(
-            temperature=temperature,
+            temperature=exported.temperature,
             validation_logits=validation_logits,
             test=test,
-            test_logits=evaluation.logits_of(model, standardise, torch.from_numpy(test.images), stop.check),
-            training=evaluation.metrics(seen_logits, seen.labels, temperature),
+            test_logits=test_logits,
+            training=evaluation.metrics(seen_logits, seen.labels, exported.temperature),
             duplicates=repeated,
             robustness=accuracies(
                 model, standardise, test, PAPER[polarity(candidate.train.images)], stop.check
             ),
+            quantisation=_quantisation(before, test_logits, test.labels) if settings.quantises else None,
             parity=proven,
             omitted=omitted,
         )
-        stated = _write_documents(directory, candidate, measured)
+        weights = exported.layers[0].weight.numpy()
+        stated = _write_documents(directory, candidate, measured, weights)
         stop.check()
         published = publish(directory, stated)
     shown = ", ".join(f"{form} {p.max_relative_difference:.1e}" for form, p in proven.items())
@@ -150,7 +166,33 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
     return published
 
 
-def _write_documents(directory: Path, candidate: Candidate, measured: Measured) -> ModelMetadata:
+def _as_trained(fitted: Fitted, test: Images, stop: StopFlag) -> evaluation.Logits:
+    """Return the logits of the network as it was trained, which the folded one gives too.
+
+    Raises:
+        ExportError: it does not.
+    """
+    images = torch.from_numpy(test.images)
+    folded = export.ExportedModel(fitted.model, fitted.standardise)
+    trained = evaluation.logits_of(fitted.model, fitted.standardise, images, stop.check)
+    found = evaluation.logits_of(folded.layers, RAW_PIXELS, images, stop.check)
+    parity.measure_parity("the folded network", trained, found, parity.LOGIT_TOLERANCE)
+    return trained
+
+
+def _quantisation(
+    before: evaluation.Logits, after: evaluation.Logits, labels: evaluation.Labels
+) -> Quantisation:
+    return Quantisation(
+        accuracy=evaluation.accuracy(before, labels),
+        nll=evaluation.negative_log_likelihood(before, labels),
+        labels_differing=int((before.argmax(1) != after.argmax(1)).sum()),
+    )
+
+
+def _write_documents(
+    directory: Path, candidate: Candidate, measured: Measured, first_layer: npt.NDArray[np.float32]
+) -> ModelMetadata:
     """Write all files but the exported models and the manifest; return the manifest's metadata."""
     golden, sample_label = _golden(measured)
     stated = _metadata(candidate, measured, golden, sample_label)
@@ -162,11 +204,10 @@ def _write_documents(directory: Path, candidate: Candidate, measured: Measured) 
         training=measured.training,
         duplicates=measured.duplicates,
     )
-    weights = candidate.fitted.model.linear_layers()[0].weight.detach().numpy()
     documents = {
         GOLDEN_FILE: golden.to_bytes(),
         SAMPLE_FILE: _png(golden.images[0]),
-        REPORT_FILE: page.render(subject, weights).encode(),
+        REPORT_FILE: page.render(subject, first_layer).encode(),
         CARD_FILE: model_card(stated).encode(),
     }
     for name, data in documents.items():
@@ -201,6 +242,7 @@ def _metadata(
         validation=evaluation.metrics(measured.validation_logits, validation.labels, temperature),
         test=evaluation.metrics(measured.test_logits, test.labels, temperature),
         robustness=measured.robustness,
+        quantisation=measured.quantisation,
         parity=measured.parity,
         omitted=measured.omitted,
         golden=Golden(images=len(golden.images), tolerance=parity.GOLDEN_TOLERANCE),

@@ -14,6 +14,7 @@ from training.data.dataset import Images
 from training.data.duplicates import Duplicates
 from training.loop.state import Epoch
 from training.model.evaluation import ECE_BINS, Logits
+from training.model.quantisation import describe_quantisation
 from training.report import figures
 from training.report.advice import Diagnosis, advise, diagnose, published_epoch
 from training.report.figures import Bins
@@ -252,7 +253,8 @@ def _weights(first_layer: npt.NDArray[np.float32], metadata: ModelMetadata) -> s
         said = "Weights of each class"
     if len(first_layer) > figures.SHOWN_UNITS:
         said += f", the {figures.SHOWN_UNITS} with the largest norms of {len(first_layer)}"
-    said += ": red is positive and blue is negative, scaled to the strongest weights of each."
+    said += ": red is positive and blue is negative, scaled to the strongest weights of each. "
+    said += text(describe_quantisation(metadata))
     return f"<p>{said}</p>{scroll(figures.first_layer(first_layer), 'weights of the first layer')}"
 
 

@@ -109,8 +109,6 @@ def open_local(settings: ScoreSettings) -> LocalBackend:
         provider = sessions.choose_provider(settings.provider, settings.device_id)
         _prove(bundle, provider, settings)
         arithmetic = sessions.choose_precision(settings.arithmetic, bundle, provider)
-        if arithmetic == "mixed":
-            arithmetic = "integer"  # as for full batches, so that the last batch of a part has the same bits
         session = sessions.open_engine(bundle, provider, settings.device_id, arithmetic)
         most = settings.batch or BATCH[provider]
         sizes = tuple(1 << power for power in range(most.bit_length()))

@@ -10,7 +10,7 @@ import pytest
 from bench.support.models import Linear
 from bench.support.processes import Answer, Service
 from bundle.repository import Bundle
-from serving.system.cpus import has_amx_int8
+from serving.system.cpus import multiplies_bytes
 
 Pixels = npt.NDArray[np.uint8]
 INFER = "/v2/models/synthetic/infer"
@@ -108,7 +108,7 @@ def test_the_protocols_own_objects(service: Service, bundle: Bundle) -> None:
         "properties": {
             "digest": bundle.manifest.digest,
             "execution_provider": "CPUExecutionProvider",
-            "arithmetic": "mixed" if has_amx_int8() else "float32",
+            "arithmetic": "integer" if multiplies_bytes() else "float32",
         },
     }
     for path in ("/v2/models/synthetic", "/v2/models/synthetic/versions/1"):

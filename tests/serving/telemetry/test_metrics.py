@@ -22,7 +22,7 @@ from bench.support.processes import ANSWER_SECONDS, ROOT, Part, form
 from bundle.repository import Bundle
 from serving import reference
 from serving.security.tokens import digest_of
-from serving.system.cpus import has_amx_int8
+from serving.system.cpus import multiplies_bytes
 from serving.telemetry import shared_memory
 from serving.telemetry.alerts import ALERTS, rules
 from serving.telemetry.catalogue import CATALOGUE, NATS, PROBABILITY
@@ -182,7 +182,7 @@ def test_an_operator_sees_where_and_what_is_served(busy: Managed, bundle: Bundle
     where = {
         "provider": "cpu",
         "device": "cpu",
-        "arithmetic": "mixed" if has_amx_int8() else "float32",
+        "arithmetic": "integer" if multiplies_bytes() else "float32",
     }
     assert busy.value("glyph_execution_provider_info", **where) == 1
     busy.await_value(2, "glyph_model_workers", version="1")
