@@ -1,4 +1,4 @@
-"""Which graph computes which batch: by the policy, the processor, the version's files and the batch's size."""
+"""Which graph computes: by the policy, the processor and the version's files; and that it is exact."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +7,10 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from bench.support.models import NO_GRAPH, Linear, a_linear, in_integers, publish_synthetic
 from bench.support.processes import running
@@ -17,29 +19,36 @@ from bundle.manifest import INTEGER_ONNX_FILE, ONNX_FILE
 from bundle.repository import Bundle
 from bundle.verify import problems
 from serving.model import engine
-from serving.model.engine import Engine, Precision, choose_precision, open_engine
+from serving.model.engine import Precision, choose_precision, open_engine
 from serving.model.store import ModelStore
 from serving.settings import ServiceSettings
 from serving.system import cpus
 
-AMX = "flags\t\t: fpu sse2 avx512_vnni avx_vnni amx_bf16 amx_tile amx_int8 arch_capabilities"
-NO_AMX = {
-    "dot products alone": "flags\t\t: fpu sse2 avx512_vnni avx_vnni",
+VNNI = "flags\t\t: fpu sse2 avx512f avx512_vnni arch_capabilities"
+EXACT = {
+    "AVX-512 VNNI": VNNI,
+    "AVX VNNI": "flags\t\t: fpu avx2 avx_vnni",
+    "AMX": "flags\t\t: fpu amx_tile amx_int8 amx_bf16",
+    "Arm's dot products": "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm",
+}
+OTHERS = {
+    "AVX-512 alone": "flags\t\t: fpu sse2 avx2 avx512f avx512bw",
     "AMX without integers": "flags\t\t: amx_bf16 amx_tile",
-    "a name that only begins so": "flags\t\t: amx_int8_more",
-    "an ARM processor": "Features\t: fp asimd asimddp i8mm",
-    "another line": "model name\t: amx_int8\nflags\t\t: fpu",
+    "a name that only begins so": "flags\t\t: avx512_vnni_more",
+    "an older Arm processor": "Features\t: fp asimd crc32",
+    "another line": "model name\t: avx512_vnni\nflags\t\t: fpu",
     "nothing": "",
 }
 
+has_vnni = cpus.multiplies_bytes()
 Pixels = npt.NDArray[np.uint8]
 
 
 @pytest.fixture
 def processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file that stands for /proc/cpuinfo, of a processor with AMX."""
+    """Return the file that stands for /proc/cpuinfo, of a processor with VNNI."""
     path = tmp_path / "cpuinfo"
-    path.write_text(f"processor\t: 0\n{AMX}\n\nprocessor\t: 1\n{AMX}\n")
+    path.write_text(f"processor\t: 0\n{VNNI}\n\nprocessor\t: 1\n{VNNI}\n")
     monkeypatch.setattr(cpus, "CPUINFO", path)
     return path
 
@@ -50,38 +59,27 @@ def old(tmp_path: Path) -> Bundle:
     return publish_synthetic(tmp_path / "old", integer=None)
 
 
-class Watched:
-    """A session that notes the size of each batch."""
-
-    def __init__(self, session: Any) -> None:
-        self.session = session
-        self.sizes: list[int] = []
-
-    def run(self, names: list[str], feed: dict[str, Pixels]) -> Any:
-        """Note, and answer."""
-        self.sizes.append(len(feed["images"]))
-        return self.session.run(names, feed)
-
-
 def images_of(count: int) -> Pixels:
     """Return noise."""
     return np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
 
 
-def test_a_processor_has_integer_matrices_by_its_flags(processor: Path) -> None:
-    """AMX's integers count, and nothing that only resembles them."""
-    assert cpus.has_amx_int8()
-    for line in NO_AMX.values():
+def test_a_processor_multiplies_bytes_by_its_flags(processor: Path) -> None:
+    """The instructions that add products in 32 bits count, of either maker, and nothing that only resembles them."""
+    for line in EXACT.values():
         processor.write_text(f"{line}\n")
-        assert not cpus.has_amx_int8()
+        assert cpus.multiplies_bytes()
+    for line in OTHERS.values():
+        processor.write_text(f"{line}\n")
+        assert not cpus.multiplies_bytes()
     processor.unlink()
-    assert not cpus.has_amx_int8()
+    assert not cpus.multiplies_bytes()
 
 
 @pytest.mark.parametrize(
-    ("policy", "amx", "provider", "chosen"),
+    ("policy", "vnni", "provider", "chosen"),
     [
-        ("auto", True, "cpu", "mixed"),
+        ("auto", True, "cpu", "integer"),
         ("auto", False, "cpu", "float32"),
         ("float32", True, "cpu", "float32"),
         ("integer", True, "cpu", "integer"),
@@ -91,12 +89,22 @@ def test_a_processor_has_integer_matrices_by_its_flags(processor: Path) -> None:
     ],
 )
 def test_the_policy_the_processor_and_the_provider_decide(
-    bundle: Bundle, processor: Path, policy: Any, amx: bool, provider: Any, chosen: str
+    bundle: Bundle, processor: Path, policy: Any, vnni: bool, provider: Any, chosen: str
 ) -> None:
     """`auto` looks at the processor, the others do not, and CUDA is always float32."""
-    if not amx:
-        processor.write_text(NO_AMX["dot products alone"])
+    if not vnni:
+        processor.write_text(OTHERS["AVX-512 alone"])
     assert choose_precision(policy, bundle, provider) == chosen
+
+
+def test_auto_says_why_it_is_float32(
+    bundle: Bundle, processor: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reason is the processor's."""
+    processor.write_text(OTHERS["AVX-512 alone"])
+    with caplog.at_level(logging.INFO, "glyph"):
+        choose_precision("auto", bundle, "cpu")
+    assert "float32 (auto, because this processor has no instructions for products of bytes" in caplog.text
 
 
 @pytest.mark.usefixtures("processor")
@@ -126,38 +134,6 @@ def test_each_arithmetic_answers_as_numpy_does(bundle: Bundle, linear: Linear, a
         assert np.allclose(outputs.probabilities, linear.probabilities(images_of(count)), atol=1e-5)
 
 
-def watched(bundle: Bundle) -> tuple[Engine, Watched, Watched]:
-    """Return a mixed engine, with its session of small batches and that of large ones."""
-    opened = open_engine(bundle, "cpu", 0, "mixed")
-    small, large = Watched(opened.session), Watched(opened.large_batch_session)
-    return (
-        Engine(bundle=bundle, provider="cpu", precision="mixed", session=small, large_batch_session=large),
-        small,
-        large,
-    )
-
-
-@pytest.mark.parametrize("count", [1, 3, 5, 8])
-def test_small_batches_are_in_float32(bundle: Bundle, count: int) -> None:
-    """Up to 8 images, padding aside."""
-    mixed, small, large = watched(bundle)
-    mixed.infer(images_of(count))
-    assert (small.sizes, large.sizes) == ([1 << (count - 1).bit_length()], [])
-
-
-@pytest.mark.parametrize(
-    ("count", "sizes"),
-    [(9, [16]), (16, [16]), (17, [32]), (256, [256]), (257, [256, 1]), (515, [256, 256, 4])],
-)
-def test_large_batches_are_in_integers_whole(bundle: Bundle, count: int, sizes: list[int]) -> None:
-    """From 9 images on, also the few that a last piece has: nobody's bits depend on where a batch is cut."""
-    mixed, small, large = watched(bundle)
-    outputs = mixed.infer(images_of(count))
-    assert (small.sizes, large.sizes) == ([], sizes)
-    alone = open_engine(bundle, "cpu", 0, "integer").infer(images_of(count))
-    assert outputs.logits.tobytes() == alone.logits.tobytes()
-
-
 def test_the_two_differ_by_less_than_parity_allows(bundle: Bundle) -> None:
     """Integers are no other name for float32: some last digit differs, and none by more than 1e-5 of the largest."""
     images = images_of(256)
@@ -169,17 +145,95 @@ def test_the_two_differ_by_less_than_parity_allows(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("arithmetic", get_args(Precision))
-def test_an_answer_depends_on_its_batch_only_where_that_is_said(
-    bundle: Bundle, arithmetic: Precision
-) -> None:
-    """In one arithmetic every size gives the same bits; `mixed` has two kinds of batches."""
+def test_an_answer_does_not_depend_on_its_batch(bundle: Bundle, arithmetic: Precision) -> None:
+    """A single layer gives every size of batch the same bits, in either precision."""
     opened = open_engine(bundle, "cpu", 0, arithmetic)
     images = images_of(255)
     whole = opened.infer(images).logits
-    for size in (1, 3, 5, 15, 51, 85):  # whole pieces: the last one is as large as the others
+    for size in (1, 3, 5, 15, 51, 85):
         pieces = [opened.infer(images[start : start + size]).logits for start in range(0, 255, size)]
-        same = np.concatenate(pieces).tobytes() == whole.tobytes()
-        assert same == (arithmetic != "mixed" or size > 8), size
+        assert np.concatenate(pieces).tobytes() == whole.tobytes(), size
+
+
+def extremes() -> tuple[Linear, Pixels]:
+    """Return weights of all 127, all -127, and both by turns; and images that are white, gray, and white by halves."""
+    integers = np.full((784, 10), 127.0)
+    integers[:, 1] = -127
+    for column in range(2, 10):
+        integers[column % 2 :: column, column] = -127
+    images = np.full((8, 784), 255, np.uint8)
+    images[1], images[2, ::2], images[3, 1::2], images[4, :392], images[5:] = 128, 0, 0, 0, 254
+    weights = (integers * 2.0**-10).astype(np.float32)
+    return Linear(weights, np.zeros(10, np.float32)), images.reshape(8, 28, 28)
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 64])
+def test_the_largest_weights_and_pixels_neither_saturate_nor_wrap(
+    tmp_path: Path, processor: Path, vnni: bool, count: int
+) -> None:
+    """784 * 255 * 127 by each kernel that a processor may have: that of its dot products, and the one without them.
+
+    The second is ONNX Runtime's for unsigned bytes, which a processor that only says that it has no VNNI takes too.
+    """
+    if vnni and not has_vnni:
+        pytest.skip("this processor has no instructions for products of bytes: auto is float32 here")
+    processor.write_text(VNNI if vnni else OTHERS["AVX-512 alone"])
+    linear, images = extremes()
+    images = np.resize(images, (count, 28, 28))
+    graph = in_integers(linear.graph())
+    session = engine._create_session(
+        INTEGER_ONNX_FILE, graph, "cpu", 0, publish_synthetic(tmp_path / "models").manifest
+    )
+    (logits,) = session.run(["logits"], {"images": images})
+    whole = images.reshape(count, 784).astype(np.int64) @ np.rint(linear.weights * 2.0**10).astype(np.int64)
+    assert np.abs(whole).max() == 784 * 255 * 127
+    assert np.array_equal(logits, (whole.astype(np.float32) * np.float32(2.0**-10)))
+
+
+def three_digits(linear: Linear) -> bytes:
+    """Return the graph of an older Glyph: weights of three digits of base 128, and a product of bytes for each."""
+    scales = np.abs(linear.weights).max(axis=0) / np.float32(64)
+    left = np.rint(linear.weights.astype(np.float64) / scales * 128**2).astype(np.int64)
+    model = onnx.load_from_string(linear.graph())
+    nodes, tensors, total = [model.graph.node[0]], [], "bias"
+    for place in (2, 1, 0):
+        digit = (left + 64) % 128 - 64 if place else left
+        left = (left - digit) // 128
+        names = [f"{name}_{place}" for name in ("weights", "scale", "sum", "float", "part", "total")]
+        weights, scale, summed, floats, part, added = names
+        tensors += [
+            numpy_helper.from_array(digit.astype(np.int8), weights),
+            numpy_helper.from_array((scales / np.float32(128**place)).astype(np.float32), scale),
+        ]
+        nodes += [
+            helper.make_node("MatMulInteger", ["flat", weights], [summed]),
+            helper.make_node("Cast", [summed], [floats], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [floats, scale], [part]),
+            helper.make_node("Add", [total, part], [added if place else "logits"]),
+        ]
+        total = added
+    softmax = model.graph.node[-1]
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, softmax])
+    model.graph.initializer.extend(tensors)
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_the_graph_of_an_older_glyph_is_served(
+    tmp_path: Path, processor: Path, linear: Linear, vnni: bool
+) -> None:
+    """Its three products are valid ONNX, and its golden examples are replayed as any other's."""
+    if vnni and not has_vnni:
+        pytest.skip("this processor has no instructions for products of bytes: auto is float32 here")
+    processor.write_text(VNNI if vnni else OTHERS["AVX-512 alone"])
+    older = publish_synthetic(tmp_path / "models", integer=three_digits(linear))
+    opened = open_engine(older, "cpu", 0, "integer")
+    for count in (1, 9, 300):
+        found = opened.infer(images_of(count)).probabilities
+        assert np.allclose(found, linear.probabilities(images_of(count)), atol=1e-5)
 
 
 def wrong_graph() -> bytes:
@@ -211,12 +265,11 @@ def wrong_when(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **sizes: Any) ->
     monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
 
 
-@pytest.mark.parametrize("arithmetic", ["integer", "mixed"])
-def test_a_wrong_second_graph_alone_is_refused(tmp_path: Path, arithmetic: Precision) -> None:
-    """Its golden answers are compared too, though the five examples are a small batch; float32 stays servable."""
+def test_a_wrong_second_graph_alone_is_refused(tmp_path: Path) -> None:
+    """Its golden answers are compared, and float32 stays servable."""
     bundle = publish_synthetic(tmp_path, integer=wrong_graph())
     with pytest.raises(GoldenMismatchError, match=rf"in one batch with {INTEGER_ONNX_FILE} on CPU"):
-        open_engine(bundle, "cpu", 0, arithmetic)
+        open_engine(bundle, "cpu", 0, "integer")
     assert open_engine(bundle, "cpu", 0, "float32").precision == "float32"
 
 
@@ -227,7 +280,7 @@ def test_the_second_graph_is_replayed_in_both_sizes(
     """Whole and one by one, each by the very session that will answer."""
     wrong_when(bundle, monkeypatch, alone=alone)
     with pytest.raises(GoldenMismatchError, match=rf"{how} with {INTEGER_ONNX_FILE}"):
-        open_engine(bundle, "cpu", 0, "mixed")
+        open_engine(bundle, "cpu", 0, "integer")
 
 
 def test_a_second_graph_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -236,13 +289,13 @@ def test_a_second_graph_that_is_none_is_refused(tmp_path: Path) -> None:
     for place, graph in enumerate((NO_GRAPH, in_integers(narrow.graph(classes=9)))):
         bundle = publish_synthetic(tmp_path / str(place), integer=graph)
         with pytest.raises(InvalidBundleError, match=rf"^{INTEGER_ONNX_FILE} "):
-            open_engine(bundle, "cpu", 0, "mixed")
+            open_engine(bundle, "cpu", 0, "integer")
 
 
 def test_sessions_are_built_from_the_bytes_that_were_verified(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pure arithmetic loads its own graph alone, the mixed one both."""
+    """Each precision loads its own graph alone."""
     given: list[bytes] = []
     session = onnxruntime.InferenceSession
 
@@ -255,7 +308,6 @@ def test_sessions_are_built_from_the_bytes_that_were_verified(
     for arithmetic, expected in (
         ("float32", [floats]),
         ("integer", [integers]),
-        ("mixed", [floats, integers]),
     ):
         given.clear()
         open_engine(bundle, "cpu", 0, arithmetic)  # type: ignore[arg-type]
@@ -269,7 +321,7 @@ def test_a_wrong_second_graph_keeps_a_version_from_being_served(tmp_path: Path) 
     publish_synthetic(tmp_path, integer=wrong_graph())
     started = ModelStore.start(ServiceSettings(model=good.path.parent, provider="cpu"))
     report = started.report()
-    assert (report["model"]["version"], report["arithmetic"]) == (1, "mixed")
+    assert (report["model"]["version"], report["arithmetic"]) == (1, "integer")
     assert INTEGER_ONNX_FILE in report["refused"][0]["reason"]
     floats = ModelStore.start(
         ServiceSettings(model=good.path.parent, provider="cpu", arithmetic="float32")
@@ -317,10 +369,3 @@ def test_a_service_says_and_computes_what_it_is_set_to(bundle: Bundle, tmp_path:
     for images, answered in zip(bodies, answers, strict=True):
         found = np.array([[*probabilities.values()] for probabilities in answered], dtype=np.float32)
         assert found.tobytes() == expected.infer(images).probabilities.tobytes()
-
-
-def test_the_engines_table_fits_the_settings() -> None:
-    """The setting's sentence names the size that the engine has."""
-    description = str(ServiceSettings.model_fields["arithmetic"].description)
-    assert f"batches of more than {engine.LARGEST_FLOAT32} images" in description
-    assert engine.LARGEST_FLOAT32 in engine.BUCKETS
