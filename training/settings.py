@@ -410,10 +410,9 @@ class TrainingSettings(
 
     @model_validator(mode="after")
     def _is_rounded(self) -> Self:
-        if self.straight_through and not self.quantises:
+        if self.straight_through and self.first_layer == "float32":
             raise ValueError(
-                "straight_through: the first layer is not rounded, so there is nothing to train it for: give "
-                "first_layer int8 and a hidden layer, or leave straight_through out"
+                "straight_through trains for a first layer of int8, and first_layer is float32: leave out one of them"
             )
         return self
 

@@ -69,6 +69,7 @@ def rich_run(directory: Path, stop: StopFlag | None = None, **settings: object) 
         "monitor": "loss",
         "max_norm": 3.0,
         "epochs": 8,
+        "straight_through": 3,
         "checkpoint_seconds": 0.0,
     }
     return small_run(directory, stop, **(rich | settings))

@@ -43,8 +43,6 @@ def application() -> Any:
     engine = loaded.engine
     golden = GoldenExamples.from_bytes(engine.bundle.read("golden.npz"), engine.bundle.manifest)
     probe = GoldenExamples(images=golden.images[:1], probabilities=golden.probabilities[:1])
-    posing = replace(
-        engine, provider="cuda", session=Failing(engine.session), probe=probe
-    )
+    posing = replace(engine, provider="cuda", session=Failing(engine.session), probe=probe)
     state.provider, state._loaded = "cuda", (replace(loaded, engine=posing),)
     return app

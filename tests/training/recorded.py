@@ -25,6 +25,7 @@ RICH: dict[str, Any] = {
     "ema": 0.9,
     "max_norm": 3.0,
     "rotation": 10,
+    "straight_through": 1,
     "schedule": "one_cycle",
 }
 """Every part that a step has."""

@@ -10,6 +10,7 @@ import torch
 from training.augmentation.augmenter import Augmenter
 from training.errors import CheckpointError
 from training.loop.checkpoint import START_OVER, Snapshot
+from training.loop.cuda_graph import supports_cuda_graphs
 from training.loop.distributed import World
 from training.model.mlp import MLP, Standardisation
 from training.model.optimizers import AveragedWeights
@@ -86,11 +87,12 @@ class TrainingState:
     def rounding(self, model: MLP) -> AbstractContextManager[None]:
         """Return the context in which a model's first layer is rounded, in the last `straight_through` epochs.
 
-        On CUDA the epoch is compared on the device: a captured step is replayed in every epoch.
+        The device compares the epoch where steps are captured: one captured step is replayed in every epoch.
         """
-        settings = self.settings
+        settings, device = self.settings, self.epoch_index.device
         first = settings.epochs - settings.straight_through
-        if not settings.straight_through or (self.epoch < first and not self.epoch_index.is_cuda):
+        is_early = self.epoch < first and not supports_cuda_graphs(device)
+        if not (settings.straight_through and settings.quantises) or is_early:
             return nullcontext()
         return straight_through(model.linear_layers()[0].weight, self.epoch_index >= first)
 

@@ -23,13 +23,13 @@ COUNT = 700
 """Not a multiple of a batch, of a part or of both: last batches of 188, 44 and fewer than 16 images."""
 
 
-@pytest.fixture(params=["with AMX", "without"])
+@pytest.fixture(params=["with VNNI", "without"])
 def processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """Have a processor with AMX for integers, or one without; return the arithmetic that `auto` means there."""
+    """Have a processor with VNNI, or one without; return the precision that `auto` means there."""
     path = tmp_path / "cpuinfo"
-    path.write_text("flags : fpu amx_int8\n" if request.param == "with AMX" else "flags : fpu avx512_vnni\n")
+    path.write_text("flags : fpu avx512_vnni\n" if request.param == "with VNNI" else "flags : fpu avx512f\n")
     monkeypatch.setattr(cpus, "CPUINFO", path)
-    return "integer" if request.param == "with AMX" else "float32"
+    return "integer" if request.param == "with VNNI" else "float32"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def probabilities(output: Path) -> list[Any]:
 
 
 def test_auto_is_one_precision_for_every_batch(bundle: Bundle, processor: str, images: Path) -> None:
-    """Where a service is mixed, the scorer is not: a single image has the bits that it has among 256."""
+    """A single image has the bits that it has among 256."""
     chosen = open_local(settings(bundle, images, images.parent / "out"))
     assert chosen.identity["arithmetic"] == chosen.session.precision == processor
     batch = digits(256)
@@ -84,7 +84,7 @@ def test_a_job_is_not_resumed_in_another_precision(
     output = tmp_path / "out"
     score(bundle, images, output, shard="0/2")
     other = "float32" if processor == "integer" else "integer"
-    monkeypatch.setattr("serving.model.engine.has_amx_int8", lambda: other == "integer")
+    monkeypatch.setattr("serving.model.engine.multiplies_bytes", lambda: other == "integer")
     with pytest.raises(OutputError, match=f"arithmetic was {processor} and is {other}"):
         score(bundle, images, output, shard="1/2")
     score(bundle, images, output, shard="1/2", arithmetic=processor)
@@ -110,23 +110,19 @@ def test_ray_actors_get_the_precision(bundle: Bundle, processor: str, tmp_path: 
 
 
 @pytest.mark.parametrize("worker", ["inference", "gthread"])
-@pytest.mark.parametrize("arithmetic", ["float32", "integer", "mixed"])
+@pytest.mark.parametrize("arithmetic", ["float32", "integer"])
 def test_a_service_gives_the_bits_of_this_process(
     bundle: Bundle, tmp_path: Path, worker: str, arithmetic: str
 ) -> None:
-    """By --url, whoever else asks, and the few images of a last batch too: full batches are in integers if any is."""
-    if arithmetic == "mixed" and not cpus.has_amx_int8():
-        pytest.skip("this processor has no AMX for integers, so no service is mixed here")
-    given = "auto" if arithmetic == "mixed" else arithmetic
-    policy = "float32" if arithmetic == "float32" else "integer"
-    local = open_local(settings(bundle, "in", tmp_path / "out", arithmetic=policy))
+    """By --url, whoever else asks, and the few images of a last batch too."""
+    local = open_local(settings(bundle, "in", tmp_path / "out", arithmetic=arithmetic))
     asked = {"input": ("in",), "output": tmp_path / "out", "patience_seconds": 5.0}
     with running(
-        tmp_path, until="/readyz", model=bundle.path.parent, worker=worker, arithmetic=given
+        tmp_path, until="/readyz", model=bundle.path.parent, worker=worker, arithmetic=arithmetic
     ) as service:
         url = f"http://127.0.0.1:{service.port}"
         with contextlib.closing(open_remote(ScoreSettings(url=url, **asked))) as far:
-            assert far.identity["arithmetic"] == local.identity["arithmetic"] == policy
+            assert far.identity["arithmetic"] == local.identity["arithmetic"] == arithmetic
 
             def posted() -> int:
                 body = digits(1).tobytes()

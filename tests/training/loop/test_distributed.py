@@ -28,6 +28,8 @@ SETTINGS = [
     "50",
     "--optimizer",
     "sgd",
+    "--straight-through",
+    "1",
 ]
 
 

@@ -1,5 +1,6 @@
 """The first layer in 8 bits: the grid against NumPy's integers, folding, and the straight-through gradient by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from bench.support.runs import small_run, weights
+from training.loop.fit import fit
+from training.model.evaluation import logits_of, negative_log_likelihood
 from training.model.mlp import MLP, RAW_PIXELS, Standardisation
 from training.model.quantisation import quantise, quantised, straight_through
 from training.release.export import ExportedModel
@@ -63,7 +67,7 @@ def test_every_weight_is_an_integer_times_its_units_scale_exactly(kind: str) -> 
 
 @pytest.mark.parametrize("kind", ["usual", "scales", "extremes"])
 def test_no_weight_moves_by_more_than_half_a_step(kind: str) -> None:
-    """NumPy's nearest integers of 127 w / max|w|; a step is the largest weight by 127, and the scale 2^-16 of it off."""
+    """Integers are the nearest of 127 w / max|w|; a step is the largest weight by 127, and 2^-16 of it off."""
     weights = some_weights(kind).astype(np.float64)
     rounded = quantised(torch.from_numpy(some_weights(kind))).numpy()
     largest = np.abs(weights).max(axis=1, keepdims=True)
@@ -153,6 +157,11 @@ def test_the_straight_through_gradient_is_that_of_the_rounded_weights() -> None:
     assert not torch.allclose(weights.grad[0], exact, atol=2e-2, rtol=1e-4)
 
 
+def assert_differ(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Check that two tensors are not equal."""
+    assert not torch.equal(one, other)
+
+
 def test_without_its_epochs_nothing_is_rounded() -> None:
     """Where the device says that it is not active, every bit stays; and an error leaves the exact weights too."""
     weights = nn.Parameter(torch.from_numpy(some_weights("usual")))
@@ -160,6 +169,36 @@ def test_without_its_epochs_nothing_is_rounded() -> None:
     with straight_through(weights, torch.tensor(False)):
         assert torch.equal(weights, before)
     with pytest.raises(KeyError), straight_through(weights, torch.tensor(True)):
-        assert not torch.equal(weights, before)
-        raise KeyError
+        raise KeyError(assert_differ(weights, before))
     assert torch.equal(weights, before)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"batch_norm": True, "ema": 0.5, "l2": 0.1}, {"precision": "bfloat16"}]
+)
+def test_the_last_epochs_are_trained_with_rounded_weights(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Two of three epochs are those of a run without; the loss after the third is that of the rounded weights."""
+    torch.set_num_threads(1)
+    changes |= {"dropout": (0.0,)}
+    plain = fit(small_run(tmp_path / "plain", **changes))
+    rounded = fit(small_run(tmp_path / "rounded", straight_through=1, **changes))
+    assert [e.train_loss for e in plain.history[:2]] == [e.train_loss for e in rounded.history[:2]]
+    assert plain.history[2].train_loss != rounded.history[2].train_loss
+    validation = small_run(tmp_path).validation
+    exported = ExportedModel(rounded.model, rounded.standardise, quantise=True)
+    logits = logits_of(exported.layers, RAW_PIXELS, validation.images)
+    of_rounded = negative_log_likelihood(logits, validation.labels.numpy())
+    assert rounded.history[2].validation_loss == pytest.approx(of_rounded, rel=1e-3)
+    exact = negative_log_likelihood(
+        logits_of(rounded.model, rounded.standardise, validation.images), validation.labels.numpy()
+    )
+    assert abs(exact - of_rounded) > 3 * abs(rounded.history[2].validation_loss - of_rounded)
+
+
+def test_a_network_without_hidden_layers_is_never_rounded(tmp_path: Path) -> None:
+    """Softmax regression stays what it is, whatever the setting."""
+    torch.set_num_threads(1)
+    settings = {"hidden": (), "dropout": (0.0,)}
+    assert weights(fit(small_run(tmp_path / "a", **settings))) == weights(
+        fit(small_run(tmp_path / "b", straight_through=2, **settings))
+    )
