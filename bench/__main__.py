@@ -12,7 +12,7 @@ BENCHES = {
     "metrics": ("serving.metrics", "counting in shared memory, beside prometheus-client's multiprocess mode"),
     "arithmetic": (
         "serving.arithmetic",
-        "inference in float32 and with the first layer in integers, by batch size",
+        "inference in float32 and with the first layer in 8-bit integers, by batch size",
     ),
     "decoding": ("serving.decoding", "microseconds per PNG of alternative decoders"),
     "gpu": ("gpu.command", "latency and throughput by batch size and of the service, on CUDA beside the CPU"),

@@ -89,10 +89,10 @@ class ServiceSettings(Settings):
     arithmetic: Annotated[
         Literal["auto", "float32", "integer"],
         Field(
-            description="precision of the first layer on the CPU: 'auto' computes in exact integers for batches of "
-            "more than 8 images if the processor has AMX and the version has an integer graph, and otherwise in "
-            "float32. The last digits of an answer can then depend on its batch; with 'float32' or 'integer' they do "
-            "not. 'integer' rejects a version without that graph. CUDA always computes in float32"
+            description="precision of the first layer on the CPU: 'auto' is exact integers if the processor has "
+            "instructions for products of bytes (VNNI, AMX, Arm's dot products) and the version an integer graph, else "
+            "float32. 'integer' rejects a version without that graph, and is slow on other processors. CUDA always "
+            "computes in float32"
         ),
     ] = "auto"
     host: Annotated[

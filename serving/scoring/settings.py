@@ -88,8 +88,9 @@ class ScoreSettings(Settings):
     arithmetic: Annotated[
         Literal["auto", "float32", "integer"],
         Field(
-            description="precision of the first layer on the CPU: 'auto' is exact integers if the CPU has AMX and the "
-            "bundle an integer graph, else float32; a job has one precision, so set it if machines differ"
+            description="precision of the first layer on the CPU: 'auto' is exact integers if the CPU has VNNI, AMX or "
+            "Arm's dot products and the bundle an integer graph, else float32; a job has one precision, so set it if "
+            "machines differ"
         ),
     ] = "auto"
     batch: Annotated[

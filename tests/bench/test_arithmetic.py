@@ -13,9 +13,12 @@ def test_each_size_has_a_row_of_both(tmp_path: Path, capsys: pytest.CaptureFixtu
     """Sizes are the service's own; each ratio is that of the two figures before it."""
     model = publish_synthetic(tmp_path).path.parent
     assert main(["--model", str(model), "--rounds", "1"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[4:]]
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("Largest difference of a logit, alone and in batches of 64")
+    assert "float32 0.0e+00, integer 0.0e+00" in last  # of a single layer
+    rows = [line.split() for line in lines[4:]]
     assert [int(row[0]) for row in rows] == [*BUCKETS]
-    for _, *figures, _auto in rows:
+    for _, *figures in rows:
         for floats, integers, ratio in (map(float, figures[:3]), map(float, figures[3:])):
             # All three are rounded to two decimals, which is a tenth of a figure as small as 0.05 us.
             least, most = (

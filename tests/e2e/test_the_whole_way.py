@@ -32,7 +32,10 @@ def manifest_of(trained: Trained) -> Manifest:
 
 @pytest.fixture(scope="module")
 def eager(trained: Trained, mnist_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    """Train the published run's settings again, in this process: eager torch, as independent as can be."""
+    """Train the published run's settings again, in this process: eager torch, as independent as can be.
+
+    The first layer is rounded to 8 bits, by NumPy.
+    """
     settings = TrainingSettings.model_validate(manifest_of(trained).hyperparameters)
     data = load_mnist(mnist_directory, Progress(quiet=True))
     train, validation = split(data.training, 5000, settings.seed)
@@ -40,7 +43,7 @@ def eager(trained: Trained, mnist_directory: Path, tmp_path_factory: pytest.Temp
     torch.set_num_threads(1)
     try:
         cpu = torch.device("cpu")
-        return fit(
+        fitted = fit(
             Run(
                 settings=settings,
                 train=train.to(cpu),
@@ -55,6 +58,14 @@ def eager(trained: Trained, mnist_directory: Path, tmp_path_factory: pytest.Temp
         )
     finally:
         torch.set_num_threads(before)
+    first = fitted.model.linear_layers()[0]
+    weights = first.weight.detach().double().numpy() / fitted.standardise.deviation
+    largest = np.abs(weights).max(axis=1, keepdims=True)
+    mantissa, exponent = np.frexp(largest / 127)
+    scale = np.ldexp(np.rint(mantissa * 2**16) / 2**16, exponent)
+    rounded = np.rint(weights / largest * 127) * scale * fitted.standardise.deviation
+    first.weight.data = torch.from_numpy(rounded).float()
+    return fitted
 
 
 def png(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], path: Path) -> bytes:

@@ -234,7 +234,7 @@ def _open(client: Client, settings: ScoreSettings) -> RemoteBackend:
             classes=tuple(map(str, document["classes"])),
             polarity=document["input"]["polarity"],
             provider=str(document["provider"]),
-            # An older service has no other than float32; one that is mixed computes full batches in integers.
+            # An older service has no other than float32; one that is "mixed" computes full batches in integers.
             arithmetic="float32" if document.get("arithmetic", "float32") == "float32" else "integer",
             concurrency=settings.connections,
             batch=settings.batch or MAX_REMOTE_BATCH,

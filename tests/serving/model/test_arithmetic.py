@@ -167,6 +167,15 @@ def extremes() -> tuple[Linear, Pixels]:
     return Linear(weights, np.zeros(10, np.float32)), images.reshape(8, 28, 28)
 
 
+def unsigned_weights(session: Any) -> bool:
+    """Return whether ONNX Runtime was told to make the weights unsigned."""
+    try:
+        entry: str = session.get_session_options().get_session_config_entry("session.x64quantprecision")
+    except RuntimeError:  # it was told nothing
+        return False
+    return entry == "1"
+
+
 @pytest.mark.parametrize("vnni", [True, False])
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 64])
 def test_the_largest_weights_and_pixels_neither_saturate_nor_wrap(
@@ -185,6 +194,7 @@ def test_the_largest_weights_and_pixels_neither_saturate_nor_wrap(
     session = engine._create_session(
         INTEGER_ONNX_FILE, graph, "cpu", 0, publish_synthetic(tmp_path / "models").manifest
     )
+    assert unsigned_weights(session) == (not vnni)
     (logits,) = session.run(["logits"], {"images": images})
     whole = images.reshape(count, 784).astype(np.int64) @ np.rint(linear.weights * 2.0**10).astype(np.int64)
     assert np.abs(whole).max() == 784 * 255 * 127
