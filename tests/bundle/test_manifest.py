@@ -91,6 +91,17 @@ def test_a_gpu_is_named_where_there_was_one() -> None:
     assert Manifest.from_bytes(SEALED).environment == environment
 
 
+def test_what_rounding_changed_comes_back() -> None:
+    """The metrics before; where nothing was rounded the file is as it was before there was such a field."""
+    before = {"accuracy": 0.98, "nll": 0.07, "labels_differing": 3}
+    sealed = Manifest.seal(some_metadata(quantisation=before), HASHES)
+    read = Manifest.from_bytes(sealed.to_bytes())
+    assert read.quantisation is not None
+    assert read.quantisation.model_dump() == before
+    assert "quantisation" not in SEALED.decode()
+    assert Manifest.from_bytes(SEALED).quantisation is None
+
+
 def test_the_digest_is_that_of_the_text_without_it() -> None:
     """Whoever has only sha256sum and a JSON library can compute the digest again."""
     document = json.loads(SEALED)

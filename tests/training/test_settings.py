@@ -256,6 +256,16 @@ def test_the_usual_name_of_a_setting_is_answered_in_files_and_the_environment(
     assert "did you mean 'GLYPH_TRAIN_BATCH_SIZE'?" in capsys.readouterr().err
 
 
+def test_the_first_layer_is_rounded_unless_it_is_set_or_there_is_nothing_to_gain() -> None:
+    """Training for a rounding that does not follow is a contradiction, and said; softmax regression is left alone."""
+    assert TrainingSettings().quantises
+    assert not TrainingSettings(first_layer="float32").quantises
+    assert not TrainingSettings(hidden=(), straight_through=2).quantises
+    assert TrainingSettings(straight_through=2).quantises
+    with pytest.raises(ValidationError, match="straight_through trains for a first layer of int8"):
+        TrainingSettings(first_layer="float32", straight_through=2)
+
+
 def test_synonyms_are_of_settings_and_no_settings_themselves() -> None:
     """Else one would never be suggested, or lead nowhere."""
     fields = set(TrainingSettings.model_fields)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from bundle.images.contract import Resize
+from bundle.manifest import Quantisation
 from tests.training.subjects import DIGITS, report_data
 from training.release.model_card import MAX_LISTED_CLASSES, model_card, plain
 
@@ -45,6 +46,20 @@ def test_it_states_how_the_training_images_were_resized(how: Resize | None, said
     else:
         assert said in card
         assert f"`resize={how}`" in card
+
+
+def test_it_states_what_rounding_cost() -> None:
+    """The test error and loss before and after, and how many labels differ; or that nothing was rounded."""
+    metadata = report_data().metadata
+    assert "The first layer's weights are float32." in unescaped(model_card(metadata))
+    before = Quantisation(accuracy=0.987, nll=0.0512, labels_differing=7)
+    card = unescaped(model_card(metadata.model_copy(update={"quantisation": before})))
+    after = metadata.test
+    assert (
+        f"the test error was 1.30% before and is {1 - after.accuracy:.2%}, the loss 0.0512 and {after.nll:.4f}"
+        in card
+    )
+    assert f"and 7 of {after.images} labels differ." in card
 
 
 def test_it_states_the_error_on_changed_images() -> None:
