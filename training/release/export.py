@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -66,12 +67,17 @@ class ExportedModel(nn.Module):
                 layers.append(_fold_batch_norm(layers.pop(), layer))
             elif not isinstance(layer, (nn.Dropout, GaussianNoise)):
                 layers.append(layer)
-        if quantise:
-            _quantise(layers[0], standardise.mean)
         self.layers = nn.Sequential(*layers)
+        if quantise:
+            _quantise(self.first_layer, standardise.mean)
         self.temperature = temperature
         self.eval()
         self.requires_grad_(requires_grad=False)
+
+    @property
+    def first_layer(self) -> nn.Linear:
+        """The layer that takes the pixels."""
+        return cast("nn.Linear", self.layers[0])
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and probabilities, `float32[batch, classes]`, of `uint8[batch, 28, 28]`."""
@@ -92,7 +98,7 @@ def _scale_input(layer: nn.Linear, scale: torch.Tensor, shift: torch.Tensor) -> 
 
 
 @torch.no_grad()
-def _quantise(layer: nn.Module, mean: float) -> None:
+def _quantise(layer: nn.Linear, mean: float) -> None:
     """Round the weights of a linear layer in place; for an image of nothing but the mean pixel it computes the same."""
     rounded = quantised(layer.weight)
     layer.bias += (layer.weight.double() - rounded.double()).sum(1) * mean

@@ -153,7 +153,7 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
             parity=proven,
             omitted=omitted,
         )
-        weights = exported.layers[0].weight.numpy()
+        weights = exported.first_layer.weight.numpy()
         stated = _write_documents(directory, candidate, measured, weights)
         stop.check()
         published = publish(directory, stated)

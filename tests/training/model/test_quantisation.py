@@ -132,7 +132,7 @@ def test_an_image_of_the_mean_pixel_keeps_its_pre_activations() -> None:
     network = a_network()
     gray = torch.full((1, 784), STANDARDISE.mean, dtype=torch.float64)
     exact, rounded = (
-        ExportedModel(network, STANDARDISE, quantise=quantise).layers[0].double()
+        ExportedModel(network, STANDARDISE, quantise=quantise).first_layer.double()
         for quantise in (False, True)
     )
     assert not torch.equal(exact.weight, rounded.weight)

@@ -257,7 +257,7 @@ def test_a_graph_of_another_shape_is_rejected(change: Callable[[ModelProto], Non
 def test_a_graph_that_differs_is_left_out_with_the_reason(model: ExportedModel, exported: Path) -> None:
     """There is no file then, and the sentence has the figures."""
     with torch.no_grad():
-        model.layers[0].bias += 0.01
+        model.first_layer.bias += 0.01
     reason = add(model, exported)
     assert isinstance(reason, str)
     assert re.match(r"onnx_cpu_integer differs from the trained model: .* \(1e-05 is allowed\)", reason)
