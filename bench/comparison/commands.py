@@ -1,11 +1,18 @@
 """The servers' command lines, and the files that they need before they start."""
 
 import json
+import sys
+import sysconfig
 from collections.abc import Callable
 from typing import Any
 
 from bench.comparison.contender import ROOT, Setup
-from bench.comparison.environments import PEERS, python_of
+from bench.comparison.environments import PEERS, cache, python_of
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+TRITON = cache() / f"triton/lib/python{PYTHON}/site-packages/pytriton"
+TRITON_BATCH = 64 * 64
+"""Images: 64 requests of 64, as the other servers with dynamic batching may run as one."""
 
 
 def gunicorn(application: str) -> Callable[[Setup], list[str]]:
@@ -167,3 +174,45 @@ def prepare_torchserve(setup: Setup) -> list[str]:
     handler = ("--handler", str(PEERS / "torchserve_handler.py"), "--extra-files", str(PEERS / "classify.py"))
     model = ("--model-name", setup.name, "--version", "1.0", "--export-path", str(setup.directory))
     return [str(archiver), *model, *handler]
+
+
+def triton(setup: Setup) -> list[str]:
+    """Return the command of Triton's own server, from the package that has it."""
+    root = TRITON / "tritonserver"
+    return [
+        *(str(root / "bin/tritonserver"), "--backend-directory", str(root / "backends")),
+        *("--model-repository", str(setup.directory / "models"), "--disable-auto-complete-config"),
+        *("--http-address", "127.0.0.1", "--http-port", str(setup.port)),
+        *("--allow-grpc", "false", "--allow-metrics", "false", "--log-info", "false"),
+    ]
+
+
+def triton_environment(_setup: Setup) -> dict[str, str]:
+    """Return where the Python backend finds this interpreter's library; packages it finds by PATH."""
+    return {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))}
+
+
+def prepare_triton(setup: Setup) -> None:
+    """Write Triton's model repository: a model for pixels, and one for image files.
+
+    The Python backend runs models in a process of its own, whose program is looked for beside the backend.
+    """
+    stub = TRITON / "tritonserver/backends/python/triton_python_backend_stub"
+    stub.unlink(missing_ok=True)
+    stub.symlink_to(TRITON / "tritonserver/python_backend_stubs" / PYTHON / stub.name)
+    inputs = {
+        setup.name: ("images", "TYPE_UINT8", "28, 28"),
+        f"{setup.name}-png": ("file", "TYPE_STRING", "1"),
+    }
+    for name, (tensor, kind, shape) in inputs.items():
+        model = setup.directory / "models" / name
+        (model / "1").mkdir(parents=True)
+        (model / "1/model.py").symlink_to(PEERS / "triton_model.py")
+        (model / "1/classify.py").symlink_to(PEERS / "classify.py")
+        (model / "config.pbtxt").write_text(
+            f'name: "{name}"\nbackend: "python"\nmax_batch_size: {TRITON_BATCH}\n'
+            f'input {{ name: "{tensor}" data_type: {kind} dims: [{shape}] }}\n'
+            'output { name: "probabilities" data_type: TYPE_FP32 dims: [-1] }\n'
+            f"instance_group {{ kind: KIND_CPU count: {setup.workers} }}\n"
+            "dynamic_batching { max_queue_delay_microseconds: 1000 }\n"
+        )

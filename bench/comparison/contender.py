@@ -11,6 +11,7 @@ from bench.load.wire import Form
 ROOT = Path(__file__).parents[2]
 BASELINE = "flask"
 GLYPH = "glyph"
+FLOAT32 = "glyph-float32"
 GTHREAD = "glyph-gthread"
 CONSTANT = "glyph-constant"
 WORKLOADS = {
@@ -60,6 +61,8 @@ class Contender:
     """Writes the files that the server needs; may return a command to run before it."""
     lock: str | None = None
     """Name of its lock in `environments.LOCKS`; None is this process's environment."""
+    package: str = ""
+    """The package of the lock whose version is the server's, where it has another name than the lock."""
     is_floor: bool = False
     """Returns a constant: its responses are not checked, and it is not a peer."""
     borrows: bool = False

@@ -7,6 +7,7 @@ from bench.comparison import commands
 from bench.comparison.contender import (
     BASELINE,
     CONSTANT,
+    FLOAT32,
     GLYPH,
     GTHREAD,
     ROOT,
@@ -62,6 +63,16 @@ CONTENDERS = (
         environment=commands.glyph_environment("inference"),
         forms=_glyph_forms(),
         settings="defaults",
+    ),
+    Contender(
+        name=FLOAT32,
+        title="Glyph, float32",
+        command=lambda _: [sys.executable, "-m", "serving"],
+        environment=lambda setup: (
+            commands.glyph_environment("inference")(setup) | {"GLYPH_ARITHMETIC": "float32"}
+        ),
+        forms=_glyph_forms(),
+        settings="GLYPH_ARITHMETIC=float32: the graph of the other servers",
     ),
     Contender(
         name=GTHREAD,
@@ -188,6 +199,24 @@ CONTENDERS = (
         forms=_same("/predictions/{model}"),
         settings="batch_size 64, max_batch_delay 1 ms, system metrics off (pytorch.org/serve, Performance Guide)",
         lock="torchserve",
+    ),
+    Contender(
+        name="triton",
+        title="Triton, Python backend",
+        command=commands.triton,
+        prepare=commands.prepare_triton,
+        environment=commands.triton_environment,
+        forms={
+            "png": Form(
+                path="/v2/models/{model}-png/infer", encode=wire.open_inference_file, decode=wire.tensors
+            ),
+            "raw": _as_bytes,
+            "batch": _as_bytes,
+        },
+        settings="its own server from PyTriton's package, an instance for each core, dynamic batching of 64 requests "
+        "with 1 ms, no metrics, no gRPC (docs.nvidia.com, Triton Inference Server, Batchers)",
+        lock="triton",
+        package="nvidia-pytriton",
     ),
     Contender(
         name="flask-constant",

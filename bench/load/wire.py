@@ -89,12 +89,23 @@ def open_inference_json(images: Images) -> Any:
 
 def open_inference_binary(images: Images) -> Message:
     """Return an Open Inference Protocol request with binary tensors in request and response."""
-    tensor: dict[str, Any] = {"name": "images", "datatype": "UINT8", "shape": list(images.shape)}
-    tensor["parameters"] = {"binary_data_size": images.size}
+    return _binary({"name": "images", "datatype": "UINT8", "shape": list(images.shape)}, images.tobytes())
+
+
+def open_inference_file(images: Images) -> Message:
+    """Return the only image as a PNG file in a binary BYTES tensor: four bytes of length, and the file."""
+    file = png(images[0])
+    data = len(file).to_bytes(4, "little") + file
+    return _binary({"name": "file", "datatype": "BYTES", "shape": [1, 1]}, data)
+
+
+def _binary(tensor: dict[str, Any], data: bytes) -> Message:
     output = {"name": "probabilities", "parameters": {"binary_data": True}}
-    head = orjson.dumps({"inputs": [tensor], "outputs": [output]})
+    head = orjson.dumps(
+        {"inputs": [tensor | {"parameters": {"binary_data_size": len(data)}}], "outputs": [output]}
+    )
     fields = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
-    return Message(head + images.tobytes(), fields)
+    return Message(head + data, fields)
 
 
 def predictions(answer: Message) -> Probabilities:
