@@ -1,13 +1,15 @@
 """Glyph beside other model servers: requests/s, p50, p99, CPU, memory and cold start, with ratios to naive Flask.
 
-    python -m bench serving --model models/mnist --json results.json --markdown docs/benchmarks.md
+    python -m bench serving --model models/mnist --json results.json --markdown docs/benchmarks.md --readme README.md
     python -m bench serving --quick                                  a smoke test of a minute
     python -m bench serving --workload png --connections 64 --json results.json
     python -m bench serving --open-loop --only glyph,mosec,flask --json results.json
     python -m bench serving --report --json results.json --markdown docs/benchmarks.md
 
-Measurements are added to the JSON file and replace those of the same workload and connections. Peers are installed
-once by uv, outside the repository. Servers and load generator are pinned to different cores: with two cores, one each.
+Measurements are added to the JSON file and replace those of the same workload and connections; `spreads` there has
+how far the rounds of each figure are from their median. `--readme` writes the part of a file between its markers.
+Peers are installed once by uv, outside the repository. Servers and load generator are pinned to different cores: with
+two cores, one each.
 Exits 1 if Glyph did not start or a response was wrong.
 """
 
@@ -15,20 +17,23 @@ import argparse
 import datetime as dt
 import json
 import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.comparison import chart, report
-from bench.comparison.contender import GLYPH, WORKLOADS, Contender
+from bench.comparison import ceiling, chart, readme, report
+from bench.comparison.contender import GLYPH, ROOT, WORKLOADS, Contender
 from bench.comparison.contenders import CONTENDERS
 from bench.comparison.environments import version_of
 from bench.comparison.openloop import sweep
 from bench.comparison.rounds import Cores, Subject, awake, interleaved, machine, resting, running
+from bench.load.statistics import Reading, spread
 from bench.support.options import bench_parser, model_missing
 from bundle.errors import BundleError
 from common.atomic_files import write_whole
@@ -65,7 +70,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    names = [contender.name for contender in CONTENDERS]
+    names = [*(contender.name for contender in CONTENDERS), ceiling.NAME]
     parser = bench_parser("serving", __doc__, model=True)
     cores = Cores.halves()
     parser.add_argument("--only", help=f"comma-separated servers; default: {','.join(names)}")
@@ -84,6 +89,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="file to add the measurements to")
     parser.add_argument("--markdown", type=Path, help="file for the report; charts are written beside it")
+    parser.add_argument("--readme", type=Path, help="file whose part between the markers is written")
     parser.add_argument(
         "--server-cpus", type=_cores, default=cores.server, help="CPUs of the servers, such as 0,1"
     )
@@ -137,6 +143,9 @@ def _measure(options: argparse.Namespace, subject: Subject, document: dict[str, 
             return GLYPH not in missing
         good = GLYPH not in missing
         for workload in options.workload or WORKLOADS:
+            others = {}
+            if workload == ceiling.WORKLOAD and ceiling.NAME in options.only:
+                others[ceiling.NAME] = partial(ceiling.measure, subject, options.seconds, cores)
             for connections in options.connections or (1, 16, 64):
                 _say(f"{WORKLOADS[workload]}, {connections} connections: {options.rounds} rounds")
                 readings = interleaved(
@@ -147,13 +156,21 @@ def _measure(options: argparse.Namespace, subject: Subject, document: dict[str, 
                     seconds=options.seconds,
                     subject=subject,
                     cores=cores,
+                    others=others,
                 )
+                piece = f"{workload}/{connections}"
                 found = {name: [asdict(reading) for reading in rounds] for name, rounds in readings.items()}
-                document["closed"].setdefault(f"{workload}/{connections}", {}).update(found)
+                document["closed"].setdefault(piece, {}).update(found)
+                document.setdefault("spreads", {}).setdefault(piece, {}).update(_spreads(readings))
                 print(f"\n{WORKLOADS[workload]}, {connections} connections\n")
                 print(report.piece_table(workload, readings), flush=True)
                 good = good and not any(one.wrong for rounds in readings.values() for one in rounds)
     return good
+
+
+def _spreads(readings: Mapping[str, Sequence[Reading]]) -> dict[str, dict[str, float]]:
+    figures = ("rate", "p50", "p99", "cpu")
+    return {name: {one: spread(rounds, one) for one in figures} for name, rounds in readings.items()}
 
 
 def _about(options: argparse.Namespace, subject: Subject, cores: Cores) -> dict[str, Any]:
@@ -164,7 +181,8 @@ def _about(options: argparse.Namespace, subject: Subject, cores: Cores) -> dict[
     hidden = json.loads((subject.bundle / "manifest.json").read_text())["hyperparameters"].get("hidden", "?")
     return {
         "machine": machine(),
-        "date": dt.datetime.now(dt.UTC).strftime("%B %Y"),
+        "code": _code(),
+        "date": dt.datetime.now(dt.UTC).strftime("%-d %B %Y"),
         "model": f"{subject.name}, hidden layers {hidden}",
         "how": {
             "server": said(cores.server),
@@ -177,14 +195,25 @@ def _about(options: argparse.Namespace, subject: Subject, cores: Cores) -> dict[
     }
 
 
+def _code() -> str:
+    """Return the commit, with `+changes` if files differ from it; nothing outside a checkout."""
+    described = ["git", "describe", "--always", "--exclude=*", "--dirty=+changes"]
+    try:
+        return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def _version(contender: Contender) -> str:
     if contender.lock is None:
         return ""
-    return version_of(contender.lock, contender.lock)
+    return version_of(contender.lock, contender.package or contender.lock)
 
 
 def _write(options: argparse.Namespace, document: dict[str, Any]) -> str:
-    """Write the report with its charts if `--markdown` is given; return the text to print."""
+    """Write the report with its charts if `--markdown` is given, and README's part; return the text to print."""
+    if options.readme is not None:
+        readme.write(options.readme, document)
     if options.markdown is None:
         return report.aims_table(document) + "\n" + report.start_table(document)
     titles = {contender.name: contender.title for contender in CONTENDERS}

@@ -10,8 +10,9 @@ import sys
 import tempfile
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ TOLERANCE = 1e-4
 """Between probabilities: the order of additions depends on the batch size."""
 DISTINCT_REQUESTS = 30
 IDLE_SECONDS = 2.0
+INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+)
+"""Flags of /proc/cpuinfo that decide how fast float32, bfloat16 and bytes are multiplied."""
 RESTLESS_SHARE = 0.005
 """Share of a core; a server that uses more when idle is stopped until its turn."""
 
@@ -290,18 +302,27 @@ def interleaved(
     seconds: float,
     subject: Subject,
     cores: Cores,
+    others: Mapping[str, Callable[[], Reading]],
 ) -> dict[str, list[Reading]]:
-    """Measure all servers with the workload in turns; each round has another order, seeded by the workload."""
-    servers = [server for server in up.values() if workload in server.contender.forms]
-    readings: dict[str, list[Reading]] = {server.contender.name: [] for server in servers}
+    """Measure all servers with the workload in turns; each round has another order, seeded by the workload.
+
+    `others` have their turn in each round too: what is compared with the servers and is none.
+    """
     order = random.Random(f"{workload} {connections}")  # noqa: S311  an order, no secret
     with resting(up) as restless:
+
+        def turn(server: Running) -> Reading:
+            with awake(server, restless):
+                return measure(server, workload, connections, seconds, subject, cores)[0]
+
+        servers = {name: one for name, one in up.items() if workload in one.contender.forms}
+        turns = {name: partial(turn, server) for name, server in servers.items()} | dict(others)
+        readings: dict[str, list[Reading]] = {name: [] for name in turns}
+        names = list(turns)
         for _ in range(rounds):
-            order.shuffle(servers)
-            for server in servers:
-                with awake(server, restless):
-                    reading, _ = measure(server, workload, connections, seconds, subject, cores)
-                readings[server.contender.name].append(reading)
+            order.shuffle(names)
+            for name in names:
+                readings[name].append(turns[name]())
     return readings
 
 
@@ -340,19 +361,15 @@ def awake(server: Running, restless: Sequence[Running]) -> Iterator[None]:
 
 
 def machine() -> dict[str, Any]:
-    """Return CPU, cores, kernel and Python version of this machine."""
+    """Return CPU, what it multiplies fast, cores, kernel and Python version of this machine."""
     import platform
 
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
+    pairs = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    said = {name.strip(): value.strip() for name, _, value in pairs}
+    flags = said.get("flags", said.get("Features", "")).split()  # x86, Arm
     return {
-        "cpu": model,
+        "cpu": said.get("model name", platform.machine()),
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
         "cores": os.cpu_count(),
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 RECEIVE_BYTES = 1 << 18
+WARM_SECONDS = 0.3
 SILENCE_SECONDS = 10.0
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
 CHUNKED_END = b"0\r\n\r\n"
@@ -42,7 +43,7 @@ class Specification:
     connections: int
     seconds: float
     """Duration of the measurement, after `warm_seconds` of warm-up."""
-    warm_seconds: float = 0.3
+    warm_seconds: float = WARM_SECONDS
     rate: float | None = None
     """Requests/s of an open loop; None is a closed loop."""
     samples: int = 20

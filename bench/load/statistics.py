@@ -1,4 +1,4 @@
-"""Percentiles, medians over rounds, and ratios, each with its source."""
+"""Percentiles, medians over rounds, their spread, and ratios, each with its source."""
 
 import statistics
 from collections.abc import Sequence
@@ -48,6 +48,19 @@ def middle(readings: Sequence[Reading]) -> Reading:
     columns = {name: [asdict(reading)[name] for reading in readings] for name in _NAMES}
     summed = {name: sum(columns[name]) for name in ("errors", "wrong", "checked")}
     return Reading(**{name: statistics.median(column) for name, column in columns.items()} | summed)
+
+
+def spread(readings: Sequence[Reading], figure: str) -> float:
+    """Return how far the round that is farthest from the median is from it, as a share of the median.
+
+    The rounds are few, so that quartiles would be interpolated; all of them lie within median ± spread. NaN of less
+    than two rounds, which say nothing of it, and without responses.
+    """
+    values = [float(getattr(reading, figure)) for reading in readings]
+    if len(values) < 2:
+        return float("nan")
+    center = statistics.median(values)
+    return ratio(max(abs(value - center) for value in values), center)
 
 
 def ratio(value: float, baseline: float) -> float:
