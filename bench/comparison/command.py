@@ -66,6 +66,12 @@ def main(arguments: list[str]) -> int:
         print("error: there are no measurements; give the file of an earlier run by --json", file=sys.stderr)
         return 2
     print(_write(options, document))
+    if options.readme is not None:
+        try:
+            readme.write(options.readme, document)
+        except ValueError as error:  # its table needs what was not measured
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     return 0 if good else 1
 
 
@@ -89,7 +95,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="file to add the measurements to")
     parser.add_argument("--markdown", type=Path, help="file for the report; charts are written beside it")
-    parser.add_argument("--readme", type=Path, help="file whose part between the markers is written")
+    parser.add_argument("--readme", type=_marked, help="file whose part between the markers is written")
     parser.add_argument(
         "--server-cpus", type=_cores, default=cores.server, help="CPUs of the servers, such as 0,1"
     )
@@ -106,6 +112,15 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     if unknown := set(options.only) - set(names):
         parser.error(f"unknown server {min(unknown)!r}; choose from {', '.join(names)}")
     return options
+
+
+def _marked(text: str) -> Path:
+    """Return the file if it has the markers, so that a run does not fail at its end."""
+    try:
+        readme.around(Path(text))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
 
 
 def _cores(text: str) -> tuple[int, ...]:
@@ -211,9 +226,7 @@ def _version(contender: Contender) -> str:
 
 
 def _write(options: argparse.Namespace, document: dict[str, Any]) -> str:
-    """Write the report with its charts if `--markdown` is given, and README's part; return the text to print."""
-    if options.readme is not None:
-        readme.write(options.readme, document)
+    """Write the report with its charts if `--markdown` is given; return the text to print."""
     if options.markdown is None:
         return report.aims_table(document) + "\n" + report.start_table(document)
     titles = {contender.name: contender.title for contender in CONTENDERS}

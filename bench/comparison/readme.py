@@ -27,16 +27,27 @@ def write(path: Path, document: Document) -> None:
     """Replace what stands between the markers.
 
     Raises:
-        ValueError: the file has not each marker once, or the figures that it is to have were not measured.
+        OSError: there is no such file.
+        ValueError: it has not each marker once, or the figures that it is to have were not measured.
+    """
+    before, after = around(path)
+    path.write_text(before + BEGIN + part(document) + END + after)
+
+
+def around(path: Path) -> tuple[str, str]:
+    """Return what stands before the markers and after them, which is left as it is.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it has not each marker once.
     """
     text = path.read_text()
-    before, begin, rest = text.partition(BEGIN)
+    before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end or text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(
-            f"{path} needs the lines {BEGIN.strip()} and {END.strip()}, each once, in this order"
-        )
-    path.write_text(f"{before}{begin}{part(document)}{end}{after}")
+        markers = f"{BEGIN.strip()} and {END.strip()}"
+        raise ValueError(f"{path} needs the lines {markers}, each once, in this order")
+    return before, after
 
 
 def part(document: Document) -> str:

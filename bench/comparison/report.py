@@ -46,9 +46,9 @@ responses of each round are compared with the graph's own probabilities.
 CPU is the time of all of a server's processes for each response, including the kernel, whether the server was
 saturated or not. Memory is the proportional set size of all its processes after the last round. A cold start is the
 time from the command to the first correct response, with files cached.
+"""
 
-## Not measured
-
+NOT_MEASURED = """\
 Triton's ONNX Runtime backend: it comes in Triton's container images, and no package that can be installed has it.
 PyPI's `tritonserver` has bindings without the server; PyTriton's package, `nvidia-pytriton`, has Triton's own server,
 but only its Python backend. So *Triton, Python backend* is that server with a model in Python, which decodes and calls
@@ -88,7 +88,7 @@ def markdown(document: Document, chart: str | None = None, load_chart: str | Non
         "## How it is measured\n",
         METHOD.format(**about["how"] | {"rounds": _rounds(document)}),
     ]
-    parts += ["Settings:\n", settings_list(document)]
+    parts += ["Settings:\n", settings_list(document), "## Not measured\n", NOT_MEASURED]
     return "\n".join(parts)
 
 
