@@ -50,31 +50,37 @@ def render(response: Response, version: tuple[int, int], date: str, *, keep_aliv
     Raises:
         ValueError: the name or value of a field is malformed, and would split the response.
     """
-    headers = response.headers
-    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if fields:
-        # One check of all values together: each of its conditions is about single characters.
-        values = "".join(headers.values())
-        plain = values.isascii() and values.isprintable()
-        if not (_are_names(tuple(headers)) and (plain or HEADER_VALUE_RE.fullmatch(values))):
-            raise ValueError(f"a response field cannot be written: {headers}")
-    start = _start(int(response.status), version, date, keep_alive)
-    head = (
-        f"{start}{fields}Content-Type: {response.media_type}\r\nContent-Length: {len(response.body)}\r\n\r\n"
-    )
-    return head.encode("latin-1") + response.body
+    headers, body = response.headers, response.body
+    values = headers.values()
+    template = _template(int(response.status), version, date, keep_alive, response.media_type, tuple(headers))
+    # One check of all values together: each of its conditions is about single characters.
+    joined = "".join(values)
+    plain = joined.isascii() and joined.isprintable()
+    if template is None or not (plain or HEADER_VALUE_RE.fullmatch(joined)):
+        raise ValueError(f"a response field cannot be written: {headers}")
+    return (template % (*values, len(body))).encode("latin-1") + body
 
 
 @lru_cache(maxsize=64)
-def _start(status: int, version: tuple[int, int], date: str, keep_alive: bool) -> str:
-    """Return status line and first fields, which are the same in most responses of a second."""
-    return (
+def _template(
+    status: int,
+    version: tuple[int, int],
+    date: str,
+    keep_alive: bool,
+    media_type: str,
+    names: tuple[str, ...],
+) -> str | None:
+    """Return a response's head, with `%s` for the value of each named field and `%d` for the length of the body.
+
+    Most responses of a second have the same one. It is None if one of the names is not a field name (RFC 9110,
+    section 5.1).
+    """
+    if not all(TOKEN_RE.fullmatch(name) for name in names):
+        return None
+    start = (
         f"HTTP/{version[0]}.{version[1]} {_STATUS_LINES[HTTPStatus(status)]}\r\n"
         f"Server: {SERVER}\r\nDate: {date}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n"
     )
-
-
-@lru_cache(maxsize=64)
-def _are_names(names: tuple[str, ...]) -> bool:
-    """Return whether all are field names (RFC 9110, section 5.1); few combinations occur."""
-    return all(TOKEN_RE.fullmatch(name) for name in names)
+    fields = "".join([f"{name.replace('%', '%%')}: %s\r\n" for name in names])
+    media_type = media_type.replace("%", "%%")
+    return f"{start}{fields}Content-Type: {media_type}\r\nContent-Length: %d\r\n\r\n"
