@@ -18,6 +18,10 @@ from serving.predict.bodies.image_warnings import warnings_of_one
 from serving.predict.exchange import Response
 from serving.predict.query import Query
 
+_PREDICTION = b'{%b,"probability":%b,"probabilities":{%b},"warnings":%b'
+"""A prediction up to its warnings, without the end: label and index, probability, classes, warnings."""
+_UNNAMED = b'"label":null,"index":null'
+
 
 def encode(
     bundle: Bundle,
@@ -61,19 +65,14 @@ def encode(
     for i, warned in enumerate(warnings):
         index, probability, row = rows[start + i]
         numbers = row.split(b",")
-        sure = probability >= threshold
+        named = pieces.named[index] if probability >= threshold else _UNNAMED
+        said = orjson.dumps(warned) if warned else b"[]"
         if query.top is None:
-            listed = pieces.all_classes % tuple(numbers)
+            prediction = pieces.all_classes % (named, numbers[index], *numbers, said)
         else:
             order = np.argsort(-outputs.probabilities[start + i], kind="stable")[: query.top].tolist()
             listed = b",".join([pieces.keys[i] + numbers[i] for i in order])
-        prediction = b'{"label":%b,"index":%b,"probability":%b,"probabilities":{%b},"warnings":%b' % (
-            pieces.labels[index] if sure else b"null",
-            b"%d" % index if sure else b"null",
-            numbers[index],
-            listed,
-            orjson.dumps(warned) if warned else b"[]",
-        )
+            prediction = _PREDICTION % (named, numbers[index], listed, said)
         if filenames is not None and (filename := filenames[i]) is not None:
             prediction += b',"filename":' + orjson.dumps(filename)
         predictions.append(prediction)
@@ -95,11 +94,12 @@ class _Pieces:
 
     start: bytes
     """Up to the first prediction."""
-    labels: tuple[bytes, ...]
+    named: tuple[bytes, ...]
+    """Label and index of a prediction, for each class."""
     keys: tuple[bytes, ...]
     """Each class's name, followed by a colon."""
     all_classes: bytes
-    """A template of all classes: every key, and `%b` for its number."""
+    """`_PREDICTION` with every class's key, and `%b` for its number."""
 
 
 @lru_cache(maxsize=16)
@@ -108,7 +108,8 @@ def _pieces(name: str, version: int, digest: str, classes: tuple[str, ...]) -> _
     labels = tuple(orjson.dumps(label) for label in classes)
     return _Pieces(
         start=b'{"model":' + model + b',"predictions":[',
-        labels=labels,
+        named=tuple(b'"label":%b,"index":%d' % (label, index) for index, label in enumerate(labels)),
         keys=tuple(label + b":" for label in labels),
-        all_classes=b",".join(label.replace(b"%", b"%%") + b":%b" for label in labels),
+        all_classes=_PREDICTION
+        % (b"%b", b"%b", b",".join(label.replace(b"%", b"%%") + b":%b" for label in labels), b"%b"),
     )

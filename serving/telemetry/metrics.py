@@ -1,7 +1,8 @@
 """The metrics of one process. Recording is a few additions in shared memory; the management process reads them.
 
 Called by:
-    Pipeline.open, Pipeline.close    `opened`, `observe`: once each for every prediction request
+    Pipeline.open, Pipeline.close    `opened`, `observe` (`observe_batch` for a batch): once each for every
+                                     prediction request
     the batcher, or Pipeline.answer  `batch` after each inference, `queue` when its depth changes
     Flask's request hooks            `request`, for requests that the pipeline does not answer
     ModelStore                       `loaded`, `load_failed`, `golden`, `golden_check`, `state`, `publish`
@@ -16,7 +17,7 @@ import resource
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +52,9 @@ CLIENT_GONE_STATUS = 499
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", OTHER))
 _SUM_OF_SECONDS, _SUM_OF_BATCH = len(SECONDS) + 1, len(BATCH) + 1
 """Offsets of the sum in histograms of these buckets."""
+_SECONDS_ARRAY = np.array(SECONDS)
+_FEW_RECORDS = 8
+"""Fewer records are observed one by one: for them NumPy's calls would take longer."""
 
 BUFFERED_IMAGES = 256
 """Images whose statistics are computed together: for a single image NumPy's calls would cost more than the model."""
@@ -107,6 +111,37 @@ class Metrics:
                 values[offset + bisect_left(SECONDS, seconds)] += 1
                 values[offset + _SUM_OF_SECONDS] += seconds
             self._count(record)
+
+    def observe_batch(self, records: Sequence[RequestRecord]) -> None:
+        """Count as `observe` each of the answered requests of a batch, which all have the same phases."""
+        by_route: dict[str, list[RequestRecord]] = {}
+        for record in records:
+            by_route.setdefault(record.route, []).append(record)
+        for same in by_route.values():
+            if len(same) < _FEW_RECORDS:
+                for record in same:
+                    self.observe(record)
+            else:
+                self._observe_together(same)
+
+    def _observe_together(self, records: Sequence[RequestRecord]) -> None:
+        """Count as `observe` each of the requests, which differ in their seconds only."""
+        first, count = records[0], len(records)
+        seconds = np.array([[*record.phases.values(), record.seconds] for record in records])
+        width = _SUM_OF_SECONDS + 1
+        rows = np.arange(seconds.shape[1]) * width
+        buckets = np.searchsorted(_SECONDS_ARRAY, seconds) + rows
+        histograms = np.bincount(buckets.ravel(), minlength=width * len(rows)).reshape(-1, width)
+        with self._lock:
+            self._values[self._in_flight] -= count
+            answered, duration = self._request_offsets_of(first.route, first.method, first.status)
+            self._values[answered] += count
+            offsets = [*(self._phases[phase] for phase in first.phases), duration]
+            for offset, histogram, total in zip(
+                offsets, histograms, seconds.sum(axis=0).tolist(), strict=True
+            ):
+                self._counters.array[offset : offset + width] += histogram
+                self._values[offset + _SUM_OF_SECONDS] += total
 
     def request(self, record: RequestRecord) -> None:
         """Count an answered request of a route that makes no predictions."""

@@ -231,6 +231,7 @@ class Batcher:
                 continue
             images, outputs, start = result.images, result.outputs, 0
             self._metrics.batch(batch.engine.bundle, images, outputs.probabilities, padding(len(images)))
+            encoded: list[tuple[QueuedRequest, Response]] = []
             for request, prepared in batch.requests:
                 exchange = request.exchange
                 exchange.phases["infer"] = result.seconds
@@ -238,9 +239,13 @@ class Batcher:
                 try:
                     response = self._pipeline.encode(exchange, prepared, images, outputs, start)
                 except Exception as error:  # noqa: BLE001  every request gets a response, whatever happened
-                    response = self._pipeline.error_response(exchange, error)
+                    self._finish(request, self._pipeline.error_response(exchange, error))
+                else:
+                    encoded.append((request, response))
                 start += len(prepared)
-                self._finish(request, response)
+            self._pipeline.close_batch([(request.exchange, response) for request, response in encoded])
+            for request, response in encoded:
+                request.respond(request.peer, response)
 
     def _finish(self, request: QueuedRequest, response: Response) -> None:
         request.respond(request.peer, self._pipeline.close(request.exchange, response))

@@ -21,11 +21,15 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import ANSWER_SECONDS, ROOT, Part, form
 from bundle.repository import Bundle
 from serving import reference
+from serving.predict.pipeline import PHASES
 from serving.security.tokens import digest_of
 from serving.system.cpus import multiplies_bytes
 from serving.telemetry import shared_memory
 from serving.telemetry.alerts import ALERTS, rules
-from serving.telemetry.catalogue import CATALOGUE, NATS, PROBABILITY
+from serving.telemetry.catalogue import CATALOGUE, NATS, PROBABILITY, SECONDS
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.request_record import RequestRecord
+from serving.telemetry.shared_memory import SharedCounters
 from tests.serving.management.test_management import workers_of
 from tests.serving.telemetry.promlint import problems
 
@@ -100,6 +104,33 @@ def test_statistics_of_predictions_agree_with_numpy(
         assert value("glyph_drift_psi", feature=feature, version="1") == pytest.approx(index, rel=1e-6)
     assert value("glyph_drift_window_images", version="1") == 150
     assert value("glyph_batch_images_sum") == 150
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 64])
+def test_a_batch_is_counted_as_its_requests_one_by_one(count: int) -> None:
+    """Whatever its size, with routes of both protocols, and with times on and beyond the edges of the buckets."""
+    random = np.random.default_rng(count)
+    edges = [*SECONDS, 0.0, 60.0]
+    records = [
+        RequestRecord(
+            id="a",
+            method="POST",
+            path="/",
+            route=("/predict", "/v2/models/{model}/infer")[place % 8 == 0],
+            status=200,
+            seconds=float(random.choice(edges)),
+            phases={phase: float(random.choice(edges)) for phase in PHASES},
+            batch=count,
+        )
+        for place in range(count)
+    ]
+    alone, together = SharedCounters.anonymous(), SharedCounters.anonymous()
+    metrics = Metrics(alone)
+    for record in records:
+        metrics.observe(record)
+    Metrics(together).observe_batch(records)
+    np.testing.assert_allclose(together.array, alone.array, rtol=1e-12)
+    assert alone.array.sum() > 0
 
 
 def test_every_documented_metric_is_emitted_and_no_other(busy: Managed) -> None:
