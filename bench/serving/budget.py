@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.support.options import bench_parser, model_missing
 from bench.support.pictures import png
@@ -30,6 +31,8 @@ LOOPS = 12
 SECONDS = 0.02
 PRODUCT_SIDE = 1024
 PATH_REQUESTS = 1280
+RAW_IMAGES = 64
+RAW_ROUNDS, RAW_REQUESTS = 3, 40
 
 T = TypeVar("T")
 
@@ -79,13 +82,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _requests(pipeline: "Pipeline") -> list[bytes]:
-    """Return the bytes of a request for each golden example."""
+def _golden(pipeline: "Pipeline") -> npt.NDArray[np.uint8]:
+    """Return the images of the bundle's golden examples, `uint8[n, 28, 28]`."""
     from bundle.golden import GoldenExamples
 
     bundle = pipeline.store.engine().bundle
+    return GoldenExamples.from_bytes(bundle.read("golden.npz"), bundle.manifest).images
+
+
+def _requests(pipeline: "Pipeline") -> list[bytes]:
+    """Return the bytes of a request for each golden example."""
     requests = []
-    for image in GoldenExamples.from_bytes(bundle.read("golden.npz"), bundle.manifest).images:
+    for image in _golden(pipeline):
         body = png(image)
         fields = f"Host: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n"
         requests.append(f"POST /predict HTTP/1.1\r\n{fields}\r\n".encode() + body)
@@ -182,13 +190,32 @@ def _inference(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
 
 
 def _whole_path(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
-    return [
+    rows = [
         (
             f"the whole path, {count} connections",
-            _RequestPath(pipeline, count).seconds(),
+            _RequestPath(pipeline, count, _requests(pipeline)).seconds(),
             "all of the above and the code between them, without sockets",
         )
         for count in (1, 16, 64)
+    ]
+    return [*rows, *_many_images(pipeline)]
+
+
+def _many_images(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
+    """Compare a request of raw pixels with the inference of its images, beyond which no server could be faster."""
+    fields = "Host: 127.0.0.1\r\nContent-Type: application/octet-stream\r\n"
+    images = np.resize(_golden(pipeline), (RAW_IMAGES, 28, 28))
+    head = f"POST /predict HTTP/1.1\r\n{fields}Content-Length: {images.nbytes}\r\n\r\n".encode()
+    whole, alone = [], []
+    for _ in range(RAW_ROUNDS):  # alternately, as the clock rate of a core changes
+        whole.append(
+            _RequestPath(pipeline, 1, [head + images.tobytes()], RAW_REQUESTS).seconds() / RAW_IMAGES
+        )
+        alone.append(fastest(functools.partial(pipeline.store.engine().infer, images)) / RAW_IMAGES)
+    share = min(alone) / min(whole)
+    return [
+        (f"inference, per image of {RAW_IMAGES}", min(alone), "beside the next row"),
+        (f"the whole path, per image of {RAW_IMAGES} raw ones", min(whole), f"{share:.0%} of it inference"),
     ]
 
 
@@ -230,7 +257,9 @@ class _Loop:
 class _RequestPath:
     """The inference worker's objects for several connections, each of which repeats its request after a response."""
 
-    def __init__(self, pipeline: "Pipeline", connections: int) -> None:
+    def __init__(
+        self, pipeline: "Pipeline", connections: int, requests: list[bytes], repeats: int = PATH_REQUESTS
+    ) -> None:
         from gunicorn.config import Config
 
         from serving.worker.connections import Connections
@@ -250,7 +279,7 @@ class _RequestPath:
         self._connections = [made.connect() for _ in self._transports]
         for connection, transport in zip(self._connections, self._transports, strict=True):
             connection.connection_made(transport)
-        self._requests = _requests(pipeline)
+        self._requests, self._repeats = requests, repeats
         self._next = 0
 
     def _turn(self) -> None:
@@ -261,7 +290,7 @@ class _RequestPath:
 
     def seconds(self) -> float:
         """Return the CPU seconds per request."""
-        turns = max(1, PATH_REQUESTS // len(self._connections))
+        turns = max(1, self._repeats // len(self._connections))
         best = float("inf")
         for _ in range(LOOPS):
             started = time.process_time()
