@@ -5,6 +5,7 @@ from importlib import import_module
 
 BENCHES = {
     "presets": ("training.presets", "test error of each preset over seeds, with its time"),
+    "speedrun": ("training.speedrun", "seconds of training to 98%, 98.5% and 99% of MNIST's test set"),
     "committee": ("training.committee", "test error of a committee, and of one network distilled from it"),
     "training": ("training.loop", "images/s of the training loop, against the course's DataLoader loop"),
     "serving": ("comparison.command", "requests/s, latency, CPU and memory, beside other model servers"),

@@ -1,1 +1,1 @@
-"""Training: its rate, the test error of presets and committees, augmentation, and runs that are killed."""
+"""Training: its rate, its time to an accuracy, test error of presets and committees, augmentation, killed runs."""

@@ -6,7 +6,8 @@
 
 The figures in `training/presets.py` come from this bench. A seed determines the split, the initial weights, the order
 and dropout; the test set is evaluated once per run, after training: unchanged, and with every image shifted or
-rotated (`training/model/robustness.py`).
+rotated (`training/model/robustness.py`). Each run's line has the 95% interval of its test error and, of MNIST, how
+many of the errors are among the labels that people have found wrong (`training/report/wrong_labels.py`).
 """
 
 import json
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from scipy.stats import binomtest
 
 from bench.support.options import bench_parser
 from bundle.images.contract import PAPER
@@ -42,6 +44,7 @@ from training.loop.fit import Run, fit
 from training.model.evaluation import logits_of
 from training.model.robustness import accuracies
 from training.presets import PRESETS
+from training.report import wrong_labels
 from training.settings import TrainingSettings
 
 
@@ -90,11 +93,11 @@ def _measure(name: str, settings: TrainingSettings, seeds: range, progress: Prog
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     runs, times = [], []
     for seed in seeds:
-        errors, seconds = _one_run(settings, seed, progress)
+        errors, remarks, seconds = _one_run(settings, seed, progress)
         runs.append(errors)
         times.append(seconds)
         line = {"preset": name, "seed": seed, "test_error_percent": errors, "seconds": round(seconds, 1)}
-        print(json.dumps(line), flush=True)
+        print(json.dumps(line | remarks), flush=True)
     shown = ", ".join(f"{change} {_spread([errors[change] for errors in runs])}" for change in runs[0])
     print(
         f"{name}: test error {shown} (n={len(seeds)}), "
@@ -109,8 +112,19 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}% ± {deviation:.3f}"
 
 
-def _one_run(settings: TrainingSettings, seed: int, progress: Progress) -> tuple[dict[str, float], float]:
-    """Return the test error in percent, of unchanged and changed images, and the seconds of training."""
+def interval(wrong: int, images: int) -> tuple[float, float]:
+    """Return the 95% interval of an error rate, in percent, by Wilson's score.
+
+    It is of one network and other test images of the same kind; the deviation over seeds is of other networks.
+    """
+    low, high = binomtest(wrong, images).proportion_ci(0.95, method="wilson")
+    return round(100 * low, 3), round(100 * high, 3)
+
+
+def _one_run(
+    settings: TrainingSettings, seed: int, progress: Progress
+) -> tuple[dict[str, float], dict[str, object], float]:
+    """Return the test error in percent, of unchanged and changed images; remarks on it; the seconds of training."""
     device = choose_device(settings)
     data = load(settings.data, mnist_directory=settings.data_dir, progress=progress)
     settings = apply_policy(settings, data.is_handwriting).model_copy(update={"seed": seed})
@@ -134,6 +148,11 @@ def _one_run(settings: TrainingSettings, seed: int, progress: Progress) -> tuple
     test = data.test()
     model = fitted.model.cpu()
     logits = logits_of(model, fitted.standardise, torch.from_numpy(test.images))
-    right = {"as it is": float((logits.argmax(axis=1) == test.labels).mean())}
+    predicted = logits.argmax(axis=1)
+    right = {"as it is": float((predicted == test.labels).mean())}
     right |= accuracies(model, fitted.standardise, test, PAPER[ink])
-    return {change: round(100 * (1 - share), 4) for change, share in right.items()}, seconds
+    remarks: dict[str, object] = {
+        "interval_percent": interval(int((predicted != test.labels).sum()), len(test)),
+        "wrong_labels": wrong_labels.sentence(test.labels, predicted),
+    }
+    return {change: round(100 * (1 - share), 4) for change, share in right.items()}, remarks, seconds

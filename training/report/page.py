@@ -19,6 +19,7 @@ from training.report import figures
 from training.report.advice import Diagnosis, advise, diagnose, published_epoch
 from training.report.figures import Bins
 from training.report.misclassified import mistakes
+from training.report.wrong_labels import sentence
 from training.settings import TrainingSettings
 
 MAX_BYTES = 2_000_000
@@ -86,7 +87,11 @@ def render(subject: ReportData, first_layer: npt.NDArray[np.float32]) -> str:
         Section(anchor="lineage", title="Provenance and environment", body=_lineage(subject)),
     ]
 
+    wrong = sentence(subject.test.labels, predicted)
+    known_wrong = f"<p>{text(wrong)}</p>" if wrong else ""
+
     def outline(body: str) -> list[Section]:
+        body = known_wrong + body
         return [*before, Section(anchor="mistakes", title="Misclassified test images", body=body), *after]
 
     without = len(page(title, summary, outline("")).encode())
