@@ -12,6 +12,9 @@ standardisation, the initial weights, every training step with its augmentation,
 there: imports, reading the files, one warm-up on other data (random images and labels, one epoch of 8 batches), and the
 evaluation of the test set, once after each run. A run trains on all 60,000 images; recipes were chosen with
 `--held-out`. Test images are evaluated as they are, without averaging over changed copies.
+
+On two idle cores of an AMD EPYC with AVX512_BF16: 98.367% ± 0.017 in 1.50 s, 98.739% ± 0.015 in 3.40 s (n=20) and
+99.105% ± 0.018 in 13.35 s (n=13): mean and standard error, median time. On CUDA it has not been run.
 """
 
 import argparse
