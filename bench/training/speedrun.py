@@ -153,7 +153,8 @@ def _measure(options: argparse.Namespace) -> list[Result]:
     test = None if options.held_out else data.test()
     results = []
     for target in options.target or RECIPES:
-        accuracies, seconds = [], []
+        accuracies: list[float] = []
+        seconds: list[float] = []
         device = choose_device(settings_of(target, device=options.device, threads=threads))
         for seed in range(options.first_seed, options.first_seed + options.runs):
             settings = settings_of(target, device=options.device, threads=threads, seed=seed)

@@ -11,6 +11,7 @@ from bench.training import speedrun
 from bench.training.speedrun import RECIPES, Result, run, settings_of, table
 from training.data.dataset import Images
 from training.loop.device import choose_device
+from training.model.evaluation import accuracy, logits_of
 from training.settings import TrainingSettings
 
 
@@ -39,8 +40,8 @@ def test_a_run_is_the_loop_of_fit() -> None:
     assert seconds > 0
     first, second = state.evaluated_model.state_dict(), again.evaluated_model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    logits = speedrun.logits_of(state.evaluated_model, state.standardise, torch.from_numpy(images.images))
-    assert speedrun.accuracy(logits, images.labels) > 0.9
+    logits = logits_of(state.evaluated_model, state.standardise, torch.from_numpy(images.images))
+    assert accuracy(logits, images.labels) > 0.9
 
 
 def test_the_bench_writes_every_run(
