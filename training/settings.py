@@ -240,7 +240,8 @@ class OptimizationSettings(Settings):
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         Field(
-            description="precision of matrix products; auto is bfloat16 where it was measured to be faster"
+            description="precision of matrix products; auto is bfloat16 where the device multiplies it and the layers "
+            "are large enough to gain"
         ),
     ] = "auto"
     straight_through: Annotated[

@@ -23,7 +23,7 @@ from training.errors import DivergedError, InterruptedRunError
 from training.interrupts import StopFlag
 from training.loop import checkpoint, cuda_graph, metrics
 from training.loop.distributed import SYNC_EVERY_STEPS, World
-from training.loop.precision import autocast
+from training.loop.precision import autocast, uses_bfloat16
 from training.loop.state import Epoch, TrainingState
 from training.model.distillation import Ensemble
 from training.model.evaluation import Logits, accuracy, logits_of, negative_log_likelihood
@@ -149,6 +149,7 @@ def begin(run: Run) -> TrainingState:
             paper=PAPER[run.polarity],
         ),
         epoch_index=torch.zeros((), dtype=torch.int64, device=device),
+        bfloat16=uses_bfloat16(settings, device),
         average=AveragedWeights(model, settings.ema) if settings.ema else None,
         total_loss=torch.zeros((), device=device),
         correct=torch.zeros((), device=device),
@@ -158,6 +159,7 @@ def begin(run: Run) -> TrainingState:
     if snapshot:
         state.restore(snapshot, run.sha256)
         run.progress.say(f"resumed after {state.epoch} epochs and {state.position} batches")
+    run.progress.say(f"matrix products are computed in {'bfloat16' if state.bfloat16 else 'float32'}")
     run.world.wait()  # all processes have read the checkpoint before rank 0 removes or writes one
     if run.world.is_writer:
         metrics.begin(run.directory, state.metrics_bytes)
@@ -219,7 +221,7 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         for part in run.world.slice(batch).tensor_split(settings.accumulate):
             images, labels = train.take(part)
             pixels = state.augment(images, labels, part, state.epoch_index)
-            with autocast(settings, train.images.device):
+            with autocast(train.images.device, bfloat16=state.bfloat16):
                 logits = called(state.standardise(pixels)).float()
                 targets = run.ensemble(pixels, settings.distill_temperature) if run.ensemble else None
             loss = training_loss(settings, logits, labels, targets)
@@ -259,7 +261,7 @@ def update_batch_norm_statistics(run: Run, state: TrainingState) -> None:
                 yield state.standardise(state.augment(images, labels, part, state.epoch_index))
 
     forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with forked, state.rounding(state.evaluated_model), autocast(settings, device):
+    with forked, state.rounding(state.evaluated_model), autocast(device, bfloat16=state.bfloat16):
         torch.manual_seed(settings.seed)
         update_bn(batches(), state.average.model)
 

@@ -9,15 +9,15 @@ import torch
 
 from training.augmentation.augmenter import Augmenter
 from training.errors import CheckpointError
+from training.loop import cuda_graph
 from training.loop.checkpoint import START_OVER, Snapshot
-from training.loop.cuda_graph import supports_cuda_graphs
 from training.loop.distributed import World
 from training.model.mlp import MLP, Standardisation
 from training.model.optimizers import AveragedWeights
 from training.model.quantisation import straight_through
 from training.settings import IOSettings, RuntimeSettings, TrainingSettings
 
-FORMAT = 1
+FORMAT = 2
 CHANGEABLE_ON_RESUME = frozenset(
     {*IOSettings.model_fields, *RuntimeSettings.model_fields}
     - {"data", "pixels", "label_column", "classes", "skip_bad", "resize"}
@@ -56,6 +56,8 @@ class TrainingState:
     augment: Augmenter
     epoch_index: torch.Tensor
     """`int64[]` on the device: the current epoch, for augmentation, at a fixed address."""
+    bfloat16: bool
+    """Whether matrix products are computed in bfloat16; a resumed run keeps what it began with."""
     average: AveragedWeights | None
     total_loss: torch.Tensor
     """Sum of the loss over this epoch's images so far, on the device."""
@@ -91,7 +93,7 @@ class TrainingState:
         """
         settings, device = self.settings, self.epoch_index.device
         first = settings.epochs - settings.straight_through
-        is_early = self.epoch < first and not supports_cuda_graphs(device)
+        is_early = self.epoch < first and not cuda_graph.supports_cuda_graphs(device)
         if not (settings.straight_through and settings.quantises) or is_early:
             return nullcontext()
         return straight_through(model.linear_layers()[0].weight, self.epoch_index >= first)
@@ -108,6 +110,7 @@ class TrainingState:
             "data_sha256": data_sha256,
             "world_size": self.world.size,
             "device": device.type,
+            "bfloat16": self.bfloat16,
             "run_id": self.run_id,
             "standardise": asdict(self.standardise),
             "model": self.model.state_dict(),
@@ -149,7 +152,7 @@ class TrainingState:
         self.total_loss.copy_(snapshot["total_loss"])
         self.correct.copy_(snapshot["right"])
         self.history = [Epoch(**epoch) for epoch in snapshot["history"]]
-        for name in ("run_id", "epoch", "position", "step", "seconds", "best", "best_score"):
+        for name in ("run_id", "bfloat16", "epoch", "position", "step", "seconds", "best", "best_score"):
             setattr(self, name, snapshot[name])
         self.epochs_since_best = snapshot["epochs_since_best"]
         self.metrics_bytes = snapshot["metrics_bytes"]

@@ -1,6 +1,7 @@
 """A run that is interrupted at any moment resumes and ends with the same bytes."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from bench.support.runs import StopAfter, rich_run, small_run, weights
 from bench.training.kills import kill_until_done
@@ -58,6 +60,25 @@ def test_many_stops_in_one_run(tmp_path: Path, uninterrupted: bytes) -> None:
     assert weights(fitted) == uninterrupted
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_run_resumed_on_another_processor_keeps_its_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` would choose otherwise there; the weights are those of an uninterrupted run, where it began."""
+    settings: dict[str, Any] = {"hidden": (512, 256), "batch_size": 128, "epochs": 2, "precision": "auto"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    whole = weights(fit(small_run(tmp_path / "whole", **settings)))
+    with pytest.raises(InterruptedRunError):
+        fit(replace(small_run(tmp_path / "moved", **settings), stop=StopAfter(3)))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    elsewhere = weights(fit(small_run(tmp_path / "elsewhere", **settings)))
+    said = io.StringIO()
+    resumed = small_run(tmp_path / "moved", **settings, resume=True)
+    resumed = replace(resumed, progress=Progress(Console(file=said, width=1000)))
+    assert weights(fit(resumed)) == whole
+    assert elsewhere != whole
+    assert "matrix products are computed in bfloat16" in said.getvalue()
 
 
 VALIDATION_SECONDS = 25.0

@@ -192,14 +192,27 @@ def test_noise_is_not_outgrown_by_the_scale_before_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hidden", "batch", "amx", "expected"),
-    [((512, 256), 128, True, True), ((512, 256), 128, False, False), ((64,), 128, True, False)],
+    ("instructions", "hidden", "batch", "expected"),
+    [
+        (("amx_bf16", "avx512_bf16"), (512, 256), 128, True),
+        (("amx_bf16", "avx512_bf16"), (256, 128), 64, False),  # where AVX-512 gains already, AMX does not
+        (("amx_bf16", "avx512_bf16"), (64,), 128, False),
+        (("avx512_bf16",), (512, 256), 128, True),
+        (("avx512_bf16",), (256, 128), 64, True),
+        (("avx512_bf16",), (64,), 128, False),
+        (("avx512_f",), (512, 256), 512, False),
+        ((), (512, 256), 512, False),
+    ],
 )
 def test_bfloat16_is_chosen_by_the_work_in_a_batch_and_the_processor(
-    hidden: tuple[int, ...], batch: int, amx: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+    instructions: tuple[str, ...],
+    hidden: tuple[int, ...],
+    batch: int,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`auto` takes it on a CPU with AMX for all but small products, and nowhere else."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    """`auto` takes it where the processor multiplies it, for all but small products, and nowhere else."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
     settings = TrainingSettings(hidden=hidden, batch_size=batch, precision="auto")
     assert uses_bfloat16(settings, torch.device("cpu")) is expected
 
