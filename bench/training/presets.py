@@ -42,10 +42,12 @@ from training.interrupts import catch_signals
 from training.loop.device import choose_device
 from training.loop.fit import Run, fit
 from training.model.evaluation import logits_of
-from training.model.robustness import accuracies
+from training.model.robustness import CHANGES, accuracies, predictions
 from training.presets import PRESETS
 from training.report import wrong_labels
 from training.settings import TrainingSettings
+
+REPORTED_CHANGES = ("moved by 2 and 2 pixels", "turned by 15 degrees")
 
 
 def main(arguments: list[str]) -> int:
@@ -150,7 +152,9 @@ def _one_run(
     logits = logits_of(model, fitted.standardise, torch.from_numpy(test.images))
     predicted = logits.argmax(axis=1)
     right = {"as it is": float((predicted == test.labels).mean())}
-    right |= accuracies(model, fitted.standardise, test, PAPER[ink])
+    changes = {name: CHANGES[name] for name in REPORTED_CHANGES}
+    changed = predictions(model, fitted.standardise, test.images, PAPER[ink], changes)
+    right |= accuracies(changed, test.labels)
     remarks: dict[str, object] = {
         "interval_percent": interval(int((predicted != test.labels).sum()), len(test)),
         "wrong_labels": wrong_labels.sentence(test.labels, predicted),

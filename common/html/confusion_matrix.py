@@ -75,14 +75,8 @@ def matrix(confusion: Confusion, images: str) -> str:
     count = len(classes)
     if count > MAX_MATRIX_CLASSES:
         return f"<p>The matrix of {count} classes is not drawn: it would have {count**2} cells.</p>{listed}"
-    is_short = max(map(len, classes)) <= 3
     most = off[0][2] if off else 1
-    heads = "".join(
-        f'<th scope="col">{name(label)}</th>'
-        if is_short
-        else f'<th scope="col" title="{text(label)}"><span class="tall">{name(label, 40)}</span></th>'
-        for label in classes
-    )
+    is_short = is_short_named(classes)
     rows = []
     for true, label in enumerate(classes):
         cells = []
@@ -99,9 +93,25 @@ def matrix(confusion: Confusion, images: str) -> str:
         rows.append(f'<tr><th scope="row"{title}>{name(label, 40)}</th>{"".join(cells)}</tr>')
     drawn = (
         f'<table class="matrix"><caption>{text(images)} by true class (rows) and predicted class (columns); '
-        f"an empty cell is 0</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"an empty cell is 0</caption><thead><tr><td></td>{class_heads(classes)}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
     return f'<div class="beside">{scroll(drawn, "confusion matrix")}{listed}</div>'
+
+
+def is_short_named(classes: Sequence[str]) -> bool:
+    """Return whether the names fit into columns as they are."""
+    return max(map(len, classes)) <= 3
+
+
+def class_heads(classes: Sequence[str]) -> str:
+    """Return the HTML of a table's column headings, one for each class; long names are written upwards."""
+    if is_short_named(classes):
+        return "".join(f'<th scope="col">{name(label)}</th>' for label in classes)
+    return "".join(
+        f'<th scope="col" title="{text(label)}"><span class="tall">{name(label, 40)}</span></th>'
+        for label in classes
+    )
 
 
 def by_class(confusion: Confusion, images: str, caption: str) -> str:

@@ -93,6 +93,7 @@ svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .matrix tbody th { text-align: right; position: sticky; left: 0; background: var(--paper); max-width: 9rem;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .matrix thead th { vertical-align: bottom; }
+.matrix.wide tbody th { max-width: 22rem; }
 .matrix .tall { writing-mode: vertical-rl; max-height: 9rem; overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; }
 .matrix .d { background: color-mix(in srgb, var(--good) 16%, transparent); }

@@ -20,6 +20,7 @@ from bundle.manifest import (
 from training.data.dataset import Images
 from training.loop.state import Epoch
 from training.model.evaluation import Logits, metrics
+from training.model.robustness import indices
 from training.report.page import ReportData
 from training.settings import TrainingSettings
 
@@ -134,6 +135,11 @@ def report_data(
     """Return what a report is about."""
     test, logits = answers(count, len(classes), wrong, seed, noise=noise)
     history = [an_epoch(n, train_loss=0.2 / n, validation_loss=0.21 / n) for n in range(1, 6)]
+    guesses = logits[indices(len(test))].argmax(axis=1)
     return ReportData(
-        metadata=some_metadata(test, logits, classes, **settings), history=history, test=test, logits=logits
+        metadata=some_metadata(test, logits, classes, **settings),
+        history=history,
+        test=test,
+        logits=logits,
+        changed={"moved by 2 and 2 pixels": np.roll(guesses, 1), "inverted": 0 * guesses},
     )

@@ -101,7 +101,7 @@ def _scale_input(layer: nn.Linear, scale: torch.Tensor, shift: torch.Tensor) -> 
 def _quantise(layer: nn.Linear, mean: float) -> None:
     """Round the weights of a linear layer in place; for an image of nothing but the mean pixel it computes the same."""
     rounded = quantised(layer.weight)
-    layer.bias += (layer.weight.double() - rounded.double()).sum(1) * mean
+    layer.bias.add_((layer.weight.double() - rounded.double()).sum(1) * mean)
     layer.weight.copy_(rounded)
 
 

@@ -5,7 +5,7 @@ Source: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 
 import re
 
-from bundle.manifest import ModelMetadata
+from bundle.manifest import BLACK_ON_WHITE, WHITE_ON_BLACK, ModelMetadata
 from common.html.frame import visible
 from training.augmentation.policy import describe_policy
 from training.model.quantisation import describe_quantisation
@@ -35,7 +35,11 @@ accuracy on images from other sources, and measure it on your own.
 
 **Quantisation.** {quantisation}
 
-**Robustness.** {robustness} {augmentation}
+**Robustness.** {augmentation}
+
+{robustness}
+
+An inverted image, {inverted}, is answered with a warning: the service never inverts an image.
 
 **Calibration.** Probabilities are softmax(logits / {temperature:.4f}). The temperature was fitted on
 the validation set; it is 1 if no other had a lower log loss in cross-validation.
@@ -45,6 +49,7 @@ the validation set; it is 1 if no other had a lower log loss in cross-validation
 curves and the misclassified test images are in `report.html`.
 """
 
+_OPPOSITE = {WHITE_ON_BLACK: BLACK_ON_WHITE, BLACK_ON_WHITE: WHITE_ON_BLACK}
 _RESIZED = {
     "fit": "scaled to 28x28 as a whole, whatever its aspect ratio",
     "pad": "scaled to 28x28 in its aspect ratio, and padded with the median gray of its border",
@@ -78,6 +83,7 @@ def model_card(metadata: ModelMetadata) -> str:
         test=metadata.test,
         quantisation=plain(describe_quantisation(metadata)),
         robustness=_robustness(metadata),
+        inverted=_OPPOSITE[metadata.input.polarity].replace("-", " "),
         augmentation=plain(describe_policy(metadata.hyperparameters)),
         temperature=metadata.temperature,
         train=metadata.dataset.train,
@@ -89,9 +95,10 @@ def model_card(metadata: ModelMetadata) -> str:
 
 
 def _robustness(metadata: ModelMetadata) -> str:
-    """Return a sentence with the test error on the original images and after each change."""
-    changed = "".join(f", {1 - accuracy:.2%} {change}" for change, accuracy in metadata.robustness.items())
-    return f"The test error is {1 - metadata.test.accuracy:.2%} on the original images{changed}."
+    """Return a table of the test error on the original images and after each change."""
+    accuracy = {"as they are": metadata.test.accuracy, **metadata.robustness}
+    rows = [f"| {plain(change)} | {1 - value:.2%} |" for change, value in accuracy.items()]
+    return "\n".join(["| test images | error |", "|---|---|", *rows])
 
 
 def plain(text: str) -> str:

@@ -36,9 +36,8 @@ from training.data.duplicates import Duplicates, duplicates
 from training.errors import writing
 from training.interrupts import StopFlag
 from training.loop.fit import Fitted
-from training.model import evaluation
+from training.model import evaluation, robustness
 from training.model.mlp import RAW_PIXELS
-from training.model.robustness import accuracies
 from training.release import export, parity
 from training.release.model_card import model_card
 from training.report import page
@@ -76,8 +75,8 @@ class Measured:
     training: Metrics
     """On a sample of the training images, for the generalisation gap."""
     duplicates: Duplicates
-    robustness: dict[str, float]
-    """Accuracy on the test images after each change."""
+    changed: dict[str, evaluation.Labels]
+    """Change of the test images to their predicted classes."""
     quantisation: Quantisation | None
     parity: dict[str, Parity]
     omitted: dict[str, str]
@@ -146,8 +145,12 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
             test_logits=test_logits,
             training=evaluation.metrics(seen_logits, seen.labels, exported.temperature),
             duplicates=repeated,
-            robustness=accuracies(
-                model, standardise, test, PAPER[polarity(candidate.train.images)], stop.check
+            changed=robustness.predictions(
+                model,
+                standardise,
+                test.images[robustness.indices(len(test))],
+                PAPER[polarity(candidate.train.images)],
+                poll=stop.check,
             ),
             quantisation=_quantisation(before, test_logits, test.labels) if settings.quantises else None,
             parity=proven,
@@ -203,6 +206,7 @@ def _write_documents(
         logits=measured.test_logits,
         training=measured.training,
         duplicates=measured.duplicates,
+        changed=measured.changed,
     )
     documents = {
         GOLDEN_FILE: golden.to_bytes(),
@@ -241,7 +245,7 @@ def _metadata(
         environment=provenance.environment(candidate.device, settings.code_revision),
         validation=evaluation.metrics(measured.validation_logits, validation.labels, temperature),
         test=evaluation.metrics(measured.test_logits, test.labels, temperature),
-        robustness=measured.robustness,
+        robustness=robustness.accuracies(measured.changed, test.labels[robustness.indices(len(test))]),
         quantisation=measured.quantisation,
         parity=measured.parity,
         omitted=measured.omitted,

@@ -39,6 +39,10 @@ expected, because the model was selected on the validation set."""
 NOISY_VALIDATION = 0.005
 """Standard error of the validation accuracy from which it cannot distinguish good models."""
 
+FRAGILE = 3.0
+"""Ratio of the error on moved images to the error on images as they are from which a model is fragile."""
+MOVED = "moved by 2 and 2 pixels"
+
 AUGMENTATIONS = ("rotation", "shear", "scaling", "translation", "elastic_alpha", "erasing")
 """Settings that turn augmentation on if one is not 0."""
 
@@ -93,6 +97,7 @@ def advise(
     training: Metrics | None = None,
     test: Metrics | None = None,
     temperature: float = 1.0,
+    robustness: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Return sentences: the diagnosis, then what to try, by option, then caveats.
 
@@ -104,6 +109,7 @@ def advise(
         training: metrics on training images in evaluation mode, if measured.
         test: metrics on the test set.
         temperature: of the calibration.
+        robustness: change of the test images to their accuracy.
     """
     epoch = published_epoch(history, hyperparameters)
     diagnosis = diagnose(epoch, classes=classes, validation_images=validation_images, training=training)
@@ -129,6 +135,7 @@ def advise(
         *said,
         *_of_the_curves(history, hyperparameters, diagnosis),
         *_doubts(epoch, validation_images, test),
+        *_of_moved_images(hyperparameters, diagnosis, test, robustness or {}),
         *_of_confidence(temperature, diagnosis),
     ]
 
@@ -263,6 +270,23 @@ def _doubts(epoch: Epoch, validation_images: int, test: Metrics | None) -> list[
                 "choices were made on the validation set."
             )
     return said
+
+
+def _of_moved_images(
+    values: Mapping[str, Any], diagnosis: Diagnosis, test: Metrics | None, robustness: Mapping[str, float]
+) -> list[str]:
+    if test is None or MOVED not in robustness or diagnosis == Diagnosis.LEARNED_NOTHING:
+        return []
+    before, after = 1 - test.accuracy, 1 - robustness[MOVED]
+    if after <= FRAGILE * max(before, 1 / test.images) or values.get("translation"):
+        return []
+    said = (
+        f"Moved by 2 and 2 pixels, {after:.1%} of the test images are misclassified instead of {before:.1%}. "
+    )
+    return [
+        said
+        + "Images from other sources are rarely centred as these: use augmentation (--augmentation auto)."
+    ]
 
 
 def _of_confidence(temperature: float, diagnosis: Diagnosis) -> list[str]:

@@ -1,7 +1,7 @@
 """`report.html`: a self-contained page about a training run, without scripts or network requests."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,14 @@ from training.augmentation.policy import describe_policy
 from training.data.dataset import Images
 from training.data.duplicates import Duplicates
 from training.loop.state import Epoch
-from training.model.evaluation import ECE_BINS, Logits
+from training.model.evaluation import ECE_BINS, Labels, Logits
 from training.model.quantisation import describe_quantisation
+from training.model.robustness import indices
 from training.report import figures
 from training.report.advice import Diagnosis, advise, diagnose, published_epoch
 from training.report.figures import Bins
 from training.report.misclassified import mistakes
+from training.report.robustness_table import UNCHANGED, robustness_table
 from training.report.wrong_labels import sentence
 from training.settings import TrainingSettings
 
@@ -40,6 +42,8 @@ class ReportData:
     training: Metrics | None = None
     """Of the published weights on `training_sample`, in evaluation mode, for the generalisation gap."""
     duplicates: Duplicates | None = None
+    changed: Mapping[str, Labels] = field(default_factory=dict)
+    """Change of the test images (`training/model/robustness.py`) to the predicted classes of its sample, `int64[m]`."""
 
 
 def training_sample(train: Images) -> Images:
@@ -77,7 +81,7 @@ def render(subject: ReportData, first_layer: npt.NDArray[np.float32]) -> str:
             title="Classes",
             body=confusion_matrix.by_class(counts, "test images", "Per class, on the test set"),
         ),
-        Section(anchor="robustness", title="Robustness", body=_robustness(metadata)),
+        Section(anchor="robustness", title="Robustness", body=_robustness(subject)),
         Section(anchor="calibration", title="Calibration", body=_calibration(subject)),
     ]
     after = [
@@ -144,6 +148,7 @@ def _curves(subject: ReportData) -> str:
         training=rest,
         test=metadata.test,
         temperature=metadata.temperature,
+        robustness=metadata.robustness,
     )
     kind = "advice" if diagnosis == Diagnosis.FITS else "advice warn"
     listed = "".join(f"<li>{text(sentence)}</li>" for sentence in more)
@@ -208,13 +213,22 @@ def _curves(subject: ReportData) -> str:
     )
 
 
-def _robustness(metadata: ModelMetadata) -> str:
-    accuracy = {"as they are": metadata.test.accuracy, **metadata.robustness}
-    rows = [(change, f"{value:.2%}", f"{1 - value:.2%}") for change, value in accuracy.items()]
-    said = f"<p>{text(describe_policy(metadata.hyperparameters))}</p>"
-    return said + table(
-        rows, ("test images", "accuracy", "error"), caption="The test images, moved and rotated"
+def _robustness(subject: ReportData) -> str:
+    metadata = subject.metadata
+    chosen = indices(len(subject.test))
+    labels, predicted = subject.test.labels[chosen], subject.logits[chosen].argmax(axis=1)
+    expected = metadata.input.polarity.replace("-", " ")
+    note = (
+        f"<p>Every test image is changed alike{_of(len(chosen), len(subject.test))}; what comes in from outside is "
+        f"background. The network was trained on {expected}: an inverted image looks like no image that it knows. The "
+        "service answers one with a warning and never inverts it, so invert such images before they are sent.</p>"
     )
+    drawn = robustness_table(metadata.classes, labels, {UNCHANGED: predicted, **subject.changed})
+    return f"<p>{text(describe_policy(metadata.hyperparameters))}</p>{drawn}{note}"
+
+
+def _of(count: int, whole: int) -> str:
+    return "" if count == whole else f" ({count:,} of {whole:,}, evenly spaced)"
 
 
 def _calibration(subject: ReportData) -> str:

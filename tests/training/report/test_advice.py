@@ -15,8 +15,8 @@ from training.settings import TrainingSettings
 
 
 def said(history: list[Epoch], *, classes: int = 10, validation_images: int = 5_000, **given: Any) -> str:
-    """Return the advice on a run, as one text; `given` are settings, and `training`, `test`, `temperature`."""
-    known = {key: given.pop(key) for key in ("training", "test", "temperature") if key in given}
+    """Return the advice on a run, as one text; `given` are settings, and the measurements of `advise`."""
+    known = {key: given.pop(key) for key in ("training", "test", "temperature", "robustness") if key in given}
     values = TrainingSettings.model_validate(given).model_dump(mode="json")
     sentences = advise(history, values, classes=classes, validation_images=validation_images, **known)
     return "\n".join(sentences)
@@ -249,3 +249,14 @@ def test_any_run_gets_advice_whose_options_exist(
     assert len(text.splitlines()) >= 2
     options = {option.replace("-", "_") for option in re.findall(r"--([a-z0-9-]+)", text)}
     assert options <= set(TrainingSettings.model_fields)
+
+
+def test_a_network_that_fails_on_moved_images_is_told_to_augment() -> None:
+    """Where it was not trained on moved images, and their error is far larger."""
+    fragile: dict[str, Any] = {"test": measured(0.984), "robustness": {"moved by 2 and 2 pixels": 0.6}}
+    advice = said(FITTING, **fragile)
+    assert "Moved by 2 and 2 pixels, 40.0% of the test images are misclassified instead of 1.6%." in advice
+    assert "--augmentation auto" in advice
+    assert "Moved by" not in said(FITTING, translation=2, **fragile)
+    assert "Moved by" not in said(FITTING, test=measured(0.984), robustness={"moved by 2 and 2 pixels": 0.96})
+    assert "Moved by" not in said(FITTING)

@@ -30,6 +30,7 @@ from training.report.page import (
     render,
     training_sample,
 )
+from training.report.robustness_table import robustness_table
 
 pytestmark = pytest.mark.service  # a report's figures take half a second to draw
 
@@ -258,7 +259,7 @@ def test_a_class_that_is_never_there_has_no_shares() -> None:
     subject = report_data(wrong=0)
     keep = subject.test.labels != 9
     subject = dataclasses.replace(
-        subject, test=subject.test.take(np.flatnonzero(keep)), logits=subject.logits[keep]
+        subject, test=subject.test.take(np.flatnonzero(keep)), logits=subject.logits[keep], changed={}
     )
     row = Document(render(subject, WEIGHTS)).table("class")[10]
     assert row == ["9", "0", "0", *3 * ["\N{EN DASH}"]]
@@ -273,16 +274,28 @@ def test_bins_are_those_of_the_calibration_error(subject: ReportData) -> None:
         assert bins.count.sum() == len(subject.test)
 
 
-def test_moved_and_turned_images_have_their_errors(subject: ReportData, source: str) -> None:
-    """The test error as the images are and after each change, beside what was done to the training images."""
-    (rows,) = (rows for rows in Document(source).tables if rows[0][0] == "test images")
-    accuracy = subject.metadata.test.accuracy
-    assert rows[1:] == [
-        ["as they are", f"{accuracy:.2%}", f"{1 - accuracy:.2%}"],
-        ["moved by 2 and 2 pixels", "91.23%", "8.77%"],
-        ["turned by 15 degrees", "87.65%", "12.35%"],
-    ]
+def test_changed_images_have_their_errors_by_class(subject: ReportData, source: str) -> None:
+    """The test error as the images are and after each change, of all and of each class, by a plain count."""
+    (rows,) = (rows for rows in Document(source).tables if rows[0][:2] == ["", "all"])
+    assert rows[0][2:] == list(subject.metadata.classes)
+    labels = subject.test.labels
+    guesses = {"as they are": subject.logits.argmax(1), **subject.changed}
+    assert [row[0] for row in rows[1:]] == list(guesses)
+    for row, guess in zip(rows[1:], guesses.values(), strict=True):
+        groups = [labels >= 0, *(labels == index for index in range(len(subject.metadata.classes)))]
+        for cell, group in zip(row[1:], groups, strict=True):
+            expected = 100 * sum(guess[group] != labels[group]) / sum(group)
+            assert float(cell) == pytest.approx(expected, abs=0.05)
     assert "The training images were not augmented." in source
+    assert "expects" not in rows[0]
+    assert "trained on white on black: an inverted image" in source
+
+
+def test_the_errors_of_very_many_classes_are_not_split(subject: ReportData) -> None:
+    """A table of 101 columns would help nobody; a class without test images has an empty cell."""
+    labels, guesses = np.array([0, 0, 1, 1]), {"inverted": np.array([0, 1, 1, 1])}
+    assert "25.0%" in robustness_table([str(index) for index in range(101)], labels, guesses)
+    assert "<td></td></tr>" in robustness_table(["0", "1", "2"], labels, guesses)
 
 
 def test_a_temperature_of_one_says_why(subject: ReportData, source: str) -> None:
