@@ -7,6 +7,10 @@ BENCHES = {
     "presets": ("training.presets", "test error of each preset over seeds, with its time"),
     "speedrun": ("training.speedrun", "seconds of training to 98%, 98.5% and 99% of MNIST's test set"),
     "committee": ("training.committee", "test error of a committee, and of one network distilled from it"),
+    "sizes": (
+        "training.sizes",
+        "test error against CPU time of a request, of distilled networks of several sizes",
+    ),
     "training": ("training.loop", "images/s of the training loop, against the course's DataLoader loop"),
     "serving": ("comparison.command", "requests/s, latency, CPU and memory, beside other model servers"),
     "budget": ("serving.budget", "CPU time of each phase of a prediction, beside the limits of the hardware"),

@@ -21,6 +21,7 @@ ALLOWED = {
         "serving",
         "training",
         "gunicorn",
+        "matplotlib",
         "numpy",
         "onnx",
         "onnxruntime",

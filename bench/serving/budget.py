@@ -90,7 +90,7 @@ def _golden(pipeline: "Pipeline") -> npt.NDArray[np.uint8]:
     return GoldenExamples.from_bytes(bundle.read("golden.npz"), bundle.manifest).images
 
 
-def _requests(pipeline: "Pipeline") -> list[bytes]:
+def requests_of(pipeline: "Pipeline") -> list[bytes]:
     """Return the bytes of a request for each golden example."""
     requests = []
     for image in _golden(pipeline):
@@ -110,7 +110,7 @@ def _phases(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
 
     engine, settings = pipeline.store.engine(), pipeline.settings
     heads, requests, octets = [], [], []
-    for whole in _requests(pipeline):
+    for whole in requests_of(pipeline):
         head, _, body = whole.partition(b"\r\n\r\n")
         read = read_fast(head + b"\r\n\r\n")
         if read is None:
@@ -193,7 +193,7 @@ def _whole_path(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     rows = [
         (
             f"the whole path, {count} connections",
-            _RequestPath(pipeline, count, _requests(pipeline)).seconds(),
+            RequestPath(pipeline, count, requests_of(pipeline)).seconds(),
             "all of the above and the code between them, without sockets",
         )
         for count in (1, 16, 64)
@@ -208,9 +208,7 @@ def _many_images(pipeline: "Pipeline") -> list[tuple[str, float, str]]:
     head = f"POST /predict HTTP/1.1\r\n{fields}Content-Length: {images.nbytes}\r\n\r\n".encode()
     whole, alone = [], []
     for _ in range(RAW_ROUNDS):  # alternately, as the clock rate of a core changes
-        whole.append(
-            _RequestPath(pipeline, 1, [head + images.tobytes()], RAW_REQUESTS).seconds() / RAW_IMAGES
-        )
+        whole.append(RequestPath(pipeline, 1, [head + images.tobytes()], RAW_REQUESTS).seconds() / RAW_IMAGES)
         alone.append(fastest(functools.partial(pipeline.store.engine().infer, images)) / RAW_IMAGES)
     share = min(alone) / min(whole)
     return [
@@ -254,7 +252,7 @@ class _Loop:
                 function()
 
 
-class _RequestPath:
+class RequestPath:
     """The inference worker's objects for several connections, each of which repeats its request after a response."""
 
     def __init__(
@@ -288,11 +286,11 @@ class _RequestPath:
             self._next = (self._next + 1) % len(self._requests)
         self._loop.turn()
 
-    def seconds(self) -> float:
-        """Return the CPU seconds per request."""
+    def seconds(self, loops: int = LOOPS) -> float:
+        """Return the CPU seconds per request, in the fastest of several loops."""
         turns = max(1, self._repeats // len(self._connections))
         best = float("inf")
-        for _ in range(LOOPS):
+        for _ in range(loops):
             started = time.process_time()
             for _ in range(turns):
                 self._turn()

@@ -16,41 +16,27 @@ import argparse
 import json
 import os
 import statistics
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from bench.support.options import bench_parser
 from bench.training.presets import side_by_side
-from bundle.errors import BundleError
-from bundle.repository import Bundle, versions
-from common.configuration import (
-    Layer,
-    add_options,
-    build,
-    default_of,
-    early_options,
-    from_arguments,
-    parse,
-)
+from bench.training.published import RESUMED, error_percent, named, settings_of, shape, trained
+from common.configuration import Layer, add_options, default_of, early_options, parse
 from common.errors import ConfigurationError
 from common.progress import Progress
 from training.augmentation.policy import apply_policy
-from training.data.dataset import DataSet, Images, polarity
+from training.data.dataset import Images, polarity
 from training.data.loading import load_chosen
 from training.defaults import preset_layer
 from training.errors import exit_code
-from training.job import run
 from training.loop.device import choose_device
-from training.loop.shared_data import weight_settings
 from training.model.distillation import Ensemble, load_teachers
 from training.settings import AugmentationSettings, TrainingSettings, model_name
 
 BATCH = 1000
 MEMBER, STUDENT = "record", "default"
-RESUMED: Mapping[str, object] = {"resume": True}
-"""Settings that options override."""
 
 
 def main(arguments: list[str]) -> int:
@@ -94,28 +80,28 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
     base, pupil = apply_policy(base, data.is_handwriting), apply_policy(pupil, data.is_handwriting)
     name = base.name or model_name(data.name)
     members = [
-        _trained(_named(base, f"{name}-member-{seed}", seed=seed), data, progress)
+        trained(named(base, f"{name}-member-{seed}", seed=seed), data, progress)
         for seed in range(base.seed, base.seed + options.members)
     ]
     teachers = tuple(base.models / member.path.parent.name / member.path.name for member in members)
-    student = _named(pupil, name, teachers=teachers)
-    distilled = _trained(student, data, progress)
-    plain = _named(pupil, f"{name}-plain", teachers=())
-    without = [_trained(plain, data, progress)] if options.plain else []
+    student = named(pupil, name, teachers=teachers)
+    distilled = trained(student, data, progress)
+    plain = named(pupil, f"{name}-plain", teachers=())
+    without = [trained(plain, data, progress)] if options.plain else []
 
     device = choose_device(student)
     committee = load_teachers(student, data, polarity(data.training.images), device)
     if committee is None:
         raise RuntimeError("a student without teachers")
     together = _error(committee, data.test(), device)
-    errors = [_published_error(member) for member in members]
+    errors = [error_percent(member) for member in members]
     for bundle, error in zip(members, errors, strict=True):
         print(json.dumps({"member": str(bundle.path), "test_error_percent": round(error, 4)}))
     spread = f" ± {statistics.stdev(errors):.3f}" if len(errors) > 1 else ""
-    alone = "".join(f", and {_published_error(bundle):.3f}% without teachers" for bundle in without)
+    alone = "".join(f", and {error_percent(bundle):.3f}% without teachers" for bundle in without)
     print(
-        f"{len(members)} members {_shape(base, data)}: test error {statistics.mean(errors):.3f}%{spread}; "
-        f"committee {together:.3f}%; student {_shape(student, data)}: {_published_error(distilled):.3f}%{alone}; "
+        f"{len(members)} members {shape(base, data)}: test error {statistics.mean(errors):.3f}%{spread}; "
+        f"committee {together:.3f}%; student {shape(student, data)}: {error_percent(distilled):.3f}%{alone}; "
         f"on {distilled.manifest.environment.device}",
         flush=True,
     )
@@ -123,68 +109,17 @@ def _measure(options: argparse.Namespace, progress: Progress) -> None:
 
 def _sides(options: argparse.Namespace) -> tuple[TrainingSettings, TrainingSettings]:
     """Return the members' settings and the student's, which sees what they see unless told otherwise."""
-    base = _settings(options, options.preset, options.member_set, {})
+    base = settings_of(options, _layers(options.preset, {}), options.member_set)
     names = set(AugmentationSettings.model_fields)
     if base.augmentation != "custom":
         names &= base.model_fields_set  # the policy fills in the rest, for both alike
     augmentation = {name: getattr(base, name) for name in names}
-    return base, _settings(options, options.student, options.student_set, augmentation)
+    return base, settings_of(options, _layers(options.student, augmentation), options.student_set)
 
 
-def _settings(
-    options: argparse.Namespace, preset: str, own: Iterable[str], first: Mapping[str, object]
-) -> TrainingSettings:
-    """Build one side's settings; `first` gives way to everything."""
-    pairs = [text.partition("=") for text in own]
-    layers = [
-        Layer({**RESUMED, **first}, "the setting '{name}'"),
-        preset_layer(preset),
-        from_arguments(TrainingSettings, options),
-        Layer({name: value for name, _, value in pairs}, "{name}=VALUE"),
-    ]
-    return build(TrainingSettings, layers)
-
-
-def _named(settings: TrainingSettings, name: str, **changes: object) -> TrainingSettings:
-    """Return the settings under another name, with `changes`, checked."""
-    layer = Layer({**settings.model_dump(), "name": name, **changes}, "the setting '{name}'")
-    return build(TrainingSettings, [layer])
-
-
-def _trained(settings: TrainingSettings, data: DataSet, progress: Progress) -> Bundle:
-    """Return the published model of these settings; train it if there is none."""
-    published = _find(settings, data)
-    if published:
-        progress.say(f"{published.path} is published: not trained again")
-        return published
-    progress.say(f"training {settings.name}")
-    started = time.perf_counter()
-    published = run(settings, progress)
-    if published is None:
-        raise RuntimeError("the only process is the writer")
-    line = {"trained": str(published.path), "seconds": round(time.perf_counter() - started, 1)}
-    print(json.dumps(line), flush=True)
-    return published
-
-
-def _find(settings: TrainingSettings, data: DataSet) -> Bundle | None:
-    """Return the newest version that was trained with these settings, data and teachers, if any.
-
-    A setting that came later is missing in an old manifest, and then it is another model.
-    """
-    wanted = weight_settings(settings)
-    teachers = {str(path): Bundle.open(path).manifest.digest for path in settings.teachers}
-    model = settings.models / str(settings.name)
-    for version in reversed(versions(model)):
-        try:
-            bundle = Bundle.open(model / str(version))
-        except BundleError:
-            continue
-        manifest = bundle.manifest
-        same = {name: manifest.hyperparameters.get(name) for name in wanted} == wanted
-        if same and manifest.dataset.sha256 == data.sha256 and manifest.teachers == teachers:
-            return bundle
-    return None
+def _layers(preset: str, first: Mapping[str, object]) -> list[Layer]:
+    """Return the layers of one side's defaults; `first` gives way to the preset."""
+    return [Layer({**RESUMED, **first}, "the setting '{name}'"), preset_layer(preset)]
 
 
 def _error(committee: Ensemble, test: Images, device: torch.device) -> float:
@@ -194,12 +129,3 @@ def _error(committee: Ensemble, test: Images, device: torch.device) -> float:
     ]
     wrong = torch.cat(answers).argmax(dim=1).numpy() != test.labels
     return 100 * float(wrong.mean())
-
-
-def _published_error(bundle: Bundle) -> float:
-    """Return the test error of a published model, in percent."""
-    return 100 * (1 - bundle.manifest.test.accuracy)
-
-
-def _shape(settings: TrainingSettings, data: DataSet) -> str:
-    return "-".join(map(str, (784, *settings.hidden, len(data.classes))))

@@ -9,6 +9,7 @@ import pytest
 import bench.training.committee
 import bench.training.loop
 import bench.training.presets
+import bench.training.sizes
 from common.configuration import Layer, build
 from tests.training.test_help import defaults_in, values
 from training.presets import PRESETS
@@ -83,6 +84,19 @@ def test_the_committee_bench(
                for key, text in found.items()}  # fmt: skip
         assert built(own) == settings
     assert found["epochs"] == f"members {sides['members'].epochs}; student {sides['student'].epochs}"
+
+
+def test_the_sizes_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher's values and the students' stand beside each other; the seeds and hidden layers are the bench's."""
+    got: list[argparse.Namespace] = []
+    monkeypatch.setattr(bench.training.sizes, "_measure", lambda options, _: got.append(options))
+    assert bench.training.sizes.main([]) == 0
+    teacher, student = bench.training.sizes._sides(got[0])
+    found = stated(bench.training.sizes.main, capsys)
+    assert found["epochs"] == f"teacher {teacher.epochs}; students {student.epochs}"
+    assert found["learning_rate"] == f"teacher {teacher.learning_rate}; students {student.learning_rate}"
+    assert found["hidden"] == f"teacher {','.join(map(str, teacher.hidden))}; students by --sizes"
+    assert (found["models"], found["batch_size"]) == (str(student.models), str(teacher.batch_size))
 
 
 def test_an_unknown_preset_of_the_committee_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
