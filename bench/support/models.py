@@ -204,7 +204,7 @@ def publish_synthetic(
     Args:
         models: where.
         polarity: of the images.
-        graph: to be served in place of the right one.
+        graph: to be served in place of the right one, in every arithmetic that `integer` does not give.
         integer: to be served in integer arithmetic in place of the right one; None is a bundle without.
         golden_shift: by how much the golden probabilities are wrong.
         resize: how the training images are said to have been resized.
@@ -222,7 +222,7 @@ def publish_synthetic(
         SAMPLE_FILE: png(digit),
     }
     if integer is not None:
-        contents[INTEGER_ONNX_FILE] = integer or in_integers(linear.graph())
+        contents[INTEGER_ONNX_FILE] = integer or graph or in_integers(linear.graph())
     with staging(models, "synthetic") as directory:
         for name, content in contents.items():
             (directory / name).write_bytes(content)

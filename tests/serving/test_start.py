@@ -123,7 +123,7 @@ def test_a_fixed_batch_axis_is_refused(tmp_path: Path) -> None:
 def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
     """A file that was published faithfully and has no graph in it is named."""
     bad = publish_synthetic(tmp_path, graph=NO_GRAPH)
-    with running(tmp_path, model=bad.path.parent) as service:
+    with running(tmp_path, model=bad.path.parent, arithmetic="float32") as service:
         assert_up_but_not_ready(service, ONNX_FILE, "cannot be loaded")
 
 

@@ -218,7 +218,7 @@ def test_a_worker_that_is_killed_while_it_loads_costs_a_good_version_nothing(tmp
 
 def proven(bundle: Bundle, seconds: float = 3600, shutdown: threading.Event | None = None) -> ProofResult:
     """Return what a child finds."""
-    settings = ServiceSettings(model=bundle.path.parent)
+    settings = ServiceSettings(model=bundle.path.parent, arithmetic="float32")
     return prove(bundle.path, "cpu", settings, seconds, shutdown or threading.Event())
 
 

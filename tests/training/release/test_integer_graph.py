@@ -51,7 +51,8 @@ def some_weights(kind: str, seed: int = 5) -> Floats:
         integers = np.where(random.random(integers.shape) < 0.5, -127.0, 127.0)
         integers[:, 0], integers[:, 1], integers[:, 2] = 127, -127, 0
     integers[5, integers.any(axis=0)] = 127
-    return (integers * np.float32(2.0) ** -np.arange(8, 15)).astype(np.float32)
+    scaled: Floats = (integers * np.float32(2.0) ** -np.arange(8, 15)).astype(np.float32)
+    return scaled
 
 
 def a_network(*, batch_norm: bool) -> MLP:
@@ -109,7 +110,8 @@ def test_the_weights_are_those_of_the_float_graph(kind: str) -> None:
         t.name: numpy_helper.to_array(t) for t in integer_graph(served_graph(weights)).graph.initializer
     }
     integers, scales = tensors["integer_weights"], tensors["weight_scale"]
-    assert (integers.dtype, scales.dtype) == (np.int8, np.float32)
+    assert integers.dtype == np.int8
+    assert scales.dtype == np.float32
     for row, column in [(row, column) for row in range(0, PIXELS, 13) for column in range(7)]:
         exact = Fraction(float(scales[column])) * int(integers[row, column])
         assert exact == Fraction(float(weights[row, column]))
@@ -257,7 +259,7 @@ def test_a_graph_of_another_shape_is_rejected(change: Callable[[ModelProto], Non
 def test_a_graph_that_differs_is_left_out_with_the_reason(model: ExportedModel, exported: Path) -> None:
     """There is no file then, and the sentence has the figures."""
     with torch.no_grad():
-        model.first_layer.bias += 0.01
+        model.first_layer.bias.add_(0.01)
     reason = add(model, exported)
     assert isinstance(reason, str)
     assert re.match(r"onnx_cpu_integer differs from the trained model: .* \(1e-05 is allowed\)", reason)

@@ -40,17 +40,14 @@ def same(row: dict[str, Any], prediction: dict[str, Any]) -> None:
 def test_one_image_gets_the_same_result_from_scorer_and_service(
     service: Service, bundle: Bundle, tmp_path: Path
 ) -> None:
-    """Files of every mode, each a batch of its own in both: decoding, session and warnings are the same.
-
-    The arithmetic is that of the service's small batches.
-    """
+    """Files of every mode, each a batch of its own in both: decoding, session and warnings are the same."""
     (tmp_path / "in").mkdir()
     inverted = 255 - digits(1)[0]
     inverted[0] = inverted[-1] = 255
     files = [*EVERY_MODE, png(inverted), png(np.minimum(digits(1)[0], 1))]
     for place, data in enumerate(files):
         (tmp_path / "in" / f"{place:03}").write_bytes(data)
-    score(bundle, tmp_path / "in", tmp_path / "out.jsonl", part_rows=1, arithmetic="float32")
+    score(bundle, tmp_path / "in", tmp_path / "out.jsonl", part_rows=1)
     rows = rows_of(tmp_path / "out.jsonl")
     assert any(row["warning"] for row in rows)
     for row, data in zip(rows, files, strict=True):
