@@ -48,7 +48,8 @@ def run(subject: Subject, seconds: float) -> Reading:
     """Call `session.run` for `seconds`, after a warm-up, with a request's images at a time."""
     from bench.comparison.peers import classify
 
-    session, asked, times = classify.open_session(), subject.requests(WORKLOAD), []
+    session, asked = classify.open_session(), subject.requests(WORKLOAD)
+    times: list[float] = []
     ended = time.perf_counter()
     measured = ended + WARM_SECONDS
     until, turn, cpu = measured + seconds, 0, 0.0
