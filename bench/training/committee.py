@@ -22,7 +22,15 @@ import torch
 
 from bench.support.options import bench_parser
 from bench.training.presets import side_by_side
-from bench.training.published import RESUMED, error_percent, named, settings_of, shape, trained
+from bench.training.published import (
+    RESUMED,
+    add_settings_of,
+    error_percent,
+    named,
+    settings_of,
+    shape,
+    trained,
+)
 from common.configuration import Layer, add_options, default_of, early_options, parse
 from common.errors import ConfigurationError
 from common.progress import Progress
@@ -50,14 +58,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--members", type=int, default=7, help="number of members (default: 7)")
     parser.add_argument("--preset", default=MEMBER, help=f"preset of the members (default: {MEMBER})")
     parser.add_argument("--student", default=STUDENT, help=f"preset of the student (default: {STUDENT})")
-    for who in ("member", "student"):
-        parser.add_argument(
-            f"--{who}-set",
-            action="append",
-            default=[],
-            metavar="NAME=VALUE",
-            help=f"a setting of the {who} only",
-        )
+    add_settings_of(parser, "member", "student")
     parser.add_argument("--plain", action="store_true", help="also train the student without teachers")
     early = early_options(arguments, "--preset", "--student")
     member, student = [MEMBER, *early["--preset"]][-1], [STUDENT, *early["--student"]][-1]

@@ -18,6 +18,18 @@ RESUMED: Mapping[str, object] = {"resume": True}
 """Settings that everything overrides."""
 
 
+def add_settings_of(parser: argparse.ArgumentParser, *kinds: str) -> None:
+    """Add `--KIND-set NAME=VALUE` for each kind of model; what they give is `own` of `settings_of`."""
+    for kind in kinds:
+        parser.add_argument(
+            f"--{kind}-set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help=f"a setting of the {kind} only",
+        )
+
+
 def settings_of(options: argparse.Namespace, layers: Sequence[Layer], own: Iterable[str]) -> TrainingSettings:
     """Build the settings of some of a bench's models.
 

@@ -35,7 +35,7 @@ from bench.comparison.rounds import machine
 from bench.serving.budget import RequestPath, requests_of
 from bench.support.options import bench_parser
 from bench.training.presets import side_by_side
-from bench.training.published import RESUMED, named, settings_of, shape, trained
+from bench.training.published import RESUMED, add_settings_of, named, settings_of, shape, trained
 from bundle.errors import BundleError
 from bundle.repository import Bundle
 from common.atomic_files import write_whole
@@ -144,14 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, default=2, help="students of a size and kind (default: 2)")
     parser.add_argument("--teacher", type=Path, help="a published version; without it one is trained")
-    for who in ("teacher", "student"):
-        parser.add_argument(
-            f"--{who}-set",
-            action="append",
-            default=[],
-            metavar="NAME=VALUE",
-            help=f"a setting of the {who} only",
-        )
+    add_settings_of(parser, "teacher", "student")
     parser.add_argument("--no-plain", action="store_true", help="train no students without the teacher")
     parser.add_argument(
         "--rounds",

@@ -16,9 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bundle.manifest import IMAGE_SIZE
 from training.errors import ExportError
-
-LARGEST = 127
-"""The largest |integer| of each unit."""
+from training.model.quantisation import LARGEST
 
 Weights = npt.NDArray[np.float32]
 
