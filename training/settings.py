@@ -231,6 +231,15 @@ class OptimizationSettings(Settings):
     label_smoothing: Annotated[
         Probability, Field(description="share of each target that is spread evenly over all classes")
     ] = 0.0
+    adversarial: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=28,
+            description="adversarial training: Euclidean norm by which each image is moved along the gradient of its "
+            "loss, where ink is 1 and paper 0; half of the loss is that of the moved images; 0 is off",
+        ),
+    ] = 0.0
     clip: Annotated[
         Above0 | None, OrNone, Field(description="gradient clipping: largest norm of the gradient")
     ] = None
@@ -427,6 +436,7 @@ class TrainingSettings(
         for own, others in {
             "accumulate": "grad_accum gradient_accumulation gradient_accumulation_steps accumulation_steps",
             "activation": "act activation_fn activation_function nonlinearity",
+            "adversarial": "adv adv_eps adversarial_eps fgsm",
             "augmentation": "augment aug data_augmentation",
             "batch_norm": "bn batchnorm use_bn batch_normalization",
             "batch_size": "bs b batch batchsize mini_batch_size minibatch_size train_batch_size",

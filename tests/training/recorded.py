@@ -26,6 +26,7 @@ RICH: dict[str, Any] = {
     "max_norm": 3.0,
     "rotation": 10,
     "straight_through": 1,
+    "adversarial": 0.5,
     "schedule": "one_cycle",
 }
 """Every part that a step has."""

@@ -25,6 +25,7 @@ from training.loop import checkpoint, cuda_graph, metrics
 from training.loop.distributed import SYNC_EVERY_STEPS, World
 from training.loop.precision import autocast, uses_bfloat16
 from training.loop.state import Epoch, TrainingState
+from training.model.adversarial import INK, adversarial
 from training.model.distillation import Ensemble
 from training.model.evaluation import Logits, accuracy, logits_of, negative_log_likelihood
 from training.model.loss import training_loss
@@ -216,19 +217,26 @@ def train_step(run: Run, state: TrainingState, called: nn.Module, batch: torch.T
         batch: `int64[b]`, indices of the whole batch; each process takes its slice.
     """
     settings, train = run.settings, run.train
+    scale = run.world.size / len(batch)  # processes are averaged
     with state.rounding(state.model):
         regularisation = penalty(state.model, settings, len(train))
         for part in run.world.slice(batch).tensor_split(settings.accumulate):
             images, labels = train.take(part)
             pixels = state.augment(images, labels, part, state.epoch_index)
+            inputs = state.standardise(pixels).requires_grad_(settings.adversarial > 0)
             with autocast(train.images.device, bfloat16=state.bfloat16):
-                logits = called(state.standardise(pixels)).float()
+                logits = called(inputs).float()
                 targets = run.ensemble(pixels, settings.distill_temperature) if run.ensemble else None
             loss = training_loss(settings, logits, labels, targets)
-            mean = loss * (run.world.size / len(batch))  # processes are averaged
+            mean = loss * (scale / 2 if settings.adversarial else scale)
             if regularisation is not None:
                 mean, regularisation = mean + regularisation, None
             mean.backward()
+            if inputs.grad is not None:
+                size = settings.adversarial * INK / state.standardise.deviation
+                with autocast(train.images.device, bfloat16=state.bfloat16):
+                    moved = called(adversarial(inputs.detach(), inputs.grad, size)).float()
+                (training_loss(settings, moved, labels, targets) * (scale / 2)).backward()
             state.total_loss += loss.detach()
             state.correct += (logits.detach().argmax(1) == labels).sum()
     if settings.clip is not None:

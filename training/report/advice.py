@@ -172,6 +172,8 @@ def _fit_more(history: Sequence[Epoch], values: Mapping[str, Any]) -> list[str]:
         said.append(f"Lower the L2 or L1 penalty ({decay}).")
     if values.get("label_smoothing"):
         said.append(f"Lower --label-smoothing, now {values['label_smoothing']:g}.")
+    if values.get("adversarial"):
+        said.append(f"Lower --adversarial, now {values['adversarial']:g}.")
     said.append(f"Train longer than {len(history)} epochs (--epochs).")
     if _is_augmented(values):
         said.append("Reduce augmentation, which makes the training images harder, while the model underfits.")

@@ -90,9 +90,18 @@ def test_overfitting_asks_for_regularisation_that_is_not_there_yet() -> None:
 def test_underfitting_asks_for_capacity_and_less_regularisation() -> None:
     """Wider or deeper networks are advised, and whatever holds the model back is named with its value."""
     text = said(
-        UNDERFITTING, hidden=(16,), dropout=(0.5,), weight_decay=0.2, label_smoothing=0.1, rotation=90
+        UNDERFITTING,
+        hidden=(16,),
+        dropout=(0.5,),
+        weight_decay=0.2,
+        label_smoothing=0.1,
+        rotation=90,
+        adversarial=2,
     )
-    for part in ("--hidden, now 16", "less dropout", "--weight-decay, now 0.2", "--label-smoothing, now 0.1"):
+    for part in (
+        *("--hidden, now 16", "less dropout", "--weight-decay, now 0.2"),
+        *("--label-smoothing, now 0.1", "--adversarial, now 2"),
+    ):
         assert part in text
     assert "Reduce augmentation" in text
     assert "longer than 4 epochs" in text
