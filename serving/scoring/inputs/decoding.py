@@ -1,38 +1,35 @@
 """Decodes image files to `uint8[n, 28, 28]` with the service's decoder, in a pool of processes.
 
-`python -m serving.scoring.inputs.decoding` is the program of those processes: decoding holds the global interpreter
-lock, so threads would not run in parallel. Each process has a socket to its parent and exits when the socket is
-closed, which also happens when the parent is killed.
+Decoding holds the global interpreter lock, so threads would not run in parallel. Each process has a socket to its
+parent, for requests and errors, and memory that it shares with it, for the pixels: 800 KB of 1024 images through the
+socket would cost more than a tenth of decoding them.
 
-`concurrent.futures.ProcessPoolExecutor` is slower: with this pool a run over 20,000 PNG files of MNIST takes 0.87 of
-its time with `forkserver`, over a zip of them 0.88 (AMD EPYC, two cores; `python -m bench decoders`). Each of the
-executor's processes imports the main module again, and one thread handles the messages of all processes.
+`concurrent.futures.ProcessPoolExecutor` is slower (`python -m bench decoders`): each of its processes imports the main
+module again, and one thread handles the messages of all processes.
 """
 
 import contextlib
-import gc
+import mmap
 import os
 import pickle
 import queue
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any, cast
 
-import serving
+import numpy as np
+
 from bundle.images import decoding
-from bundle.images.contract import Polarity, Resize
+from bundle.images.contract import IMAGE_SIZE, Polarity, Resize
 from imagesets.errors import DataError
 from imagesets.source import Reader
 from serving.predict.bodies.image_warnings import warned
 from serving.scoring.errors import DecoderError
+from serving.scoring.fork_server import ForkServer
 from serving.scoring.records import Decoded, Images
 
-ROOT = Path(serving.__file__).resolve().parent.parent
-BUFFER = 1 << 20
+BUFFER = 1 << 18
+IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE
 
 Files = Sequence[bytes | str]
 
@@ -58,40 +55,41 @@ def _warnings(
     return {at: "; ".join(said) for at, said in warned(pixels, polarity, files, errors).items()}
 
 
+class _SharedImages:
+    """Memory of images that two processes share; it grows with the largest number that was asked for."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self._images: Images = np.empty((0, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+
+    def first(self, count: int) -> Images:
+        """Return the first `uint8[count, 28, 28]` of the memory."""
+        if count > len(self._images):
+            os.posix_fallocate(self.file, 0, count * IMAGE_BYTES)  # MemoryError here, not a SIGBUS later
+            memory = np.frombuffer(mmap.mmap(self.file, count * IMAGE_BYTES), np.uint8)
+            self._images = memory.reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
+        return self._images[:count]
+
+
 class DecoderPool:
     """A pool of decoding processes; up to `count` threads may call `decode` at once."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, server: ForkServer) -> None:
         self.count = count
+        self._server = server
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def started(self) -> bool:
         """Return whether the processes have been started."""
-        return self._process is not None
+        return bool(self._workers)
 
     def start(self) -> None:
         """Start the processes once; they import their modules in the background."""
-        if self._process is not None:
-            return
-        pairs = [socket.socketpair() for _ in range(self.count)]
-        self._workers = [_Worker(ours) for ours, _ in pairs]
-        # One process imports the modules and forks the others; this process has threads, so it must not fork.
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "serving.scoring.inputs.decoding",
-                *(str(theirs.fileno()) for _, theirs in pairs),
-            ],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno() for _, theirs in pairs],
-            env=_environment(),
-        )
-        for (_, theirs), worker in zip(pairs, self._workers, strict=True):
-            theirs.close()
+        for _ in range(0 if self._workers else self.count):
+            worker = _Worker(self._server)
+            self._workers.append(worker)
             self._idle.put(worker)
 
     def decode(self, work: Reader | Files, polarity: Polarity, resize: Resize | None = None) -> Decoded:
@@ -119,76 +117,49 @@ class DecoderPool:
         """Stop the processes."""
         for worker in self._workers:
             worker.close()
-        if self._process is not None:
-            self._process.wait()
 
 
 class _Worker:
-    """The socket to a decoding process."""
+    """The socket to a decoding process, and the memory of its images."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._source = cast("IO[bytes]", connection.makefile("rb", buffering=BUFFER))
+    def __init__(self, server: ForkServer) -> None:
+        self._shared = _SharedImages(os.memfd_create("glyph-images"))
+        self._connection = server.fork(f"{__name__}:serve", __name__, files=[self._shared.file])
+        self._source = cast("IO[bytes]", self._connection.makefile("rb", buffering=BUFFER))
 
     def call(self, request: Any) -> Any:
         self._connection.sendall(pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
-        return pickle.load(self._source)  # noqa: S301  written by this program's own process
+        answer = pickle.load(self._source)  # noqa: S301  written by this program's own process
+        if isinstance(answer, str):
+            return answer
+        count, errors, warnings = answer
+        return Decoded(self._shared.first(count).copy(), errors, warnings)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._source.close()
         self._connection.close()
+        os.close(self._shared.file)
 
 
-def _environment() -> dict[str, str]:
-    """Return the child's environment, with this package on its path."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Serve each socket in a process of its own until the parent closes it or exits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    gc.freeze()  # imported modules live as long as the process
-    connections = [socket.socket(fileno=int(number)) for number in arguments]
-    children = []
-    for connection in connections[1:]:
-        if (child := os.fork()) == 0:
-            return _serve(_close_others(connection, connections))
-        children.append(child)
-    code = _serve(_close_others(connections[0], connections))
-    for child in children:
-        os.waitpid(child, 0)
-    return code
-
-
-def _close_others(own: socket.socket, connections: Sequence[socket.socket]) -> socket.socket:
-    """Close the other processes' sockets: inherited copies would keep them open when those processes die."""
-    for connection in connections:
-        if connection is not own:
-            connection.close()
-    return own
-
-
-def _serve(connection: socket.socket) -> int:
+def serve(connection: socket.socket, _: None, files: Sequence[int]) -> int:
+    """Decode what the parent asks for until it closes the socket or exits."""
+    shared = _SharedImages(files[0])
     with connection.makefile("rb", buffering=BUFFER) as source:
         while True:
             try:
                 work, polarity, resize = pickle.load(source)  # noqa: S301  the parent wrote it
-                answer: Decoded | str
+                answer: Any
                 try:
-                    files = work if isinstance(work, list) else work.read()
-                    answer = decode_files(files, polarity, resize)
+                    found = decode_files(work if isinstance(work, list) else work.read(), polarity, resize)
                 except OSError as error:  # the archive was removed
                     answer = str(error)
+                else:
+                    shared.first(len(found.images))[:] = found.images
+                    answer = len(found.images), found.errors, found.warnings
                 connection.sendall(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
             except (EOFError, ConnectionError):
                 return 0
             except MemoryError:  # the parent detects the exit and reports it
                 return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

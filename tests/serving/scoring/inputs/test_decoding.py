@@ -1,5 +1,6 @@
 """A decoding process that has no memory left is gone, and no file is called damaged; warnings with their reasons."""
 
+import os
 import pickle
 import socket
 from typing import Any
@@ -25,7 +26,7 @@ def test_a_decoding_process_without_memory_prints_nothing(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(pickle.dumps(([SAMPLES["image/gif"]], "white-on-black", None)))
-        assert decoding._serve(theirs) == 1
+        assert decoding.serve(theirs, None, [os.memfd_create("images")]) == 1
         ours.setblocking(False)
         with pytest.raises(BlockingIOError):
             ours.recv(1)
