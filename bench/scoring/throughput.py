@@ -87,7 +87,6 @@ def main(arguments: list[str]) -> int:
         if options.memory:
             return measure(options.model, digits, options.memory, directory, zipped=options.zip)
         images = np.resize(digits, (options.images, 28, 28))
-        (directory / "png" / "all").mkdir(parents=True)
         files = write_material(images, np.resize(digits, (options.files, 28, 28)), directory)
         material = Material(bundle=bundle, images=images, directory=directory, files=files)
         with contextlib.ExitStack() as stack:
@@ -104,10 +103,16 @@ def main(arguments: list[str]) -> int:
 
 def write_material(images: Images, pictures: Images, directory: Path) -> list[bytes]:
     """Write an IDX file, a .npy file and a folder of PNG files; return the PNG paths."""
-    from PIL import Image
-
     write_idx(directory / "images-idx3-ubyte", images, len(images))
     np.save(directory / "images.npy", images)
+    return write_png(pictures, directory)
+
+
+def write_png(pictures: Images, directory: Path) -> list[bytes]:
+    """Write a folder of PNG files and return their paths."""
+    from PIL import Image
+
+    (directory / "png" / "all").mkdir(parents=True)
     files = []
     for place, pixels in enumerate(pictures):
         path = directory / "png" / "all" / f"{place:06d}.png"

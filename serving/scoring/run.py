@@ -56,7 +56,11 @@ def run(
             proof = stack.enter_context(closing(start_proof(settings, server)))
         sources = open_inputs(
             settings.input,
-            settings.options(observer.say, decoders.start if settings.engine == "local" else lambda: None),
+            settings.options(
+                observer.say,
+                decoders.start if settings.engine == "local" else lambda: None,
+                decoders.stat_files,
+            ),
             part=settings.part,
             stdin=stdin,
         )

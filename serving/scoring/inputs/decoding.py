@@ -15,6 +15,7 @@ import pickle
 import queue
 import socket
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from bundle.images import decoding
 from bundle.images.contract import IMAGE_SIZE, Polarity, Resize
 from imagesets.errors import DataError
+from imagesets.formats.files.listing import stat_fields
 from imagesets.source import Reader
 from serving.predict.bodies.image_warnings import warned
 from serving.scoring.errors import DecoderError
@@ -65,7 +67,12 @@ class _SharedImages:
     def first(self, count: int) -> Images:
         """Return the first `uint8[count, 28, 28]` of the memory."""
         if count > len(self._images):
-            os.posix_fallocate(self.file, 0, count * IMAGE_BYTES)  # MemoryError here, not a SIGBUS later
+            try:
+                os.posix_fallocate(
+                    self.file, 0, count * IMAGE_BYTES
+                )  # without it SIGBUS tells that there is none
+            except OSError as error:
+                raise MemoryError(str(error)) from error
             memory = np.frombuffer(mmap.mmap(self.file, count * IMAGE_BYTES), np.uint8)
             self._images = memory.reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
         return self._images[:count]
@@ -79,6 +86,8 @@ class DecoderPool:
         self._server = server
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
+        self._listing = ThreadPoolExecutor(max(1, count - 1), thread_name_prefix="list")
+        self._ready: Future[bytes] | None = None
 
     @property
     def started(self) -> bool:
@@ -91,6 +100,13 @@ class DecoderPool:
             worker = _Worker(self._server)
             self._workers.append(worker)
             self._idle.put(worker)
+            self._ready = self._ready or self._listing.submit(self._call, (b"", ()))
+
+    def stat_files(self, folder: bytes, names: Sequence[bytes]) -> Future[bytes] | None:
+        """Have `listing.stat_fields` done in a process of the pool; None before one is ready, and for a single CPU."""
+        if self.count == 1 or self._ready is None or not self._ready.done():
+            return None
+        return self._listing.submit(self._call, (folder, names))
 
     def decode(self, work: Reader | Files, polarity: Polarity, resize: Resize | None = None) -> Decoded:
         """Read (if `work` is a Reader) and decode files in a process of the pool, which must be started.
@@ -99,9 +115,15 @@ class DecoderPool:
             DecoderError: the process died.
             DataError: the archive of the files cannot be read any more.
         """
+        answer = self._call((work, polarity, resize))
+        if isinstance(answer, Decoded):
+            return answer
+        raise DataError(f"the input cannot be read: {answer}; restore it and run again")
+
+    def _call(self, request: Any) -> Any:
         worker = self._idle.get()
         try:
-            answer = worker.call((work, polarity, resize))
+            return worker.call(request)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise DecoderError(
                 "a decoding process died (out of memory?); the same command resumes the run, "
@@ -109,12 +131,12 @@ class DecoderPool:
             ) from error
         finally:
             self._idle.put(worker)
-        if isinstance(answer, Decoded):
-            return answer
-        raise DataError(f"the input cannot be read: {answer}; restore it and run again")
 
     def close(self) -> None:
         """Stop the processes."""
+        for worker in self._workers:
+            worker.shut_down()
+        self._listing.shutdown(cancel_futures=True)
         for worker in self._workers:
             worker.close()
 
@@ -130,14 +152,17 @@ class _Worker:
     def call(self, request: Any) -> Any:
         self._connection.sendall(pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
         answer = pickle.load(self._source)  # noqa: S301  written by this program's own process
-        if isinstance(answer, str):
+        if isinstance(answer, str | bytes):
             return answer
         count, errors, warnings = answer
         return Decoded(self._shared.first(count).copy(), errors, warnings)
 
-    def close(self) -> None:
+    def shut_down(self) -> None:
+        """Wake a thread that waits for the process."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
         self._source.close()
         self._connection.close()
         os.close(self._shared.file)
@@ -149,17 +174,27 @@ def serve(connection: socket.socket, _: None, files: Sequence[int]) -> int:
     with connection.makefile("rb", buffering=BUFFER) as source:
         while True:
             try:
-                work, polarity, resize = pickle.load(source)  # noqa: S301  the parent wrote it
-                answer: Any
-                try:
-                    found = decode_files(work if isinstance(work, list) else work.read(), polarity, resize)
-                except OSError as error:  # the archive was removed
-                    answer = str(error)
-                else:
-                    shared.first(len(found.images))[:] = found.images
-                    answer = len(found.images), found.errors, found.warnings
+                request = pickle.load(source)  # noqa: S301  the parent wrote it
+                answer = stat_fields(*request) if len(request) == 2 else _decoded(*request, shared)
                 connection.sendall(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
             except (EOFError, ConnectionError):
                 return 0
             except MemoryError:  # the parent detects the exit and reports it
                 return 1
+
+
+def _decoded(
+    work: Reader | list[bytes | str], polarity: Polarity, resize: Resize | None, shared: _SharedImages
+) -> tuple[int, Mapping[int, str], Mapping[int, str]] | str:
+    """Read and decode files into the shared memory; return their number, errors and warnings.
+
+    Returns:
+        The reason if they cannot be read.
+    """
+    try:
+        files = work if isinstance(work, list) else work.read()
+    except OSError as error:  # the archive was removed
+        return str(error)
+    found = decode_files(files, polarity, resize)
+    shared.first(len(found.images))[:] = found.images
+    return len(found.images), found.errors, found.warnings
