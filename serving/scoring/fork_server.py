@@ -51,14 +51,24 @@ class ForkServer:
         Raises:
             OSError: the process cannot be started, or has died.
         """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._send(preload, [theirs.fileno(), *files], target=target, argument=argument)
+        return ours
+
+    def preload(self, module: str) -> None:
+        """Import a module that children will need, while this process does something else.
+
+        Raises:
+            OSError: as `fork`.
+        """
+        self._send(module, [])
+
+    def _send(self, preload: str, files: Sequence[int], **child: Any) -> None:
         if self._control is None:
             self._start()
         assert self._control is not None  # noqa: S101
-        ours, theirs = socket.socketpair()
-        with theirs:
-            message = json.dumps({"target": target, "preload": preload, "argument": argument}).encode()
-            socket.send_fds(self._control, [message], [theirs.fileno(), *files])
-        return ours
+        socket.send_fds(self._control, [json.dumps({"preload": preload} | child).encode()], files)
 
     def _start(self) -> None:
         import subprocess  # not needed by the program of the process
@@ -74,7 +84,7 @@ class ForkServer:
         self._control = ours
 
     def close(self) -> None:
-        """Wait until the children, whose sockets are closed, have ended."""
+        """Wait until the children, whose sockets are closed, have ended; closed once more, do nothing."""
         if self._control is not None:
             self._control.close()
         if self._process is not None:
@@ -107,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
             request = json.loads(message)
             import_module(request["preload"])
             gc.freeze()  # imported modules live as long as the process
-            if os.fork() == 0:
+            if files and os.fork() == 0:
                 control.close()
                 _be_child(request, files)
             for file in files:

@@ -34,6 +34,7 @@ def run(
     *,
     environment: Mapping[str, str] | None = None,
     stdin: BinaryIO | None = None,
+    server: ForkServer | None = None,
 ) -> Outcome:
     """Score this process's shard; finish the job if it is the only shard.
 
@@ -42,6 +43,7 @@ def run(
         observer: receives the run's callbacks.
         environment: where the shard is read from, by default the process's.
         stdin: read where an input is `-`, by default the process's.
+        server: forks the run's processes, and is closed with it; by default one of its own.
 
     Raises:
         ScoringError: the run cannot go on; the message has the reason and a remedy.
@@ -49,7 +51,7 @@ def run(
     """
     index, count = shard_of(settings, os.environ if environment is None else environment)
     with ExitStack() as stack:
-        server = stack.enter_context(closing(ForkServer()))
+        server = stack.enter_context(closing(server or ForkServer()))
         decoders = stack.enter_context(closing(DecoderPool(settings.workers or usable_cpus(), server)))
         proof = None
         if settings.url is None:
