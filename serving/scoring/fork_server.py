@@ -143,4 +143,4 @@ def _be_child(request: dict[str, Any], files: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    os._exit(main(sys.argv[1:]))  # nothing is left to be written

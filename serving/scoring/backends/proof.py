@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,8 @@ def supervise(connection: socket.socket, task: dict[str, Any], _: Sequence[int])
             break
         output += data
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    connection.sendall(orjson.dumps([code, output.decode()]))
+    with suppress(ConnectionError):  # nobody waits any more
+        connection.sendall(orjson.dumps([code, output.decode()]))
     return 0
 
 

@@ -38,7 +38,7 @@ def proving(server: ForkServer) -> list[int]:
     def children(pid: int) -> list[int]:
         try:
             return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except OSError:
+        except OSError:  # it has ended
             return []
 
     assert server.pid is not None
@@ -72,11 +72,15 @@ def test_a_proof_that_takes_too_long_is_killed(
         assert proof.result() == ("invalid", "loading and proving it took longer than 1 s")
 
 
-def test_a_proof_that_nobody_waits_for_is_killed(tmp_path: Path, server: ForkServer) -> None:
-    """A run that ends before, because an input is missing, does not leave a process at work."""
+def test_a_proof_that_nobody_waits_for_is_killed(
+    tmp_path: Path, server: ForkServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A run that ends before, because an input is missing, leaves no process at work and no traceback."""
     with closing(begun(publish_synthetic(tmp_path, graph=endless()), server)):
         await_(lambda: bool(proving(server)))
-    await_(lambda: not proving(server))
+    server.close()
+    assert not proving(server)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_proof_that_is_told_to_end_says_nothing_of_the_model(tmp_path: Path, server: ForkServer) -> None:
