@@ -95,9 +95,18 @@ class DecoderPool:
         return bool(self._workers)
 
     def start(self) -> None:
-        """Start the processes once; they import their modules in the background."""
+        """Start the processes once; they import their modules in the background.
+
+        Raises:
+            DecoderError: there can be no more processes.
+        """
         for _ in range(0 if self._workers else self.count):
-            worker = _Worker(self._server)
+            try:
+                worker = _Worker(self._server)
+            except OSError as error:
+                raise DecoderError(
+                    f"no decoding process can be started: {error.strerror}; the same command resumes the run"
+                ) from error
             self._workers.append(worker)
             self._idle.put(worker)
             self._ready = self._ready or self._listing.submit(self._call, (b"", ()))

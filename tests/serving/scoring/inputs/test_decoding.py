@@ -3,13 +3,17 @@
 import os
 import pickle
 import socket
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bench.support.management import await_
 from bench.support.pictures import SAMPLES, encoded, png
+from serving.scoring.fork_server import ForkServer
 from serving.scoring.inputs import decoding
 
 
@@ -31,6 +35,38 @@ def test_a_decoding_process_without_memory_prints_nothing(
         with pytest.raises(BlockingIOError):
             ours.recv(1)
     assert capfd.readouterr().err == ""
+
+
+def test_the_pixels_of_a_larger_slice_follow_those_of_a_smaller_one() -> None:
+    """The memory that a process shares with this one grows; what was returned before stays."""
+    pictures = [np.full((28, 28), value, np.uint8) for value in range(100)]
+    files = [png(picture) for picture in pictures]
+    with closing(ForkServer()) as server, closing(decoding.DecoderPool(1, server)) as pool:
+        pool.start()
+        few = pool.decode(files[:3], "white-on-black")
+        many = pool.decode(files, "white-on-black")
+        pool.decode([b"no image"], "white-on-black")
+    assert np.array_equal(few.images, pictures[:3])
+    assert np.array_equal(many.images, pictures)
+    assert set(many.warnings) > set(few.warnings)
+
+
+def test_a_process_of_the_pool_looks_at_files(tmp_path: Path) -> None:
+    """Once one is ready; this process does it before, and where it is the only one."""
+    (tmp_path / "a.png").write_bytes(b"12345")
+    os.utime(tmp_path / "a.png", (7, 7))
+    asked = os.fsencode(f"{tmp_path}/"), [b"a.png", b"none.png"]
+    with closing(ForkServer()) as server, closing(decoding.DecoderPool(2, server)) as pool:
+        assert pool.stat_files(*asked) is None
+        pool.start()
+        await_(lambda: pool.stat_files(*asked) is not None)
+        found = pool.stat_files(*asked)
+        assert found is not None
+        assert found.result() == b"5 7\n"
+    with closing(ForkServer()) as server, closing(decoding.DecoderPool(1, server)) as pool:
+        pool.start()
+        assert pool.decode([], "white-on-black").errors == {}
+        assert pool.stat_files(*asked) is None
 
 
 @pytest.mark.parametrize("count", [4, 100])
