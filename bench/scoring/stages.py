@@ -4,7 +4,7 @@
 
 A folder of MNIST's images, repeated, is scored stage by stage in this process, and once by a whole run. Of the run the
 CPU time of all its processes is measured, with a few files too: what those take is fixed, whatever the number of
-files. Printed are microseconds an image (median over the rounds), and the fixed part in milliseconds. The first two
+files. Printed are microseconds an image (median over the rounds), and the fixed part in milliseconds. The first three
 stages are what cannot be done without; the run's rate is at most that of all cores at their sum.
 """
 
@@ -14,9 +14,10 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -38,21 +39,20 @@ from serving.scoring.settings import ScoreSettings
 
 FEW = 10
 NEEDED = ("read", "decode", "infer")
-T = TypeVar("T")
 
 
 class Stages:
-    """Adds up the CPU time of calls, by stage."""
+    """Adds up the CPU time of stages, by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
-    def time(self, name: str, call: Callable[[], T]) -> T:
-        """Call, and return what is returned."""
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add the time of a block."""
         started = time.process_time()
-        found = call()
+        yield
         self.seconds[name] += time.process_time() - started
-        return found
 
 
 def main(arguments: list[str]) -> int:
@@ -102,7 +102,7 @@ def _cpu() -> float:
 
 def _stages(bundle: Bundle, folder: Path) -> dict[str, float]:
     """Score a folder in this process, and return the CPU seconds of each stage."""
-    stages = Stages()
+    stage = Stages()
     settings = ScoreSettings(
         input=(str(folder / "png"),),
         output=folder / "scores",
@@ -111,7 +111,8 @@ def _stages(bundle: Bundle, folder: Path) -> dict[str, float]:
         provider="cpu",
     )
     backend = LocalBackend(open_engine(bundle, "cpu", 0, choose_precision("auto", bundle, "cpu")))
-    sources = stages.time("list: names, stat, hash", lambda: open_inputs(settings.input, settings.options()))
+    with stage("list: names, stat, hash"):
+        sources = open_inputs(settings.input, settings.options())
     statistics_of = open_statistics(settings, backend, sources)
     plan = Plan(sources, settings.part_rows)
     layout = Layout(
@@ -126,31 +127,28 @@ def _stages(bundle: Bundle, folder: Path) -> dict[str, float]:
         chunks, probabilities = [], []
         for slices in plan.slices(part, backend.batch):
             work: list[Any] = [one.work for one in slices]
-            files = stages.time("read", lambda work=work: [file for one in work for file in one.read()])
-            stages.time("decode", lambda files=files: decoding.decode_all(files, None, backend.polarity))
-            stages.time("decode and warn", lambda files=files: decode_files(files, backend.polarity))
-            chunk = stages.time(
-                "all of reading", lambda slices=slices: decode_slices(slices, backend.polarity, None)
-            )
+            with stage("read"):
+                files = [file for one in work for file in one.read()]
+            with stage("decode"):
+                decoding.decode_all(files, None, backend.polarity)
+            with stage("decode and warn"):
+                decode_files(files, backend.polarity)
+            with stage("all of reading"):
+                chunk = decode_slices(slices, backend.polarity, None)
             chunks.append(chunk)
-            starts = range(0, len(chunk), backend.batch)
-            probabilities += stages.time(
-                "infer",
-                lambda chunk=chunk, starts=starts: [
-                    backend.score(chunk.images[at : at + backend.batch]) for at in starts
-                ],
-            )
-        whole, found = stages.time(
-            "collect a part",
-            lambda chunks=chunks, probabilities=probabilities: (
-                concatenate(chunks),
-                predictions_of(np.concatenate(probabilities), backend.classes),
-            ),
-        )
-        stages.time("statistics", lambda whole=whole, found=found: statistics_of.compute(whole, found))
-        content = stages.time("encode Parquet", lambda whole=whole, found=found: layout.encode(whole, found))
-        stages.time("hash", lambda content=content: sha256_bytes(content))
-    seconds = stages.seconds
+            with stage("infer"):
+                for at in range(0, len(chunk), backend.batch):
+                    probabilities.append(backend.score(chunk.images[at : at + backend.batch]))
+        with stage("collect a part"):
+            whole = concatenate(chunks)
+            found = predictions_of(np.concatenate(probabilities), backend.classes)
+        with stage("statistics"):
+            statistics_of.compute(whole, found)
+        with stage("encode Parquet"):
+            content = layout.encode(whole, found)
+        with stage("hash"):
+            sha256_bytes(content)
+    seconds = stage.seconds
     warned, read = seconds.pop("decode and warn"), seconds.pop("all of reading")
     seconds["warn"] = warned - seconds["decode"]
     seconds["names and chunks"] = read - seconds["read"] - warned

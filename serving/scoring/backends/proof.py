@@ -44,8 +44,12 @@ class Proof:
         self.provider: Provider = provider
         self._seconds = load_seconds(0)
         self._deadline = time.monotonic() + self._seconds
-        task = {"path": str(bundle.path.absolute()), "provider": provider}
-        task |= {"device_id": settings.device_id, "arithmetic": settings.arithmetic}
+        task = {
+            "path": str(bundle.path.absolute()),
+            "provider": provider,
+            "device_id": settings.device_id,
+            "arithmetic": settings.arithmetic,
+        }
         self._connection = server.fork(f"{__name__}:supervise", NUMPY, task)
 
     def result(self) -> ProofResult:

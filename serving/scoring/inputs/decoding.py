@@ -184,7 +184,7 @@ def serve(connection: socket.socket, _: None, files: Sequence[int]) -> int:
         while True:
             try:
                 request = pickle.load(source)  # noqa: S301  the parent wrote it
-                answer = stat_fields(*request) if len(request) == 2 else _decoded(*request, shared)
+                answer = stat_fields(*request) if len(request) == 2 else _decoded(shared, *request)
                 connection.sendall(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
             except (EOFError, ConnectionError):
                 return 0
@@ -193,7 +193,7 @@ def serve(connection: socket.socket, _: None, files: Sequence[int]) -> int:
 
 
 def _decoded(
-    work: Reader | list[bytes | str], polarity: Polarity, resize: Resize | None, shared: _SharedImages
+    shared: _SharedImages, work: Reader | list[bytes | str], polarity: Polarity, resize: Resize | None
 ) -> tuple[int, Mapping[int, str], Mapping[int, str]] | str:
     """Read and decode files into the shared memory; return their number, errors and warnings.
 
