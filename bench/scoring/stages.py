@@ -33,7 +33,7 @@ from serving.scoring.inputs.sources import open_inputs
 from serving.scoring.output.formats import Layout
 from serving.scoring.pipeline import decode_slices
 from serving.scoring.plan import Plan
-from serving.scoring.records import concatenate, predictions_of
+from serving.scoring.records import Chunk, concatenate, predictions_of
 from serving.scoring.reporting.part_statistics import open_statistics
 from serving.scoring.settings import ScoreSettings
 
@@ -124,7 +124,8 @@ def _stages(bundle: Bundle, folder: Path) -> dict[str, float]:
         csv_safe=True,
     )
     for part in range(plan.parts):
-        chunks, probabilities = [], []
+        chunks: list[Chunk] = []
+        probabilities: list[Any] = []
         for slices in plan.slices(part, backend.batch):
             work: list[Any] = [one.work for one in slices]
             with stage("read"):
@@ -137,8 +138,8 @@ def _stages(bundle: Bundle, folder: Path) -> dict[str, float]:
                 chunk = decode_slices(slices, backend.polarity, None)
             chunks.append(chunk)
             with stage("infer"):
-                for at in range(0, len(chunk), backend.batch):
-                    probabilities.append(backend.score(chunk.images[at : at + backend.batch]))
+                starts = range(0, len(chunk), backend.batch)
+                probabilities += [backend.score(chunk.images[at : at + backend.batch]) for at in starts]
         with stage("collect a part"):
             whole = concatenate(chunks)
             found = predictions_of(np.concatenate(probabilities), backend.classes)
