@@ -37,23 +37,20 @@ class ForkServer:
         """Return the process's id, None before the first child."""
         return None if self._process is None else self._process.pid
 
-    def fork(
-        self, target: str, preload: str, argument: Any = None, files: Sequence[int] = ()
-    ) -> socket.socket:
+    def fork(self, target: str, preload: str, argument: Any = None) -> socket.socket:
         """Fork a child and return the socket to it.
 
         Args:
-            target: `module:function` that the child calls with its socket, the argument and the files.
+            target: `module:function` that the child calls with its socket and the argument.
             preload: a module that is imported before the fork, for later children too.
             argument: as JSON has it.
-            files: descriptors that the child gets.
 
         Raises:
             OSError: the process cannot be started, or has died.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            self._send(preload, [theirs.fileno(), *files], target=target, argument=argument)
+            self._send(preload, [theirs.fileno()], target=target, argument=argument)
         return ours
 
     def preload(self, module: str) -> None:
@@ -109,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     with socket.socket(fileno=int(arguments[0])) as control:
         while True:
             try:
-                message, files, _, _ = socket.recv_fds(control, MAX_MESSAGE, 8)
+                message, files, _, _ = socket.recv_fds(control, MAX_MESSAGE, 1)
             except ConnectionError:
                 break
             if not message:
@@ -119,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
             gc.freeze()  # imported modules live as long as the process
             if files and os.fork() == 0:
                 control.close()
-                _be_child(request, files)
+                _be_child(request, files[0])
             for file in files:
                 os.close(file)
     with contextlib.suppress(ChildProcessError):
@@ -128,13 +125,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _be_child(request: dict[str, Any], files: Sequence[int]) -> None:
+def _be_child(request: dict[str, Any], file: int) -> None:
     """Call the target, and exit with its result and without the interpreter's finalization, which takes longer."""
     code = 1
     try:
         module, _, function = request["target"].partition(":")
-        with socket.socket(fileno=files[0]) as connection:
-            code = getattr(import_module(module), function)(connection, request["argument"], files[1:])
+        with socket.socket(fileno=file) as connection:
+            code = getattr(import_module(module), function)(connection, request["argument"])
     except BaseException:  # noqa: BLE001
         sys.excepthook(*sys.exc_info())
     finally:

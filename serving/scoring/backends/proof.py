@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +74,7 @@ class Proof:
         self._connection.close()
 
 
-def supervise(connection: socket.socket, task: dict[str, Any], _: Sequence[int]) -> int:
+def supervise(connection: socket.socket, task: dict[str, Any]) -> int:
     """Prove in a child of this process, which tells how it ended, and kills it if the socket is closed before."""
     parent = os.getpid()
     reading, writing = os.pipe()

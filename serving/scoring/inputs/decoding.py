@@ -1,16 +1,13 @@
 """Decodes image files to `uint8[n, 28, 28]` with the service's decoder, in a pool of processes.
 
 Decoding holds the global interpreter lock, so threads would not run in parallel. Each process has a socket to its
-parent, for requests and errors, and memory that it shares with it, for the pixels: 800 KB of 1024 images through the
-socket would cost more than a tenth of decoding them.
+parent; memory that both share, for the pixels, took no less CPU time.
 
 `concurrent.futures.ProcessPoolExecutor` is slower (`python -m bench decoders`): each of its processes imports the main
 module again, and one thread handles the messages of all processes.
 """
 
 import contextlib
-import mmap
-import os
 import pickle
 import queue
 import socket
@@ -18,10 +15,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, cast
 
-import numpy as np
-
 from bundle.images import decoding
-from bundle.images.contract import IMAGE_SIZE, Polarity, Resize
+from bundle.images.contract import Polarity, Resize
 from imagesets.errors import DataError
 from imagesets.formats.files.listing import stat_fields
 from imagesets.source import Reader
@@ -30,8 +25,7 @@ from serving.scoring.errors import DecoderError
 from serving.scoring.fork_server import ForkServer
 from serving.scoring.records import Decoded, Images
 
-BUFFER = 1 << 18
-IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE
+BUFFER = 1 << 20
 
 Files = Sequence[bytes | str]
 
@@ -55,27 +49,6 @@ def _warnings(
 ) -> dict[int, str]:
     """Return the warnings of `/predict`, by row."""
     return {at: "; ".join(said) for at, said in warned(pixels, polarity, files, errors).items()}
-
-
-class _SharedImages:
-    """Memory of images that two processes share; it grows with the largest number that was asked for."""
-
-    def __init__(self, file: int) -> None:
-        self.file = file
-        self._images: Images = np.empty((0, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-
-    def first(self, count: int) -> Images:
-        """Return the first `uint8[count, 28, 28]` of the memory."""
-        if count > len(self._images):
-            try:
-                os.posix_fallocate(
-                    self.file, 0, count * IMAGE_BYTES
-                )  # without it SIGBUS tells that there is none
-            except OSError as error:
-                raise MemoryError(str(error)) from error
-            memory = np.frombuffer(mmap.mmap(self.file, count * IMAGE_BYTES), np.uint8)
-            self._images = memory.reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
-        return self._images[:count]
 
 
 class DecoderPool:
@@ -151,20 +124,15 @@ class DecoderPool:
 
 
 class _Worker:
-    """The socket to a decoding process, and the memory of its images."""
+    """The socket to a decoding process."""
 
     def __init__(self, server: ForkServer) -> None:
-        self._shared = _SharedImages(os.memfd_create("glyph-images"))
-        self._connection = server.fork(f"{__name__}:serve", __name__, files=[self._shared.file])
+        self._connection = server.fork(f"{__name__}:serve", __name__)
         self._source = cast("IO[bytes]", self._connection.makefile("rb", buffering=BUFFER))
 
     def call(self, request: Any) -> Any:
         self._connection.sendall(pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
-        answer = pickle.load(self._source)  # noqa: S301  written by this program's own process
-        if isinstance(answer, str | bytes):
-            return answer
-        count, errors, warnings = answer
-        return Decoded(self._shared.first(count).copy(), errors, warnings)
+        return pickle.load(self._source)  # noqa: S301  written by this program's own process
 
     def shut_down(self) -> None:
         """Wake a thread that waits for the process."""
@@ -174,17 +142,15 @@ class _Worker:
     def close(self) -> None:
         self._source.close()
         self._connection.close()
-        os.close(self._shared.file)
 
 
-def serve(connection: socket.socket, _: None, files: Sequence[int]) -> int:
+def serve(connection: socket.socket, _: None) -> int:
     """Decode what the parent asks for until it closes the socket or exits."""
-    shared = _SharedImages(files[0])
     with connection.makefile("rb", buffering=BUFFER) as source:
         while True:
             try:
                 request = pickle.load(source)  # noqa: S301  the parent wrote it
-                answer = stat_fields(*request) if len(request) == 2 else _decoded(shared, *request)
+                answer = stat_fields(*request) if len(request) == 2 else _decoded(*request)
                 connection.sendall(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
             except (EOFError, ConnectionError):
                 return 0
@@ -192,18 +158,10 @@ def serve(connection: socket.socket, _: None, files: Sequence[int]) -> int:
                 return 1
 
 
-def _decoded(
-    shared: _SharedImages, work: Reader | list[bytes | str], polarity: Polarity, resize: Resize | None
-) -> tuple[int, Mapping[int, str], Mapping[int, str]] | str:
-    """Read and decode files into the shared memory; return their number, errors and warnings.
-
-    Returns:
-        The reason if they cannot be read.
-    """
+def _decoded(work: Reader | Files, polarity: Polarity, resize: Resize | None = None) -> Decoded | str:
+    """Return decoded files, or the reason why they cannot be read."""
     try:
-        files = work if isinstance(work, list) else work.read()
+        files = work if isinstance(work, Sequence) else work.read()
     except OSError as error:  # the archive was removed
         return str(error)
-    found = decode_files(files, polarity, resize)
-    shared.first(len(found.images))[:] = found.images
-    return len(found.images), found.errors, found.warnings
+    return decode_files(files, polarity, resize)

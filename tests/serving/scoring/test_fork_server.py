@@ -4,10 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from bench.support.management import await_
 from serving.scoring.fork_server import ForkServer
@@ -16,10 +17,9 @@ from tests.conftest import ROOT
 HERE = __name__
 
 
-def say(connection: socket.socket, argument: Any, files: Sequence[int]) -> int:
-    """Write the argument into the given file, and answer with this process's and its parent's id."""
-    os.write(files[0], str(argument).encode())
-    connection.sendall(f"{os.getpid()} {os.getppid()}".encode())
+def say(connection: socket.socket, argument: int) -> int:
+    """Answer with the argument, and the ids of this process and its parent."""
+    connection.sendall(f"{argument} {os.getpid()} {os.getppid()}".encode())
     connection.recv(1)
     return 0
 
@@ -30,31 +30,30 @@ def fail(*_: Any) -> int:
 
 
 def heard(connection: socket.socket) -> list[int]:
-    """Return the ids that a child answers with."""
+    """Return the numbers that a child answers with."""
     return [int(word) for word in connection.recv(100).split()]
 
 
-def test_children_are_forked_by_one_process_and_end_with_their_sockets(tmp_path: Path) -> None:
-    """Each has its argument and files; the server ends when it is closed, and has waited for them then."""
-    with closing(ForkServer()) as server, (tmp_path / "said").open("wb") as file:
-        children = [
-            server.fork(f"{HERE}:say", "json", {"number": number}, [file.fileno()]) for number in range(2)
-        ]
-        ids = [heard(child) for child in children]
-        assert {parent for _, parent in ids} == {server.pid}
-        assert len({child for child, _ in ids}) == 2
+def test_children_are_forked_by_one_process_and_end_with_their_sockets() -> None:
+    """Each has its argument; the server ends when it is closed, and has waited for them then."""
+    with closing(ForkServer()) as server:
+        children = [server.fork(f"{HERE}:say", "json", number) for number in range(2)]
+        told = [heard(child) for child in children]
+        assert [argument for argument, _, _ in told] == [0, 1]
+        assert {parent for _, _, parent in told} == {server.pid}
+        assert len({child for _, child, _ in told}) == 2
         for child in children:
             child.close()
-    assert not [child for child, _ in ids if Path(f"/proc/{child}").exists()]
-    assert (tmp_path / "said").read_text().count("{'number': ") == 2
+    assert not [child for _, child, _ in told if Path(f"/proc/{child}").exists()]
 
 
-def test_a_child_that_fails_ends_and_the_next_one_does_not(capfd: Any, tmp_path: Path) -> None:
+def test_a_child_that_fails_ends_and_the_next_one_does_not(capfd: pytest.CaptureFixture[str]) -> None:
     """Its socket is at its end; the traceback is on the standard error."""
-    with closing(ForkServer()) as server, (tmp_path / "said").open("wb") as file:
+    with closing(ForkServer()) as server:
+        server.preload("json")
         with server.fork(f"{HERE}:fail", "json") as child:
             assert child.recv(1) == b""
-        with server.fork(f"{HERE}:say", "json", 1, [file.fileno()]) as child:
+        with server.fork(f"{HERE}:say", "json", 1) as child:
             assert heard(child)
     assert "RuntimeError" in capfd.readouterr().err
 
@@ -64,7 +63,7 @@ def test_children_end_when_this_process_is_killed() -> None:
     script = (
         "import os, time\n"
         "from serving.scoring.fork_server import ForkServer\n"
-        f"child = ForkServer().fork('{HERE}:say', 'json', 1, [1])\n"
+        f"child = ForkServer().fork('{HERE}:say', 'json', 1)\n"
         "print(child.recv(100).decode(), flush=True)\n"
         "time.sleep(3600)\n"
     )
@@ -72,7 +71,7 @@ def test_children_end_when_this_process_is_killed() -> None:
         [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        ids = [int(word) for word in parent.stdout.readline().removeprefix("1").split()]
+        _, *ids = [int(word) for word in parent.stdout.readline().split()]
         parent.kill()
     await_(lambda: not any(_runs(pid) for pid in ids))
 

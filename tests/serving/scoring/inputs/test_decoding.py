@@ -30,25 +30,11 @@ def test_a_decoding_process_without_memory_prints_nothing(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(pickle.dumps(([SAMPLES["image/gif"]], "white-on-black", None)))
-        assert decoding.serve(theirs, None, [os.memfd_create("images")]) == 1
+        assert decoding.serve(theirs, None) == 1
         ours.setblocking(False)
         with pytest.raises(BlockingIOError):
             ours.recv(1)
     assert capfd.readouterr().err == ""
-
-
-def test_the_pixels_of_a_larger_slice_follow_those_of_a_smaller_one() -> None:
-    """The memory that a process shares with this one grows; what was returned before stays."""
-    pictures = [np.full((28, 28), value, np.uint8) for value in range(100)]
-    files = [png(picture) for picture in pictures]
-    with closing(ForkServer()) as server, closing(decoding.DecoderPool(1, server)) as pool:
-        pool.start()
-        few = pool.decode(files[:3], "white-on-black")
-        many = pool.decode(files, "white-on-black")
-        pool.decode([b"no image"], "white-on-black")
-    assert np.array_equal(few.images, pictures[:3])
-    assert np.array_equal(many.images, pictures)
-    assert set(many.warnings) > set(few.warnings)
 
 
 def test_a_process_of_the_pool_looks_at_files(tmp_path: Path) -> None:
