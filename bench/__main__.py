@@ -51,6 +51,10 @@ BENCHES = {
         "scoring.decoders",
         "the batch scorer's decoder pool, beside ProcessPoolExecutor",
     ),
+    "scoring-stages": (
+        "scoring.stages",
+        "CPU time of an image of a scoring run over PNG files, by what it is spent on",
+    ),
     "scoring-kills": (
         "scoring.kills",
         "a scoring run killed repeatedly ends with the bytes of an uninterrupted run",

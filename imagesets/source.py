@@ -4,6 +4,7 @@ A source is read in slices of rows, in any order, so that ten million images nee
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -150,6 +151,10 @@ def _silent(_: str) -> None:
     pass
 
 
+StatFiles = Callable[[bytes, Sequence[bytes]], Future[bytes] | None]
+"""Begins `stat_fields` of a folder and names in another process; None where this process is to do it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """How containers are read: what the user has said of them, and whom to tell what was found."""
@@ -170,3 +175,5 @@ class Options:
     """Shows the user a line, for example about skipped files."""
     on_image_files: Callable[[], None] = lambda: None
     """Called as soon as an image file is found, possibly more than once, so that the decoding processes start."""
+    stat_files: StatFiles = lambda *_: None
+    """Has another process look at the files of a folder, if one is ready."""

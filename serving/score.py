@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +26,7 @@ from serving.scoring.errors import (
     ScoringError,
     Stopped,
 )
+from serving.scoring.fork_server import ForkServer
 from serving.scoring.settings import LABEL_COLUMN, ScoreSettings, environment_layer
 
 GRACE_SECONDS = 10
@@ -109,16 +110,17 @@ def _score(arguments: Sequence[str]) -> int:
                 f"--{needed} is required: {ScoreSettings.model_fields[needed].description}"
             )
     settings = build(ScoreSettings, [environment, layer])
-    from serving.scoring.reporting.console import ConsoleObserver
-    from serving.scoring.run import run
+    with closing(ForkServer()) as server:
+        if settings.url is None:
+            with suppress(OSError):  # the run says so
+                server.preload("numpy")  # while this process imports its own modules
+        from serving.scoring.reporting.console import ConsoleObserver
+        from serving.scoring.run import run
 
-    gc.freeze()  # imported modules live as long as the process
-    console = ConsoleObserver(settings)
-    try:
-        outcome = run(settings, console)
-        console.on_end(outcome)
-    finally:
-        console.close()
+        gc.freeze()  # imported modules live as long as the process
+        with closing(ConsoleObserver(settings)) as console:
+            outcome = run(settings, console, server=server)
+            console.on_end(outcome)
     outcome.check(settings.output)
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 

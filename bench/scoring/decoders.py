@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bench.support.options import bench_parser
-from bundle.manifest import Polarity
+from bundle.images.contract import Polarity, Resize
 from imagesets.source import Reader
 from serving import score
 from serving.scoring.inputs.decoding import Files, decode_files
@@ -32,7 +32,8 @@ from serving.scoring.records import Decoded
 class StandardDecoders:
     """The interface of `DecoderPool` on the standard library's pool."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, server: object) -> None:
+        del server  # the scorer's own fork server
         self.count = count
         self.started = False
         context = get_context("forkserver")
@@ -45,17 +46,20 @@ class StandardDecoders:
             self._pool.submit(int)
         self.started = True
 
-    def decode(self, work: Reader | Files, polarity: Polarity) -> Decoded:
+    def stat_files(self, *_: object) -> None:
+        """Leave the listing to the scorer's own process."""
+
+    def decode(self, work: Reader | Files, polarity: Polarity, resize: Resize | None = None) -> Decoded:
         """Read and decode files in a process of the pool."""
-        return self._pool.submit(_decode, work, polarity).result()
+        return self._pool.submit(_decode, work, polarity, resize).result()
 
     def close(self) -> None:
         """Stop the processes."""
         self._pool.shutdown()
 
 
-def _decode(work: Any, polarity: Polarity) -> Decoded:
-    return decode_files(work if isinstance(work, list) else work.read(), polarity)
+def _decode(work: Any, polarity: Polarity, resize: Resize | None) -> Decoded:
+    return decode_files(work if isinstance(work, list) else work.read(), polarity, resize)
 
 
 def main(arguments: list[str]) -> int:

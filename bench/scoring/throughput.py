@@ -1,6 +1,7 @@
 """Throughput of the batch scorer, against its components and against alternatives.
 
     python -m bench scoring --model models/mnist              throughput, all contenders in turn, round by round
+    python -m bench scoring --model models/mnist --png --files 280000   PNG files alone, beside their bound
     python -m bench scoring --model models/mnist --memory 10000000      memory of a run over that many images
     python -m bench scoring --model models/mnist --memory 1000000 --zip     the same with PNG files in a zip
 
@@ -45,6 +46,8 @@ from serving.system.cpus import usable_cpus
 BATCH = BUCKETS[-1]
 SMALL, MEDIUM = 10_000, 250_000
 """Images of a round for the DataLoader and for Ray Data; only rates are compared."""
+BOUND = "PNG / decoding and session.run, both on these cores"
+DECODING, EACH = "read and decode PNG only, all cores", ", on each core"
 RAW_SHARE, DECODE_SHARE, LOADER_TIMES = 0.90, 0.85, 5.0
 
 Images = npt.NDArray[np.uint8]
@@ -71,6 +74,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--files", type=int, default=70_000, help="number of PNG files, MNIST repeated")
     parser.add_argument("--without-ray", action="store_true", help="omit Ray Data")
     parser.add_argument(
+        "--png", action="store_true", help="only PNG files, beside their bound on these cores"
+    )
+    parser.add_argument(
         "--memory", type=int, metavar="N", help="measure only the memory of a run over N images"
     )
     parser.add_argument("--zip", action="store_true", help="with --memory: PNG files in a zip, not IDX")
@@ -87,11 +93,13 @@ def main(arguments: list[str]) -> int:
         if options.memory:
             return measure(options.model, digits, options.memory, directory, zipped=options.zip)
         images = np.resize(digits, (options.images, 28, 28))
-        (directory / "png" / "all").mkdir(parents=True)
         files = write_material(images, np.resize(digits, (options.files, 28, 28)), directory)
         material = Material(bundle=bundle, images=images, directory=directory, files=files)
         with contextlib.ExitStack() as stack:
-            contenders = dict(_contenders(material, stack, without_ray=options.without_ray))
+            named = _contenders(material, stack, without_ray=options.without_ray or options.png)
+            if options.png:
+                named = (one for one in named if one[0] in (DECODING, "glyph, PNG") or one[0].endswith(EACH))
+            contenders = dict(named)
             rates: dict[str, list[float]] = {name: [] for name in contenders}
             for number in range(options.rounds + 1):
                 for name, run in contenders.items():
@@ -104,10 +112,16 @@ def main(arguments: list[str]) -> int:
 
 def write_material(images: Images, pictures: Images, directory: Path) -> list[bytes]:
     """Write an IDX file, a .npy file and a folder of PNG files; return the PNG paths."""
-    from PIL import Image
-
     write_idx(directory / "images-idx3-ubyte", images, len(images))
     np.save(directory / "images.npy", images)
+    return write_png(pictures, directory)
+
+
+def write_png(pictures: Images, directory: Path) -> list[bytes]:
+    """Write a folder of PNG files and return their paths."""
+    from PIL import Image
+
+    (directory / "png" / "all").mkdir(parents=True)
     files = []
     for place, pixels in enumerate(pictures):
         path = directory / "png" / "all" / f"{place:06d}.png"
@@ -129,14 +143,11 @@ def _contenders(
         yield f"session.run loop, {arithmetic}, one thread", partial(_raw, single, material.images, 1)
         yield f"session.run loop, {arithmetic}, its own threads", partial(_raw, usual, material.images, 1)
         cores = usable_cpus()
-        yield f"session.run loops, {arithmetic}, on each core", partial(_raw, single, material.images, cores)
+        yield f"session.run loops, {arithmetic}{EACH}", partial(_raw, single, material.images, cores)
     yield "glyph, IDX", partial(_ours, material, "images-idx3-ubyte")
     yield "glyph, .npy", partial(_ours, material, "images.npy")
     processes = stack.enter_context(ProcessPoolExecutor(usable_cpus(), get_context("spawn")))
-    yield (
-        "read and decode PNG only, all cores",
-        partial(_decode_only, processes, _decode_files, material.files),
-    )
+    yield DECODING, partial(_decode_only, processes, _decode_files, material.files)
     yield (
         "the same by Pillow's Image.open, all cores",
         partial(_decode_only, processes, _decode_by_pillow, material.files),
@@ -318,10 +329,13 @@ def _tell(found: dict[str, float], rates: dict[str, list[float]], options: argpa
     for name, rate in found.items():
         print(f"{name:48} {rate:12,.0f}   ({min(rates[name]):,.0f} to {max(rates[name]):,.0f})")
     ours = "integer" if any("integer" in name for name in found) else "float32"
+    ceiling, decoding = found[f"session.run loops, {ours}{EACH}"], found[DECODING]
+    bound = found["glyph, PNG"] * (1 / decoding + 1 / ceiling)
+    if options.png:
+        print(f"{BOUND:56} {bound:8.2f}")
+        return 0
     raw = max(found[f"session.run loop, {ours}, {how}"] for how in ("one thread", "its own threads"))
     plain = max(found[f"session.run loop, float32, {how}"] for how in ("one thread", "its own threads"))
-    ceiling = found[f"session.run loops, {ours}, on each core"]
-    decoding = found["read and decode PNG only, all cores"]
     missed = 0
     for what, value, target in (
         (f"IDX / the faster session.run loop, {ours}", found["glyph, IDX"] / raw, RAW_SHARE),
@@ -334,11 +348,7 @@ def _tell(found: dict[str, float], rates: dict[str, list[float]], options: argpa
             found["glyph, PNG"] / found["the same by Pillow's Image.open, all cores"],
             None,
         ),
-        (
-            "PNG / decoding and session.run, both on these cores",
-            found["glyph, PNG"] * (1 / decoding + 1 / ceiling),
-            None,
-        ),
+        (BOUND, bound, None),
         ("IDX / DataLoader + eager", found["glyph, IDX"] / found["DataLoader + eager, IDX"], LOADER_TIMES),
         ("PNG / DataLoader + eager", found["glyph, PNG"] / found["DataLoader + eager, PNG"], LOADER_TIMES),
         (

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,10 @@ from serving.errors import DeviceLostError, ProviderError
 from serving.model import cuda
 from serving.model.bound_session import OUTPUTS, BoundSession
 from serving.model.cuda_graph_thread import GraphSession, graph_thread
-from serving.settings import ServiceSettings
 from serving.system.cpus import multiplies_bytes
+
+if TYPE_CHECKING:
+    from serving.settings import ServiceSettings
 
 log = logging.getLogger("glyph.serving")
 
@@ -186,7 +188,7 @@ def choose_precision(policy: PrecisionPolicy, bundle: Bundle, provider: Provider
     return "integer"
 
 
-def open_version(bundle: Bundle, provider: Provider, settings: ServiceSettings) -> Engine:
+def open_version(bundle: Bundle, provider: Provider, settings: "ServiceSettings") -> Engine:
     """Open a bundle with the service's settings.
 
     Raises:

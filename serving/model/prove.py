@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +23,13 @@ from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError
 from common.errors import one_line
 from serving.errors import ProviderError
 from serving.model.proof_table import Status
-from serving.settings import ServiceSettings
 from serving.system.memory import limit_memory
 from serving.system.parent_death import end_with_parent
 
 if TYPE_CHECKING:
     from bundle.repository import Bundle
     from serving.model.engine import Engine, Provider
+    from serving.settings import ServiceSettings
 
 log = logging.getLogger("glyph.serving")
 
@@ -42,7 +43,7 @@ ProofResult = tuple[Status, str]
 
 
 def prove(
-    path: Path, provider: "Provider", settings: ServiceSettings, seconds: float, shutdown: threading.Event
+    path: Path, provider: "Provider", settings: "ServiceSettings", seconds: float, shutdown: threading.Event
 ) -> ProofResult:
     """Prove the version in the directory `path` in a child process, and return the result.
 
@@ -71,16 +72,21 @@ def prove(
             while True:
                 with suppress(subprocess.TimeoutExpired):
                     output, _ = child.communicate(timeout=POLL_SECONDS)
-                    return _child_result(child.returncode, output)
+                    return child_result(child.returncode, output)
                 if shutdown.is_set():
                     return "unknown", ""
                 if time.monotonic() > deadline:
-                    return "invalid", f"loading and proving it took longer than {seconds:g} s"
+                    return took_longer(seconds)
         finally:
             child.kill()
 
 
-def _child_result(code: int, output: bytes) -> ProofResult:
+def took_longer(seconds: float) -> ProofResult:
+    """Return the result of a child that was killed at its deadline."""
+    return "invalid", f"loading and proving it took longer than {seconds:g} s"
+
+
+def child_result(code: int, output: bytes) -> ProofResult:
     """Return the result that the child's exit code and its line of output mean."""
     if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         return "unknown", ""
@@ -95,8 +101,8 @@ def _child_result(code: int, output: bytes) -> ProofResult:
     return status, reason
 
 
-def open_bounded(bundle: "Bundle", provider: "Provider", settings: ServiceSettings) -> "Engine":
-    """Open an unproven version, on the CPU within the free memory. On CUDA there is no such limit.
+def open_bounded(bundle: "Bundle", provider: "Provider", settings: "ServiceSettings") -> "Engine":
+    """Open an unproven version with the service's settings, as `bounded` does.
 
     Raises:
         InvalidBundleError: as `open_version`, or it takes more memory than is free.
@@ -104,11 +110,20 @@ def open_bounded(bundle: "Bundle", provider: "Provider", settings: ServiceSettin
     """
     from serving.model.engine import open_version
 
+    return bounded(provider, lambda: open_version(bundle, provider, settings))
+
+
+def bounded(provider: "Provider", open_unproven: Callable[[], "Engine"]) -> "Engine":
+    """Open an unproven version, on the CPU within the free memory. On CUDA there is no such limit.
+
+    Raises:
+        InvalidBundleError: it takes more memory than is free.
+    """
     if provider != "cpu":
-        return open_version(bundle, provider, settings)
+        return open_unproven()
     try:
         with limit_memory():
-            return open_version(bundle, provider, settings)
+            return open_unproven()
     except MemoryError as error:
         raise InvalidBundleError("loading and proving it takes more memory than there is") from error
 
@@ -116,20 +131,36 @@ def open_bounded(bundle: "Bundle", provider: "Provider", settings: ServiceSettin
 def main() -> None:
     """Prove the version that the one argument names, and print the result; this is what the child runs."""
     task = orjson.loads(sys.argv[1])
-    end_with_parent(task["parent"])
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
+    prepare_child(task["parent"])
+    from serving.settings import ServiceSettings
+
     settings = ServiceSettings.model_validate(task["settings"])
     sys.stdout.buffer.write(orjson.dumps(_open(Path(task["path"]), task["provider"], settings)) + b"\n")
 
 
-def _open(path: Path, provider: "Provider", settings: ServiceSettings) -> ProofResult:
+def prepare_child(parent: int) -> None:
+    """Have this process end with its parent, and before all others if memory runs out."""
+    end_with_parent(parent)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
+
+
+def _open(path: Path, provider: "Provider", settings: "ServiceSettings") -> ProofResult:
+    return attempt(
+        path, provider, settings.device_id, lambda bundle: open_bounded(bundle, provider, settings)
+    )
+
+
+def attempt(
+    path: Path, provider: "Provider", device_id: int, open_unproven: Callable[["Bundle"], "Engine"]
+) -> ProofResult:
+    """Open the version in the directory `path`, and return what came of it."""
     from bundle.repository import Bundle
     from serving.model.engine import choose_provider
 
     try:
-        choose_provider(provider, settings.device_id)  # this also loads CUDA's libraries
-        open_bounded(Bundle.open(path), provider, settings)
+        choose_provider(provider, device_id)  # this also loads CUDA's libraries
+        open_unproven(Bundle.open(path))
     except GoldenMismatchError as error:
         return "golden_mismatch", one_line(error, MAX_REASON)
     except BundleError as error:

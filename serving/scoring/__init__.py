@@ -13,6 +13,7 @@ From top to bottom; imports go down only.
 - `output/`: files, receipts and locks, which make the output exactly-once and verifiable
 - `plan.py`: divides the input into parts; `observer.py`: callbacks of a run
 - `inputs/`: opens the inputs by the readers of `imagesets/`, and the pool of decoding processes
+- `fork_server.py`: the process that forks the others, for decoding and for the model's proof
 - `records.py`: what the stages pass to each other
 - `own_output.py`: recognises the scorer's own output, which is no input
 - `settings.py`, `errors.py`

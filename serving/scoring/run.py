@@ -4,11 +4,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import BinaryIO
 
 from bundle.images.contract import Resize
-from serving.scoring.backends.local import open_local
+from serving.scoring.backends.local import open_local, start_proof
+from serving.scoring.backends.proof import Proof
+from serving.scoring.fork_server import ForkServer
 from serving.scoring.inputs.decoding import DecoderPool
 from serving.scoring.inputs.sources import open_inputs
 from serving.scoring.observer import Observer, Totals
@@ -32,6 +34,7 @@ def run(
     *,
     environment: Mapping[str, str] | None = None,
     stdin: BinaryIO | None = None,
+    server: ForkServer | None = None,
 ) -> Outcome:
     """Score this process's shard; finish the job if it is the only shard.
 
@@ -40,6 +43,7 @@ def run(
         observer: receives the run's callbacks.
         environment: where the shard is read from, by default the process's.
         stdin: read where an input is `-`, by default the process's.
+        server: forks the run's processes, and is closed with it; by default one of its own.
 
     Raises:
         ScoringError: the run cannot go on; the message has the reason and a remedy.
@@ -47,11 +51,18 @@ def run(
     """
     index, count = shard_of(settings, os.environ if environment is None else environment)
     with ExitStack() as stack:
-        decoders = DecoderPool(settings.workers or usable_cpus())
-        stack.callback(decoders.close)
+        server = stack.enter_context(closing(server or ForkServer()))
+        decoders = stack.enter_context(closing(DecoderPool(settings.workers or usable_cpus(), server)))
+        proof = None
+        if settings.url is None:
+            proof = stack.enter_context(closing(start_proof(settings, server)))
         sources = open_inputs(
             settings.input,
-            settings.options(observer.say, decoders.start if settings.engine == "local" else lambda: None),
+            settings.options(
+                observer.say,
+                decoders.start if settings.engine == "local" else lambda: None,
+                decoders.stat_files,
+            ),
             part=settings.part,
             stdin=stdin,
         )
@@ -60,7 +71,7 @@ def run(
         plan = Plan(sources, settings.part_rows)
         columns = plan.columns()
         own = range(index, plan.parts, count)
-        backend = open_backend(settings)
+        backend = open_backend(settings, proof)
         stack.callback(backend.close)
         check_resize(settings.resize, backend, observer.say)
         observer.on_backend(backend, sources)
@@ -127,8 +138,8 @@ def merge(output: OutputFolder, say: Callable[[str], None] = lambda _: None) -> 
         return Outcome(receipts=receipts, complete=True, manifest=output.manifest)
 
 
-def open_backend(settings: ScoreSettings) -> Backend:
-    """Open the backend that the settings select.
+def open_backend(settings: ScoreSettings, proof: Proof | None) -> Backend:
+    """Open the backend that the settings select; a local one needs the proof of its model.
 
     Raises:
         ModelError: the model cannot be loaded or proven.
@@ -138,7 +149,7 @@ def open_backend(settings: ScoreSettings) -> Backend:
         from serving.scoring.backends.remote import open_remote
 
         return open_remote(settings)
-    return open_local(settings)
+    return open_local(settings, proof)
 
 
 def check_resize(asked: Resize | None, backend: Backend, say: Callable[[str], None]) -> None:

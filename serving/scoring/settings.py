@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from bundle.images.contract import Resize
 from bundle.version_paths import with_version
 from common.configuration import CommaSeparated, Layer, OrNone, Settings, from_environment
-from imagesets.source import Options, Part
+from imagesets.source import Options, Part, StatFiles
 
 ENVIRONMENT_PREFIX = "GLYPH_SCORE_"
 
@@ -250,13 +250,17 @@ class ScoreSettings(Settings):
         return place.parent == output and place.name.startswith(("part-", "_"))
 
     def options(
-        self, say: Callable[[str], None] = lambda _: None, on_image_files: Callable[[], None] = lambda: None
+        self,
+        say: Callable[[str], None] = lambda _: None,
+        on_image_files: Callable[[], None] = lambda: None,
+        stat_files: StatFiles = lambda *_: None,
     ) -> Options:
         """Return how the input is read.
 
         Args:
             say: shows the user a line about skipped files.
             on_image_files: called as soon as an image file is found.
+            stat_files: see `Options.stat_files`.
         """
         return Options(
             column=self.column,
@@ -268,6 +272,7 @@ class ScoreSettings(Settings):
             resize=self.resize,
             say=say,
             on_image_files=on_image_files,
+            stat_files=stat_files,
         )
 
     @property

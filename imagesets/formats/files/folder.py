@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,14 @@ from imagesets.label_table_files import is_label_table, read_label_table
 from imagesets.label_tables import agreeing, match_found, no_table_error
 from imagesets.labels import UNKNOWN, LabelColumn, of_codes
 from imagesets.names.file_names import is_system_file, part_of_folder, without_compression
-from imagesets.source import PARTS, Options
+from imagesets.source import PARTS, Options, StatFiles
 
 USUAL_ENDINGS = (b".png", b".jpg", b".jpeg")
 """Extensions of image files, tested first because most names have one; other files may be images too."""
 DOT = ord(".")
 EMPTY = "empty class"
+BLOCK, WINDOW = 512, 1 << 14
+"""Names that another process is asked about at once, and those that are shared out between the processes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -332,47 +335,95 @@ def _none(_: bytes) -> bool:
     return False
 
 
+def _here(*_: object) -> None:
+    return None
+
+
 def walk(
-    root: bytes, is_left_out: Callable[[bytes], bool] = _none
-) -> Iterator[tuple[bytes, os.stat_result | None]]:
+    root: bytes,
+    is_left_out: Callable[[bytes], bool] = _none,
+    stat_files: StatFiles = _here,
+) -> Iterator[tuple[bytes, os.stat_result | bytes | None]]:
     """Yield the files of a folder (name with a slash), recursively, sorted by name; names are relative to it.
 
-    A folder that cannot be listed is yielded itself, with a slash at its end; a file whose `stat` fails has None. Links
-    to a folder that one is in are not followed.
+    With each comes its `stat` result, or the line that `listing.stat_fields` has of it. A folder that cannot be listed
+    is yielded itself, with a slash at its end; a file whose `stat` fails has None. Links to a folder that one is in are
+    not followed.
 
     Args:
         root: the folder.
         is_left_out: whether all that is in a folder is left out, by its name below `root`.
+        stat_files: see `Options.stat_files`.
 
     Raises:
         DataError: the folder itself cannot be listed.
     """
     try:
-        pending = [(b"", iter(sorted(os.listdir(root))), frozenset({_identity(os.stat(root))}))]
+        names = _known_names(root, sorted(os.listdir(root)), stat_files)
+        pending = [(b"", names, frozenset({_identity(os.stat(root))}))]
     except OSError as error:
         raise DataError(f"the folder {display_name(root)} cannot be read: {error.strerror}") from error
     if is_left_out(b""):
         return
     while pending:
         prefix, names, above = pending[-1]
-        if (name := next(names, None)) is None:
-            pending.pop()
-            continue
-        path = prefix + name
-        try:
-            found = os.stat(root + path)
-        except OSError:
-            yield path, _status_of_link(root + path)  # a broken link: its row has the error
-            continue
-        if not stat.S_ISDIR(found.st_mode):
-            yield path, found
-        elif _identity(found) not in above and not name.startswith(b".") and not is_left_out(path):
+        for name, known in names:
+            path = prefix + name
+            if known:
+                yield path, known
+                continue
             try:
-                below = sorted(os.listdir(root + path))
+                found = os.stat(root + path)
             except OSError:
-                yield path + b"/", found
-            else:
-                pending.append((path + b"/", iter(below), above | {_identity(found)}))
+                yield path, _status_of_link(root + path)  # a broken link: its row has the error
+                continue
+            if not stat.S_ISDIR(found.st_mode):
+                yield path, found
+            elif _identity(found) not in above and not name.startswith(b".") and not is_left_out(path):
+                if (below := _names_in(root + path)) is None:
+                    yield path + b"/", found
+                    continue
+                path += b"/"
+                names = _known_names(root + path, below, stat_files)
+                pending.append((path, names, above | {_identity(found)}))
+                break
+        else:
+            pending.pop()
+
+
+def _names_in(folder: bytes) -> list[bytes] | None:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return None
+
+
+def _known_names(
+    folder: bytes,
+    names: Sequence[bytes],
+    stat_files: StatFiles,
+) -> Iterator[tuple[bytes, bytes]]:
+    """Return an iterator over names, each with what another process found out of it, empty if nothing.
+
+    `stat` takes most of the time of listing a folder. Others begin with the last names of a window, this process with
+    the first, and where they meet, the window ends.
+    """
+    windows = (names[at : at + WINDOW] for at in range(0, len(names), WINDOW))
+    return chain.from_iterable(chain.from_iterable(_window(folder, names, stat_files) for names in windows))
+
+
+def _window(
+    folder: bytes,
+    names: Sequence[bytes],
+    stat_files: StatFiles,
+) -> Iterator[Iterable[tuple[bytes, bytes]]]:
+    blocks = [names[at : at + BLOCK] for at in range(0, len(names), BLOCK)]
+    others = [stat_files(folder, block) if len(blocks) > 1 else None for block in reversed(blocks)]
+    for block, other in zip(blocks, reversed(others), strict=True):
+        if other is None or other.cancel():
+            yield zip(block, repeat(b""), strict=False)
+        else:
+            yield zip(block, other.result().split(b"\n"), strict=True)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
@@ -389,7 +440,7 @@ def _status_of_link(path: bytes) -> os.stat_result | None:
 def collect(
     name: str,
     root: str,
-    found: Iterator[tuple[bytes, os.stat_result | None]],
+    found: Iterator[tuple[bytes, os.stat_result | bytes | None]],
     options: Options,
     is_left_out: Callable[[bytes], bool] = _none,
 ) -> tuple[FileSource, list[str]]:
@@ -422,7 +473,7 @@ def collect(
             left_out += 1
             if text.endswith(".cls"):
                 files.read_labels = lambda: _labels_of_sidecars(files)
-        elif ending.endswith(CONTAINER_ENDINGS) and status is not None and stat.S_ISREG(status.st_mode):
+        elif ending.endswith(CONTAINER_ENDINGS) and _is_regular(status):
             containers.append(root + text)
         else:
             files.add_known(path, status)
@@ -431,6 +482,10 @@ def collect(
             f"{name}: {left_out} file(s) that are not images are skipped (labels, descriptions, hidden files)"
         )
     return files, containers
+
+
+def _is_regular(status: os.stat_result | bytes | None) -> bool:
+    return isinstance(status, bytes) or (status is not None and stat.S_ISREG(status.st_mode))
 
 
 def _labels_of_sidecars(files: FileSource) -> LabelColumn:

@@ -159,6 +159,28 @@ def too_large_reason(size: int) -> str:
     return f"the file has {size} bytes; an image file may have at most {MAX_FILE_BYTES}"
 
 
+def stat_fields(folder: bytes, names: Sequence[bytes]) -> bytes:
+    """Return a line for each name: size and time of a regular file, nothing for anything else.
+
+    Args:
+        folder: with a slash at its end.
+        names: of files in it.
+    """
+    return b"\n".join([_fields_if_regular(folder + name) for name in names])
+
+
+def _fields_if_regular(path: bytes) -> bytes:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return b""
+    return _fields(found) if stat.S_ISREG(found.st_mode) else b""
+
+
+def _fields(found: os.stat_result) -> bytes:
+    return b"%d %d" % (found.st_size, found.st_mtime)
+
+
 class FileSource(LabelledSource):
     """A source whose rows are image files: a folder, a list of paths, a glob pattern."""
 
@@ -182,10 +204,13 @@ class FileSource(LabelledSource):
         else:
             self.add_known(path, found)
 
-    def add_known(self, path: bytes, found: os.stat_result | None) -> None:
-        """Add a file whose `stat` result is known, None if there is none."""
-        fields = b"absent" if found is None else b"%d %d" % (found.st_size, found.st_mtime)
-        self._listing.append((path,), fields)
+    def add_known(self, path: bytes, found: os.stat_result | bytes | None) -> None:
+        """Add a file whose `stat` result, or its line of `stat_fields`, is known; None if there is none."""
+        if found is None:
+            found = b"absent"
+        elif not isinstance(found, bytes):
+            found = _fields(found)
+        self._listing.append((path,), found)
         self.count += 1
 
     def paths(self) -> Iterator[bytes]:

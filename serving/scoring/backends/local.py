@@ -1,7 +1,7 @@
 """The local backend: the service's ONNX Runtime session in this process."""
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,15 +11,15 @@ import onnxruntime
 from bundle.errors import BundleError, runtime_reason
 from bundle.images.contract import Resize
 from bundle.manifest import Polarity
-from bundle.repository import Bundle, resolve
+from bundle.repository import resolve
 from serving.errors import DeviceLostError, ProviderError
 from serving.model import engine as sessions
-from serving.model.proof_table import load_seconds
-from serving.model.prove import prove
+from serving.model.prove import ProofResult
+from serving.scoring.backends.proof import Proof
 from serving.scoring.errors import BackendError, BackendLostError, ModelError, Stopped
+from serving.scoring.fork_server import ForkServer
 from serving.scoring.records import Images
 from serving.scoring.settings import ScoreSettings
-from serving.settings import ServiceSettings
 from serving.system.cpus import usable_cpus
 
 BATCH: dict[sessions.Provider, int] = {"cpu": sessions.BUCKETS[-1], "cuda": 4096}
@@ -96,36 +96,62 @@ class LocalBackend:
         """Do nothing: the session ends with the process."""
 
 
-def open_local(settings: ScoreSettings) -> LocalBackend:
+def start_proof(settings: ScoreSettings, server: ForkServer) -> Proof:
+    """Find the model, and start its proof in a child process.
+
+    Raises:
+        ModelError: there is no model.
+        BackendError: CUDA is required and does not work, or no process can be started.
+    """
+    with _scoring_errors():
+        bundle = resolve(settings.model, settings.version)
+        provider = sessions.choose_provider(settings.provider, settings.device_id)
+        try:
+            return Proof(bundle, provider, settings, server)
+        except OSError as error:
+            raise BackendError(f"no process can be started to prove the model: {error.strerror}") from error
+
+
+def open_local(settings: ScoreSettings, proof: Proof | None = None) -> LocalBackend:
     """Load and prove the model as the service does: first in a child process, which can be timed out and killed.
+
+    Args:
+        settings: the job.
+        proof: of the model, if it was started before.
 
     Raises:
         ModelError: there is no model, or it cannot be proven.
         BackendError: CUDA is required and does not work, or no process can be started.
         Stopped: the child was terminated by a signal.
     """
-    try:
-        bundle = resolve(settings.model, settings.version)
-        provider = sessions.choose_provider(settings.provider, settings.device_id)
-        _prove(bundle, provider, settings)
+    if proof is None:
+        server = ForkServer()
+        with closing(server), closing(start_proof(settings, server)) as started:
+            return open_local(settings, started)
+    bundle, provider = proof.bundle, proof.provider
+    with _scoring_errors():
+        _check(proof.result())
         arithmetic = sessions.choose_precision(settings.arithmetic, bundle, provider)
         session = sessions.open_engine(bundle, provider, settings.device_id, arithmetic)
-        most = settings.batch or BATCH[provider]
-        sizes = tuple(1 << power for power in range(most.bit_length()))
-        return LocalBackend(replace(session, sizes=sizes))
+    most = settings.batch or BATCH[provider]
+    sizes = tuple(1 << power for power in range(most.bit_length()))
+    return LocalBackend(replace(session, sizes=sizes))
+
+
+@contextmanager
+def _scoring_errors() -> Iterator[None]:
+    """Convert the errors of a bundle and of a provider into the scorer's."""
+    try:
+        yield
     except BundleError as error:
         raise ModelError(str(error)) from error
     except ProviderError as error:
         raise BackendError(str(error)) from error
 
 
-def _prove(bundle: Bundle, provider: sessions.Provider, settings: ScoreSettings) -> None:
-    """Prove the version in a child process: a graph that computes for hours would block this one, signals included."""
-    service_settings = ServiceSettings(arithmetic=settings.arithmetic, device_id=settings.device_id)
-    try:
-        kind, reason = prove(bundle.path, provider, service_settings, load_seconds(0), threading.Event())
-    except OSError as error:
-        raise BackendError(f"no process can be started to prove the model: {error.strerror}") from error
+def _check(result: ProofResult) -> None:
+    """Raise the error that a proof's result means."""
+    kind, reason = result
     if kind == "unknown":
         raise Stopped("the process that proves the model was terminated: run again")
     if kind == "provider_error":

@@ -1,37 +1,30 @@
 """Decodes image files to `uint8[n, 28, 28]` with the service's decoder, in a pool of processes.
 
-`python -m serving.scoring.inputs.decoding` is the program of those processes: decoding holds the global interpreter
-lock, so threads would not run in parallel. Each process has a socket to its parent and exits when the socket is
-closed, which also happens when the parent is killed.
+Decoding holds the global interpreter lock, so threads would not run in parallel. Each process has a socket to its
+parent; memory that both share, for the pixels, took no less CPU time.
 
-`concurrent.futures.ProcessPoolExecutor` is slower: with this pool a run over 20,000 PNG files of MNIST takes 0.87 of
-its time with `forkserver`, over a zip of them 0.88 (AMD EPYC, two cores; `python -m bench decoders`). Each of the
-executor's processes imports the main module again, and one thread handles the messages of all processes.
+`concurrent.futures.ProcessPoolExecutor` is slower (`python -m bench decoders`): each of its processes imports the main
+module again, and one thread handles the messages of all processes.
 """
 
 import contextlib
-import gc
-import os
 import pickle
 import queue
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, cast
 
-import serving
 from bundle.images import decoding
 from bundle.images.contract import Polarity, Resize
 from imagesets.errors import DataError
+from imagesets.formats.files.listing import stat_fields
 from imagesets.source import Reader
 from serving.predict.bodies.image_warnings import warned
 from serving.scoring.errors import DecoderError
+from serving.scoring.fork_server import ForkServer
 from serving.scoring.records import Decoded, Images
 
-ROOT = Path(serving.__file__).resolve().parent.parent
 BUFFER = 1 << 20
 
 Files = Sequence[bytes | str]
@@ -61,38 +54,41 @@ def _warnings(
 class DecoderPool:
     """A pool of decoding processes; up to `count` threads may call `decode` at once."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, server: ForkServer) -> None:
         self.count = count
+        self._server = server
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._listing = ThreadPoolExecutor(max(1, count - 1), thread_name_prefix="list")
+        self._ready: Future[bytes] | None = None
 
     @property
     def started(self) -> bool:
         """Return whether the processes have been started."""
-        return self._process is not None
+        return bool(self._workers)
 
     def start(self) -> None:
-        """Start the processes once; they import their modules in the background."""
-        if self._process is not None:
-            return
-        pairs = [socket.socketpair() for _ in range(self.count)]
-        self._workers = [_Worker(ours) for ours, _ in pairs]
-        # One process imports the modules and forks the others; this process has threads, so it must not fork.
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "serving.scoring.inputs.decoding",
-                *(str(theirs.fileno()) for _, theirs in pairs),
-            ],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno() for _, theirs in pairs],
-            env=_environment(),
-        )
-        for (_, theirs), worker in zip(pairs, self._workers, strict=True):
-            theirs.close()
+        """Start the processes once; they import their modules in the background.
+
+        Raises:
+            DecoderError: there can be no more processes.
+        """
+        for _ in range(0 if self._workers else self.count):
+            try:
+                worker = _Worker(self._server)
+            except OSError as error:
+                raise DecoderError(
+                    f"no decoding process can be started: {error.strerror}; the same command resumes the run"
+                ) from error
+            self._workers.append(worker)
             self._idle.put(worker)
+            self._ready = self._ready or self._listing.submit(self._call, (b"", ()))
+
+    def stat_files(self, folder: bytes, names: Sequence[bytes]) -> Future[bytes] | None:
+        """Have `listing.stat_fields` done in a process of the pool; None before one is ready, and for a single CPU."""
+        if self.count == 1 or self._ready is None or not self._ready.done():
+            return None
+        return self._listing.submit(self._call, (folder, names))
 
     def decode(self, work: Reader | Files, polarity: Polarity, resize: Resize | None = None) -> Decoded:
         """Read (if `work` is a Reader) and decode files in a process of the pool, which must be started.
@@ -101,9 +97,15 @@ class DecoderPool:
             DecoderError: the process died.
             DataError: the archive of the files cannot be read any more.
         """
+        answer = self._call((work, polarity, resize))
+        if isinstance(answer, Decoded):
+            return answer
+        raise DataError(f"the input cannot be read: {answer}; restore it and run again")
+
+    def _call(self, request: Any) -> Any:
         worker = self._idle.get()
         try:
-            answer = worker.call((work, polarity, resize))
+            return worker.call(request)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise DecoderError(
                 "a decoding process died (out of memory?); the same command resumes the run, "
@@ -111,78 +113,44 @@ class DecoderPool:
             ) from error
         finally:
             self._idle.put(worker)
-        if isinstance(answer, Decoded):
-            return answer
-        raise DataError(f"the input cannot be read: {answer}; restore it and run again")
 
     def close(self) -> None:
         """Stop the processes."""
         for worker in self._workers:
+            worker.shut_down()
+        self._listing.shutdown(cancel_futures=True)
+        for worker in self._workers:
             worker.close()
-        if self._process is not None:
-            self._process.wait()
 
 
 class _Worker:
     """The socket to a decoding process."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._source = cast("IO[bytes]", connection.makefile("rb", buffering=BUFFER))
+    def __init__(self, server: ForkServer) -> None:
+        self._connection = server.fork(f"{__name__}:serve", __name__)
+        self._source = cast("IO[bytes]", self._connection.makefile("rb", buffering=BUFFER))
 
     def call(self, request: Any) -> Any:
         self._connection.sendall(pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
         return pickle.load(self._source)  # noqa: S301  written by this program's own process
 
-    def close(self) -> None:
+    def shut_down(self) -> None:
+        """Wake a thread that waits for the process."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
         self._source.close()
         self._connection.close()
 
 
-def _environment() -> dict[str, str]:
-    """Return the child's environment, with this package on its path."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Serve each socket in a process of its own until the parent closes it or exits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    gc.freeze()  # imported modules live as long as the process
-    connections = [socket.socket(fileno=int(number)) for number in arguments]
-    children = []
-    for connection in connections[1:]:
-        if (child := os.fork()) == 0:
-            return _serve(_close_others(connection, connections))
-        children.append(child)
-    code = _serve(_close_others(connections[0], connections))
-    for child in children:
-        os.waitpid(child, 0)
-    return code
-
-
-def _close_others(own: socket.socket, connections: Sequence[socket.socket]) -> socket.socket:
-    """Close the other processes' sockets: inherited copies would keep them open when those processes die."""
-    for connection in connections:
-        if connection is not own:
-            connection.close()
-    return own
-
-
-def _serve(connection: socket.socket) -> int:
+def serve(connection: socket.socket, _: None) -> int:
+    """Decode what the parent asks for until it closes the socket or exits."""
     with connection.makefile("rb", buffering=BUFFER) as source:
         while True:
             try:
-                work, polarity, resize = pickle.load(source)  # noqa: S301  the parent wrote it
-                answer: Decoded | str
-                try:
-                    files = work if isinstance(work, list) else work.read()
-                    answer = decode_files(files, polarity, resize)
-                except OSError as error:  # the archive was removed
-                    answer = str(error)
+                request = pickle.load(source)  # noqa: S301  the parent wrote it
+                answer = stat_fields(*request) if len(request) == 2 else _decoded(*request)
                 connection.sendall(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
             except (EOFError, ConnectionError):
                 return 0
@@ -190,5 +158,10 @@ def _serve(connection: socket.socket) -> int:
                 return 1
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _decoded(work: Reader | Files, polarity: Polarity, resize: Resize | None = None) -> Decoded | str:
+    """Return decoded files, or the reason why they cannot be read."""
+    try:
+        files = work if isinstance(work, Sequence) else work.read()
+    except OSError as error:  # the archive was removed
+        return str(error)
+    return decode_files(files, polarity, resize)

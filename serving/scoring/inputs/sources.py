@@ -84,7 +84,9 @@ def _open(place: str, options: Options, stdin: BinaryIO | None) -> list[Source]:
     if os.path.isdir(place):
         root = os.path.join(place, "")
         own = _OwnOutput(os.fsencode(root))
-        files, containers = collect(place, root, walk(own.root, own.is_folder), options, own.is_file)
+        files, containers = collect(
+            place, root, walk(own.root, own.is_folder, options.stat_files), options, own.is_file
+        )
         own.tell(place, options)
         return _collected(files, sorted([*containers, *own.tables]), options)
     if os.path.lexists(place):
@@ -93,8 +95,8 @@ def _open(place: str, options: Options, stdin: BinaryIO | None) -> list[Source]:
         return _opened(open_set(place, options).sources, options)
     if glob.has_magic(place):
         own = _OwnOutput(b"")
-        found = ((name, os.stat(name)) for name in _matches(place))
-        files, containers = collect(place, "", found, options, own.is_file)
+        matching = ((name, os.stat(name)) for name in _matches(place))
+        files, containers = collect(place, "", matching, options, own.is_file)
         own.tell(place, options)
         return _collected(files, sorted([*containers, *own.tables]), options)
     raise DataError(f"{place} does not exist: give a folder, a file, or a glob pattern in quotes")

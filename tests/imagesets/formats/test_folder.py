@@ -3,6 +3,8 @@
 import hashlib
 import os
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagesets.errors import DataError
+from imagesets.formats.files import folder as folders
 from imagesets.formats.files.folder import collect, open_folder, walk
 from imagesets.formats.files.layout import Layout, classify, components, parent
-from imagesets.formats.files.listing import FileSource, listing_sha256
+from imagesets.formats.files.listing import FileSource, listing_sha256, stat_fields
 from imagesets.labels import UNKNOWN
 from imagesets.source import Options
 
@@ -315,6 +318,36 @@ def everything(root: Path, said: list[str] | None = None) -> tuple[FileSource, l
     return collect(
         "in", place, walk(os.fsencode(place)), Options(say=(said if said is not None else []).append)
     )
+
+
+@pytest.mark.parametrize("ready", [True, False], ids=["others are ready", "others are too late"])
+def test_files_that_another_process_looks_at_are_listed_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ready: bool
+) -> None:
+    """In the same order, with the same fingerprint: what is no regular file is looked at here."""
+    fill(tmp_path, *(f"{folder}{number:02}.png" for folder in ("", "a/") for number in range(40)))
+    (tmp_path / "07.png").unlink()
+    (tmp_path / "07.png").symlink_to("nothing")
+    (tmp_path / "08.png").unlink()
+    os.mkfifo(tmp_path / "08.png")
+    (tmp_path / "31.npy").touch()
+    monkeypatch.setattr(folders, "BLOCK", 3)
+    monkeypatch.setattr(folders, "WINDOW", 17)
+    asked: list[bytes] = []
+
+    def elsewhere(folder: bytes, names: Sequence[bytes]) -> Future[bytes]:
+        future = Future[bytes]()
+        if ready:
+            asked.extend(names)
+            future.set_result(stat_fields(folder, names))
+        return future
+
+    root = os.path.join(os.fsencode(tmp_path), b"")  # noqa: PTH118
+    files, containers = collect("in", f"{tmp_path}/", walk(root, stat_files=elsewhere), Options())
+    here, same = everything(tmp_path)
+    assert [*files.paths()] == [*here.paths()]
+    assert (files.fingerprint(), containers) == (here.fingerprint(), same)
+    assert len(asked) == (82 if ready else 0)
 
 
 def test_the_scorer_takes_everything_in_order(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.support.jobs import digits, score
 from bundle.repository import Bundle
+from serving.model.engine import Provider
+from serving.model.prove import ProofResult
 from serving.scoring.backends import local
+from serving.scoring.backends.proof import Proof
 from tests.serving.scoring.damages import COUNT, NAMES
 
 
@@ -23,13 +27,27 @@ def finished(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+class Proven(Proof):
+    """A proof without a process."""
+
+    def __init__(self, bundle: Bundle, provider: Provider, *_: Any) -> None:
+        self.bundle, self.provider = bundle, provider
+
+    def result(self) -> ProofResult:
+        """Return that the model is proven."""
+        return "proven", ""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 @pytest.fixture(autouse=True)
 def _proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take models for proven: a child that loads one once more is most of what a small job takes.
 
     Tests of the child are in `tests/serving/security/test_prepared_versions.py`.
     """
-    monkeypatch.setattr(local, "prove", lambda *_: ("proven", ""))
+    monkeypatch.setattr(local, "Proof", Proven)
 
 
 @pytest.fixture

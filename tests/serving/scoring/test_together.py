@@ -185,9 +185,7 @@ def test_a_run_is_rejected_while_another_holds_a_lock_of_its_parts(
     assert parts(output) == whole
 
 
-@pytest.mark.parametrize("which", ["the first", "one that it forked"])
 def test_a_killed_decoding_process_ends_the_run(
-    which: str,
     bundle: Bundle,
     given: Path,
     whole: dict[str, bytes],
@@ -200,10 +198,9 @@ def test_a_killed_decoding_process_ends_the_run(
 
     def killing(self: DecoderPool, *arguments: Any) -> Any:
         if not killed and len(parts(tmp_path / "out")):
-            assert self._process is not None
-            victim = self._process.pid if which == "the first" else _forked_by(self._process.pid)
-            killed.append(victim)
-            os.kill(victim, signal.SIGKILL)
+            assert self._server.pid is not None
+            killed.append(_forked_by(self._server.pid))
+            os.kill(killed[0], signal.SIGKILL)
         return decode(self, *arguments)
 
     monkeypatch.setattr(DecoderPool, "decode", killing)

@@ -1,14 +1,19 @@
 """A decoding process that has no memory left is gone, and no file is called damaged; warnings with their reasons."""
 
+import os
 import pickle
 import socket
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bench.support.management import await_
 from bench.support.pictures import SAMPLES, encoded, png
+from serving.scoring.fork_server import ForkServer
 from serving.scoring.inputs import decoding
 
 
@@ -25,11 +30,29 @@ def test_a_decoding_process_without_memory_prints_nothing(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(pickle.dumps(([SAMPLES["image/gif"]], "white-on-black", None)))
-        assert decoding._serve(theirs) == 1
+        assert decoding.serve(theirs, None) == 1
         ours.setblocking(False)
         with pytest.raises(BlockingIOError):
             ours.recv(1)
     assert capfd.readouterr().err == ""
+
+
+def test_a_process_of_the_pool_looks_at_files(tmp_path: Path) -> None:
+    """Once one is ready; this process does it before, and where it is the only one."""
+    (tmp_path / "a.png").write_bytes(b"12345")
+    os.utime(tmp_path / "a.png", (7, 7))
+    asked = os.fsencode(f"{tmp_path}/"), [b"a.png", b"none.png"]
+    with closing(ForkServer()) as server, closing(decoding.DecoderPool(2, server)) as pool:
+        assert pool.stat_files(*asked) is None
+        pool.start()
+        await_(lambda: pool.stat_files(*asked) is not None)
+        found = pool.stat_files(*asked)
+        assert found is not None
+        assert found.result() == b"5 7\n"
+    with closing(ForkServer()) as server, closing(decoding.DecoderPool(1, server)) as pool:
+        pool.start()
+        assert pool.decode([], "white-on-black").errors == {}
+        assert pool.stat_files(*asked) is None
 
 
 @pytest.mark.parametrize("count", [4, 100])
