@@ -103,45 +103,23 @@ class Metrics:
 
     def observe(self, record: RequestRecord) -> None:
         """Count a prediction request that was answered, or whose client is gone; once for each `opened`."""
-        values, phases = self._values, self._phases
         with self._lock:
-            values[self._in_flight] -= 1
-            for phase, seconds in record.phases.items():
-                offset = phases[phase]
-                values[offset + bisect_left(SECONDS, seconds)] += 1
-                values[offset + _SUM_OF_SECONDS] += seconds
-            self._count(record)
+            self._values[self._in_flight] -= 1
+            self._observe(record)
 
     def observe_batch(self, records: Sequence[RequestRecord]) -> None:
         """Count as `observe` each of the answered requests of a batch, which all have the same phases."""
         by_route: dict[str, list[RequestRecord]] = {}
         for record in records:
             by_route.setdefault(record.route, []).append(record)
-        for same in by_route.values():
-            if len(same) < _FEW_RECORDS:
-                for record in same:
-                    self.observe(record)
-            else:
-                self._observe_together(same)
-
-    def _observe_together(self, records: Sequence[RequestRecord]) -> None:
-        """Count as `observe` each of the requests, which differ in their seconds only."""
-        first, count = records[0], len(records)
-        seconds = np.array([[*record.phases.values(), record.seconds] for record in records])
-        width = _SUM_OF_SECONDS + 1
-        rows = np.arange(seconds.shape[1]) * width
-        buckets = np.searchsorted(_SECONDS_ARRAY, seconds) + rows
-        histograms = np.bincount(buckets.ravel(), minlength=width * len(rows)).reshape(-1, width)
         with self._lock:
-            self._values[self._in_flight] -= count
-            answered, duration = self._request_offsets_of(first.route, first.method, first.status)
-            self._values[answered] += count
-            offsets = [*(self._phases[phase] for phase in first.phases), duration]
-            for offset, histogram, total in zip(
-                offsets, histograms, seconds.sum(axis=0).tolist(), strict=True
-            ):
-                self._counters.array[offset : offset + width] += histogram
-                self._values[offset + _SUM_OF_SECONDS] += total
+            self._values[self._in_flight] -= len(records)
+            for same in by_route.values():
+                if len(same) < _FEW_RECORDS:
+                    for record in same:
+                        self._observe(record)
+                else:
+                    self._observe_together(same)
 
     def request(self, record: RequestRecord) -> None:
         """Count an answered request of a route that makes no predictions."""
@@ -253,6 +231,29 @@ class Metrics:
             self._values[self._offset("glyph_log_lines_dropped_total")] = logs.dropped_lines()
 
     # The lock must be held for what follows
+
+    def _observe(self, record: RequestRecord) -> None:
+        values, phases = self._values, self._phases
+        for phase, seconds in record.phases.items():
+            offset = phases[phase]
+            values[offset + bisect_left(SECONDS, seconds)] += 1
+            values[offset + _SUM_OF_SECONDS] += seconds
+        self._count(record)
+
+    def _observe_together(self, records: Sequence[RequestRecord]) -> None:
+        """Count requests that differ in their seconds only."""
+        first, count = records[0], len(records)
+        seconds = np.array([[*record.phases.values(), record.seconds] for record in records])
+        width = _SUM_OF_SECONDS + 1
+        rows = np.arange(seconds.shape[1]) * width
+        buckets = np.searchsorted(_SECONDS_ARRAY, seconds) + rows
+        histograms = np.bincount(buckets.ravel(), minlength=width * len(rows)).reshape(-1, width)
+        answered, duration = self._request_offsets_of(first.route, first.method, first.status)
+        self._values[answered] += count
+        offsets = [*(self._phases[phase] for phase in first.phases), duration]
+        for offset, histogram, total in zip(offsets, histograms, seconds.sum(axis=0).tolist(), strict=True):
+            self._counters.array[offset : offset + width] += histogram
+            self._values[offset + _SUM_OF_SECONDS] += total
 
     def _count(self, record: RequestRecord) -> None:
         values, seconds, refusal = self._values, record.seconds, record.refusal
