@@ -52,12 +52,15 @@ CLIENT_GONE_STATUS = 499
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", OTHER))
 _SUM_OF_SECONDS, _SUM_OF_BATCH = len(SECONDS) + 1, len(BATCH) + 1
 """Offsets of the sum in histograms of these buckets."""
-_SECONDS_ARRAY = np.array(SECONDS)
+_SECONDS_ARRAY, _PROBABILITY_ARRAY, _NATS_ARRAY = map(np.array, (SECONDS, PROBABILITY, NATS))
+_LEAST_POSITIVE = float(np.finfo(np.float32).smallest_subnormal)
+"""A probability of 0 adds nothing to the entropy, and has no logarithm."""
 _FEW_RECORDS = 8
 """Fewer records are observed one by one: for them NumPy's calls would take longer."""
 
 BUFFERED_IMAGES = 256
 """Images whose statistics are computed together: for a single image NumPy's calls would cost more than the model."""
+_PLACES = np.arange(BUFFERED_IMAGES)
 
 
 class Metrics:
@@ -354,9 +357,10 @@ class _Statistics:
         ink, border = drift.mean_ink(images), drift.border_brightness(images)
         self._drift["mean_ink"] += drift.binned(ink, self._edges["mean_ink"])
         self._drift["border_brightness"] += drift.binned(border, self._edges["border_brightness"])
-        _observe_all(self._confidence, PROBABILITY, probabilities.max(axis=1))
-        logarithms = np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
-        _observe_all(self._entropy, NATS, -(probabilities * logarithms).sum(axis=1))
+        highest = probabilities[_PLACES[: len(predicted)], predicted]
+        _observe_all(self._confidence, _PROBABILITY_ARRAY, highest)
+        logarithms = np.log(np.maximum(probabilities, _LEAST_POSITIVE))
+        _observe_all(self._entropy, _NATS_ARRAY, -np.einsum("ij,ij->i", probabilities, logarithms))
 
     def _allocate(self, count: int, *key: Any) -> npt.NDArray[np.float64]:
         if count > MAX_VALUES_PER_KEY:
@@ -369,7 +373,7 @@ class _Statistics:
 
 
 def _observe_all(
-    histogram: npt.NDArray[np.float64], buckets: tuple[float, ...], values: npt.NDArray[np.float64]
+    histogram: npt.NDArray[np.float64], buckets: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 ) -> None:
     bins = np.searchsorted(buckets, values, side="left")
     histogram[:-1] += np.bincount(bins, minlength=len(buckets) + 1)
