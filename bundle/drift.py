@@ -40,8 +40,8 @@ def border_brightness(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 def binned(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Counts:
     """Return the counts by bin as `numpy.histogram` does, but with outliers in the first and the last bin."""
-    bins = np.searchsorted(edges, values, side="right") - 1
-    return np.bincount(bins.clip(0, len(edges) - 2), minlength=len(edges) - 1).astype(np.float64)
+    bins = np.searchsorted(edges[1:-1], values, side="right")
+    return np.bincount(bins, minlength=len(edges) - 1).astype(np.float64)
 
 
 def references(reference: Reference) -> dict[str, Counts]:

@@ -86,7 +86,7 @@ def prepare(
     else:
         document = _object(json_documents.read(body[:length], settings.max_images), "the request")
         check_deadline(deadline)
-        images = _images(document, body[length:], settings.max_images)
+        images = _images(document, memoryview(body)[length:], settings.max_images)
         options = _response_options(document)
     return PreparedRequest(
         engine=engine,
@@ -165,7 +165,7 @@ def _header_length(sent: str | None, size: int) -> int:
     return int(sent)
 
 
-def _images(document: dict[str, Any], binary: bytes, max_images: int) -> npt.NDArray[np.uint8]:
+def _images(document: dict[str, Any], binary: memoryview, max_images: int) -> npt.NDArray[np.uint8]:
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise _invalid(f"'inputs' is {_shown(document, 'inputs')}", f"Send a list with one input, '{INPUT}'.")
@@ -189,7 +189,7 @@ def _images(document: dict[str, Any], binary: bytes, max_images: int) -> npt.NDA
                 f"{len(binary)} bytes follow the JSON, but the input has no 'binary_data_size'",
                 f"Set 'binary_data_size' to their number, or omit {HEADER_LENGTH}.",
             )
-        data = _from_json(tensor, shape)
+        data: bytes | memoryview = _from_json(tensor, shape)
     else:
         if "data" in tensor:
             raise _invalid("the input has both 'data' and 'binary_data_size'", "Send one of them.")

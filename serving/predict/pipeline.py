@@ -166,30 +166,49 @@ class Pipeline:
         return problem(error, exchange.path)
 
     def close(self, exchange: Exchange, response: Response) -> Response:
-        """Finish: add the fields of every response, and record the request in metrics, access log and spans."""
+        """Finish: add the fields of every response, and record the request in metrics, access log and spans.
+
+        This never fails, and neither does `close_batch`: an error in a record is logged, and costs no answer.
+        """
         self._complete(exchange, response)
-        self.store.metrics.observe(exchange)
+        try:
+            self.store.metrics.observe(exchange)
+        except Exception:
+            log.exception("a request could not be counted: %s", exchange.id)
         return response
 
     def close_batch(self, answered: Sequence[tuple[Exchange, Response]]) -> None:
         """Finish as `close`, for the requests of a batch that have passed all phases, in one update of the metrics."""
         for exchange, response in answered:
             self._complete(exchange, response)
-        self.store.metrics.observe_batch([exchange for exchange, _ in answered])
+        try:
+            self.store.metrics.observe_batch([exchange for exchange, _ in answered])
+        except Exception:
+            log.exception("%d requests could not all be counted", len(answered))
+
+    def count_inference(self, engine: Engine, images: npt.NDArray[np.uint8], outputs: Outputs) -> None:
+        """Count an inference and what it found in the metrics; an error in that is logged, and costs no answer."""
+        try:
+            self.store.metrics.batch(engine.bundle, images, outputs.probabilities, padding(len(images)))
+        except Exception:
+            log.exception("an inference of %d images could not be counted", len(images))
 
     def _complete(self, exchange: Exchange, response: Response) -> None:
         """Add the fields of every response, and record the request in access log and spans."""
         sent, fields = exchange.request.headers, response.headers
-        fields["X-Request-ID"] = exchange.id
-        if exchange.phases:
-            fields["Server-Timing"] = server_timing(exchange)
-        fields.update(self.headers.of(sent))
-        # An int: hashing an HTTPStatus, as a dictionary lookup does, calls a Python function.
-        exchange.status, exchange.seconds = int(response.status), time.perf_counter() - exchange.arrived
-        if self.request_log.enabled or exchange.trace is not None:
-            span = self.request_log.end(exchange)
-            if span is not None:
-                fields["traceresponse"] = span
+        try:
+            fields["X-Request-ID"] = exchange.id
+            if exchange.phases:
+                fields["Server-Timing"] = server_timing(exchange)
+            fields.update(self.headers.of(sent))
+            # An int: hashing an HTTPStatus, as a dictionary lookup does, calls a Python function.
+            exchange.status, exchange.seconds = int(response.status), time.perf_counter() - exchange.arrived
+            if self.request_log.enabled or exchange.trace is not None:
+                span = self.request_log.end(exchange)
+                if span is not None:
+                    fields["traceresponse"] = span
+        except Exception:
+            log.exception("a request could not be recorded: %s", exchange.id)
 
     def answer(self, exchange: Exchange) -> Response:
         """Run all steps after `open` on the calling thread, for a worker without a batcher."""
@@ -202,9 +221,7 @@ class Pipeline:
             outputs = prepared.engine.infer(images)
             exchange.phases["infer"] = time.perf_counter() - started
             exchange.batch = len(images)
-            self.store.metrics.batch(
-                prepared.engine.bundle, images, outputs.probabilities, padding(len(images))
-            )
+            self.count_inference(prepared.engine, images, outputs)
             response = self.encode(exchange, prepared, images, outputs, 0)
         except Exception as error:  # noqa: BLE001  every failure becomes a response
             response = self.error_response(exchange, error)

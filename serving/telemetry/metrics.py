@@ -52,12 +52,15 @@ CLIENT_GONE_STATUS = 499
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", OTHER))
 _SUM_OF_SECONDS, _SUM_OF_BATCH = len(SECONDS) + 1, len(BATCH) + 1
 """Offsets of the sum in histograms of these buckets."""
-_SECONDS_ARRAY = np.array(SECONDS)
+_SECONDS_ARRAY, _PROBABILITY_ARRAY, _NATS_ARRAY = map(np.array, (SECONDS, PROBABILITY, NATS))
+_LEAST_POSITIVE = float(np.finfo(np.float32).smallest_subnormal)
+"""A probability of 0 adds nothing to the entropy, and has no logarithm."""
 _FEW_RECORDS = 8
 """Fewer records are observed one by one: for them NumPy's calls would take longer."""
 
 BUFFERED_IMAGES = 256
 """Images whose statistics are computed together: for a single image NumPy's calls would cost more than the model."""
+_PLACES = np.arange(BUFFERED_IMAGES)
 
 
 class Metrics:
@@ -103,45 +106,23 @@ class Metrics:
 
     def observe(self, record: RequestRecord) -> None:
         """Count a prediction request that was answered, or whose client is gone; once for each `opened`."""
-        values, phases = self._values, self._phases
         with self._lock:
-            values[self._in_flight] -= 1
-            for phase, seconds in record.phases.items():
-                offset = phases[phase]
-                values[offset + bisect_left(SECONDS, seconds)] += 1
-                values[offset + _SUM_OF_SECONDS] += seconds
-            self._count(record)
+            self._values[self._in_flight] -= 1
+            self._observe(record)
 
     def observe_batch(self, records: Sequence[RequestRecord]) -> None:
         """Count as `observe` each of the answered requests of a batch, which all have the same phases."""
         by_route: dict[str, list[RequestRecord]] = {}
         for record in records:
             by_route.setdefault(record.route, []).append(record)
-        for same in by_route.values():
-            if len(same) < _FEW_RECORDS:
-                for record in same:
-                    self.observe(record)
-            else:
-                self._observe_together(same)
-
-    def _observe_together(self, records: Sequence[RequestRecord]) -> None:
-        """Count as `observe` each of the requests, which differ in their seconds only."""
-        first, count = records[0], len(records)
-        seconds = np.array([[*record.phases.values(), record.seconds] for record in records])
-        width = _SUM_OF_SECONDS + 1
-        rows = np.arange(seconds.shape[1]) * width
-        buckets = np.searchsorted(_SECONDS_ARRAY, seconds) + rows
-        histograms = np.bincount(buckets.ravel(), minlength=width * len(rows)).reshape(-1, width)
         with self._lock:
-            self._values[self._in_flight] -= count
-            answered, duration = self._request_offsets_of(first.route, first.method, first.status)
-            self._values[answered] += count
-            offsets = [*(self._phases[phase] for phase in first.phases), duration]
-            for offset, histogram, total in zip(
-                offsets, histograms, seconds.sum(axis=0).tolist(), strict=True
-            ):
-                self._counters.array[offset : offset + width] += histogram
-                self._values[offset + _SUM_OF_SECONDS] += total
+            self._values[self._in_flight] -= len(records)
+            for same in by_route.values():
+                if len(same) < _FEW_RECORDS:
+                    for record in same:
+                        self._observe(record)
+                else:
+                    self._observe_together(same)
 
     def request(self, record: RequestRecord) -> None:
         """Count an answered request of a route that makes no predictions."""
@@ -254,6 +235,29 @@ class Metrics:
 
     # The lock must be held for what follows
 
+    def _observe(self, record: RequestRecord) -> None:
+        values, phases = self._values, self._phases
+        for phase, seconds in record.phases.items():
+            offset = phases[phase]
+            values[offset + bisect_left(SECONDS, seconds)] += 1
+            values[offset + _SUM_OF_SECONDS] += seconds
+        self._count(record)
+
+    def _observe_together(self, records: Sequence[RequestRecord]) -> None:
+        """Count requests that differ in their seconds only."""
+        first, count = records[0], len(records)
+        seconds = np.array([[*record.phases.values(), record.seconds] for record in records])
+        width = _SUM_OF_SECONDS + 1
+        rows = np.arange(seconds.shape[1]) * width
+        buckets = np.searchsorted(_SECONDS_ARRAY, seconds) + rows
+        histograms = np.bincount(buckets.ravel(), minlength=width * len(rows)).reshape(-1, width)
+        answered, duration = self._request_offsets_of(first.route, first.method, first.status)
+        self._values[answered] += count
+        offsets = [*(self._phases[phase] for phase in first.phases), duration]
+        for offset, histogram, total in zip(offsets, histograms, seconds.sum(axis=0).tolist(), strict=True):
+            self._counters.array[offset : offset + width] += histogram
+            self._values[offset + _SUM_OF_SECONDS] += total
+
     def _count(self, record: RequestRecord) -> None:
         values, seconds, refusal = self._values, record.seconds, record.refusal
         key = record.route, record.method, CLIENT_GONE_STATUS if refusal == CLIENT_GONE else record.status
@@ -353,9 +357,10 @@ class _Statistics:
         ink, border = drift.mean_ink(images), drift.border_brightness(images)
         self._drift["mean_ink"] += drift.binned(ink, self._edges["mean_ink"])
         self._drift["border_brightness"] += drift.binned(border, self._edges["border_brightness"])
-        _observe_all(self._confidence, PROBABILITY, probabilities.max(axis=1))
-        logarithms = np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
-        _observe_all(self._entropy, NATS, -(probabilities * logarithms).sum(axis=1))
+        highest = probabilities[_PLACES[: len(predicted)], predicted]
+        _observe_all(self._confidence, _PROBABILITY_ARRAY, highest)
+        logarithms = np.log(np.maximum(probabilities, _LEAST_POSITIVE))
+        _observe_all(self._entropy, _NATS_ARRAY, -np.einsum("ij,ij->i", probabilities, logarithms))
 
     def _allocate(self, count: int, *key: Any) -> npt.NDArray[np.float64]:
         if count > MAX_VALUES_PER_KEY:
@@ -368,7 +373,7 @@ class _Statistics:
 
 
 def _observe_all(
-    histogram: npt.NDArray[np.float64], buckets: tuple[float, ...], values: npt.NDArray[np.float64]
+    histogram: npt.NDArray[np.float64], buckets: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 ) -> None:
     bins = np.searchsorted(buckets, values, side="left")
     histogram[:-1] += np.bincount(bins, minlength=len(buckets) + 1)

@@ -14,6 +14,7 @@ On CUDA it runs on a thread while the loop decodes the next batch; with CUDA gra
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,12 +27,14 @@ import numpy.typing as npt
 
 from serving.errors import DeadlineExceededError, OverloadedError
 from serving.model.cuda_graph_thread import GraphThread, graph_thread
-from serving.model.engine import Engine, Outputs, padding
+from serving.model.engine import Engine, Outputs
 from serving.predict.exchange import Exchange, PreparedRequest, Response
 from serving.predict.load_shedding import check_deadline
 from serving.predict.native import images_of
 from serving.predict.pipeline import Pipeline
 from serving.telemetry.metrics import CLIENT_GONE
+
+log = logging.getLogger("glyph.serving")
 
 TURN_COST = 256
 """Most work of one turn, as `PreparedRequest.cost` counts: up to 5 ms, which is 64 files, or four requests of 64
@@ -61,7 +64,7 @@ class QueuedRequest:
     exchange: Exchange
     peer: Peer
     respond: Callable[[Any, Response], None]
-    """Called with the peer, once, on the loop, also where the client has gone; it must not raise."""
+    """Called with the peer, once, on the loop, also where the client has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +233,7 @@ class Batcher:
                     self._finish(request, self._pipeline.error_response(request.exchange, result))
                 continue
             images, outputs, start = result.images, result.outputs, 0
-            self._metrics.batch(batch.engine.bundle, images, outputs.probabilities, padding(len(images)))
+            self._pipeline.count_inference(batch.engine, images, outputs)
             encoded: list[tuple[QueuedRequest, Response]] = []
             for request, prepared in batch.requests:
                 exchange = request.exchange
@@ -245,14 +248,22 @@ class Batcher:
                 start += len(prepared)
             self._pipeline.close_batch([(request.exchange, response) for request, response in encoded])
             for request, response in encoded:
-                request.respond(request.peer, response)
+                _send(request, response)
 
     def _finish(self, request: QueuedRequest, response: Response) -> None:
-        request.respond(request.peer, self._pipeline.close(request.exchange, response))
+        _send(request, self._pipeline.close(request.exchange, response))
 
     def close(self) -> None:
         """Shut the inference thread down; the graph thread belongs to the process."""
         self._thread.shutdown(wait=False)
+
+
+def _send(request: QueuedRequest, response: Response) -> None:
+    """Respond; an error in that is logged, because other requests wait for the same turn."""
+    try:
+        request.respond(request.peer, response)
+    except Exception:
+        log.exception("a response could not be sent: %s", request.exchange.id)
 
 
 def infer_batches(batches: list[Batch]) -> list[BatchResult | Exception]:

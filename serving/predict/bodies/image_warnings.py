@@ -8,6 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from bundle import drift
 from bundle.images import decoding
 from bundle.images.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
 from bundle.images.errors import ImageError
@@ -24,13 +25,10 @@ PROTOCOL_MOST = 8
 
 _PAPER = {polarity: bytes([paper]) * IMAGE_SIZE for polarity, paper in PAPER.items()}
 """A row of paper (background) pixels."""
-_BORDER = 4 * IMAGE_SIZE - 4
-_FEW = 40
+_FEW = 24
 """Up to so many images the loop takes less time than the vectorised search."""
-_TOP_AND_BOTTOM = np.r_[0 : IMAGE_SIZE // 4, -IMAGE_SIZE // 4 : 0]
-"""Indices of the 32-bit words of an image's first and last row."""
-_PAPER_WORD = {polarity: np.uint32(paper * 0x01010101) for polarity, paper in PAPER.items()}
-"""Four background pixels."""
+_PAPER_BITS = {polarity: np.bitwise_and if paper else np.bitwise_or for polarity, paper in PAPER.items()}
+"""What leaves of many pixels the bits of paper only if all are paper, which is 0 or 255."""
 _UPPER_HALF = np.uint64(0x8080808080808080)
 """The bits of eight pixels that are set from 128 on."""
 
@@ -98,21 +96,17 @@ def _suspects(images: Images, polarity: Polarity) -> list[int]:
     inverted, and it is not blank if it has a pixel of the other half of the range.
     """
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
-    words = flat.view(np.uint64)
-    if polarity == BLACK_ON_WHITE:
-        suspect = np.bitwise_and.reduce(words, axis=1) & _UPPER_HALF == _UPPER_HALF
-    else:
-        suspect = np.bitwise_or.reduce(words, axis=1) & _UPPER_HALF == 0
-    unframed = (flat.view(np.uint32)[:, _TOP_AND_BOTTOM] != _PAPER_WORD[polarity]).any(axis=1)
-    unframed &= ~suspect
-    framed = images[unframed]
-    sides = (framed[:, 0], framed[:, -1], framed[:, 1:-1, 0], framed[:, 1:-1, -1])
-    border = sum(side.sum(axis=1, dtype=np.uint32) for side in sides)
-    half = 127.5 * _BORDER
-    inverted = border < half if polarity == BLACK_ON_WHITE else border > half
-    pixels = flat[unframed]
-    suspect[unframed] = inverted | (pixels.max(axis=1) - pixels.min(axis=1) < LEAST_CONTRAST)
-    places: list[int] = np.flatnonzero(suspect).tolist()
+    paper, bits = PAPER[polarity], _PAPER_BITS[polarity]
+    halves = bits.reduce(flat.view(np.uint64), axis=1) & _UPPER_HALF
+    suspect: npt.NDArray[np.bool_] = halves == (_UPPER_HALF if paper else 0)
+    unframed = bits.reduce(bits(images[:, 0], images[:, -1]), axis=1) != paper
+    if unframed.any():
+        unframed &= ~suspect
+        border = drift.border_brightness(images[unframed])
+        # With a pixel of the other half, all pixels of a low contrast are on this side of the bound, too.
+        middle = 127.5 + LEAST_CONTRAST if paper else 127.5 - LEAST_CONTRAST
+        suspect[unframed] = border < middle if paper else border > middle
+    places: list[int] = suspect.nonzero()[0].tolist()
     return places
 
 

@@ -46,26 +46,32 @@ def expected(bundle: Bundle, outputs: Outputs, filenames: list[str | None] | Non
             "index": index,
             "probability": row[index],
             "probabilities": {NASTY[one]: row[one] for one in order},
-            "warnings": WARNINGS[place],
+            "warnings": WARNINGS[place % 3],
         }
-        if filenames is not None and filenames[place] is not None:
-            prediction["filename"] = filenames[place]
+        if filenames is not None and filenames[place % 3] is not None:
+            prediction["filename"] = filenames[place % 3]
         predictions.append(prediction)
     model = {"name": bundle.manifest.name, "version": bundle.version, "digest": bundle.manifest.digest}
     return orjson.dumps({"model": model, "predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+@pytest.mark.parametrize("times", [1, 2, 3, 22])
 @pytest.mark.parametrize("top", [None, 1, 3, 10])
 @pytest.mark.parametrize("filenames", [None, [None, 'x"},{"', "%s%"]])
 def test_it_is_what_a_library_writes_of_the_whole(
-    nasty: Bundle, linear: Linear, digit: Pixels, filenames: list[str | None] | None, top: int | None
+    nasty: Bundle,
+    linear: Linear,
+    digit: Pixels,
+    filenames: list[str | None] | None,
+    top: int | None,
+    times: int,
 ) -> None:
-    """Byte for byte, whatever classes, files and warnings are called."""
-    images = np.stack([digit, 255 - digit, digit // 2])
+    """Byte for byte, whatever classes, files and warnings are called, of few images and of many."""
+    images = np.concatenate([np.stack([digit, 255 - digit, digit // 2])] * times)
     outputs = Outputs(linear.logits(images).astype("f4"), linear.probabilities(images))
-    answer = encode(
-        nasty, parse("" if top is None else f"top={top}"), filenames, WARNINGS, images, outputs, 0
-    )
+    query = parse("" if top is None else f"top={top}")
+    names = None if filenames is None else filenames * times
+    answer = encode(nasty, query, names, WARNINGS * times, images, outputs, 0)
     assert answer.body == expected(nasty, outputs, filenames, top)
 
 
@@ -112,6 +118,19 @@ def test_a_threshold_is_compared_as_the_probabilities_are_written(bundle: Bundle
     assert label(encode(bundle, parse("threshold=0.9"), None, [()], BLACK, just, 0)) == "8"
     assert label(encode(bundle, parse("threshold=0.9"), None, [()], BLACK, below, 0)) is None
     assert label(encode(bundle, parse("threshold=0"), None, [()], BLACK, below, 0)) == "8"
+
+
+def test_a_threshold_leaves_the_same_names_out_of_many_as_of_one(bundle: Bundle) -> None:
+    """Twenty images from 0.05 to 1: those below the threshold have no name."""
+    outputs, query = rows(*np.linspace(0.05, 1, 20).tolist()), parse("threshold=0.6")
+    images = np.repeat(BLACK, 20, axis=0)
+    whole = orjson.loads(encode(bundle, query, None, [()] * 20, images, outputs, 0).body)["predictions"]
+    alone = [
+        orjson.loads(encode(bundle, query, None, [()], images, outputs, place).body)["predictions"][0]
+        for place in range(20)
+    ]
+    assert whole == alone
+    assert {one["label"] is None for one in whole} == {True, False}
 
 
 def test_of_two_equals_the_first_is_named(bundle: Bundle) -> None:

@@ -26,6 +26,9 @@ from serving.model.engine import BUCKETS, Engine, Outputs, padding
 from serving.predict.exchange import Exchange, Request, Response
 from serving.predict.pipeline import Pipeline
 from serving.settings import ServiceSettings
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.request_log import RequestLog
+from serving.telemetry.request_record import RequestRecord
 from serving.web.app import create_app
 from serving.worker import batcher
 from serving.worker.batcher import TURN_COST, Batcher, QueuedRequest
@@ -279,6 +282,72 @@ def test_an_inference_that_fails_is_500_for_its_batch_and_the_next_is_well(
         answers = answered(loop, batcher, [asked(pipeline, digit) for _ in range(2)])
         assert [answer.status for answer in answers] == [500, 500]
     assert answered(loop, batcher, [asked(pipeline, digit)])[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Metrics, "batch"), (Metrics, "observe"), (Metrics, "observe_batch"), (RequestLog, "end")],
+)
+def test_what_cannot_be_recorded_is_answered_all_the_same(
+    pipeline: Pipeline,
+    loop: asyncio.AbstractEventLoop,
+    digit: Pixels,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+) -> None:
+    """An error in the metrics or the access log of a batch, a rejected request among it, loses no answer."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(owner, name, fail)
+    pipeline.request_log.enabled = True
+    exchanges = [asked(pipeline, one) for one in (digit, np.zeros((9, 9), np.uint8), digit)]
+    assert [answer.status for answer in answered(loop, Batcher(loop, pipeline), exchanges)] == [200, 422, 200]
+    assert pipeline.answer(asked(pipeline, digit)).status == 200
+
+
+def test_an_error_in_the_record_of_one_request_costs_only_that_one_its_record(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others of its batch have their answers and their lines in the access log; none stays in flight."""
+    exchanges = [asked(pipeline, one) for one in images(digit, 3)]
+    logged: list[str] = []
+
+    def end(_self: RequestLog, record: RequestRecord) -> None:
+        if record is exchanges[1]:
+            raise RuntimeError("no")
+        logged.append(record.id)
+
+    monkeypatch.setattr(RequestLog, "end", end)
+    pipeline.request_log.enabled = True
+    answers = answered(loop, Batcher(loop, pipeline), exchanges)
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert logged == [exchanges[0].id, exchanges[2].id]
+    metrics = pipeline.store.metrics
+    assert metrics._values[metrics._in_flight] == 0
+
+
+def test_a_response_that_cannot_be_sent_stops_no_other(
+    pipeline: Pipeline, loop: asyncio.AbstractEventLoop, digit: Pixels
+) -> None:
+    """The first of a batch fails on its way out; those behind it, in this turn and the next, are sent."""
+    batcher, sent = Batcher(loop, pipeline), []
+
+    def respond(peer: FakePeer, _response: Response) -> None:
+        if peer.number == 0:
+            raise RuntimeError("no")
+        sent.append(peer.number)
+        if len(sent) == FILES + 1:
+            loop.stop()
+
+    for number in range(FILES + 2):
+        batcher.put(QueuedRequest(asked(pipeline, digit), FakePeer(number), respond))
+    late = loop.call_later(PATIENCE, loop.stop)
+    loop.run_forever()
+    late.cancel()
+    assert sent == list(range(1, FILES + 2))
 
 
 def test_on_cuda_the_loop_decodes_the_next_batch_while_one_runs(
