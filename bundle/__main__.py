@@ -12,11 +12,12 @@ from bundle.fetch import TIMEOUT_SECONDS, fetch
 from bundle.repository import Bundle, versions
 from bundle.verify import problems
 from bundle.version_paths import file_instead_of_directory, split_version
+from common.programs import named
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bundle", description=__doc__)
+    parser = argparse.ArgumentParser(prog=named("python -m bundle"), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="verify every file of a published version")
     verify.add_argument("path", type=Path, metavar="models/NAME/VERSION")
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         run = {"verify": _verify, "show": _show, "list": _list}[options.command]
         return run(options.path)
     except BundleError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(named(f"error: {error}"), file=sys.stderr)
         return 1
 
 
