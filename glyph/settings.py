@@ -38,7 +38,7 @@ class PredictSettings(Settings):
         OrNone,
         Field(
             description="without --url, the directory of the model, models/NAME, or of a version, models/NAME/VERSION; "
-            "none is GLYPH_MODEL, or else models/mnist. The service's other variables, such as GLYPH_PROVIDER, apply too"
+            "none is GLYPH_MODEL, else models/mnist. Other variables of the service, such as GLYPH_PROVIDER, apply too"
         ),
     ] = None
     resize: Annotated[
