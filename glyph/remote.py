@@ -122,17 +122,12 @@ def _reason(error: HTTPError) -> str:
         inner := getattr(reason, "reason", None) or getattr(reason, "original_error", None), BaseException
     ):
         reason = inner
-    reason = reason.__cause__ or reason
+    wrapped = (one for one in (reason.__cause__, *reason.args) if isinstance(one, BaseException))
+    reason = next(wrapped, reason)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return (
             f"its certificate is untrusted ({reason.verify_message}); name its authority's file in SSL_CERT_FILE, and "
             "the host as the certificate does"
         )
-    text = (
-        reason.strerror
-        if isinstance(reason, OSError) and reason.strerror
-        else reason.args[-1]
-        if reason.args
-        else ""
-    )
-    return one_line(text or type(reason).__name__)
+    text = getattr(reason, "strerror", None) or (reason.args[-1] if reason.args else type(reason).__name__)
+    return one_line(text)

@@ -16,7 +16,7 @@ from glyph.answers import Failure, Prediction
 NEXT = 2
 """Classes that are shown after the likeliest one."""
 BAR_WIDTH = 10
-MOST_CHARACTERS = 32
+MOST_CHARACTERS = 24
 """Of a name: the last ones of a file's, the first ones of a class's."""
 MOST_OF_A_SENTENCE = 600
 HEAD = ("file", "label", "probability")
