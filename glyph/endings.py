@@ -31,8 +31,9 @@ def needing(extra: str, command: str) -> Iterator[None]:
         package, _, inside = (error.name or "").partition(".")
         if not package or (package in OWN and inside):
             raise
+        place = "not in this image" if package in OWN else f"not installed: {_remedy(extra)}"
         raise MissingPackageError(
-            f"'glyph {command}' needs the package {package}, which is not installed: {_remedy(extra)}"
+            f"'glyph {command}' needs the package {package}, which is {place}"
         ) from error
 
 
