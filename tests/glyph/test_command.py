@@ -179,7 +179,7 @@ def test_the_remedy_is_the_installed_glyph_or_the_clone(monkeypatch: pytest.Monk
     monkeypatch.setattr(metadata, "distribution", lambda name: name)
     with pytest.raises(MissingPackageError, match=r"pip install 'glyph\[training\]'$"):
         _fail_to_import("torch.nn")
-    with pytest.raises(MissingPackageError, match="needs the package training, which is not in this image$"):
+    with pytest.raises(MissingPackageError, match=r"needs the package training, which is not in this image$"):
         _fail_to_import("training")
     with pytest.raises(ModuleNotFoundError, match="no such module"):
         _fail_to_import("training.jbo")
