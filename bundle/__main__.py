@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         run = {"verify": _verify, "show": _show, "list": _list}[options.command]
         return run(options.path)
     except BundleError as error:
-        print(named(f"error: {error}"), file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
 

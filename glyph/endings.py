@@ -38,11 +38,12 @@ def needing(extra: str, command: str) -> Iterator[None]:
 
 
 def _remedy(extra: str) -> str:
+    extras = f"[{extra}]" if extra else ""
     try:
         metadata.distribution("glyph")
     except metadata.PackageNotFoundError:  # a clone, where another glyph would be downloaded
-        return f"pip install '.[{extra}]' in the clone, or run 'make run' and use its .venv"
-    return f"pip install 'glyph[{extra}]'"
+        return f"pip install '.{extras}' in the clone, or run 'make run' and use its .venv"
+    return f"pip install 'glyph{extras}'"
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _waking():
             return _merge(arguments[1:]) if arguments[:1] == ["merge"] else _score(arguments)
     except (ConfigurationError, ValueError) as error:
-        print(named(f"error: {error}"), file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING
     except (ScoringError, DataError) as error:
         print(named(f"error: {scorers_words(error)}"), file=sys.stderr)

@@ -115,8 +115,25 @@ def test_exit_codes_and_sentences_are_the_programs(bundle: Bundle, tmp_path: Pat
     listed = glyph("list", bundle.path.parent)
     assert (listed.returncode, listed.stdout[:2]) == (0, b"1\t")
     assert b"is intact" in glyph("verify", bundle.path).stdout
-    missing = error_of(glyph("predict", "x.png", "--model", tmp_path), 70)
-    assert missing.endswith("train one with 'glyph fit', or give another directory")
+
+
+def test_remedies_name_the_command(tmp_path: Path) -> None:
+    """Those of errors from deep below, too."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "digit.png").write_bytes(png(a_digit()))
+    (tmp_path / "tokens").write_text("nonsense\n")
+    no_model = "train one with 'glyph fit', or give another directory"
+    for words, code in (
+        (["predict", "x.png", "--model", tmp_path], 70),
+        (["score", "--input", tmp_path / "data", "--output", tmp_path / "out", "--model", tmp_path], 70),
+    ):
+        assert error_of(glyph(*words), code).endswith(no_model)
+    assert "'glyph token NAME' makes such a line" in error_of(
+        glyph("serve", GLYPH_TOKENS_FILE=tmp_path / "tokens"), 2
+    )
+    checked = glyph("check", "--model", tmp_path, GLYPH_PROVIDER="cpu")
+    assert checked.returncode == 3
+    assert "'glyph fit'" in checked.stderr.decode()
 
 
 TORCH, RUNTIME, WEB = {"torch", "torchvision"}, {"onnxruntime"}, {"flask", "gunicorn", "werkzeug"}

@@ -206,8 +206,8 @@ def test_tokens_come_from_a_variable_or_a_file(bundle: Bundle, digit: Path, tmp_
         words = ["predict", digit, *there(service)]
         assert glyph(*words, GLYPH_TOKEN=token).returncode == 0
         assert glyph(*words, "--token-file", tmp_path / "token", GLYPH_TOKEN=new_token()).returncode == 0
-        for variables in ({}, {"GLYPH_TOKEN": new_token()}):
-            sentence = error_of(glyph(*words, **variables), 69)
+        for refused in (glyph(*words), glyph(*words, GLYPH_TOKEN=new_token())):
+            sentence = error_of(refused, 69)
             assert "401: " in sentence
             assert "GLYPH_TOKEN, or by --token-file" in sentence
         for wrong in ("a b", "é"):
@@ -308,6 +308,20 @@ def test_what_passes_is_asked_for_again(service: Service, digit: Path) -> None:
         assert len(asked) == 4
 
 
+def test_numbers_are_printed_as_the_service_writes_them(digit: Path) -> None:
+    """Not parsed and written anew, which would change their digits; an answer is one line, however it came."""
+    answer = (
+        b'{"predictions":[{"label":"7","probability":0.99995685,\r\n'
+        b'"probabilities":{"7":0.99995685,"9":0.00002010753},"warnings":[]}]}\n'
+    )
+    with scripted((200, {}, answer)) as (port, _):
+        done = glyph("predict", digit, "--url", f"http://127.0.0.1:{port}")
+    assert done.returncode == 0
+    assert done.stdout.endswith(
+        b'"probability":0.99995685,  "probabilities":{"7":0.99995685,"9":0.00002010753},"warnings":[]}]}\n'
+    )
+
+
 @pytest.mark.parametrize(
     ("reply", "sentence"),
     [
@@ -355,7 +369,7 @@ def test_the_services_variables_decide_which_model(bundle: Bundle, digit: Path, 
     assert glyph("predict", digit, GLYPH_MODEL=bundle.path.parent).returncode == 0
     assert glyph("predict", digit, "--model", bundle.path, GLYPH_MODEL=tmp_path).returncode == 0
     assert "GLYPH_MODEL'?" in error_of(glyph("predict", digit, GLYPH_MODELL="x"), 2)
-    assert glyph("predict", digit, *here(bundle), GLYPH_TOKENS_FILE="none").returncode == 0
+    assert glyph("predict", digit, *here(bundle), GLYPH_TOKENS_FILE=tmp_path / "none").returncode == 0
     assert "the CUDA execution provider was requested" in error_of(
         glyph("predict", digit, *here(bundle), GLYPH_PROVIDER="cuda", CUDA_VISIBLE_DEVICES=""), 69
     )
