@@ -13,7 +13,6 @@ from typing import TextIO
 
 from bundle.errors import BundleError
 from common.errors import FULL, ConfigurationError, unwritable_reason
-from common.programs import named
 from imagesets.errors import DataError
 
 EXIT_MISUSE = 2
@@ -98,7 +97,7 @@ def exit_code(work: Callable[[], None]) -> int:
     code, message = _outcome(work)
     if message:
         try:
-            print(named(message), file=sys.stderr, flush=True)
+            print(message, file=sys.stderr, flush=True)
         except OSError:
             _discard(sys.stderr)
     return code
