@@ -4,6 +4,7 @@ Certificates are the system's or those of SSL_CERT_FILE and SSL_CERT_DIR (OpenSS
 HTTPS_PROXY, HTTP_PROXY and NO_PROXY (`urllib.request.getproxies`).
 """
 
+import os
 import ssl
 import urllib.request
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ class RemoteModel:
         if settings.token_file is not None:
             token = read_token(settings.token_file)
         elif environment.get(TOKEN_VARIABLE):
-            token = token_of(environment[TOKEN_VARIABLE].encode(), TOKEN_VARIABLE)
+            token = token_of(os.fsencode(environment[TOKEN_VARIABLE]), TOKEN_VARIABLE)
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
         self._pool = _pool(parts, settings.timeout_seconds)

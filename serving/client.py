@@ -1,4 +1,4 @@
-"""What the clients of a running service share: its URL, the bearer token, and what its error responses say.
+"""What the clients of a running service share: its URL and the bearer token.
 
 The batch scorer's `--url` and `glyph predict --url` are such clients.
 """

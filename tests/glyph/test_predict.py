@@ -210,7 +210,7 @@ def test_tokens_come_from_a_variable_or_a_file(bundle: Bundle, digit: Path, tmp_
             sentence = error_of(refused, 69)
             assert "401: " in sentence
             assert "GLYPH_TOKEN, or by --token-file" in sentence
-        for wrong in ("a b", "é"):
+        for wrong in ("a b", "é", "\udcff"):
             sentence = error_of(glyph(*words, GLYPH_TOKEN=wrong), 2)
             assert sentence.startswith("GLYPH_TOKEN has no token")
             assert wrong not in sentence
