@@ -12,11 +12,12 @@ from bundle.fetch import TIMEOUT_SECONDS, fetch
 from bundle.repository import Bundle, versions
 from bundle.verify import problems
 from bundle.version_paths import file_instead_of_directory, split_version
+from common.programs import named
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bundle", description=__doc__)
+    parser = argparse.ArgumentParser(prog=named("python -m bundle"), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="verify every file of a published version")
     verify.add_argument("path", type=Path, metavar="models/NAME/VERSION")

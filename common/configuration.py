@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from common.errors import ConfigurationError
+from common.programs import named
 
 
 class Settings(BaseModel):
@@ -156,7 +157,7 @@ def add_options(
         option = _option(name)
         value, place = default_of(settings, name, layers)
         default = f"{text_of(value)}, from {place}" if place else text_of(value)
-        text = f"{field.description} (default: {default})".replace("%", "%%")
+        text = f"{named(field.description or '')} (default: {default})".replace("%", "%%")
         kind: dict[str, Any] = (
             {"action": argparse.BooleanOptionalAction}
             if field.annotation is bool

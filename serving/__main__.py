@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from common.configuration import add_options, build, for_help, from_arguments, parse
 from common.errors import ConfigurationError
+from common.programs import named
 from serving.check import check, check_tls
 from serving.security.tokens import check_file
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
@@ -50,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m serving",
+        prog=named("python -m serving"),
         description="Serve the newest published version of a model over HTTP.",
-        epilog=_EPILOGUE,
+        epilog=named(_EPILOGUE),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refused(problem: object, code: int) -> int:
     """Print an error and return its exit code."""
     with contextlib.suppress(OSError):  # standard error may be closed
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        print(named(f"error: {problem}"), file=sys.stderr, flush=True)
     return code
 
 

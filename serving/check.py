@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import ConfigurationError
+from common.programs import named
 from serving.errors import NotReadyError, ProviderError
 from serving.settings import ServiceSettings
 from serving.system.cpus import usable_cpus
@@ -39,7 +40,7 @@ def check(settings: ServiceSettings) -> int:
         try:
             print(one(settings), flush=True)
         except _FailedError as failed:
-            print(f"error: {failed}", file=sys.stderr, flush=True)
+            print(named(f"error: {failed}"), file=sys.stderr, flush=True)
             found = found or failed.code
     return found
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from common.configuration import Layer, add_options, build, for_help, from_arguments, parse
 from common.errors import ConfigurationError
+from common.programs import named
 from imagesets.errors import DataError
 from serving.scoring.errors import (
     EXIT_BAD_IMAGES,
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTING
     except (ScoringError, DataError) as error:
-        print(f"error: {scorers_words(error)}", file=sys.stderr)
+        print(named(f"error: {scorers_words(error)}"), file=sys.stderr)
         return error.exit_code
     except MemoryError as error:
         print(
@@ -85,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m serving.score",
+        prog=named("python -m serving.score"),
         description="Score millions of images with a published model, exactly once.",
-        epilog=_EPILOGUE,
+        epilog=named(_EPILOGUE),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         conflict_handler="resolve",
     )
@@ -127,7 +128,7 @@ def _score(arguments: Sequence[str]) -> int:
 
 def _merge(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m serving.score merge",
+        prog=named("python -m serving.score merge"),
         description="Finish a job of several shards: verify every part, write the single file if the output is "
         "one, and _SUCCESS.",
     )

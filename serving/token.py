@@ -9,6 +9,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 
+from common.programs import named
 from serving.security.tokens import digest_of
 
 PREFIX = "glyph_"
@@ -31,11 +32,12 @@ def line_of(name: str, token: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the line to standard output and the token to standard error; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m serving.token",
+        prog=named("python -m serving.token"),
         description="Make a bearer token. The line for the token file goes to standard output, and the token, "
         "which is stored nowhere, to standard error.",
-        epilog="example:\n  python -m serving.token till-7 >> tokens && "
-        "GLYPH_TOKENS_FILE=tokens python -m serving",
+        epilog=named(
+            "example:\n  python -m serving.token till-7 >> tokens && GLYPH_TOKENS_FILE=tokens python -m serving"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help="the holder's name, for the access log")

@@ -21,7 +21,7 @@ def test_every_file_that_a_document_names_exists(document: Path) -> None:
     """Files and folders of the code, in backticks, and links to other documents."""
     text = document.read_text()
     named = re.findall(
-        r"`((?:bench|bundle|common|docs|imagesets|lock|serving|tests|training)/[\w/.-]*)`", text
+        r"`((?:bench|bundle|common|docs|glyph|imagesets|lock|serving|tests|training)/[\w/.-]*)`", text
     )
     linked = [document.parent / link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)]
     missing = [path for path in [*(ROOT / name for name in named), *linked] if not path.exists()]

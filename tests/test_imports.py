@@ -45,6 +45,16 @@ ALLOWED = {
         "PIL",
         "rich",  # for progress, which training and scoring show
     },
+    "glyph": {
+        "bundle",
+        "common",
+        "glyph",
+        "serving",
+        "training",
+        "pydantic",
+        "rich",  # for the table of predictions
+        "urllib3",  # to ask a service
+    },
     "imagesets": {
         "bundle",
         "common",

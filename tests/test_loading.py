@@ -9,7 +9,7 @@ from optuna.storages.journal._base import BaseJournalSnapshot
 from tests.conftest import ROOT
 from training.search.storage import CrashSafeJournal
 
-PACKAGES = ("bundle", "common", "imagesets", "serving", "training", "bench")
+PACKAGES = ("bundle", "common", "glyph", "imagesets", "serving", "training", "bench")
 PEERS = ROOT / "bench" / "comparison" / "peers"
 """Other servers' programs, as their makers write them, which run in environments of their own."""
 RUNS = {

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.configuration import Layer, add_options, build, from_arguments, parse
+from common.programs import named
 from common.progress import Progress
 from training.defaults import DEFAULT_PRESET, environment_layer, file_layer, preset_layer, shown_layers
 from training.errors import exit_code, print_result
@@ -66,10 +67,10 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return the parser; its help shows the defaults of this command line's preset and configuration file."""
     is_help = not {"-h", "--help"}.isdisjoint(words)
     parser = argparse.ArgumentParser(
-        prog="python -m training",
+        prog=named("python -m training"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m training fit --epochs 5 --hidden 256,128 --dropout 0.3",
+        epilog=named("example: python -m training fit --epochs 5 --hidden 256,128 --dropout 0.3"),
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (text, kind) in COMMANDS.items():

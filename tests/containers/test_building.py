@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 from tests.containers.conftest import Image
 from tests.containers.docker import Engine
 
-CONTEXT = {"LICENSE", "bundle", "common", "imagesets", "serving", "training", "lock"}
+CONTEXT = {"LICENSE", "bundle", "common", "glyph", "imagesets", "serving", "training", "lock"}
 
 
 def test_a_build_sees_the_code_and_the_locks_only(engine: Engine, tmp_path: Path) -> None:

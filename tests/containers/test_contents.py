@@ -56,7 +56,7 @@ def test_nothing_compiles_installs_or_is_secret(found: dict[str, Any]) -> None:
 def test_each_image_has_its_own_program_only(found: dict[str, Any], image: Image) -> None:
     """No torch where there is no training, no service where there is; readers' libraries for those who read sets."""
     package = "training" if image.program == "train" else "serving"
-    assert found["code"] == sorted(["LICENSE", "bundle", "common", "imagesets", package])
+    assert found["code"] == sorted(["LICENSE", "bundle", "common", "glyph", "imagesets", package])
     wanted = {
         "serve": {"onnxruntime", "serving"},
         "score": {"onnxruntime", "pyarrow", "scipy", "serving"},

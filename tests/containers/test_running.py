@@ -44,6 +44,13 @@ def test_the_model_states_the_images_revision(service: Container) -> None:
     assert manifest["environment"]["code_revision"] == REVISION
 
 
+def test_the_command_is_in_the_image(service: Container) -> None:
+    """`glyph predict` answers there by the image's variables, as any user, with a read-only root."""
+    manifest = json.loads(service.execute("cat", "/glyph/models/mnist/1/manifest.json"))
+    answer = json.loads(service.execute("glyph", "predict", "/glyph/models/mnist/1/sample.png"))
+    assert answer["predictions"][0]["label"] == manifest["sample_label"]
+
+
 def test_a_posted_image_is_answered(service: Container, mnist_directory: Path) -> None:
     """A PNG gets its label, and a thousand test images as many right ones as the manifest promises, about."""
     images = read_idx(mnist_directory / "t10k-images-idx3-ubyte", 3)[:1000]

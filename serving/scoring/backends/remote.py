@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from urllib3.util import parse_url
 
 from bundle.images.contract import Resize
 from bundle.manifest import Polarity
+from serving.client import ClientError, read_token, service_url
 from serving.model.engine import padded
 from serving.predict.oip import HEADER_LENGTH, INPUT, OCTET_STREAM
 from serving.scoring.errors import BackendError
@@ -44,7 +44,6 @@ GRACE_SECONDS = 5.0
 MAX_RESPONSE_BYTES = 64 << 20
 RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
 """Statuses that are retried; predictions have no side effects, so a retry is safe."""
-MAX_TOKEN_BYTES = 1 << 14
 _RETRY = urllib3.Retry(retry_after_max=LONGEST_RETRY_AFTER_SECONDS)
 REMEDIES = {
     401: "give a valid token with --token-file",
@@ -83,9 +82,12 @@ class Client:
             "User-Agent": "glyph-score",
             "X-Request-Timeout-Ms": str(max(1, int(settings.timeout_seconds * 1000))),
         }
-        if settings.token_file is not None:
-            self._headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
-        self._pool = open_pool(self.url, settings)
+        try:
+            if settings.token_file is not None:
+                self._headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
+            self._pool = open_pool(self.url, settings)
+        except ClientError as error:
+            raise BackendError(str(error)) from error
         self._prefix = parse_url(self.url).path or ""
         """The URL's path, as behind a proxy, without a trailing slash."""
         self._not_before = 0.0
@@ -292,19 +294,11 @@ def open_pool(url: str, settings: ScoreSettings) -> urllib3.HTTPConnectionPool:
     """Return a connection pool for a URL; it connects with the first request.
 
     Raises:
-        BackendError: the URL is invalid, or the CA file cannot be read.
+        ClientError: the URL is invalid.
+        BackendError: the CA file cannot be read.
     """
-    try:
-        parts = parse_url(url)
-    except ValueError as error:
-        raise BackendError(f"--url {url!r} is not a URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.host or parts.query is not None or parts.auth:
-        raise BackendError(
-            f"--url {url!r} is not the URL of a service: give one such as http://host:8080 or https://host; "
-            "a token belongs into --token-file"
-        )
     tls: dict[str, Any] = {}
-    if parts.scheme == "https":
+    if service_url(url).scheme == "https":
         try:
             tls["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
         except OSError as error:  # ssl.SSLError is one
@@ -316,24 +310,6 @@ def open_pool(url: str, settings: ScoreSettings) -> urllib3.HTTPConnectionPool:
     return urllib3.connection_from_url(
         url, maxsize=settings.connections, timeout=settings.timeout_seconds + GRACE_SECONDS, **tls
     )
-
-
-def read_token(path: Path) -> str:
-    """Return the token from a file of one line; no message contains it.
-
-    Raises:
-        BackendError: the file cannot be read, or has no token.
-    """
-    try:
-        with path.open("rb") as file:
-            token = file.read(MAX_TOKEN_BYTES).strip()
-    except OSError as error:
-        raise BackendError(f"--token-file {path} cannot be read: {error.strerror}") from error
-    if not token or not all(33 <= byte < 127 for byte in token):
-        raise BackendError(
-            f"--token-file {path} has no token: it must be one line, as serving.token prints it"
-        )
-    return token.decode("ascii")
 
 
 def retry_after(field: str | None) -> float | None:
