@@ -29,6 +29,8 @@ def test_nothing_is_found(tool: str, patterns: list[str]) -> None:
     files = tracked(*patterns)
     assert files
     if (program := shutil.which(tool, path=TOOLS)) is None:
-        pytest.skip(f"{tool} has no wheel for this platform, and is not installed; on Debian: apt-get install {tool}")
+        pytest.skip(
+            f"{tool} has no wheel for this platform, and is not installed; on Debian: apt-get install {tool}"
+        )
     done = subprocess.run([program, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

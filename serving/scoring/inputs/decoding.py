@@ -65,31 +65,32 @@ class DecoderPool:
         self.count = count
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
     def started(self) -> bool:
         """Return whether the processes have been started."""
-        return self._process is not None
+        return bool(self._processes)
 
     def start(self) -> None:
         """Start the processes once; they import their modules in the background."""
-        if self._process is not None:
+        if self.started:
             return
         pairs = [socket.socketpair() for _ in range(self.count)]
         self._workers = [_Worker(ours) for ours, _ in pairs]
-        # One process imports the modules and forks the others; this process has threads, so it must not fork.
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "serving.scoring.inputs.decoding",
-                *(str(theirs.fileno()) for _, theirs in pairs),
-            ],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno() for _, theirs in pairs],
-            env=_environment(),
-        )
+        descriptors = [theirs.fileno() for _, theirs in pairs]
+        # One process imports the modules and forks the others; this process has threads, so it must not fork. On macOS
+        # nothing that has loaded the system's frameworks may, so there each process imports them.
+        groups = [[one] for one in descriptors] if sys.platform == "darwin" else [descriptors]
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "serving.scoring.inputs.decoding", *map(str, group)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=group,
+                env=_environment(),
+            )
+            for group in groups
+        ]
         for (_, theirs), worker in zip(pairs, self._workers, strict=True):
             theirs.close()
             self._idle.put(worker)
@@ -119,8 +120,8 @@ class DecoderPool:
         """Stop the processes."""
         for worker in self._workers:
             worker.close()
-        if self._process is not None:
-            self._process.wait()
+        for process in self._processes:
+            process.wait()
 
 
 class _Worker:

@@ -200,8 +200,8 @@ def test_a_killed_decoding_process_ends_the_run(
 
     def killing(self: DecoderPool, *arguments: Any) -> Any:
         if not killed and len(parts(tmp_path / "out")):
-            assert self._process is not None
-            victim = self._process.pid if which == "the first" else _forked_by(self._process.pid)
+            (process,) = self._processes
+            victim = process.pid if which == "the first" else _forked_by(process.pid)
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
         return decode(self, *arguments)
