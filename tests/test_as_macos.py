@@ -90,7 +90,7 @@ def test_a_service_answers_and_counts(tmp_path: Path) -> None:
             (prediction,) = answer.json()["predictions"]
             assert np.allclose(list(prediction["probabilities"].values()), expected, atol=1e-5)
         asked.await_value(3, "glyph_http_requests_total", route="/predict", status="200")
-        asked.await_value(2, "glyph_ready_workers")
+        asked.await_value(2, "glyph_workers", state="ready")
 
 
 @pytest.mark.parametrize("given", ["folder", "tar, gzip"])
