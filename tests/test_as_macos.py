@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from bench.support.models import a_linear, publish_synthetic
 from bench.support.pictures import png
 from bench.support.processes import ROOT, environment
 from bundle.repository import versions
+from serving.predict import load_shedding
+from serving.predict.load_shedding import unacknowledged
 from tests.training.sets import archive
 
 AS_MACOS = os.pathsep.join((str(ROOT / "tests/as_macos"), str(ROOT)))
@@ -148,3 +151,15 @@ def test_a_process_ends_with_its_parent_unless_it_is_to_outlive_it(then: str) ->
         finally:
             if then:
                 os.kill(child, signal.SIGKILL)
+
+
+def test_a_socket_is_asked_by_an_option_for_what_waits_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux has no option for that, so that another stands for it; the socket stays open."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert unacknowledged(ours.fileno()) == 0  # an unknown option is no error
+        monkeypatch.setattr(load_shedding, "SO_NWRITE", socket.SO_SNDBUF)
+        assert unacknowledged(ours.fileno()) == ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        ours.sendall(b"x")
+        assert theirs.recv(1) == b"x"
