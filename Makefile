@@ -41,7 +41,7 @@ install = test -x $1/bin/pip || $(VENV)/bin/python -m venv $1; \
 .DELETE_ON_ERROR:
 
 help: ## show this
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed ## train once, then serve on HOST:PORT
 	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) $(VENV)/bin/python -m serving --check-address
@@ -55,11 +55,14 @@ train: $(VENV)/installed ## train and publish the next version
 serve: $(VENV)/installed ## serve what is published, training nothing
 	@GLYPH_HOST='$(HOST)' GLYPH_PORT=$(PORT) GLYPH_MODEL=$(MODELS)/$(NAME) exec $(VENV)/bin/python -m serving
 
+# macOS has Make 3.81, which lets what runs at once print at once.
+OUTPUT_SYNC = $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+
 # Without its cache every process of the tests compiles what it imports.
 check test: export PYTHONDONTWRITEBYTECODE =
 
 check: $(VENV)/installed-development ## lint, check types and which module imports which, run the unit tests
-	@$(MAKE) --no-print-directory --jobs --output-sync static unit
+	@$(MAKE) --no-print-directory --jobs $(OUTPUT_SYNC) static unit
 
 static: $(VENV)/installed-development
 	$(VENV)/bin/ruff check .

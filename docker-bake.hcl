@@ -1,5 +1,6 @@
 // All images: docker buildx bake. One: docker buildx bake serve-cpu. With a registry, and pushed:
 //   REGISTRY=registry.example.org/team/ docker buildx bake --push
+// Docker keeps images of several platforms where it has containerd's image store; else PLATFORMS=linux/amd64.
 // `make images` builds the same images one by one, with Docker or podman, and knows the revision.
 
 variable "REGISTRY" {
@@ -18,6 +19,10 @@ variable "BASE" {
   default = "python:3.11-slim-bookworm" // Python 3.11 to 3.14 on Debian
 }
 
+variable "PLATFORMS" {
+  default = "linux/amd64,linux/arm64" // of the images without CUDA; `linux/arm64` alone where a builder has one platform
+}
+
 group "default" {
   targets = ["train", "serve", "score"]
 }
@@ -28,7 +33,7 @@ group "cpu" {
 
 target "image" {
   context   = "."
-  platforms = ["linux/amd64"]
+  platforms = split(",", PLATFORMS)
   args = {
     BASE     = BASE
     VERSION  = VERSION
@@ -49,6 +54,7 @@ target "program" {
   name       = "${program}-${device}"
   dockerfile = "Dockerfile.serve"
   target     = program
+  platforms  = device == "cpu" ? split(",", PLATFORMS) : ["linux/amd64"]
   args       = { DEVICE = device }
   tags       = ["${REGISTRY}glyph-${program}:${device}", "${REGISTRY}glyph-${program}:${VERSION}-${device}"]
   matrix = {

@@ -12,16 +12,18 @@ compile() { # OUTPUT ARGUMENT...
   "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package glyph \
     --custom-compile-command "make lock" --output-file "$output" pyproject.toml "$@"
 }
+# Which ONNX Runtime it is depends on the platform (`runtime` in pyproject.toml), and the version does not: the other has
+# that of the one for GPUs, so that every platform and image answers as was tested.
+runtime=lock/onnxruntime.in # its name is in the locks
+trap 'rm -f "$runtime"' EXIT
 compile lock/development.txt --extra development "$@"
+sed -n 's/^onnxruntime-gpu\(==[^ ]*\).*/onnxruntime\1/p' lock/development.txt >"$runtime"
+compile lock/development.txt --extra development --constraints "$runtime"
 compile lock/run.txt --extra training --extra serving --constraints lock/development.txt
 compile lock/tracking.txt --extra training --extra serving --extra tracking --constraints lock/development.txt
 compile lock/ray.txt --extra training --extra serving --extra ray --constraints lock/development.txt
 compile lock/training.txt --extra training --constraints lock/development.txt
-# Images install one of these two, and for batch scoring the third on top. The ONNX Runtime without CUDA has the
-# version of the one with it, so that an image answers as was tested.
-runtime=lock/onnxruntime.in # its name is in the lock
-trap 'rm -f "$runtime"' EXIT
-sed -n 's/^onnxruntime-gpu\(==[^ ]*\).*/onnxruntime\1/p' lock/development.txt >"$runtime"
+# Images install one of these two, and for batch scoring the third on top.
 compile lock/image-cuda.txt --extra image-cuda --constraints lock/development.txt
 compile lock/image-cpu.txt --extra image-cpu --constraints lock/development.txt --constraints "$runtime"
 compile lock/image-scoring.txt --extra scoring --constraints lock/development.txt

@@ -239,6 +239,31 @@ def test_every_place_names_the_versions_of_requires_python() -> None:
     assert set(compiled) == {f"3.{LOWEST}"}
 
 
+def test_the_make_of_macos_runs_the_check_too(machine: Machine) -> None:
+    """Make 3.81 has no --output-sync, and says by .FEATURES what it has."""
+    for features, option in (
+        ("target-specific order-only jobserver", []),
+        ("output-sync", ["--output-sync"]),
+    ):
+        done = machine.make("--dry-run", "check", f".FEATURES={features}")
+        (line,) = re.findall(r".* --jobs .*", done.stdout)
+        assert [word for word in line.split() if word == "--output-sync"] == option
+
+
+def test_commands_have_no_option_of_gnu_alone() -> None:
+    """What `make run` starts is macOS', where sed knows no tab, and has no `-i` without a suffix."""
+    for name in ("Makefile", "lock/python.sh", "lock/compile.sh"):
+        text = (ROOT / name).read_text()
+        assert (
+            re.findall(r"sed [^|\n]*\\t|sed (?:-\S+ )*-i|grep -\w*P|\b(?:expand|nproc|tac|flock)\b", text)
+            == []
+        )
+        assert (
+            re.findall(r"readlink -f|realpath|xargs -r|date -d|stat -c|cp -\w*[al]|mktemp --|sort -V", text)
+            == []
+        )
+
+
 @pytest.mark.parametrize(
     ("fit", "passed"),
     [

@@ -4,6 +4,7 @@
     python -m bench serving --quick                                  a smoke test of a minute
     python -m bench serving --workload png --connections 64 --json results.json
     python -m bench serving --open-loop --only glyph,mosec,flask --json results.json
+    python -m bench serving --only glyph --python /opt/venv3.13/bin/python --python /opt/venv3.14/bin/python
     python -m bench serving --report --json results.json --markdown docs/benchmarks.md
 
 Measurements are added to the JSON file and replace those of the same workload and connections; `spreads` there has
@@ -29,7 +30,7 @@ import numpy as np
 
 from bench.comparison import ceiling, chart, readme, report
 from bench.comparison.contender import GLYPH, ROOT, WORKLOADS, Contender
-from bench.comparison.contenders import CONTENDERS
+from bench.comparison.contenders import CONTENDERS, with_python
 from bench.comparison.environments import version_of
 from bench.comparison.openloop import sweep
 from bench.comparison.rounds import Cores, Subject, awake, interleaved, machine, resting, running
@@ -80,6 +81,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = bench_parser("serving", __doc__, model=True)
     cores = Cores.halves()
     parser.add_argument("--only", help=f"comma-separated servers; default: {','.join(names)}")
+    parser.add_argument(
+        "--python", action="append", default=[], help="Glyph with this Python as well, of the same packages"
+    )
     parser.add_argument("--workload", action="append", choices=tuple(WORKLOADS), help="default: all")
     parser.add_argument("--connections", action="append", type=int, help="default: 1, 16 and 64")
     parser.add_argument("--rounds", type=int, default=5)
@@ -103,6 +107,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--client-cpus", type=_cores, default=cores.client, help="CPUs of the load generator, such as 2,3"
     )
     options = parser.parse_args(arguments)
+    if options.python and options.markdown:
+        parser.error("--markdown writes the report of the servers alone: leave out --python")
     if options.quick:
         options.rounds, options.seconds = 2, 0.5
         options.workload = options.workload or ["png"]
@@ -139,6 +145,7 @@ def _measure(options: argparse.Namespace, subject: Subject, document: dict[str, 
     cores = Cores(server=options.server_cpus, client=options.client_cpus)
     document["about"] = _about(options, subject, cores)
     wanted = [contender for contender in CONTENDERS if contender.name in options.only]
+    wanted += map(with_python, options.python)
     with running(wanted, subject, cores, _say) as (up, missing):
         for contender in wanted:
             known = document["servers"].setdefault(contender.name, {"cold_starts": []})

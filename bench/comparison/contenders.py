@@ -1,7 +1,9 @@
 """The servers that are compared, in the order of the report's first table."""
 
 import os
+import subprocess
 import sys
+from dataclasses import replace
 
 from bench.comparison import commands
 from bench.comparison.contender import (
@@ -249,3 +251,17 @@ CONTENDERS = (
     ),
 )
 """All servers, in the order of the report's first table."""
+
+
+def with_python(python: str) -> Contender:
+    """Return Glyph as another Python runs it, whose environment has the packages of this one.
+
+    Raises:
+        OSError: there is no such program.
+        subprocess.CalledProcessError: it cannot tell its version.
+    """
+    asked = [python, "-c", "import platform; print(platform.python_version())"]
+    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    (usual,) = (contender for contender in CONTENDERS if contender.name == GLYPH)
+    named = f"Glyph, Python {version}"
+    return replace(usual, name=named, title=named, command=lambda _: [python, "-m", "serving"])

@@ -145,7 +145,8 @@ def _quiet_libtiff() -> None:
 
     This works with the library inside Pillow's wheels; a libtiff from elsewhere keeps writing.
     """
-    for library in Path(PIL.__file__).parent.parent.glob("pillow.libs/libtiff-*"):
+    packages = Path(PIL.__file__).parent.parent
+    for library in (*packages.glob("pillow.libs/libtiff-*"), *packages.glob("PIL/.dylibs/libtiff*")):
         libtiff = ctypes.CDLL(str(library))
         libtiff.TIFFSetErrorHandler(None)
         libtiff.TIFFSetWarningHandler(None)

@@ -145,7 +145,8 @@ def needs_no_values(dtype: "np.dtype[Any]", pixels: PixelRange = "auto") -> bool
 def values_of(array: npt.NDArray[Any]) -> Values:
     """Return what the range of an array, of one element at least, is judged by."""
     whole = array.dtype.kind != "f" or bool((array == np.floor(array)).all())
-    return Values(float(array.min()), float(array.max()), whole)
+    # Which of 0 and -0 is the least depends on NumPy's loop: adding 0 makes either 0.
+    return Values(float(array.min()) + 0.0, float(array.max()) + 0.0, whole)
 
 
 def joined(chunks: Iterable[Values]) -> Values:

@@ -45,7 +45,7 @@ from serving.system.addresses import bind_tcp
 from serving.system.descriptors import EXHAUSTED
 from serving.system.heartbeat import beat
 from serving.system.memory_directory import DIRECTORY_VARIABLE
-from serving.system.parent_death import set_parent_death_signal
+from serving.system.parent_death import continue_after_parent
 from serving.telemetry import logs
 
 log = logging.getLogger("glyph.management")
@@ -308,8 +308,7 @@ def main() -> NoReturn:
         signal.SIGUSR2,
     ):
         signal.signal(name, signal.SIG_IGN)
-    # The kernel continues this process if it is stopped when the arbiter ends, so that it notices.
-    set_parent_death_signal(signal.SIGCONT)
+    continue_after_parent()  # so that it notices the arbiter's end
     settings, directory = load_settings(), Path(os.environ[DIRECTORY_VARIABLE])
     logs.configure(settings)
     # While the arbiter waits for the workers at the end of the service, it sends no heartbeat.

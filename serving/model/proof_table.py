@@ -1,4 +1,4 @@
-"""The proof table: what the workers have found out about each version, in memory that they share.
+"""The proof table: what the workers have found out about each version, in a file without a name that they share.
 
 The table is made when the arbiter imports this module, and its workers inherit it by fork. A process that imports the
 module itself (a WSGI server without Glyph's arbiter, `--check`, a test) has a table of its own. A start of the service,
@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import orjson
+
+from serving.system.anonymous_files import anonymous_file
 
 LOAD_SECONDS = 120
 """See `load_seconds`. The first start on a GPU reads gigabytes of CUDA libraries and captures the CUDA graphs."""
@@ -55,14 +57,14 @@ def proof_key(*facts: Any) -> str:
 
 
 class ProofTable:
-    """Proofs by key, in memory that forked processes share, and locks that the kernel releases.
+    """Proofs by key, in a file that forked processes share, and locks that the kernel releases.
 
     The locks are POSIX record locks: the kernel drops them when a process ends, however it ends. They do not exclude
     threads of the same process.
     """
 
     def __init__(self) -> None:
-        self._file = os.memfd_create("glyph-proofs")
+        self._file = anonymous_file("glyph-proofs")
 
     def get(self, key: str) -> Proof:
         """Return what is known, after counting the processes that have died while loading since the last call."""

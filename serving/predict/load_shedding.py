@@ -6,8 +6,11 @@ a response that arrives after the client has given up costs as much as one that 
 
 import fcntl
 import math
+import os
 import select
+import socket
 import struct
+import sys
 import termios
 import threading
 import time
@@ -29,6 +32,9 @@ THROTTLE_SECONDS = 0.1
 SHED_PER_SECOND = 200
 """How many of those connections are read again in a second, so that clients that ignore Retry-After take no capacity
 from the others: at about 50 us each, shedding stays below 1% of a core."""
+
+SO_NWRITE = 0x1024
+"""Socket option of macOS (sys/socket.h): the bytes in the send buffer."""
 
 
 class AdmissionControl:
@@ -193,8 +199,11 @@ def is_readable(descriptor: int) -> bool:
 
 
 def unacknowledged(descriptor: int) -> int:
-    """Return the bytes written to a socket that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
+    """Return the bytes written to a socket that the peer has not acknowledged (tcp(7), SIOCOUTQ; macOS' SO_NWRITE)."""
     try:
+        if sys.platform == "darwin":
+            with socket.socket(fileno=os.dup(descriptor)) as copy:
+                return copy.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
         return int(struct.unpack("=i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
     except OSError:  # not every kind of socket supports it
         return 0

@@ -3,6 +3,9 @@
 `python -m serving.scoring.fork_server` is its program. It has one thread, so it may fork, which this process, with
 threads of its own, must not. A child starts in milliseconds, with the modules that earlier ones have imported.
 
+On macOS nothing that has loaded the system's frameworks may fork, so there each child is a process of its own, which
+imports its modules itself.
+
 Each child has a socket to this process, and ends when the socket is closed, which also happens when this process is
 killed. `multiprocessing`'s fork server is none of this: each of its children imports the main module again.
 """
@@ -16,7 +19,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import subprocess
@@ -29,13 +32,13 @@ class ForkServer:
     """Starts the process with the first child; close it to end all of them."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._control: socket.socket | None = None
 
     @property
     def pid(self) -> int | None:
         """Return the process's id, None before the first child."""
-        return None if self._process is None else self._process.pid
+        return self._processes[0].pid if self._processes else None
 
     def fork(self, target: str, preload: str, argument: Any = None) -> socket.socket:
         """Fork a child and return the socket to it.
@@ -50,7 +53,11 @@ class ForkServer:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            self._send(preload, [theirs.fileno()], target=target, argument=argument)
+            child = {"target": target, "argument": argument}
+            if sys.platform == "darwin":
+                self._run(theirs, json.dumps(child))
+            else:
+                self._send(preload, [theirs.fileno()], **child)
         return ours
 
     def preload(self, module: str) -> None:
@@ -59,7 +66,8 @@ class ForkServer:
         Raises:
             OSError: as `fork`.
         """
-        self._send(module, [])
+        if sys.platform != "darwin":
+            self._send(module, [])
 
     def _send(self, preload: str, files: Sequence[int], **child: Any) -> None:
         if self._control is None:
@@ -68,24 +76,30 @@ class ForkServer:
         socket.send_fds(self._control, [json.dumps({"preload": preload} | child).encode()], files)
 
     def _start(self) -> None:
-        import subprocess  # not needed by the program of the process
-
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+            self._run(theirs)
+        self._control = ours
+
+    def _run(self, theirs: socket.socket, *words: str) -> None:
+        """Run this module's program with a socket."""
+        import subprocess  # not needed by the program of the process
+
+        self._processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno()), *words],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=_environment(),
             )
-        self._control = ours
+        )
 
     def close(self) -> None:
         """Wait until the children, whose sockets are closed, have ended; closed once more, do nothing."""
         if self._control is not None:
             self._control.close()
-        if self._process is not None:
-            self._process.wait()
+        for process in self._processes:
+            process.wait()
 
 
 def _environment() -> dict[str, str]:
@@ -100,10 +114,13 @@ def _environment() -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fork children until the parent closes the socket or exits, then wait for them."""
+    """Fork children until the parent closes the socket or exits, then wait for them; or be the child that is given."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with socket.socket(fileno=int(arguments[0])) as control:
+    file, *child = arguments
+    if child:
+        _be_child(json.loads(child[0]), int(file))
+    with socket.socket(fileno=int(file)) as control:
         while True:
             try:
                 message, files, _, _ = socket.recv_fds(control, MAX_MESSAGE, 1)
@@ -125,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _be_child(request: dict[str, Any], file: int) -> None:
+def _be_child(request: dict[str, Any], file: int) -> NoReturn:
     """Call the target, and exit with its result and without the interpreter's finalization, which takes longer."""
     code = 1
     try:

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import stat
+import sys
 import threading
 import time
 from collections import deque
@@ -26,7 +27,8 @@ def make_nonblocking() -> None:
     """Make writes to the standard streams non-blocking; child processes inherit them.
 
     O_NONBLOCK belongs to the open file description, which the process that started the service shares. So pipes and
-    terminals are opened a second time. Files are not: opened again, they would have another offset.
+    terminals are opened a second time; pipes on Linux alone, elsewhere `_writer` writes little to those that are ready.
+    Files are not: opened again, they would have another offset.
     """
     for descriptor in (0, STDOUT, STDERR):
         try:
@@ -35,8 +37,9 @@ def make_nonblocking() -> None:
             _replace(descriptor, os.devnull, os.O_RDWR)
             continue
         if descriptor != 0 and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
-            with contextlib.suppress(OSError):  # it belongs to another user, and cannot be opened again
-                _replace(descriptor, f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            with contextlib.suppress(OSError):  # it cannot be opened again: another user's, or macOS' pipe
+                path = f"/proc/self/fd/{descriptor}" if sys.platform == "linux" else os.ttyname(descriptor)
+                _replace(descriptor, path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _replace(descriptor: int, path: str, flags: int) -> None:

@@ -8,11 +8,13 @@ The writer holds a POSIX lock on the file while it lives. The kernel releases th
 reader can tell whether the writer is alive without knowing process ids.
 """
 
+import errno
 import fcntl
 import logging
 import mmap
 import os
 import struct
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import orjson
+
+from serving.system.anonymous_files import anonymous_file
 
 log = logging.getLogger("glyph.serving")
 
@@ -33,6 +37,9 @@ VALUES = 1 << 17
 MAX_VALUES_PER_KEY = 1 << 14
 """The file ends with as many values that belong to no key: writers whose key found no room write there."""
 SIZE = VALUES_OFFSET + 8 * VALUES
+
+LINKS_MEMORY = sys.platform == "linux"
+"""Whether a path can be linked to memory, by /proc."""
 
 Key = Sequence[object]
 """A metric's name followed by its label values, of types that JSON has."""
@@ -61,17 +68,24 @@ class SharedCounters:
 
     @classmethod
     def create(cls, path: Path) -> "SharedCounters":
-        """Create the file `path` and lock it. If there is no room, create a link to anonymous memory instead."""
+        """Create the file `path` and lock it. If there is no room, create a link to anonymous memory instead.
+
+        Outside Linux, where there are no such links, the counters are this process's alone then.
+        """
         staged = path.with_suffix(".new")
         try:
             descriptor = _create_file(staged)
         except OSError as error:
+            kept = "shared while it runs and lost when it ends" if LINKS_MEMORY else "not collected"
             log.warning(
-                "%s has no room for the metrics of this process: they are shared while it runs and lost when it ends. "
+                "%s has no room for the metrics of this process: they are %s. "
                 "Make room there (--shm-size, or a memory volume): %s",
                 path.parent,
+                kept,
                 error.strerror,
             )
+            if not LINKS_MEMORY:
+                return cls.anonymous()
             descriptor = link_to_memory(staged, SIZE)
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
         counters = cls(mmap.mmap(descriptor, SIZE), descriptor)
@@ -118,8 +132,9 @@ def _create_file(path: Path) -> int:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        # A write into a hole of a sparse file raises SIGBUS when the memory file system is full.
-        os.posix_fallocate(descriptor, 0, SIZE)
+        # Written in full: in a sparse file, storing to a hole raises SIGBUS when the memory file system is full.
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(bytes(SIZE))
     except OSError:
         os.close(descriptor)
         path.unlink()
@@ -133,10 +148,12 @@ def link_to_memory(path: Path, size: int = 0) -> int:
     Processes of the same user open and lock it by the link (proc(5), /proc/pid/fd) while this process keeps it open.
 
     Raises:
-        OSError: the link cannot be created.
+        OSError: the link cannot be created; outside Linux it never can.
     """
+    if not LINKS_MEMORY:
+        raise OSError(errno.ENOTSUP, "a path can be linked to memory on Linux alone")
     path.unlink(missing_ok=True)
-    descriptor = os.memfd_create(path.name, os.MFD_CLOEXEC)
+    descriptor = anonymous_file(path.name)
     os.ftruncate(descriptor, size)
     path.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
     return descriptor

@@ -65,6 +65,10 @@ def test_bake_has_every_image(engine: Engine) -> None:
         assert all(f"ARG {argument}" in text for argument in target["args"])
         assert f" AS {target.get('target', 'train')}\n" in text
         assert (target["args"]["VERSION"], target["args"]["REVISION"]) == (__version__, "abc")
+    both = ["linux/amd64", "linux/arm64"]
+    assert {name: target["platforms"] for name, target in targets.items()} == {
+        name: both[:1] if name.endswith("cuda") else both for name in names
+    }
 
 
 def test_make_images_builds_what_it_says(engine: Engine, serve: Image) -> None:

@@ -93,6 +93,16 @@ def test_images_are_those_that_are_built() -> None:
     assert '"${REGISTRY}glyph-${program}:${VERSION}-${device}"' in bake
 
 
+def test_pods_go_where_their_images_run() -> None:
+    """Images with CUDA are amd64's alone, and the others have no processor that they are kept from."""
+    for name, _rendering, pod in every_pod("train serve score"):
+        selected = pod.spec.get("nodeSelector", {})
+        gpu = "nvidia.com/gpu.present" in selected or pod.containers[0]["image"].endswith("-cuda")
+        assert selected.get("kubernetes.io/arch") == ("amd64" if gpu else None), name
+        assert gpu or not selected, name
+        assert "nodeAffinity" not in pod.spec.get("affinity", {}), name
+
+
 def test_variables_of_the_service_are_its_settings() -> None:
     """Settings are built from what the pod has, and its ports are the named ones."""
     for name, rendering, pod in every_pod("serve"):

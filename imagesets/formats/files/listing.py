@@ -10,6 +10,7 @@ offset for every 256th.
 import hashlib
 import os
 import stat
+import sys
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,12 +35,22 @@ USUAL_BYTES = 8192
 
 
 class ScratchFile:
-    """An unnamed temporary file, which the kernel removes with its last descriptor."""
+    """A temporary file, which is removed with this object.
+
+    On Linux it has no name, and the kernel removes it with its last descriptor, whatever ends the process. Elsewhere
+    children could not open it then: it has a name, and a process that is killed leaves it.
+    """
 
     def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed with this object
-        self.place = f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
+        self.file: IO[bytes]
+        self.place: str
         """A path by which this process and its children can open it."""
+        if sys.platform == "linux":
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115  closed with this object
+            self.place = f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
+        else:
+            self.file = named = tempfile.NamedTemporaryFile()  # noqa: SIM115  as above
+            self.place = named.name
 
     def __del__(self) -> None:
         self.file.close()

@@ -27,7 +27,7 @@ def lock_parts(path: Path, parts: range) -> Iterator[None]:
     with path.open("r+b") as file:
         ranges = [(parts.start, len(parts))] if parts.step == 1 else [(part, 1) for part in parts]
         for first, count in ranges:
-            wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)
+            wanted = _write_lock(first, count)
             try:
                 fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
             except (BlockingIOError, PermissionError) as error:
@@ -40,3 +40,10 @@ def lock_parts(path: Path, parts: range) -> Iterator[None]:
                     raise
                 break  # without locks two runs write the same bytes; one may fail
         yield
+
+
+def _write_lock(first: int, count: int) -> bytes:
+    """Return C's `struct flock` that asks for these bytes; its fields have another order on macOS (sys/fcntl.h)."""
+    if os.uname().sysname == "Darwin":
+        return struct.pack("qqihh", first, count, 0, fcntl.F_WRLCK, os.SEEK_SET)
+    return struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)

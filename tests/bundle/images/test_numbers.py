@@ -197,6 +197,12 @@ def test_a_whole_array_is_judged_not_a_block_of_it() -> None:
             assert {0, white} <= set(np.unique(found)) == {0, white, round(decisive * white)}
 
 
+def test_zero_has_no_sign() -> None:
+    """Else a message would say that values are from -0, by the order in which NumPy compares."""
+    for zeros in ([-0.0], [-0.0, 0.0], [0.0, -0.0]):
+        assert str(values_of(np.array(zeros, np.float32))[:2]) == "(0.0, 0.0)"
+
+
 @given(
     array=arrays.arrays(
         st.sampled_from(["f4", ">f8", "f2", "i2", "u1", "?"]),

@@ -1,6 +1,7 @@
 """Which graph computes: by the policy, the processor and the version's files; and that it is exact."""
 
 import logging
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
@@ -29,7 +30,8 @@ EXACT = {
     "AVX-512 VNNI": VNNI,
     "AVX VNNI": "flags\t\t: fpu avx2 avx_vnni",
     "AMX": "flags\t\t: fpu amx_tile amx_int8 amx_bf16",
-    "Arm's dot products": "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm",
+    "Arm's dot products": "processor\t: 0\nFeatures\t: fp asimd asimddp",
+    "Arm's products of matrices": "processor\t: 0\nFeatures\t: fp asimd i8mm",
 }
 OTHERS = {
     "AVX-512 alone": "flags\t\t: fpu sse2 avx2 avx512f avx512bw",
@@ -73,6 +75,19 @@ def test_a_processor_multiplies_bytes_by_its_flags(processor: Path) -> None:
         processor.write_text(f"{line}\n")
         assert not cpus.multiplies_bytes()
     processor.unlink()
+    assert not cpus.multiplies_bytes()
+
+
+def test_a_mac_is_asked_for_arms_dot_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By sysctl, which prints 1 or 0, fails for a name that an Intel processor has not, or may be missing."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    program = tmp_path / "sysctl"
+    for script, expected in (("echo 1", True), ("echo 0", False), ("exit 1", False)):
+        program.write_text(f'#!/bin/sh\n[ "$*" = "-n hw.optional.arm.FEAT_DotProd" ] || exit 2\n{script}\n')
+        program.chmod(0o700)
+        monkeypatch.setattr(cpus, "SYSCTL", (str(program), *cpus.SYSCTL[1:]))
+        assert cpus.multiplies_bytes() == expected
+    program.unlink()
     assert not cpus.multiplies_bytes()
 
 

@@ -17,14 +17,14 @@ from serving.telemetry import shared_memory
 from serving.telemetry.shared_memory import KEY_BYTES, MAX_VALUES_PER_KEY, SharedCounters
 
 WRITER = """
-import os
 import sys
 from pathlib import Path
+from serving.telemetry import shared_memory
 from serving.telemetry.shared_memory import SharedCounters
-def full(*_):
+def full(*_, **__):
     raise OSError(28, "No space left on device")
 if len(sys.argv) > 2:
-    os.posix_fallocate = full
+    shared_memory.open = full
 counters = SharedCounters.create(Path(sys.argv[1]))
 offset = counters.allocate(["counted", "label"])
 for _ in range(1000):

@@ -200,6 +200,7 @@ def test_noise_is_not_outgrown_by_the_scale_before_it() -> None:
         (("avx512_bf16",), (512, 256), 128, True),
         (("avx512_bf16",), (256, 128), 64, True),
         (("avx512_bf16",), (64,), 128, False),
+        (("bf16", "i8mm", "sve_bf16"), (512, 256), 128, False),  # Arm's, which were not measured
         (("avx512_f",), (512, 256), 512, False),
         ((), (512, 256), 512, False),
     ],
