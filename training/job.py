@@ -8,6 +8,7 @@ import torch
 
 from bundle.errors import BundleError
 from bundle.repository import Bundle, check_room, versions
+from bundle.signing import Signer
 from common.progress import Progress
 from training.augmentation.policy import apply_policy, describe_policy
 from training.data.dataset import polarity
@@ -30,12 +31,14 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
     """Train, prove and publish a model; return the bundle in the process of rank 0, and None in the others.
 
     Raises:
+        SigningError: the version is to be signed, and the key or its package cannot be used.
         ConfigurationError: the package of a tracker is not installed, the network is larger than a bundle can be, or
             a teacher is not a published version.
         TrainingError: the data, the device, the training or the export failed, or a signal arrived; see `errors.py`.
         PublishError: the model repository cannot be written; what can be known of it is checked before training.
     """
     check_packages(settings)
+    signer = None if settings.sign is None else Signer(settings.sign)
     device = choose_device(settings)
     with catch_signals() as stop, distributed.join(cuda=device.type == "cuda") as world:
         progress = progress if world.is_writer else Progress(quiet=True)
@@ -89,6 +92,7 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     teachers=ensemble.digests if ensemble else {},
                     fitted=fitted,
                     device=device,
+                    signer=signer,
                 )
                 published = release(candidate, progress, stop)
             loggers.published(published)

@@ -105,7 +105,7 @@ def open_local(settings: ScoreSettings) -> LocalBackend:
         Stopped: the child was terminated by a signal.
     """
     try:
-        bundle = resolve(settings.model, settings.version)
+        bundle = resolve(settings.model, settings.version, settings.trusted_keys)
         provider = sessions.choose_provider(settings.provider, settings.device_id)
         _prove(bundle, provider, settings)
         arithmetic = sessions.choose_precision(settings.arithmetic, bundle, provider)
@@ -121,7 +121,9 @@ def open_local(settings: ScoreSettings) -> LocalBackend:
 
 def _prove(bundle: Bundle, provider: sessions.Provider, settings: ScoreSettings) -> None:
     """Prove the version in a child process: a graph that computes for hours would block this one, signals included."""
-    service_settings = ServiceSettings(arithmetic=settings.arithmetic, device_id=settings.device_id)
+    service_settings = ServiceSettings(
+        arithmetic=settings.arithmetic, device_id=settings.device_id, trusted_keys=settings.trusted_keys
+    )
     try:
         kind, reason = prove(bundle.path, provider, service_settings, load_seconds(0), threading.Event())
     except OSError as error:
