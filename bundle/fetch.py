@@ -57,11 +57,14 @@ def fetch(
     if version is None:
         raise FetchError(f"{shown_url(url)!r} is not the URL of a version: give https://HOST/PATH/VERSION")
     deadline = time.monotonic() + timeout_seconds
-    signature = _signature(below(url, SIGNATURE_FILE), deadline)
+    signed = below(url, SIGNATURE_FILE)
+    signature = None if trusted is None else _signature(signed, deadline)
     manifest = _manifest(below(url, MANIFEST_FILE), digest, deadline, signature, trusted)
     if found := _already_there(models / manifest.name / str(version), digest, trusted):
         return found
     with staging(models, manifest.name) as directory:
+        if trusted is None:
+            signature = _signature(signed, deadline)
         if signature is not None:
             _write(directory / SIGNATURE_FILE, [signature])
         for name in sorted(manifest.files, key=(*FILES, *OPTIONAL_FILES).index):
