@@ -25,6 +25,7 @@ COMPONENTS = {
     "bundle-from-url": "serve",
     "dashboard": "serve",
     "distributed": "train",
+    "fetch": "serve",
     "hpa-in-flight": "serve",
     "http-route": "serve",
     "ingress": "serve",
@@ -34,6 +35,7 @@ COMPONENTS = {
     "pod-monitor": "serve",
     "retrain": "train",
     "service-monitor": "serve",
+    "tokens": "serve",
     "train-peers": "train",
     "trainer": "train",
 }
@@ -128,6 +130,9 @@ COMBINATIONS: tuple[dict[str, Any], ...] = (
     {"names": ("keda", "bundle-from-url", "ingress", "pod-monitor", "alerts", "alerts-gpu"), "on": "gpu"},
     {"names": ("hpa-in-flight", "bundle-from-image", "http-route", "service-monitor", "dashboard")},
     {"names": ("ingress", "bundle-from-url"), "on": "local"},
+    {"names": ("ingress", "http-route", "tokens", "bundle-from-url")},
+    {"names": ("tokens", "bundle-from-image"), "on": "local"},
+    {"names": ("fetch", "tokens"), "on": "gpu"},
 )
 """Components together, as somebody may well want them."""
 
