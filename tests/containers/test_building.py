@@ -65,6 +65,7 @@ def test_bake_has_every_image(engine: Engine) -> None:
         assert all(f"ARG {argument}" in text for argument in target["args"])
         assert f" AS {target.get('target', 'train')}\n" in text
         assert (target["args"]["VERSION"], target["args"]["REVISION"]) == (__version__, "abc")
+        assert target["attest"] == ["type=provenance,mode=max", "type=sbom"]
 
 
 def test_make_images_builds_what_it_says(engine: Engine, serve: Image) -> None:
