@@ -55,7 +55,7 @@ def requirements(image: str, python: str) -> dict[str, str]:
 
 def write(directory: Path, python: str, image: str) -> Path:
     """Write the bill of an image, and return its path."""
-    tool = [Path(sys.executable).with_name("cyclonedx-py"), "requirements", "--output-reproducible", "-"]
+    tool = [str(Path(sys.executable).with_name("cyclonedx-py")), "requirements", "--output-reproducible", "-"]
     lines = "\n".join(requirements(image, python).values())
     done = subprocess.run(tool, input=lines, capture_output=True, text=True, check=True)
     document = json.loads(done.stdout)

@@ -33,9 +33,7 @@ class _FailedError(Exception):
 
 def check(settings: ServiceSettings) -> int:
     """Print the result of each check; return the exit code of the first failure, or 0."""
-    print(
-        "ok: the settings, the files of tokens, keys and TLS, and the limit of open files can be used"
-    )
+    print("ok: the settings, the files of tokens, keys and TLS, and the limit of open files can be used")
     found = 0
     checks: tuple[Callable[[ServiceSettings], str], ...] = (_shared_memory, _model)
     for one in checks:

@@ -54,7 +54,7 @@ def test_every_lock_has_the_command_that_renovate_runs(tmp_path: Path) -> None:
     stub = tmp_path / "uv"
     stub.write_text(STUB)
     stub.chmod(0o755)
-    command = ["bash", tmp_path / "lock" / "compile.sh", stub, "--upgrade"]
+    command = ["bash", str(tmp_path / "lock" / "compile.sh"), str(stub), "--upgrade"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     said = done.stdout.splitlines()
     locks = {path.name for path in (ROOT / "lock").glob("*.txt")}

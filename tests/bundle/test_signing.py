@@ -199,7 +199,12 @@ def test_two_signatures_or_another_envelope_are_none(tmp_path: Path) -> None:
     bundle = signed_one(tmp_path, private)
     path = bundle.path / SIGNATURE_FILE
     statement = statement_of(path.read_bytes())
-    for changes in ({"signatures": []}, {"payloadType": "text/plain"}, {"payload": "no base64"}):
+    envelopes: tuple[dict[str, Any], ...] = (
+        {"signatures": []},
+        {"payloadType": "text/plain"},
+        {"payload": "no base64"},
+    )
+    for changes in envelopes:
         put(path, signed_statement(key, statement, **changes))
         [said] = problems(bundle.path, public)
         assert "is not a signature of model signing" in said
@@ -223,10 +228,9 @@ def test_keys_that_cannot_be_used_refuse_everything(tmp_path: Path, pair: tuple[
     """A missing file, a private key, an empty directory, a key of another kind, half a key: a sentence each."""
     bundle = signed_one(tmp_path, pair[0])
     (tmp_path / "empty").mkdir()
-    kinds = {"other": ed25519.Ed25519PrivateKey.generate(), "small": ec.generate_private_key(ec.SECP192R1())}
-    for name, key in kinds.items():
-        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        (tmp_path / name).write_bytes(pem)
+    other, small = ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP192R1())
+    for name, key in {"other": other.public_key(), "small": small.public_key()}.items():
+        (tmp_path / name).write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     (tmp_path / "half").write_bytes(pair[1].read_bytes().replace(b"A", b"", 3))
     for name, said in {
         "nothing": "cannot be read: No such file",

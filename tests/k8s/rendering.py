@@ -38,6 +38,7 @@ COMPONENTS = {
     "tokens": "serve",
     "train-peers": "train",
     "trainer": "train",
+    "trusted-keys": "serve",
 }
 """Every component, and the part of an overlay that it belongs to."""
 PLAIN = {"train": "local"}
@@ -132,7 +133,8 @@ COMBINATIONS: tuple[dict[str, Any], ...] = (
     {"names": ("ingress", "bundle-from-url"), "on": "local"},
     {"names": ("ingress", "http-route", "tokens", "bundle-from-url")},
     {"names": ("tokens", "bundle-from-image"), "on": "local"},
-    {"names": ("fetch", "tokens"), "on": "gpu"},
+    {"names": ("fetch", "tokens", "trusted-keys"), "on": "gpu"},
+    {"names": ("trusted-keys", "bundle-from-url")},
 )
 """Components together, as somebody may well want them."""
 

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 import training.__main__ as training_command
 from bench.memory import held
 from bundle import __version__
+from bundle.signing import TrustedKeysError, read_key_files
 from common.configuration import build, parse
 from common.errors import ConfigurationError
 from imagesets.errors import DataError
@@ -23,6 +25,7 @@ from serving.settings import ServiceSettings, environment_layer, management_port
 from serving.telemetry import alerts
 from serving.telemetry.catalogue import CATALOGUE
 from serving.token import line_of, new_token
+from tests.bundle.keys import new_key, public_pem
 from tests.conftest import ROOT
 from tests.k8s.rendering import CASES, Document, Pod, Rendering, complete, component, in_bytes, overlay, pods
 from training import errors as training_errors
@@ -279,6 +282,23 @@ def test_the_component_of_tokens_admits_nobody_until_it_has_a_line() -> None:
     text = base64.b64decode(secret["data"][path.name]).decode()
     assert parse_tokens(text) == ()
     assert len(parse_tokens(text + line_of("till-7", new_token()))) == 1
+
+
+def test_the_component_of_trusted_keys_starts_nothing_without_a_key(tmp_path: Path) -> None:
+    """The directory that the service reads has the file of keys, which is empty of them until somebody adds one."""
+    rendering = component("trusted-keys")
+    (pod,) = pods(rendering)
+    (service,) = pod.spec["containers"]
+    keys = build(ServiceSettings, [environment_layer(environment(rendering, pod))]).trusted_keys
+    (mount,) = [m for m in service["volumeMounts"] if m["mountPath"] == str(keys)]
+    (volume,) = [v for v in pod.spec["volumes"] if v["name"] == mount["name"]]
+    for name, text in rendering.one("ConfigMap", volume["configMap"]["name"])["data"].items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(TrustedKeysError, match="has no public key"):
+        read_key_files(tmp_path)
+    with (tmp_path / "keys.pem").open("ab") as file:
+        file.write(public_pem(new_key()))
+    assert len(read_key_files(tmp_path)) == 1
 
 
 def test_an_ingress_lets_through_what_the_service_takes() -> None:

@@ -143,6 +143,8 @@ def test_volumes_keys_and_accounts_are_there(case: str) -> None:
         for volume in volumes.values():
             if claim := volume.get("persistentVolumeClaim"):
                 find(rendering, "PersistentVolumeClaim", claim["claimName"])
+            if keys := volume.get("configMap"):
+                find(rendering, "ConfigMap", keys["name"])
             if secret := volume.get("secret"):
                 find(rendering, "Secret", secret["secretName"])
         account = find(rendering, "ServiceAccount", pod.spec["serviceAccountName"])
