@@ -37,7 +37,7 @@ install = test -x $1/bin/pip || $(VENV)/bin/python -m venv $1; \
   $(UV) pip install $(if $(CI),--quiet) --compile-bytecode --require-hashes --python $1/bin/python -r $2 \
     || $1/bin/python $(PIP_INSTALL) -r $2
 
-.PHONY: help run train serve check static unit test clients linters chromium proxies libtiff lock clean images test-images train-job deploy score-job registry
+.PHONY: help run train serve check static unit test clients linters chromium proxies libtiff lock clean images sbom test-images train-job deploy score-job registry
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -114,6 +114,9 @@ images: ## build IMAGES="train serve-cuda score-cuda"; REGISTRY=host/team/ PUSH=
 	    --build-arg VERSION=$(VERSION) --tag $$name --tag $$numbered .; \
 	  $(if $(PUSH),$(DOCKER) push $$name; $(DOCKER) push $$numbered;) \
 	done
+
+sbom: $(VENV)/installed-development ## write what IMAGES install to sbom/*.cdx.json, bills of material by CycloneDX
+	$(VENV)/bin/python -m lock.sbom sbom $(or $(word 2,$(subst :, ,$(subst -, ,$(BASE)))),3.11) $(IMAGES)
 
 test-images: $(VENV)/installed-development ## the tests of the images, with PyTorch and CUDA in them: 25 GB of disk
 	TEST_IMAGES=all $(VENV)/bin/pytest tests/containers

@@ -5,6 +5,7 @@ ONNX Runtime. From top to bottom; read `manifest.py` first:
 
 - `fetch.py`, `verify.py`: download a version by URL; verify a version from its bytes
 - `repository.py`: the model repository, with atomic publishing; every read goes through `reading.py`
+- `signing.py`: signatures of versions, and which files a trusted key has signed
 - `golden.py`, `graph.py`: the golden examples; checks of an ONNX file before it is parsed
 - `manifest.py`: the metadata and hashes of a version
 - `version_paths.py`: which path is a model's and which a version's

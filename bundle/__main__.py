@@ -1,18 +1,24 @@
-"""`python -m bundle`: show, list, verify and fetch published bundles.
+"""`python -m bundle`: show, list, verify, sign and fetch published bundles.
 
 Exit codes: 0 success; 1 the bundle failed verification, or is missing; 2 a wrong command line.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from bundle.errors import BundleError
 from bundle.fetch import TIMEOUT_SECONDS, fetch
-from bundle.repository import Bundle, versions
+from bundle.manifest import SIGNATURE_FILE
+from bundle.repository import Bundle, sign, versions
+from bundle.signing import PASSPHRASE, Signer
 from bundle.verify import problems
 from bundle.version_paths import file_instead_of_directory, split_version
 from common.programs import named
+
+TRUSTED_KEYS = "GLYPH_TRUSTED_KEYS"
+"""The service's variable, which holds for these commands too."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="verify every file of a published version")
     verify.add_argument("path", type=Path, metavar="models/NAME/VERSION")
+    _add_trusted_keys(verify)
+    signer = commands.add_parser("sign", help="sign a published version, for --trusted-keys of its readers")
+    signer.add_argument("path", type=Path, metavar="models/NAME/VERSION")
+    signer.add_argument("key", type=Path, help=f"PEM file of the private key; {PASSPHRASE} is its passphrase")
     show = commands.add_parser("show", help="print the manifest of a version")
     show.add_argument("path", type=Path, metavar="models/NAME/VERSION")
     lister = commands.add_parser("list", help="list the published versions of a model")
@@ -28,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     fetcher = commands.add_parser("fetch", help="download a published version from a web server or a bucket")
     fetcher.add_argument("url", metavar="https://HOST/PATH/VERSION", help="URL of the version's directory")
     fetcher.add_argument("--digest", required=True, help="digest of its manifest, as show prints it")
+    _add_trusted_keys(fetcher)
     fetcher.add_argument(
         "--models", type=Path, default=Path("models"), help="model repository to write to (default: models)"
     )
@@ -40,25 +51,43 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "fetch":
-            print(fetch(options.url, options.digest, options.models, options.timeout_seconds).path)
+            trusted = options.trusted_keys
+            print(fetch(options.url, options.digest, options.models, options.timeout_seconds, trusted).path)
             return 0
-        run = {"verify": _verify, "show": _show, "list": _list}[options.command]
+        if options.command == "sign":
+            print(sign(options.path, Signer(options.key)).path / SIGNATURE_FILE)
+            return 0
+        if options.command == "verify":
+            return _verify(options.path, options.trusted_keys)
+        run = {"show": _show, "list": _list}[options.command]
         return run(options.path)
     except BundleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _verify(path: Path) -> int:
-    found = problems(path)
+def _add_trusted_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trusted-keys",
+        type=Path,
+        default=os.environ.get(TRUSTED_KEYS) or None,
+        metavar="PATH",
+        help="PEM file of public keys, or directory of such files: refuse a version that none of them signed "
+        f"(default: {TRUSTED_KEYS} in the environment)",
+    )
+
+
+def _verify(path: Path, trusted: Path | None) -> int:
+    found = problems(path, trusted)
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
     if found:
         print(f"{path} is NOT intact: {len(found)} problem(s)", file=sys.stderr)
         return 1
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, trusted)
     count = len(bundle.manifest.files) + 1
-    print(f"{path} is intact: {count} files, digest {bundle.manifest.digest}")
+    signed = "" if trusted is None else ", signed by a trusted key"
+    print(f"{path} is intact: {count} files, digest {bundle.manifest.digest}{signed}")
     return 0
 
 

@@ -2,20 +2,21 @@
 
 The URL is that of the version's directory, with its files below it, so any static file server will do. The server
 is not trusted: the manifest must have the digest that the caller knows from elsewhere, downloads are limited in
-size and time, and the version is installed only after all files have passed the checks of `reading.py`.
+size and time, and the version is installed only after all files have passed the checks of `reading.py`. With trusted
+keys, its signature is verified before anything else of it is parsed; a signature comes along in any case.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from bundle import reading
 from bundle.errors import BundleError, InvalidBundleError, PublishError
-from bundle.manifest import FILES, MANIFEST_FILE, MAX_BYTES, OPTIONAL_FILES, Manifest
+from bundle.manifest import FILES, MANIFEST_FILE, MAX_BYTES, OPTIONAL_FILES, SIGNATURE_FILE, Manifest
 from bundle.repository import Bundle, install, staging
 from bundle.version_paths import version_of
-from common.download import DownloadError, below, download, shown_url
+from common.download import DownloadError, NotThereError, below, download, shown_url
 from common.errors import unwritable_reason
 
 TIMEOUT_SECONDS = 600.0
@@ -26,7 +27,13 @@ class FetchError(BundleError):
     """A version could not be downloaded; nothing was installed."""
 
 
-def fetch(url: str, digest: str, models: Path, timeout_seconds: float = TIMEOUT_SECONDS) -> Bundle:
+def fetch(
+    url: str,
+    digest: str,
+    models: Path,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    trusted: Path | None = None,
+) -> Bundle:
     """Download the version at `url` and install it in `models`, under the number at the end of the URL.
 
     If that version is installed already, it is verified and returned.
@@ -36,21 +43,30 @@ def fetch(url: str, digest: str, models: Path, timeout_seconds: float = TIMEOUT_
         digest: the manifest's digest, 64 hexadecimal digits, as `python -m bundle show` prints it.
         models: the model repository to write to.
         timeout_seconds: time in which all files have to arrive.
+        trusted: public keys, by one of which the version must be signed; None accepts any version.
 
     Raises:
         FetchError: the URL is not one of a version; the server does not return the files, or not in time; the manifest
             has another digest; or a file fails verification. No message has the URL's user name, password or query.
-        InvalidBundleError: the downloaded manifest is invalid, or the installed version was changed.
+        InvalidBundleError: no trusted key signed the version, its manifest is invalid, or the installed version was
+            changed.
+        TrustedKeysError: the keys cannot be used.
         PublishError: the repository cannot be written, or has another version of that number.
     """
     version = _version(url)
     if version is None:
         raise FetchError(f"{shown_url(url)!r} is not the URL of a version: give https://HOST/PATH/VERSION")
     deadline = time.monotonic() + timeout_seconds
-    manifest = _manifest(below(url, MANIFEST_FILE), digest, deadline)
-    if found := _already_there(models / manifest.name / str(version), digest):
+    signed = below(url, SIGNATURE_FILE)
+    signature = None if trusted is None else _signature(signed, deadline)
+    manifest = _manifest(below(url, MANIFEST_FILE), digest, deadline, signature, trusted)
+    if found := _already_there(models / manifest.name / str(version), digest, trusted):
         return found
     with staging(models, manifest.name) as directory:
+        if trusted is None:
+            signature = _signature(signed, deadline)
+        if signature is not None:
+            _write(directory / SIGNATURE_FILE, [signature])
         for name in sorted(manifest.files, key=(*FILES, *OPTIONAL_FILES).index):
             _file(below(url, name), directory / name, deadline)
             try:
@@ -71,8 +87,21 @@ def _version(url: str) -> int | None:
     return version_of(address.path.rstrip("/").rpartition("/")[2]) if is_web else None
 
 
-def _manifest(url: str, digest: str, deadline: float) -> Manifest:
-    manifest = Manifest.from_bytes(b"".join(_chunks(url, MAX_BYTES[MANIFEST_FILE], deadline)))
+def _signature(url: str, deadline: float) -> bytes | None:
+    """Return `model.sig`, or None where the server says that there is none."""
+    try:
+        return b"".join(download(url, limit=MAX_BYTES[SIGNATURE_FILE], deadline=deadline).chunks)
+    except NotThereError:
+        return None
+    except DownloadError as error:
+        raise FetchError(str(error)) from None
+
+
+def _manifest(
+    url: str, digest: str, deadline: float, signature: bytes | None, trusted: Path | None
+) -> Manifest:
+    data = b"".join(_chunks(url, MAX_BYTES[MANIFEST_FILE], deadline))
+    manifest = reading.parse_manifest(data, signature, trusted)
     if manifest.digest != digest.lower():
         raise FetchError(
             f"{shown_url(url)} has the digest {manifest.digest}, not {digest}: it is another version"
@@ -80,10 +109,10 @@ def _manifest(url: str, digest: str, deadline: float) -> Manifest:
     return manifest
 
 
-def _already_there(path: Path, digest: str) -> Bundle | None:
+def _already_there(path: Path, digest: str, trusted: Path | None) -> Bundle | None:
     if not path.exists():
         return None
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, trusted)
     if bundle.manifest.digest != digest.lower():
         raise PublishError(
             f"{path} exists already, with the digest {bundle.manifest.digest}: remove it first"
@@ -93,10 +122,13 @@ def _already_there(path: Path, digest: str) -> Bundle | None:
 
 
 def _file(url: str, path: Path, deadline: float) -> None:
+    _write(path, _chunks(url, MAX_BYTES[path.name], deadline))
+
+
+def _write(path: Path, chunks: Iterable[bytes]) -> None:
     try:
         with path.open("wb") as file:
-            for chunk in _chunks(url, MAX_BYTES[path.name], deadline):
-                file.write(chunk)
+            file.writelines(chunks)
     except OSError as error:  # of the disk: the server's have become FetchError
         raise PublishError(f"cannot write {path}: {unwritable_reason(error)}") from None
 

@@ -39,6 +39,8 @@ GOLDEN_FILE = "golden.npz"
 SAMPLE_FILE = "sample.png"
 REPORT_FILE = "report.html"
 CARD_FILE = "MODEL_CARD.md"
+SIGNATURE_FILE = "model.sig"
+"""Beside the manifest and not in it, because it signs the manifest too (`signing.py`)."""
 
 FILES = (
     ONNX_FILE,
@@ -66,6 +68,7 @@ MAX_BYTES = {
     SAMPLE_FILE: MIB,
     REPORT_FILE: 16 * MIB,  # training keeps it below 2 MB
     CARD_FILE: MIB,
+    SIGNATURE_FILE: 1 << 16,  # 3 KB; what a server without a key for it reads of it is nothing
 }
 """Size limit of each file, which readers enforce."""
 

@@ -1,7 +1,8 @@
 """Verified reads of a bundle's files. Every reader uses these functions, through `Bundle` in `repository.py`.
 
-Hashes detect damage, not malice: whoever can write a bundle can seal a manifest over any content. These checks limit
-what a hostile bundle can do to its reader, before anything is parsed:
+Hashes detect damage, not malice: whoever can write a bundle can seal a manifest over any content. With trusted keys a
+signature over the hashes is verified first (`signing.py`). In any case these checks limit what a hostile bundle can do
+to its reader, before anything is parsed:
 
 - The manifest lists the known files and no others.
 - Each file is a regular file in the version's directory, not a device or a FIFO, which would block for ever, and not a
@@ -16,22 +17,70 @@ Whether a version loads and reproduces its golden examples is for its reader to 
 crashes its process or takes all memory passes these checks, so the reader tries it in a child process first.
 """
 
+import os
 from pathlib import Path
 
-from bundle import graph
+from bundle import graph, signing
 from bundle.errors import InvalidBundleError
 from bundle.golden import GoldenExamples
-from bundle.manifest import GOLDEN_FILE, INTEGER_ONNX_FILE, MANIFEST_FILE, MAX_BYTES, ONNX_FILE, Manifest
+from bundle.manifest import (
+    GOLDEN_FILE,
+    INTEGER_ONNX_FILE,
+    MANIFEST_FILE,
+    MAX_BYTES,
+    ONNX_FILE,
+    SIGNATURE_FILE,
+    Manifest,
+)
 from common.atomic_files import read_regular, sha256_bytes, sha256_regular
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path, trusted: Path | None = None) -> Manifest:
     """Return the verified manifest of a version's directory.
 
+    Args:
+        directory: of the version.
+        trusted: public keys, by one of which the version must be signed; None accepts any version.
+
     Raises:
-        InvalidBundleError: it is missing, unreadable, too large, changed or too new, or lists unknown files.
+        InvalidBundleError: it is missing, unreadable, too large, changed or too new, or lists unknown files; or no
+            trusted key signed it.
+        TrustedKeysError: the keys cannot be used.
     """
-    return Manifest.from_bytes(_read(directory, MANIFEST_FILE))
+    signature = None if trusted is None else read_signature(directory)
+    return parse_manifest(_read(directory, MANIFEST_FILE), signature, trusted)
+
+
+def read_signature(directory: Path) -> bytes | None:
+    """Return the content of `model.sig`, which is not verified yet; None if there is none.
+
+    Raises:
+        InvalidBundleError: it cannot be read, or is too large.
+    """
+    if not os.path.lexists(directory / SIGNATURE_FILE):
+        return None
+    return _read(directory, SIGNATURE_FILE)
+
+
+def parse_manifest(data: bytes, signature: bytes | None, trusted: Path | None) -> Manifest:
+    """Return the manifest whose bytes are `data`. With trusted keys, nothing is parsed that they did not sign.
+
+    The manifest has the hashes that are signed, and every file is verified by the manifest's when it is read. So what
+    is loaded later is what was signed, whoever exchanges files in between.
+
+    Raises:
+        InvalidBundleError, TrustedKeysError: as `read_manifest`.
+    """
+    if trusted is None:
+        return Manifest.from_bytes(data)
+    files = signing.signed_files(signature, trusted)
+    if files.get(MANIFEST_FILE) != sha256_bytes(data):
+        raise InvalidBundleError(
+            f"{MANIFEST_FILE} was changed after it was signed: restore the file, or publish and sign again"
+        )
+    manifest = Manifest.from_bytes(data)
+    signing.check_signed(files, manifest, data)
+    return manifest
 
 
 def read(directory: Path, manifest: Manifest, name: str) -> bytes:

@@ -22,10 +22,12 @@ from bundle.manifest import (
     MANIFEST_FILE,
     MAX_BYTES,
     OPTIONAL_FILES,
+    SIGNATURE_FILE,
     Manifest,
     ModelMetadata,
     is_complete,
 )
+from bundle.signing import Signer
 from bundle.triton import FIRST_LINE, config_pbtxt
 from bundle.version_paths import file_instead_of_directory, version_of
 from common.atomic_files import fsync_path, read_regular, sha256_regular, write_whole
@@ -48,12 +50,17 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: Path) -> "Bundle":
+    def open(cls, path: Path, trusted: Path | None = None) -> "Bundle":
         """Read the manifest of the version directory `path` (`models/<name>/<version>`).
+
+        Args:
+            path: of the version's directory.
+            trusted: file or directory of public keys, by one of which it must be signed; None accepts any version.
 
         Raises:
             NoBundleError: there is no such directory, or its name is not a version.
-            InvalidBundleError: the manifest is missing, unreadable, changed or too new.
+            InvalidBundleError: the manifest is missing, unreadable, changed or too new, or no trusted key signed it.
+            TrustedKeysError: the keys cannot be used.
         """
         path = path.absolute()
         if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
@@ -63,7 +70,7 @@ class Bundle:
             raise NoBundleError(
                 f"{path} is not a version: give models/NAME/VERSION, where VERSION is a positive integer"
             )
-        manifest = reading.read_manifest(path)
+        manifest = reading.read_manifest(path, trusted)
         if manifest.name != path.parent.name:
             raise InvalidBundleError(
                 f"the manifest is of model '{manifest.name}', but the directory is of model '{path.parent.name}'"
@@ -107,12 +114,12 @@ def versions(model: Path) -> list[int]:
     return sorted(version for name in names if (version := version_of(name)) is not None)
 
 
-def resolve(model: Path, version: int | None = None) -> Bundle:
-    """Open a version of `models/<name>`, by default the newest.
+def resolve(model: Path, version: int | None = None, trusted: Path | None = None) -> Bundle:
+    """Open a version of `models/<name>`, by default the newest; `trusted` as for `Bundle.open`.
 
     Raises:
         NoBundleError: no version is published there, or not this one.
-        InvalidBundleError: the manifest is missing, unreadable, changed or too new.
+        InvalidBundleError, TrustedKeysError: as `Bundle.open`.
     """
     published = versions(model)
     if not published:
@@ -124,7 +131,7 @@ def resolve(model: Path, version: int | None = None) -> Bundle:
         )
     if version is not None and version not in published:
         raise NoBundleError(f"version {version} is not published in {model}: there are {_listing(published)}")
-    return Bundle.open(model / str(published[-1] if version is None else version))
+    return Bundle.open(model / str(published[-1] if version is None else version), trusted)
 
 
 @contextmanager
@@ -170,14 +177,16 @@ def check_room(models: Path, name: str, *, classes: int, size: int) -> None:
             )
 
 
-def publish(directory: Path, metadata: ModelMetadata) -> Bundle:
+def publish(directory: Path, metadata: ModelMetadata, signer: Signer | None = None) -> Bundle:
     """Make the staging `directory` the next version of its model, atomically and durably.
 
     Args:
         directory: from `staging`, with all of `FILES`, optionally some of `OPTIONAL_FILES`, and nothing else.
         metadata: the content of the manifest beside the hashes.
+        signer: what signs the version; None leaves it unsigned.
 
     Raises:
+        SigningError: the version cannot be signed.
         PublishError: files are missing, unknown or fail verification; the model's versions have another number of
             classes; or the disk cannot be written.
     """
@@ -195,7 +204,7 @@ def publish(directory: Path, metadata: ModelMetadata) -> Bundle:
         )
     try:
         files = {name: sha256_regular(directory / name, MAX_BYTES[name]) for name in sorted(present)}
-        _finish(directory, Manifest.seal(metadata, files))
+        _finish(directory, Manifest.seal(metadata, files), signer)
         version = _rename_to_next_version(directory, model)
         fsync_path(model)
         fsync_path(model.parent)  # the model's directory may be new as well
@@ -224,7 +233,29 @@ def install(directory: Path, manifest: Manifest, version: int) -> Bundle:
     return Bundle.open(model / str(version))
 
 
-def _finish(directory: Path, manifest: Manifest) -> None:
+def sign(path: Path, signer: Signer) -> Bundle:
+    """Sign a published version, whose files must be intact; an earlier signature is replaced.
+
+    Raises:
+        SigningError: it cannot be signed.
+        PublishError: the signature cannot be written.
+        NoBundleError, InvalidBundleError: there is no intact version.
+    """
+    bundle = Bundle.open(path)
+    bundle.prove()
+    try:
+        _write_signature(bundle.path, bundle.manifest, signer)
+    except OSError as error:
+        raise PublishError(f"cannot write {path / SIGNATURE_FILE}: {unwritable_reason(error)}") from None
+    return bundle
+
+
+def _write_signature(directory: Path, manifest: Manifest, signer: Signer) -> None:
+    write_whole(directory / SIGNATURE_FILE, signer.sign(directory, manifest))
+    (directory / SIGNATURE_FILE).chmod(0o444)
+
+
+def _finish(directory: Path, manifest: Manifest, signer: Signer | None = None) -> None:
     """Write the manifest, verify the bundle as its readers will, make the files read-only and flush them to disk."""
     write_whole(directory / MANIFEST_FILE, manifest.to_bytes())
     try:
@@ -234,7 +265,9 @@ def _finish(directory: Path, manifest: Manifest) -> None:
     except InvalidBundleError as error:
         raise PublishError(f"this version of '{manifest.name}' failed verification: {error}") from None
     _write_config(directory.parent, manifest)
-    for name in (*manifest.files, MANIFEST_FILE):
+    if signer is not None:
+        _write_signature(directory, manifest, signer)
+    for name in sorted(entry.name for entry in directory.iterdir()):
         (directory / name).chmod(0o444)
         fsync_path(directory / name)
     directory.chmod(0o755)

@@ -31,6 +31,10 @@ class DownloadError(Exception):
     """A file could not be downloaded; the message is one line, without user names, passwords and queries."""
 
 
+class NotThereError(DownloadError):
+    """The server answered that there is no such file."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Download:
     """A response whose body is being received."""
@@ -168,7 +172,8 @@ def _said(error: Exception, url: str) -> Exception:
     """Return the HTTP client's exception as a `DownloadError`, and any other as it is."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
-        return DownloadError(f"{url} returned {error.code} {one_line(without_secrets(error.reason))}")
+        kind = NotThereError if error.code in (404, 410) else DownloadError
+        return kind(f"{url} returned {error.code} {one_line(without_secrets(error.reason))}")
     # URLError and time-outs are OSErrors; an address that is not ASCII is a ValueError.
     if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
         reason = one_line(without_secrets(getattr(error, "reason", None) or error))

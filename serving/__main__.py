@@ -13,7 +13,7 @@ from typing import NoReturn
 from common.configuration import add_options, build, for_help, from_arguments, parse
 from common.errors import ConfigurationError
 from common.programs import named
-from serving.check import check, check_tls
+from serving.check import check, check_tls, check_trusted_keys
 from serving.security.tokens import check_file
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
 from serving.system import descriptors
@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = build(ServiceSettings, [environment_layer(os.environ), layer])
         check_file(settings)
         check_tls(settings)
+        check_trusted_keys(settings)
         check_installed(settings)
         settings = descriptors.raise_limit(settings)
         problem = None if options.check else listen_problem(settings)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from bundle.signing import TrustedKeysError, read_key_files
 from common.errors import ConfigurationError
 from common.programs import named
 from serving.errors import NotReadyError, ProviderError
@@ -33,7 +34,7 @@ class _FailedError(Exception):
 
 def check(settings: ServiceSettings) -> int:
     """Print the result of each check; return the exit code of the first failure, or 0."""
-    print("ok: the settings, the file of tokens, the TLS files and the limit of open files can be used")
+    print("ok: the settings, the files of tokens, keys and TLS, and the limit of open files can be used")
     found = 0
     checks: tuple[Callable[[ServiceSettings], str], ...] = (_shared_memory, _model)
     for one in checks:
@@ -43,6 +44,19 @@ def check(settings: ServiceSettings) -> int:
             print(named(f"error: {failed}"), file=sys.stderr, flush=True)
             found = found or failed.code
     return found
+
+
+def check_trusted_keys(settings: ServiceSettings) -> None:
+    """Check that there are trusted keys, if any are set; the workers parse them.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+    """
+    if settings.trusted_keys is not None:
+        try:
+            read_key_files(settings.trusted_keys)
+        except TrustedKeysError as error:
+            raise ConfigurationError(f"GLYPH_TRUSTED_KEYS: {error}") from error
 
 
 def check_tls(settings: ServiceSettings) -> None:

@@ -300,6 +300,15 @@ class ServiceSettings(Settings):
             "requires no token. The file is read again when it changes"
         ),
     ] = None
+    trusted_keys: Annotated[
+        Path | None,
+        OrNone,
+        Field(
+            description="PEM file of public keys, or directory of such files: a version that none of them signed "
+            "('fit --sign', 'python -m bundle sign') is refused before anything of it is parsed. The keys are read "
+            "again when they change; none serves any version"
+        ),
+    ] = None
     docs_token: Annotated[
         bool,
         Field(description="whether /docs and /openapi.json require a token too, if a tokens file is set"),

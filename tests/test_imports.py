@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bundle.keys import new_key, public_pem
 from tests.conftest import ROOT
 
 ALLOWED = {
@@ -37,7 +38,15 @@ ALLOWED = {
         "cv2",
         "ray",
     },
-    "bundle": {"bundle", "common", "numpy", "PIL", "pydantic"},
+    "bundle": {
+        "bundle",
+        "common",
+        "cryptography",  # an extra, imported where trusted keys are set
+        "model_signing",  # an extra, imported where a key to sign with is given
+        "numpy",
+        "PIL",
+        "pydantic",
+    },
     "common": {
         "common",
         "numpy",
@@ -169,14 +178,17 @@ def test_no_library_brings_a_forbidden_one_along(package: str) -> None:
 
 
 @pytest.mark.parametrize("worker", ["inference", "gthread"])
-def test_what_the_arbiter_imports_brings_neither_onnx_runtime_nor_flask(worker: str) -> None:
+def test_what_the_arbiter_imports_brings_neither_onnx_runtime_nor_flask(worker: str, tmp_path: Path) -> None:
     """A worker forked after ONNX Runtime's import can hang when it ends; Gunicorn's own way of loading is taken."""
     program = (
         "from gunicorn.app.wsgiapp import WSGIApplication; "
         "sys.argv[1:] = ['--config', 'python:serving.process.gunicorn_conf']; service = WSGIApplication(); "
         "service.cfg.worker_class; service.cfg.logger_class"
     )
+    keys = tmp_path / "trusted.pem"
+    keys.write_bytes(public_pem(new_key()))
     asked = {"GLYPH_WORKER": worker, "GLYPH_PROVIDER": "cpu", "GLYPH_LOG_FORMAT": "json"}
+    asked["GLYPH_TRUSTED_KEYS"] = str(keys)
     found = loaded(program, asked)
     workers = {"inference": "serving.worker.inference_worker", "gthread": "serving.worker.thread_worker"}
     assert {
@@ -185,7 +197,7 @@ def test_what_the_arbiter_imports_brings_neither_onnx_runtime_nor_flask(worker: 
         "serving.telemetry.logs",
         workers[worker],
     } <= found
-    assert {name.split(".")[0] for name in found} & {"onnxruntime", "flask"} == set()
+    assert {name.split(".")[0] for name in found} & {"cryptography", "flask", "onnxruntime"} == set()
 
 
 def test_readers_bring_the_libraries_of_formats_only_where_a_file_needs_them() -> None:

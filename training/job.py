@@ -8,6 +8,8 @@ import torch
 
 from bundle.errors import BundleError
 from bundle.repository import Bundle, check_room, versions
+from bundle.signing import Signer, SigningError
+from common.errors import ConfigurationError
 from common.progress import Progress
 from training.augmentation.policy import apply_policy, describe_policy
 from training.data.dataset import polarity
@@ -30,12 +32,13 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
     """Train, prove and publish a model; return the bundle in the process of rank 0, and None in the others.
 
     Raises:
-        ConfigurationError: the package of a tracker is not installed, the network is larger than a bundle can be, or
-            a teacher is not a published version.
+        ConfigurationError: the package of a tracker is not installed, the key to sign with cannot be used, the network
+            is larger than a bundle can be, or a teacher is not a published version.
         TrainingError: the data, the device, the training or the export failed, or a signal arrived; see `errors.py`.
         PublishError: the model repository cannot be written; what can be known of it is checked before training.
     """
     check_packages(settings)
+    signer = _signer(settings)
     device = choose_device(settings)
     with catch_signals() as stop, distributed.join(cuda=device.type == "cuda") as world:
         progress = progress if world.is_writer else Progress(quiet=True)
@@ -89,11 +92,20 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     teachers=ensemble.digests if ensemble else {},
                     fitted=fitted,
                     device=device,
+                    signer=signer,
                 )
                 published = release(candidate, progress, stop)
             loggers.published(published)
             checkpoint.clear(directory)
             return published
+
+
+def _signer(settings: TrainingSettings) -> Signer | None:
+    """Return what is to sign the version, before anything is trained."""
+    try:
+        return None if settings.sign is None else Signer(settings.sign)
+    except SigningError as error:
+        raise ConfigurationError(f"--sign: {error}") from None
 
 
 @contextmanager

@@ -106,6 +106,15 @@ class IOSettings(Settings):
         AfterValidator(_without_password),
         Field(description="log to the MLflow server at this URI; needs glyph[tracking]"),
     ] = None
+    sign: Annotated[
+        Path | None,
+        OrNone,
+        Field(
+            exclude=True,  # the manifest states every other setting, and whoever has the key concerns no reader
+            description="PEM file of the private key that signs the published version; SIGNING_KEY_PASSPHRASE is the "
+            "passphrase of an encrypted one; none leaves it unsigned; needs glyph[signing]",
+        ),
+    ] = None
     code_revision: Annotated[
         str, Field(description="code revision for the manifest where there is no .git; empty is git's")
     ] = ""

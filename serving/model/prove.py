@@ -147,20 +147,28 @@ def prepare_child(parent: int) -> None:
 
 def _open(path: Path, provider: "Provider", settings: "ServiceSettings") -> ProofResult:
     return attempt(
-        path, provider, settings.device_id, lambda bundle: open_bounded(bundle, provider, settings)
+        path,
+        provider,
+        settings.device_id,
+        settings.trusted_keys,
+        lambda bundle: open_bounded(bundle, provider, settings),
     )
 
 
 def attempt(
-    path: Path, provider: "Provider", device_id: int, open_unproven: Callable[["Bundle"], "Engine"]
+    path: Path,
+    provider: "Provider",
+    device_id: int,
+    trusted: Path | None,
+    open_unproven: Callable[["Bundle"], "Engine"],
 ) -> ProofResult:
-    """Open the version in the directory `path`, and return what came of it."""
+    """Open the version in the directory `path`, and return what came of it; `trusted` as for `Bundle.open`."""
     from bundle.repository import Bundle
     from serving.model.engine import choose_provider
 
     try:
         choose_provider(provider, device_id)  # this also loads CUDA's libraries
-        open_unproven(Bundle.open(path))
+        open_unproven(Bundle.open(path, trusted))
     except GoldenMismatchError as error:
         return "golden_mismatch", one_line(error, MAX_REASON)
     except BundleError as error:

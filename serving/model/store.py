@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bundle.errors import BundleError, GoldenMismatchError
-from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES
+from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES, SIGNATURE_FILE
 from bundle.repository import Bundle, resolve, versions
+from bundle.signing import key_files
 from common.errors import one_line
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.model.engine import Engine, Provider, choose_provider
@@ -26,13 +27,17 @@ log = logging.getLogger("glyph.serving")
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
-def fingerprint(path: Path) -> Fingerprint:
-    """Return a value that changes when a version does: name, inode, size and time of each of the bundle's files."""
-    found = []
-    for name in (MANIFEST_FILE, *FILES, *OPTIONAL_FILES):
+def fingerprint(path: Path, trusted: Path | None = None) -> Fingerprint:
+    """Return a value that changes when a version or the trusted keys do: name, inode, size and time of each file."""
+    files = [path / name for name in (MANIFEST_FILE, *FILES, *OPTIONAL_FILES)]
+    if trusted is not None:
         with contextlib.suppress(OSError):
-            stat = (path / name).lstat()
-            found.append((name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+            files += [path / SIGNATURE_FILE, *(key.resolve() for key in key_files(trusted))]
+    found = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            stat = file.lstat()
+            found.append((file.name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return tuple(found)
 
 
@@ -220,7 +225,7 @@ class ModelStore:
             for version, failure in cuda_failures.items():
                 if not self._loaded:
                     raise failure
-                found = fingerprint(self.settings.model / str(version))
+                found = fingerprint(self.settings.model / str(version), self.settings.trusted_keys)
                 self._fail(FailedVersion(version, one_line(failure, MAX_REASON), found))
 
     def _candidates(self) -> list[int]:
@@ -234,7 +239,7 @@ class ModelStore:
             return published[::-1]
         if pinned in published:
             return [pinned]
-        return [resolve(self.settings.model, pinned).version]
+        return [resolve(self.settings.model, pinned, self.settings.trusted_keys).version]
 
     def _forget_stale_failures(self, candidates: list[int]) -> None:
         """Drop failures of versions that are no longer published or are older than the served one."""
@@ -245,8 +250,8 @@ class ModelStore:
 
     def _try_version(self, version: int, *, prove_first: bool) -> bool:
         """Serve a version if it can be proven, and return whether the search for a version is over."""
-        path = self.settings.model / str(version)
-        found = fingerprint(path)
+        path, trusted = self.settings.model / str(version), self.settings.trusted_keys
+        found = fingerprint(path, trusted)
         for one in self._loaded:
             if one.version == version and one.fingerprint == found:
                 self._failed.pop(version, None)  # its files were damaged for a while and are whole again
@@ -256,7 +261,7 @@ class ModelStore:
         if failed is None or failed.retry or failed.fingerprint != found:
             started = time.perf_counter()
             try:
-                engine = self._open(Bundle.open(path), found, prove_first=prove_first)
+                engine = self._open(Bundle.open(path, trusted), found, prove_first=prove_first)
             except ProofPendingError as error:
                 self.proof_pending = True
                 reason = str(error)

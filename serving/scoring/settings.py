@@ -80,6 +80,14 @@ class ScoreSettings(Settings):
     version: Annotated[
         Positive | None, OrNone, Field(description="version of the model; none is the newest")
     ] = None
+    trusted_keys: Annotated[
+        Path | None,
+        OrNone,
+        Field(
+            description="PEM file of public keys, or directory of such files: a version that none of them signed is "
+            "refused before anything of it is parsed; none takes any version"
+        ),
+    ] = None
     provider: Annotated[
         Literal["auto", "cuda", "cpu"],
         Field(description="execution provider: 'auto' is CUDA if it works, else the CPU"),

@@ -65,6 +65,7 @@ def test_bake_has_every_image(engine: Engine) -> None:
         assert all(f"ARG {argument}" in text for argument in target["args"])
         assert f" AS {target.get('target', 'train')}\n" in text
         assert (target["args"]["VERSION"], target["args"]["REVISION"]) == (__version__, "abc")
+        assert target["attest"] == ["type=provenance,mode=max", "type=sbom"]
     both = ["linux/amd64", "linux/arm64"]
     assert {name: target["platforms"] for name, target in targets.items()} == {
         name: both[:1] if name.endswith("cuda") else both for name in names

@@ -25,6 +25,7 @@ COMPONENTS = {
     "bundle-from-url": "serve",
     "dashboard": "serve",
     "distributed": "train",
+    "fetch": "serve",
     "hpa-in-flight": "serve",
     "http-route": "serve",
     "ingress": "serve",
@@ -34,8 +35,10 @@ COMPONENTS = {
     "pod-monitor": "serve",
     "retrain": "train",
     "service-monitor": "serve",
+    "tokens": "serve",
     "train-peers": "train",
     "trainer": "train",
+    "trusted-keys": "serve",
 }
 """Every component, and the part of an overlay that it belongs to."""
 PLAIN = {"train": "local"}
@@ -128,6 +131,10 @@ COMBINATIONS: tuple[dict[str, Any], ...] = (
     {"names": ("keda", "bundle-from-url", "ingress", "pod-monitor", "alerts", "alerts-gpu"), "on": "gpu"},
     {"names": ("hpa-in-flight", "bundle-from-image", "http-route", "service-monitor", "dashboard")},
     {"names": ("ingress", "bundle-from-url"), "on": "local"},
+    {"names": ("ingress", "http-route", "tokens", "bundle-from-url")},
+    {"names": ("tokens", "bundle-from-image"), "on": "local"},
+    {"names": ("fetch", "tokens", "trusted-keys"), "on": "gpu"},
+    {"names": ("trusted-keys", "bundle-from-url")},
 )
 """Components together, as somebody may well want them."""
 

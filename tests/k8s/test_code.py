@@ -1,7 +1,9 @@
 """Every image, port, path, variable and exit code that a manifest names, against the code that defines it."""
 
+import base64
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import yaml
 import training.__main__ as training_command
 from bench.memory import held
 from bundle import __version__
+from bundle.signing import TrustedKeysError, read_key_files
 from common.configuration import build, parse
 from common.errors import ConfigurationError
 from imagesets.errors import DataError
@@ -17,9 +20,12 @@ from serving import reference
 from serving.scoring import errors as scoring_errors
 from serving.scoring.settings import ScoreSettings
 from serving.scoring.settings import environment_layer as scoring_layer
+from serving.security.tokens import parse_tokens
 from serving.settings import ServiceSettings, environment_layer, management_port
 from serving.telemetry import alerts
 from serving.telemetry.catalogue import CATALOGUE
+from serving.token import line_of, new_token
+from tests.bundle.keys import new_key, public_pem
 from tests.conftest import ROOT
 from tests.k8s.rendering import CASES, Document, Pod, Rendering, complete, component, in_bytes, overlay, pods
 from training import errors as training_errors
@@ -77,6 +83,11 @@ def every_pod(programs: str) -> list[tuple[str, Rendering, Pod]]:
     return [(name, rendering, pod) for name, rendering, pod in found if program_of(pod) in programs.split()]
 
 
+def every_service() -> list[tuple[str, Rendering, Pod]]:
+    """Return each pod that serves; a Job may run the service's image with another command."""
+    return [found for found in every_pod("serve") if found[2].owner["kind"] == "Deployment"]
+
+
 def test_images_are_those_that_are_built() -> None:
     """Name, version and device are docker-bake.hcl's; the user is the Dockerfile's; there is no other image."""
     bake = (ROOT / "docker-bake.hcl").read_text()
@@ -105,13 +116,14 @@ def test_pods_go_where_their_images_run() -> None:
 
 def test_variables_of_the_service_are_its_settings() -> None:
     """Settings are built from what the pod has, and its ports are the named ones."""
-    for name, rendering, pod in every_pod("serve"):
+    for name, rendering, pod in every_service():
         settings = build(ServiceSettings, [environment_layer(environment(rendering, pod))])
         ports = {port["name"]: port["containerPort"] for port in pod.containers[-1]["ports"]}
         assert ports == {"http": settings.port, "management": management_port(settings)}, name
         assert settings.host == settings.management_host == "0.0.0.0"
-        (mount,) = pod.containers[-1]["volumeMounts"]
-        assert settings.model.is_relative_to(mount["mountPath"])
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod.containers[-1]["volumeMounts"]}
+        assert settings.model.is_relative_to(mounts["glyph"])
+        assert ("tokens" in mounts) == (settings.tokens_file is not None) == ("tokens" in name), name
         hook = pod.containers[-1]["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pod.spec["terminationGracePeriodSeconds"] >= hook + settings.graceful_timeout_seconds + 5
         memory = in_bytes(pod.containers[-1]["resources"]["limits"]["memory"])
@@ -169,11 +181,11 @@ def test_the_volume_is_where_the_images_expect_it() -> None:
     assert pod.spec["initContainers"][0]["command"][-2:] == ["--models", "/glyph/models"]
 
 
-def test_fetching_a_bundle_is_a_command_that_there_is() -> None:
+@pytest.mark.parametrize("name", ["bundle-from-url", "fetch"])
+def test_fetching_a_bundle_is_a_command_that_there_is(name: str) -> None:
     """`python -m bundle fetch` takes these options; the digest is of the right form."""
-    rendering = component("bundle-from-url")
-    (pod,) = pods(rendering)
-    command = pod.spec["initContainers"][0]["command"]
+    rendering = component(name)
+    (command,) = [c["command"] for pod in pods(rendering) for c in pod.containers if c["name"] == "fetch"]
     assert command[:4] == ["python", "-m", "bundle", "fetch"]
     help_text = (ROOT / "bundle" / "__main__.py").read_text()
     assert all(f'"{option}"' in help_text for option in command if option.startswith("--"))
@@ -246,7 +258,7 @@ def test_probes_ask_what_the_management_port_answers() -> None:
     source = (ROOT / "serving" / "management" / "server.py").read_text()
     served = set(re.findall(r'"(/\w+)"', source))
     assert {"/livez", "/readyz", "/metrics"} <= served
-    for name, _rendering, pod in every_pod("serve"):
+    for name, _rendering, pod in every_service():
         container = pod.containers[-1]
         for probe, path in (
             ("startupProbe", "/livez"),
@@ -262,6 +274,41 @@ def test_probes_ask_what_the_management_port_answers() -> None:
         spec = monitor["spec"]
         (end,) = spec.get("podMetricsEndpoints") or spec["endpoints"]
         assert end["path"] == "/metrics"
+
+
+def test_the_component_of_tokens_admits_nobody_until_it_has_a_line() -> None:
+    """The service reads the Secret's file, which is mounted with its directory so that changes arrive."""
+    rendering = component("tokens")
+    (pod,) = pods(rendering)
+    (service,) = pod.spec["containers"]
+    path = build(ServiceSettings, [environment_layer(environment(rendering, pod))]).tokens_file
+    assert path is not None
+    (mount,) = [m for m in service["volumeMounts"] if m["mountPath"] == str(path.parent)]
+    assert mount["readOnly"]
+    assert "subPath" not in mount
+    (volume,) = [v for v in pod.spec["volumes"] if v["name"] == mount["name"]]
+    secret = rendering.one("Secret", volume["secret"]["secretName"])
+    assert secret["data"].keys() == {path.name}
+    text = base64.b64decode(secret["data"][path.name]).decode()
+    assert parse_tokens(text) == ()
+    assert len(parse_tokens(text + line_of("till-7", new_token()))) == 1
+
+
+def test_the_component_of_trusted_keys_starts_nothing_without_a_key(tmp_path: Path) -> None:
+    """The directory that the service reads has the file of keys, which is empty of them until somebody adds one."""
+    rendering = component("trusted-keys")
+    (pod,) = pods(rendering)
+    (service,) = pod.spec["containers"]
+    keys = build(ServiceSettings, [environment_layer(environment(rendering, pod))]).trusted_keys
+    (mount,) = [m for m in service["volumeMounts"] if m["mountPath"] == str(keys)]
+    (volume,) = [v for v in pod.spec["volumes"] if v["name"] == mount["name"]]
+    for name, text in rendering.one("ConfigMap", volume["configMap"]["name"])["data"].items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(TrustedKeysError, match="has no public key"):
+        read_key_files(tmp_path)
+    with (tmp_path / "keys.pem").open("ab") as file:
+        file.write(public_pem(new_key()))
+    assert len(read_key_files(tmp_path)) == 1
 
 
 def test_an_ingress_lets_through_what_the_service_takes() -> None:

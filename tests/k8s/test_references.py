@@ -1,5 +1,6 @@
 """What one object says of another: selectors, ports, volumes, keys, targets, accounts, and who may talk to whom."""
 
+import ipaddress
 from typing import Any
 
 import pytest
@@ -142,6 +143,10 @@ def test_volumes_keys_and_accounts_are_there(case: str) -> None:
         for volume in volumes.values():
             if claim := volume.get("persistentVolumeClaim"):
                 find(rendering, "PersistentVolumeClaim", claim["claimName"])
+            if keys := volume.get("configMap"):
+                find(rendering, "ConfigMap", keys["name"])
+            if secret := volume.get("secret"):
+                find(rendering, "Secret", secret["secretName"])
         account = find(rendering, "ServiceAccount", pod.spec["serviceAccountName"])
         assert account["automountServiceAccountToken"] is False
         for container in pod.containers:
@@ -216,6 +221,51 @@ def test_policies_deny_everything_but_what_each_workload_needs() -> None:
     assert ways(rendering, labels["train"], "ingress") == []
     assert ports(ways(rendering, labels["train"], "egress")) == {53, 443}
     assert ways(rendering, labels["score"], "ingress") == ways(rendering, labels["score"], "egress") == []
+
+
+PRIVATE = (
+    *("10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.31.255.255", "192.168.1.1", "0.0.0.0"),
+    *("::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1"),
+)
+
+
+@pytest.mark.parametrize("name", ["train", "bundle-from-url", "fetch"])
+def test_what_asks_outside_reaches_no_private_address(name: str) -> None:
+    """Neither the cluster nor its nodes nor the cloud's metadata, by either family; public servers by HTTPS alone."""
+    rendering = overlay("cpu", "train") if name == "train" else component(name)
+    (rules,) = [
+        policy["spec"]["egress"]
+        for policy in rendering.of("NetworkPolicy")
+        if "Egress" in policy["spec"]["policyTypes"]
+    ]
+    dns, web = rules
+    assert ports([dns]) == {53}
+    assert ports([web]) == {443}
+    blocks = [block["ipBlock"] for block in web["to"]]
+
+    def reached(address: str) -> bool:
+        host = ipaddress.ip_address(address)
+        return any(
+            host in ipaddress.ip_network(block["cidr"])
+            and not any(host in ipaddress.ip_network(hole) for hole in block["except"])
+            for block in blocks
+        )
+
+    assert reached("93.184.216.34")
+    assert reached("2606:2800:220:1::1")
+    assert [address for address in PRIVATE if reached(address)] == []
+
+
+def test_the_service_asks_nobody_where_a_job_fetches() -> None:
+    """The policy with a way out is for the pods of the Job, which end; the service's pods have another label."""
+    rendering = component("fetch")
+    job, service = (
+        next(pod for pod in pods(rendering) if pod.owner["kind"] == kind) for kind in ("Job", "Deployment")
+    )
+    assert ports(ways(rendering, job.labels, "egress")) == {53, 443}
+    assert ways(rendering, service.labels, "egress") == []
+    assert ways(rendering, job.labels, "ingress") == []
+    assert job.owner["spec"]["activeDeadlineSeconds"]
 
 
 @pytest.mark.parametrize("name", ["distributed", "trainer"])

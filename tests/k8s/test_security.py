@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
 
-from tests.k8s.rendering import CASES, Pod, overlay, pods
+from tests.k8s.rendering import CASES, OVERLAYS, Pod, overlay, pods
 
 VOLUMES = {
     *(
@@ -115,6 +116,20 @@ def test_the_service_can_write_nothing_on_the_volume() -> None:
     """Who answers requests cannot change what is answered with."""
     (pod,) = pods(overlay("cpu", "serve"))
     assert all(mount["readOnly"] for mount in pod.containers[0]["volumeMounts"])
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_scorer_can_write_nothing_but_its_output(name: str) -> None:
+    """Neither models nor input nor checkpoints; the place of the output is one folder of the volume."""
+    rendering = overlay(name, "score")
+    output = PurePosixPath(rendering.one("ConfigMap", "glyph-score")["data"]["GLYPH_SCORE_OUTPUT"])
+    found = list(pods(rendering))
+    assert len(found) == 2
+    for pod in found:
+        (container,) = pod.containers
+        writable = [mount for mount in container["volumeMounts"] if not mount.get("readOnly")]
+        assert [mount["mountPath"] for mount in writable] == [str(output)]
+        assert [mount["subPath"] for mount in writable] == [output.name]
 
 
 def _change(pod: Pod, *path: str | int, value: Any) -> dict[str, Any]:

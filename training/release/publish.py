@@ -29,6 +29,7 @@ from bundle.manifest import (
     Reference,
 )
 from bundle.repository import Bundle, publish, staging
+from bundle.signing import Signer
 from common.progress import Progress
 from training import provenance
 from training.data.dataset import DataSet, Images, polarity
@@ -62,6 +63,8 @@ class Candidate:
     fitted: Fitted
     device: torch.device
     """The device that it was trained on."""
+    signer: Signer | None = None
+    """What signs the published version, if anything does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +162,7 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
         weights = exported.first_layer.weight.numpy()
         stated = _write_documents(directory, candidate, measured, weights)
         stop.check()
-        published = publish(directory, stated)
+        published = publish(directory, stated, candidate.signer)
     shown = ", ".join(f"{form} {p.max_relative_difference:.1e}" for form, p in proven.items())
     progress.say(f"proven over {len(test)} images, largest relative differences of a logit: {shown}")
     progress.say(

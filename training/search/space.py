@@ -217,7 +217,7 @@ def _plain(
         fixed = base.model_dump() | dict(together_with)
         if name == "hidden":
             fixed["dropout"] = base.dropout[:1] if "dropout" not in together_with else fixed["dropout"]
-        names = {n: fixed[n] for n in TrainingSettings.model_fields}
+        names = {n: value for n, value in fixed.items() if n in TrainingSettings.model_fields}
         build(TrainingSettings, [Layer(names, "{name}"), Layer({name: value}, f"{{name}} in {origin}")])
 
     part: Plain

@@ -104,7 +104,7 @@ def start_proof(settings: ScoreSettings, server: ForkServer) -> Proof:
         BackendError: CUDA is required and does not work, or no process can be started.
     """
     with _scoring_errors():
-        bundle = resolve(settings.model, settings.version)
+        bundle = resolve(settings.model, settings.version, settings.trusted_keys)
         provider = sessions.choose_provider(settings.provider, settings.device_id)
         try:
             return Proof(bundle, provider, settings, server)

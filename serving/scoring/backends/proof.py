@@ -48,6 +48,7 @@ class Proof:
             "provider": provider,
             "device_id": settings.device_id,
             "arithmetic": settings.arithmetic,
+            "trusted": settings.trusted_keys and str(settings.trusted_keys),
         }
         self._connection = server.fork(f"{__name__}:supervise", NUMPY, task)
 
@@ -115,7 +116,8 @@ def _prove(writing: int, parent: int, task: dict[str, Any]) -> None:
             precision = choose_precision(arithmetic, bundle, provider)
             return bounded(provider, lambda: open_engine(bundle, provider, device_id, precision))
 
-        result = attempt(Path(task["path"]), provider, device_id, as_scored)
+        trusted = task["trusted"] and Path(task["trusted"])
+        result = attempt(Path(task["path"]), provider, device_id, trusted, as_scored)
         os.write(writing, orjson.dumps(result) + b"\n")
         code = 0
     finally:

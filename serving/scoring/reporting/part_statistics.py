@@ -132,7 +132,7 @@ def open_statistics(settings: ScoreSettings, backend: Backend, sources: Sequence
 def reference_of(settings: ScoreSettings, digest: str) -> Reference | None:
     """Return the reference histograms of the model with this digest; None if it is not on this machine."""
     try:
-        found = resolve(settings.model, settings.version).manifest
+        found = resolve(settings.model, settings.version, settings.trusted_keys).manifest
     except BundleError:
         return None
     return found.reference if found.digest == digest else None
