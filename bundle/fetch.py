@@ -6,7 +6,7 @@ size and time, and the version is installed only after all files have passed the
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -48,15 +48,48 @@ def fetch(url: str, digest: str, models: Path, timeout_seconds: float = TIMEOUT_
         raise FetchError(f"{shown_url(url)!r} is not the URL of a version: give https://HOST/PATH/VERSION")
     deadline = time.monotonic() + timeout_seconds
     manifest = _manifest(below(url, MANIFEST_FILE), digest, deadline)
-    if found := _already_there(models / manifest.name / str(version), digest):
+    return install_from(
+        manifest,
+        version,
+        models,
+        lambda name, path: _file(below(url, name), path, deadline),
+        shown_url(url),
+    )
+
+
+def install_from(
+    manifest: Manifest,
+    version: int,
+    models: Path,
+    copy: Callable[[str, Path], None],
+    shown: str,
+    beside: Sequence[str] = (),
+) -> Bundle:
+    """Install a version whose files `copy` writes, each after its check; if it is installed already, verify it.
+
+    Args:
+        manifest: of the version. It decides which files are copied.
+        version: the number to install it as.
+        models: the model repository to write to.
+        copy: writes the file of a name to a path.
+        shown: the version's URL in messages.
+        beside: names of files that the manifest does not list and that are copied too.
+
+    Raises:
+        FetchError: a file fails verification.
+        InvalidBundleError, PublishError: as `fetch`.
+    """
+    if found := _already_there(models / manifest.name / str(version), manifest.digest):
         return found
     with staging(models, manifest.name) as directory:
         for name in sorted(manifest.files, key=(*FILES, *OPTIONAL_FILES).index):
-            _file(below(url, name), directory / name, deadline)
+            copy(name, directory / name)
             try:
                 reading.check(directory, manifest, name)
             except InvalidBundleError as error:
-                raise FetchError(f"{shown_url(url)} failed verification: {error}") from None
+                raise FetchError(f"{shown} failed verification: {error}") from None
+        for name in beside:
+            copy(name, directory / name)
         return install(directory, manifest, version)
 
 
@@ -92,13 +125,22 @@ def _already_there(path: Path, digest: str) -> Bundle | None:
     return bundle
 
 
-def _file(url: str, path: Path, deadline: float) -> None:
+def write_chunks(chunks: Iterable[bytes], path: Path) -> None:
+    """Write a file as its chunks arrive.
+
+    Raises:
+        PublishError: the disk is full, or cannot be written.
+    """
     try:
         with path.open("wb") as file:
-            for chunk in _chunks(url, MAX_BYTES[path.name], deadline):
+            for chunk in chunks:
                 file.write(chunk)
     except OSError as error:  # of the disk: the server's have become FetchError
         raise PublishError(f"cannot write {path}: {unwritable_reason(error)}") from None
+
+
+def _file(url: str, path: Path, deadline: float) -> None:
+    write_chunks(_chunks(url, MAX_BYTES[path.name], deadline), path)
 
 
 def _chunks(url: str, limit: int, deadline: float) -> Iterator[bytes]:
