@@ -17,7 +17,8 @@ from bundle.repository import Bundle, resolve, versions
 from bundle.verify import problems
 from bundle.version_paths import file_instead_of_directory, split_version
 from common.download import shown_url
-from common.object_store import StoreError, is_store_url, shown_store_url
+from common.object_store import StoreError
+from common.store_urls import is_store_url, shown_store_url
 
 
 def main(arguments: list[str] | None = None) -> int:

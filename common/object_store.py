@@ -1,11 +1,10 @@
 """Objects below a URL of fsspec: `s3://`, `gs://`, `az://`, `abfs://`, and `memory://` and `file://` for tests.
 
 A thin layer: what Glyph needs of a store, with one kind of error. fsspec and its backends are imported when a store is
-opened. Credentials are the backend's own affair (workload identity, or its environment variables): a URL that has any
-is refused, and no message has them.
+opened. Credentials are the backend's own affair (workload identity, or its environment variables), and no message has
+them.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from common.atomic_files import CHUNK_BYTES, write_whole
 from common.download import without_secrets
 from common.errors import listing, one_line
+from common.store_urls import check_store_url, shown_store_url
 
 READ_BYTES = 8 * CHUNK_BYTES
 """Bytes that one request reads."""
@@ -24,50 +24,11 @@ EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
 }
 """Scheme of a URL to the extra of Glyph that has its backend."""
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL | re.IGNORECASE)
-_CONTAINER = re.compile(r"(abfss?|az)://[^:/@]+@[^:/@]+(/|$)")
-"""`abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/...`: what stands before the @ is no user."""
-_CREDENTIALS = re.compile(r"(?<=://).*@", re.DOTALL)
-
 T = TypeVar("T")
 
 
 class StoreError(Exception):
     """A store refused, or cannot be reached. The message is one line, without credentials."""
-
-
-def is_store_url(text: object) -> bool:
-    """Tell whether a text is a URL of an object store, not a path and not a web server's address."""
-    match = _URL.match(text) if isinstance(text, str) else None
-    return match is not None and match[1].lower() not in ("http", "https")
-
-
-def shown_store_url(url: str) -> str:
-    """Return a store's URL as messages show it: without user name, password, query and fragment."""
-    shown = url.partition("?")[0].partition("#")[0].rstrip("/")
-    return shown if _CONTAINER.match(shown) else _CREDENTIALS.sub("", shown)
-
-
-def check_store_url(url: str) -> str:
-    """Return a store's URL without a slash at its end.
-
-    Raises:
-        ValueError: it has credentials, a query, a fragment or a wildcard, chains file systems, or names nothing.
-    """
-    shown = shown_store_url(url)
-    match = _URL.fullmatch(url)
-    if match is None or not match[2].strip("/") or not url.isprintable():
-        raise ValueError(
-            f"{one_line(shown)!r} is no URL of an object store: give s3://BUCKET/PATH, for example"
-        )
-    if "::" in url or any(part in ("..", ".") for part in match[2].split("/")):
-        raise ValueError(f"{shown} may have no '::', '.' or '..': give the plain URL")
-    if set(match[2]) & set("?#*[]") or ("@" in match[2] and not _CONTAINER.match(url)):
-        raise ValueError(
-            f"{shown} was given with a user name, a query or a wildcard, which a store's URL may not have: leave "
-            "credentials to the environment (workload identity, or the provider's variables)"
-        )
-    return url.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
