@@ -105,6 +105,7 @@ def _model(settings: ServiceSettings) -> str:
         state = ModelStore.start(settings, prove_first=True)
         if state.mirror is not None and state.is_waiting:
             state.mirror.poll()
+            state.mirror.close()
             state.load()
         report = state.report()
     except ProviderError as error:

@@ -183,8 +183,13 @@ class ModelStore:
         )
 
     def close(self) -> None:
-        """Free all models. If the interpreter freed them at its end, CUDA would be gone, and it would crash."""
+        """Free all models, and let another process fetch.
+
+        If the interpreter freed the models at its end, CUDA would be gone, and it would crash.
+        """
         self._loaded = ()
+        if self.mirror is not None:
+            self.mirror.close()
         PROOFS.forget_process()
 
     @property
@@ -224,7 +229,8 @@ class ModelStore:
             except BundleError as error:  # nothing is published, or the directory cannot be read
                 if not self._loaded and self._reason != error.detail:
                     self._reason = error.detail
-                    log.error("not ready: %s", error)  # noqa: TRY400  the sentence says all, a traceback nothing
+                    # The mirror logs what went wrong with the store; that it is waited for is no error.
+                    log.log(logging.INFO if self.is_waiting else logging.ERROR, "not ready: %s", error)
             if before != (self._loaded, self._failures()) or not self._loaded:
                 self._publish()
             for version, failure in cuda_failures.items():
