@@ -33,6 +33,8 @@ from common.object_store import ObjectStore, StoreError
 
 CLAIMS = ".claims"
 MAX_CLAIM_BYTES = 1024
+WRITE_CHECK = f"{CLAIMS}/write-check"
+"""An object without meaning, by which `check_pushable` finds out whether it may write."""
 BESIDE = tuple(sorted({*MAX_BYTES} - {MANIFEST_FILE, *FILES, *OPTIONAL_FILES}))
 """Files of a version that no manifest lists, because they are about the manifest."""
 
@@ -65,14 +67,8 @@ def push(bundle: Bundle, url: str) -> RemoteVersion:
     """
     manifest = bundle.manifest
     bundle.prove()
-    repository = ObjectStore.open(url)
-    if CLAIMS in (there := repository.folders()) and any(map(version_of, there)):
-        raise PublishError(
-            f"{repository.url} is a model, not a model repository: give the URL above, below which the version becomes "
-            f"{manifest.name}/VERSION"
-        )
-    model = repository.below(manifest.name)
-    _check_classes(model, manifest)
+    model = _model_store(url, manifest.name)
+    _check_classes(model, len(manifest.classes))
     while True:
         version = _claimed_number(model, manifest.digest)
         folder = model.below(str(version))
@@ -88,6 +84,32 @@ def push(bundle: Bundle, url: str) -> RemoteVersion:
         if written != data:
             raise PublishError(f"{folder.url}/{MANIFEST_FILE} is another version's: nothing was overwritten")
         return RemoteVersion(store=folder, version=version, manifest=manifest)
+
+
+def check_pushable(url: str, name: str, classes: int) -> None:
+    """Check, before a model is trained, that a version of it could be pushed.
+
+    Args:
+        url: of the model repository.
+        name: of the model.
+        classes: number of its classes.
+
+    Raises:
+        PublishError, StoreError, ValueError: as `push`.
+    """
+    model = _model_store(url, name)
+    _check_classes(model, classes)
+    model.write(WRITE_CHECK, b"")
+
+
+def _model_store(url: str, name: str) -> ObjectStore:
+    repository = ObjectStore.open(url)
+    if CLAIMS in (there := repository.folders()) and any(map(version_of, there)):
+        raise PublishError(
+            f"{repository.url} is a model, not a model repository: give the URL above, below which the version becomes "
+            f"{name}/VERSION"
+        )
+    return repository.below(name)
 
 
 def _claimed_number(model: ObjectStore, digest: str) -> int:
@@ -156,14 +178,14 @@ def _hash(folder: ObjectStore, name: str) -> str | None:
     return digest.hexdigest()
 
 
-def _check_classes(model: ObjectStore, manifest: Manifest) -> None:
-    for version in published(model):
-        if (there := len(version.manifest.classes)) != len(manifest.classes):
-            raise PublishError(
-                f"version {version.version} of {model.url} has {there} classes and this model has "
-                f"{len(manifest.classes)}: publish it under another name (--name)"
-            )
-        return  # each was compared with the one before
+def _check_classes(model: ObjectStore, classes: int) -> None:
+    """Check the number of classes against the newest version's, which was checked against the one before."""
+    newest = next(published(model), None)
+    if newest is not None and (there := len(newest.manifest.classes)) != classes:
+        raise PublishError(
+            f"version {newest.version} of {model.url} has {there} classes and this model has {classes}: publish it "
+            "under another name (--name)"
+        )
 
 
 def numbers(model: ObjectStore) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from common.atomic_files import CHUNK_BYTES, write_whole
 from common.download import without_secrets
-from common.errors import listing, one_line
+from common.errors import one_line
 from common.store_urls import check_store_url, shown_store_url
 
 READ_BYTES = 8 * CHUNK_BYTES
@@ -24,11 +24,24 @@ EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
 }
 """Scheme of a URL to the extra of Glyph that has its backend."""
+STAMPS = ("ETag", "etag", "mtime", "created")
+"""Keys of a backend's entries, by one of which a changed object is recognised."""
+
 T = TypeVar("T")
 
 
 class StoreError(Exception):
     """A store refused, or cannot be reached. The message is one line, without credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What a listing says of an object."""
+
+    size: int
+    """Bytes."""
+    stamp: str
+    """Changes when the object does: its ETag, or its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +104,21 @@ class ObjectStore:
             if name.startswith(f"{path}/") and "/" not in name[len(path) + 1 :]:
                 yield name[len(path) + 1 :], str(entry.get("type"))
 
-    def tree(self) -> dict[str, int]:
-        """Return the name and the size of every object below this URL; if the URL is an object's, '' and its size."""
+    def tree(self) -> dict[str, StoredObject]:
+        """Return every object below this URL by its name; if the URL is an object's, that by the name ''."""
 
         def found() -> dict[str, dict[str, Any]]:
             self._files.invalidate_cache()
             objects: dict[str, dict[str, Any]] = self._files.find(self._root, detail=True)
             return objects
 
-        sizes = {}
+        objects = {}
         for path, entry in self._call("listed", "", found, missing={}).items():
-            if path == self._root:
-                sizes[""] = int(entry["size"])
-            elif path.startswith(f"{self._root}/") and not path.endswith("/"):
-                sizes[path[len(self._root) + 1 :]] = int(entry["size"])
-        return sizes
+            if path != self._root and (not path.startswith(f"{self._root}/") or path.endswith("/")):
+                continue
+            stamp = next((str(entry[key]) for key in STAMPS if entry.get(key)), "")
+            objects[path[len(self._root) + 1 :]] = StoredObject(int(entry["size"]), stamp)
+        return objects
 
     def size(self, name: str) -> int | None:
         """Return the bytes of an object; None if there is none."""
@@ -151,6 +164,10 @@ class ObjectStore:
     def upload(self, path: Path, name: str) -> None:
         """Write a local file as an object, or in place of it."""
         self._call("written", name, lambda: self._files.put_file(str(path), self._path(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an object, or in place of it."""
+        self._call("written", name, lambda: self._files.pipe_file(self._path(name), data))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless it exists; return whether it was written.
@@ -209,21 +226,9 @@ class _MissingError(StoreError):
     """An object is not there."""
 
 
-def safe_names(names: Mapping[str, int], shown: str) -> None:
-    """Check that names from a listing stay below the directory that they are written to.
-
-    Raises:
-        StoreError: a name has a component that is empty, '.' or '..', or a character that no file name has.
-    """
-    bad = [
-        name
-        for name in names
-        if "\0" in name or "\\" in name or not {"", ".", ".."}.isdisjoint(name.split("/"))
-    ]
-    if bad:
-        raise StoreError(
-            f"{shown} has names that no file may have: {listing([one_line(name) for name in bad], 3)}"
-        )
+def unsafe_name(name: str) -> bool:
+    """Tell whether a name from a listing has a component or a character by which it could leave its directory."""
+    return "\0" in name or "\\" in name or not {"", ".", ".."}.isdisjoint(name.split("/"))
 
 
 def _reason(error: Exception) -> str:

@@ -32,7 +32,7 @@ def check_store_url(url: str) -> str:
     """
     shown = shown_store_url(url)
     match = _URL.fullmatch(url)
-    if match is None or not match[2].strip("/") or not url.isprintable():
+    if match is None or not is_store_url(url) or not match[2].strip("/") or not url.isprintable():
         raise ValueError(
             f"{one_line(shown)!r} is no URL of an object store: give s3://BUCKET/PATH, for example"
         )

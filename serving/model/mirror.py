@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import shutil
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from common.errors import one_line, unwritable_reason
 from common.object_store import ObjectStore, StoreError
 from common.store_urls import shown_store_url
 from serving.settings import ServiceSettings
+from serving.system.private_directory import make_private
 from serving.telemetry.metrics import Metrics
 
 log = logging.getLogger("glyph.serving")
@@ -80,7 +80,13 @@ class Mirror:
         except (StoreError, BundleError) as error:
             self._failed(error)
         except OSError as error:
-            self._failed(PublishError(f"{self._place} cannot be written: {unwritable_reason(error)}"))
+            where = error.filename or self._place
+            self._failed(
+                PublishError(
+                    f"{where} cannot be used: {unwritable_reason(error)}; make room, or set GLYPH_SCRATCH to a "
+                    "directory of the service's own"
+                )
+            )
         else:
             self._metrics.model_store(reachable=True)
             if self._failures:
@@ -104,8 +110,8 @@ class Mirror:
         if self._lock is not None:
             return True
         if self._settings.scratch is None:
-            _make_private(self._place.parent)
-        _make_private(self._place)
+            make_private(self._place.parent)
+        make_private(self._place)
         descriptor = os.open(self._place / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -247,24 +253,6 @@ class Mirror:
             write_whole(
                 self._place / STATUS, orjson.dumps({"reason": self._reason, "refused": self.refused()})
             )
-
-
-def _make_private(directory: Path) -> None:
-    """Create a directory for this user alone.
-
-    Raises:
-        PublishError: there is one that others can write, where they could exchange what is fetched.
-    """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_IWOTH:
-        raise PublishError(
-            f"{directory} can be written by others, or is a link: set GLYPH_SCRATCH to a directory of the service's own"
-        )
-    if found.st_uid != os.geteuid():
-        raise PublishError(
-            f"{directory} belongs to another user: set GLYPH_SCRATCH to a directory of the service's own"
-        )
 
 
 def _bytes_in(directory: Path) -> int:

@@ -282,7 +282,7 @@ def test_scratch_that_others_can_write_is_not_used(
     place.mkdir(parents=True)
     place.chmod(0o777)
     look(store)
-    assert "can be written by others" in reason(store)
+    assert "others can write it" in reason(store)
 
 
 def test_one_process_fetches_and_another_takes_over(
