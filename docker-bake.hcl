@@ -18,6 +18,10 @@ variable "BASE" {
   default = "python:3.11-slim-bookworm" // Python 3.11 to 3.14 on Debian
 }
 
+variable "STORE" {
+  default = "" // s3, gcs or azure: the client of an object store, in every image
+}
+
 group "default" {
   targets = ["train", "serve", "score"]
 }
@@ -33,6 +37,7 @@ target "image" {
     BASE     = BASE
     VERSION  = VERSION
     REVISION = REVISION
+    STORE    = STORE
   }
 }
 

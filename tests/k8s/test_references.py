@@ -275,7 +275,7 @@ def test_the_first_pod_of_distributed_training_is_found_by_its_name() -> None:
 def test_every_share_of_scoring_knows_how_many_there_are(on: str) -> None:
     """The number that the scorer divides by is the number of pods."""
     job = overlay(on, "score").one("Job", "glyph-score")["spec"]
-    variables = {v["name"]: v["value"] for v in job["template"]["spec"]["containers"][0]["env"]}
+    variables = {v["name"]: v.get("value") for v in job["template"]["spec"]["containers"][0]["env"]}
     assert variables["JOB_COMPLETIONS"] == str(job["completions"]) == str(job["parallelism"])
 
 
