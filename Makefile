@@ -12,6 +12,7 @@ TEST ?=
 IMAGES ?= train serve-cpu score-cpu
 DOCKER ?= docker
 REGISTRY ?=
+STORE ?=
 PUSH ?=
 OVERLAY ?= cpu
 KUBECTL ?= kubectl
@@ -103,7 +104,7 @@ libtiff: ## libtiff's own tools, by which the tests read TIFF files a second tim
 	    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends libtiff-tools >/dev/null; } \
 	  || echo "without libtiff's tools a test of TIFF files is skipped; on Debian: apt-get install libtiff-tools"
 
-images: ## build IMAGES="train serve-cuda score-cuda"; REGISTRY=host/team/ PUSH=1 pushes them; DOCKER=podman
+images: ## build IMAGES="train serve-cuda score-cuda"; REGISTRY=host/team/ PUSH=1 pushes them; STORE=s3, gcs, azure; DOCKER=podman
 	@set -e; for image in $(IMAGES); do \
 	  program=$${image%-*} device=$${image#*-} file=Dockerfile.serve; \
 	  version=$(VERSION)-$$device; \
@@ -111,7 +112,7 @@ images: ## build IMAGES="train serve-cuda score-cuda"; REGISTRY=host/team/ PUSH=
 	  name=$(REGISTRY)glyph-$$program:$$device numbered=$(REGISTRY)glyph-$$program:$$version; \
 	  $(DOCKER) build $(if $(filter %podman,$(DOCKER)),--format docker) --network $(BUILD_NETWORK) --file $$file \
 	    --target $$program --build-arg DEVICE=$$device --build-arg BASE=$(BASE) --build-arg REVISION=$(REVISION) \
-	    --build-arg VERSION=$(VERSION) --tag $$name --tag $$numbered .; \
+	    --build-arg VERSION=$(VERSION) --build-arg STORE=$(STORE) --tag $$name --tag $$numbered .; \
 	  $(if $(PUSH),$(DOCKER) push $$name; $(DOCKER) push $$numbered;) \
 	done
 
@@ -121,7 +122,7 @@ sbom: $(VENV)/installed-development ## write what IMAGES install to sbom/*.cdx.j
 test-images: $(VENV)/installed-development ## the tests of the images, with PyTorch and CUDA in them: 25 GB of disk
 	TEST_IMAGES=all $(VENV)/bin/pytest tests/containers
 
-train-job: registry ## train on a cluster: OVERLAY=cpu, gpu or local; REGISTRY=host/team/ is where the images are
+train-job: registry ## train on a cluster: OVERLAY=cpu, gpu, local, object-store; REGISTRY=host/team/ is where the images are
 	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/common
 	$(KUBECTL) delete job glyph-train --namespace glyph --ignore-not-found
 	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/train
@@ -132,7 +133,7 @@ deploy: registry ## serve on a cluster, and wait until it answers
 	$(KUBECTL) rollout status deployment/glyph --namespace glyph --timeout 15m
 
 # The shares end as Complete or as Failed (exit code 3: some images could not be read); merging says which it was.
-score-job: registry ## score what is in input/ on the volume, then put the shares together
+score-job: registry ## score what is in input/ on the volume or in the bucket, then put the shares together
 	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/common
 	$(KUBECTL) delete job glyph-score glyph-score-merge --namespace glyph --ignore-not-found
 	$(KUBECTL) apply -k k8s/overlays/$(OVERLAY)/score

@@ -23,6 +23,10 @@ variable "PLATFORMS" {
   default = "linux/amd64,linux/arm64" // of the images without CUDA; `linux/arm64` alone where a builder has one platform
 }
 
+variable "STORE" {
+  default = "" // s3, gcs or azure: the client of an object store, in every image
+}
+
 group "default" {
   targets = ["train", "serve", "score"]
 }
@@ -41,6 +45,7 @@ target "image" {
     BASE     = BASE
     VERSION  = VERSION
     REVISION = REVISION
+    STORE    = STORE
   }
 }
 

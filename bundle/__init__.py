@@ -3,6 +3,7 @@
 `training` writes bundles and `serving` reads them. They share only this package, which imports neither PyTorch nor
 ONNX Runtime. From top to bottom; read `manifest.py` first:
 
+- `remote.py`: versions in object stores, pushed whole or not at all
 - `fetch.py`, `verify.py`: download a version by URL; verify a version from its bytes
 - `repository.py`: the model repository, with atomic publishing; every read goes through `reading.py`
 - `signing.py`: signatures of versions, and which files a trusted key has signed

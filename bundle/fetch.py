@@ -7,7 +7,7 @@ keys, its signature is verified before anything else of it is parsed; a signatur
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,19 +60,53 @@ def fetch(
     signed = below(url, SIGNATURE_FILE)
     signature = None if trusted is None else _signature(signed, deadline)
     manifest = _manifest(below(url, MANIFEST_FILE), digest, deadline, signature, trusted)
-    if found := _already_there(models / manifest.name / str(version), digest, trusted):
+    return install_from(
+        manifest,
+        version,
+        models,
+        lambda name, path: write_chunks(_chunks(below(url, name), MAX_BYTES[name], deadline), path),
+        lambda: _signature(signed, deadline) if trusted is None else signature,
+        shown=shown_url(url),
+        trusted=trusted,
+    )
+
+
+def install_from(
+    manifest: Manifest,
+    version: int,
+    models: Path,
+    copy: Callable[[str, Path], None],
+    signature: Callable[[], bytes | None],
+    *,
+    shown: str,
+    trusted: Path | None,
+) -> Bundle:
+    """Install a version whose files `copy` writes, each after its check; if it is installed already, verify it.
+
+    Args:
+        manifest: of the version. It decides which files are copied.
+        version: the number to install it as.
+        models: the model repository to write to.
+        copy: writes the file of a name to a path.
+        signature: returns the content of `model.sig`, which comes along; None if there is none.
+        shown: the version's URL in messages.
+        trusted: as for `Bundle.open`, of what is installed already.
+
+    Raises:
+        FetchError: a file fails verification.
+        InvalidBundleError, PublishError: as `fetch`.
+    """
+    if found := _already_there(models / manifest.name / str(version), manifest.digest, trusted):
         return found
     with staging(models, manifest.name) as directory:
-        if trusted is None:
-            signature = _signature(signed, deadline)
-        if signature is not None:
-            _write(directory / SIGNATURE_FILE, [signature])
+        if (sealed := signature()) is not None:
+            write_chunks([sealed], directory / SIGNATURE_FILE)
         for name in sorted(manifest.files, key=(*FILES, *OPTIONAL_FILES).index):
-            _file(below(url, name), directory / name, deadline)
+            copy(name, directory / name)
             try:
                 reading.check(directory, manifest, name)
             except InvalidBundleError as error:
-                raise FetchError(f"{shown_url(url)} failed verification: {error}") from None
+                raise FetchError(f"{shown} failed verification: {error}") from None
         return install(directory, manifest, version)
 
 
@@ -121,11 +155,12 @@ def _already_there(path: Path, digest: str, trusted: Path | None) -> Bundle | No
     return bundle
 
 
-def _file(url: str, path: Path, deadline: float) -> None:
-    _write(path, _chunks(url, MAX_BYTES[path.name], deadline))
+def write_chunks(chunks: Iterable[bytes], path: Path) -> None:
+    """Write a file as its chunks arrive.
 
-
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
+    Raises:
+        PublishError: the disk is full, or cannot be written.
+    """
     try:
         with path.open("wb") as file:
             file.writelines(chunks)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.store_urls import is_store_url, shown_store_url
+
 MANIFEST_FILE = "manifest.json"
 MAX_VERSION_DIGITS = 18
 """An int64 holds 18 digits, and so do JSON readers."""
@@ -38,7 +40,9 @@ def file_instead_of_directory(path: Path) -> str | None:
 
 
 def with_version(settings: Any) -> Any:
-    """Return settings whose `model` is a version's directory as if they had its model and `version`.
+    """Return settings whose `model` is a version's directory or URL as if they had its model and `version`.
+
+    Nobody asks a store here, so a URL that ends in a number is a version's.
 
     Raises:
         ValueError: `model` is a file, or `version` is another one.
@@ -46,15 +50,24 @@ def with_version(settings: Any) -> Any:
     given = settings.get("model") if isinstance(settings, Mapping) else None
     if not isinstance(given, str | Path):
         return settings
-    if (wrong := file_instead_of_directory(Path(given))) is not None:
-        raise ValueError(f"model: {wrong}")
-    model, version = split_version(Path(given))
+    model, version = _split(given)
     if version is None:
         return settings
     other = settings.get("version")
     if str(other).lower() not in ("none", "null", "", str(version)):
-        raise ValueError(f"version: {other} is not the version of the model {given}: omit one of them")
+        shown = shown_store_url(str(given)) if is_store_url(given) else given
+        raise ValueError(f"version: {other} is not the version of the model {shown}: omit one of them")
     return {**settings, "model": model, "version": version}
+
+
+def _split(given: str | Path) -> tuple[str | Path, int | None]:
+    if isinstance(given, str) and is_store_url(given):
+        above, _, last = given.rstrip("/").rpartition("/")
+        version = version_of(last)
+        return (given, None) if version is None else (above, version)
+    if (wrong := file_instead_of_directory(Path(given))) is not None:
+        raise ValueError(f"model: {wrong}")
+    return split_version(Path(given))
 
 
 def is_file(path: Path) -> bool:

@@ -4,6 +4,7 @@
 - `configuration.py`: typed settings from the command line, the environment and YAML, under one set of names
 - `atomic_files.py`: atomic file writes
 - `download.py`: HTTP downloads, bounded in time and size
+- `object_store.py`, `store_urls.py`: objects below a URL of fsspec, with one kind of error; which URLs are accepted
 - `progress.py`: progress bars in a terminal, plain lines in a log
 - `errors.py`: `ConfigurationError`, and `one_line` for quoting untrusted text
 

@@ -35,6 +35,10 @@ compile lock/training.txt --extra training --extra signing --constraints lock/de
 compile lock/image-cuda.txt --extra image-cuda --constraints lock/development.txt
 compile lock/image-cpu.txt --extra image-cpu --constraints lock/development.txt --constraints "$runtime"
 compile lock/image-scoring.txt --extra scoring --constraints lock/development.txt
+# On top of any of them, the client of one object store.
+for store in s3 gcs azure; do
+  compile "lock/store-$store.txt" --extra "$store" --constraints lock/development.txt
+done
 # In environments of their own: other people's clients, which tests run unmodified, and linters.
 for name in clients linters; do
   "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -1,7 +1,8 @@
 """`python -m serving --check`: checks whether workers could start with these settings, as `nginx -t` does for nginx.
 
-It changes nothing, and does not check the address, which a running service has. The process that becomes the arbiter
-imports this module, so only `_model` imports ONNX Runtime.
+It changes nothing, but that it fetches a model from an object store into GLYPH_SCRATCH, and does not check the address,
+which a running service has. The process that becomes the arbiter imports this module, so only `_model` imports ONNX
+Runtime.
 """
 
 import logging
@@ -117,6 +118,10 @@ def _model(settings: ServiceSettings) -> str:
     logging.getLogger("glyph.serving").addHandler(logging.NullHandler())  # the messages below say the same
     try:
         state = ModelStore.start(settings, prove_first=True)
+        if state.mirror is not None and state.is_waiting:
+            state.mirror.poll()
+            state.mirror.close()
+            state.load()
         report = state.report()
     except ProviderError as error:
         raise _FailedError(str(error), EXIT_PROVIDER) from error

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -50,7 +49,7 @@ exit codes:
   66  the output belongs to another job, or was changed
   69  the execution provider, the service or the cluster is not available
   70  the model cannot be loaded or proven
-  71  a decoding process was killed, memory ran out, or the GPU failed: run again
+  71  a decoding process was killed, memory ran out, the GPU failed, or an object store: run again
   73  the output cannot be written, or the disk is full
   75  stopped by a signal, parts are missing, or another run is writing them: run again
 
@@ -110,17 +109,21 @@ def _score(arguments: Sequence[str]) -> int:
             raise ConfigurationError(
                 f"--{needed} is required: {ScoreSettings.model_fields[needed].description}"
             )
-    settings = build(ScoreSettings, [environment, layer])
-    with closing(ForkServer()) as server:
+    from serving.scoring.stored_job import StoredJob
+
+    with closing(StoredJob.of([environment, layer])) as job, closing(ForkServer()) as server:
+        settings = build(ScoreSettings, job.layers)
         if settings.url is None:
             with suppress(OSError):  # the run says so
                 server.preload("numpy")  # while this process imports its own modules
         from serving.scoring.reporting.console import ConsoleObserver
         from serving.scoring.run import run
 
+        job.fetch(settings)
         gc.freeze()  # imported modules live as long as the process
         with closing(ConsoleObserver(settings)) as console:
-            outcome = run(settings, console, server=server)
+            outcome = run(settings, job.observer(console, settings), server=server)
+            job.finish(settings, complete=outcome.complete)
             console.on_end(outcome)
     outcome.check(settings.output)
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
@@ -132,21 +135,29 @@ def _merge(arguments: Sequence[str]) -> int:
         description="Finish a job of several shards: verify every part, write the single file if the output is "
         "one, and _SUCCESS.",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the --output of the shards")
-    for name in ("model", "version", "report"):
+    parser.add_argument("--output", required=True, help="the --output of the shards")
+    for name in ("model", "version", "report", "scratch"):
         field = ScoreSettings.model_fields[name]
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=field.description)
     parser.add_argument("--quiet", action="store_true", help="print only errors, no summary")
     options = parser.parse_args(arguments)
-    settings = build(ScoreSettings, [Layer({"input": "none", **vars(options)}, "--{option}")])
+    from serving.scoring.stored_job import StoredJob
+
+    environment = environment_layer()
+    own = {name: value for name, value in environment.values.items() if name.startswith("scratch")}
+    given = Layer({"input": "none", **vars(options)}, "--{option}")
+    job = StoredJob.of([Layer(own, environment.origin), given])
+    settings = build(ScoreSettings, job.layers)
+    job.fetch(settings, all_parts=True)
     from serving.scoring.output.folder import OutputFolder
     from serving.scoring.reporting.console import ConsoleObserver
     from serving.scoring.run import merge
 
     console = ConsoleObserver(settings)
-    outcome = merge(OutputFolder.open_existing(options.output), console.say)
+    outcome = merge(OutputFolder.open_existing(settings.output), console.say)
+    job.finish(settings, complete=outcome.complete)
     console.on_end(outcome)
-    outcome.check(options.output)
+    outcome.check(settings.output)
     return EXIT_BAD_IMAGES if outcome.errors else EXIT_DONE
 
 

@@ -2,14 +2,17 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bundle.version_paths import with_version
+from common.atomic_files import sha256_bytes
 from common.configuration import CommaSeparated, Layer, OrNone, Settings, build, from_environment
+from common.store_urls import path_or_url
 
 ENVIRONMENT_PREFIX = "GLYPH_"
 RESERVED = ("GLYPH_TRAIN_", "GLYPH_SCORE_")
@@ -50,10 +53,12 @@ class ServiceSettings(Settings):
     """The service's settings. `GLYPH_PORT` in the environment is `--port` on the command line."""
 
     model: Annotated[
-        Path,
+        Path | str,
+        BeforeValidator(path_or_url),
         Field(
             description="directory of the model to serve, models/NAME, which contains its versions, or of one "
-            "version, models/NAME/VERSION"
+            "version, models/NAME/VERSION; or the same in an object store, s3://BUCKET/models/NAME, gs:// or az:// "
+            "(docs/object-storage.md)"
         ),
     ] = Path("models/mnist")
     version: Annotated[
@@ -63,6 +68,30 @@ class ServiceSettings(Settings):
             description="version to serve; none serves the newest version, and each newer one once it is published"
         ),
     ] = None
+    model_digest: Annotated[
+        Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None,
+        OrNone,
+        Field(
+            description="digest of the only manifest that is served, as 'python -m bundle show' prints it; none serves "
+            "any version that is proven"
+        ),
+    ] = None
+    scratch: Annotated[
+        Path | None,
+        OrNone,
+        Field(
+            description="directory that versions from an object store are fetched into, for this service's processes "
+            "alone; none is glyph-UID in the temporary directory"
+        ),
+    ] = None
+    scratch_bytes: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            description="maximum number of bytes of the versions in GLYPH_SCRATCH; a version that has no room there "
+            "beside the newest one is not fetched",
+        ),
+    ] = 2 << 30
     provider: Annotated[
         Literal["auto", "cuda", "cpu"],
         Field(
@@ -329,6 +358,15 @@ class ServiceSettings(Settings):
     @classmethod
     def _split_version(cls, values: Any) -> Any:
         return with_version(values)
+
+    @property
+    def model_directory(self) -> Path:
+        """Return the directory whose versions are served; for a URL, the one in scratch that they are fetched into."""
+        if isinstance(self.model, Path):
+            return self.model
+        asked = f"{self.model}\n{self.version}\n{self.model_digest}"
+        scratch = self.scratch or Path(tempfile.gettempdir()) / f"glyph-{os.geteuid()}"
+        return scratch / sha256_bytes(asked.encode())[:16] / self.model.rpartition("/")[2]
 
 
 def management_port(settings: ServiceSettings) -> int:

@@ -53,6 +53,7 @@ ALLOWED = {
         "pydantic",
         "PIL",
         "rich",  # for progress, which training and scoring show
+        "fsspec",  # for object stores, imported where one is opened
     },
     "glyph": {
         "bundle",

@@ -13,6 +13,7 @@ from typing import TextIO
 
 from bundle.errors import BundleError
 from common.errors import FULL, ConfigurationError, unwritable_reason
+from common.object_store import StoreError
 from imagesets.errors import DataError
 
 EXIT_MISUSE = 2
@@ -90,6 +91,15 @@ def writing(what: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnwritableError(f"{what} cannot be written: {unwritable_reason(error)}") from None
+
+
+@contextmanager
+def writing_to_store() -> Iterator[None]:
+    """Turn a StoreError of the block into an UnwritableError."""
+    try:
+        yield
+    except StoreError as error:
+        raise UnwritableError(str(error)) from None
 
 
 def exit_code(work: Callable[[], None]) -> int:

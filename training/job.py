@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from bundle.errors import BundleError
+from bundle.remote import check_pushable
 from bundle.repository import Bundle, check_room, versions
 from bundle.signing import Signer, SigningError
 from common.errors import ConfigurationError
@@ -15,7 +16,7 @@ from training.augmentation.policy import apply_policy, describe_policy
 from training.data.dataset import polarity
 from training.data.loading import load_chosen
 from training.data.splits import split_data
-from training.errors import reading_into_memory
+from training.errors import reading_into_memory, writing_to_store
 from training.interrupts import catch_signals
 from training.loop import checkpoint, distributed
 from training.loop.device import choose_device
@@ -24,7 +25,7 @@ from training.loop.run_directory import check_no_unfinished_run, locked
 from training.loop.trackers import Loggers, check_packages, open_loggers
 from training.model.distillation import load_teachers
 from training.model.parameters import check_publishable, exported_bytes
-from training.release.publish import Candidate, release
+from training.release.publish import Candidate, push_version, release
 from training.settings import TrainingSettings, model_name
 
 
@@ -35,7 +36,8 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
         ConfigurationError: the package of a tracker is not installed, the key to sign with cannot be used, the network
             is larger than a bundle can be, or a teacher is not a published version.
         TrainingError: the data, the device, the training or the export failed, or a signal arrived; see `errors.py`.
-        PublishError: the model repository cannot be written; what can be known of it is checked before training.
+        PublishError: the model repository cannot be written; what can be known of it is checked before training, and so
+            of the object store that the version is pushed to.
     """
     check_packages(settings)
     signer = _signer(settings)
@@ -95,6 +97,8 @@ def run(settings: TrainingSettings, progress: Progress) -> Bundle | None:
                     signer=signer,
                 )
                 published = release(candidate, progress, stop)
+            if settings.publish is not None:
+                push_version(published, settings.publish, progress)
             loggers.published(published)
             checkpoint.clear(directory)
             return published
@@ -114,6 +118,9 @@ def _alone(settings: TrainingSettings, directory: Path, classes: int, progress: 
     name = str(settings.name)
     with locked(directory, "another --name or --runs", progress):
         check_room(settings.models, name, classes=classes, size=exported_bytes(settings, classes))
+        if settings.publish is not None:
+            with writing_to_store():
+                check_pushable(settings.publish, name, classes)
         if not (settings.resume or settings.restart):
             check_no_unfinished_run(
                 directory, lambda run_id: find_published(settings.models / name, run_id) is not None, progress

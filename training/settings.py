@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from bundle.images.contract import IMAGE_SIZE, Resize
 from common.configuration import CommaSeparated, OrNone, Settings
+from common.store_urls import check_store_url
 
 ENVIRONMENT_PREFIX = "GLYPH_TRAIN_"
 MAX_HIDDEN_LAYERS = 64
@@ -40,6 +41,11 @@ def _without_password(uri: str | None) -> str | None:
             "the password would be published: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
     return uri
+
+
+def _store_url(url: str | None) -> str | None:
+    """Reject what is no URL of an object store, or has credentials."""
+    return None if url is None else check_store_url(url)
 
 
 class IOSettings(Settings):
@@ -91,6 +97,15 @@ class IOSettings(Settings):
         ModelName | None,
         OrNone,
         Field(description="name of the model, published as MODELS/NAME/VERSION; none is the data set's name"),
+    ] = None
+    publish: Annotated[
+        str | None,
+        OrNone,
+        AfterValidator(_store_url),
+        Field(
+            description="model repository in an object store that 'fit' pushes the published version to as well: "
+            "s3://BUCKET/models, gs://, az:// (docs/object-storage.md)",
+        ),
     ] = None
     runs: Annotated[
         Path, Field(description="directory of checkpoints and metrics, in RUNS/NAME, while a model trains")
@@ -471,6 +486,7 @@ class TrainingSettings(
             "momentum": "beta m",
             "name": "model_name run_name experiment",
             "optimizer": "optim opt optimiser solver",
+            "publish": "push push_to upload remote",
             "patience": "early_stop early_stopping early_stopping_patience n_iter_no_change",
             "precision": "dtype amp fp16 bf16 mixed_precision",
             "restart": "overwrite force fresh clean from_scratch",

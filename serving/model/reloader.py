@@ -52,14 +52,21 @@ class Reloader:
                 log.exception("updating the metrics failed; the next attempt is in %g s", TICK_SECONDS)
 
     def _poll_loop(self) -> None:
+        if self._store.mirror is not None:  # the start does not wait for the network
+            self._poll()
         while (pause := self._pause()) and not self._store.shutdown.wait(pause):
-            try:
-                self._store.load()
-            except Exception:
-                log.exception("looking for new versions failed; polling goes on")
+            self._poll()
+
+    def _poll(self) -> None:
+        try:
+            if self._store.mirror is not None:
+                self._store.mirror.poll()
+            self._store.load()
+        except Exception:
+            log.exception("looking for new versions failed; polling goes on")
 
     def _pause(self) -> float:
         """Return the seconds until the next poll; 0 ends polling."""
-        if self._store.proof_pending:
+        if self._store.proof_pending or self._store.is_waiting:
             return TICK_SECONDS
         return self._store.settings.reload_seconds * _random.uniform(0.9, 1.1)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.errors import BundleError, GoldenMismatchError
+from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError, NoBundleError
 from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES, SIGNATURE_FILE
 from bundle.repository import Bundle, resolve, versions
 from bundle.signing import key_files
 from common.errors import one_line
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.model.engine import Engine, Provider, choose_provider
+from serving.model.mirror import Mirror
 from serving.model.proof_table import PROOFS
 from serving.model.prove import MAX_REASON
 from serving.model.version_loader import ProofPendingError, VersionLoader
@@ -79,6 +80,8 @@ class ModelStore:
     settings: ServiceSettings
     provider: Provider
     metrics: Metrics = field(default_factory=Metrics)
+    mirror: Mirror | None = None
+    """What fetches versions, if the model is in an object store."""
     _loaded: tuple[LoadedVersion, ...] = ()
     """The served version first, then those that were served before it."""
     _failed: dict[int, FailedVersion] = field(default_factory=dict)
@@ -108,7 +111,9 @@ class ModelStore:
             ProviderError: the policy is `cuda` and CUDA does not work.
         """
         provider = choose_provider(settings.provider, settings.device_id)
-        store = cls(settings, provider, Metrics() if metrics is None else metrics)
+        metrics = Metrics() if metrics is None else metrics
+        mirror = Mirror(settings, metrics) if isinstance(settings.model, str) else None
+        store = cls(settings, provider, metrics, mirror)
         store.load(prove_first=prove_first)
         return store
 
@@ -183,9 +188,19 @@ class ModelStore:
         )
 
     def close(self) -> None:
-        """Free all models. If the interpreter freed them at its end, CUDA would be gone, and it would crash."""
+        """Free all models, and let another process fetch.
+
+        If the interpreter freed the models at its end, CUDA would be gone, and it would crash.
+        """
         self._loaded = ()
+        if self.mirror is not None:
+            self.mirror.close()
         PROOFS.forget_process()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether a first version is still to arrive from an object store."""
+        return self.mirror is not None and not self._loaded and not self.device_lost
 
     def load(self, *, prove_first: bool = True) -> None:
         """Serve the newest version that can be proven, or the pinned one. If there is none, nothing changes.
@@ -207,7 +222,7 @@ class ModelStore:
         with self._load_lock:
             try:
                 self.proof_pending = False
-                before = self._loaded, dict(self._failed)
+                before = self._loaded, self._failures()
                 candidates = self._candidates()
                 self._forget_stale_failures(candidates)
                 for version in candidates:
@@ -219,13 +234,15 @@ class ModelStore:
             except BundleError as error:  # nothing is published, or the directory cannot be read
                 if not self._loaded and self._reason != error.detail:
                     self._reason = error.detail
-                    log.error("not ready: %s", error)  # noqa: TRY400  the sentence says all, a traceback nothing
-            if before != (self._loaded, self._failed) or not self._loaded:
+                    # The mirror logs what went wrong with the store; that it is waited for is no error.
+                    log.log(logging.INFO if self.is_waiting else logging.ERROR, "not ready: %s", error)
+            if before != (self._loaded, self._failures()) or not self._loaded:
                 self._publish()
             for version, failure in cuda_failures.items():
                 if not self._loaded:
                     raise failure
-                found = fingerprint(self.settings.model / str(version), self.settings.trusted_keys)
+                path = self.settings.model_directory / str(version)
+                found = fingerprint(path, self.settings.trusted_keys)
                 self._fail(FailedVersion(version, one_line(failure, MAX_REASON), found))
 
     def _candidates(self) -> list[int]:
@@ -234,12 +251,14 @@ class ModelStore:
         Raises:
             BundleError: there is none.
         """
-        published, pinned = versions(self.settings.model), self.settings.version
+        published, pinned = versions(self.settings.model_directory), self.settings.version
         if pinned is None and published:
             return published[::-1]
         if pinned in published:
             return [pinned]
-        return [resolve(self.settings.model, pinned, self.settings.trusted_keys).version]
+        if self.mirror is not None:
+            raise NoBundleError(self.mirror.reason)
+        return [resolve(self.settings.model_directory, pinned, self.settings.trusted_keys).version]
 
     def _forget_stale_failures(self, candidates: list[int]) -> None:
         """Drop failures of versions that are no longer published or are older than the served one."""
@@ -250,8 +269,8 @@ class ModelStore:
 
     def _try_version(self, version: int, *, prove_first: bool) -> bool:
         """Serve a version if it can be proven, and return whether the search for a version is over."""
-        path, trusted = self.settings.model / str(version), self.settings.trusted_keys
-        found = fingerprint(path, trusted)
+        path = self.settings.model_directory / str(version)
+        found = fingerprint(path, self.settings.trusted_keys)
         for one in self._loaded:
             if one.version == version and one.fingerprint == found:
                 self._failed.pop(version, None)  # its files were damaged for a while and are whole again
@@ -261,7 +280,7 @@ class ModelStore:
         if failed is None or failed.retry or failed.fingerprint != found:
             started = time.perf_counter()
             try:
-                engine = self._open(Bundle.open(path, trusted), found, prove_first=prove_first)
+                engine = self._open(self._bundle(path), found, prove_first=prove_first)
             except ProofPendingError as error:
                 self.proof_pending = True
                 reason = str(error)
@@ -285,6 +304,14 @@ class ModelStore:
                 return True
         # If this is the served version, its files were damaged after it was loaded: what is in memory is still good.
         return bool(self._loaded) and self._loaded[0].version == version
+
+    def _bundle(self, path: Path) -> Bundle:
+        bundle, digest = Bundle.open(path, self.settings.trusted_keys), self.settings.model_digest
+        if digest not in (None, bundle.manifest.digest):
+            raise InvalidBundleError(
+                f"it has the digest {bundle.manifest.digest}, and GLYPH_MODEL_DIGEST asks for {digest}"
+            )
+        return bundle
 
     def _open(self, bundle: Bundle, found: Fingerprint, *, prove_first: bool) -> Engine:
         """Load a bundle on the chosen provider. At the start, under `auto`, fall back to the CPU if CUDA fails."""
@@ -340,13 +367,14 @@ class ModelStore:
             log.error("not ready: %s", failed.reason)
 
     def _not_ready(self, detail: str, remedy: str) -> NotReadyError:
-        extensions = {"refused": self._failures()} if self._failed else {}
+        extensions = {"refused": failures} if (failures := self._failures()) else {}
         return readiness_report.not_ready(detail, remedy, extensions)
 
     def _failures(self) -> list[dict[str, Any]]:
         failed = list(self._failed.values())  # copied in one step, because other threads call this
+        unfetched = self.mirror.refused() if self.mirror is not None else []
         return readiness_report.newest_first(
-            {"version": each.version, "reason": each.reason} for each in failed
+            [*unfetched, *({"version": each.version, "reason": each.reason} for each in failed)]
         )
 
     def _publish(self) -> None:

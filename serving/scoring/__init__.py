@@ -5,6 +5,7 @@
 From top to bottom; imports go down only.
 
 - `run.py`: a run from its beginning to its end; read it first
+- `stored_job.py`: fetches from object stores before a run, and uploads what it writes
 - `ray_backend.py`: computes the parts of a run on a Ray cluster
 - `parts.py`: encodes and writes a scored part, in this process or in a Ray actor
 - `reporting/`: progress, labels, summary and report

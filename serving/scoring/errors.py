@@ -56,6 +56,12 @@ class BackendLostError(ScoringError):
     exit_code = 71
 
 
+class StoreLostError(ScoringError):
+    """An object store refused, or cannot be reached."""
+
+    exit_code = 71
+
+
 class WriteError(ScoringError):
     """The output cannot be written: no permission, or the disk is full."""
 

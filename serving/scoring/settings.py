@@ -60,13 +60,17 @@ class ScoreSettings(Settings):
             min_length=1,
             description="folders, files or glob patterns: image files, IDX, .npy, .npz, .mat, .csv, .parquet, "
             ".tar, .zip, a .txt list of paths; FORM:PATH or PATH#SET a data set as training takes it (docs/data.md); "
-            "- is the standard input",
+            "- is the standard input; s3://BUCKET/PATH, gs:// or az:// an object or all objects below a prefix, which "
+            "are fetched first",
         ),
     ]
     output: Annotated[
         Path,
         BeforeValidator(_check_ending),
-        Field(description="folder for the parts, or a single file that ends in .parquet, .csv or .jsonl"),
+        Field(
+            description="folder for the parts, or a single file that ends in .parquet, .csv or .jsonl; or the URL of "
+            "one in an object store, where each part is uploaded when it is written"
+        ),
     ]
     format: Annotated[
         Format | None,
@@ -75,7 +79,10 @@ class ScoreSettings(Settings):
     ] = None
     model: Annotated[
         Path,
-        Field(description="directory of the model, models/NAME, or of a version, models/NAME/VERSION"),
+        Field(
+            description="directory of the model, models/NAME, or of a version, models/NAME/VERSION, or its URL in an "
+            "object store"
+        ),
     ] = Path("models/mnist")
     version: Annotated[
         Positive | None, OrNone, Field(description="version of the model; none is the newest")
@@ -208,6 +215,21 @@ class ScoreSettings(Settings):
         OrNone,
         Field(description="processes that read and decode image files; none is one per usable CPU"),
     ] = None
+    scratch: Annotated[
+        Path | None,
+        OrNone,
+        Field(
+            description="directory for what is fetched from object stores and not uploaded yet; none is "
+            "glyph-score-UID in the temporary directory"
+        ),
+    ] = None
+    scratch_bytes: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            description="maximum number of bytes that are fetched as the input and for a resumed output",
+        ),
+    ] = 8 << 30
     strict: Annotated[bool, Field(description="stop at the first image that cannot be read")] = False
     labels: Annotated[
         str | None,

@@ -113,6 +113,15 @@ ALERTS = (
         "again when its files change.",
     ),
     Alert(
+        name="GlyphModelStoreDown",
+        expression="glyph_model_store_up == 0",
+        duration="15m",
+        severity="ticket",
+        summary="The object store of GLYPH_MODEL cannot be read: new versions do not arrive, and new pods get none.",
+        description="The log has the store's answer: look at the network policy, the credentials and the bucket. What "
+        "is loaded serves on.",
+    ),
+    Alert(
         name="GlyphGoldenFailed",
         expression="glyph_golden_check_passed == 0",
         duration="1m",

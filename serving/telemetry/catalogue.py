@@ -185,6 +185,20 @@ CATALOGUE: dict[str, Metric] = {
             aggregation="max",
         ),
         Metric(
+            name="glyph_model_store_up",
+            kind="gauge",
+            help="0 while the object store of GLYPH_MODEL cannot be read, so that new versions do not arrive; "
+            "otherwise 1, also where the model is a directory",
+            aggregation="min",
+        ),
+        Metric(
+            name="glyph_model_fetches_total",
+            kind="counter",
+            labels=("outcome",),
+            label_values=("fetched", "refused"),
+            help="Versions fetched from an object store: fetched, or refused (incomplete, too large or changed)",
+        ),
+        Metric(
             name="glyph_golden_check_passed",
             kind="gauge",
             help="0 while a published version gives other probabilities for its golden examples than the recorded "

@@ -6,6 +6,7 @@ Called by:
     the batcher, or Pipeline.answer  `batch` after each inference, `queue` when its depth changes
     Flask's request hooks            `request`, for requests that the pipeline does not answer
     ModelStore                       `loaded`, `load_failed`, `golden`, `golden_check`, `state`, `publish`
+    Mirror                           `model_store`, `fetched`
     the inference worker             `connections`, several times a second; `evicted`, `refusal`
     both worker classes              `beat`, whenever they notify the arbiter that the process is alive
     Reloader                         `tick`, once a second
@@ -82,6 +83,8 @@ class Metrics:
         self._evicted = self._offset("glyph_connections_evicted_total")
         self._golden = self._offset("glyph_golden_check_passed")
         self.golden_check(passed=True)
+        self._model_store = self._offset("glyph_model_store_up")
+        self.model_store(reachable=True)
         self._batch_images = self._histogram(("glyph_batch_images",))
         self._padding = self._offset("glyph_padding_images_total")
         phases = CATALOGUE["glyph_phase_duration_seconds"].label_values
@@ -195,6 +198,15 @@ class Metrics:
         """Count a version that failed to load or failed verification."""
         with self._lock:
             self._values[self._offset("glyph_model_loads_total", "refused")] += 1
+
+    def model_store(self, *, reachable: bool) -> None:
+        """Set whether the object store of the model could be read."""
+        self._values[self._model_store] = reachable
+
+    def fetched(self, *, ok: bool) -> None:
+        """Count a version that was fetched from an object store, or failed verification there."""
+        with self._lock:
+            self._values[self._offset("glyph_model_fetches_total", "fetched" if ok else "refused")] += 1
 
     def golden(self, *, passed: bool) -> None:
         """Count a replay of a version's golden examples."""

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 K8S = ROOT / "k8s"
 KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
-OVERLAYS = ("cpu", "gpu", "local")
+OVERLAYS = ("cpu", "gpu", "local", "object-store")
 PARTS = ("common", "train", "serve", "score")
 COMPONENTS = {
     "alerts": "serve",

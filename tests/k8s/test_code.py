@@ -20,6 +20,7 @@ from serving import reference
 from serving.scoring import errors as scoring_errors
 from serving.scoring.settings import ScoreSettings
 from serving.scoring.settings import environment_layer as scoring_layer
+from serving.scoring.stored_job import StoredJob
 from serving.security.tokens import parse_tokens
 from serving.settings import ServiceSettings, environment_layer, management_port
 from serving.telemetry import alerts
@@ -27,7 +28,18 @@ from serving.telemetry.catalogue import CATALOGUE
 from serving.token import line_of, new_token
 from tests.bundle.keys import new_key, public_pem
 from tests.conftest import ROOT
-from tests.k8s.rendering import CASES, Document, Pod, Rendering, complete, component, in_bytes, overlay, pods
+from tests.k8s.rendering import (
+    CASES,
+    OVERLAYS,
+    Document,
+    Pod,
+    Rendering,
+    complete,
+    component,
+    in_bytes,
+    overlay,
+    pods,
+)
 from training import errors as training_errors
 from training.settings import ENVIRONMENT_PREFIX as TRAINING_PREFIX
 from training.settings import TrainingSettings
@@ -36,6 +48,8 @@ TRAINING = (ROOT / "docs" / "training.md").read_text()
 DOCKERFILES = {"train": "Dockerfile.train", "serve": "Dockerfile.serve", "score": "Dockerfile.serve"}
 MODULES = {"train": "training", "serve": "serving", "score": "serving.score"}
 
+STORE = "STORE_URL"
+"""The variable that has a bucket's URL, of which settings are made."""
 WORKER_BYTES = 90 << 20
 """What a worker process takes that has nothing to do, with its share of the others (`python -m bench footprint`)."""
 
@@ -66,8 +80,14 @@ def environment(rendering: Rendering, pod: Pod) -> dict[str, str]:
     found = image_environment(program_of(pod))
     maps = {d["metadata"]["name"]: d["data"] for d in complete(rendering) if d["kind"] == "ConfigMap"}
     for source in pod.containers[-1].get("envFrom", []):
-        found |= maps[source["configMapRef"]["name"]]
-    return found | {v["name"]: v["value"] for v in pod.containers[-1].get("env", []) if "value" in v}
+        found |= maps[source["configMapRef"]["name"]] if "configMapRef" in source else {}
+    own: dict[str, str] = {}
+    for variable in pod.containers[-1].get("env", []):
+        if reference := variable.get("valueFrom", {}).get("configMapKeyRef"):
+            own[variable["name"]] = maps[reference["name"]][reference["key"]]
+        elif "value" in variable:  # $(NAME) is a variable that stands before it
+            own[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda name: own[name[1]], variable["value"])
+    return found | own
 
 
 def program_of(pod: Pod, container: int = -1) -> str:
@@ -121,9 +141,12 @@ def test_variables_of_the_service_are_its_settings() -> None:
         ports = {port["name"]: port["containerPort"] for port in pod.containers[-1]["ports"]}
         assert ports == {"http": settings.port, "management": management_port(settings)}, name
         assert settings.host == settings.management_host == "0.0.0.0"
-        mounts = {mount["name"]: mount["mountPath"] for mount in pod.containers[-1]["volumeMounts"]}
-        assert settings.model.is_relative_to(mounts["glyph"])
+        mounts = {mount["name"]: mount for mount in pod.containers[-1]["volumeMounts"]}
         assert ("tokens" in mounts) == (settings.tokens_file is not None) == ("tokens" in name), name
+        (mount,) = [
+            mount for mount in mounts.values() if settings.model_directory.is_relative_to(mount["mountPath"])
+        ]
+        assert isinstance(settings.model, Path) or not mount.get("readOnly"), "versions are fetched into it"
         hook = pod.containers[-1]["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pod.spec["terminationGracePeriodSeconds"] >= hook + settings.graceful_timeout_seconds + 5
         memory = in_bytes(pod.containers[-1]["resources"]["limits"]["memory"])
@@ -150,7 +173,8 @@ def test_variables_and_arguments_of_training_are_its_settings() -> None:
         assert options.command == "fit"
         variables = environment(rendering, pod)
         known = {f"{TRAINING_PREFIX}{field.upper()}": field for field in TrainingSettings.model_fields}
-        settings = TrainingSettings.model_validate({known[key]: value for key, value in variables.items()})
+        own = {key: value for key, value in variables.items() if key != STORE}
+        settings = TrainingSettings.model_validate({known[key]: value for key, value in own.items()})
         assert settings.resume
         (mount,) = container["volumeMounts"]
         for path in (settings.models, settings.runs, settings.data_dir):
@@ -163,7 +187,8 @@ def test_variables_and_arguments_of_scoring_are_its_settings() -> None:
     for name, rendering, pod in every_pod("score"):
         variables = environment(rendering, pod)
         own = {key: value for key, value in variables.items() if key.startswith("GLYPH_SCORE_")}
-        settings = build(ScoreSettings, [scoring_layer(own)])
+        job = StoredJob.of([scoring_layer(own)])
+        settings = build(ScoreSettings, job.layers)
         assert 'ENTRYPOINT ["python", "-m", "serving.score"]' in stage("score")
         for path in (settings.output, settings.model, *settings.input):
             assert str(path).startswith("/glyph/"), name
@@ -227,7 +252,7 @@ def test_training_is_tried_again_as_its_exit_codes_say() -> None:
     again = {int(code): word.strip() for code, word in table.items()}
     errors = codes_of(training_errors, training_errors.TrainingError)
     assert set(errors.values()) | {training_errors.EXIT_MISUSE, DataError.exit_code, 0} == set(again)
-    for name in ("cpu", "gpu", "local"):
+    for name in OVERLAYS:
         found = policy(overlay(name, "train").one("Job", "glyph-train"))
         assert found["FailJob"] == {code for code, word in again.items() if word == "no"}
         assert found["Ignore"] == {errors["InterruptedRunError"]}

@@ -64,8 +64,8 @@ def test_selectors_select_this_services_pods(case: str) -> None:
         for selector in selectors:
             chosen = selected(selector, everything)
             name = f"{document['kind']}/{document['metadata']['name']}"
-            if rendering.name.endswith("+train-peers"):
-                continue
+            if rendering.name.endswith("+train-peers") or name == "NetworkPolicy/glyph-store":
+                continue  # for every workload
             assert chosen, f"{name} selects nothing"
             assert len({pod.labels["app.kubernetes.io/component"] for pod in chosen}) == 1, name
     for pod in pods(rendering):
@@ -151,7 +151,10 @@ def test_volumes_keys_and_accounts_are_there(case: str) -> None:
         assert account["automountServiceAccountToken"] is False
         for container in pod.containers:
             for source in container.get("envFrom", []):
-                find(rendering, "ConfigMap", source["configMapRef"]["name"])
+                if "secretRef" in source:  # somebody else's, so pods start without it
+                    assert source["secretRef"]["optional"] is True
+                else:
+                    find(rendering, "ConfigMap", source["configMapRef"]["name"])
             for variable in container.get("env", []):
                 if reference := variable.get("valueFrom", {}).get("configMapKeyRef"):
                     assert reference["key"] in find(rendering, "ConfigMap", reference["name"])["data"]
@@ -268,6 +271,26 @@ def test_the_service_asks_nobody_where_a_job_fetches() -> None:
     assert job.owner["spec"]["activeDeadlineSeconds"]
 
 
+def test_with_a_bucket_there_is_no_volume_and_everybody_may_ask_the_store() -> None:
+    """No claim at all, scratch with a limit, the bucket's URL in one place, and HTTPS and the DNS for each workload."""
+    for part in (".", "common", "train", "serve", "score"):
+        rendering = overlay("object-store", part)
+        assert rendering.of("PersistentVolumeClaim") == []
+        for pod in pods(rendering):
+            (volume,) = pod.spec["volumes"]
+            assert "sizeLimit" in volume["emptyDir"], pod.name
+            assert ports(ways(rendering, pod.labels, "egress")) == {53, 443}, pod.name
+            names = [variable["name"] for variable in pod.containers[0]["env"]]
+            (first,) = [v for v in pod.containers[0]["env"] if v["name"] == "STORE_URL"]
+            assert first["valueFrom"]["configMapKeyRef"] == {"name": "glyph-store", "key": "url"}
+            using = [v["name"] for v in pod.containers[0]["env"] if "$(STORE_URL)" in v.get("value", "")]
+            assert using, pod.name
+            assert all(names.index("STORE_URL") < names.index(name) for name in using), pod.name
+    assert all(
+        "s3://" not in str(overlay("object-store", part).documents) for part in ("train", "serve", "score")
+    )
+
+
 @pytest.mark.parametrize("name", ["distributed", "trainer"])
 def test_pods_that_train_together_may_talk(name: str) -> None:
     """From and to each other, by any port; the name of the first is the DNS's."""
@@ -298,15 +321,15 @@ def test_the_first_pod_of_distributed_training_is_found_by_its_name() -> None:
     assert job["spec"]["parallelism"] == job["spec"]["completions"]
 
 
-@pytest.mark.parametrize("on", ["cpu", "gpu", "local"])
+@pytest.mark.parametrize("on", ["cpu", "gpu", "local", "object-store"])
 def test_every_share_of_scoring_knows_how_many_there_are(on: str) -> None:
     """The number that the scorer divides by is the number of pods."""
     job = overlay(on, "score").one("Job", "glyph-score")["spec"]
-    variables = {v["name"]: v["value"] for v in job["template"]["spec"]["containers"][0]["env"]}
+    variables = {v["name"]: v.get("value") for v in job["template"]["spec"]["containers"][0]["env"]}
     assert variables["JOB_COMPLETIONS"] == str(job["completions"]) == str(job["parallelism"])
 
 
-@pytest.mark.parametrize("on", ["cpu", "gpu"])
+@pytest.mark.parametrize("on", ["cpu", "gpu", "object-store"])
 def test_retraining_is_the_training_job(on: str) -> None:
     """The CronJob's pods, policies and limits are the Job's, and it is suspended."""
     rendering = overlay(on, "train")

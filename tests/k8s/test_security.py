@@ -104,7 +104,7 @@ def test_every_pod_is_confined_further(case: str) -> None:
 
 def test_the_namespace_enforces_the_profile() -> None:
     """A pod that somebody adds is held to the same."""
-    for name in ("cpu", "gpu", "local"):
+    for name in OVERLAYS:
         labels = overlay(name, "common").one("Namespace", "glyph")["metadata"]["labels"]
         modes = {key: value for key, value in labels.items() if key.startswith("pod-security.")}
         assert modes == {

@@ -28,13 +28,14 @@ from bundle.manifest import (
     Quantisation,
     Reference,
 )
+from bundle.remote import push
 from bundle.repository import Bundle, publish, staging
 from bundle.signing import Signer
 from common.progress import Progress
 from training import provenance
 from training.data.dataset import DataSet, Images, polarity
 from training.data.duplicates import Duplicates, duplicates
-from training.errors import writing
+from training.errors import writing, writing_to_store
 from training.interrupts import StopFlag
 from training.loop.fit import Fitted
 from training.model import evaluation, robustness
@@ -172,6 +173,21 @@ def release(candidate: Candidate, progress: Progress, stop: StopFlag) -> Bundle:
     return published
 
 
+def push_version(published: Bundle, url: str, progress: Progress) -> None:
+    """Publish the version in an object store, too.
+
+    Raises:
+        PublishError: the store has something else in its place.
+        UnwritableError: the store refused, or cannot be reached; the version is published locally.
+    """
+    progress.say(
+        f"pushing {published.path} to {url}"
+    )  # if that fails, --resume or `python -m bundle push` goes on
+    with writing_to_store():
+        pushed = push(published, url)
+    progress.say(f"pushed as {pushed.store.url}, digest {pushed.manifest.digest[:12]}")
+
+
 def _as_trained(fitted: Fitted, test: Images, stop: StopFlag) -> evaluation.Logits:
     """Return the logits of the network as it was trained, which the folded one gives too.
 
@@ -235,7 +251,9 @@ def _metadata(
         classes=data.classes,
         input=InputContract(polarity=polarity(train.images), resize=settings.resize),
         temperature=temperature,
-        hyperparameters=settings.model_dump(mode="json"),
+        hyperparameters=settings.model_dump(
+            mode="json", exclude={"publish"}
+        ),  # where it went says nothing of it
         dataset=Dataset(
             name=data.name,
             sha256=data.sha256,
