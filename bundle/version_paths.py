@@ -26,6 +26,35 @@ def split_version(path: Path) -> tuple[Path, int | None]:
     return path.parent, version
 
 
+def only_model(directory: Path) -> Path:
+    """Return the only model or version below a directory that is neither, else the directory.
+
+    An unpacked archive and a volume have such a directory above what was packed: `/opt/ml/model/NAME/VERSION`.
+    """
+    if _is_model(directory):
+        return directory
+    inner = [path for path in _entries(directory) if _is_model(path)]
+    return inner[0] if len(inner) == 1 else directory
+
+
+def has_model(directory: Path) -> bool:
+    """Tell whether a directory is a version, has versions, or is one that `only_model` looks into."""
+    return _is_model(only_model(directory))
+
+
+def _is_model(directory: Path) -> bool:
+    """Tell whether a directory is a version or has versions."""
+    inner = [path for path in _entries(directory) if version_of(path.name) is not None]
+    return any(is_file(path / MANIFEST_FILE) for path in (directory, *inner))
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return [path for path in directory.iterdir() if not path.name.startswith(".")]
+    except (OSError, ValueError):  # no directory; a name that is too long, or has a NUL byte
+        return []
+
+
 def file_instead_of_directory(path: Path) -> str | None:
     """Return a sentence with the remedy if a path that should be a directory is a file, else None."""
     if not is_file(path):
@@ -40,6 +69,8 @@ def file_instead_of_directory(path: Path) -> str | None:
 def with_version(settings: Any) -> Any:
     """Return settings whose `model` is a version's directory as if they had its model and `version`.
 
+    A directory above the only model stands for that model (`only_model`).
+
     Raises:
         ValueError: `model` is a file, or `version` is another one.
     """
@@ -48,9 +79,9 @@ def with_version(settings: Any) -> Any:
         return settings
     if (wrong := file_instead_of_directory(Path(given))) is not None:
         raise ValueError(f"model: {wrong}")
-    model, version = split_version(Path(given))
+    model, version = split_version(only_model(Path(given)))
     if version is None:
-        return settings
+        return {**settings, "model": model}
     other = settings.get("version")
     if str(other).lower() not in ("none", "null", "", str(version)):
         raise ValueError(f"version: {other} is not the version of the model {given}: omit one of them")

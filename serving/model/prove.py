@@ -129,7 +129,7 @@ def _open(path: Path, provider: "Provider", settings: ServiceSettings) -> ProofR
 
     try:
         choose_provider(provider, settings.device_id)  # this also loads CUDA's libraries
-        open_bounded(Bundle.open(path), provider, settings)
+        open_bounded(Bundle.open(path, mounted=True), provider, settings)
     except GoldenMismatchError as error:
         return "golden_mismatch", one_line(error, MAX_REASON)
     except BundleError as error:

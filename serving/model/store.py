@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.errors import BundleError, GoldenMismatchError
+from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError
 from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES
-from bundle.repository import Bundle, resolve, versions
+from bundle.repository import Bundle, published, resolve, version_path
 from common.errors import one_line
 from serving.errors import NotFoundError, NotReadyError, ProviderError
 from serving.model.engine import Engine, Provider, choose_provider
@@ -154,6 +154,11 @@ class ModelStore:
             "refused": self._failures(),
         }
 
+    def published_facts(self) -> dict[str, Any]:
+        """Return the facts of this process (`facts`); without a model, only the versions that failed verification."""
+        loaded = self._loaded
+        return self.facts(loaded[0].engine) if loaded else {"refused": self._failures()}
+
     # For the process
 
     def drain(self) -> None:
@@ -220,7 +225,7 @@ class ModelStore:
             for version, failure in cuda_failures.items():
                 if not self._loaded:
                     raise failure
-                found = fingerprint(self.settings.model / str(version))
+                found = fingerprint(version_path(self.settings.model, version))
                 self._fail(FailedVersion(version, one_line(failure, MAX_REASON), found))
 
     def _candidates(self) -> list[int]:
@@ -229,10 +234,10 @@ class ModelStore:
         Raises:
             BundleError: there is none.
         """
-        published, pinned = versions(self.settings.model), self.settings.version
-        if pinned is None and published:
-            return published[::-1]
-        if pinned in published:
+        found, pinned = published(self.settings.model), self.settings.version
+        if pinned is None and found:
+            return found[::-1]
+        if pinned in found:
             return [pinned]
         return [resolve(self.settings.model, pinned).version]
 
@@ -245,7 +250,7 @@ class ModelStore:
 
     def _try_version(self, version: int, *, prove_first: bool) -> bool:
         """Serve a version if it can be proven, and return whether the search for a version is over."""
-        path = self.settings.model / str(version)
+        path = version_path(self.settings.model, version)
         found = fingerprint(path)
         for one in self._loaded:
             if one.version == version and one.fingerprint == found:
@@ -256,7 +261,7 @@ class ModelStore:
         if failed is None or failed.retry or failed.fingerprint != found:
             started = time.perf_counter()
             try:
-                engine = self._open(Bundle.open(path), found, prove_first=prove_first)
+                engine = self._open(self._bundle(path), found, prove_first=prove_first)
             except ProofPendingError as error:
                 self.proof_pending = True
                 reason = str(error)
@@ -280,6 +285,36 @@ class ModelStore:
                 return True
         # If this is the served version, its files were damaged after it was loaded: what is in memory is still good.
         return bool(self._loaded) and self._loaded[0].version == version
+
+    def _bundle(self, path: Path) -> Bundle:
+        """Open a version under the name that it is served by, which stays the same while the process runs.
+
+        Raises:
+            BundleError: as `Bundle.open`, or the version is of another model.
+        """
+        bundle = Bundle.open(path, mounted=True)
+        if self.settings.served_name is not None:
+            return bundle.named(self.settings.served_name)
+        name = bundle.manifest.name
+        if name != (expected := self._model_name(name)):
+            raise InvalidBundleError(
+                f"the manifest is of model '{name}', but the served model is '{expected}': publish it under its own "
+                "name, or set GLYPH_SERVED_NAME"
+            )
+        return bundle
+
+    def _model_name(self, own: str) -> str:
+        """Return the name that a version must have whose name is `own`: that of the served one, if there is one.
+
+        Before that a directory may have any name, unless one of its versions is of the model that it is named after.
+        """
+        if self._loaded:
+            return self._loaded[0].engine.bundle.manifest.name
+        model = self.settings.model.absolute()
+        for version in published(model) if own != model.name else ():
+            with contextlib.suppress(BundleError):
+                return Bundle.open(model / str(version)).manifest.name
+        return own
 
     def _open(self, bundle: Bundle, found: Fingerprint, *, prove_first: bool) -> Engine:
         """Load a bundle on the chosen provider. At the start, under `auto`, fall back to the CPU if CUDA fails."""

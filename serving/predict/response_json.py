@@ -7,6 +7,7 @@ numbers, and all text from clients and manifests.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,19 @@ def encode(
             prediction += b',"filename":' + orjson.dumps(filename)
         predictions.append(prediction)
     return Response(body=pieces.start + b"},".join(predictions) + b"}]}")
+
+
+def encode_bare(bundle: Bundle, *arguments: Any) -> Response:
+    """Return the response as `encode` does, without the member `model`: `{"predictions": [...]}`.
+
+    Vertex AI defines the other members of a response itself, `model` among them (cloud.google.com/vertex-ai, Custom
+    container requirements, Response requirements; PredictResponse of its REST API).
+    """
+    response = encode(bundle, *arguments)
+    manifest = bundle.manifest
+    start = _pieces(manifest.name, bundle.version, manifest.digest, manifest.classes).start
+    response.body = b'{"predictions":[' + response.body[len(start) :]
+    return response
 
 
 def _written(outputs: Outputs) -> list[tuple[int, float, bytes]]:

@@ -30,6 +30,8 @@ TRAINING = (ROOT / "docs" / "training.md").read_text()
 DOCKERFILES = {"train": "Dockerfile.train", "serve": "Dockerfile.serve", "score": "Dockerfile.serve"}
 MODULES = {"train": "training", "serve": "serving", "score": "serving.score"}
 
+WORKING_DIRECTORY = Path("/glyph")
+"""Of the images, where a relative path begins."""
 WORKER_BYTES = 90 << 20
 """What a worker process takes that has nothing to do, with its share of the others (`python -m bench footprint`)."""
 
@@ -101,7 +103,7 @@ def test_variables_of_the_service_are_its_settings() -> None:
         assert ports == {"http": settings.port, "management": management_port(settings)}, name
         assert settings.host == settings.management_host == "0.0.0.0"
         (mount,) = pod.containers[-1]["volumeMounts"]
-        assert settings.model.is_relative_to(mount["mountPath"])
+        assert (WORKING_DIRECTORY / settings.model).is_relative_to(mount["mountPath"])
         hook = pod.containers[-1]["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pod.spec["terminationGracePeriodSeconds"] >= hook + settings.graceful_timeout_seconds + 5
         memory = in_bytes(pod.containers[-1]["resources"]["limits"]["memory"])
@@ -153,7 +155,9 @@ def test_variables_and_arguments_of_scoring_are_its_settings() -> None:
 def test_the_volume_is_where_the_images_expect_it() -> None:
     """What one workload writes, the next one reads: one path in all of them."""
     written = f"{image_environment('train')['GLYPH_TRAIN_MODELS']}/mnist"
-    assert image_environment("serve")["GLYPH_MODEL"] == written
+    assert "\nWORKDIR /glyph\n" in stage("serve")
+    assert "GLYPH_MODEL" not in image_environment("serve")  # it would hide what a platform mounts
+    assert str(WORKING_DIRECTORY / ServiceSettings().model) == written
     assert image_environment("score").get("GLYPH_SCORE_MODEL") == written
     (pod,) = pods(component("bundle-from-url"))
     assert pod.spec["initContainers"][0]["command"][-2:] == ["--models", "/glyph/models"]
