@@ -41,7 +41,7 @@ OUTPUTS = ("logits", "probabilities")
 
 ROUTES = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 """The templates of its prediction routes, without and with a version."""
-_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_PATH = re.compile(r"/v2/models/([^/:]+)(?:/versions/([^/:]+))?/infer")
 _LENGTH = re.compile(r"[0-9]{1,10}")
 _UNSUPPORTED_PARAMETERS = ("classification", "shared_memory_region")
 """Parameters of unsupported Triton extensions that would change the meaning of the data."""

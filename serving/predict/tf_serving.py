@@ -40,7 +40,7 @@ ROUTES = (f"{PREFIX}/{{model}}:predict", f"{PREFIX}/{{model}}/versions/{{version
 ANSWERS = {"instances": "predictions", "inputs": "outputs"}
 """The member of an answer, by that of a request."""
 
-_PATH = re.compile(r"/v1/models/([^/]+?)(?:/versions/([^/]+))?:predict")
+_PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?:predict")
 
 
 def is_path(path: str) -> bool:

@@ -8,6 +8,7 @@ import orjson
 from flask import Flask, g, request
 from flask import Response as FlaskResponse
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
 
 from serving.errors import (
     MalformedBodyError,
@@ -30,6 +31,12 @@ log = logging.getLogger("glyph.serving")
 
 APP_LOAD_ERROR = 4
 """`gunicorn.arbiter.Arbiter.APP_LOAD_ERROR`, with which the arbiter exits, too."""
+
+
+class _Segment(BaseConverter):
+    """A variable part of a path. It has no colon, which begins a verb, as in `/v1/models/mnist:predict`."""
+
+    regex = "[^/:]+"
 
 
 def start_app() -> Flask:
@@ -62,6 +69,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
         ProviderError: the policy is `cuda` and CUDA does not work.
     """
     app = Flask("serving", static_folder=None)
+    app.url_map.converters["default"] = _Segment
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     store = ModelStore.start(settings, metrics)
     app.extensions["glyph"] = store

@@ -52,7 +52,7 @@ def blueprint(settings: ServiceSettings, store: ModelStore) -> Blueprint:
     @routes.post("/v2/repository/models/<model>/load")
     @routes.post("/v2/repository/models/<model>/unload")
     def _control(model: str) -> Response:
-        del model
+        engine_of(store, model)  # another model is not found
         raise ModelControlError
 
     return routes
