@@ -82,7 +82,6 @@ def ask_by_triton(address: str, model: str, images: npt.NDArray[np.uint8]) -> di
     found["after"] = client.get_inference_statistics(model, "1")
     found["of_all"] = client.get_inference_statistics()
     client.close()
-    found["parsed"] = as_protobuf(found["config"])
     return found
 
 
@@ -93,15 +92,6 @@ def refused(call: Any, *arguments: Any) -> list[str]:
     except InferenceServerException as error:
         return [error.status(), error.message()]
     return []
-
-
-def as_protobuf(config: dict[str, Any]) -> str:
-    """Return a configuration as Triton's own message reads it, in text form; unknown fields are errors."""
-    from google.protobuf import json_format, text_format  # type: ignore[import-not-found]
-    from tritonclient.grpc import model_config_pb2  # type: ignore[import-not-found]
-
-    message = json_format.ParseDict(config, model_config_pb2.ModelConfig())
-    return str(text_format.MessageToString(message))
 
 
 async def ask_by_kserve_v1(address: str, model: str, images: npt.NDArray[np.uint8]) -> dict[str, Any]:

@@ -12,11 +12,20 @@ import pytest
 
 from bench.support.models import Linear
 from bench.support.processes import Service
-from bundle.triton import model_config
+from bundle.triton import config_pbtxt, model_config
 from tests.conftest import ROOT
 
 CLIENTS = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".venv-clients/bin/python"))
 """They hold old versions of what the service uses, so they have an environment of their own."""
+
+AS_PROTOBUF = """
+import sys
+from google.protobuf import json_format, text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+one = json_format.Parse(sys.argv[1], ModelConfig())
+print("the same" if one == text_format.Parse(sys.argv[2], ModelConfig()) else one)
+"""
+"""Reads a configuration as JSON and as text by Triton's own message, of which an unknown field is an error."""
 
 pytestmark = pytest.mark.skipif(
     not CLIENTS.exists(), reason=f"{CLIENTS} is missing: 'make clients' makes the clients' environment"
@@ -84,7 +93,9 @@ def test_both_clients_get_the_models_outputs(
 def test_tritons_client_gets_configuration_statistics_and_index(found: dict[str, Any]) -> None:
     """Each is what Triton's own message has; loading and unloading are refused with the reason."""
     triton = found["triton"]
-    assert "data_type: TYPE_UINT8" in triton["parsed"]
+    read = [CLIENTS, "-c", AS_PROTOBUF, json.dumps(triton["config"]), config_pbtxt("synthetic", 10)]
+    done = subprocess.run(read, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "the same\n"), done.stderr[-500:]
     assert triton["config"] == model_config("synthetic", 10)
     extensions = {"model_configuration", "model_repository", "statistics"}
     assert extensions < set(triton["server"]["extensions"])
