@@ -4,6 +4,7 @@ Run by the interpreter of the clients' own environment, which has `kserve` and n
 """
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -13,10 +14,15 @@ from kserve.api_client import ApiClient  # type: ignore[import-not-found]
 
 MODELS = {"ServingRuntime": "V1alpha1ServingRuntime", "InferenceService": "V1beta1InferenceService"}
 
-# Their models name those of Kubernetes, which KServe's client looks for among its own.
+# Their models name those of Kubernetes, which KServe's client looks for among its own, with types as it writes them.
 for name in dir(kubernetes.client.models):
-    if name.startswith("V1") and not hasattr(kserve.models, name):
-        setattr(kserve.models, name, getattr(kubernetes.client.models, name))
+    model = getattr(kubernetes.client.models, name)
+    if hasattr(model, "openapi_types") and not hasattr(kserve.models, name):
+        model.openapi_types = {
+            field: re.sub(r"Dict\[(.*)\]$", r"dict(\1)", kind).replace("List[", "list[")
+            for field, kind in model.openapi_types.items()
+        }
+        setattr(kserve.models, name, model)
 client = ApiClient()
 read = [
     client.deserialize(SimpleNamespace(data=json.dumps(document)), MODELS[document["kind"]])

@@ -156,7 +156,7 @@ def test_variables_and_arguments_of_scoring_are_its_settings() -> None:
 def test_the_volume_is_where_the_images_expect_it() -> None:
     """What one workload writes, the next one reads: one path in all of them."""
     written = f"{image_environment('train')['GLYPH_TRAIN_MODELS']}/mnist"
-    assert "\nWORKDIR /glyph\n" in stage("serve")
+    assert f"\nWORKDIR {WORKING_DIRECTORY}\n" in (ROOT / "Dockerfile.serve").read_text()
     assert "GLYPH_MODEL" not in image_environment("serve")  # it would hide what a platform mounts
     assert str(WORKING_DIRECTORY / ServiceSettings().model) == written
     assert image_environment("score").get("GLYPH_SCORE_MODEL") == written
