@@ -93,7 +93,13 @@ def test_both_clients_get_the_models_outputs(
 def test_tritons_client_gets_configuration_statistics_and_index(found: dict[str, Any]) -> None:
     """Each is what Triton's own message has; loading and unloading are refused with the reason."""
     triton = found["triton"]
-    read = [CLIENTS, "-c", AS_PROTOBUF, json.dumps(triton["config"]), config_pbtxt("synthetic", 10)]
+    read: list[str | Path] = [
+        CLIENTS,
+        "-c",
+        AS_PROTOBUF,
+        json.dumps(triton["config"]),
+        config_pbtxt("synthetic", 10),
+    ]
     done = subprocess.run(read, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "the same\n"), done.stderr[-500:]
     assert triton["config"] == model_config("synthetic", 10)

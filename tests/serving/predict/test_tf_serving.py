@@ -20,7 +20,7 @@ CURL = "application/x-www-form-urlencoded"
 """The content type of curl's -d, as in the examples of TensorFlow Serving."""
 
 
-def predict(service: Service, body: Any, path: str = PREDICT, **headers: str) -> Answer:
+def predict(service: Service, body: Any, path: str = PREDICT, **headers: Any) -> Answer:
     """Post a body, without a content type unless one is given."""
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     return service.ask("POST", path, sent, **headers)
@@ -44,7 +44,7 @@ def test_rows_are_answered_by_predictions_and_columns_by_outputs(
         [b64(image) for image in images],
         [images[0].tolist(), b64(images[1]), images[2].ravel().tolist()],
     ]
-    bodies = [({"instances": form}, "predictions") for form in forms]
+    bodies: list[tuple[dict[str, Any], str]] = [({"instances": form}, "predictions") for form in forms]
     bodies += [({"instances": [{"images": image} for image in form]}, "predictions") for form in forms]
     bodies += [({"inputs": form}, "outputs") for form in forms]
     bodies += [({"inputs": {"images": form}}, "outputs") for form in forms]
