@@ -46,7 +46,8 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
         api["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         api["security"] = [{"bearer": []}]
         for path in tokens.public_paths(settings) & paths.keys():
-            paths[path]["get"]["security"] = []
+            if "get" in paths[path]:  # a health route of the settings may be any path
+                paths[path]["get"]["security"] = []
     return api
 
 

@@ -226,11 +226,15 @@ class Parser:
             ParseException: as for `read_full`.
         """
         parsed = read_fast(head) if self.fast else None
-        if parsed is not None and parsed.target is None and self.predict_route is not None:
-            parsed = replace(parsed, target=target_of(parsed.method, parsed.path, self.predict_route))
         if parsed is None or parsed.target is None:
-            return read_full([head], self.configuration, client, self.predict_route)
+            return self._read_other(parsed, head, client)
         return parsed
+
+    def _read_other(self, parsed: RequestHead | None, head: bytes, client: Any) -> RequestHead | None:
+        """Parse a head that is of no prediction route but perhaps the settings' own, which may be on the fast path."""
+        if parsed is not None and (target := target_of(parsed.method, parsed.path, self.predict_route)):
+            return replace(parsed, target=target)
+        return read_full([head], self.configuration, client, self.predict_route)
 
     def check_line(self, line: bytes, client: Any) -> None:
         """Check a request line before the rest of the head has arrived.
