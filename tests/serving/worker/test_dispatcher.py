@@ -133,6 +133,9 @@ def strings(count: int) -> bytes:
         ("/predict", JSON, strings(FEW_FILES), False),
         ("/predict", JSON, strings(FEW_FILES + 1), True),
         ("/predict", JSON, orjson.dumps({"instances": [[[200] * 28] * 28] * 10}), False),
+        ("/invocations", JSON, strings(FEW_FILES + 1), True),
+        (V1, {}, strings(FEW_FILES), False),
+        (V1, {}, strings(FEW_FILES + 1), True),  # it is JSON, whatever it is called
         (INFER, JSON, strings(FEW_FILES + 1), False),  # which has no files
         ("/predict", {"content-type": "image/png"}, a_form(FEW_FILES + 1) + strings(9), False),
     ],
