@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bundle import reading
@@ -29,7 +29,7 @@ from bundle.manifest import (
 )
 from bundle.signing import Signer
 from bundle.triton import FIRST_LINE, config_pbtxt
-from bundle.version_paths import file_instead_of_directory, version_of
+from bundle.version_paths import file_instead_of_directory, is_file, version_of
 from common.atomic_files import fsync_path, read_regular, sha256_regular, write_whole
 from common.errors import unwritable_reason
 
@@ -37,6 +37,8 @@ STAGING_PREFIX = ".staging-"
 STAGING_LEFTOVER_SECONDS = 24 * 3600
 CONFIG_FILE = "config.pbtxt"
 MAX_CONFIG_BYTES = 1 << 16
+MOUNTED_VERSION = 1
+"""The number of a version whose directory's name is none."""
 RANDOM = "?" * 8
 """Glob of the suffix that `tempfile` gives its names."""
 
@@ -50,12 +52,14 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: Path, trusted: Path | None = None) -> "Bundle":
+    def open(cls, path: Path, trusted: Path | None = None, *, mounted: bool = False) -> "Bundle":
         """Read the manifest of the version directory `path` (`models/<name>/<version>`).
 
         Args:
             path: of the version's directory.
             trusted: file or directory of public keys, by one of which it must be signed; None accepts any version.
+            mounted: whether its place may have any name, as where a platform has put it: `/opt/ml/model`. Its version
+                is `MOUNTED_VERSION` if the name is no number.
 
         Raises:
             NoBundleError: there is no such directory, or its name is not a version.
@@ -65,17 +69,23 @@ class Bundle:
         path = path.absolute()
         if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
             raise NoBundleError(file_instead_of_directory(path) or f"there is no directory {path}")
-        version = version_of(path.name)
+        version = version_of(path.name) or (MOUNTED_VERSION if mounted else None)
         if version is None:
             raise NoBundleError(
                 f"{path} is not a version: give models/NAME/VERSION, where VERSION is a positive integer"
             )
         manifest = reading.read_manifest(path, trusted)
-        if manifest.name != path.parent.name:
+        if not mounted and manifest.name != path.parent.name:
             raise InvalidBundleError(
                 f"the manifest is of model '{manifest.name}', but the directory is of model '{path.parent.name}'"
             )
         return cls(path=path, version=version, manifest=manifest)
+
+    def named(self, name: str | None) -> "Bundle":
+        """Return the bundle under another name, or itself if there is none; its digest stays the published one."""
+        if name is None:
+            return self
+        return replace(self, manifest=self.manifest.model_copy(update={"name": name}))
 
     def read(self, name: str) -> bytes:
         """Return the content of the file `name`, verified by its SHA-256 and safe to parse.
@@ -114,24 +124,40 @@ def versions(model: Path) -> list[int]:
     return sorted(version for name in names if (version := version_of(name)) is not None)
 
 
+def published(model: Path) -> list[int]:
+    """Return the versions to serve, ascending: those in `models/<name>`, or the one that the directory itself is.
+
+    Raises:
+        NoBundleError: the directory exists and cannot be read.
+    """
+    return [MOUNTED_VERSION] if is_file(model / MANIFEST_FILE) else versions(model)
+
+
+def version_path(model: Path, version: int) -> Path:
+    """Return the directory of one of the `published` versions."""
+    return model if is_file(model / MANIFEST_FILE) else model / str(version)
+
+
 def resolve(model: Path, version: int | None = None, trusted: Path | None = None) -> Bundle:
     """Open a version of `models/<name>`, by default the newest; `trusted` as for `Bundle.open`.
+
+    The directory may have any name (`published`).
 
     Raises:
         NoBundleError: no version is published there, or not this one.
         InvalidBundleError, TrustedKeysError: as `Bundle.open`.
     """
-    published = versions(model)
-    if not published:
+    found = published(model)
+    if not found:
         if (wrong := file_instead_of_directory(model)) is not None:
             raise NoBundleError(wrong)
         raise NoBundleError(
             f"no version is published in {model}",
             remedy="train one with 'python -m training fit', or give another directory",
         )
-    if version is not None and version not in published:
-        raise NoBundleError(f"version {version} is not published in {model}: there are {_listing(published)}")
-    return Bundle.open(model / str(published[-1] if version is None else version), trusted)
+    if version is not None and version not in found:
+        raise NoBundleError(f"version {version} is not published in {model}: there are {_listing(found)}")
+    return Bundle.open(version_path(model, found[-1] if version is None else version), trusted, mounted=True)
 
 
 @contextmanager

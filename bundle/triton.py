@@ -1,6 +1,7 @@
-"""`config.pbtxt`, with which NVIDIA Triton serves the same model repository."""
+"""`config.pbtxt`, with which NVIDIA Triton serves the same model repository, and the same as JSON."""
 
 import json
+from typing import Any
 
 MAX_BATCH = 1024
 
@@ -32,3 +33,18 @@ def config_pbtxt(name: str, classes: int) -> str:
     return _TEMPLATE.format(
         first_line=FIRST_LINE, name=json.dumps(name), classes=classes, max_batch=MAX_BATCH
     )
+
+
+def model_config(name: str, classes: int, max_batch: int = MAX_BATCH) -> dict[str, Any]:
+    """Return `config_pbtxt` as JSON, as Triton's model configuration extension has it: 64-bit integers are numbers."""
+    return {
+        "name": name,
+        "platform": "onnxruntime_onnx",
+        "max_batch_size": max_batch,
+        "input": [{"name": "images", "data_type": "TYPE_UINT8", "dims": [28, 28]}],
+        "output": [
+            {"name": output, "data_type": "TYPE_FP32", "dims": [classes]}
+            for output in ("logits", "probabilities")
+        ],
+        "dynamic_batching": {},
+    }

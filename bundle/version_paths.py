@@ -28,6 +28,35 @@ def split_version(path: Path) -> tuple[Path, int | None]:
     return path.parent, version
 
 
+def only_model(directory: Path) -> Path:
+    """Return the only model or version below a directory that is neither, else the directory.
+
+    An unpacked archive and a volume have such a directory above what was packed: `/opt/ml/model/NAME/VERSION`.
+    """
+    if _is_model(directory):
+        return directory
+    inner = [path for path in _entries(directory) if _is_model(path)]
+    return inner[0] if len(inner) == 1 else directory
+
+
+def has_model(directory: Path) -> bool:
+    """Tell whether a directory is a version, has versions, or is one that `only_model` looks into."""
+    return _is_model(only_model(directory))
+
+
+def _is_model(directory: Path) -> bool:
+    """Tell whether a directory is a version or has versions."""
+    inner = [path for path in _entries(directory) if version_of(path.name) is not None]
+    return any(is_file(path / MANIFEST_FILE) for path in (directory, *inner))
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return [path for path in directory.iterdir() if not path.name.startswith(".")]
+    except (OSError, ValueError):  # no directory; a name that is too long, or has a NUL byte
+        return []
+
+
 def file_instead_of_directory(path: Path) -> str | None:
     """Return a sentence with the remedy if a path that should be a directory is a file, else None."""
     if not is_file(path):
@@ -44,6 +73,8 @@ def with_version(settings: Any) -> Any:
 
     Nobody asks a store here, so a URL that ends in a number is a version's.
 
+    A directory above the only model stands for that model (`only_model`).
+
     Raises:
         ValueError: `model` is a file, or `version` is another one.
     """
@@ -52,7 +83,7 @@ def with_version(settings: Any) -> Any:
         return settings
     model, version = _split(given)
     if version is None:
-        return settings
+        return {**settings, "model": model}
     other = settings.get("version")
     if str(other).lower() not in ("none", "null", "", str(version)):
         shown = shown_store_url(str(given)) if is_store_url(given) else given
@@ -67,7 +98,7 @@ def _split(given: str | Path) -> tuple[str | Path, int | None]:
         return (given, None) if version is None else (above, version)
     if (wrong := file_instead_of_directory(Path(given))) is not None:
         raise ValueError(f"model: {wrong}")
-    return split_version(Path(given))
+    return split_version(only_model(Path(given)))
 
 
 def is_file(path: Path) -> bool:

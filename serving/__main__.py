@@ -15,7 +15,7 @@ from common.errors import ConfigurationError
 from common.programs import named
 from serving.check import check, check_tls, check_trusted_keys
 from serving.security.tokens import check_file
-from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer
+from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer, platform_layers
 from serving.system import descriptors
 from serving.system.addresses import listen_problem
 from serving.telemetry.tracing import check_installed
@@ -66,11 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="only check whether workers could start: settings, tokens, TLS, open files, shared memory, the model",
     )
-    add_options(parser, ServiceSettings, [for_help(lambda: environment_layer(os.environ))])
+    parser.add_argument(
+        "serve", nargs="?", choices=["serve"], help="may be given, as SageMaker does, and changes nothing"
+    )
+    platform = platform_layers(os.environ)
+    add_options(parser, ServiceSettings, [*platform, for_help(lambda: environment_layer(os.environ))])
     try:
         options = parse(parser, arguments, ServiceSettings)
         layer = from_arguments(ServiceSettings, options)
-        settings = build(ServiceSettings, [environment_layer(os.environ), layer])
+        settings = build(ServiceSettings, [*platform, environment_layer(os.environ), layer])
         check_file(settings)
         check_tls(settings)
         check_trusted_keys(settings)

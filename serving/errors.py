@@ -125,6 +125,19 @@ class BadTimeoutError(ProblemError):
     remedy = "Send a whole number of milliseconds, 1 or more, or omit the field."
 
 
+class ModelControlError(ProblemError):
+    """A client asks to load or unload a model, which only publishing does."""
+
+    status = HTTPStatus.BAD_REQUEST
+    kind = "model-control"
+    title = "Models are not loaded by request"
+    detail = "the service loads the versions that are published in its repository, and no others"
+    remedy = (
+        "Publish a version ('python -m training fit'), or remove one: it is noticed by itself "
+        "(GLYPH_RELOAD_SECONDS); POST /v2/repository/index lists the versions."
+    )
+
+
 class BearerMalformedError(ProblemError):
     """The Authorization field has the scheme Bearer and is malformed (RFC 6750, section 3.1)."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from bundle.version_paths import with_version
+from bundle.version_paths import has_model, with_version
 from common.atomic_files import sha256_bytes
 from common.configuration import CommaSeparated, Layer, OrNone, Settings, build, from_environment
 from common.store_urls import path_or_url
@@ -21,6 +21,20 @@ RESERVED = ("GLYPH_TRAIN_", "GLYPH_SCORE_")
 Positive = Annotated[int, Field(ge=1)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[a-z0-9.\-\[\]:_]+)$")]
 """A value of the `Origin` field that browsers send (RFC 6454, section 6.2), or `*`."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")]
+"""A model's name as a client may choose it, such as that of an InferenceService of KServe."""
+PLATFORM_VARIABLES: tuple[tuple[str, str], ...] = (
+    ("port", "PORT"),  # cloud.google.com/run/docs/container-contract, devcenter.heroku.com/articles/dynos
+    # cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements, Environment variables
+    ("port", "AIP_HTTP_PORT"),
+    ("health_route", "AIP_HEALTH_ROUTE"),
+    ("predict_route", "AIP_PREDICT_ROUTE"),
+    ("model", "AIP_STORAGE_URI"),
+)
+"""Settings, and the variables by which platforms set them; later ones take precedence, and `GLYPH_...` before all."""
+SAGEMAKER_MODEL = Path("/opt/ml/model")
+"""Where SageMaker unpacks model.tar.gz (docs.aws.amazon.com/sagemaker, Use Your Own Inference Code with Hosting
+Services)."""
 ALL_ADDRESSES = ("*", "::")
 """Hosts that mean all addresses of the machine, IPv4 and IPv6."""
 UNIX_PATH_BYTES = 107
@@ -49,6 +63,17 @@ def _check_tcp_host(host: str) -> str:
     return host
 
 
+def _check_route(route: str) -> str:
+    if not re.fullmatch(r"/[A-Za-z0-9._~/:@-]{0,1000}", route):
+        raise ValueError(
+            "a route is a path such as /v1/endpoints/1:predict: a slash, then letters, digits and ._~/:@-"
+        )
+    return route
+
+
+Route = Annotated[str, AfterValidator(_check_route)]
+
+
 class ServiceSettings(Settings):
     """The service's settings. `GLYPH_PORT` in the environment is `--port` on the command line."""
 
@@ -57,10 +82,18 @@ class ServiceSettings(Settings):
         BeforeValidator(path_or_url),
         Field(
             description="directory of the model to serve, models/NAME, which contains its versions, or of one "
-            "version, models/NAME/VERSION; or the same in an object store, s3://BUCKET/models/NAME, gs:// or az:// "
+            "version, models/NAME/VERSION; mounted elsewhere, it may have any name, or be below a directory that has "
+            "nothing else; or a model or version in an object store, s3://BUCKET/models/NAME, gs:// or az:// "
             "(docs/object-storage.md)"
         ),
     ] = Path("models/mnist")
+    served_name: Annotated[
+        Name | None,
+        OrNone,
+        Field(
+            description="name of the model in routes, answers and metrics; none is the name in its manifest"
+        ),
+    ] = None
     version: Annotated[
         Positive | None,
         OrNone,
@@ -134,8 +167,27 @@ class ServiceSettings(Settings):
         ),
     ] = "127.0.0.1"
     port: Annotated[
-        int, Field(ge=1, le=65535, description="TCP port to listen on; not used with a UNIX socket")
+        int,
+        Field(
+            ge=1,
+            le=65535,
+            description="TCP port to listen on; not used with a UNIX socket. AIP_HTTP_PORT and PORT, in this order, "
+            "set it as well",
+        ),
     ] = 8080
+    predict_route: Annotated[
+        Route | None,
+        OrNone,
+        Field(
+            description="path that answers like POST /predict, and to JSON with the member 'predictions' alone, as "
+            "Vertex AI asks for it; AIP_PREDICT_ROUTE sets it as well"
+        ),
+    ] = None
+    health_route: Annotated[
+        Route | None,
+        OrNone,
+        Field(description="path that answers like GET /readyz; AIP_HEALTH_ROUTE sets it as well"),
+    ] = None
     management_host: Annotated[
         str,
         AfterValidator(_check_tcp_host),
@@ -406,10 +458,25 @@ def environment_layer(environment: Mapping[str, str]) -> Layer:
     return from_environment(ServiceSettings, own, ENVIRONMENT_PREFIX, RESERVED)
 
 
+def platform_layers(environment: Mapping[str, str]) -> list[Layer]:
+    """Return the settings that a platform makes, the last taking precedence; `environment_layer`'s come after them.
+
+    They are SageMaker's directory, and the `PLATFORM_VARIABLES`, of which an empty one sets nothing.
+    """
+    mounted = [Layer({"model": SAGEMAKER_MODEL}, "a mounted model")] if has_model(SAGEMAKER_MODEL) else []
+    platforms = [
+        Layer({setting: environment[variable]}, f"the environment variable {variable}")
+        for setting, variable in PLATFORM_VARIABLES
+        if environment.get(variable)
+    ]
+    return [*mounted, *platforms]
+
+
 def load_settings(environment: Mapping[str, str] | None = None) -> ServiceSettings:
-    """Return the settings in `environment`, by default the process's own.
+    """Return the settings in `environment`, by default the process's own, and of the platform.
 
     Raises:
         ConfigurationError: a variable is unknown, or its value is not allowed.
     """
-    return build(ServiceSettings, [environment_layer(os.environ if environment is None else environment)])
+    found = os.environ if environment is None else environment
+    return build(ServiceSettings, [*platform_layers(found), environment_layer(found)])

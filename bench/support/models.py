@@ -147,14 +147,20 @@ def _with_bias(*nodes: onnx.NodeProto, output: str, **tensors: npt.NDArray[Any])
 
 
 def metadata(
-    linear: Linear, sample: npt.NDArray[np.uint8], *, polarity: str, golden: int, resize: Resize | None = None
+    linear: Linear,
+    sample: npt.NDArray[np.uint8],
+    *,
+    polarity: str,
+    golden: int,
+    resize: Resize | None = None,
+    name: str = "synthetic",
 ) -> ModelMetadata:
     """Return metadata as a training job would state them, with made-up measurements."""
     metrics = Metrics(images=10, accuracy=0.5, nll=1, ece=0.1, nll_calibrated=1, ece_calibrated=0.1)
     histogram = Histogram(edges=(0, 128, 256), counts=(5, 5))
     label = CLASSES[int(linear.probabilities(sample[None])[0].argmax())]
     return ModelMetadata(
-        name="synthetic",
+        name=name,
         created="2026-11-22T00:00:00Z",
         classes=CLASSES,
         input=InputContract(polarity=polarity, resize=resize),
@@ -198,6 +204,7 @@ def publish_synthetic(
     integer: bytes | None = b"",
     golden_shift: float = 0,
     resize: Resize | None = None,
+    name: str = "synthetic",
 ) -> Bundle:
     """Publish a bundle under a directory of models, sound unless an argument says otherwise.
 
@@ -208,6 +215,7 @@ def publish_synthetic(
         integer: to be served in integer arithmetic in place of the right one; None is a bundle without.
         golden_shift: by how much the golden probabilities are wrong.
         resize: how the training images are said to have been resized.
+        name: of the model.
     """
     linear, digit = a_linear(), a_digit()
     images = np.random.default_rng(11).integers(0, 256, (5, 28, 28), dtype=np.uint8)
@@ -223,9 +231,8 @@ def publish_synthetic(
     }
     if integer is not None:
         contents[INTEGER_ONNX_FILE] = integer or graph or in_integers(linear.graph())
-    with staging(models, "synthetic") as directory:
-        for name, content in contents.items():
-            (directory / name).write_bytes(content)
-        return publish(
-            directory, metadata(linear, digit, polarity=polarity, golden=len(images), resize=resize)
-        )
+    with staging(models, name) as directory:
+        for file, content in contents.items():
+            (directory / file).write_bytes(content)
+        stated = metadata(linear, digit, polarity=polarity, golden=len(images), resize=resize, name=name)
+        return publish(directory, stated)

@@ -15,9 +15,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from bundle import drift
-from serving.management.workers import Numbers, Worker, WorkerRegistry, sum_numbers
+from serving.management.workers import Worker, WorkerRegistry
 from serving.security.tokens import TokenFile
 from serving.telemetry.catalogue import CATALOGUE, Aggregation, Metric
+from serving.telemetry.worker_files import Numbers, sum_numbers
 
 PREDICTIONS = "glyph_predictions_total"
 SNAPSHOTS = 60

@@ -1,36 +1,30 @@
 """The worker registry: the state and the counters of all workers, read from shared memory, and their sums.
 
-Only the management process reads the files of other processes. A worker's counters outlive it: they are added to those
-of all exited workers before its file is removed.
+A worker's counters outlive it: they are added to those of all exited workers before its file is removed.
 """
 
 import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
 from serving.system.memory_directory import is_alive
 from serving.telemetry import readiness_report, shared_memory
-from serving.telemetry.metrics import COUNTERS_SUFFIX, FACTS_SUFFIX, HEARTBEAT, STATE, STATES
+from serving.telemetry.metrics import HEARTBEAT, STATE, STATES
 from serving.telemetry.readiness_report import ENDING, newest_first, no_model, not_ready
+from serving.telemetry.worker_files import COUNTERS_SUFFIX, EXITED_FILE, FACTS_SUFFIX, ExitedWorkers, Numbers
 
 log = logging.getLogger("glyph.management")
 
-EXITED_FILE = "exited.json"
 STUCK = "stuck"
 STUCK_TICKS = 5
 """Ticks without a heartbeat after which a worker is stuck. They are ticks and not seconds, because a pause of all
 processes (SIGSTOP, `docker pause`) stops the ticks as well. Both worker classes beat at least once a second."""
-Numbers = dict[bytes, npt.NDArray[np.float64]]
-"""Counters, gauges and histograms, by the JSON of a metric's name and labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,46 +40,6 @@ class Worker:
     def numbers(self) -> Numbers:
         """Return all that it counts."""
         return shared_memory.read(self.path) or {}
-
-
-@dataclass(slots=True)
-class ExitedWorkers:
-    """The sums of all exited workers, which are kept in a file."""
-
-    numbers: Numbers = field(default_factory=dict)
-    exits: Counter[str] = field(default_factory=Counter)
-    """Number of workers by outcome: `ended` on request, or `died`."""
-    names: set[str] = field(default_factory=set)
-    """Files that are part of the sums; after a crash before their removal they may still exist."""
-
-    @classmethod
-    def read(cls, path: Path) -> "ExitedWorkers":
-        """Read what `write` has written; return empty sums if there is nothing."""
-        try:
-            document = orjson.loads(path.read_bytes())
-        except (OSError, orjson.JSONDecodeError):
-            return cls()  # no worker has exited yet
-        numbers = {key.encode(): np.array(values) for key, values in document["numbers"].items()}
-        return cls(numbers, Counter(document["exits"]), set(document["names"]))
-
-    def write(self, path: Path) -> None:
-        """Replace the file atomically."""
-        document = {
-            "numbers": {key.decode(): values.tolist() for key, values in self.numbers.items()},
-            "exits": dict(self.exits),
-            "names": sorted(self.names),
-        }
-        staged = path.with_suffix(".new")
-        staged.write_bytes(orjson.dumps(document))
-        staged.replace(path)
-
-    def add(self, name: str, numbers: Numbers, outcome: str) -> None:
-        """Add an exited worker."""
-        for key, values in numbers.items():
-            before = self.numbers.get(key)
-            self.numbers[key] = values.copy() if before is None else before + values
-        self.exits[outcome] += 1
-        self.names.add(name)
 
 
 class WorkerRegistry:
@@ -205,16 +159,6 @@ def _reason(workers: list[Worker]) -> tuple[str, str]:
     if "draining" in by_state:
         return ENDING
     return "no worker is running", "Wait until one is started; if none is, see the service's log."
-
-
-def sum_numbers(many: Iterable[Numbers]) -> Numbers:
-    """Return the sums over several processes."""
-    sums: Numbers = {}
-    for numbers in many:
-        for key, values in numbers.items():
-            before = sums.get(key)
-            sums[key] = values if before is None else before + values
-    return sums
 
 
 def _pid(path: Path) -> int:

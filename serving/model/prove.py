@@ -168,7 +168,7 @@ def attempt(
 
     try:
         choose_provider(provider, device_id)  # this also loads CUDA's libraries
-        open_unproven(Bundle.open(path, trusted))
+        open_unproven(Bundle.open(path, trusted, mounted=True))
     except GoldenMismatchError as error:
         return "golden_mismatch", one_line(error, MAX_REASON)
     except BundleError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bundle.errors import BundleError, GoldenMismatchError, InvalidBundleError, NoBundleError
 from bundle.manifest import FILES, MANIFEST_FILE, OPTIONAL_FILES, SIGNATURE_FILE
-from bundle.repository import Bundle, resolve, versions
+from bundle.repository import Bundle, published, resolve, version_path
 from bundle.signing import key_files
 from common.errors import one_line
 from serving.errors import NotFoundError, NotReadyError, ProviderError
@@ -164,6 +164,11 @@ class ModelStore:
             "refused": self._failures(),
         }
 
+    def published_facts(self) -> dict[str, Any]:
+        """Return the facts of this process (`facts`); without a model, only the versions that failed verification."""
+        loaded = self._loaded
+        return self.facts(loaded[0].engine) if loaded else {"refused": self._failures()}
+
     # For the process
 
     def drain(self) -> None:
@@ -241,7 +246,7 @@ class ModelStore:
             for version, failure in cuda_failures.items():
                 if not self._loaded:
                     raise failure
-                path = self.settings.model_directory / str(version)
+                path = version_path(self.settings.model_directory, version)
                 found = fingerprint(path, self.settings.trusted_keys)
                 self._fail(FailedVersion(version, one_line(failure, MAX_REASON), found))
 
@@ -251,10 +256,10 @@ class ModelStore:
         Raises:
             BundleError: there is none.
         """
-        published, pinned = versions(self.settings.model_directory), self.settings.version
-        if pinned is None and published:
-            return published[::-1]
-        if pinned in published:
+        found, pinned = published(self.settings.model_directory), self.settings.version
+        if pinned is None and found:
+            return found[::-1]
+        if pinned in found:
             return [pinned]
         if self.mirror is not None:
             raise NoBundleError(self.mirror.reason)
@@ -269,7 +274,7 @@ class ModelStore:
 
     def _try_version(self, version: int, *, prove_first: bool) -> bool:
         """Serve a version if it can be proven, and return whether the search for a version is over."""
-        path = self.settings.model_directory / str(version)
+        path = version_path(self.settings.model_directory, version)
         found = fingerprint(path, self.settings.trusted_keys)
         for one in self._loaded:
             if one.version == version and one.fingerprint == found:
@@ -306,12 +311,41 @@ class ModelStore:
         return bool(self._loaded) and self._loaded[0].version == version
 
     def _bundle(self, path: Path) -> Bundle:
-        bundle, digest = Bundle.open(path, self.settings.trusted_keys), self.settings.model_digest
+        """Open a version under the name that it is served by, which stays the same while the process runs.
+
+        Raises:
+            BundleError: as `Bundle.open`, or the version is of another model, or not the pinned one.
+        """
+        bundle, digest = self._opened(path), self.settings.model_digest
         if digest not in (None, bundle.manifest.digest):
             raise InvalidBundleError(
                 f"it has the digest {bundle.manifest.digest}, and GLYPH_MODEL_DIGEST asks for {digest}"
             )
+        if self.settings.served_name is not None:
+            return bundle.named(self.settings.served_name)
+        name = bundle.manifest.name
+        if name != (expected := self._model_name(name)):
+            raise InvalidBundleError(
+                f"the manifest is of model '{name}', but the served model is '{expected}': publish it under its own "
+                "name, or set GLYPH_SERVED_NAME"
+            )
         return bundle
+
+    def _opened(self, path: Path) -> Bundle:
+        return Bundle.open(path, self.settings.trusted_keys, mounted=True)
+
+    def _model_name(self, own: str) -> str:
+        """Return the name that a version must have whose name is `own`: that of the served one, if there is one.
+
+        Before that a directory may have any name, unless one of its versions is of the model that it is named after.
+        """
+        if self._loaded:
+            return self._loaded[0].engine.bundle.manifest.name
+        model = self.settings.model_directory.absolute()
+        for version in published(model) if own != model.name else ():
+            with contextlib.suppress(BundleError):
+                return Bundle.open(model / str(version), self.settings.trusted_keys).manifest.name
+        return own
 
     def _open(self, bundle: Bundle, found: Fingerprint, *, prove_first: bool) -> Engine:
         """Load a bundle on the chosen provider. At the start, under `auto`, fall back to the CPU if CUDA fails."""

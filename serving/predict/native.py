@@ -4,7 +4,7 @@
 in between: the inference worker makes one batch of all requests that have arrived, a WSGI thread runs its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import inf
 
@@ -22,9 +22,9 @@ from serving.predict.bodies import json_images, raw_pixels
 from serving.predict.bodies.image_files import MAX_RESIZED, RESIZED_REMEDY, Decoded, Resizing, decode
 from serving.predict.bodies.image_warnings import warnings_of
 from serving.predict.bodies.multipart import Upload, read_files
-from serving.predict.exchange import PreparedRequest, Request
+from serving.predict.exchange import PreparedRequest, Request, Response
 from serving.predict.load_shedding import check_deadline
-from serving.predict.response_json import encode
+from serving.predict.response_json import encode, encode_bare
 from serving.settings import ServiceSettings
 
 PIXELS = frozenset(("application/octet-stream", "application/x-npy"))
@@ -66,6 +66,7 @@ def prepare(
     polarity, asked = contract.polarity, options.resize
     content_type = request.headers.get("content-type")
     filenames: Sequence[str | None] | None = None
+    write: Callable[..., Response] = encode
     images: npt.NDArray[np.uint8] | bytes
     warnings: Sequence[tuple[str, ...]] | None
     media_type = (content_type or "").partition(";")[0].strip().lower()
@@ -75,6 +76,8 @@ def prepare(
         case "image/png" if asked is None and (lines := plain_png.scanlines(body)) is not None:
             images, warnings = lines, None
         case "application/json":
+            if request.path == settings.predict_route:
+                write = encode_bare
             images, warnings = _stacked(
                 json_images.read(
                     body, polarity, settings.max_images, deadline, Resizing(asked, contract.resize)
@@ -106,7 +109,7 @@ def prepare(
     return PreparedRequest(
         engine=engine,
         images=images,
-        encode=partial(encode, engine.bundle, options, filenames, warnings),
+        encode=partial(write, engine.bundle, options, filenames, warnings),
         cost=cost_of(1 if warnings is None else len(warnings), decoded=media_type not in PIXELS),
     )
 

@@ -39,7 +39,9 @@ OCTET_STREAM = "application/octet-stream"
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
 
-_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+ROUTES = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
+"""The templates of its prediction routes, without and with a version."""
+_PATH = re.compile(r"/v2/models/([^/:]+)(?:/versions/([^/:]+))?/infer")
 _LENGTH = re.compile(r"[0-9]{1,10}")
 _UNSUPPORTED_PARAMETERS = ("classification", "shared_memory_region")
 """Parameters of unsupported Triton extensions that would change the meaning of the data."""
@@ -65,8 +67,7 @@ def target(path: str) -> Target | None:
     match = _PATH.fullmatch(path) if path.startswith("/v2/models/") else None
     if match is None:
         return None
-    version = "" if match[2] is None else "/versions/{version}"
-    return Target(f"/v2/models/{{model}}{version}/infer", match[1], match[2])
+    return Target(ROUTES[match[2] is not None], match[1], match[2])
 
 
 def prepare(

@@ -34,7 +34,7 @@ from serving.errors import (
 )
 from serving.model.engine import Engine, Outputs, padding
 from serving.model.store import ModelStore
-from serving.predict import content_coding, native, oip
+from serving.predict import content_coding, native, oip, tf_serving
 from serving.predict.exchange import Exchange, PreparedRequest, Request, Response, Target
 from serving.predict.load_shedding import TIMEOUT_FIELD, check_deadline, deadline
 from serving.security.response_headers import Headers
@@ -45,7 +45,12 @@ from serving.telemetry.request_log import RequestLog
 log = logging.getLogger("glyph.serving")
 
 PREDICT = "/predict"
-_PREDICT_TARGET = Target(PREDICT)
+INVOCATIONS = "/invocations"
+"""`POST /predict` as SageMaker asks for it (docs.aws.amazon.com/sagemaker, Use Your Own Inference Code with Hosting
+Services)."""
+PREDICTION_ROUTES = frozenset((PREDICT, INVOCATIONS, *oip.ROUTES, *tf_serving.ROUTES))
+"""The templates of all prediction routes, as `Target.route` and the metrics have them."""
+_PREDICT_TARGET, _INVOCATIONS_TARGET = Target(PREDICT), Target(INVOCATIONS)
 PHASES = ("queue", "decode", "infer", "encode")
 """The phases of a request, in order."""
 
@@ -55,11 +60,22 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 
 
-def target_of(method: str, path: str) -> Target | None:
-    """Return what a prediction route names; None if the Flask application answers the request."""
+def target_of(method: str, path: str, predict_route: str | None = None) -> Target | None:
+    """Return what a prediction route names; None if the Flask application answers the request.
+
+    Args:
+        method: the request's.
+        path: percent-decoded, without the query.
+        predict_route: one more path of `POST /predict`, by the settings.
+    """
     if method != "POST":
         return None
-    return _PREDICT_TARGET if path == PREDICT else oip.target(path)
+    if path == PREDICT:
+        return _PREDICT_TARGET
+    if path == INVOCATIONS:
+        return _INVOCATIONS_TARGET
+    found = oip.target(path) or tf_serving.target(path)
+    return _PREDICT_TARGET if found is None and path == predict_route else found
 
 
 def engine_of(store: ModelStore, model: str | None, version: str | None = None) -> Engine:
@@ -134,7 +150,8 @@ class Pipeline:
             prepared = native.prepare(self.store.engine(), request, body, settings, exchange.deadline)
         else:
             engine = engine_of(self.store, target.model, target.version)
-            prepared = oip.prepare(engine, request, body, settings, exchange.deadline)
+            protocol = tf_serving if tf_serving.is_path(target.route) else oip
+            prepared = protocol.prepare(engine, request, body, settings, exchange.deadline)
         exchange.phases["decode"] = time.perf_counter() - started
         return prepared
 
@@ -254,8 +271,8 @@ def server_timing(exchange: Exchange) -> str:
 
 
 def problem(error: ProblemError, path: str = "") -> Response:
-    """Return an error as RFC 9457 problem details, or below `/v2` as the Open Inference Protocol defines errors."""
-    if oip.is_path(path):
+    """Return an error as RFC 9457 problem details, or as the protocol defines errors that the path belongs to."""
+    if oip.is_path(path) or tf_serving.is_path(path):  # both define the same
         return oip.problem(error)
     return Response(
         body=orjson.dumps(error.document()),

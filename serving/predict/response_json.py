@@ -7,6 +7,7 @@ numbers, and all text from clients and manifests.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,6 @@ from serving.predict.query import Query
 
 _PREDICTION = b'{%b,"probability":%b,"probabilities":{%b},"warnings":%b'
 """A prediction up to its warnings, without the end: label and index, probability, classes, warnings."""
-_MANY = 8
-"""From so many images on, columns take less time than a template for each prediction."""
 _UNNAMED = b'"label":null,"index":null'
 
 
@@ -63,8 +62,6 @@ def encode(
         warnings = (warnings_of_one(images[start], manifest.input.polarity),)
     # In float32 like the probabilities, so that a probability printed as 0.9 reaches a threshold of 0.9.
     threshold = 0.0 if query.threshold is None else float(np.float32(query.threshold))
-    if query.top is None and filenames is None and len(warnings) >= _MANY:
-        return Response(body=_together(pieces, rows[start : start + len(warnings)], threshold, warnings))
     predictions: list[bytes] = []
     for i, warned in enumerate(warnings):
         index, probability, row = rows[start + i]
@@ -83,26 +80,17 @@ def encode(
     return Response(body=pieces.start + b"},".join(predictions) + b"}]}")
 
 
-def _together(
-    pieces: "_Pieces",
-    rows: Sequence[tuple[int, float, bytes]],
-    threshold: float,
-    warnings: Sequence[tuple[str, ...]],
-) -> bytes:
-    """Return the document of many images with all classes; each fragment and number is a column, joined once."""
-    width = len(pieces.keys)
-    numbers = b",".join([row for _, _, row in rows]).split(b",")
-    columns = [
-        [pieces.named[index] if highest >= threshold else _UNNAMED for index, highest, _ in rows],
-        [numbers[width * place + index] for place, (index, _, _) in enumerate(rows)],
-        *(numbers[place::width] for place in range(width)),
-        [orjson.dumps(said) if said else b"[]" for said in warnings],
-    ]
-    parts = [*pieces.before_columns] * len(rows)
-    for place, column in enumerate(columns):
-        parts[2 * place + 1 :: 2 * len(columns)] = column
-    parts[0] = pieces.start + b"{"
-    return b"".join(parts) + b"}]}"
+def encode_bare(bundle: Bundle, *arguments: Any) -> Response:
+    """Return the response as `encode` does, without the member `model`: `{"predictions": [...]}`.
+
+    Vertex AI defines the other members of a response itself, `model` among them (cloud.google.com/vertex-ai, Custom
+    container requirements, Response requirements; PredictResponse of its REST API).
+    """
+    response = encode(bundle, *arguments)
+    manifest = bundle.manifest
+    start = _pieces(manifest.name, bundle.version, manifest.digest, manifest.classes).start
+    response.body = b'{"predictions":[' + response.body[len(start) :]
+    return response
 
 
 def _written(outputs: Outputs) -> list[tuple[int, float, bytes]]:
@@ -126,21 +114,16 @@ class _Pieces:
     """Each class's name, followed by a colon."""
     all_classes: bytes
     """`_PREDICTION` with every class's key, and `%b` for its number."""
-    before_columns: tuple[bytes, ...]
-    """The same in parts: what precedes each number or text, followed by an empty place for it."""
 
 
 @lru_cache(maxsize=16)
 def _pieces(name: str, version: int, digest: str, classes: tuple[str, ...]) -> _Pieces:
     model = orjson.dumps({"name": name, "version": version, "digest": digest})
     labels = tuple(orjson.dumps(label) for label in classes)
-    keys = tuple(label + b":" for label in labels)
-    before = (b"},{", b',"probability":', b',"probabilities":{' + keys[0], *(b"," + key for key in keys[1:]))
     return _Pieces(
         start=b'{"model":' + model + b',"predictions":[',
         named=tuple(b'"label":%b,"index":%d' % (label, index) for index, label in enumerate(labels)),
-        keys=keys,
+        keys=tuple(label + b":" for label in labels),
         all_classes=_PREDICTION
         % (b"%b", b"%b", b",".join(label.replace(b"%", b"%%") + b":%b" for label in labels), b"%b"),
-        before_columns=tuple(part for text in (*before, b'},"warnings":') for part in (text, b"")),
     )

@@ -32,7 +32,7 @@ CHECK_SECONDS = 1.0
 """The file is checked for a change at most this often, so that a revocation takes effect within it."""
 MAX_FILE_BYTES = 1 << 20
 PUBLIC_PATHS = frozenset(
-    {"/", "/favicon.ico", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
+    {"/", "/favicon.ico", "/livez", "/readyz", "/healthz", "/ping", "/v2/health/live", "/v2/health/ready"}
 )
 """Paths that need no token: the page, which has no data in it, and the probes."""
 PUBLIC_PREFIX = "/assets/"
@@ -198,7 +198,7 @@ class TokenFile:
 
 def public_paths(settings: ServiceSettings) -> frozenset[str]:
     """Return the paths that need no token, beside those below `PUBLIC_PREFIX`."""
-    public = PUBLIC_PATHS
+    public = PUBLIC_PATHS if settings.health_route is None else PUBLIC_PATHS | {settings.health_route}
     if not settings.docs_token:
         public |= DOCUMENTATION_PATHS
     if not settings.metrics_token:

@@ -32,13 +32,18 @@ from serving.telemetry import logs
 from serving.telemetry.catalogue import BATCH, CATALOGUE, NATS, PROBABILITY, SECONDS
 from serving.telemetry.request_record import RequestRecord
 from serving.telemetry.shared_memory import MAX_VALUES_PER_KEY, SharedCounters, link_to_memory
+from serving.telemetry.worker_files import (
+    COUNTERS_SUFFIX,
+    FACTS_SUFFIX,
+    Numbers,
+    numbers_of_others,
+    sum_numbers,
+)
 
 if TYPE_CHECKING:
     from bundle.repository import Bundle
 
 log = logging.getLogger("glyph.serving")
-
-COUNTERS_SUFFIX, FACTS_SUFFIX = ".counters", ".json"
 
 State = Literal["starting", "ready", "unready", "draining", "ended", "aborted"]
 STATES: tuple[State, ...] = ("starting", "ready", "unready", "draining", "ended", "aborted")
@@ -244,6 +249,18 @@ class Metrics:
             cpu = self._offset("process_cpu_seconds_total", "worker")
             self._values[cpu] = usage.ru_utime + usage.ru_stime
             self._values[self._offset("glyph_log_lines_dropped_total")] = logs.dropped_lines()
+
+    def of_service(self) -> Numbers:
+        """Return the sums of all that the service's workers count; without a management process, of this one alone.
+
+        What other workers have buffered (`BUFFERED_IMAGES`) is added by their next `tick`.
+        """
+        with self._lock:
+            self._flush()
+        own = self._counters.numbers()
+        if self._facts_path is None:
+            return own
+        return sum_numbers([own, numbers_of_others(self._facts_path.with_suffix(COUNTERS_SUFFIX))])
 
     # The lock must be held for what follows
 

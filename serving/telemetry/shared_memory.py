@@ -123,6 +123,12 @@ class SharedCounters:
             HEADER.pack_into(self._memory, 0, MAGIC, self._key_bytes, self._value_count)
         return offset
 
+    def numbers(self) -> dict[bytes, npt.NDArray[np.float64]]:
+        """Return a copy of all values as `read` does, which must not be called for one's own file."""
+        with self._lock:
+            keys = self._memory[KEYS_OFFSET : KEYS_OFFSET + self._key_bytes]
+            return _by_key(keys, self.array[: self._value_count].copy())
+
 
 def _create_file(path: Path) -> int:
     """Create a file, allocate its space, and return its descriptor.
@@ -169,12 +175,16 @@ def read(path: Path) -> dict[bytes, npt.NDArray[np.float64]] | None:
             magic, used, count = HEADER.unpack(header)
             if magic != MAGIC:
                 return None
-            lines = os.pread(file.fileno(), used, KEYS_OFFSET).splitlines()
+            keys = os.pread(file.fileno(), used, KEYS_OFFSET)
             values = np.frombuffer(os.pread(file.fileno(), 8 * count, VALUES_OFFSET), np.float64)
     except OSError:
         return None
+    return _by_key(keys, values)
+
+
+def _by_key(keys: bytes, values: npt.NDArray[np.float64]) -> dict[bytes, npt.NDArray[np.float64]]:
     found = {}
-    for line in lines:
+    for line in keys.splitlines():
         start, size, *key = orjson.loads(line)
         found[orjson.dumps(key)] = values[start : start + size]
     return found

@@ -8,6 +8,7 @@ import orjson
 from flask import Flask, g, request
 from flask import Response as FlaskResponse
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
 
 from serving.errors import (
     MalformedBodyError,
@@ -22,7 +23,7 @@ from serving.predict.exchange import JSON, Response
 from serving.predict.pipeline import Pipeline, internal_error, problem, request_id
 from serving.settings import ServiceSettings, load_settings
 from serving.telemetry.metrics import Metrics
-from serving.web import api_docs, oip_metadata, page, wsgi_body
+from serving.web import api_docs, model_status, oip_metadata, page, triton_extensions, wsgi_body
 from serving.web.hooks import register_hooks
 from serving.web.predictions import Predictions, request_of
 
@@ -30,6 +31,12 @@ log = logging.getLogger("glyph.serving")
 
 APP_LOAD_ERROR = 4
 """`gunicorn.arbiter.Arbiter.APP_LOAD_ERROR`, with which the arbiter exits, too."""
+
+
+class _Segment(BaseConverter):
+    """A variable part of a path. It has no colon, which begins a verb, as in `/v1/models/mnist:predict`."""
+
+    regex = "[^/:]+"
 
 
 def start_app() -> Flask:
@@ -62,6 +69,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
         ProviderError: the policy is `cuda` and CUDA does not work.
     """
     app = Flask("serving", static_folder=None)
+    app.url_map.converters["default"] = _Segment
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     store = ModelStore.start(settings, metrics)
     app.extensions["glyph"] = store
@@ -69,6 +77,9 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
     predictions = Predictions(pipeline)
 
     @app.post("/predict")
+    @app.post("/invocations")
+    @app.post("/v1/models/<model>:predict")
+    @app.post("/v1/models/<model>/versions/<version>:predict")
     @app.post("/v2/models/<model>/infer")
     @app.post("/v2/models/<model>/versions/<version>/infer")
     def _predict(**_: str) -> FlaskResponse:
@@ -81,12 +92,25 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fla
 
     @app.get("/readyz")
     @app.get("/healthz")
+    @app.get("/ping")
     def _readyz() -> FlaskResponse:
-        """Readiness: predictions are answered; send no traffic while this fails."""
+        """Readiness: predictions are answered; send no traffic while this fails.
+
+        SageMaker asks for `/ping`, and takes 200 within two seconds for readiness (docs.aws.amazon.com/sagemaker, Use
+        Your Own Inference Code with Hosting Services).
+        """
         return _json(store.report())
+
+    # Before the other routes: where a setting names one of their paths, the setting is meant.
+    if settings.predict_route is not None:
+        app.add_url_rule(settings.predict_route, "_predict", _predict, methods=["POST"])
+    if settings.health_route is not None:
+        app.add_url_rule(settings.health_route, "_readyz", _readyz, methods=["GET"])
 
     app.register_blueprint(page.blueprint(store))
     app.register_blueprint(oip_metadata.blueprint(store))
+    app.register_blueprint(triton_extensions.blueprint(settings, store))
+    app.register_blueprint(model_status.blueprint(store))
     app.register_blueprint(api_docs.blueprint(settings, store))
     register_hooks(app, pipeline)
     app.after_request(_add_request_id)

@@ -22,7 +22,7 @@ def register_hooks(app: Flask, pipeline: Pipeline) -> None:
 
     def before() -> None:
         g.arrived = time.perf_counter()
-        g.target = target_of(request.method, request.path)
+        g.target = target_of(request.method, request.path, pipeline.settings.predict_route)
         if g.target is None:
             authorization = request.headers.get("Authorization")
             g.holder = pipeline.authenticator.check_path(request.method, request.path, authorization)

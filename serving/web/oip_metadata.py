@@ -16,8 +16,9 @@ from serving.model.store import ModelStore
 from serving.predict.exchange import JSON
 from serving.predict.oip import INPUT, OUTPUTS
 from serving.predict.pipeline import engine_of
+from serving.web import triton_extensions
 
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = ["binary_tensor_data", *triton_extensions.EXTENSIONS]
 PLATFORM = "onnx_onnxv1"
 
 

@@ -1,6 +1,6 @@
 """Which requests would block the event loop: those whose bodies take long to decode, which a thread does instead."""
 
-from serving.predict import oip
+from serving.predict import oip, tf_serving
 from serving.predict.exchange import JSON, Request, Target
 from serving.predict.native import PIXELS
 
@@ -41,6 +41,6 @@ def max_files(request: Request, target: Target) -> int:
     body, media_type = request.body, request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         return body.count(b"\n--") + body.count(b"\r--")  # a boundary follows each, whatever ends its lines
-    if media_type == JSON and target.model is None:
+    if tf_serving.is_path(target.route) or (media_type == JSON and target.model is None):
         return body.count(b'"') // 2 - 1  # each file is a string, and so is the key "instances"
     return 1

@@ -91,7 +91,7 @@ class Dispatcher:
         self._runs_hooks = has_hooks(worker.cfg)
         self.logs_responses: bool = worker.log.access_log_enabled or self._runs_hooks
         """Whether Gunicorn's access log or its hooks see predictions, too."""
-        self.parser = Parser(worker.cfg, fast_path_suffices(worker))
+        self.parser = Parser(worker.cfg, fast_path_suffices(worker), self.settings.predict_route)
 
     # Dispatching
 

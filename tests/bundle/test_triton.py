@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bundle.triton import config_pbtxt
+from bundle.triton import config_pbtxt, model_config
 
 TOKEN = re.compile(r'\s+|#[^\n]*|(?P<token>"(?:[^"\\]|\\.)*"|[A-Za-z_]\w*|-?\d+|[:{}\[\],])')
 
@@ -77,6 +77,12 @@ def test_the_configuration_is_what_triton_asks_for(name: str, classes: int) -> N
         ],
         "dynamic_batching": {},
     }
+
+
+@pytest.mark.parametrize(("name", "classes"), [("mnist", 10), ("x", 1000)])
+def test_the_json_is_what_the_file_says(name: str, classes: int) -> None:
+    """As clients get it from Triton and from the service."""
+    assert model_config(name, classes) == parse(config_pbtxt(name, classes))
 
 
 def test_the_same_model_gives_the_same_bytes() -> None:

@@ -2,8 +2,9 @@
 
 Prometheus' and KEDA's (cloudcoil's models) and Kubeflow Trainer's (its own package) are pydantic models that
 were generated from the CustomResourceDefinitions. They ignore what they do not know, so an object is valid if
-it comes back from its model as it was. Of Gateway API's and Kueue's there is no such package: here are the
-fields that the manifests use and no others, as their definitions have them.
+it comes back from its model as it was. Of Gateway API's and Kueue's there is no such package, and KServe's needs an
+environment of its own (tests/k8s/test_kserve.py): here are the fields that the manifests use and no others, as their
+definitions have them.
 """
 
 import copy
@@ -54,6 +55,35 @@ SPECS: dict[tuple[str, str], dict[str, Any]] = {
                 ),
             ),
             16,
+        ),
+    ),
+    # github.com/kserve/kserve, config/crd/full/serving.kserve.io_*.yaml
+    ("serving.kserve.io/v1alpha1", "ServingRuntime"): closed(
+        ["containers"],
+        supportedModelFormats=many(
+            closed(["name"], name=NAME, version={"type": "string"}, autoSelect={"type": "boolean"}), 16
+        ),
+        protocolVersions=many({"enum": ["v1", "v2"]}, 2),
+        containers=many({"type": "object", "required": ["name", "image"]}, 1),
+    ),
+    ("serving.kserve.io/v1beta1", "InferenceService"): closed(
+        ["predictor"],
+        predictor=closed(
+            ["model"],
+            labels={"type": "object"},
+            minReplicas={"type": "integer", "minimum": 0},
+            maxReplicas={"type": "integer", "minimum": 1},
+            automountServiceAccountToken={"type": "boolean"},
+            enableServiceLinks={"type": "boolean"},
+            terminationGracePeriodSeconds={"type": "integer", "minimum": 0},
+            securityContext={"type": "object"},
+            model=closed(
+                ["modelFormat"],
+                modelFormat=closed(["name"], name=NAME),
+                runtime=NAME,
+                protocolVersion={"enum": ["v1", "v2"]},
+                storageUri={"type": "string", "pattern": "^(pvc|s3|gs|https?)://"},
+            ),
         ),
     ),
     # github.com/kubernetes-sigs/kueue, config/components/crd/bases/kueue.x-k8s.io_*.yaml

@@ -30,6 +30,7 @@ COMPONENTS = {
     "http-route": "serve",
     "ingress": "serve",
     "keda": "serve",
+    "kserve": "serve",
     "kueue": "train",
     "nvidia": "train",
     "pod-monitor": "serve",

@@ -50,6 +50,8 @@ MODULES = {"train": "training", "serve": "serving", "score": "serving.score"}
 
 STORE = "STORE_URL"
 """The variable that has a bucket's URL, of which settings are made."""
+WORKING_DIRECTORY = Path("/glyph")
+"""Of the images, where a relative path begins."""
 WORKER_BYTES = 90 << 20
 """What a worker process takes that has nothing to do, with its share of the others (`python -m bench footprint`)."""
 
@@ -144,7 +146,9 @@ def test_variables_of_the_service_are_its_settings() -> None:
         mounts = {mount["name"]: mount for mount in pod.containers[-1]["volumeMounts"]}
         assert ("tokens" in mounts) == (settings.tokens_file is not None) == ("tokens" in name), name
         (mount,) = [
-            mount for mount in mounts.values() if settings.model_directory.is_relative_to(mount["mountPath"])
+            mount
+            for mount in mounts.values()
+            if (WORKING_DIRECTORY / settings.model_directory).is_relative_to(mount["mountPath"])
         ]
         assert isinstance(settings.model, Path) or not mount.get("readOnly"), "versions are fetched into it"
         hook = pod.containers[-1]["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -200,7 +204,9 @@ def test_variables_and_arguments_of_scoring_are_its_settings() -> None:
 def test_the_volume_is_where_the_images_expect_it() -> None:
     """What one workload writes, the next one reads: one path in all of them."""
     written = f"{image_environment('train')['GLYPH_TRAIN_MODELS']}/mnist"
-    assert image_environment("serve")["GLYPH_MODEL"] == written
+    assert f"\nWORKDIR {WORKING_DIRECTORY}\n" in (ROOT / "Dockerfile.serve").read_text()
+    assert "GLYPH_MODEL" not in image_environment("serve")  # it would hide what a platform mounts
+    assert str(WORKING_DIRECTORY / ServiceSettings().model) == written
     assert image_environment("score").get("GLYPH_SCORE_MODEL") == written
     (pod,) = pods(component("bundle-from-url"))
     assert pod.spec["initContainers"][0]["command"][-2:] == ["--models", "/glyph/models"]

@@ -41,8 +41,9 @@ from serving.predict.bodies.image_warnings import warnings_of_one
 from serving.predict.bodies.media_types import IMAGES, canonical, undeclared
 from serving.predict.load_shedding import check_deadline
 
-SIGNATURE = "signature_name"
-"""A member beside 'instances' in requests of TensorFlow Serving's clients. A bundle's model has one signature."""
+SIGNATURE, PARAMETERS = "signature_name", "parameters"
+"""Members beside 'instances' that are ignored: TensorFlow Serving's clients send the first (a bundle's model has one
+signature), Vertex AI's the second."""
 
 _URL_SAFE = str.maketrans("-_", "+/")
 _FORMS = "28 lists of 28 numbers, 784 numbers, or a base64 string of an image file"
@@ -63,6 +64,13 @@ def read(
             is over.
     """
     instances = _instances(json_documents.read(body, max_images), max_images)
+    return decode_all(instances, polarity, deadline, resizing)
+
+
+def decode_all(
+    instances: list[Any], polarity: Polarity, deadline: float = inf, resizing: Resizing = NOT_RESIZED
+) -> list[Decoded]:
+    """Return the images of instances as `read` does, with the same errors."""
     if resizing.asked and len(instances) > MAX_RESIZED:
         raise TooManyImagesError(
             f"the body has {len(instances)} images to be resized; at most {MAX_RESIZED} are allowed",
@@ -84,24 +92,41 @@ def _instances(document: Any, max_images: int) -> list[Any]:
         raise InvalidInstanceError(
             f"the body has no 'instances': it is {json_documents.shown(document)}", remedy=f"Send {_EXAMPLE}."
         )
-    if unknown := document.keys() - {"instances", SIGNATURE}:
+    check_members(document, "instances")
+    return checked(document["instances"], "instances", max_images)
+
+
+def check_members(document: dict[str, Any], *known: str) -> None:
+    """Check the members of a body, of which `known` are not ignored.
+
+    Raises:
+        InvalidInstanceError: one is unknown, or the signature's name is none.
+    """
+    if unknown := document.keys() - {*known, SIGNATURE, PARAMETERS}:
         name = min(unknown)[:40]
         raise InvalidInstanceError(
-            f"the body has the unknown member '{name}'{nearest(name, ['instances'])}",
+            f"the body has the unknown member '{name}'{nearest(name, known)}",
             remedy=f"Send {_EXAMPLE} without other members; options such as top belong in the query.",
         )
     if not isinstance(name := document.get(SIGNATURE, ""), str):
         raise InvalidInstanceError(
             f"'{SIGNATURE}' is {json_documents.shown(name)}", remedy="Omit it: the model has one signature."
         )
-    instances = document["instances"]
+
+
+def checked(instances: Any, name: str, max_images: int) -> list[Any]:
+    """Return the images that the member `name` lists.
+
+    Raises:
+        ProblemError: it is no list, or has no images or too many.
+    """
     if not isinstance(instances, list) or not instances:
         raise InvalidInstanceError(
-            f"'instances' is {json_documents.shown(instances)}",
-            remedy=f"Send a list of at least one image: {_EXAMPLE}.",
+            f"'{name}' is {json_documents.shown(instances)}",
+            remedy=f"Send a list of at least one image: {_EXAMPLE.replace('instances', name)}.",
         )
     if len(instances) > max_images:
-        raise TooManyImagesError(f"the body has {len(instances)} instances; at most {max_images} are allowed")
+        raise TooManyImagesError(f"the body has {len(instances)} {name}; at most {max_images} are allowed")
     return instances
 
 

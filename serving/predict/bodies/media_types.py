@@ -14,6 +14,8 @@ UTF8_BOM = b"\xef\xbb\xbf"
 ALIASES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp", "image/x-png": "image/png"}
 """Unregistered names that clients send, and the registered ones."""
 
+ANY_IMAGE = frozenset(("image/*", "application/x-image"))
+"""Media types of an image file whose format its content decides; SageMaker's clients send the second."""
 OPAQUE = frozenset((OCTETS, "application/octetstream", "application/unknown", "binary/octet-stream", FORM))
 """Media types that clients give a file of whatever kind. HTTP libraries for Java and Kotlin name the form's own."""
 
@@ -31,7 +33,7 @@ def canonical(media_type: str) -> str:
 
 def undeclared(media_type: str) -> bool:
     """Tell whether the type of one file says nothing about its format, which its content then decides."""
-    return not media_type or media_type in OPAQUE or media_type in ("image/*", "*/*")
+    return not media_type or media_type in OPAQUE or media_type in ANY_IMAGE or media_type == "*/*"
 
 
 def found_in(body: bytes) -> str | None:

@@ -20,7 +20,7 @@ from serving.errors import (
     UnsupportedMediaTypeError,
     shortened,
 )
-from serving.predict.bodies.media_types import ACCEPTED, IMAGES, canonical, remedy, undeclared
+from serving.predict.bodies.media_types import ACCEPTED, ANY_IMAGE, IMAGES, canonical, remedy, undeclared
 from serving.predict.load_shedding import check_deadline
 
 CHUNK_BYTES = 1 << 16
@@ -60,7 +60,7 @@ def read_files(
         raise EmptyBodyError
     media_type, options = parse_options_header(content_type)
     media_type = canonical(media_type)
-    if media_type in PARSERS or media_type == "image/*":
+    if media_type in PARSERS or media_type in ANY_IMAGE:
         declared = media_type if media_type in PARSERS else None
         return [Upload(filename=None, media_type=declared, data=body)]
     if media_type == "multipart/form-data":

@@ -17,7 +17,7 @@ from serving.errors import (
     RequestTimeoutError,
     problem_classes,
 )
-from serving.predict import oip, pipeline
+from serving.predict import pipeline
 from serving.predict.exchange import JSON, Response
 from serving.security import tokens
 from serving.settings import ServiceSettings
@@ -46,7 +46,8 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
         api["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         api["security"] = [{"bearer": []}]
         for path in tokens.public_paths(settings) & paths.keys():
-            paths[path]["get"]["security"] = []
+            if "get" in paths[path]:  # a health route of the settings may be any path
+                paths[path]["get"]["security"] = []
     return api
 
 
@@ -84,8 +85,8 @@ def _error_responses(path: str, classes: Iterable[type[ProblemError]]) -> dict[s
     """Return the error responses by status, with an example of each problem, made by the code that answers with it."""
     found: dict[int, list[tuple[type[ProblemError], Response]]] = {}
     for kind in classes:
-        knows_path = oip.is_path(path) and kind is not MalformedRequestError
-        answer = (oip.problem if knows_path else pipeline.problem)(kind())
+        # Nobody has looked at the path of a request that cannot be read.
+        answer = pipeline.problem(kind(), "" if kind is MalformedRequestError else path)
         found.setdefault(int(answer.status), []).append((kind, answer))
     return {str(status): _response(found[status]) for status in sorted(found)}
 

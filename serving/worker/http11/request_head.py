@@ -9,7 +9,7 @@ other head as it does for other worker classes, with the same messages.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -161,13 +161,16 @@ def over_limit(line: bytes, limit: int) -> ParseException:
     return LimitRequestLine(len(line), limit)
 
 
-def read_full(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead | None:
+def read_full(
+    pieces: list[bytes], configuration: Any, peer: Any, predict_route: str | None = None
+) -> RequestHead | None:
     """Parse a head with Gunicorn's parser; return None if it is not whole.
 
     Args:
         pieces: the head as it arrived. Gunicorn checks some of its limits only between two pieces.
         configuration: Gunicorn's configuration.
         peer: the client's address, as the socket has it.
+        predict_route: as for `target_of`.
 
     Raises:
         ParseException: Gunicorn or `_check_request` rejects the head.
@@ -198,7 +201,7 @@ def read_full(pieces: list[bytes], configuration: Any, peer: Any) -> RequestHead
         version=request.version,
         length=None if isinstance(reader, ChunkedReader) else reader.length,
         keep_alive=not request.should_close(),
-        target=None if mounted else target_of(request.method, path),
+        target=None if mounted else target_of(request.method, path, predict_route),
         expects_continue=request._expected_100_continue,  # noqa: SLF001  nothing public tells
         original=request,
         size=sum(map(len, pieces)),
@@ -213,6 +216,8 @@ class Parser:
     """Gunicorn's configuration."""
     fast: bool
     """Whether `read_fast` is tried first, as `fast_path_suffices` decides."""
+    predict_route: str | None = None
+    """As for `target_of`."""
 
     def read(self, head: bytes, client: Any) -> RequestHead | None:
         """Parse a head, of a prediction on the fast path if possible; return None if Gunicorn finds it not whole.
@@ -222,8 +227,14 @@ class Parser:
         """
         parsed = read_fast(head) if self.fast else None
         if parsed is None or parsed.target is None:
-            return read_full([head], self.configuration, client)
+            return self._read_other(parsed, head, client)
         return parsed
+
+    def _read_other(self, parsed: RequestHead | None, head: bytes, client: Any) -> RequestHead | None:
+        """Parse a head that is of no prediction route but perhaps the settings' own, which may be on the fast path."""
+        if parsed is not None and (target := target_of(parsed.method, parsed.path, self.predict_route)):
+            return replace(parsed, target=target)
+        return read_full([head], self.configuration, client, self.predict_route)
 
     def check_line(self, line: bytes, client: Any) -> None:
         """Check a request line before the rest of the head has arrived.

@@ -35,6 +35,10 @@ def ask_by_triton(address: str, model: str, images: npt.NDArray[np.uint8]) -> di
         "other_ready": client.is_model_ready("another"),
         "server": client.get_server_metadata(),
         "model": client.get_model_metadata(model, "1"),
+        "config": client.get_model_config(model, "1"),
+        "index": client.get_model_repository_index(),
+        "before": client.get_inference_statistics(model),
+        "refused": [refused(client.load_model, model), refused(client.unload_model, model)],
         "answers": {},
     }
     for binary_input in (False, True):
@@ -75,7 +79,37 @@ def ask_by_triton(address: str, model: str, images: npt.NDArray[np.uint8]) -> di
         client.infer(model, [scaled])
     except InferenceServerException as error:
         found["of_floats"] = [error.status(), error.message()]
+    found["after"] = client.get_inference_statistics(model, "1")
+    found["of_all"] = client.get_inference_statistics()
     client.close()
+    return found
+
+
+def refused(call: Any, *arguments: Any) -> list[str]:
+    """Return status and message of the exception that a call raises."""
+    try:
+        call(*arguments)
+    except InferenceServerException as error:
+        return [error.status(), error.message()]
+    return []
+
+
+async def ask_by_kserve_v1(address: str, model: str, images: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    """Return what KServe's REST client got by its V1 protocol."""
+    base = f"http://{address}"
+    client = InferenceRESTClient(RESTConfig(protocol="v1", retries=0))
+    found: dict[str, Any] = {
+        "model_ready": await client.is_model_ready(base, model),
+        "predictions": (await client.infer(base, {"instances": images.tolist()}, model_name=model))[
+            "predictions"
+        ],
+        "outputs": (await client.infer(base, {"inputs": images.tolist()}, model_name=model))["outputs"],
+    }
+    try:
+        await client.is_model_ready(base, "another")
+    except httpx.HTTPStatusError as error:
+        found["error"] = str(error)
+    await client.close()
     return found
 
 
@@ -120,6 +154,7 @@ def main() -> None:
     found = {
         "triton": ask_by_triton(address, model, images),
         "kserve": asyncio.run(ask_by_kserve(address, model, images)),
+        "kserve_v1": asyncio.run(ask_by_kserve_v1(address, model, images)),
     }
     print(json.dumps(found))
 

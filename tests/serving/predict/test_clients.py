@@ -14,6 +14,7 @@ import pytest
 
 from bench.support.models import Linear
 from bench.support.processes import Service
+from bundle.triton import config_pbtxt, model_config
 from tests.conftest import ROOT
 
 CLIENTS = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".venv-clients/bin/python"))
@@ -28,6 +29,14 @@ pytestmark = [
         reason="KServe's client wants psutil<6, which has no wheel for Linux on Arm",
     ),
 ]
+AS_PROTOBUF = """
+import sys
+from google.protobuf import json_format, text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+one = json_format.Parse(sys.argv[1], ModelConfig())
+print("the same" if one == text_format.Parse(sys.argv[2], ModelConfig()) else one)
+"""
+"""Reads a configuration as JSON and as text by Triton's own message, of which an unknown field is an error."""
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +95,40 @@ def test_both_clients_get_the_models_outputs(
     assert status == "400"
     assert "numpy.rint(255 * array)" in message
     assert "the input's name is \"image\"; did you mean 'images'?" in found["kserve"]["error"]
+
+
+def test_tritons_client_gets_configuration_statistics_and_index(found: dict[str, Any]) -> None:
+    """Each is what Triton's own message has; loading and unloading are refused with the reason."""
+    triton = found["triton"]
+    read: list[str | Path] = [
+        CLIENTS,
+        "-c",
+        AS_PROTOBUF,
+        json.dumps(triton["config"]),
+        config_pbtxt("synthetic", 10),
+    ]
+    done = subprocess.run(read, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "the same\n"), done.stderr[-500:]
+    assert triton["config"] == model_config("synthetic", 10)
+    extensions = {"model_configuration", "model_repository", "statistics"}
+    assert extensions < set(triton["server"]["extensions"])
+    assert triton["index"] == [{"name": "synthetic", "version": "1", "state": "READY", "reason": ""}]
+    ((before,), (after,)) = (triton[when]["model_stats"] for when in ("before", "after"))
+    assert after["inference_count"] - before["inference_count"] == 13 * 37
+    success = [each["inference_stats"]["success"]["count"] for each in (before, after)]
+    assert success[1] - success[0] == 13
+    assert triton["of_all"]["model_stats"] == [after]
+    for status, message in triton["refused"]:
+        assert status == "400"
+        assert "Publish a version" in message
+
+
+def test_kserves_client_gets_the_probabilities_by_its_first_protocol(
+    found: dict[str, Any], images: npt.NDArray[np.uint8], linear: Linear
+) -> None:
+    """As rows and as columns."""
+    answer = found["kserve_v1"]
+    assert answer["model_ready"] is True
+    assert "there is no model 'another'" in answer["error"]
+    for form in ("predictions", "outputs"):
+        assert np.allclose(answer[form], linear.probabilities(images), atol=1e-5)

@@ -297,8 +297,8 @@ def test_lengths_that_do_not_agree_are_refused(service: Service, images: Pixels)
         ("POST", "/v2/models/sy%2Fnthetic/infer", 404, ""),
         ("GET", "/v2/models/synthetic/infer", 405, "GET"),
         ("POST", "/v2/health/live", 405, "POST"),
-        ("GET", "/v2/repository/index", 404, "/v2/repository/index"),
-        ("GET", "/v2/models/synthetic/config", 404, "nothing at"),
+        ("GET", "/v2/repository/nothing", 404, "/v2/repository/nothing"),
+        ("GET", "/v2/models/synthetic/trace/setting", 404, "nothing at"),
         ("POST", f"{INFER}?top=3", 400, "no query parameter"),
     ],
 )

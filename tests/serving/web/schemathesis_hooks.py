@@ -44,7 +44,7 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
         case.headers["X-Request-Timeout-Ms"] = "60000"  # a millisecond is rightly answered with 504
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
-    if case.path.endswith("/predict"):
+    if case.path.endswith(("/predict", "/invocations")):
         case.query.pop("resize", None)  # whether the model was trained so, no schema says
     if not case.path.endswith("/infer"):
         return

@@ -71,6 +71,7 @@ REFUSED: dict[type[errors.ProblemError], tuple[str, bytes, dict[str, str]]] = {
         json.dumps({"instances": [[0] * 5 + [300] + [0] * 778]}).encode(),
         {"Content-Type": "application/json"},
     ),
+    errors.ModelControlError: ("/v2/repository/models/synthetic/load", b"", {}),
     errors.NotFoundError: (
         "/v2/models/synthetic/versions/9/infer",
         bytes(784),
@@ -231,7 +232,8 @@ def test_without_a_model_the_answer_is_the_example(tmp_path: Path) -> None:
     not_ready = set()
     for path, method, _ in operations(api):
         url = path.replace("{model}", "mnist").replace("{version}", "1")
-        answer = client.open(url, method=method.upper(), data=DIGIT, headers=PNG)
+        body = b"" if path == "/v2/repository/index" else DIGIT
+        answer = client.open(url, method=method.upper(), data=body, headers=PNG)
         if answer.status_code != 200:
             said = json.loads(answer.data.replace(bytes(tmp_path), b"/models"))
             assert said == example(api, path, errors.NotReadyError, 503), path

@@ -14,7 +14,7 @@ from tests.serving.worker.fakes import a_dispatcher, connect
 
 OCTETS = {"content-type": "application/octet-stream"}
 NPY = {"content-type": "application/x-npy"}
-INFER = "/v2/models/mnist/infer"
+INFER, V1 = "/v2/models/mnist/infer", "/v1/models/mnist:predict"
 LENGTH = "inference-header-content-length"
 
 
@@ -43,6 +43,10 @@ def target(path: str) -> Target:
         (INFER, OCTETS | {LENGTH: "-1"}, LARGE_PIXELS, True),
         (INFER, OCTETS, LARGE_BODY + 1, True),  # without the field all of it is JSON, whatever it is called
         (INFER, {LENGTH: "120"}, LARGE_BODY + 1, True),
+        (V1, {}, LARGE_BODY, False),
+        (V1, OCTETS, LARGE_BODY + 1, True),  # all of it is JSON, whatever it is called
+        ("/invocations", {"content-type": "image/png"}, LARGE_BODY + 1, True),
+        ("/invocations", OCTETS, LARGE_BODY + 1, False),
     ],
 )
 def test_pixels_may_be_more_than_what_has_to_be_decoded(
@@ -129,6 +133,9 @@ def strings(count: int) -> bytes:
         ("/predict", JSON, strings(FEW_FILES), False),
         ("/predict", JSON, strings(FEW_FILES + 1), True),
         ("/predict", JSON, orjson.dumps({"instances": [[[200] * 28] * 28] * 10}), False),
+        ("/invocations", JSON, strings(FEW_FILES + 1), True),
+        (V1, {}, strings(FEW_FILES), False),
+        (V1, {}, strings(FEW_FILES + 1), True),  # it is JSON, whatever it is called
         (INFER, JSON, strings(FEW_FILES + 1), False),  # which has no files
         ("/predict", {"content-type": "image/png"}, a_form(FEW_FILES + 1) + strings(9), False),
     ],
