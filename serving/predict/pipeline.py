@@ -132,6 +132,8 @@ class Pipeline:
         target = exchange.target
         if target.model is None:
             prepared = native.prepare(self.store.engine(), request, body, settings, exchange.deadline)
+        elif target.prepare is not None:
+            prepared = target.prepare(self.store, request, body, settings, exchange.deadline)
         else:
             engine = engine_of(self.store, target.model, target.version)
             prepared = oip.prepare(engine, request, body, settings, exchange.deadline)
