@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from serving.errors import BadTimeoutError, MalformedBodyError, NotFoundError, ProblemError
+from serving.errors import BadTimeoutError, MalformedBodyError, MethodNotAllowedError, ProblemError
 from serving.predict.exchange import Request, Response, combine_fields
 from serving.predict.load_shedding import TIMEOUT_FIELD
 from serving.predict.pipeline import body_too_large
@@ -149,9 +149,9 @@ class Call:
         elapsed = 1000 * (time.perf_counter() - self._arrived)
         return str(max(1, ceil(int(found[1]) * _MILLISECONDS[found[2]] - elapsed)))
 
-    def no_method(self) -> NotFoundError:
-        """Return the error for a path that is no method."""
-        return NotFoundError(
+    def no_method(self) -> MethodNotAllowedError:
+        """Return the error for a path that is no method; its status becomes UNIMPLEMENTED, as gRPC wants it."""
+        return MethodNotAllowedError(
             f"there is no method {self.path[:100]}",
             remedy="The methods are those of serving/worker/rpc/open_inference.proto, and grpc.health.v1.Health's.",
         )
@@ -186,15 +186,13 @@ class Call:
         self.trailers = [("grpc-status", str(OK)), *fields.items()]
         self._carrier.respond(self)
 
-    def send_problem(self, error: ProblemError, code: int | None = None, **fields: str) -> None:
-        """End with an error; `code` replaces the gRPC status that goes with it."""
+    def send_problem(self, error: ProblemError, **fields: str) -> None:
+        """End with an error."""
         self.dispatched = True
         named = {name.lower(): value for name, value in error.headers.items() if name in _KEPT} | fields
         stop = "" if error.detail.endswith("?") else "."
         message = f"{error.detail}{stop} {error.remedy}"
         self.trailers = error_fields(error.status, message, error.headers.get("Retry-After"))
-        if code is not None:
-            self.trailers[0] = ("grpc-status", str(code))
         self.trailers += named.items()
         self._carrier.respond(self)
 

@@ -51,12 +51,14 @@ LAST_STREAM = (1 << 31) - 1
 DRAIN_SECONDS = 2.0
 """How long a client may take to answer the ping of `drain`."""
 PING = b"draining"
-UNIMPLEMENTED = 12
 
 _CONFIGURATION = H2Configuration(
     client_side=False,
     header_encoding="latin-1",  # which takes every byte
-    normalize_outbound_headers=False,  # they are as they must be
+    # What is sent is as it must be, and of what is received the fields that count are checked: nothing is passed on.
+    normalize_inbound_headers=False,
+    normalize_outbound_headers=False,
+    validate_inbound_headers=False,
     validate_outbound_headers=False,
 )
 
@@ -298,7 +300,7 @@ class RpcConnection(asyncio.Protocol):
         if error is None:
             call.send_answer(answer, **fields)
         else:
-            call.send_problem(error, None if known else UNIMPLEMENTED, **fields)
+            call.send_problem(error, **fields)
 
     def _watch(self, call: Call, body: bytes) -> None:
         """Begin to tell the health of a service."""
