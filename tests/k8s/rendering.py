@@ -25,6 +25,7 @@ COMPONENTS = {
     "bundle-from-url": "serve",
     "dashboard": "serve",
     "distributed": "train",
+    "grpc": "serve",
     "hpa-in-flight": "serve",
     "http-route": "serve",
     "ingress": "serve",
@@ -126,7 +127,7 @@ COMBINATIONS: tuple[dict[str, Any], ...] = (
     {"names": ("kueue",), "part": "score"},
     {"names": ("kueue",), "on": "gpu", "part": "score"},
     {"names": ("keda", "bundle-from-url", "ingress", "pod-monitor", "alerts", "alerts-gpu"), "on": "gpu"},
-    {"names": ("hpa-in-flight", "bundle-from-image", "http-route", "service-monitor", "dashboard")},
+    {"names": ("hpa-in-flight", "bundle-from-image", "http-route", "service-monitor", "dashboard", "grpc")},
     {"names": ("ingress", "bundle-from-url"), "on": "local"},
 )
 """Components together, as somebody may well want them."""
