@@ -127,8 +127,8 @@ class ServiceSettings(Settings):
         Annotated[int, Field(ge=1, le=65535)] | None,
         OrNone,
         Field(
-            description="TCP port of the Open Inference Protocol over gRPC, on the address of GLYPH_HOST; none is none. "
-            "It needs the extra 'grpc' and the worker class 'inference'"
+            description="TCP port of the Open Inference Protocol over gRPC, on the address of GLYPH_HOST; none opens "
+            "no such port. It needs the extra 'grpc' and the worker class 'inference'"
         ),
     ] = None
     reload_seconds: Annotated[
@@ -336,8 +336,8 @@ class ServiceSettings(Settings):
             return self
         if self.worker != "inference":
             raise ValueError(
-                f"GLYPH_GRPC_PORT is {self.grpc_port}, and gRPC is answered by an event loop, which gthread has not: set "
-                "GLYPH_WORKER=inference, or GLYPH_GRPC_PORT=none"
+                f"GLYPH_GRPC_PORT is {self.grpc_port}, and gRPC is answered by an event loop, which gthread has not: "
+                "set GLYPH_WORKER=inference, or GLYPH_GRPC_PORT=none"
             )
         if unix_path(self.host) is not None:
             raise ValueError(

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
     failures = 0
     with tempfile.TemporaryDirectory() as directory:
         os.sched_setaffinity(0, {service_cpu})  # inherited by the service
-        settings = {"model": bundle.path.parent, "grpc_port": port, "log_level": "error"}
+        settings: dict[str, Any] = {"model": bundle.path.parent, "grpc_port": port, "log_level": "error"}
         with running(Path(directory), until="/readyz", **settings) as service:
             os.sched_setaffinity(0, {load_cpu})
 

@@ -14,10 +14,10 @@ from common.configuration import build, parse
 from common.errors import ConfigurationError
 from imagesets.errors import DataError
 from serving import reference
+from serving.predict.oip import GRPC_PATH
 from serving.scoring import errors as scoring_errors
 from serving.scoring.settings import ScoreSettings
 from serving.scoring.settings import environment_layer as scoring_layer
-from serving.predict.oip import GRPC_PATH
 from serving.settings import ServiceSettings, environment_layer, management_port
 from serving.telemetry import alerts
 from serving.telemetry.catalogue import CATALOGUE

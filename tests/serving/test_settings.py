@@ -131,6 +131,8 @@ def test_a_port_for_grpc_that_is_taken_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        problem = listen_problem(ServiceSettings(port=free_port(), grpc_port=taken.getsockname()[1], management_port=0))
+        problem = listen_problem(
+            ServiceSettings(port=free_port(), grpc_port=taken.getsockname()[1], management_port=0)
+        )
     assert problem is not None
     assert "GLYPH_GRPC_PORT" in problem

@@ -73,7 +73,7 @@ class Call:
         self.body = bytearray()
         """What has arrived of the message, with its prefix."""
         self.deadline = inf
-        """By the loop's clock: when the message must have arrived, then when the client must have read of the answer."""
+        """When the message must have arrived, then when the client must have read of the answer; the loop's clock."""
         self.whole = False
         """Whether the client has sent all of it."""
         self.dispatched = False
@@ -110,7 +110,8 @@ class Call:
                 raise body_too_large(self._limit)
         if self._length is not None and len(self.body) > PREFIX.size + self._length:
             raise MalformedBodyError(
-                "more than one message has arrived", remedy="Send one message in each call: no method takes more."
+                "more than one message has arrived",
+                remedy="Send one message in each call: no method takes more.",
             )
 
     def request(self, client: str) -> Request:

@@ -11,9 +11,9 @@ begun before the client knew, and the last stream is named. gRPC's clients begin
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 from h2 import events
 from h2.config import H2Configuration
@@ -178,37 +178,43 @@ class RpcConnection(asyncio.Protocol):
 
     def _take(self, event: events.Event) -> None:
         """Take one event of HTTP/2. What asks for no action, as a ping that h2 answers, does nothing here."""
-        match event:
-            case events.RequestReceived():
-                self._begin(event)
-            case events.DataReceived():
-                self._read(event)
-            case events.StreamEnded(stream_id=int() as stream):
-                if (call := self._calls.get(stream)) is not None:
-                    call.whole = True
-                    if not call.dispatched:
-                        self._dispatch(call)
-            case events.StreamReset(stream_id=int() as stream):
-                if (call := self._calls.get(stream)) is not None:
-                    self._end(call)
-            case events.WindowUpdated():
-                self._send_all()
-            case events.RemoteSettingsChanged():
-                if not self._greeted:
-                    self._greeted = True
-                    if not self._goaways:
-                        self._set_deadline(self._settings.keepalive_seconds)
-                self._send_all()
-            case events.PingAckReceived(ping_data=data) if data == PING:
-                self._name_last_stream()
-            case events.ConnectionTerminated():  # h2 sends nothing after it
-                self.close()
+        handler = self._HANDLERS.get(type(event))
+        if handler is not None:
+            handler(self, event)
+
+    def _stream_ended(self, event: events.StreamEnded) -> None:
+        if (call := self._calls.get(event.stream_id)) is not None:
+            call.whole = True
+            if not call.dispatched:
+                self._dispatch(call)
+
+    def _stream_reset(self, event: events.StreamReset) -> None:
+        if (call := self._calls.get(event.stream_id)) is not None:
+            self._end(call)
+
+    def _window_updated(self, _event: events.WindowUpdated) -> None:
+        self._send_all()
+
+    def _settings_changed(self, _event: events.RemoteSettingsChanged) -> None:
+        """Wait for a call, now that the client speaks HTTP/2; or send more, as its windows may be wider."""
+        if not self._greeted:
+            self._greeted = True
+            if not self._goaways:
+                self._set_deadline(self._settings.keepalive_seconds)
+        self._send_all()
+
+    def _ping_answered(self, event: events.PingAckReceived) -> None:
+        if event.ping_data == PING:
+            self._name_last_stream()
+
+    def _terminated(self, _event: events.ConnectionTerminated) -> None:
+        self.close()  # h2 sends nothing after it
 
     # Requests
 
     def _begin(self, event: events.RequestReceived) -> None:
         """Begin a call, unless its token or its head is wrong, or it comes too late."""
-        stream: int = event.stream_id  # type: ignore[assignment]  # it has one
+        stream: int = event.stream_id
         if self._goaways > 1:
             self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)  # the client tries another connection
             return
@@ -235,8 +241,8 @@ class RpcConnection(asyncio.Protocol):
         """Take some of a call's message, within the memory for requests."""
         stream, length = event.stream_id, event.flow_controlled_length
         if length:
-            self._h2.acknowledge_received_data(length, stream)  # type: ignore[arg-type]  # both are there
-        call = self._calls.get(stream)  # type: ignore[arg-type]
+            self._h2.acknowledge_received_data(length, stream)
+        call = self._calls.get(stream)
         if call is None or call.dispatched:
             return
         try:
@@ -318,6 +324,17 @@ class RpcConnection(asyncio.Protocol):
             call.health = found
             call.send_message(methods.HealthResponse(status=found).SerializeToString())
             self.respond(call)
+
+    _HANDLERS: ClassVar[Mapping[type[events.Event], Callable[["RpcConnection", Any], None]]] = {
+        events.RequestReceived: _begin,
+        events.DataReceived: _read,
+        events.StreamEnded: _stream_ended,
+        events.StreamReset: _stream_reset,
+        events.WindowUpdated: _window_updated,
+        events.RemoteSettingsChanged: _settings_changed,
+        events.PingAckReceived: _ping_answered,
+        events.ConnectionTerminated: _terminated,
+    }
 
     # Responses
 
@@ -499,7 +516,9 @@ class RpcConnection(asyncio.Protocol):
             return
         self._lingering = True
         for call in [*self._calls.values()]:
-            call.send_problem(NotReadyError("the service is ending", remedy="Watch again: another one may answer."))
+            call.send_problem(
+                NotReadyError("the service is ending", remedy="Watch again: another one may answer.")
+            )
         self._flush()
         if self.half_closed or not self._transport.can_write_eof():
             self._transport.close()

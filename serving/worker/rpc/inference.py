@@ -34,7 +34,7 @@ _OF_REST = frozenset(("binary_data", "binary_data_output", "binary_data_size"))
 
 
 def prepare(
-    store: ModelStore, request: Request, body: bytes, settings: ServiceSettings, deadline: float
+    store: ModelStore, _request: Request, body: bytes, settings: ServiceSettings, deadline: float
 ) -> PreparedRequest:
     """Decode a request; `body` is its message, not compressed.
 
@@ -104,12 +104,16 @@ def _document(message: Any, max_images: int) -> tuple[dict[str, Any], bytes]:
     parameters = _parameters(tensor)
     given = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
     if not raw:
-        return document | {"inputs": [given | {"parameters": parameters, "data": _numbers(tensor, max_images)}]}, b""
+        return document | {
+            "inputs": [given | {"parameters": parameters, "data": _numbers(tensor, max_images)}]
+        }, b""
     if tensor.contents.ListFields():
         raise InvalidInstanceError(
             "the input has both 'contents' and 'raw_input_contents'", remedy="Send one of them."
         )
-    return document | {"inputs": [given | {"parameters": parameters | {"binary_data_size": len(raw[0])}}]}, raw[0]
+    return document | {
+        "inputs": [given | {"parameters": parameters | {"binary_data_size": len(raw[0])}}]
+    }, raw[0]
 
 
 def _numbers(tensor: Any, max_images: int) -> list[Any]:

@@ -43,7 +43,13 @@ def ask_by_triton(address: str, model: str, images: npt.NDArray[np.uint8]) -> di
     for coding in (None, "gzip", "deflate"):
         wanted = [triton.InferRequestedOutput(name) for name in NAMES]
         answers[str(coding)] = client.infer(
-            model, [given], "1", wanted, request_id="the-request", compression_algorithm=coding, client_timeout=60
+            model,
+            [given],
+            "1",
+            wanted,
+            request_id="the-request",
+            compression_algorithm=coding,
+            client_timeout=60,
         )
     message = answers["None"].get_response()
     found = {

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,7 @@ Request = message_class("inference.ModelInferRequest")
 Response = message_class("inference.ModelInferResponse")
 Pixels = npt.NDArray[np.uint8]
 PATIENCE = 60.0
+NONE: Mapping[str, str] = {}
 
 
 def a_request(images: Pixels, *, raw: bool = True, model: str = "synthetic", **fields: Any) -> Any:
@@ -91,7 +92,7 @@ class Peer:
         """Make another connection, and speak over it from now on."""
         self.connection: RpcConnection = self.connections.connect(RpcConnection)
         self.transport = Transport()
-        self.transport.protocol = self.connection  # type: ignore[assignment]
+        self.transport.protocol = self.connection
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.h2.initiate_connection()
         self.results: dict[int, Result] = {}
@@ -131,7 +132,7 @@ class Peer:
 
     def _take(self, event: Any) -> None:
         if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-            self.results[event.stream_id].fields |= dict(event.headers)
+            self.results[event.stream_id].fields |= {str(name): str(value) for name, value in event.headers}
         elif isinstance(event, h2.events.DataReceived):
             self.results[event.stream_id].data += event.data
             self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
@@ -140,13 +141,12 @@ class Peer:
         elif isinstance(event, h2.events.StreamReset):
             self.results[event.stream_id].reset = int(event.error_code)
 
-    def begin(self, path: str = INFER, metadata: Iterable[tuple[str, str]] = (), **fields: str) -> int:
+    def begin(self, path: str = INFER, headers: Mapping[str, str] = NONE) -> int:
         """Send the head of a call, and return its stream."""
-        stream = self.h2.get_next_available_stream_id()
+        stream: int = self.h2.get_next_available_stream_id()
         head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "a"}
         head |= {"te": "trailers", "content-type": "application/grpc"}
-        head |= {name.replace("_", "-"): value for name, value in fields.items()}
-        self.h2.send_headers(stream, [*head.items(), *metadata])
+        self.h2.send_headers(stream, [*(head | dict(headers)).items()])
         self.results[stream] = Result()
         return stream
 
@@ -165,13 +165,12 @@ class Peer:
         self,
         message: Any,
         path: str = INFER,
-        metadata: Iterable[tuple[str, str]] = (),
+        headers: Mapping[str, str] = NONE,
         *,
         compressed: int = 0,
-        **fields: str,
     ) -> Result:
         """Make a call, and return what it ended with."""
-        stream = self.begin(path, metadata, **fields)
+        stream = self.begin(path, headers)
         body = message if isinstance(message, bytes) else message.SerializeToString()
         self.send(stream, framed(body, compressed=compressed))
         return self.answered(stream)

@@ -60,12 +60,14 @@ def raw(result: Result) -> dict[str, bytes]:
     """Return the raw outputs of an answer."""
     assert result.status == 0, result
     message = Response.FromString(result.message)
-    return {one.name: content for one, content in zip(message.outputs, message.raw_output_contents, strict=True)}
+    return {
+        one.name: content for one, content in zip(message.outputs, message.raw_output_contents, strict=True)
+    }
 
 
 def test_a_raw_request_is_answered_with_the_engines_bytes(peer: Peer, images: Pixels) -> None:
     """With the request's id, the model's name and version, the shapes, and what was measured."""
-    result = peer.ask(a_request(images, id="mine"), metadata=[("x-request-id", "a-request")])
+    result = peer.ask(a_request(images, id="mine"), headers={"x-request-id": "a-request"})
     message = Response.FromString(result.message)
     assert raw(result) == outputs(peer, images)
     assert (message.id, message.model_name, message.model_version) == ("mine", "synthetic", "1")
@@ -77,7 +79,8 @@ def test_a_raw_request_is_answered_with_the_engines_bytes(peer: Peer, images: Pi
 
 
 @pytest.mark.parametrize(
-    "kind", ["uint_contents", "int_contents", "int64_contents", "uint64_contents", "fp32_contents", "fp64_contents"]
+    "kind",
+    ["uint_contents", "int_contents", "int64_contents", "uint64_contents", "fp32_contents", "fp64_contents"],
 )
 def test_typed_contents_are_answered_in_kind(peer: Peer, images: Pixels, kind: str) -> None:
     """Whichever field of numbers has the pixels, the values are those of a raw request."""
@@ -218,14 +221,14 @@ def test_compressed_messages_are_decoded_within_the_limit(
     """One that would become longer than a body may be is rejected."""
     peer = start(max_body_bytes=8192)
     body = compress(a_request(images).SerializeToString())
-    assert raw(peer.ask(body, compressed=1, grpc_encoding=coding)) == outputs(peer, images)
-    bomb = peer.ask(compress(bytes(1 << 20)), compressed=1, grpc_encoding=coding)
+    assert raw(peer.ask(body, INFER, {"grpc-encoding": coding}, compressed=1)) == outputs(peer, images)
+    bomb = peer.ask(compress(bytes(1 << 20)), INFER, {"grpc-encoding": coding}, compressed=1)
     assert (bomb.status, "larger than 8192" in bomb.fields["grpc-message"]) == (EXHAUSTED, True)
 
 
 def test_a_coding_that_is_not_known_is_not_implemented(peer: Peer) -> None:
     """The head of the answer says which are."""
-    result = peer.ask(b"x", compressed=1, grpc_encoding="snappy")
+    result = peer.ask(b"x", INFER, {"grpc-encoding": "snappy"}, compressed=1)
     assert result.status == UNIMPLEMENTED
     assert result.fields["grpc-accept-encoding"] == "identity,deflate,gzip"
 
@@ -242,12 +245,12 @@ def test_a_call_without_a_token_is_rejected_at_its_head(
         ({"authorization": "Bearer wrong"}, UNAUTHENTICATED),
         ({"authorization": "Bearer"}, INVALID),
     ):
-        stream = peer.begin(**authorization)
+        stream = peer.begin(INFER, authorization)
         peer.exchange()
         assert peer.answered(stream).status == code, authorization
     assert "www-authenticate" in peer.results[stream].fields
     good = {"authorization": "Bearer secret"}
-    assert raw(peer.ask(a_request(images), **good)) == outputs(peer, images)
+    assert raw(peer.ask(a_request(images), INFER, good)) == outputs(peer, images)
     for path, needs_token in (
         (f"{SERVICE}ServerLive", False),
         (f"{SERVICE}ServerReady", False),
@@ -258,7 +261,7 @@ def test_a_call_without_a_token_is_rejected_at_its_head(
         (f"{SERVICE}Other", True),
     ):
         assert (peer.ask(b"", path).status == UNAUTHENTICATED) is needs_token, path
-        assert peer.ask(b"", path, **good).status != UNAUTHENTICATED, path
+        assert peer.ask(b"", path, good).status != UNAUTHENTICATED, path
 
 
 def test_a_full_queue_sheds_with_the_time_to_wait(start: Callable[..., Peer], images: Pixels) -> None:
@@ -274,8 +277,8 @@ def test_a_full_queue_sheds_with_the_time_to_wait(start: Callable[..., Peer], im
 
 @pytest.mark.parametrize("kept", [1, 64])
 def test_a_call_that_has_waited_too_long_is_not_computed(peer: Peer, kept: int) -> None:
-    """gRPC's timeout is the request's, in the batcher and on a thread."""
-    stream = peer.begin(grpc_timeout="1m")
+    """The timeout of gRPC is the request's, in the batcher and on a thread."""
+    stream = peer.begin(INFER, {"grpc-timeout": "1m"})
     peer.send(stream, framed(a_request(np.zeros((kept, 28, 28), np.uint8)).SerializeToString()), end=False)
     time.sleep(0.02)
     peer.send(stream, b"")
@@ -286,7 +289,7 @@ def test_a_call_that_has_waited_too_long_is_not_computed(peer: Peer, kept: int) 
 @pytest.mark.parametrize("timeout", ["", "5", "5s", "123456789S", "-1S"])
 def test_a_timeout_that_is_none_is_rejected(peer: Peer, timeout: str) -> None:
     """The specification has up to 8 digits and a unit."""
-    assert peer.ask(b"", grpc_timeout=timeout).status == INVALID
+    assert peer.ask(b"", INFER, {"grpc-timeout": timeout}).status == INVALID
 
 
 def test_large_requests_are_answered_as_small_ones(peer: Peer) -> None:
@@ -296,10 +299,10 @@ def test_large_requests_are_answered_as_small_ones(peer: Peer) -> None:
     assert peer.dispatcher.admission.reserved_bytes == peer.dispatcher.admission.waiting == 0
 
 
-def test_a_client_that_opens_no_window_is_given_up(peer: Peer) -> None:
+def test_a_client_that_opens_no_window_is_given_up(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """After GLYPH_WRITE_TIMEOUT_SECONDS, and its bytes are counted until then."""
     images = np.zeros((1000, 28, 28), np.uint8)
-    peer.h2.acknowledge_received_data = lambda *_: None  # type: ignore[method-assign]
+    monkeypatch.setattr(peer.h2, "acknowledge_received_data", lambda *_: None)
     stream = peer.begin()
     peer.send(stream, framed(a_request(images).SerializeToString()))
     peer.until(lambda: len(peer.results[stream].data) == 65535)
@@ -368,7 +371,7 @@ def test_a_call_that_is_cancelled_as_it_arrives_is_not_answered(peer: Peer, imag
 )
 def test_what_is_no_method_is_not_implemented(peer: Peer, path: str, fields: dict[str, str]) -> None:
     """A method, a service and a content type that are not gRPC's or not ours."""
-    assert peer.ask(b"", path, **fields).status == UNIMPLEMENTED
+    assert peer.ask(b"", path, fields).status == UNIMPLEMENTED
 
 
 def test_health_and_metadata_are_those_of_rest(peer: Peer) -> None:

@@ -64,8 +64,8 @@ def mutated(draw: st.DrawFn) -> bytes:
 @EVERYWHERE
 def test_a_mutated_request_is_answered_or_rejected(peer: Peer, body: bytes, compressed: int) -> None:
     """With a status that is the client's fault, or with outputs; the connection goes on."""
-    coding = {"grpc_encoding": "gzip"} if compressed else {}
-    result = peer.ask(gzip.compress(body) if compressed else body, compressed=compressed, **coding)
+    coding = {"grpc-encoding": "gzip"} if compressed else {}
+    result = peer.ask(gzip.compress(body) if compressed else body, INFER, coding, compressed=compressed)
     assert result.status in {code for code, _ in CODES.values()} - {INTERNAL} | {0}, result
     assert result.ended
     assert peer.dispatcher.admission.reserved_bytes == peer.dispatcher.admission.waiting == 0

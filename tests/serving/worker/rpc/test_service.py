@@ -38,7 +38,7 @@ def start(bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., tuple[Servic
 
         def begin(**settings: object) -> tuple[Service, int]:
             port = free_port()
-            common = {"until": "/readyz", "model": bundle.path.parent, "grpc_port": port}
+            common: dict[str, Any] = {"until": "/readyz", "model": bundle.path.parent, "grpc_port": port}
             service = stack.enter_context(running(tmp_path, **(common | settings)))
             workers = settings.get("workers", 1)
             until(lambda: service.log().count("ready: ") == workers)
