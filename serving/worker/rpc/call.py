@@ -66,7 +66,8 @@ class Call:
         self._carrier = carrier
         self._limit = limit
         self._arrived = time.perf_counter()
-        self._length: int | None = None  # of the message
+        self.length: int | None = None
+        """Bytes of the message, once its prefix has arrived."""
         self.stream = stream
         self.headers = combine_fields(fields)
         self.method, self.path = self.headers.pop(":method", ""), self.headers.pop(":path", "")
@@ -104,11 +105,11 @@ class Call:
             ProblemError: the message is too long, or is followed by another one.
         """
         self.body += data
-        if self._length is None and len(self.body) >= PREFIX.size:
-            _, self._length = PREFIX.unpack_from(self.body)
-            if self._length > self._limit:
+        if self.length is None and len(self.body) >= PREFIX.size:
+            _, self.length = PREFIX.unpack_from(self.body)
+            if self.length > self._limit:
                 raise body_too_large(self._limit)
-        if self._length is not None and len(self.body) > PREFIX.size + self._length:
+        if self.length is not None and len(self.body) > PREFIX.size + self.length:
             raise MalformedBodyError(
                 "more than one message has arrived",
                 remedy="Send one message in each call: no method takes more.",
@@ -120,7 +121,7 @@ class Call:
         Raises:
             ProblemError: there is no whole message, or the timeout is malformed.
         """
-        if self._length is None or len(self.body) < PREFIX.size + self._length:
+        if self.length is None or len(self.body) < PREFIX.size + self.length:
             raise MalformedBodyError(
                 "the call ended before its message",
                 remedy="Send the message behind its prefix of five bytes, as gRPC's libraries do.",

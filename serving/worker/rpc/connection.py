@@ -26,6 +26,7 @@ from hyperframe.frame import GoAwayFrame
 from serving.errors import MethodNotAllowedError, NotReadyError, OverloadedError, ProblemError
 from serving.predict.load_shedding import (
     LINGER_SECONDS,
+    UNCOUNTED_BYTES,
     MemoryReservation,
     body_timeout,
     is_readable,
@@ -63,6 +64,12 @@ _CONFIGURATION = H2Configuration(
 )
 
 
+class Http2(H2Connection):
+    """The frames of one connection, with less memory of the streams that are closed: a client makes many."""
+
+    MAX_CLOSED_STREAMS = 4 * STREAMS
+
+
 class RpcConnection(asyncio.Protocol):
     """A gRPC client's connection. All its methods are called on the event loop."""
 
@@ -82,7 +89,7 @@ class RpcConnection(asyncio.Protocol):
         self._address = ""
         self._reservation = MemoryReservation(dispatcher.admission)
         self._output = OutputBuffer(dispatcher.admission)
-        self._h2 = H2Connection(_CONFIGURATION)
+        self._h2 = Http2(_CONFIGURATION)
         self._calls: dict[int, Call] = {}  # by stream
         self._last_stream = self._held = 0  # bytes, of what arrived and of what is to be sent
         self._greeted = False  # whether the client has said that it speaks HTTP/2
@@ -246,7 +253,10 @@ class RpcConnection(asyncio.Protocol):
         if call is None or call.dispatched:
             return
         try:
+            known = call.length is not None
             call.receive(event.data or b"")
+            if not known and call.length is not None and call.length > UNCOUNTED_BYTES:
+                self._dispatcher.admission.check(call.length - len(call.body), self._address)
             self._reserve(call)
         except ProblemError as error:
             call.body = bytearray()

@@ -338,6 +338,15 @@ def test_messages_that_arrive_count_against_the_memory_for_requests(start: Calla
     assert peer.dispatcher.admission.reserved_bytes == 0
 
 
+def test_a_message_for_which_there_is_no_memory_is_shed_by_its_prefix(start: Callable[..., Peer]) -> None:
+    """Before any of it arrives, as HTTP goes by Content-Length."""
+    peer = start(queue_bytes=1 << 20, max_body_bytes=600_000)
+    peer.dispatcher.admission.reserve(500_000)
+    stream = peer.begin()
+    peer.send(stream, b"\0" + (590_000).to_bytes(4, "big"), end=False)
+    assert peer.answered(stream).status == UNAVAILABLE
+
+
 def test_a_call_that_is_cancelled_is_not_computed(peer: Peer, images: Pixels) -> None:
     """It leaves the queue, and nothing is written for it."""
     stream = peer.begin()

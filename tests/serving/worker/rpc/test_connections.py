@@ -164,6 +164,14 @@ def test_an_idle_connection_makes_room_for_a_new_one(start: Callable[..., Peer])
     assert peer.connections.has_room
 
 
+def test_a_long_connection_holds_few_of_its_calls(peer: Peer) -> None:
+    """A client may ask for days on one connection, with what h2 remembers of closed streams."""
+    for _ in range(5 * STREAMS):
+        peer.ask(b"", "/inference.GRPCInferenceService/ServerLive")
+    assert len(peer.connection._h2.streams) <= STREAMS
+    assert len(peer.connection._h2._closed_streams) <= 4 * STREAMS
+
+
 def test_more_calls_than_allowed_at_a_time_end_the_connection(peer: Peer) -> None:
     """The client was told how many there may be."""
     assert peer.h2.remote_settings.max_concurrent_streams == STREAMS
