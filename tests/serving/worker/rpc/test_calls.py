@@ -358,12 +358,16 @@ def test_a_call_that_is_cancelled_is_not_computed(peer: Peer, images: Pixels) ->
     assert peer.results[stream].fields == {}
 
 
-def test_a_call_that_is_cancelled_as_it_arrives_is_not_answered(peer: Peer, images: Pixels) -> None:
+@pytest.mark.parametrize("path", [INFER, f"{SERVICE}ServerLive"])
+def test_a_call_that_is_cancelled_as_it_arrives_is_not_answered(
+    peer: Peer, images: Pixels, path: str
+) -> None:
     """Head, message and reset come at once, so that h2 has closed the stream before the call is taken."""
-    stream = peer.begin()
-    peer.h2.send_data(stream, framed(b"\xff"), end_stream=True)
+    stream = peer.begin(path)
+    peer.h2.send_data(stream, framed(b""), end_stream=True)
     peer.h2.reset_stream(stream)
     peer.exchange()
+    assert peer.results[stream].fields == {}
     assert raw(peer.ask(a_request(images))) == outputs(peer, images)
 
 

@@ -17,7 +17,16 @@ def test_the_binary_form_is_that_of_the_proto_files(tmp_path: Path) -> None:
     """`open_inference.proto` has the command that makes it again."""
     folder, made = DESCRIPTORS.parent, tmp_path / "made"
     protos = sorted(path.name for path in folder.glob("*.proto"))
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", ".", "--descriptor_set_out", made, *protos]
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "-I",
+        ".",
+        "--descriptor_set_out",
+        str(made),
+        *protos,
+    ]
     subprocess.run(command, cwd=folder, check=True)
     assert FileDescriptorSet.FromString(made.read_bytes()) == FileDescriptorSet.FromString(
         DESCRIPTORS.read_bytes()
