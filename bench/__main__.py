@@ -13,6 +13,7 @@ BENCHES = {
     ),
     "training": ("training.loop", "images/s of the training loop, against the course's DataLoader loop"),
     "serving": ("comparison.command", "requests/s, latency, CPU and memory, beside other model servers"),
+    "grpc": ("serving.rpc", "requests/s and CPU time of the Open Inference Protocol, over gRPC beside REST"),
     "budget": ("serving.budget", "CPU time of each phase of a prediction, beside the limits of the hardware"),
     "metrics": ("serving.metrics", "counting in shared memory, beside prometheus-client's multiprocess mode"),
     "arithmetic": (

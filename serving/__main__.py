@@ -18,7 +18,8 @@ from serving.security.tokens import check_file
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings, environment_layer, platform_layers
 from serving.system import descriptors
 from serving.system.addresses import listen_problem
-from serving.telemetry.tracing import check_installed
+from serving.telemetry import tracing
+from serving.worker.rpc import installed
 
 EXIT_ADDRESS = 1
 EXIT_SETTING = 2
@@ -78,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_file(settings)
         check_tls(settings)
         check_trusted_keys(settings)
-        check_installed(settings)
+        tracing.check_installed(settings)
+        installed.check_installed(settings)
         settings = descriptors.raise_limit(settings)
         problem = None if options.check else listen_problem(settings)
     except ConfigurationError as error:

@@ -22,6 +22,7 @@ from serving import errors
 from serving.settings import ENVIRONMENT_PREFIX, ServiceSettings
 from serving.telemetry.alerts import ALERTS, prometheus_rule, rules
 from serving.telemetry.catalogue import CATALOGUE, Metric
+from serving.worker.rpc.status import CODES
 
 DOCUMENT = Path("docs/operations.md")
 RULES = {
@@ -65,8 +66,8 @@ def alerts_table() -> str:
 def problems_table() -> str:
     """Return a table of the kinds of problems that the service answers with."""
     kinds = sorted(errors.problem_classes(), key=lambda kind: (int(kind.status), kind.kind))
-    rows = ((str(int(kind.status)), f"`{kind.kind}`", kind.title) for kind in kinds)
-    return _table(("status", "type and `reason`", "title"), rows)
+    rows = ((str(int(kind.status)), CODES[kind.status][1], f"`{kind.kind}`", kind.title) for kind in kinds)
+    return _table(("status", "of gRPC", "type and `reason`", "title"), rows)
 
 
 TABLES = {

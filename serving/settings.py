@@ -204,6 +204,14 @@ class ServiceSettings(Settings):
             "load; none is GLYPH_PORT plus 1, 0 opens no such port"
         ),
     ] = None
+    grpc_port: Annotated[
+        Annotated[int, Field(ge=1, le=65535)] | None,
+        OrNone,
+        Field(
+            description="TCP port of the Open Inference Protocol over gRPC, on the address of GLYPH_HOST; none opens "
+            "no such port. It needs the extra 'grpc' and the worker class 'inference'"
+        ),
+    ] = None
     reload_seconds: Annotated[
         float,
         Field(
@@ -419,6 +427,27 @@ class ServiceSettings(Settings):
         asked = f"{self.model}\n{self.version}\n{self.model_digest}"
         scratch = self.scratch or Path(tempfile.gettempdir()) / f"glyph-{os.geteuid()}"
         return scratch / sha256_bytes(asked.encode())[:16] / self.model.rpartition("/")[2]
+
+    @model_validator(mode="after")
+    def _check_grpc(self) -> "ServiceSettings":
+        """Reject a port for gRPC where nothing could answer on it."""
+        if self.grpc_port is None:
+            return self
+        if self.worker != "inference":
+            raise ValueError(
+                f"GLYPH_GRPC_PORT is {self.grpc_port}, and gRPC is answered by an event loop, which gthread has not: "
+                "set GLYPH_WORKER=inference, or GLYPH_GRPC_PORT=none"
+            )
+        if unix_path(self.host) is not None:
+            raise ValueError(
+                f"GLYPH_GRPC_PORT is {self.grpc_port}, and GLYPH_HOST is a UNIX socket, which has no ports: set "
+                "GLYPH_HOST to an address, or GLYPH_GRPC_PORT=none"
+            )
+        if self.grpc_port in (self.port, management_port(self)):
+            raise ValueError(
+                f"GLYPH_GRPC_PORT is {self.grpc_port}, which is the port of HTTP or of management: give each its own"
+            )
+        return self
 
 
 def management_port(settings: ServiceSettings) -> int:

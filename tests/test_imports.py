@@ -82,7 +82,10 @@ ALLOWED = {
         "serving",
         "cv2",
         "flask",
+        "google",  # protobuf, an extra, imported where gRPC is asked for
         "gunicorn",
+        "h2",  # the same
+        "hyperframe",  # h2's frames
         "numpy",
         "onnxruntime",
         "opentelemetry",  # an extra, imported where tracing is asked for
@@ -214,6 +217,13 @@ def test_the_service_reads_no_image_sets() -> None:
     found = loaded(program, {})
     assert "serving.predict.pipeline" in found
     assert {name.split(".")[0] for name in found} & {"imagesets", "pyarrow", "scipy"} == set()
+
+
+def test_a_service_without_grpc_brings_none_of_its_libraries() -> None:
+    """GLYPH_GRPC_PORT is unset by default, and h2 and protobuf are an extra."""
+    found = loaded("import serving.wsgi, serving.worker.inference_worker, serving.worker.connections", {})
+    assert {"serving.worker.connection", "serving.worker.rpc"} & found == {"serving.worker.connection"}
+    assert {name.split(".")[0] for name in found} & {"google", "grpc", "h2", "hpack", "hyperframe"} == set()
 
 
 @pytest.mark.parametrize("module", ["serving.model.engine", "training.release.export"])

@@ -17,6 +17,8 @@ from serving.telemetry.request_record import RequestRecord
 
 if TYPE_CHECKING:  # the management process imports this module, and must not import ONNX Runtime
     from serving.model.engine import Engine, Outputs
+    from serving.model.store import ModelStore
+    from serving.settings import ServiceSettings
 
 JSON = "application/json"
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?")
@@ -63,6 +65,8 @@ class Target:
     """As the client wrote it in an Open Inference Protocol path; None for `POST /predict`: the served model."""
     version: str | None = None
     """As the client wrote it; None for the served version."""
+    prepare: "Callable[[ModelStore, Request, bytes, ServiceSettings, float], PreparedRequest] | None" = None
+    """Decodes a request whose body names the model, as gRPC's messages do; `model` is not None then."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -41,6 +41,9 @@ OUTPUTS = ("logits", "probabilities")
 
 ROUTES = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 """The templates of its prediction routes, without and with a version."""
+GRPC_PATH = "/inference.GRPCInferenceService/"
+"""Prefix of the protocol's paths over gRPC, which `serving.worker.rpc` answers."""
+
 _PATH = re.compile(r"/v2/models/([^/:]+)(?:/versions/([^/:]+))?/infer")
 _LENGTH = re.compile(r"[0-9]{1,10}")
 _UNSUPPORTED_PARAMETERS = ("classification", "shared_memory_region")
@@ -59,7 +62,7 @@ class ResponseOptions:
 
 def is_path(path: str) -> bool:
     """Tell whether a path belongs to the protocol, which defines its own form of errors."""
-    return path == "/v2" or path.startswith("/v2/")
+    return path == "/v2" or path.startswith(("/v2/", GRPC_PATH))
 
 
 def target(path: str) -> Target | None:
@@ -87,14 +90,24 @@ def prepare(
     else:
         document = _object(json_documents.read(body[:length], settings.max_images), "the request")
         check_deadline(deadline)
-        images = _images(document, memoryview(body)[length:], settings.max_images)
-        options = _response_options(document)
+        images, options = read(document, memoryview(body)[length:], settings.max_images)
     return PreparedRequest(
         engine=engine,
         images=images,
         encode=partial(encode, engine, options, warned(images, polarity), len(images)),
         cost=cost_of(len(images), decoded=length > len(body) // 2),  # numbers in JSON
     )
+
+
+def read(
+    document: dict[str, Any], binary: bytes | memoryview, max_images: int
+) -> tuple[npt.NDArray[np.uint8], ResponseOptions]:
+    """Return the images and the options of a request, given its JSON and what follows it.
+
+    Raises:
+        ProblemError: the request is rejected.
+    """
+    return _images(document, binary, max_images), _response_options(document)
 
 
 def encode(

@@ -148,6 +148,8 @@ class Pipeline:
         target = exchange.target
         if target.model is None:
             prepared = native.prepare(self.store.engine(), request, body, settings, exchange.deadline)
+        elif target.prepare is not None:
+            prepared = target.prepare(self.store, request, body, settings, exchange.deadline)
         else:
             engine = engine_of(self.store, target.model, target.version)
             protocol = tf_serving if tf_serving.is_path(target.route) else oip

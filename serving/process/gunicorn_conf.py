@@ -26,9 +26,9 @@ from serving.settings import ServiceSettings, load_settings
 from serving.system import addresses, descriptors
 from serving.system.cpus import usable_cpus
 from serving.system.parent_death import end_with_parent, outlive_parent
-from serving.telemetry import logs
-from serving.telemetry.tracing import check_installed
+from serving.telemetry import logs, tracing
 from serving.worker.lifecycle import TERMINATION_SIGNALS, Heartbeat, LifecycleMixin
+from serving.worker.rpc import installed
 
 SPARE_THREADS = 16
 """Threads of gthread beyond those whose requests may wait, so that one is left to reject further requests."""
@@ -57,7 +57,8 @@ def _threads(settings: ServiceSettings) -> int:
 _settings = load_settings()
 logs.configure(_settings)
 check_file(_settings)
-check_installed(_settings)
+tracing.check_installed(_settings)
+installed.check_installed(_settings)
 _settings = descriptors.raise_limit(_settings)
 
 wsgi_app = "serving.wsgi:application"

@@ -22,7 +22,8 @@ def bind_addresses(settings: ServiceSettings) -> list[str]:
     if unix_path(settings.host) is not None:
         return [settings.host]
     hosts = _wildcard_hosts() if settings.host in ALL_ADDRESSES else [settings.host]
-    return [authority(host, settings.port) for host in hosts]
+    ports = [settings.port] if settings.grpc_port is None else [settings.port, settings.grpc_port]
+    return [authority(host, port) for port in ports for host in hosts]
 
 
 def _wildcard_hosts() -> list[str]:
@@ -91,13 +92,22 @@ def listen_problem(settings: ServiceSettings) -> str | None:
     elif (path := unix_path(settings.host)) is not None:
         problem = _unix_socket_problem(path)
     else:
-        problem = tcp_problem(settings.host, settings.port)
+        problem = tcp_problem(settings.host, settings.port) or _grpc_problem(settings)
     if problem and not count and os.environ.get("LISTEN_FDS"):
         problem += (
             f". systemd passed its sockets to process {os.environ.get('LISTEN_PID')} and this is {os.getpid()}: "
             "start the service by ExecStart= itself, without a shell in between"
         )
     return problem or _management_problem(settings, activated=count > 0)
+
+
+def _grpc_problem(settings: ServiceSettings) -> str | None:
+    """Return why the port of gRPC cannot be bound, and the remedy; None if it can, or there is none."""
+    if settings.grpc_port is None:
+        return None
+    return tcp_problem(
+        settings.host, settings.grpc_port, change="give another one with GLYPH_GRPC_PORT or --grpc-port"
+    )
 
 
 def _management_problem(settings: ServiceSettings, *, activated: bool) -> str | None:

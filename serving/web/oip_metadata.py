@@ -9,17 +9,14 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response
 
-from bundle import __version__
-from bundle.manifest import IMAGE_SIZE
-from serving.model.engine import PROVIDER_NAMES, Engine
 from serving.model.store import ModelStore
 from serving.predict.exchange import JSON
-from serving.predict.oip import INPUT, OUTPUTS
+from serving.predict.model_metadata import EXTENSIONS, SERVER_METADATA, model_metadata
 from serving.predict.pipeline import engine_of
 from serving.web import triton_extensions
 
-EXTENSIONS = ["binary_tensor_data", *triton_extensions.EXTENSIONS]
-PLATFORM = "onnx_onnxv1"
+_SERVER = {**SERVER_METADATA, "extensions": [*EXTENSIONS, *triton_extensions.EXTENSIONS]}
+"""Triton's extensions have no counterpart over gRPC here."""
 
 
 def blueprint(store: ModelStore) -> Blueprint:
@@ -28,7 +25,7 @@ def blueprint(store: ModelStore) -> Blueprint:
 
     @routes.get("/v2", strict_slashes=False)
     def _server() -> Response:
-        return _json({"name": "glyph", "version": __version__, "extensions": EXTENSIONS})
+        return _json(_SERVER)
 
     @routes.get("/v2/health/live")
     def _live() -> Response:
@@ -42,7 +39,7 @@ def blueprint(store: ModelStore) -> Blueprint:
     @routes.get("/v2/models/<model>")
     @routes.get("/v2/models/<model>/versions/<version>")
     def _model(model: str, version: str | None = None) -> Response:
-        return _json(_metadata(engine_of(store, model, version), store.versions()))
+        return _json(model_metadata(engine_of(store, model, version), store.versions()))
 
     @routes.get("/v2/models/<model>/ready")
     @routes.get("/v2/models/<model>/versions/<version>/ready")
@@ -52,26 +49,6 @@ def blueprint(store: ModelStore) -> Blueprint:
         return _json({"name": model, "ready": True})
 
     return routes
-
-
-def _metadata(engine: Engine, versions: list[int]) -> dict[str, Any]:
-    manifest = engine.bundle.manifest
-    return {
-        "name": manifest.name,
-        "versions": [str(loaded) for loaded in versions],
-        "platform": PLATFORM,
-        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, IMAGE_SIZE, IMAGE_SIZE]}],
-        "outputs": [
-            {"name": name, "datatype": "FP32", "shape": [-1, len(manifest.classes)]} for name in OUTPUTS
-        ],
-        # Strings by name (open_inference_rest.yaml).
-        "properties": {
-            "digest": manifest.digest,
-            "execution_provider": PROVIDER_NAMES[engine.provider],
-            "arithmetic": engine.precision,
-            **({"resize": manifest.input.resize} if manifest.input.resize else {}),
-        },
-    }
 
 
 def _json(document: dict[str, Any]) -> Response:

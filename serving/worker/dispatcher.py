@@ -26,13 +26,9 @@ from serving.worker.http11.response import Dates
 from serving.worker.wsgi_bridge import SocketAdapter
 
 
-class ClientConnection(Protocol):
-    """What the dispatcher uses of a connection."""
+class Caller(Protocol):
+    """What the dispatcher uses of who sent a prediction: a connection, or a call over gRPC."""
 
-    client: Any
-    """The client's address, as the socket has it."""
-    server: Any
-    """The service's own address."""
     half_closed: bool
     """Whether the client has closed its sending side (RDHUP). It may still read, or be gone."""
 
@@ -41,12 +37,25 @@ class ClientConnection(Protocol):
         """Whether the connection is closed, so that nobody reads a response."""
         ...
 
-    def will_close(self) -> bool:
-        """Return whether the connection is closed after the response."""
-        ...
-
     def send_response(self, response: Response) -> None:
         """Write the response to the current request."""
+        ...
+
+    def throttle(self, moment: float) -> None:
+        """Read nothing until `moment`, by the loop's clock."""
+        ...
+
+
+class ClientConnection(Caller, Protocol):
+    """What the dispatcher uses of a connection."""
+
+    client: Any
+    """The client's address, as the socket has it."""
+    server: Any
+    """The service's own address."""
+
+    def will_close(self) -> bool:
+        """Return whether the connection is closed after the response."""
         ...
 
     def socket_adapter(self) -> SocketAdapter:
@@ -55,10 +64,6 @@ class ClientConnection(Protocol):
 
     def response_sent(self, *, keep_alive: bool) -> None:
         """Read the next request, or close, now that the response is written."""
-        ...
-
-    def throttle(self, moment: float) -> None:
-        """Read nothing until `moment`, by the loop's clock."""
         ...
 
 
@@ -130,7 +135,7 @@ class Dispatcher:
             arrived: `time.perf_counter()` when the request was whole.
             error: why the request is rejected; its body is empty then.
         """
-        self._count_request()
+        self.count_request()
         if head.target is not None:
             self.predict(connection, head, body or b"", arrived, error)
         elif head.method == "OPTIONS" and head.path == "*" and error is None:
@@ -138,7 +143,7 @@ class Dispatcher:
         else:
             self._call_application(connection, head, body or b"", error)
 
-    def _count_request(self) -> None:
+    def count_request(self) -> None:
         """Count a request, and let the process drain after `max_requests`."""
         worker = self.worker
         worker.nr += 1
@@ -164,8 +169,7 @@ class Dispatcher:
         arrived: float,
         error: ProblemError | None,
     ) -> None:
-        """Reject a prediction, or queue it: on a thread if it would block the loop, else in the batcher."""
-        pipeline = self.pipeline
+        """Open an exchange for a prediction, and reject or queue it."""
         request = Request(
             method=head.method,
             path=head.path,
@@ -174,21 +178,26 @@ class Dispatcher:
             body=body,
             client=connection.client[0] if connection.client else "",
         )
-        exchange = pipeline.open(request, arrived, head.target)
+        exchange = self.pipeline.open(request, arrived, head.target)
         if self._runs_hooks:
             self.worker.cfg.pre_request(self.worker, head.original)
+        self.enqueue(connection, exchange, error)
+
+    def enqueue(self, caller: Caller, exchange: Exchange, error: ProblemError | None) -> None:
+        """Reject a prediction, or queue it: on a thread if it would block the loop, else in the batcher."""
+        pipeline = self.pipeline
         if error is None:
             error = self._enter_queue()
         if error is not None:
             if isinstance(error, OverloadedError):
-                connection.throttle(self._throttle.until(self.loop.time()))
-            connection.send_response(pipeline.close(exchange, pipeline.error_response(exchange, error)))
+                caller.throttle(self._throttle.until(self.loop.time()))
+            caller.send_response(pipeline.close(exchange, pipeline.error_response(exchange, error)))
             return
-        if blocks_loop(request, exchange.target):
-            future = self.threads.submit(self._predict_on_thread, connection, exchange)
-            future.add_done_callback(functools.partial(self._thread_done, connection, exchange))
+        if blocks_loop(exchange.request, exchange.target):
+            future = self.threads.submit(self._predict_on_thread, caller, exchange)
+            future.add_done_callback(functools.partial(self._thread_done, caller, exchange))
             return
-        self.batcher.put(QueuedRequest(exchange, connection, self._respond))
+        self.batcher.put(QueuedRequest(exchange, caller, self._respond))
 
     def _enter_queue(self) -> OverloadedError | None:
         """Take a queue slot, if need be from a half-closed peer; return the error if there is none."""
@@ -200,27 +209,25 @@ class Dispatcher:
             self.admission.enter()
         return None
 
-    def _predict_on_thread(self, connection: ClientConnection, exchange: Exchange) -> Response:
+    def _predict_on_thread(self, caller: Caller, exchange: Exchange) -> Response:
         """Return the response to a large request, unless the client has gone."""
-        if not connection.is_closed:
+        if not caller.is_closed:
             return self.pipeline.answer(exchange)
         exchange.refusal = CLIENT_GONE
         return self.pipeline.close(exchange, Response(body=b""))
 
-    def _thread_done(
-        self, connection: ClientConnection, exchange: Exchange, future: Future[Response]
-    ) -> None:
+    def _thread_done(self, caller: Caller, exchange: Exchange, future: Future[Response]) -> None:
         """Hand a thread's response to the loop."""
         try:
             response = future.result()
         except BaseException as error:  # noqa: BLE001  else the client would wait for ever
             response = self.pipeline.error_response(exchange, Exception(f"the thread failed: {error!r}"))
-        self._call_on_loop(self._respond, connection, response)
+        self._call_on_loop(self._respond, caller, response)
 
-    def _respond(self, connection: ClientConnection, response: Response) -> None:
+    def _respond(self, caller: Caller, response: Response) -> None:
         """Free the queue slot of a prediction, and send its response."""
         self.admission.leave()
-        connection.send_response(response)
+        caller.send_response(response)
 
     # Requests of the Flask application
 

@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -19,8 +20,7 @@ from serving.system.descriptors import EXHAUSTED
 from serving.worker.lifecycle import LifecycleMixin
 
 if TYPE_CHECKING:
-    from serving.worker.connection import Connection
-    from serving.worker.connections import Connections
+    from serving.worker.connections import AnyConnection, Connections
     from serving.worker.dispatcher import Dispatcher
 
 TICK_SECONDS = 0.25
@@ -38,6 +38,7 @@ class InferenceWorker(LifecycleMixin, Worker):
         """Serve until a signal, `max_requests`, or the end of the arbiter."""
         if not self.alive:
             return  # SIGTERM came while the model was being loaded
+        from serving.worker.connection import Connection
         from serving.worker.connections import Connections
         from serving.worker.dispatcher import Dispatcher
 
@@ -45,8 +46,12 @@ class InferenceWorker(LifecycleMixin, Worker):
         asyncio.set_event_loop(self.loop)
         self.dispatcher = Dispatcher(self, self.loop)
         self.connections = Connections(self.dispatcher)
-        self._ssl = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
+        ssl_context = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._listeners: list[socket.socket] = [listener.sock for listener in self.sockets]
+        self._kinds: dict[socket.socket, tuple[Any, ssl.SSLContext | None]] = dict.fromkeys(
+            self._listeners, (Connection, ssl_context)
+        )
+        self._serve_grpc()
         self._accepting = False
         self._exhausted = False  # the last accept failed for lack of descriptors or memory
         self._connecting: set[asyncio.Task[Any]] = set()
@@ -58,6 +63,18 @@ class InferenceWorker(LifecycleMixin, Worker):
             self.dispatcher.close()
             for listener in self.sockets:
                 listener.close()
+
+    def _serve_grpc(self) -> None:
+        """Let the listeners of `GLYPH_GRPC_PORT` speak gRPC; nothing of it is imported if there is no such port."""
+        settings = self.dispatcher.settings
+        if settings.grpc_port is not None:
+            from serving.worker.rpc.connection import RpcConnection
+            from serving.worker.rpc.tls import server_context
+
+            context = server_context(settings)
+            for listener in self._listeners:
+                if listener.family != socket.AF_UNIX and listener.getsockname()[1] == settings.grpc_port:
+                    self._kinds[listener] = RpcConnection, context
 
     def _begin(self) -> None:
         """Handle signals on the loop, and start to accept; a signal before the loop ran has cleared `alive`."""
@@ -115,27 +132,27 @@ class InferenceWorker(LifecycleMixin, Worker):
         self._exhausted = False
         if oldest is not None:
             self.connections.evict(oldest)
-        self._establish(client)
+        self._establish(client, *self._kinds[listener])
         return True
 
-    def _establish(self, client: socket.socket) -> None:
+    def _establish(self, client: socket.socket, kind: Any, ssl_context: ssl.SSLContext | None) -> None:
         """Give an accepted socket to the loop, which begins with the TLS handshake if there is one."""
         client.setblocking(False)
         if client.family in (socket.AF_INET, socket.AF_INET6):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         options: dict[str, Any] = {}
-        if self._ssl is not None:
+        if ssl_context is not None:
             options = {
-                "ssl": self._ssl,
+                "ssl": ssl_context,
                 "ssl_handshake_timeout": self.dispatcher.settings.header_timeout_seconds,
             }
-        connection = self.connections.connect()
+        connection = self.connections.connect(kind)
         made = self.loop.connect_accepted_socket(lambda: connection, client, **options)
         task = self.loop.create_task(made)
         self._connecting.add(task)
         task.add_done_callback(functools.partial(self._established, connection))
 
-    def _established(self, connection: "Connection", task: asyncio.Task[Any]) -> None:
+    def _established(self, connection: "AnyConnection", task: asyncio.Task[Any]) -> None:
         self._connecting.discard(task)
         if not connection.established:
             self.connections.connecting -= 1

@@ -17,6 +17,7 @@ from common.configuration import build, parse
 from common.errors import ConfigurationError
 from imagesets.errors import DataError
 from serving import reference
+from serving.predict.oip import GRPC_PATH
 from serving.scoring import errors as scoring_errors
 from serving.scoring.settings import ScoreSettings
 from serving.scoring.settings import environment_layer as scoring_layer
@@ -141,7 +142,9 @@ def test_variables_of_the_service_are_its_settings() -> None:
     for name, rendering, pod in every_service():
         settings = build(ServiceSettings, [environment_layer(environment(rendering, pod))])
         ports = {port["name"]: port["containerPort"] for port in pod.containers[-1]["ports"]}
-        assert ports == {"http": settings.port, "management": management_port(settings)}, name
+        wanted = {"http": settings.port, "management": management_port(settings)}
+        wanted |= {} if settings.grpc_port is None else {"grpc": settings.grpc_port}
+        assert ports == wanted, name
         assert settings.host == settings.management_host == "0.0.0.0"
         mounts = {mount["name"]: mount for mount in pod.containers[-1]["volumeMounts"]}
         assert ("tokens" in mounts) == (settings.tokens_file is not None) == ("tokens" in name), name
@@ -285,18 +288,21 @@ def test_scoring_is_tried_again_as_its_exit_codes_say() -> None:
 
 
 def test_probes_ask_what_the_management_port_answers() -> None:
-    """And Prometheus does too."""
+    """And Prometheus does too; with gRPC, readiness is that of the service in gRPC's health checks."""
     source = (ROOT / "serving" / "management" / "server.py").read_text()
     served = set(re.findall(r'"(/\w+)"', source))
     assert {"/livez", "/readyz", "/metrics"} <= served
-    for name, _rendering, pod in every_service():
+    for name, rendering, pod in every_service():
         container = pod.containers[-1]
         for probe, path in (
             ("startupProbe", "/livez"),
             ("livenessProbe", "/livez"),
             ("readinessProbe", "/readyz"),
         ):
-            assert container[probe]["httpGet"] == {"path": path, "port": "management"}, name
+            if probe == "readinessProbe" and "GLYPH_GRPC_PORT" in environment(rendering, pod):
+                assert container[probe]["grpc"] == {"port": 9000, "service": GRPC_PATH.strip("/")}, name
+            else:
+                assert container[probe]["httpGet"] == {"path": path, "port": "management"}, name
     monitors = [
         *component("pod-monitor").of("PodMonitor"),
         *component("service-monitor").of("ServiceMonitor"),

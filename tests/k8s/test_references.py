@@ -84,11 +84,11 @@ def test_probes_and_policies_name_ports_that_their_pods_have(case: str) -> None:
     everything = all_pods(rendering)
     for pod in pods(rendering):
         for container in pod.containers:
-            own = {port["name"] for port in container.get("ports", [])}
+            own = {port[key] for port in container.get("ports", []) for key in ("name", "containerPort")}
             probes = [
                 container[p] for p in ("startupProbe", "readinessProbe", "livenessProbe") if p in container
             ]
-            assert {probe["httpGet"]["port"] for probe in probes} <= own
+            assert {probe.get("httpGet", probe.get("grpc"))["port"] for probe in probes} <= own
     for policy in rendering.of("NetworkPolicy") if not rendering.name.endswith("+kserve") else ():
         asked = ports(policy["spec"].get("ingress", []))
         for pod in selected(policy["spec"]["podSelector"].get("matchLabels", {}), everything):

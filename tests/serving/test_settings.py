@@ -1,13 +1,18 @@
 """Settings beside the variables that Kubernetes makes of Services."""
 
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench.support.processes import free_port
 from bundle.repository import Bundle
 from common.errors import ConfigurationError
 from serving.scoring.settings import ScoreSettings
-from serving.settings import is_service_link, load_settings, management_port
+from serving.settings import ServiceSettings, is_service_link, load_settings, management_port
+from serving.system.addresses import listen_problem
+from serving.worker.rpc import installed
 
 # What a container sees of a Service `glyph` with the ports 8080 and `metrics` 8081, as
 # kubernetes.io/docs/concepts/services-networking/service (Environment variables) has it.
@@ -90,3 +95,44 @@ def test_a_typing_error_is_not_taken_for_a_service(name: str, value: str) -> Non
         load_settings({name: value})
     with pytest.raises(ConfigurationError, match="GLYPH_PORT"):
         load_settings({"GLYPH_PORT": "eighty"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"worker": "gthread"}, "set GLYPH_WORKER=inference"),
+        ({"host": "unix:/run/glyph.sock"}, "GLYPH_HOST is a UNIX socket"),
+        ({"port": 9000}, "the port of HTTP or of management"),
+        ({"port": 8999}, "the port of HTTP or of management"),
+        ({"management_port": 9000}, "the port of HTTP or of management"),
+    ],
+)
+def test_a_port_for_grpc_is_refused_where_nothing_could_answer(
+    settings: dict[str, Any], sentence: str
+) -> None:
+    """At the start, with the setting to change."""
+    ServiceSettings(grpc_port=9000)
+    with pytest.raises(ValueError, match=sentence):
+        ServiceSettings(grpc_port=9000, **settings)
+
+
+def test_grpc_without_its_packages_is_refused_with_the_extra_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the start, and only where there is a port for it."""
+    monkeypatch.setattr(installed, "find_spec", lambda _: None)
+    installed.check_installed(ServiceSettings())
+    with pytest.raises(ConfigurationError, match=r"pip install 'glyph\[grpc\]'"):
+        installed.check_installed(ServiceSettings(grpc_port=9000))
+
+
+def test_a_port_for_grpc_that_is_taken_is_named() -> None:
+    """With the setting that changes it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        problem = listen_problem(
+            ServiceSettings(port=free_port(), grpc_port=taken.getsockname()[1], management_port=0)
+        )
+    assert problem is not None
+    assert "GLYPH_GRPC_PORT" in problem

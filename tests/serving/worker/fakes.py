@@ -72,10 +72,15 @@ class Transport:
     def resume_reading(self) -> None:
         """Do nothing."""
 
+    def is_closing(self) -> bool:
+        """Return whether it has ended."""
+        return not self.open
+
     def close(self) -> None:
         """End."""
-        self.open = False
-        self.protocol.connection_lost(None)
+        if self.open:
+            self.open = False
+            self.protocol.connection_lost(None)
 
     abort = close
 
