@@ -72,19 +72,16 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"time in which all files have to arrive (default: {TIMEOUT_SECONDS:.0f})",
     )
     options = parser.parse_args(arguments)
+    runs: dict[str, Callable[[], int]] = {
+        "verify": lambda: _verify(options.path, options.trusted_keys),
+        "sign": lambda: _sign(options.path, options.key),
+        "show": lambda: _show(options.path),
+        "list": lambda: _list(options.path),
+        "push": lambda: _push(Path(options.path), options.url),
+        "fetch": lambda: _fetch(options),
+    }
     try:
-        if options.command == "fetch":
-            print(_fetch(options).path)
-            return 0
-        if options.command == "sign":
-            print(sign(options.path, Signer(options.key)).path / SIGNATURE_FILE)
-            return 0
-        if options.command == "verify":
-            return _verify(options.path, options.trusted_keys)
-        if options.command == "push":
-            return _push(Path(options.path), options.url)
-        run = {"show": _show, "list": _list}[options.command]
-        return run(options.path)
+        return runs[options.command]()
     except (BundleError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -104,7 +101,17 @@ def _add_trusted_keys(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _fetch(options: argparse.Namespace) -> Bundle:
+def _sign(path: Path, key: Path) -> int:
+    print(sign(path, Signer(key)).path / SIGNATURE_FILE)
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    print(_fetched(options).path)
+    return 0
+
+
+def _fetched(options: argparse.Namespace) -> Bundle:
     url, digest, trusted = options.url, options.digest, options.trusted_keys
     if is_store_url(url):
         from bundle.remote import fetch_version

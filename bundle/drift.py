@@ -8,7 +8,7 @@ no drift, 0.1 to 0.25 deserves a look, and above 0.25 the population is another.
 import numpy as np
 import numpy.typing as npt
 
-from bundle.images.contract import IMAGE_SIZE, PIXELS
+from bundle.images.brightness import border_brightness, mean_ink
 from bundle.manifest import Histogram, Reference
 
 FEATURES = ("mean_ink", "border_brightness", "class")
@@ -17,25 +17,7 @@ PRIOR = 0.5
 LEAST_IMAGES = 100
 """With fewer images the index measures chance: its mean without any drift is about (bins - 1) / images."""
 
-_border = np.ones((IMAGE_SIZE, IMAGE_SIZE), dtype=bool)
-_border[1:-1, 1:-1] = False
-BORDER = np.flatnonzero(_border)
-"""Indices of an image's 108 border pixels among its 784."""
-
 Counts = npt.NDArray[np.float64]
-
-
-def mean_ink(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return the mean pixel of each image, `float64[n]`, 0..255."""
-    sums: npt.NDArray[np.float64] = images.reshape(len(images), PIXELS).sum(axis=1, dtype=np.uint32) / PIXELS
-    return sums
-
-
-def border_brightness(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return the mean of each image's border pixels, `float64[n]`, 0..255."""
-    border = images.reshape(len(images), PIXELS)[:, BORDER]
-    sums: npt.NDArray[np.float64] = border.sum(axis=1, dtype=np.uint32) / len(BORDER)
-    return sums
 
 
 def binned(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Counts:

@@ -7,6 +7,7 @@
 - `tiff_kinds.py`, `bmp_palettes.py`: files of which Pillow misreads some, refused by name or rewritten as it reads them
 - `orientation.py`: which way up an image is, by its metadata
 - `numbers.py`: arrays of numbers to images: which shapes, types and ranges of values are read, and which are in doubt
+- `brightness.py`: the mean of an image's pixels and of its border
 - `contract.py`, `errors.py`: image size, polarity and ways to resize; the ways in which a file can be unusable
 
 Nothing here imports pydantic, so that decoder processes start fast.

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import orjson
 
 from bundle import drift
+from bundle.images import brightness
 from serving.system.memory_directory import DIRECTORY_VARIABLE
 from serving.telemetry import logs
 from serving.telemetry.catalogue import BATCH, CATALOGUE, NATS, PROBABILITY, SECONDS
@@ -383,7 +384,7 @@ class _Statistics:
         counts = np.bincount(predicted, minlength=probabilities.shape[1])
         self._classes += counts
         self._drift["class"] += counts
-        ink, border = drift.mean_ink(images), drift.border_brightness(images)
+        ink, border = brightness.mean_ink(images), brightness.border_brightness(images)
         self._drift["mean_ink"] += drift.binned(ink, self._edges["mean_ink"])
         self._drift["border_brightness"] += drift.binned(border, self._edges["border_brightness"])
         highest = probabilities[_PLACES[: len(predicted)], predicted]

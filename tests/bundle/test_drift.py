@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bundle import drift
+from bundle.images import brightness
 
 
 def test_the_index_is_the_sum_that_its_definition_says() -> None:
@@ -36,10 +37,12 @@ def test_few_images_have_no_index() -> None:
 def test_images_are_measured_by_their_mean_and_their_border() -> None:
     """Mean of all pixels, and mean of the 108 at the border, written as slices here."""
     images = np.random.default_rng(3).integers(0, 256, (50, 28, 28), dtype=np.uint8)
-    assert np.allclose(drift.mean_ink(images), images.mean(axis=(1, 2)))
+    assert np.allclose(brightness.mean_ink(images), images.mean(axis=(1, 2)))
     rows = images[:, [0, -1], :].reshape(50, 56)
     columns = images[:, 1:-1, [0, -1]].reshape(50, 52)
-    assert np.allclose(drift.border_brightness(images), np.concatenate([rows, columns], axis=1).mean(axis=1))
+    assert np.allclose(
+        brightness.border_brightness(images), np.concatenate([rows, columns], axis=1).mean(axis=1)
+    )
 
 
 def test_values_are_binned_as_numpy_does() -> None:

@@ -64,10 +64,8 @@ def test_selectors_select_this_services_pods(case: str) -> None:
         for selector in selectors:
             chosen = selected(selector, everything)
             name = f"{document['kind']}/{document['metadata']['name']}"
-            if name == "NetworkPolicy/glyph-store":
-                continue  # for every workload
-            if rendering.name.endswith(("+kserve", "+train-peers")):  # test_kserve.py has the former's pods
-                continue
+            if name == "NetworkPolicy/glyph-store" or rendering.name.endswith(("+kserve", "+train-peers")):
+                continue  # the first is for every workload; test_kserve.py has KServe's pods
             assert chosen, f"{name} selects nothing"
             assert len({pod.labels["app.kubernetes.io/component"] for pod in chosen}) == 1, name
     for pod in pods(rendering):
@@ -135,8 +133,8 @@ def test_what_comes_from_outside_finds_the_service(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_volumes_keys_and_accounts_are_there(case: str) -> None:
-    """Every mount has its volume and every volume its claim; every variable its ConfigMap and its key."""
+def test_volumes_and_accounts_are_there(case: str) -> None:
+    """Every mount has its volume, and every volume its claim, its ConfigMap or its Secret."""
     rendering = CASES[case]()
     for pod in pods(rendering):
         volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
@@ -151,9 +149,16 @@ def test_volumes_keys_and_accounts_are_there(case: str) -> None:
                 find(rendering, "Secret", secret["secretName"])
         account = find(rendering, "ServiceAccount", pod.spec["serviceAccountName"])
         assert account["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_variable_has_its_source(case: str) -> None:
+    """A ConfigMap is here, and has the key; a Secret is somebody else's, and pods start without it."""
+    rendering = CASES[case]()
+    for pod in pods(rendering):
         for container in pod.containers:
             for source in container.get("envFrom", []):
-                if "secretRef" in source:  # somebody else's, so pods start without it
+                if "secretRef" in source:
                     assert source["secretRef"]["optional"] is True
                 else:
                     find(rendering, "ConfigMap", source["configMapRef"]["name"])

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bundle import drift
+from bundle.images import brightness
 from bundle.manifest import BLACK_ON_WHITE, WHITE_ON_BLACK, Polarity
 
 
@@ -86,4 +86,4 @@ class DataSet:
 
 def polarity(images: npt.NDArray[np.uint8]) -> Polarity:
     """Return the polarity of a data set: the background is what most image borders show."""
-    return WHITE_ON_BLACK if np.median(drift.border_brightness(images)) < 128 else BLACK_ON_WHITE
+    return WHITE_ON_BLACK if np.median(brightness.border_brightness(images)) < 128 else BLACK_ON_WHITE

@@ -8,8 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bundle import drift
-from bundle.images import decoding
+from bundle.images import brightness, decoding
 from bundle.images.contract import BLACK_ON_WHITE, IMAGE_SIZE, PAPER, Polarity
 from bundle.images.errors import ImageError
 
@@ -102,7 +101,7 @@ def _suspects(images: Images, polarity: Polarity) -> list[int]:
     unframed = bits.reduce(bits(images[:, 0], images[:, -1]), axis=1) != paper
     if unframed.any():
         unframed &= ~suspect
-        border = drift.border_brightness(images[unframed])
+        border = brightness.border_brightness(images[unframed])
         # With a pixel of the other half, all pixels of a low contrast are on this side of the bound, too.
         middle = 127.5 + LEAST_CONTRAST if paper else 127.5 - LEAST_CONTRAST
         suspect[unframed] = border < middle if paper else border > middle

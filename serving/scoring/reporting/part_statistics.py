@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from bundle import drift
 from bundle.errors import BundleError
+from bundle.images import brightness
 from bundle.manifest import Reference
 from bundle.repository import resolve
 from common.html.confusion_matrix import Confusion
@@ -65,8 +66,8 @@ class PartStatistics:
         if self.reference is not None:
             sample = chunk.images[places[:: max(1, len(places) // DRIFT_SAMPLE)]]
             for feature, values in (
-                ("mean_ink", drift.mean_ink(sample)),
-                ("border_brightness", drift.border_brightness(sample)),
+                ("mean_ink", brightness.mean_ink(sample)),
+                ("border_brightness", brightness.border_brightness(sample)),
             ):
                 edges = np.array(getattr(self.reference, feature).edges)
                 tally[feature] = drift.binned(values, edges).astype(np.int64).tolist()
