@@ -86,9 +86,9 @@ sys.addaudithook(_on_open)
 os.stat, os.lstat = _checked(os.stat), _checked(os.lstat)
 # Else sysconfig would look for the values of macOS' build.
 os.environ["_PYTHON_SYSCONFIGDATA_NAME"] = (
-    f"_sysconfigdata_{sys.abiflags}_{sys.platform}_{sys.implementation._multiarch}"  # type: ignore[attr-defined]
+    f"_sysconfigdata_{sys.abiflags}_{sys.platform}_{sys.implementation._multiarch}"
 )
-sys.platform = "darwin"  # type: ignore[misc]
+sys.platform = "darwin"
 # The standard library imports it on macOS to learn which proxies the system's settings name.
 proxies: Any = types.ModuleType("_scproxy")
 proxies._get_proxy_settings = proxies._get_proxies = dict
