@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bundle.errors import BundleError
@@ -19,7 +20,7 @@ from bundle.signing import PASSPHRASE, Signer
 from bundle.verify import problems
 from bundle.version_paths import file_instead_of_directory, split_version
 from common.download import shown_url
-from common.object_store import StoreError
+from common.object_store import ObjectStore, StoreError
 from common.programs import named
 from common.store_urls import is_store_url, shown_store_url
 
@@ -169,19 +170,25 @@ def _manifest(path: str, trusted: Path | None = None) -> Manifest:
     return resolve_remote(path, trusted=trusted).manifest
 
 
+def _stored_manifest(model: ObjectStore, version: int) -> Manifest:
+    from bundle.remote import open_version
+
+    return open_version(model, version).manifest
+
+
 def _list(path: str) -> int:
     if is_store_url(path):
-        from bundle.remote import numbers, open_version, split_url
+        from bundle.remote import numbers, split_url
 
         store, version = split_url(path)
         there = numbers(store) if version is None else [version]
         empty = f"no version is published in {store.url}"
-        found = [_line(number, lambda n=number: open_version(store, n).manifest) for number in there]
+        found = [_line(number, partial(_stored_manifest, store, number)) for number in there]
     else:
         model, version = split_version(Path(path))
         there = versions(model) if version is None else [version]
         empty = file_instead_of_directory(model) or f"no version is published in {model}"
-        found = [_line(number, lambda n=number: Bundle.open(model / str(n)).manifest) for number in there]
+        found = [_line(number, partial(_manifest, str(model / str(number)))) for number in there]
     for line in found:
         print(line)
     if not there:

@@ -8,6 +8,7 @@ them.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,7 +100,7 @@ class ObjectStore:
             found: list[dict[str, Any]] = self._files.ls(path, detail=True)
             return found
 
-        for entry in self._call("listed", folder, entries, missing=[]):
+        for entry in self._found("listed", folder, entries) or ():
             name = str(entry["name"]).rstrip("/")
             if name.startswith(f"{path}/") and "/" not in name[len(path) + 1 :]:
                 yield name[len(path) + 1 :], str(entry.get("type"))
@@ -113,7 +114,7 @@ class ObjectStore:
             return objects
 
         objects = {}
-        for path, entry in self._call("listed", "", found, missing={}).items():
+        for path, entry in (self._found("listed", "", found) or {}).items():
             if path != self._root and (not path.startswith(f"{self._root}/") or path.endswith("/")):
                 continue
             stamp = next((str(entry[key]) for key in STAMPS if entry.get(key)), "")
@@ -122,7 +123,7 @@ class ObjectStore:
 
     def size(self, name: str) -> int | None:
         """Return the bytes of an object; None if there is none."""
-        entry = self._call("read", name, lambda: self._files.info(self._path(name)), missing=None)
+        entry = self._found("read", name, lambda: self._files.info(self._path(name)))
         return None if entry is None or entry.get("type") != "file" else int(entry["size"])
 
     def read(self, name: str, limit: int) -> bytes | None:
@@ -156,7 +157,7 @@ class ObjectStore:
             end = min(size, start + READ_BYTES)
             if time.monotonic() > deadline:
                 raise StoreError(f"{self._shown(name)} did not arrive in time")
-            data = self._call("read", name, lambda s=start, e=end: self._files.cat_file(path, start=s, end=e))
+            data = self._call("read", name, partial(self._files.cat_file, path, start=start, end=end))
             if len(data) != end - start:
                 raise StoreError(f"{self._shown(name)} changed while it was being read")
             yield data
@@ -186,12 +187,12 @@ class ObjectStore:
 
         try:
             return self._call("written", name, write)
-        except FileExistsError:
+        except _ExistsError:
             return False
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
-        self._call("removed", name, lambda: self._files.rm_file(self._path(name)), missing=None)
+        self._found("removed", name, lambda: self._files.rm_file(self._path(name)))
 
     def _protocols(self) -> tuple[str, ...]:
         protocol = self._files.protocol
@@ -203,23 +204,35 @@ class ObjectStore:
     def _shown(self, name: str) -> str:
         return f"{self.url}/{one_line(name)}" if name else self.url
 
-    def _call(self, done: str, name: str, call: Callable[[], T], **default: T) -> T:
-        """Return what a call of the backend does; `missing` where nothing is there.
+    def _found(self, done: str, name: str, call: Callable[[], T]) -> T | None:
+        """Return what a call of the backend does; None where nothing is there.
+
+        Raises:
+            StoreError: as `_call`.
+        """
+        try:
+            return self._call(done, name, call)
+        except _MissingError:
+            return None
+
+    def _call(self, done: str, name: str, call: Callable[[], T]) -> T:
+        """Return what a call of the backend does.
 
         Raises:
             StoreError: the backend failed, with whatever exception of its client.
-            FileExistsError: the object exists.
         """
         try:
             return call()
-        except FileExistsError:
-            raise
+        except FileExistsError as error:
+            raise _ExistsError(f"{self._shown(name)} cannot be {done}: {_reason(error)}") from None
         except FileNotFoundError as error:
-            if "missing" in default:
-                return default["missing"]
-            raise StoreError(f"{self._shown(name)} cannot be {done}: {_reason(error)}") from None
+            raise _MissingError(f"{self._shown(name)} cannot be {done}: {_reason(error)}") from None
         except Exception as error:  # noqa: BLE001 - of any client
             raise StoreError(f"{self._shown(name)} cannot be {done}: {_reason(error)}") from None
+
+
+class _ExistsError(StoreError):
+    """An object is there already."""
 
 
 class _MissingError(StoreError):

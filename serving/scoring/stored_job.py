@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bundle.errors import BundleError
 from bundle.remote import fetch_version, resolve
@@ -81,13 +81,13 @@ class StoredJob:
 
     def _localised(self, values: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
         local = dict(values)
-        if is_store_url(url := values.get("model")):
+        if is_store_url(url := str(values.get("model"))):
             split = with_version({"model": check_store_url(url)})
             self.model = split["model"]
             local |= {"model": _place(scratch, split["model"])}
             if "version" in split:
                 local |= {"version": split["version"]}
-        if is_store_url(url := values.get("output")):
+        if is_store_url(url := str(values.get("output"))):
             self.output = check_store_url(url)
             local["output"] = str(_place(scratch, self.output)) + ("/" if url.endswith("/") else "")
         if "input" in values:
@@ -124,8 +124,8 @@ class StoredJob:
                 self._make_place(path, settings)
             if self.model is not None:
                 _fetch_model(self.model, settings)
-            for path, url in self.inputs.items():
-                _fetch_input(url, Path(path), settings.scratch_bytes)
+            for place, url in self.inputs.items():
+                _fetch_input(url, Path(place), settings.scratch_bytes)
             if self.output is not None:
                 self._fetch_output(settings, all_parts=all_parts)
 
@@ -262,7 +262,7 @@ class _Uploading(Observer):
         for source in sources:
             for path, url in self._job.inputs.items():
                 if source.name == path or source.name.startswith(f"{path}/"):
-                    source.name = url + source.name[len(path) :]
+                    cast("Any", source).name = url + source.name[len(path) :]
         self._console.on_backend(backend, sources)
 
     def on_start(self, totals: Totals, done: Sequence[Receipt]) -> None:

@@ -3,6 +3,7 @@
 For each call there is a new bucket: the push is killed there, the bucket is looked at, and the push is repeated.
 """
 
+import functools
 import json
 import os
 import signal
@@ -30,10 +31,10 @@ def main() -> None:
         for calls in range(MOST_CALLS):
             bucket = f"{moment}-{calls}"
             urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT")).close()
-            if not forked(lambda b=bucket, m=moment, c=calls: _dying(model, b, m, c)):
+            if not forked(functools.partial(_dying, model, bucket, moment, calls)):
                 break
             deaths[moment] += 1
-            wrong += forked_result(lambda b=bucket: _look(model, b))
+            wrong += forked_result(functools.partial(_look, model, bucket))
     print(json.dumps({"deaths": deaths, "wrong": wrong}))
 
 

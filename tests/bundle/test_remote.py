@@ -195,9 +195,12 @@ def test_what_is_too_large_is_not_asked_for(
     monkeypatch.setitem(MAX_BYTES, ONNX_FILE, 3)
     asked: list[str] = []
     chunks = ObjectStore.chunks
-    monkeypatch.setattr(
-        ObjectStore, "chunks", lambda self, name, *rest: asked.append(name) or chunks(self, name, *rest)
-    )
+
+    def note(self: ObjectStore, name: str, *rest: Any) -> Iterator[bytes]:
+        asked.append(name)
+        return chunks(self, name, *rest)
+
+    monkeypatch.setattr(ObjectStore, "chunks", note)
     found = resolve(f"{repository}/shapes")
     with pytest.raises(FetchError, match=r"model\.onnx has 4 bytes; at most 3 are fetched"):
         fetch_version(found, tmp_path / "fetched")

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,9 +143,8 @@ def test_a_changed_version_is_refused_and_the_older_one_serves(
     path.write_bytes(whole)
     look(store)
     assert store.engine().bundle.version == 1
-    monkeypatch.setattr(
-        mirror.time, "monotonic", lambda now=mirror.time.monotonic: now() + mirror.REFUSED_SECONDS
-    )
+    later = time.monotonic() + mirror.REFUSED_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     look(store)
     assert store.engine().bundle.version == 2
     assert store.report()["refused"] == []
@@ -205,7 +205,7 @@ def test_a_store_that_fails_is_tried_again_later_each_time(
         asked.append(clock[0])
         raise StoreError("the bucket does not answer")
 
-    monkeypatch.setattr(mirror.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(ObjectStore, "open", fail)
     store = a_store(repository, scratch)
     for _ in range(600):
