@@ -201,6 +201,7 @@ def test_two_signatures_or_another_envelope_are_none(tmp_path: Path) -> None:
     statement = statement_of(path.read_bytes())
     envelopes: tuple[dict[str, Any], ...] = (
         {"signatures": []},
+        {"signatures": [{"sig": ""}, {"sig": ""}]},
         {"payloadType": "text/plain"},
         {"payload": "no base64"},
     )
