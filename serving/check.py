@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from bundle.signing import TrustedKeysError, read_key_files
 from common.errors import ConfigurationError
 from common.programs import named
 from serving.errors import NotReadyError, ProviderError
@@ -54,6 +53,8 @@ def check_trusted_keys(settings: ServiceSettings) -> None:
         ConfigurationError: they cannot be read.
     """
     if settings.trusted_keys is not None:
+        from bundle.signing import TrustedKeysError, read_key_files
+
         try:
             read_key_files(settings.trusted_keys)
         except TrustedKeysError as error:

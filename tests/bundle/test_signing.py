@@ -201,6 +201,7 @@ def test_two_signatures_or_another_envelope_are_none(tmp_path: Path) -> None:
     statement = statement_of(path.read_bytes())
     envelopes: tuple[dict[str, Any], ...] = (
         {"signatures": []},
+        {"signatures": [{"sig": ""}, {"sig": ""}]},
         {"payloadType": "text/plain"},
         {"payload": "no base64"},
     )
@@ -228,9 +229,9 @@ def test_keys_that_cannot_be_used_refuse_everything(tmp_path: Path, pair: tuple[
     """A missing file, a private key, an empty directory, a key of another kind, half a key: a sentence each."""
     bundle = signed_one(tmp_path, pair[0])
     (tmp_path / "empty").mkdir()
-    other, small = ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP192R1())
-    for name, key in {"other": other.public_key(), "small": small.public_key()}.items():
-        (tmp_path / name).write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    pem = Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    (tmp_path / "small").write_bytes(public_pem(new_key(ec.SECP192R1())))
+    (tmp_path / "other").write_bytes(ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(*pem))
     (tmp_path / "half").write_bytes(pair[1].read_bytes().replace(b"A", b"", 3))
     for name, said in {
         "nothing": "cannot be read: No such file",

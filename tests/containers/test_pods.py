@@ -104,6 +104,7 @@ def test_scoring_in_shares_answers_every_picture_once(
     images = read_idx(mnist_directory / "t10k-images-idx3-ubyte", 3)[:PICTURES]
     labels = read_idx(mnist_directory / "t10k-labels-idx1-ubyte", 1)[:PICTURES]
     (cluster.volume / "input").mkdir()
+    (cluster.volume / "scores").mkdir()  # a cluster makes the subPath of a mount
     for number, image in enumerate(images):
         (cluster.volume / "input" / f"{number:05d}.png").write_bytes(png(image))
     cluster.give()
