@@ -36,8 +36,17 @@ def test_the_configuration_says_which_batch_is_accepted(bundle: Any, tmp_path: P
         assert service.ask("GET", "/v2/models/synthetic/config").json()["max_batch_size"] == 7
 
 
-def test_statistics_are_those_of_all_workers_and_outlive_them(pod: Managed, digit: Pixels) -> None:
+def test_statistics_are_those_of_all_workers_and_outlive_them(
+    bundle: Any, worker_class: str, digit: Pixels, tmp_path: Path
+) -> None:
     """Images, batches, answers and refusals; whichever worker is asked, and after each has been replaced."""
+    with managed(tmp_path, model=bundle.path.parent, workers=2, worker=worker_class) as pod:
+        await_(lambda: pod.ask("/readyz").json().get("workers") == {"ready": 2})
+        check_statistics(pod, digit)
+
+
+def check_statistics(pod: Managed, digit: Pixels) -> None:
+    """Ask for predictions, and for what was counted of them, before and after SIGHUP."""
     before = stats(pod.service)
     body = json.dumps({"instances": [digit.tolist()] * 3}).encode()
     for _ in range(20):  # by a connection each, so that both workers get some
