@@ -103,7 +103,14 @@ def test_files_are_scored_as_on_linux(tmp_path: Path, given: str, monkeypatch: p
     name, write = KINDS[given]
     write(tmp_path / name, digits(40))
     (tmp_path / "temporary").mkdir()
-    words = ["-m", "serving.score", "--input", tmp_path / name, "--model", bundle.path.parent]
+    words: list[str | Path] = [
+        "-m",
+        "serving.score",
+        "--input",
+        tmp_path / name,
+        "--model",
+        bundle.path.parent,
+    ]
     words += [
         "--output",
         tmp_path / "scored",
@@ -125,7 +132,7 @@ def test_files_are_scored_as_on_linux(tmp_path: Path, given: str, monkeypatch: p
 def test_a_model_is_trained_and_published(tmp_path: Path) -> None:
     """With its report, its exports and their proof."""
     data = archive(tmp_path / "noisy.npz")
-    places = ["--models", tmp_path / "models", "--runs", tmp_path / "runs"]
+    places: list[str | Path] = ["--models", tmp_path / "models", "--runs", tmp_path / "runs"]
     python(
         "-m", "training", "fit", "--data", data, *places, "--epochs", "1", "--hidden", "8", "--threads", "1"
     )
