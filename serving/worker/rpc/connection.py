@@ -49,8 +49,6 @@ STREAM_WINDOW = 256 << 10
 CONNECTION_WINDOW = 1 << 20
 """The same of all calls of a connection."""
 LAST_STREAM = (1 << 31) - 1
-DRAIN_SECONDS = 2.0
-"""How long a client may take to answer the ping of `drain`."""
 PING = b"draining"
 
 _CONFIGURATION = H2Configuration(
@@ -503,7 +501,8 @@ class RpcConnection(asyncio.Protocol):
         self._goaway(LAST_STREAM)
         self._h2.ping(PING)
         self._flush()
-        self._set_deadline(DRAIN_SECONDS)
+        # A starved client may have sent calls before it read this; half of the time is left for their answers.
+        self._set_deadline(self._settings.graceful_timeout_seconds / 2)
 
     def _name_last_stream(self) -> None:
         """Tell the client which stream is the last."""

@@ -11,6 +11,7 @@ from collections import Counter
 
 import grpc.aio
 
+PATIENCE = 240
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -21,12 +22,17 @@ async def ask(port: int, clients: int, request: bytes) -> Counter[str]:
     answered: set[int] = set()
 
     async def one(number: int) -> None:
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
+        options = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            # How long a connection may wait to be accepted, which is while workers load their model; 20 s by default.
+            ("grpc.min_reconnect_backoff_ms", 1000 * PATIENCE),
+        ]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
             call = channel.unary_unary(METHOD)
             while not ended.done():
                 try:
-                    await call(request, timeout=60)
+                    await call(request, timeout=PATIENCE)
                     found["OK"] += 1
                     if number not in answered:
                         answered.add(number)

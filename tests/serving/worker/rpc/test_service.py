@@ -25,7 +25,7 @@ from tests.serving.worker.rpc.peer import INFER, a_request
 from tests.serving.worker.test_lifecycle import until
 
 CLIENTS = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".venv-clients/bin/python"))
-PATIENCE = 120.0
+PATIENCE = 300.0
 WATCH = "/grpc.health.v1.Health/Watch"
 HealthResponse = message_class("grpc.health.v1.HealthCheckResponse")
 SERVING, NOT_SERVING = 1, 2
