@@ -39,7 +39,9 @@ class LocalModel:
         """
         service = _service_settings(settings.model, os.environ)
         try:
-            resolve(service.model, service.version)
+            if isinstance(service.model, str):
+                raise ModelError(f"{service.model} is in an object store: 'python -m bundle fetch' brings it here")
+            resolve(service.model, service.version, service.trusted_keys)
             with _quiet_log():
                 self.store = ModelStore.start(service)
                 report = self.store.report()

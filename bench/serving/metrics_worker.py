@@ -108,8 +108,8 @@ class Library:
         self._drift = [
             (measure, np.array(edges), [bins.labels(feature, version, str(i)) for i in range(len(edges) - 1)])
             for feature, measure, edges in (
-                ("mean_ink", drift.mean_ink, manifest.reference.mean_ink.edges),
-                ("border_brightness", drift.border_brightness, manifest.reference.border_brightness.edges),
+                ("mean_ink", brightness.mean_ink, manifest.reference.mean_ink.edges),
+                ("border_brightness", brightness.border_brightness, manifest.reference.border_brightness.edges),
             )
         ]
         self._routes: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}

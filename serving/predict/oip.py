@@ -179,7 +179,7 @@ def _header_length(sent: str | None, size: int) -> int:
     return int(sent)
 
 
-def _images(document: dict[str, Any], binary: memoryview, max_images: int) -> npt.NDArray[np.uint8]:
+def _images(document: dict[str, Any], binary: bytes | memoryview, max_images: int) -> npt.NDArray[np.uint8]:
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise _invalid(f"'inputs' is {_shown(document, 'inputs')}", f"Send a list with one input, '{INPUT}'.")

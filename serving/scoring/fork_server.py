@@ -117,10 +117,10 @@ def main(arguments: Sequence[str]) -> int:
     """Fork children until the parent closes the socket or exits, then wait for them; or be the child that is given."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    file, *child = arguments
+    number, *child = arguments
     if child:
-        _be_child(json.loads(child[0]), int(file))
-    with socket.socket(fileno=int(file)) as control:
+        _be_child(json.loads(child[0]), int(number))
+    with socket.socket(fileno=int(number)) as control:
         while True:
             try:
                 message, files, _, _ = socket.recv_fds(control, MAX_MESSAGE, 1)

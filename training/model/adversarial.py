@@ -20,5 +20,5 @@ def adversarial(inputs: torch.Tensor, gradient: torch.Tensor, size: float) -> to
         gradient: of each input's loss, times any positive number; same shape.
         size: Euclidean norm of the perturbation, in the units of the inputs.
     """
-    norms = gradient.norm(dim=1, keepdim=True)
+    norms: torch.Tensor = gradient.norm(dim=1, keepdim=True)
     return inputs + gradient * (size / norms.clamp_min(torch.finfo(norms.dtype).tiny))

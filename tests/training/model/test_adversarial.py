@@ -1,6 +1,7 @@
 """Adversarial training: the perturbation is the worst one, and half of the loss is that of the moved images."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_an_input_without_a_gradient_stays() -> None:
 
 def test_a_step_is_that_of_half_the_loss_of_each(tmp_path: Path) -> None:
     """One step of SGD, against autograd over images that are moved in pixels: ink is 255."""
-    plain = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "dropout": (0.0,)}
+    plain: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "dropout": (0.0,)}
     run = small_run(tmp_path, adversarial=1.5, schedule="constant", warmup=0.0, precision="float32", **plain)
     state, batch = begin(run), torch.arange(32)
     images, labels = run.train.take(batch)
@@ -82,7 +83,7 @@ def test_it_withstands_what_it_was_trained_against(tmp_path: Path) -> None:
         moved = adversarial(x.detach(), x.grad, 6 * 255 / fitted.standardise.deviation)
         return 1 - float((fitted.model(moved).argmax(1) == labels).float().mean())
 
-    settings = {"epochs": 6, "dropout": (0.0,)}
+    settings: dict[str, Any] = {"epochs": 6, "dropout": (0.0,)}
     plain = fit(small_run(tmp_path / "plain", **settings))
     robust = fit(small_run(tmp_path / "robust", adversarial=6.0, **settings))
     assert accuracy(logits_of(robust.model, robust.standardise, images), labels.numpy()) == pytest.approx(
