@@ -40,7 +40,9 @@ class LocalModel:
         service = _service_settings(settings.model, os.environ)
         try:
             if isinstance(service.model, str):
-                raise ModelError(f"{service.model} is in an object store: 'python -m bundle fetch' brings it here")
+                raise ModelError(
+                    f"{service.model} is in an object store: 'python -m bundle fetch' brings it here"
+                )
             resolve(service.model, service.version, service.trusted_keys)
             with _quiet_log():
                 self.store = ModelStore.start(service)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle import drift
+from bundle.images import brightness
 from bundle.golden import GoldenExamples
 from bundle.manifest import GOLDEN_FILE
 from bundle.repository import Bundle
@@ -109,7 +110,11 @@ class Library:
             (measure, np.array(edges), [bins.labels(feature, version, str(i)) for i in range(len(edges) - 1)])
             for feature, measure, edges in (
                 ("mean_ink", brightness.mean_ink, manifest.reference.mean_ink.edges),
-                ("border_brightness", brightness.border_brightness, manifest.reference.border_brightness.edges),
+                (
+                    "border_brightness",
+                    brightness.border_brightness,
+                    manifest.reference.border_brightness.edges,
+                ),
             )
         ]
         self._routes: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}

@@ -43,6 +43,7 @@ ROUTES = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/inf
 """The templates of its prediction routes, without and with a version."""
 GRPC_PATH = "/inference.GRPCInferenceService/"
 """Prefix of the protocol's paths over gRPC, which `serving.worker.rpc` answers."""
+GRPC_INFER = f"{GRPC_PATH}ModelInfer"
 
 _PATH = re.compile(r"/v2/models/([^/:]+)(?:/versions/([^/:]+))?/infer")
 _LENGTH = re.compile(r"[0-9]{1,10}")

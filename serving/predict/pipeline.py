@@ -48,7 +48,7 @@ PREDICT = "/predict"
 INVOCATIONS = "/invocations"
 """`POST /predict` as SageMaker asks for it (docs.aws.amazon.com/sagemaker, Use Your Own Inference Code with Hosting
 Services)."""
-PREDICTION_ROUTES = frozenset((PREDICT, INVOCATIONS, *oip.ROUTES, *tf_serving.ROUTES))
+PREDICTION_ROUTES = frozenset((PREDICT, INVOCATIONS, *oip.ROUTES, oip.GRPC_INFER, *tf_serving.ROUTES))
 """The templates of all prediction routes, as `Target.route` and the metrics have them."""
 _PREDICT_TARGET, _INVOCATIONS_TARGET = Target(PREDICT), Target(INVOCATIONS)
 PHASES = ("queue", "decode", "infer", "encode")

@@ -78,7 +78,9 @@ def _listed(settings: ServiceSettings, store: ModelStore, *, only_ready: bool) -
     """Return the published versions of the model in ascending order, with their states and reasons."""
     loaded, facts = store.versions(), store.published_facts()
     refused = {each["version"]: each["reason"] for each in facts["refused"]}
-    name = facts["model"]["name"] if "model" in facts else settings.served_name or settings.model_directory.name
+    name = (
+        facts["model"]["name"] if "model" in facts else settings.served_name or settings.model_directory.name
+    )
     try:
         found = published(settings.model_directory)
     except BundleError:  # the directory cannot be read at the moment

@@ -25,7 +25,7 @@ from serving.settings import ServiceSettings
 from serving.worker.rpc.messages import message_class, parsed
 
 GRPC = "application/grpc"
-PATH = f"{oip.GRPC_PATH}ModelInfer"
+PATH = oip.GRPC_INFER
 
 _REQUEST = message_class("inference.ModelInferRequest")
 _RESPONSE = message_class("inference.ModelInferResponse")

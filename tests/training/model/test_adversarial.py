@@ -47,7 +47,13 @@ def test_an_input_without_a_gradient_stays() -> None:
 
 def test_a_step_is_that_of_half_the_loss_of_each(tmp_path: Path) -> None:
     """One step of SGD, against autograd over images that are moved in pixels: ink is 255."""
-    plain: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "dropout": (0.0,)}
+    plain: dict[str, Any] = {
+        "optimizer": "sgd",
+        "momentum": 0.0,
+        "nesterov": False,
+        "weight_decay": 0.0,
+        "dropout": (0.0,),
+    }
     run = small_run(tmp_path, adversarial=1.5, schedule="constant", warmup=0.0, precision="float32", **plain)
     state, batch = begin(run), torch.arange(32)
     images, labels = run.train.take(batch)
