@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle import drift
-from bundle.images import brightness
 from bundle.golden import GoldenExamples
+from bundle.images import brightness
 from bundle.manifest import GOLDEN_FILE
 from bundle.repository import Bundle
 from serving.system.memory_directory import DIRECTORY_VARIABLE
