@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from bundle import signing
+from bundle import remote, signing
 from bundle.__main__ import TRUSTED_KEYS
 from bundle.__main__ import main as bundle_command
 from bundle.errors import InvalidBundleError, PublishError
@@ -346,3 +346,22 @@ def test_a_resealed_bundle_is_changed(tmp_path: Path, pair: tuple[Path, Path]) -
     assert (
         said == "manifest.json was changed after it was signed: restore the file, or publish and sign again"
     )
+
+
+def test_a_signature_goes_to_an_object_store_and_comes_back(
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrives passes the stock verifier; a newer version without a signature is passed over, unparsed."""
+    pytest.importorskip("fsspec", reason="fsspec is not installed")
+    private, public = pair
+    signed, store = signed_one(tmp_path / "models", private), f"file://{tmp_path}/store"
+    remote.push(signed, store)
+    remote.push(publish_one(tmp_path / "elsewhere", created="2026-11-23T12:00:00+00:00"), store)
+    assert remote.problems(f"{store}/shapes/1", trusted=public) == []
+    found = remote.resolve(f"{store}/shapes", trusted=public)
+    assert (found.version, remote.resolve(f"{store}/shapes").version) == (1, 2)
+    fetched = remote.fetch_version(found, tmp_path / "fetched", trusted=public)
+    assert stock(fetched.path, public).returncode == 0
+    monkeypatch.setattr(Manifest, "from_bytes", lambda _: pytest.fail("it was parsed"))
+    with pytest.raises(InvalidBundleError, match="it is not signed"):
+        remote.resolve(f"{store}/shapes/2", trusted=public)

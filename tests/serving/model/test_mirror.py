@@ -19,7 +19,8 @@ from bench.support.pictures import a_digit, png
 from bench.support.processes import ROOT
 from bundle.manifest import MANIFEST_FILE, ONNX_FILE
 from bundle.remote import push
-from bundle.repository import Bundle, versions
+from bundle.repository import Bundle, sign, versions
+from bundle.signing import Signer
 from common.errors import ConfigurationError
 from common.object_store import ObjectStore, StoreError
 from serving.__main__ import main
@@ -27,6 +28,7 @@ from serving.errors import NotReadyError
 from serving.model import mirror
 from serving.model.store import ModelStore
 from serving.settings import ServiceSettings, load_settings
+from tests.bundle.keys import key_pair
 from tests.s3_server import SECRET, S3Server, s3_server
 from tests.serving.management.test_management import workers_of
 
@@ -81,6 +83,22 @@ def reason(store: ModelStore) -> str:
     with pytest.raises(NotReadyError) as error:
         store.engine()
     return error.value.detail
+
+
+def test_a_version_that_no_trusted_key_signed_is_not_fetched(
+    made: list[Bundle], repository: str, scratch: Path, tmp_path: Path
+) -> None:
+    """The older one, which is signed, is served; the reason why the newest is not is told."""
+    private, public = key_pair(tmp_path)
+    push(sign(made[0].path, Signer(private)), repository)
+    push(made[1], repository)
+    store = a_store(repository, scratch, trusted_keys=public)
+    look(store)
+    assert store.versions() == [1]
+    assert store.mirror is not None
+    (refused,) = store.mirror.refused()
+    assert refused["version"] == 2
+    assert "it is not signed" in refused["reason"]
 
 
 def test_a_start_does_not_wait_for_the_store(made: list[Bundle], repository: str, scratch: Path) -> None:
