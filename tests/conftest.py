@@ -19,7 +19,9 @@ SYSTEM = ("browser", "containers", "e2e", "gpu", "k8s")
 """Folders of tests that need what a machine may lack: a browser, Docker, root, kubectl, a GPU."""
 TOGETHER = ("browser", "containers")
 """Folders whose files share what is started for them, so that one process runs them all."""
-RUNS = frozenset(("running", "managed", "job", "fit", "small_run", "rich_run", "score", "die_everywhere"))
+RUNS = frozenset(
+    ("running", "managed", "job", "fit", "small_run", "rich_run", "score", "die_everywhere", "s3_server")
+)
 """What starts a service, trains, scores or is killed, by the names that test modules import it under."""
 RUNNING = frozenset(("service", "both_services", "pod", "guarded", "finished"))
 """The fixtures of folders that do so."""
