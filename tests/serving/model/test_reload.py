@@ -154,9 +154,9 @@ def test_a_refused_version_is_tried_again_only_when_it_has_changed(
     tries: list[int] = []
     opened = Bundle.open
 
-    def counted(path: Path, *, mounted: bool) -> Bundle:
+    def counted(path: Path, trusted: Path | None, *, mounted: bool) -> Bundle:
         tries.append(1)
-        return opened(path, mounted=mounted)
+        return opened(path, trusted, mounted=mounted)
 
     monkeypatch.setattr(Bundle, "open", counted)
     for _ in range(3):
