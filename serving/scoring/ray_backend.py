@@ -141,7 +141,7 @@ class PartScorer:
         self._failure: ScoringError | DataError | None = None
         self._sources: Sequence[Source] = ()
         try:
-            self._open(ScoreSettings.model_validate_json(settings), fingerprint, directory)
+            self._open(ScoreSettings.model_validate(json.loads(settings)), fingerprint, directory)
         except (ScoringError, DataError) as error:  # if __init__ raised, Ray would restart the actor forever
             self._failure = error
 

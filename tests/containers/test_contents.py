@@ -18,7 +18,7 @@ from training import settings as training
 
 LOOK = Path(__file__).with_name("look.py").read_text()
 MEMORY = "/dev/shm"  # noqa: S108  it is the very place
-SERVE_MB, OWN_MB = 300, 200
+SERVE_MB, OWN_MB = 320, 200
 LEFT_OUT = {"triton"}
 """Compilers that a lock names."""
 MISSING_DRIVER = "libcuda.so.1: cannot open shared object file: No such file or directory"
