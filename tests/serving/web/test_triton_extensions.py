@@ -79,6 +79,12 @@ def check_statistics(pod: Managed, digit: Pixels) -> None:
     )
 
 
+def test_the_server_names_the_extensions_that_it_has(service: Service) -> None:
+    """Clients look there before they ask for what is not the protocol's own."""
+    named = service.ask("GET", "/v2").json()["extensions"]
+    assert named == ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+
+
 def test_a_service_without_a_management_port_has_statistics_too(service: Service, digit: Pixels) -> None:
     """Of the worker that answers: nobody else could read them."""
     before = stats(service)["inference_count"]
