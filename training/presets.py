@@ -45,7 +45,8 @@ def strong() -> Mapping[str, Any]:
 
     `python -m training fit --preset strong`: test error 0.778% ± 0.022, of images moved by 2 and 2 pixels
     28.768% ± 1.701 and of images turned by 15 degrees 2.856% ± 0.152 (mean and standard deviation of 5 seeds,
-    `python -m bench presets --preset strong --threads 1`); 165 s on two idle cores of an AMD EPYC with AVX512_BF16.
+    `python -m bench presets --preset strong --threads 1`); 165 s, all told, on two cores of an AMD EPYC with
+    AVX512_BF16.
 
     Chosen on 10,000 validation images of one seed. In 20 epochs adversarial training alone had fewer errors than with
     the noise of that paper, and than the noise alone in 40; weight decay and the one-cycle schedule had fewer than
