@@ -1,6 +1,7 @@
 """Runs beside each other, shards without work, and decoding processes that are killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from serving.scoring.errors import DecoderError, IncompleteError, LockedError
 from serving.scoring.inputs.decoding import DecoderPool
 from serving.scoring.output import folder as folders
 from serving.scoring.output.folder import OutputFolder
+from serving.scoring.output.manifest import MANIFEST, JobManifest
 from serving.scoring.run import merge
 from tests.conftest import ROOT
 
@@ -99,6 +101,27 @@ def test_two_concurrent_first_runs_create_one_job(
     monkeypatch.setattr(folders, "_check_unoccupied", late)
     score(bundle, given, tmp_path / "out", shard="1/2")
     assert merge(OutputFolder.open_existing(tmp_path / "out")).complete
+    assert parts(tmp_path / "out") == whole
+
+
+def test_a_manifest_that_appears_after_the_look_is_not_taken_for_damaged(
+    bundle: Bundle, given: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run has created the job between this one's two looks, and has no receipt yet: they share the job."""
+    look = folders._read_manifest_in
+    first = iter([True])
+
+    def late(folder: Path) -> JobManifest | None:
+        found = look(folder)
+        if next(first, False):
+            assert found is None
+            score(bundle, given, tmp_path / "other")
+            folder.mkdir()
+            shutil.copy(tmp_path / "other" / MANIFEST, folder / MANIFEST)
+        return found
+
+    monkeypatch.setattr(folders, "_read_manifest_in", late)
+    score(bundle, given, tmp_path / "out")
     assert parts(tmp_path / "out") == whole
 
 
