@@ -14,7 +14,13 @@ from typing import Any, Protocol
 
 import orjson
 
-from serving.errors import BadTimeoutError, MalformedBodyError, MethodNotAllowedError, ProblemError
+from serving.errors import (
+    BadTimeoutError,
+    DeadlineExceededError,
+    MalformedBodyError,
+    MethodNotAllowedError,
+    ProblemError,
+)
 from serving.predict.exchange import Request, Response, combine_fields
 from serving.predict.load_shedding import TIMEOUT_FIELD
 from serving.predict.pipeline import body_too_large
@@ -119,7 +125,7 @@ class Call:
         """Return the call as a request of the pipeline, with the coding and the timeout as HTTP has them.
 
         Raises:
-            ProblemError: there is no whole message, or the timeout is malformed.
+            ProblemError: there is no whole message, or the timeout is malformed or over.
         """
         if self.length is None or len(self.body) < PREFIX.size + self.length:
             raise MalformedBodyError(
@@ -141,15 +147,22 @@ class Call:
         return Request(method=self.method, path=self.path, headers=self.headers, body=body, client=client)
 
     def _milliseconds(self, timeout: str) -> str:
-        """Return what is left of the client's timeout, which counts from the head; at least 1."""
+        """Return what is left of the client's timeout, which counts from the head.
+
+        Raises:
+            BadTimeoutError: it is no time.
+            DeadlineExceededError: nothing is left.
+        """
         found = _TIMEOUT.fullmatch(timeout)
         if found is None:
             raise BadTimeoutError(
                 f"grpc-timeout is {timeout[:40]!r}, which is no time",
                 remedy="Send up to 8 digits and a unit, as gRPC's libraries do, or omit the field.",
             )
-        elapsed = 1000 * (time.perf_counter() - self._arrived)
-        return str(max(1, ceil(int(found[1]) * _MILLISECONDS[found[2]] - elapsed)))
+        left = int(found[1]) * _MILLISECONDS[found[2]] - 1000 * (time.perf_counter() - self._arrived)
+        if left <= 0:
+            raise DeadlineExceededError
+        return str(ceil(left))
 
     def no_method(self) -> MethodNotAllowedError:
         """Return the error for a path that is no method; its status becomes UNIMPLEMENTED, as gRPC wants it."""

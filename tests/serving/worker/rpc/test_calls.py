@@ -277,7 +277,7 @@ def test_a_full_queue_sheds_with_the_time_to_wait(start: Callable[..., Peer], im
 
 @pytest.mark.parametrize("kept", [1, 64])
 def test_a_call_that_has_waited_too_long_is_not_computed(peer: Peer, kept: int) -> None:
-    """The timeout of gRPC is the request's, in the batcher and on a thread."""
+    """The timeout of gRPC counts from the head: a call whose message comes later than that is answered at once."""
     stream = peer.begin(INFER, {"grpc-timeout": "1m"})
     peer.send(stream, framed(a_request(np.zeros((kept, 28, 28), np.uint8)).SerializeToString()), end=False)
     time.sleep(0.02)
