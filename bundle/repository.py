@@ -81,10 +81,8 @@ class Bundle:
             )
         return cls(path=path, version=version, manifest=manifest)
 
-    def named(self, name: str | None) -> "Bundle":
-        """Return the bundle under another name, or itself if there is none; its digest stays the published one."""
-        if name is None:
-            return self
+    def named(self, name: str) -> "Bundle":
+        """Return the bundle under another name; its digest stays the published one."""
         return replace(self, manifest=self.manifest.model_copy(update={"name": name}))
 
     def read(self, name: str) -> bytes:

@@ -245,7 +245,7 @@ class StoredJob:
                     store.remove(name)
 
     def close(self) -> None:
-        """End the thread that uploads, and leave scratch to others; what waits for it is uploaded by the next run."""
+        """End the thread that uploads, and release scratch; parts that are not uploaded yet are by the next run."""
         if self._uploads is not None:
             self._uploads.shutdown(cancel_futures=True)
         if self._held is not None:

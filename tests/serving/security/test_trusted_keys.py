@@ -13,6 +13,7 @@ from bundle.signing import Signer
 from serving.__main__ import EXIT_SETTING
 from serving.__main__ import main as serve
 from serving.errors import NotReadyError
+from serving.model.prove import attempt
 from serving.model.store import ModelStore
 from serving.score import main as score
 from serving.settings import ServiceSettings
@@ -33,6 +34,16 @@ def start(bundle: Bundle, keys: Path, *, prove_first: bool = False) -> ModelStor
 def refused(state: ModelStore) -> dict[int, str]:
     """Return what `/readyz` says of versions that are not served."""
     return {refusal["version"]: refusal["reason"] for refusal in state.report()["refused"]}
+
+
+def test_the_child_that_proves_a_version_verifies_its_signature_too(tmp_path: Path) -> None:
+    """The files may have been exchanged since its parent has looked."""
+    bundle = publish_synthetic(tmp_path / "models")
+    _, public = key_pair(tmp_path)
+    opened: list[Bundle] = []
+    kind, reason = attempt(bundle.path, "cpu", 0, public, opened.append)  # type: ignore[arg-type]  # nothing is opened
+    assert (kind, opened) == ("invalid", [])
+    assert "it is not signed" in reason
 
 
 @pytest.mark.parametrize("prove_first", [False, True])

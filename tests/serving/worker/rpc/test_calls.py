@@ -4,15 +4,13 @@ import gzip
 import hashlib
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bundle.repository import Bundle
 from serving.errors import problem_classes
 from serving.worker.rpc.messages import message_class
 from serving.worker.rpc.status import CODES
@@ -23,25 +21,6 @@ HEALTH = "/grpc.health.v1.Health/"
 INVALID, DEADLINE, NOT_FOUND, EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE, UNAUTHENTICATED = 3, 4, 5, 8, 12, 14, 16
 HealthResponse = message_class("grpc.health.v1.HealthCheckResponse")
 HealthRequest = message_class("grpc.health.v1.HealthCheckRequest")
-
-
-@pytest.fixture
-def start(bundle: Bundle) -> Iterator[Callable[..., Peer]]:
-    """Return what makes a client and the process behind it."""
-    with ExitStack() as stack:
-
-        def begin(**settings: Any) -> Peer:
-            peer = Peer(bundle.path.parent, **settings)
-            stack.callback(peer.close)
-            return peer
-
-        yield begin
-
-
-@pytest.fixture
-def peer(start: Callable[..., Peer]) -> Peer:
-    """Return a client of a process with the default settings."""
-    return start()
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,9 @@
 """Connections of gRPC's clients: their limits, and how they end without losing a call."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import pytest
 
-from bundle.repository import Bundle
 from serving.worker.rpc.connection import LAST_STREAM, STREAMS
 from serving.worker.rpc.messages import message_class
 from tests.serving.worker.rpc.peer import Peer, a_request, framed
@@ -16,25 +12,6 @@ WATCH = "/grpc.health.v1.Health/Watch"
 HealthRequest = message_class("grpc.health.v1.HealthCheckRequest")
 IMAGE = np.zeros((1, 28, 28), np.uint8)
 REFUSED_STREAM, UNAVAILABLE = 7, 14
-
-
-@pytest.fixture
-def start(bundle: Bundle) -> Iterator[Callable[..., Peer]]:
-    """Return what makes a client and the process behind it."""
-    with ExitStack() as stack:
-
-        def begin(**settings: Any) -> Peer:
-            peer = Peer(bundle.path.parent, **settings)
-            stack.callback(peer.close)
-            return peer
-
-        yield begin
-
-
-@pytest.fixture
-def peer(start: Callable[..., Peer]) -> Peer:
-    """Return a client of a process with the default settings."""
-    return start()
 
 
 def test_calls_of_one_connection_are_one_batch(peer: Peer) -> None:
